@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An action as it stands, and as a job is told of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.reports import ReportedStatus
+from airflow_asyncaction.protocol.strict_json import JsonText
+
+
+class State(StrEnum):
+    """Where an action stands."""
+
+    SCHEDULED = "SCHEDULED"  # to run at a later time
+    QUEUED = "QUEUED"  # asked for, nothing is launched
+    STARTING = "STARTING"  # registered, being launched
+    RUNNING = "RUNNING"  # first report came, or the process is up
+    SUCCESS = "SUCCESS"  # the job did what it was for
+    ERROR = "ERROR"  # the job failed
+    TIMEOUT = "TIMEOUT"  # one of the action's clocks ran out
+    STOPPED = "STOPPED"  # asked to stop, or replaced, before it was done
+
+    @property
+    def is_end(self) -> bool:
+        """Whether nothing more is to come."""
+        return self in _ENDS
+
+
+_ENDS = frozenset({State.SUCCESS, State.ERROR, State.TIMEOUT, State.STOPPED})
+
+
+class Completion(StrEnum):
+    """What makes the end of an action."""
+
+    EXIT = "exit"  # the exit of the process or pod, together with what it reported
+    REPORT = "report"  # the terminal report alone: the command only submits the work
+
+
+class Verb(StrEnum):
+    """What a job is asked to do."""
+
+    STOP = "STOP"  # finish soon: after stop_grace it is killed
+
+
+class StopReason(StrEnum):
+    """Why a job is asked to stop."""
+
+    REQUESTED = "Requested"  # a person asked for it: no retry
+    KILLED = "Killed"  # its task was killed: cleared, marked, or its worker goes away
+    EXECUTION_TIMEOUT = "ExecutionTimeout"  # Airflow's execution_timeout ran out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action:
+    """One execution asked of the system: all that :func:`lifecycle.decide` needs, and no more.
+
+    :param accept_v1: whether a v1 signature is (still) taken for it
+    :param reported: the job's terminal report
+    :param fenced: Airflow ended it; whatever the job says is refused with 410
+    :param exit: how the process or pod ended, as JSON, once the runner has seen it
+    :param created_at: all times are aware UTC
+    """
+
+    id: JobId
+    type: str
+    attempt: int
+    created_at: datetime
+    state: State = State.STARTING
+    arguments: JsonText = JsonText("{}")
+    completion: Completion = Completion.EXIT
+    require_report: bool = False
+    start_timeout: timedelta | None = None
+    heartbeat_timeout: timedelta | None = None
+    accept_v1: bool = True
+    reported: ReportedStatus | None = None
+    status_details: JsonText | None = None
+    results: JsonText | None = None
+    error_name: str | None = None
+    error_message: str | None = None
+    agent: JsonText | None = None
+    job: JsonText | None = None
+    verb: Verb | None = None
+    stop_reason: StopReason | None = None
+    fenced: bool = False
+    exit: JsonText | None = None
+    started_at: datetime | None = None
+    last_report_at: datetime | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its task has nothing left to wait for.
+
+        A job that reported its end under ``completion="exit"`` may still run: then only its exit tells.
+        """
+        if not self.state.is_end:
+            return False
+        return self.fenced or self.completion is Completion.REPORT or self.exit is not None
+
+
+def answer(action: Action, *, now: datetime) -> dict[str, Any]:
+    """Return the action as a job is told of it: never the secret, logs or status details."""
+    return {
+        "uuid": action.id,
+        "type": action.type,
+        "status": action.state.value,
+        "action": action.verb.value if action.verb and not action.state.is_end else None,
+        "arguments": _parsed(action.arguments),
+        "serviceName": None,
+        "method": None,
+        "results": _parsed(action.results),
+        "errorMessage": action.error_message,
+        "errorName": action.error_name,
+        "job": _parsed(action.job),
+        "attempt": action.attempt,
+        "lastJobUpdate": None if action.last_report_at is None else unix_ms(action.last_report_at),
+        "serverTime": unix_ms(now),
+    }
+
+
+def unix_ms(moment: datetime) -> int:
+    """Return a moment as Unix time in ms."""
+    return int(moment.timestamp() * 1000)
+
+
+def _parsed(text: JsonText | None) -> Any:
+    return None if text is None else json.loads(text)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job is given: the JOB_ environment variables (PROTOCOL.md, 1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NewType
+
+from airflow_asyncaction.exceptions import JobInfoError
+
+JobId = NewType("JobId", str)
+"""An action's UUID in its canonical text form."""
+
+JOB_ID = "JOB_ID"
+JOB_SECRET_KEY = "JOB_SECRET_KEY"  # noqa: S105 - the variable's name, not a secret
+JOB_HOOK = "JOB_HOOK"
+JOB_ORCHESTRATOR = "JOB_ORCHESTRATOR"
+JOB_SIGNATURE = "JOB_SIGNATURE"
+JOB_ARGUMENTS = "JOB_ARGUMENTS"
+TRACEPARENT = "TRACEPARENT"
+
+NAMES = (JOB_ID, JOB_SECRET_KEY, JOB_HOOK, JOB_ORCHESTRATOR, JOB_SIGNATURE, JOB_ARGUMENTS, TRACEPARENT)
+
+MAX_ARGUMENTS_BYTES = 32 * 1024
+"""Arguments longer than this as JSON are not put into the environment; ``GET /job`` has them."""
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def is_job_id(text: str) -> bool:
+    """Tell whether ``text`` is a UUID in its canonical form (8-4-4-4-12 hex digits)."""
+    return _UUID.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobInfo:
+    """Who a job is and whom it tells.
+
+    :param hook: absolute URL without a trailing slash
+    :param secret_key: of this action alone; not shown by ``repr``
+    :param arguments: the action's arguments as JSON text, where small enough
+    """
+
+    job_id: JobId
+    secret_key: str = field(repr=False)
+    hook: str
+    orchestrator: str = "airflow"
+    signature: str = "v2"
+    arguments: str | None = None
+    traceparent: str | None = None
+
+    def to_environ(self) -> dict[str, str]:
+        """Return the variables to start the job with."""
+        environ = {
+            JOB_ID: self.job_id,
+            JOB_SECRET_KEY: self.secret_key,
+            JOB_HOOK: self.hook,
+            JOB_ORCHESTRATOR: self.orchestrator,
+            JOB_SIGNATURE: self.signature,
+        }
+        if self.arguments is not None and len(self.arguments.encode()) <= MAX_ARGUMENTS_BYTES:
+            environ[JOB_ARGUMENTS] = self.arguments
+        if self.traceparent:
+            environ[TRACEPARENT] = self.traceparent
+        return environ
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> JobInfo | None:
+        """Read the variables; ``None`` where there are none (not started by Airflow).
+
+        :raises JobInfoError: some are there and others are missing or wrong
+        """
+        if not any(environ.get(name) for name in (JOB_ID, JOB_SECRET_KEY, JOB_HOOK)):
+            return None
+        missing = [name for name in (JOB_ID, JOB_SECRET_KEY, JOB_HOOK) if not environ.get(name)]
+        if missing:
+            raise JobInfoError(f"{', '.join(missing)} is not set, though other JOB_ variables are")
+        if not is_job_id(environ[JOB_ID]):
+            raise JobInfoError("JOB_ID is not a UUID")
+        if not environ[JOB_HOOK].startswith(("http://", "https://")):
+            raise JobInfoError("JOB_HOOK is not an http:// or https:// URL")
+        return cls(
+            job_id=JobId(environ[JOB_ID]),
+            secret_key=environ[JOB_SECRET_KEY],
+            hook=environ[JOB_HOOK].rstrip("/"),
+            orchestrator=environ.get(JOB_ORCHESTRATOR, "airflow"),
+            signature=environ.get(JOB_SIGNATURE, "v1"),
+            arguments=environ.get(JOB_ARGUMENTS),
+            traceparent=environ.get(TRACEPARENT),
+        )

@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of an action: what every message about it changes (PROTOCOL.md, 4).
+
+:func:`decide` holds all of it. Whoever stores actions locks one, calls it, and writes what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, assert_never
+
+from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.reports import (
+    MAX_MESSAGE_CHARS,
+    MAX_NAME_CHARS,
+    Report,
+    ReportedStatus,
+    printable,
+)
+
+T = TypeVar("T")
+
+TAIL_LINES = 20
+"""How many of its last output lines explain a job that failed without a word."""
+
+
+@dataclass(frozen=True)
+class Launched:
+    """The runner's word that the process is up.
+
+    :param job: what identifies it (host, pid, pod), for people
+    """
+
+    job: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """The runner's word on how the process or pod ended.
+
+    :param code: exit code, ``None`` if it did not get that far
+    :param signal: name of the signal that killed it, such as ``SIGKILL``
+    :param reason: the runner's own name for it, such as ``OOMKilled``; it goes before code and signal
+    :param message: what explains the reason, if there is more than the tail
+    :param tail: the last lines of output
+    """
+
+    code: int | None = None
+    signal: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    tail: Sequence[str] = ()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the process ended by itself with code 0."""
+        return self.code == 0 and self.signal is None and self.reason is None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Somebody wants the job to stop: it is asked to, and gets ``stop_grace`` to obey."""
+
+    reason: StopReason
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """The worker must go before it could see the job's exit: the action ends now."""
+
+
+@dataclass(frozen=True)
+class Supersede:
+    """A newer attempt of the same task instance has registered."""
+
+
+@dataclass(frozen=True)
+class TimeOut:
+    """A clock ran out, as :func:`overdue` says.
+
+    :param name: ``JobNeverStarted`` or ``HeartbeatTimeout``
+    """
+
+    name: str
+    message: str
+
+
+Message = Report | Launched | Exit | Stop | Abandon | Supersede | TimeOut
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A report that came before under the same key (nonce).
+
+    :param body_sha256: hex
+    :param refused_with: the code it was refused with, ``None`` if it was accepted
+    """
+
+    body_sha256: str
+    refused_with: str | None
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The action afterwards."""
+
+    action: Action
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A re-send of what was accepted before: answer again, change nothing."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A report that cannot be taken.
+
+    :param code: ``already_ended``, ``superseded`` or ``nonce_reused``
+    :param repeated: it was refused, and recorded, before
+    """
+
+    code: str
+    message: str
+    repeated: bool = False
+
+
+Decision = Accepted | Duplicate | Refused
+
+_REFUSALS = {
+    "already_ended": "The action has ended, with another status: nothing can be reported any more",
+    "superseded": "A newer attempt took over, or Airflow ended this action: stop the job",
+    "nonce_reused": "Another report was sent under this nonce: use a new nonce for every report",
+}
+
+
+def decide(
+    action: Action,
+    message: Message,
+    now: datetime,
+    *,
+    earlier: Earlier | None = None,
+    body_sha256: str = "",
+) -> Decision:
+    """Say what a message about an action changes.
+
+    :param earlier: the report that is stored under this one's key, if any
+    :param body_sha256: of this report, to compare with ``earlier``
+    """
+    if earlier is not None:
+        return _again(earlier, body_sha256)
+    match message:
+        case Report():
+            return _report(action, message, now)
+        case Launched():
+            return Accepted(_launched(action, message, now))
+        case Exit():
+            return Accepted(_exited(action, message, now))
+        case Stop():
+            return Accepted(_stopping(action, message))
+        case Abandon():
+            return Accepted(_abandoned(action, now))
+        case Supersede():
+            return Accepted(_fenced(action, now, "Superseded", "A newer attempt took over"))
+        case TimeOut():
+            return Accepted(_timed_out(action, message, now))
+        case _:
+            assert_never(message)
+
+
+def overdue(action: Action, now: datetime) -> TimeOut | None:
+    """Tell which clock of an action ran out, if any.
+
+    Where only a report proves that the job works, the start clock waits for the first one; else for the
+    process.
+    """
+    if action.state.is_end:
+        return None
+    needs_report = action.require_report or action.completion is Completion.REPORT
+    has_started = action.last_report_at is not None or (
+        action.started_at is not None and not needs_report
+    )
+    if action.start_timeout is not None and not has_started:
+        waited = now - action.created_at
+        if waited > action.start_timeout:
+            return TimeOut("JobNeverStarted", f"The job did not start within {_seconds(action.start_timeout)}")
+    since = action.last_report_at or action.started_at
+    if action.heartbeat_timeout is not None and since is not None and now - since > action.heartbeat_timeout:
+        return TimeOut("HeartbeatTimeout", f"No report for {_seconds(action.heartbeat_timeout)}")
+    return None
+
+
+def _again(earlier: Earlier, body_sha256: str) -> Decision:
+    if earlier.body_sha256 != body_sha256:
+        return _refuse("nonce_reused")
+    if earlier.refused_with is not None:
+        return replace(_refuse(earlier.refused_with), repeated=True)
+    return Duplicate()
+
+
+def _refuse(code: str) -> Refused:
+    return Refused(code, _REFUSALS[code])
+
+
+def _report(action: Action, report: Report, now: datetime) -> Decision:
+    if action.fenced:
+        return _refuse("superseded")
+    if not report.is_terminal:
+        return Accepted(action if action.state.is_end else _news(action, report, now))
+    if action.state.is_end:
+        same = action.state.value == report.status
+        return Accepted(action) if same else _refuse("already_ended")
+    state = State.SUCCESS if report.status is ReportedStatus.SUCCESS else State.ERROR
+    ended = replace(_news(action, report, now), state=state, reported=report.status, ended_at=now)
+    if state is State.ERROR and ended.error_name is None:
+        ended = replace(ended, error_name="JobError")
+    return Accepted(ended)
+
+
+def _news(action: Action, report: Report, now: datetime) -> Action:
+    return replace(
+        action,
+        state=State.RUNNING,
+        started_at=action.started_at or now,
+        last_report_at=now,
+        status_details=_newer(report.status_details, action.status_details),
+        results=_newer(report.results, action.results),
+        error_name=_newer(report.error_name, action.error_name),
+        error_message=_newer(report.error_message, action.error_message),
+        agent=_newer(report.agent, action.agent),
+    )
+
+
+def _newer(new: T | None, old: T | None) -> T | None:
+    return old if new is None else new
+
+
+def _launched(action: Action, launched: Launched, now: datetime) -> Action:
+    job = strict_json.dumps(dict(launched.job))
+    if action.state.is_end:
+        return replace(action, job=job)
+    return replace(action, job=job, state=State.RUNNING, started_at=action.started_at or now)
+
+
+def _stopping(action: Action, stop: Stop) -> Action:
+    if action.state.is_end:
+        return action
+    return replace(action, verb=Verb.STOP, stop_reason=action.stop_reason or stop.reason)
+
+
+def _abandoned(action: Action, now: datetime) -> Action:
+    if action.is_done:
+        return action
+    return _fenced(action, now, "Killed", "The task was killed before the job's exit could be seen")
+
+
+def _fenced(action: Action, now: datetime, name: str, message: str) -> Action:
+    if action.state.is_end:
+        return replace(action, fenced=True)
+    return replace(
+        action, state=State.STOPPED, error_name=name, error_message=message, ended_at=now, fenced=True
+    )
+
+
+def _timed_out(action: Action, time_out: TimeOut, now: datetime) -> Action:
+    if action.state.is_end:
+        return action
+    return replace(
+        action,
+        state=State.TIMEOUT,
+        error_name=time_out.name,
+        error_message=time_out.message,
+        verb=Verb.STOP,
+        ended_at=now,
+        fenced=True,
+    )
+
+
+def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
+    """Apply the table of PROTOCOL.md, 4."""
+    if action.exit is not None:
+        return action
+    seen = replace(action, exit=_exit_json(exit_))
+    if action.completion is Completion.REPORT and (exit_.is_clean or action.state.is_end):
+        return seen  # the work was submitted: its report is the end
+    if action.state is State.SUCCESS and not exit_.is_clean:
+        return _failed(seen, exit_, "ExitCodeMismatch", now)
+    if action.state.is_end:
+        return seen
+    if action.stop_reason is StopReason.EXECUTION_TIMEOUT:
+        return _ended(seen, State.TIMEOUT, action.stop_reason, "Airflow's execution_timeout ran out", now)
+    if action.stop_reason is not None:
+        return _ended(seen, State.STOPPED, action.stop_reason, "The job was asked to stop, and did", now)
+    if not exit_.is_clean:
+        return _failed(seen, exit_, _exit_name(exit_), now)
+    if action.require_report:
+        message = "The job ended with code 0 but reported neither SUCCESS nor ERROR"
+        return _ended(seen, State.ERROR, "NoReport", message, now)
+    return replace(seen, state=State.SUCCESS, error_name=None, error_message=None, ended_at=now)
+
+
+def _failed(action: Action, exit_: Exit, name: str, now: datetime) -> Action:
+    said = (exit_.message or _exit_sentence(exit_))[: MAX_MESSAGE_CHARS // 2]
+    tail = "\n".join(exit_.tail[-TAIL_LINES:])[-MAX_MESSAGE_CHARS // 2 :]
+    return _ended(action, State.ERROR, name, f"{said}\n{tail}" if tail else said, now)
+
+
+def _ended(action: Action, state: State, name: str, message: str, now: datetime) -> Action:
+    return replace(
+        action,
+        state=state,
+        error_name=name[:MAX_NAME_CHARS],
+        error_message=printable(message),
+        ended_at=now,
+    )
+
+
+def _exit_name(exit_: Exit) -> str:
+    if exit_.reason:
+        return exit_.reason
+    return "Signal" if exit_.signal else "ExitCode"
+
+
+def _exit_sentence(exit_: Exit) -> str:
+    if exit_.signal:
+        return f"The job was killed by {exit_.signal}"
+    if exit_.code is not None:
+        return f"The job exited with code {exit_.code}"
+    return f"The job ended: {exit_.reason}"
+
+
+def _exit_json(exit_: Exit) -> strict_json.JsonText:
+    fields = {"code": exit_.code, "signal": exit_.signal, "reason": exit_.reason, "message": exit_.message}
+    return strict_json.dumps({name: value for name, value in fields.items() if value is not None})
+
+
+def _seconds(duration: timedelta) -> str:
+    return f"{duration.total_seconds():g} s"

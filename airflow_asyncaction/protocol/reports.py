@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports: what a job may say, and its limits (PROTOCOL.md, 3, ``/status``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from airflow_asyncaction.exceptions import MalformedReport, ReportTooLarge
+from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.strict_json import JsonText
+
+MAX_NAME_CHARS = 250
+MAX_MESSAGE_CHARS = 16 * 1024
+MAX_LEVEL_CHARS = 16
+
+
+class ReportedStatus(StrEnum):
+    """What a job may say of itself."""
+
+    RUNNING = "RUNNING"
+    SUCCESS = "SUCCESS"
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much one job may send.
+
+    :param line_bytes: a longer log line is cut, and marked as cut
+    :param kept_log_lines: per action; the oldest are dropped and counted
+    """
+
+    body_bytes: int = 1024 * 1024
+    report_log_lines: int = 1000
+    line_bytes: int = 16 * 1024
+    kept_log_lines: int = 10_000
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One log line as it is stored and shown.
+
+    :param time_ms: Unix time, where the job gave it
+    :param stream: ``stdout`` or ``stderr``, where the job has written this line there as well
+    """
+
+    message: str
+    level: str = "INFO"
+    time_ms: int | None = None
+    stream: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the line as the protocol spells it, without what is absent."""
+        line: dict[str, Any] = {"level": self.level, "message": self.message}
+        if self.time_ms is not None:
+            line["time"] = self.time_ms
+        if self.stream is not None:
+            line["stream"] = self.stream
+        return line
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> LogLine:
+        """Read what :meth:`to_json` wrote."""
+        return cls(line["message"], line["level"], line.get("time"), line.get("stream"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One parsed report. ``None`` is absence: a reported JSON ``null`` is the text ``"null"``."""
+
+    status: ReportedStatus | None = None
+    status_details: JsonText | None = None
+    results: JsonText | None = None
+    error_name: str | None = None
+    error_message: str | None = None
+    logs: tuple[LogLine, ...] = ()
+    agent: JsonText | None = None
+
+    @property
+    def is_heartbeat(self) -> bool:
+        """Whether it says nothing but that the job lives."""
+        return self == Report()
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the job says that it is done."""
+        return self.status in (ReportedStatus.SUCCESS, ReportedStatus.ERROR)
+
+
+def parse(body: bytes, limits: Limits) -> Report:
+    """Read a report from a request's body; an empty body is a heartbeat.
+
+    :raises ReportTooLarge: more bytes or log lines than allowed
+    :raises MalformedReport: with the name of the field that is wrong
+    """
+    if len(body) > limits.body_bytes:
+        raise ReportTooLarge(f"The body has more than {limits.body_bytes} bytes: send it in parts")
+    fields = parse_object(body)
+    return Report(
+        status=_status(fields),
+        status_details=_status_details(fields),
+        results=_any_json(fields, "results"),
+        error_name=_text(fields, "errorName", MAX_NAME_CHARS),
+        error_message=_text(fields, "errorMessage", MAX_MESSAGE_CHARS),
+        logs=_logs(fields, limits),
+        agent=_agent(fields),
+    )
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Read a body that must be a JSON object; an empty one is ``{}``.
+
+    :raises MalformedReport: it is not
+    """
+    if not body:
+        return {}
+    try:
+        fields = strict_json.loads(body)
+    except strict_json.NotJson as error:
+        raise MalformedReport(f"The body is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise MalformedReport("The body is not a JSON object")
+    return fields
+
+
+def _status(fields: Mapping[str, Any]) -> ReportedStatus | None:
+    value = fields.get("status")
+    if value is None:
+        return None
+    try:
+        return ReportedStatus(value)
+    except ValueError:
+        raise MalformedReport("status is not RUNNING, SUCCESS or ERROR", field="status") from None
+
+
+def _status_details(fields: Mapping[str, Any]) -> JsonText | None:
+    if "statusDetails" not in fields:
+        return None
+    details = fields["statusDetails"]
+    progress = details.get("progress") if isinstance(details, dict) else details
+    if isinstance(progress, int | float) and not isinstance(progress, bool):
+        if not 0 <= progress <= 100:
+            raise MalformedReport("progress is outside 0..100", field="statusDetails")
+    elif isinstance(details, dict) and progress is not None:
+        raise MalformedReport("progress is not a number", field="statusDetails")
+    return strict_json.dumps(details)
+
+
+def _any_json(fields: Mapping[str, Any], name: str) -> JsonText | None:
+    return strict_json.dumps(fields[name]) if name in fields else None
+
+
+def _agent(fields: Mapping[str, Any]) -> JsonText | None:
+    if fields.get("agent") is None:
+        return None
+    if not isinstance(fields["agent"], dict):
+        raise MalformedReport("agent is not an object", field="agent")
+    return strict_json.dumps(fields["agent"])
+
+
+def _text(fields: Mapping[str, Any], name: str, max_chars: int) -> str | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise MalformedReport(f"{name} is not a string", field=name)
+    return printable(value)[:max_chars]
+
+
+def _logs(fields: Mapping[str, Any], limits: Limits) -> tuple[LogLine, ...]:
+    lines = fields.get("logs")
+    if lines is None:
+        return ()
+    if not isinstance(lines, list):
+        raise MalformedReport("logs is not a list", field="logs")
+    if len(lines) > limits.report_log_lines:
+        raise ReportTooLarge(f"logs has more than {limits.report_log_lines} lines: send them in parts")
+    return tuple(_log_line(line, limits) for line in lines)
+
+
+def _log_line(line: Any, limits: Limits) -> LogLine:
+    if isinstance(line, str):
+        return LogLine(cut_line(printable(line), limits.line_bytes))
+    if not isinstance(line, dict) or not isinstance(line.get("message"), str):
+        raise MalformedReport("a log line is neither a string nor an object with a message", field="logs")
+    level, time_ms, stream = line.get("level", "INFO"), line.get("time"), line.get("stream")
+    if not isinstance(level, str):
+        raise MalformedReport("a log line's level is not a string", field="logs")
+    if time_ms is not None and (isinstance(time_ms, bool) or not isinstance(time_ms, int | float)):
+        raise MalformedReport("a log line's time is not a Unix time in ms", field="logs")
+    return LogLine(
+        cut_line(printable(line["message"]), limits.line_bytes),
+        printable(level)[:MAX_LEVEL_CHARS].upper(),
+        None if time_ms is None else int(time_ms),
+        stream if stream in ("stdout", "stderr") else None,
+    )
+
+
+def printable(text: str) -> str:
+    """Return the text without NUL, which PostgreSQL does not store."""
+    return text.replace("\0", "�")
+
+
+def cut_line(text: str, max_bytes: int) -> str:
+    """Return a line of at most about ``max_bytes`` in UTF-8, marked if it was cut."""
+    if len(text) * 4 <= max_bytes:
+        return text
+    octets = text.encode("utf-8", "replace")
+    if len(octets) <= max_bytes:
+        return text
+    kept = octets[:max_bytes].decode("utf-8", "ignore")
+    return f"{kept} [cut: the line has {len(octets)} bytes]"
