@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything a developer runs. It needs a Linux machine with make and Python >= 3.11; the rest comes into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DELETE_ON_ERROR:
+
+export UV_PYTHON_DOWNLOADS := never
+export VIRTUAL_ENV :=
+export PYTHONPATH :=
+
+CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(RECENT)' 2>/dev/null && echo "$$p" && break; done)
+UV ?= $(or $(shell command -v uv),build/uv/bin/uv)
+BIN := .venv/bin
+DEV := $(BIN)/python -m
+READY := .venv/.ready
+
+.PHONY: help
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-zA-Z0-9_.-]+:.*## / {printf "make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: $(READY) ## Watch example Dags run on an Airflow of their own (KEEP=1: and leave it running)
+	@$(DEV) dev.demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+.PHONY: test
+test: $(READY) ## Run all tests (ARGS="-k name" for some)
+	@$(DEV) pytest $(ARGS)
+
+.PHONY: bench
+bench: $(READY) ## Measure reports per second and a task's overhead, beside Airflow's own
+	@$(DEV) benchmarks $(ARGS)
+
+.PHONY: check
+check: $(READY) ## Check format, lint, types and the walls between the packages
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: $(READY) ## Format the code
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+.PHONY: dist
+dist: dist/asyncaction.pyz $(READY) ## Build the wheel and the job client as one file
+	@$(UV) build --quiet --wheel --out-dir dist --no-build-isolation --python $(BIN)/python .
+	@ls -l dist
+
+.PHONY: asyncaction.pyz
+asyncaction.pyz: dist/asyncaction.pyz ## Build the job client as one file
+
+dist/asyncaction.pyz: $(READY) $(wildcard airflow_asyncaction/job/*.py airflow_asyncaction/protocol/*.py)
+	@mkdir -p dist
+	@$(DEV) dev.zipapp $@
+
+.PHONY: venv
+venv: $(READY) ## Make .venv: hashed requirements, and this project as it lies here
+
+COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --no-annotate --custom-compile-command "make requirements"
+
+.PHONY: requirements
+requirements: | $(UV) ## Recompile the hashed requirements
+	@$(COMPILE) pyproject.toml --group dev --output-file requirements/dev.txt
+	@$(COMPILE) --group uv --output-file requirements/uv.txt
+
+.PHONY: clean
+clean: ## Remove all that was made here
+	rm -rf .venv .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements/dev.txt pyproject.toml | $(UV)
+	@[ -n "$(PYTHON)" ] || { echo "make: no Python >= 3.11 found: install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version): a minute, once"
+	@$(UV) venv --quiet --clear --python "$$(command -v $(PYTHON))" .venv
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+build/uv/bin/uv:
+	@[ -n "$(PYTHON)" ] || { echo "make: no Python >= 3.11 found: install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) cannot make virtual environments: install its venv module (Debian: apt install python3-venv), or uv" >&2; exit 1; }
+	@rm -rf build/uv
+	@$(PYTHON) -m venv build/uv
+	@build/uv/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes --requirement requirements/uv.txt
