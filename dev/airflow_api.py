@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client of Airflow's public REST API: what a person could do in the UI, from Python."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+DAG_RUN_ENDS = frozenset({"success", "failed"})
+TASK_ENDS = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+
+
+class AirflowApiError(Exception):
+    """Airflow answered with an error."""
+
+
+@dataclass(frozen=True)
+class TaskKey:
+    """Which task instance."""
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+
+    @property
+    def path(self) -> str:
+        """Its route, with the map index where it has one."""
+        mapped = "" if self.map_index < 0 else f"/{self.map_index}"
+        return f"/dags/{self.dag_id}/dagRuns/{self.run_id}/taskInstances/{self.task_id}{mapped}"
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One line of a task's log."""
+
+    event: str
+    level: str = ""
+    logger: str = ""
+
+
+class AirflowApi:
+    """A signed-in user of one deployment.
+
+    :param base_url: of the API server, without a trailing slash
+    """
+
+    def __init__(self, base_url: str, *, user: str, password: str) -> None:
+        self.base_url = base_url
+        self._user = user
+        self._password = password
+        self._session = requests.Session()
+        self._session.trust_env = False  # no proxy, no .netrc: it is on this machine
+
+    def health(self) -> dict[str, Any]:
+        """Return the state of Airflow's components; needs no sign-in."""
+        return self._call("GET", "/monitor/health")
+
+    def sign_in(self) -> None:
+        """Fetch a token; others do it when they need one."""
+        body = {"username": self._user, "password": self._password}
+        answer = self._session.post(f"{self.base_url}/auth/token", json=body, timeout=30)
+        if not answer.ok:
+            raise AirflowApiError(f"/auth/token answered {answer.status_code}: {answer.text[:500]}")
+        self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def dag(self, dag_id: str) -> dict[str, Any]:
+        """Return one Dag as Airflow knows it."""
+        return self._call("GET", f"/dags/{dag_id}")
+
+    def dag_ids(self) -> set[str]:
+        """Return the Dags that were parsed."""
+        return {dag["dag_id"] for dag in self._call("GET", "/dags", query={"limit": 1000})["dags"]}
+
+    def import_errors(self) -> dict[str, str]:
+        """Return file and stack trace of each Dag file that could not be loaded."""
+        errors = self._call("GET", "/importErrors")["import_errors"]
+        return {error["filename"]: error["stack_trace"] for error in errors}
+
+    def wait_for_dags(self, dag_ids: set[str], *, timeout_seconds: float = 60) -> None:
+        """Wait until Dags are parsed.
+
+        :raises AirflowApiError: a Dag file cannot be loaded
+        :raises TimeoutError: some are still missing
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while missing := dag_ids - self.dag_ids():
+            if errors := self.import_errors():
+                raise AirflowApiError("\n".join(f"{file}:\n{trace}" for file, trace in errors.items()))
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not parsed within {timeout_seconds:g} s: {', '.join(sorted(missing))}")
+            time.sleep(0.3)
+
+    def unpause(self, dag_id: str) -> None:
+        """Let a Dag run."""
+        self._call("PATCH", f"/dags/{dag_id}", body={"is_paused": False})
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
+        """Unpause a Dag, start a run of it, and return the run's id."""
+        self.unpause(dag_id)
+        body = {"logical_date": None, "conf": dict(conf or {})}
+        run = self._call("POST", f"/dags/{dag_id}/dagRuns", body=body)
+        return str(run["dag_run_id"])
+
+    def dag_run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """Return one run."""
+        return self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
+
+    def wait_for_run(self, dag_id: str, run_id: str, *, timeout_seconds: float = 120) -> str:
+        """Wait for the end of a run and return its state.
+
+        :raises TimeoutError: it has not ended in time
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while (state := self.dag_run(dag_id, run_id)["state"]) not in DAG_RUN_ENDS:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{dag_id} {run_id} is {state} after {timeout_seconds:g} s")
+            time.sleep(0.3)
+        return str(state)
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Return the task instances of a run, mapped ones expanded."""
+        path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
+        instances: list[dict[str, Any]] = self._call("GET", path, query={"limit": 1000})["task_instances"]
+        return instances
+
+    def task_instance(self, key: TaskKey) -> dict[str, Any]:
+        """Return one task instance."""
+        return self._call("GET", key.path)
+
+    def wait_for_task(self, key: TaskKey, states: frozenset[str], *, timeout_seconds: float = 60) -> str:
+        """Wait until a task instance is in one of some states; return which.
+
+        :raises TimeoutError: it is in none of them in time
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while (state := self.task_instance(key)["state"]) not in states:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{key} is {state} after {timeout_seconds:g} s")
+            time.sleep(0.3)
+        return str(state)
+
+    def log(self, key: TaskKey, try_number: int = 1) -> list[LogEntry]:
+        """Return the log of one try so far; empty while there is none."""
+        path = f"/dags/{key.dag_id}/dagRuns/{key.run_id}/taskInstances/{key.task_id}/logs/{try_number}"
+        query: dict[str, Any] = {"full_content": "true"}
+        if key.map_index >= 0:
+            query["map_index"] = key.map_index
+        try:
+            content = self._call("GET", path, query=query)["content"]
+        except AirflowApiError:
+            return []  # before the first line there is no log at all
+        return [
+            LogEntry(str(entry.get("event", "")), str(entry.get("level", "")), str(entry.get("logger", "")))
+            for entry in content
+        ]
+
+    def log_text(self, key: TaskKey, try_number: int = 1) -> str:
+        """Return the log of one try as plain lines."""
+        return "\n".join(entry.event for entry in self.log(key, try_number))
+
+    def xcoms(self, key: TaskKey) -> dict[str, Any]:
+        """Return the values a task instance left, by name."""
+        path = f"/dags/{key.dag_id}/dagRuns/{key.run_id}/taskInstances/{key.task_id}/xcomEntries"
+        query = {"map_index": key.map_index}
+        names = [entry["key"] for entry in self._call("GET", path, query=query)["xcom_entries"]]
+        return {name: self._call("GET", f"{path}/{name}", query=query)["value"] for name in names}
+
+    def clear(self, key: TaskKey) -> None:
+        """Clear a task instance, so that it runs again."""
+        task: Any = key.task_id if key.map_index < 0 else [key.task_id, key.map_index]
+        body = {"dry_run": False, "dag_run_id": key.run_id, "task_ids": [task], "only_failed": False}
+        self._call("POST", f"/dags/{key.dag_id}/clearTaskInstances", body=body)
+
+    def set_state(self, key: TaskKey, state: str) -> None:
+        """Mark a task instance ``success`` or ``failed``."""
+        self._call("PATCH", key.path, body={"new_state": state})
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        if "Authorization" not in self._session.headers and not path.startswith("/monitor"):
+            self.sign_in()
+        url = f"{self.base_url}/api/v2{path}"
+        answer = self._session.request(method, url, json=body, params=query, timeout=60)
+        if not answer.ok:
+            raise AirflowApiError(f"{method} {path} answered {answer.status_code}: {answer.text[:1000]}")
+        parsed: dict[str, Any] = answer.json() if answer.content else {}
+        return parsed

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole Airflow of one's own: its four processes on free ports, for the demo, the tests and benchmarks."""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import requests
+
+from dev.airflow_api import AirflowApi
+from dev.processes import Process, free_ports, kill_remains, stop
+
+MARK = "ASYNCACTION_DEPLOYMENT"
+"""Environment variable by which every process of one deployment is known."""
+
+USER = "admin"
+
+STOP_GRACE_SECONDS = 3
+"""The triggerer alone would take 10 s to end, and what runs here is thrown away anyway."""
+
+Config = Mapping[str, Mapping[str, str]]
+"""Options of airflow.cfg: section, option, value."""
+
+
+class DeploymentError(Exception):
+    """A process of the deployment ended, or is not healthy in time; with what it printed last."""
+
+
+class Deployment:
+    """Scheduler, API server, triggerer and dag processor with the LocalExecutor.
+
+    How it works: ``with Deployment(home, dags=[...]) as airflow:`` writes ``airflow.cfg``, migrates the
+    database, starts the processes, and returns when all are healthy. Each process writes to
+    ``home/<name>.log``, may be killed and started again by itself (``airflow.scheduler.kill()``), and
+    everything that any of them started is gone afterwards, also after an exception or a Ctrl-C.
+
+    What it does not do: remove ``home``, or make the database that ``database_url`` names.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        dags: Sequence[Path],
+        database_url: str | None = None,
+        config: Config | None = None,
+        environ: Mapping[str, str] | None = None,
+        start_timeout_seconds: float = 180,
+    ) -> None:
+        """Prepare; nothing is written or started yet.
+
+        :param home: AIRFLOW_HOME
+        :param dags: folders of Dag files
+        :param database_url: a SQLite file in ``home`` by default
+        :param config: options beside or instead of ours
+        :param environ: variables for all processes
+        """
+        self.home = home.resolve()
+        self.dags = [folder.resolve() for folder in dags]
+        self.database_url = database_url or f"sqlite:///{self.home}/airflow.db?timeout=60"
+        self.password = secrets.token_urlsafe(9)
+        self._config = config or {}
+        self._mark = secrets.token_hex(8)
+        self._start_timeout_seconds = start_timeout_seconds
+        api_port, self._worker_log_port, self._trigger_log_port = free_ports(3)
+        self.base_url = f"http://127.0.0.1:{api_port}"
+        self.api = AirflowApi(self.base_url, user=USER, password=self.password)
+        self.environ = self._environ(environ or {})
+        self.api_server = self._process("api-server", "--port", str(api_port), "--host", "127.0.0.1")
+        self.scheduler = self._process("scheduler")
+        self.triggerer = self._process("triggerer")
+        self.dag_processor = self._process("dag-processor")
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """All four."""
+        return (self.api_server, self.scheduler, self.triggerer, self.dag_processor)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Do all that the ``with`` statement does on entry.
+
+        :raises DeploymentError: it does not come up
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+        migrated = self.cli("db", "migrate")
+        if migrated.returncode != 0:
+            raise DeploymentError(f"airflow db migrate failed:\n{migrated.stderr[-4000:]}")
+        for process in self.processes:
+            process.start()
+        self.wait_until_healthy()
+
+    def stop(self) -> None:
+        """End all processes, and whatever they started; a Ctrl-C does not interrupt it."""
+        with _uninterrupted():
+            stop(self.processes, grace_seconds=STOP_GRACE_SECONDS)
+            sessions = set[int]().union(*(process.sessions for process in self.processes))
+            while kill_remains(sessions, MARK, self._mark):
+                time.sleep(0.05)
+
+    def cli(self, *arguments: str, timeout_seconds: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run an ``airflow`` command in this deployment, to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+
+    def wait_until_healthy(self, timeout_seconds: float | None = None) -> None:
+        """Wait until every process that was started has sent a heartbeat since.
+
+        :raises DeploymentError: one of them ended, or the time is over
+        """
+        limit = self._start_timeout_seconds if timeout_seconds is None else timeout_seconds
+        deadline = time.monotonic() + limit
+        while late := self._unhealthy():
+            ended = next((each for each in self.processes if each.started_at and not each.is_running), None)
+            if ended:
+                raise DeploymentError(f"{ended.name} ended:\n{ended.tail()}")
+            if time.monotonic() > deadline:
+                raise DeploymentError(f"{late.name} is not healthy after {limit:g} s:\n{late.tail()}")
+            time.sleep(0.2)
+
+    def _unhealthy(self) -> Process | None:
+        try:
+            health = self.api.health()
+        except requests.RequestException:
+            return self.api_server
+        for process in self.processes[1:]:
+            component = process.name.replace("-", "_")
+            beat = health.get(component, {}).get(f"latest_{component}_heartbeat")
+            if process.started_at and (beat is None or datetime.fromisoformat(beat) < process.started_at):
+                return process
+        return None
+
+    def _process(self, name: str, *arguments: str) -> Process:
+        command = [sys.executable, "-m", "airflow", name, *arguments]
+        return Process(name, command, environ=self.environ, log=self.home / f"{name}.log")
+
+    def _environ(self, extra: Mapping[str, str]) -> dict[str, str]:
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AIRFLOW", "_AIRFLOW", "JOB_")) and not name.lower().endswith("_proxy")
+        }
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        return {
+            **inherited,
+            "PATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "AIRFLOW_HOME": str(self.home),
+            MARK: self._mark,
+            **extra,
+        }
+
+    def _write_config(self) -> None:
+        passwords = self.home / "passwords.json"
+        passwords.write_text(json.dumps({USER: self.password}))
+        passwords.chmod(0o600)
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read_dict(self._default_config(passwords))
+        parser.read_dict(self._config)
+        path = self.home / "airflow.cfg"
+        path.touch(mode=0o600)
+        with path.open("w") as file:
+            parser.write(file)
+
+    def _default_config(self, passwords: Path) -> dict[str, dict[str, str]]:
+        bundles = [
+            {
+                "name": f"dags-{number}",
+                "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
+                "kwargs": {"path": str(folder), "refresh_interval": 5},
+            }
+            for number, folder in enumerate(self.dags)
+        ]
+        return {
+            "core": {
+                "executor": "LocalExecutor",
+                "load_examples": "False",
+                "parallelism": "8",
+                "fernet_key": _fernet_key(),
+                "execution_api_server_url": f"{self.base_url}/execution/",
+                "simple_auth_manager_users": f"{USER}:admin",
+                "simple_auth_manager_passwords_file": str(passwords),
+            },
+            "database": {"sql_alchemy_conn": self.database_url.replace("%", "%%")},
+            "api": {"base_url": f"{self.base_url}/", "workers": "1", "secret_key": secrets.token_hex(32)},
+            "api_auth": {"jwt_secret": secrets.token_hex(32)},
+            "dag_processor": {
+                "dag_bundle_config_list": json.dumps(bundles),
+                "bundle_refresh_check_interval": "1",
+                "min_file_process_interval": "300",
+                "parsing_processes": "2",
+            },
+            "scheduler": {"scheduler_idle_sleep_time": "0.5", "enable_health_check": "False"},
+            "logging": {
+                "worker_log_server_port": str(self._worker_log_port),
+                "trigger_log_server_port": str(self._trigger_log_port),
+                "colored_console_log": "False",
+            },
+            "usage_data_collection": {"enabled": "False"},
+        }
+
+
+def _fernet_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C meanwhile, where this thread may."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

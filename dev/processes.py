@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Child processes that leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def free_ports(count: int) -> list[int]:
+    """Return TCP ports on 127.0.0.1 that nobody listens on, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+
+
+class Process:
+    """A command that can be started, killed and started again; all it prints goes to one file.
+
+    It leads a session of its own, so that a Ctrl-C in the terminal ends it only through whoever started it.
+    """
+
+    def __init__(self, name: str, command: Sequence[str], *, environ: Mapping[str, str], log: Path) -> None:
+        self.name = name
+        self.command = list(command)
+        self.environ = dict(environ)
+        self.log = log
+        self.started_at: datetime | None = None
+        self.sessions: set[int] = set()
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Process {self.name} pid={self.pid} running={self.is_running}>"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, ``None`` before the first start."""
+        return self._popen.pid if self._popen else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._popen is not None and self._popen.poll() is None
+
+    def start(self) -> None:
+        """Start it; what it prints is added to the log file."""
+        if self.is_running:
+            raise RuntimeError(f"{self.name} is running already")
+        self.started_at = datetime.now(tz=UTC)
+        with self.log.open("ab") as log:
+            self._popen = subprocess.Popen(
+                self.command,
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.sessions.add(self._popen.pid)
+
+    def kill(self) -> None:
+        """End the process itself with SIGKILL, as an out-of-memory killer would, and reap it.
+
+        What it had started stays, as it would in real life.
+        """
+        self._send(signal.SIGKILL)
+        self.wait(10)
+
+    def terminate(self) -> None:
+        """Ask it to end, and return at once."""
+        self._send(signal.SIGTERM)
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait for its end; tell whether it came."""
+        if self._popen is None:
+            return True
+        try:
+            self._popen.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def tail(self, lines: int = 20) -> str:
+        """Return the last lines of what it printed."""
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _send(self, number: signal.Signals) -> None:
+        if self._popen is not None:
+            self._popen.send_signal(number)
+
+
+def stop(processes: Iterable[Process], *, grace_seconds: float) -> None:
+    """End processes together: SIGTERM, and SIGKILL for those that are still there after the grace."""
+    processes = list(processes)
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + grace_seconds
+    for process in processes:
+        if not process.wait(max(0.0, deadline - time.monotonic())):
+            process.kill()
+
+
+def kill_remains(sessions: AbstractSet[int], variable: str, value: str) -> list[int]:
+    """Kill every process in one of some sessions or with ``variable=value`` in its environment.
+
+    Neither alone finds all: Airflow's workers overwrite their environment when they set their title, and
+    jobs lead sessions of their own. Linux only (``/proc``).
+
+    :returns: the ids of those killed
+    """
+    mark = f"{variable}={value}".encode()
+    killed: list[int] = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if _session(entry) in sessions or mark in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
+                killed.append(int(entry.name))
+        except OSError:  # it has ended meanwhile, or is not ours to look at
+            continue
+    return killed
+
+
+def _session(entry: Path) -> int | None:
+    """Return the session of a process that can still be killed."""
+    state, _parent, _group, session, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+    return None if state == "Z" else int(session)
