@@ -15,7 +15,9 @@
     │   ├── ActionFailed            ERROR
     │   ├── ActionTimedOut          TIMEOUT
     │   └── ActionStopped           STOPPED
-    └── ActionNotFound              no such action is stored
+    ├── ActionNotFound              no such action is stored
+    ├── RegistrationRefused         a task instance did not prove what it is
+    └── StoreUnavailable            the database does not answer
 """
 
 from __future__ import annotations
@@ -116,3 +118,18 @@ class ActionStopped(ActionEnded):
 
 class ActionNotFound(AsyncActionError):
     """No such action is stored."""
+
+
+class StoreUnavailable(AsyncActionError):
+    """The database does not answer: try again."""
+
+
+class RegistrationRefused(AsyncActionError):
+    """The task instance could not prove that it may register an action.
+
+    ``code`` is the stable ``error`` of the answer's body.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -254,7 +254,10 @@ def _stopping(action: Action, stop: Stop) -> Action:
 def _abandoned(action: Action, now: datetime) -> Action:
     if action.is_done:
         return action
-    return _fenced(action, now, "Killed", "The task was killed before the job's exit could be seen")
+    said = "The task was ended before the job's exit could be seen"
+    if action.stop_reason is StopReason.EXECUTION_TIMEOUT and not action.state.is_end:
+        return replace(_ended(action, State.TIMEOUT, action.stop_reason, said, now), fenced=True)
+    return _fenced(action, now, StopReason.KILLED, said)
 
 
 def _fenced(action: Action, now: datetime, name: str, message: str) -> Action:

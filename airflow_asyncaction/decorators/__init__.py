@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``@task.async_action`` and ``@task.async_action_local``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
+
+from airflow_asyncaction.operators.local import LocalActionOperator
+from airflow_asyncaction.operators.service import ServiceActionOperator, takes_job
+from airflow_asyncaction.runners.base import Runner
+
+_SET_DURING_EXECUTION = "set by the decorated function"
+
+
+class _DecoratedService(DecoratedOperator, ServiceActionOperator):
+    """The function itself is the job."""
+
+    custom_operator_name = "@task.async_action"
+    template_fields: Sequence[str] = ServiceActionOperator.template_fields
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # DecoratedOperator checks that every parameter is given: "job" will be.
+        given = {"job": None, **(op_kwargs or {})} if takes_job(python_callable) else op_kwargs
+        super().__init__(
+            python_callable=python_callable,
+            op_kwargs=given,
+            kwargs_to_upstream={"python_callable": python_callable},
+            **kwargs,
+        )
+
+
+class _DecoratedLocal(DecoratedOperator, LocalActionOperator):
+    """The function returns the command."""
+
+    custom_operator_name = "@task.async_action_local"
+    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *LocalActionOperator.template_fields)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(command=_SET_DURING_EXECUTION, **kwargs)
+
+    def make_runner(self, context: Any) -> Runner:
+        """Call the function, and run the command that it returns, rendered."""
+        context_merge(context, self.op_kwargs)
+        kwargs = determine_kwargs(self.python_callable, self.op_args, context)
+        self.command = self.python_callable(*self.op_args, **kwargs)
+        self.command = self.render_template(self.command, context)
+        return super().make_runner(context)
+
+
+def async_action(
+    python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
+) -> TaskDecorator:
+    """Make a function a task whose call is an action (``@task.async_action``).
+
+    Takes the parameters of
+    :class:`~airflow_asyncaction.operators.service.ServiceActionOperator`.
+    """
+    return task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=multiple_outputs,
+        decorated_operator_class=_DecoratedService,
+        **kwargs,
+    )
+
+
+def async_action_local(
+    python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
+) -> TaskDecorator:
+    """Make a function a task that runs the command it returns (``@task.async_action_local``).
+
+    Takes the parameters of :class:`~airflow_asyncaction.operators.local.LocalActionOperator`.
+    """
+    return task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=multiple_outputs,
+        decorated_operator_class=_DecoratedLocal,
+        **kwargs,
+    )

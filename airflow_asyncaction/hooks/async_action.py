@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's side of an action: register it, follow it, tell how its job fares."""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import requests
+from airflow.sdk import BaseHook
+
+from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.signing import Content, signed_headers
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView, Word, word_to_json
+
+_TIMEOUT_SECONDS = (5, 30)
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 15.0
+_WORTH_A_RETRY = frozenset({429, 502, 503, 504})
+
+PATIENCE = timedelta(minutes=10)
+"""How long the server may be away before a message that must not be lost is given up."""
+
+
+class AsyncActionHook(BaseHook):
+    """HTTP client to the routes that tasks call.
+
+    It belongs to one thread.
+
+    :param base_url: of the job routes, e.g. ``http://airflow:8080/async``
+    """
+
+    def __init__(self, base_url: str) -> None:
+        super().__init__()
+        self.base_url = base_url.rstrip("/")
+        self._session = requests.Session()
+        self._session.trust_env = False  # the API server is not behind the worker's web proxy
+        self._clock_offset_ms = 0
+
+    def register(
+        self, ti_id: str, nonce: str, spec: ActionSpec, *, traceparent: str | None = None
+    ) -> JobInfo:
+        """Register the action of a running task instance, and return what its job is to be given.
+
+        The sha256 of ``nonce`` must stand in the task state store. The same nonce gives the same action.
+
+        :raises ServerError: the server refuses
+        """
+        body = _encode({"tiId": ti_id, "nonce": nonce, "spec": spec.to_json()})
+        answer = self._send("POST", "/task/register", body, lambda: {}, PATIENCE)
+        return JobInfo(
+            job_id=JobId(answer["actionId"]),
+            secret_key=answer["secretKey"],
+            hook=self.base_url,
+            orchestrator=answer["orchestrator"],
+            arguments=spec.arguments,
+            traceparent=traceparent,
+        )
+
+    def read(
+        self, info: JobInfo, *, after_line: int = 0, patience: timedelta = timedelta(0)
+    ) -> TaskView:
+        """Return the action as it stands, with its log lines after the given one.
+
+        :raises ServerError: the server refuses
+        """
+        content = Content("GET", "/task/action", f"after={after_line}")
+        return TaskView.from_json(self._send_signed(info, content, patience))
+
+    def tell(self, info: JobInfo, word: Word, *, patience: timedelta = PATIENCE) -> TaskView:
+        """Tell what happened to the job, and return what the action is then.
+
+        :raises ServerError: the server refuses
+        """
+        content = Content("POST", "/task/word", body=_encode(word_to_json(word)))
+        return TaskView.from_json(self._send_signed(info, content, patience))
+
+    def _send_signed(self, info: JobInfo, content: Content, patience: timedelta) -> dict[str, Any]:
+        nonce = secrets.token_urlsafe(18)
+
+        def headers() -> dict[str, str]:
+            now_ms = int(time.time() * 1000) + self._clock_offset_ms
+            return signed_headers(info, content, time_ms=now_ms, nonce=nonce)
+
+        path = str(content.path) + (f"?{content.query!s}" if content.query else "")
+        return self._send(content.method, path, content.body, headers, patience)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Callable[[], dict[str, str]],
+        patience: timedelta,
+    ) -> dict[str, Any]:
+        give_up_at = time.monotonic() + patience.total_seconds()
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return self._send_once(method, path, body, headers)
+            except ServerError as error:
+                if error.status not in _WORTH_A_RETRY and not isinstance(error, ServerUnreachable):
+                    raise
+                if time.monotonic() + pause > give_up_at:
+                    raise
+                self.log.warning("%s; trying again in %.1f s", error, pause)
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def _send_once(
+        self, method: str, path: str, body: bytes, headers: Callable[[], dict[str, str]]
+    ) -> dict[str, Any]:
+        answer = self._exchange(method, path, body, headers())
+        if answer.status_code == requests.codes.unauthorized and self._corrects_clock(answer):
+            answer = self._exchange(method, path, body, headers())
+        fields = _decode(answer)
+        if answer.ok and fields is not None:
+            return fields
+        code = str((fields or {}).get("error", ""))
+        message = f"{self.base_url}{path.partition('?')[0]} answered {answer.status_code}"
+        if fields and "message" in fields:
+            message += f" {code}: {fields['message']}"
+        elif not answer.ok:
+            message += ": is the plugin of airflow-asyncaction loaded in the API server?"
+        kind = Superseded if answer.status_code == requests.codes.gone else ServerError
+        raise kind(message, status=answer.status_code, code=code)
+
+    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> requests.Response:
+        try:
+            return self._session.request(
+                method,
+                self.base_url + path,
+                data=body or None,
+                headers={"Content-Type": "application/json", **headers},
+                timeout=_TIMEOUT_SECONDS,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            reason = type(error).__name__
+            raise ServerUnreachable(f"{self.base_url} cannot be reached ({reason})") from error
+
+    def _corrects_clock(self, answer: requests.Response) -> bool:
+        fields = _decode(answer) or {}
+        if fields.get("error") != "stale_time" or not isinstance(fields.get("serverTime"), int):
+            return False
+        self._clock_offset_ms = fields["serverTime"] - int(time.time() * 1000)
+        return True
+
+
+def _encode(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def _decode(answer: requests.Response) -> dict[str, Any] | None:
+    try:
+        fields = answer.json()
+    except ValueError:
+        return None
+    return fields if isinstance(fields, dict) else None

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One try of a task: its action is registered, its job run by a runner, its end read."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import threading
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowTaskTimeout
+
+from airflow_asyncaction.exceptions import ServerError
+from airflow_asyncaction.hooks.async_action import PATIENCE, AsyncActionHook
+from airflow_asyncaction.operators.follower import Follower
+from airflow_asyncaction.protocol.actions import StopReason
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
+from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
+from airflow_asyncaction.runners.base import Runner
+
+_COMMITMENT_RETENTION = timedelta(hours=1)
+# Airflow kills a task process 5 s after it told it to end.
+_KILLED_TASK_SECONDS = 3.5
+_TELL_PATIENCE = timedelta(seconds=1)
+
+
+def register(hook: AsyncActionHook, context: Mapping[str, Any], spec: ActionSpec) -> JobInfo:
+    """Register the action of the task instance that this process runs."""
+    nonce = secrets.token_hex(32)
+    digest = hashlib.sha256(nonce.encode()).hexdigest()
+    context["task_state_store"].set(COMMITMENT_KEY, digest, retention=_COMMITMENT_RETENTION)
+    return hook.register(str(context["ti"].id), nonce, spec, traceparent=_traceparent())
+
+
+def _traceparent() -> str | None:
+    from opentelemetry.propagate import inject
+
+    carrier: dict[str, str] = {}
+    inject(carrier)
+    return carrier.get("traceparent")
+
+
+class Attempt:
+    """Carries a registered action out.
+
+    Purpose: the job runs in (or under) this process; the action's end becomes the task's.
+
+    How it works: the runner occupies the calling thread; a :class:`Follower` looks at the action meanwhile.
+    :meth:`kill` is for signal handlers: it only starts a thread, so that the runner goes on reading output.
+
+    What it does not do: decide. It tells the server how the job ended, and reads what that means.
+    """
+
+    def __init__(
+        self,
+        hook: AsyncActionHook,
+        info: JobInfo,
+        runner: Runner,
+        log: logging.Logger,
+        *,
+        poll_interval: timedelta,
+    ) -> None:
+        self._hook = hook
+        self._info = info
+        self._runner = runner
+        self._log = log
+        self._ended = threading.Event()
+        self._killing = False
+        self._follower = Follower(
+            hook.base_url,
+            info,
+            log,
+            interval=poll_interval,
+            copies_logs=runner.copies_reported_logs,
+            on_stop=runner.stop,
+        )
+
+    def carry_out(self) -> TaskView:
+        """Run the job to the action's end, and return it.
+
+        An exception that Airflow raises into this (``execution_timeout``) ends the job before it goes on.
+        """
+        self._follower.start()
+        try:
+            exit_ = self._runner.run(self._info, self._on_launched)
+            view = self._hook.tell(self._info, exit_)
+            if not view.is_done:
+                self._follower.wait_until_done()
+                view = self._hook.read(self._info, patience=PATIENCE)
+            self._ended.set()
+        except BaseException as error:
+            is_timeout = isinstance(error, AirflowTaskTimeout)
+            self._end(StopReason.EXECUTION_TIMEOUT if is_timeout else StopReason.KILLED)
+            raise
+        finally:
+            self._follower.finish()
+        self._runner.release()
+        return view
+
+    def kill(self) -> None:
+        """Begin to end the job since this process is going to be killed. Returns at once."""
+        if not self._killing and not self._ended.is_set():
+            self._killing = True
+            threading.Thread(target=self._kill, name="asyncaction-kill").start()
+
+    def _kill(self) -> None:
+        self._tell_or_log(Stop(StopReason.KILLED))
+        self._runner.stop()
+        if not self._ended.wait(_KILLED_TASK_SECONDS):
+            self._tell_or_log(Abandon())
+
+    def _end(self, reason: StopReason) -> None:
+        """End the job when its task is interrupted by an exception, as far as it has not ended."""
+        self._tell_or_log(Stop(reason))
+        self._runner.stop()
+        exit_ = self._runner.wait()
+        if exit_ is not None:
+            self._tell_or_log(exit_)
+        self._tell_or_log(Abandon())  # means nothing to an action that the exit has ended
+        self._ended.set()
+
+    def _tell_or_log(self, word: Word) -> None:
+        try:
+            AsyncActionHook(self._hook.base_url).tell(self._info, word, patience=_TELL_PATIENCE)
+        except ServerError as error:
+            self._log.warning("%s", error)
+
+    def _on_launched(self, job: Mapping[str, Any]) -> None:
+        self._follower.launched(dict(job))

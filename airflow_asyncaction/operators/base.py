@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all operators of this package share: options of an action, and the way from action to task."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_asyncaction import settings
+from airflow_asyncaction.exceptions import ActionEnded, ActionFailed, ActionStopped, ActionTimedOut
+from airflow_asyncaction.hooks.async_action import AsyncActionHook
+from airflow_asyncaction.hooks.in_process import hook_url
+from airflow_asyncaction.operators.attempt import Attempt, register
+from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.actions import Completion, State, StopReason
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
+from airflow_asyncaction.runners.base import Runner
+
+Seconds = timedelta | float
+"""A duration; a number is seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionOptions:
+    """The options of an action, checked."""
+
+    type: str
+    heartbeat_timeout: timedelta | None
+    start_timeout: timedelta | None
+    stop_grace: timedelta
+    require_report: bool
+    completion: Completion
+    logs_limit: int | None
+    accept_v1: bool
+
+
+class AsyncActionOperator(BaseOperator):
+    """Base of the operators: registers an action, lets a runner carry it out, and ends as it ends.
+
+    A subclass names its runner (:meth:`make_runner`), and adds what that needs.
+
+    :param type: what kind of action it is, e.g. ``"etl.load"``; the task's id unless given
+    :param arguments: JSON-able object for the job: it gets it by ``GET /job``, with every answer, and, up to
+        32 KiB, as ``JOB_ARGUMENTS`` (templated)
+    :param heartbeat_timeout: without a report for that long (seconds, or timedelta), the action ends as
+        TIMEOUT and the job is stopped
+    :param start_timeout: if the job has not started within that long, likewise
+    :param stop_grace: between asking a job to stop (the verb STOP, then SIGTERM) and killing it
+    :param require_report: whether a job must report its end: exit code 0 alone is then the error NoReport
+    :param completion: ``"exit"``: the job's exit, with what it reported, is the end; ``"report"``: it only
+        submits the work, and the action ends with the report
+    :param logs_limit: how many reported log lines the server keeps; all are copied into the task log as they
+        come
+    :param accept_v1: whether v1 signatures are accepted for this action, if they are at all
+    """
+
+    template_fields: Sequence[str] = ("arguments",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"arguments": "json"}
+
+    def __init__(
+        self,
+        *,
+        type: str | None = None,  # noqa: A002 - the word of the protocol
+        arguments: Mapping[str, Any] | None = None,
+        heartbeat_timeout: Seconds | None = None,
+        start_timeout: Seconds | None = None,
+        stop_grace: Seconds = 10,
+        require_report: bool = False,
+        completion: str = "exit",
+        logs_limit: int | None = None,
+        accept_v1: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.arguments = arguments
+        self.options = ActionOptions(
+            type=type or self.task_id,
+            heartbeat_timeout=_duration("heartbeat_timeout", heartbeat_timeout),
+            start_timeout=_duration("start_timeout", start_timeout),
+            stop_grace=_duration("stop_grace", stop_grace, may_be_zero=True) or timedelta(0),
+            require_report=require_report,
+            completion=_completion(completion),
+            logs_limit=logs_limit,
+            accept_v1=accept_v1,
+        )
+        self._attempt: Attempt | None = None
+
+    @abstractmethod
+    def make_runner(self, context: Mapping[str, Any]) -> Runner:
+        """Return what will run the job of this try."""
+
+    def execute(self, context: Any) -> Any:
+        """Run the job; its results are returned, and any other end than SUCCESS is raised."""
+        runner = self.make_runner(context)
+        hook = AsyncActionHook(hook_url())
+        info = register(hook, context, self._spec(runner))
+        context["ti"].xcom_push(key="action_id", value=info.job_id)
+        self.log.info("Action %s of type %s", info.job_id, self.options.type)
+        self._attempt = Attempt(hook, info, runner, self.log, poll_interval=settings.load().poll_interval)
+        view = self._attempt.carry_out()
+        self.log.info("Action %s ended as %s", info.job_id, view.state)
+        return self.end(view, info, runner)
+
+    def on_kill(self) -> None:
+        """End the job: Airflow is about to kill this process. Called from a signal handler."""
+        if self._attempt is not None:
+            self._attempt.kill()
+
+    def end(self, view: TaskView, info: JobInfo, runner: Runner) -> Any:
+        """Return the results of an action that ended, or raise what it ended with.
+
+        :raises ActionEnded: it ended otherwise than in SUCCESS
+        """
+        if view.state is State.SUCCESS:
+            return None if view.results is None else strict_json.for_xcom(view.results)
+        error = _as_exception(view, info)
+        if view.stop_reason is StopReason.REQUESTED and isinstance(error, ActionStopped):
+            raise AirflowFailException(str(error)) from error  # whoever stopped it wants no retry
+        raise error
+
+    def _spec(self, runner: Runner) -> ActionSpec:
+        options, limits = self.options, settings.load().limits
+        return ActionSpec(
+            type=options.type,
+            runner=runner.name,
+            arguments=_arguments_json(self.arguments),
+            completion=options.completion,
+            require_report=options.require_report,
+            start_timeout=options.start_timeout,
+            heartbeat_timeout=options.heartbeat_timeout,
+            accept_v1=options.accept_v1,
+            log_limit=limits.kept_log_lines if options.logs_limit is None else options.logs_limit,
+        )
+
+
+def _as_exception(view: TaskView, info: JobInfo) -> ActionEnded:
+    kinds = {State.TIMEOUT: ActionTimedOut, State.STOPPED: ActionStopped}
+    return kinds.get(view.state, ActionFailed)(
+        action_id=info.job_id, error_name=view.error_name, error_message=view.error_message
+    )
+
+
+def _arguments_json(arguments: Mapping[str, Any] | None) -> strict_json.JsonText:
+    try:
+        text = json.dumps({} if arguments is None else arguments, allow_nan=False)
+        strict_json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"arguments cannot be given to a job: they are not JSON ({error})") from None
+    return strict_json.JsonText(text)
+
+
+def _completion(text: str) -> Completion:
+    try:
+        return Completion(text)
+    except ValueError:
+        raise ValueError(f'completion is {text!r}: it must be "exit" or "report"') from None
+
+
+def _duration(name: str, value: Seconds | None, *, may_be_zero: bool = False) -> timedelta | None:
+    if value is None:
+        return None
+    duration = value if isinstance(value, timedelta) else timedelta(seconds=value)
+    if duration < timedelta(0) or (duration == timedelta(0) and not may_be_zero):
+        raise ValueError(f"{name} is {value}: it must be a positive number of seconds or a timedelta")
+    return duration

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at an action while its job runs: for what it reported, and for whether it must stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from airflow_asyncaction.exceptions import ServerError
+from airflow_asyncaction.hooks.async_action import AsyncActionHook
+from airflow_asyncaction.protocol.actions import Verb
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.lifecycle import Launched
+from airflow_asyncaction.protocol.reports import LogLine
+from airflow_asyncaction.protocol.tasks import TaskView
+
+_NO_PATIENCE = timedelta(0)
+_LAST_LOOK_PATIENCE = timedelta(minutes=1)
+_LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
+
+
+class Follower:
+    """A thread that follows one action until told to finish.
+
+    Purpose: the job's reported logs and progress go into the task log, and a job that must stop is stopped.
+    It looks every ``interval``, at once where more is to be read. Looks that fail are tried again for ever:
+    the server may be away for as long as the job runs.
+
+    What it does not do: end the action. That is decided by the server; the task reads it when the job exits.
+
+    :param on_stop: called when the job must stop; more than once
+    :param copies_logs: whether reported log lines are to be written into the task log
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        info: JobInfo,
+        log: logging.Logger,
+        *,
+        interval: timedelta,
+        copies_logs: bool,
+        on_stop: Callable[[], None],
+    ) -> None:
+        self._hook = AsyncActionHook(base_url)
+        self._info = info
+        self._log = log
+        self._interval_seconds = interval.total_seconds()
+        self._copies_logs = copies_logs
+        self._on_stop = on_stop
+        self._worker_pid = os.getppid()
+        self._launched: Launched | None = None
+        self._wake = threading.Event()
+        self._finishing = threading.Event()
+        self._done = threading.Event()
+        self._last_line = 0
+        self._last_details: str | None = None
+        self._server_is_away = False
+        self._thread = threading.Thread(target=self._run, name="asyncaction-follower", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    def launched(self, job: dict[str, Any]) -> None:
+        """Let the server know that the job is up, soon."""
+        self._launched = Launched(job)
+        self._wake.set()
+
+    def wait_until_done(self) -> None:
+        """Block until the server says that the action is done (``completion="report"``)."""
+        while not self._done.wait(timeout=1):
+            pass
+
+    def finish(self) -> None:
+        """Copy what was reported last, and end the thread."""
+        self._finishing.set()
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._finishing.is_set():
+            if not self._look():
+                self._wake.wait(self._interval_seconds)
+                self._wake.clear()
+        if self._copies_logs:
+            while self._look(_LAST_LOOK_PATIENCE):
+                pass
+
+    def _look(self, patience: timedelta = _NO_PATIENCE) -> bool:
+        """Look once; tell whether there is more to be read at once."""
+        if os.getppid() != self._worker_pid:
+            self._log.error("The worker of this task is gone: stopping the job")
+            self._on_stop()
+        try:
+            if self._launched is not None:
+                self._hook.tell(self._info, self._launched, patience=_NO_PATIENCE)
+                self._launched = None
+            view = self._hook.read(self._info, after_line=self._last_line, patience=patience)
+        except ServerError as error:
+            if not self._server_is_away:
+                self._log.warning("%s; the job goes on, and this task looks again", error)
+            self._server_is_away = True
+            return False
+        self._server_is_away = False
+        self._show(view)
+        if view.is_done:
+            self._done.set()
+        if view.is_done or view.verb is Verb.STOP:
+            self._on_stop()
+        return view.has_more_logs
+
+    def _show(self, view: TaskView) -> None:
+        if view.status_details is not None and view.status_details != self._last_details:
+            self._last_details = view.status_details
+            self._log.info("%s", describe_progress(view.status_details))
+        dropped = view.first_line - self._last_line - 1
+        if dropped > 0 and view.logs and self._copies_logs:
+            self._log.warning("%d reported lines were dropped (logs_limit)", dropped)
+        for line in view.logs:
+            if self._copies_logs and line.stream is None:  # else it came by the job's own output
+                write_log_line(self._log, line)
+        if view.logs:
+            self._last_line = view.first_line + len(view.logs) - 1
+
+
+def write_log_line(log: logging.Logger, line: LogLine) -> None:
+    """Write a reported line into the task log."""
+    level = line.level if line.level in _LEVELS else "INFO"
+    log.log(logging.getLevelName(level), "%s", line.message)
+
+
+def describe_progress(status_details: str) -> str:
+    """Return one line for a job's ``statusDetails``, such as ``progress 40 % loading``."""
+    details = json.loads(status_details)
+    if isinstance(details, dict) and set(details) <= {"progress", "message"}:
+        progress, message = details.get("progress"), details.get("message")
+    else:
+        progress, message = details, None
+    if isinstance(progress, int | float) and not isinstance(progress, bool):
+        text = f"progress {progress:g} %"
+        return f"{text} {message}" if message else text
+    return f"status details {message if message is not None else status_details}"

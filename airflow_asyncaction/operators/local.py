@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a command as a child process of the worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from airflow_asyncaction.operators.base import AsyncActionOperator
+from airflow_asyncaction.runners.base import Runner
+from airflow_asyncaction.runners.local import LocalRunner, base_environ
+
+
+class LocalActionOperator(AsyncActionOperator):
+    """Run a command, in any language, that may report back.
+
+    The job runs in the worker's environment without Airflow's own configuration, connections and variables
+    (``AIRFLOW__*``, ``AIRFLOW_CONN_*``, ``AIRFLOW_VAR_*``), plus ``env`` and the JOB_ variables. What it
+    writes goes into the task log line by line. It, and all that it started, ends with the task.
+
+    :param command: a list of arguments; or a string for the shell, or the name of a template file that ends
+        in ``.sh`` or ``.bash`` (templated)
+    :param env: variables to add (templated)
+    :param cwd: the folder to start in; the worker's unless given (templated)
+
+    For the other parameters see :class:`~airflow_asyncaction.operators.base.AsyncActionOperator`.
+    """
+
+    template_fields: Sequence[str] = ("command", "env", "cwd", *AsyncActionOperator.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "command": "bash",
+        "env": "json",
+        **AsyncActionOperator.template_fields_renderers,
+    }
+    template_ext: Sequence[str] = (".sh", ".bash")
+    ui_color = "#f0ede4"
+
+    def __init__(
+        self,
+        *,
+        command: Sequence[str] | str,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.command = command
+        self.env = env
+        self.cwd = cwd
+
+    def make_runner(self, context: Mapping[str, Any]) -> Runner:
+        """Return a runner of child processes."""
+        return LocalRunner(
+            command=_checked_command(self.command),
+            environ={**base_environ(os.environ), **_checked_env(self.env)},
+            cwd=self.cwd,
+            stop_grace=self.options.stop_grace,
+            completion=self.options.completion,
+            write_line=self._write_line,
+        )
+
+    def resolve_template_files(self) -> None:
+        """Read the command's template file: of all fields only a one-word ``command`` can name one.
+
+        Else no argument could end in ``.sh``.
+        """
+        if isinstance(self.command, str) and _names_file(self.command, self.template_ext):
+            environment = self.get_template_env()
+            if environment.loader is not None:
+                self.command = environment.loader.get_source(environment, self.command)[0]
+        self.prepare_template()
+
+    def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
+        """Render a value; as text, even where it looks like the name of a template file."""
+        if isinstance(content, str) and content.endswith(tuple(self.template_ext)):
+            if content is self.command and _names_file(content, self.template_ext):
+                return super().render_template(content, *args, **kwargs)
+            return super().render_template(content + "\n", *args, **kwargs).removesuffix("\n")
+        return super().render_template(content, *args, **kwargs)
+
+    def _write_line(self, stream: str, line: str) -> None:
+        self.log.info("%s", line)
+
+
+def _names_file(command: str, extensions: Sequence[str]) -> bool:
+    return command.endswith(tuple(extensions)) and len(command.split()) == 1 and "{{" not in command
+
+
+def _checked_command(command: Any) -> Sequence[str] | str:
+    if isinstance(command, str) and command.strip():
+        return command
+    if isinstance(command, Sequence) and command and all(isinstance(part, str) for part in command):
+        return list(command)
+    raise ValueError("command must be a non-empty string for the shell, or a list of strings")
+
+
+def _checked_env(env: Any) -> dict[str, str]:
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping):
+        raise ValueError("env must be a mapping of strings to strings")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise ValueError(f"env must map strings to strings: {name!r} is of type {type(value).__name__}")
+    return dict(env)

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a Python callable in the task process."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar
+
+from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
+
+from airflow_asyncaction.job import Job
+from airflow_asyncaction.operators.base import AsyncActionOperator
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.tasks import TaskView
+from airflow_asyncaction.runners.base import Runner
+from airflow_asyncaction.runners.service import ServiceRunner
+
+
+class ServiceActionOperator(AsyncActionOperator):
+    """Run a callable, sync or ``async def``, that may report how it gets on.
+
+    It runs in the task process, as with PythonOperator, and takes from the context what it has parameters
+    for. A parameter ``job``, or ``airflow_asyncaction.job.current_job()``, is the job to report with. What it
+    logs with ``logging`` goes to the action's log as well as the task log.
+
+    What it returns is the result. An exception that it raises fails the task.
+
+    :param python_callable: what to call
+    :param op_args: positional arguments (templated)
+    :param op_kwargs: keyword arguments (templated)
+
+    For the other parameters see :class:`~airflow_asyncaction.operators.base.AsyncActionOperator`.
+    """
+
+    template_fields: Sequence[str] = ("op_args", "op_kwargs", *AsyncActionOperator.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "op_args": "py",
+        "op_kwargs": "py",
+        **AsyncActionOperator.template_fields_renderers,
+    }
+    shallow_copy_attrs: Sequence[str] = ("python_callable", "op_kwargs")
+    ui_color = "#e8f0e4"
+
+    def __init__(
+        self,
+        *,
+        python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
+        op_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not callable(python_callable):
+            raise TypeError("python_callable must be callable")
+        if self.options.completion != "exit":
+            raise ValueError('completion="report" is not for callables: their return is the end')
+        self.python_callable = python_callable
+        self.op_args = op_args or ()
+        self.op_kwargs = op_kwargs or {}
+
+    def make_runner(self, context: Mapping[str, Any]) -> Runner:
+        """Return a runner of callables."""
+
+        def call(job: Job) -> Any:
+            return self._call(context, job)
+
+        return ServiceRunner(call=call, stop_grace=self.options.stop_grace, log=self.log)
+
+    def end(self, view: TaskView, info: JobInfo, runner: Runner) -> Any:
+        """Return what the callable returned, or raise what it raised, as it is."""
+        if isinstance(runner, ServiceRunner):
+            if runner.exception is not None:
+                raise runner.exception
+            super().end(view, info, runner)
+            return runner.returned
+        return super().end(view, info, runner)
+
+    def _call(self, context: Mapping[str, Any], job: Job) -> Any:
+        merged: Any = dict(context)
+        op_kwargs = dict(self.op_kwargs)
+        if takes_job(self.python_callable):
+            op_kwargs["job"] = job
+        context_merge(merged, op_kwargs)
+        kwargs = determine_kwargs(self.python_callable, self.op_args, merged)
+        return self.python_callable(*self.op_args, **kwargs)
+
+
+def takes_job(function: Callable[..., Any]) -> bool:
+    """Tell whether a function has a parameter ``job``."""
+    return "job" in inspect.signature(function).parameters

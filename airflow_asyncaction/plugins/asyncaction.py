@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mounts the job routes in Airflow's API server."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, ClassVar
+
+from airflow.plugins_manager import AirflowPlugin
+
+from airflow_asyncaction import settings
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class LazyApp:
+    """The Flask app as ASGI, built with its first request: only the API server needs it.
+
+    Behind a proxy that strips ``[api] base_url``'s prefix, as well as behind one that keeps it: Airflow's own
+    routes take both, but a mounted app's path must have it.
+    """
+
+    def __init__(self) -> None:
+        self._app: AsgiApp | None = None
+        self._lock = threading.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        app = self._app or self._build()
+        await app(_with_stripped_prefix(scope), receive, send)
+
+    def _build(self) -> AsgiApp:
+        from a2wsgi import WSGIMiddleware
+
+        from airflow_asyncaction.web.app import FreezeWhenWarm, create_app
+
+        with self._lock:
+            if self._app is None:
+                options = settings.load()
+                app: Any = create_app(options)
+                if options.gc_freeze:
+                    app = FreezeWhenWarm(app)
+                self._app = WSGIMiddleware(app, workers=max(1, options.web_threads))
+            return self._app
+
+
+def _with_stripped_prefix(scope: Scope) -> Scope:
+    root, path = scope.get("root_path", ""), scope.get("path", "")
+    app_root = scope.get("app_root_path", "")
+    if not root or path == root or path.startswith(root + "/") or not root.startswith(app_root):
+        return scope
+    return {**scope, "path": app_root + path}
+
+
+class AsyncActionPlugin(AirflowPlugin):
+    """Found by the entry point ``airflow.plugins``."""
+
+    name = "asyncaction"
+    fastapi_apps: ClassVar[list[Any]] = [
+        {"app": LazyApp(), "url_prefix": settings.load().url, "name": "asyncaction"}
+    ]

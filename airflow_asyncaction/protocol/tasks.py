@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task and the API server say to each other about an action.
+
+Not part of PROTOCOL.md: both ends are of one release of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
+from airflow_asyncaction.protocol.reports import LogLine
+from airflow_asyncaction.protocol.strict_json import JsonText
+
+COMMITMENT_KEY = "asyncaction.commitment"
+"""Key of the task state store under which a task leaves sha256(nonce), hex, before it registers."""
+
+Word = Launched | Exit | Stop | Abandon
+"""What a runner may say of a job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionSpec:
+    """What a task asks for.
+
+    :param runner: name of the kind of runner
+    :param log_limit: log lines to keep
+    """
+
+    type: str
+    runner: str
+    arguments: JsonText = JsonText("{}")
+    completion: Completion = Completion.EXIT
+    require_report: bool = False
+    start_timeout: timedelta | None = None
+    heartbeat_timeout: timedelta | None = None
+    accept_v1: bool = True
+    log_limit: int = 10_000
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body's ``spec``."""
+        return {
+            "type": self.type,
+            "runner": self.runner,
+            "arguments": self.arguments,
+            "completion": self.completion.value,
+            "requireReport": self.require_report,
+            "startTimeoutSeconds": _seconds(self.start_timeout),
+            "heartbeatTimeoutSeconds": _seconds(self.heartbeat_timeout),
+            "acceptV1": self.accept_v1,
+            "logLimit": self.log_limit,
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> ActionSpec:
+        """Read what :meth:`to_json` wrote.
+
+        :raises MalformedReport: it did not
+        """
+        return cls(
+            type=_typed(fields, "type", str)[:250],
+            runner=_typed(fields, "runner", str)[:50],
+            arguments=JsonText(_typed(fields, "arguments", str)),
+            completion=_enum(fields, "completion", Completion),
+            require_report=_typed(fields, "requireReport", bool),
+            start_timeout=_duration(fields, "startTimeoutSeconds"),
+            heartbeat_timeout=_duration(fields, "heartbeatTimeoutSeconds"),
+            accept_v1=_typed(fields, "acceptV1", bool),
+            log_limit=max(0, min(_typed(fields, "logLimit", int), 10**6)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskView:
+    """An action as its task sees it.
+
+    :param first_line: number of the first of ``logs``
+    :param has_more_logs: whether to ask for more at once
+    """
+
+    state: State
+    is_done: bool
+    verb: Verb | None
+    stop_reason: StopReason | None
+    results: JsonText | None
+    error_name: str | None
+    error_message: str | None
+    status_details: JsonText | None
+    logs: tuple[LogLine, ...] = ()
+    first_line: int = 1
+    has_more_logs: bool = False
+
+    @classmethod
+    def of(
+        cls, action: Action, *, logs: tuple[LogLine, ...] = (), first_line: int = 1, has_more: bool = False
+    ) -> TaskView:
+        """Return the view of an action."""
+        return cls(
+            state=action.state,
+            is_done=action.is_done,
+            verb=action.verb,
+            stop_reason=action.stop_reason,
+            results=action.results,
+            error_name=action.error_name,
+            error_message=action.error_message,
+            status_details=action.status_details,
+            logs=logs,
+            first_line=first_line,
+            has_more_logs=has_more,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body of an answer."""
+        return {
+            "state": self.state.value,
+            "isDone": self.is_done,
+            "verb": self.verb,
+            "stopReason": self.stop_reason,
+            "results": self.results,
+            "errorName": self.error_name,
+            "errorMessage": self.error_message,
+            "statusDetails": self.status_details,
+            "logs": [line.to_json() for line in self.logs],
+            "firstLine": self.first_line,
+            "hasMoreLogs": self.has_more_logs,
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> TaskView:
+        """Read what :meth:`to_json` wrote."""
+        return cls(
+            state=State(fields["state"]),
+            is_done=fields["isDone"],
+            verb=Verb(fields["verb"]) if fields["verb"] else None,
+            stop_reason=StopReason(fields["stopReason"]) if fields["stopReason"] else None,
+            results=fields["results"],
+            error_name=fields["errorName"],
+            error_message=fields["errorMessage"],
+            status_details=fields["statusDetails"],
+            logs=tuple(LogLine.from_json(line) for line in fields["logs"]),
+            first_line=fields["firstLine"],
+            has_more_logs=fields["hasMoreLogs"],
+        )
+
+
+def word_to_json(word: Word) -> dict[str, Any]:
+    """Return a runner's word as a body."""
+    match word:
+        case Launched(job):
+            return {"word": "launched", "job": dict(job)}
+        case Exit():
+            return {"word": "exit", **vars(word), "tail": list(word.tail)}
+        case Stop(reason):
+            return {"word": "stop", "reason": reason.value}
+        case Abandon():
+            return {"word": "abandon"}
+
+
+def word_from_json(fields: Mapping[str, Any]) -> Word:
+    """Read what :func:`word_to_json` wrote.
+
+    :raises MalformedReport: it did not
+    """
+    match _typed(fields, "word", str):
+        case "launched":
+            return Launched(_typed(fields, "job", dict))
+        case "exit":
+            tail = _typed(fields, "tail", list)
+            return Exit(
+                code=_optional(fields, "code", int),
+                signal=_optional(fields, "signal", str),
+                reason=_optional(fields, "reason", str),
+                message=_optional(fields, "message", str),
+                tail=tuple(line for line in tail if isinstance(line, str)),
+            )
+        case "stop":
+            return Stop(_enum(fields, "reason", StopReason))
+        case "abandon":
+            return Abandon()
+        case _:
+            raise MalformedReport("word is not launched, exit, stop or abandon", field="word")
+
+
+def _typed(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
+    value = fields.get(name)
+    if not isinstance(value, type_) or (type_ is int and isinstance(value, bool)):
+        raise MalformedReport(f"{name} is not of type {type_.__name__}", field=name)
+    return value
+
+
+def _optional(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
+    return None if fields.get(name) is None else _typed(fields, name, type_)
+
+
+def _enum(fields: Mapping[str, Any], name: str, enum: type[Any]) -> Any:
+    try:
+        return enum(fields.get(name))
+    except ValueError:
+        raise MalformedReport(f"{name} is none of {', '.join(enum)}", field=name) from None
+
+
+def _seconds(duration: timedelta | None) -> float | None:
+    return None if duration is None else duration.total_seconds()
+
+
+def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 10**9:
+        raise MalformedReport(f"{name} is not a number of seconds", field=name)
+    return timedelta(seconds=value)

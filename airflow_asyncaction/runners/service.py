@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a Python callable in the task process, as a job that reports like any other."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from airflow_asyncaction.exceptions import AsyncActionError
+from airflow_asyncaction.job import Job, use_job
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.reports import LogLine
+from airflow_asyncaction.runners.base import OnLaunched
+
+_INTERRUPT = signal.SIGUSR1
+
+
+class JobInterrupted(BaseException):
+    """The callable did not end within stop_grace after it was asked to stop."""
+
+
+class ServiceRunner:
+    """Runs one callable in the calling thread.
+
+    Purpose: a callable reports progress and logs, and can be asked to stop, like a program can.
+
+    How it works: the callable gets a :class:`Job`, whose reports go to the API server over HTTP. When it must
+    stop, ``job.is_stopping()`` turns true; after the grace :class:`JobInterrupted` is raised in it.
+
+    What it does not do: kill. A callable that is deep in C code notices neither.
+
+    :param call: takes the job, returns the result, or an awaitable of it
+    """
+
+    name = "service"
+    copies_reported_logs = False  # they are written into the task log as they are made
+
+    def __init__(self, *, call: Callable[[Job], Any], stop_grace: timedelta, log: logging.Logger) -> None:
+        self._call = call
+        self._grace_seconds = stop_grace.total_seconds()
+        self._log = log
+        self._job: Job | None = None
+        self._thread_id: int | None = None
+        self._interrupt: threading.Timer | None = None
+        self._exit: Exit | None = None
+        self.returned: Any = None
+        self.exception: Exception | None = None
+
+    def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
+        """Call it, report its result or exception, and return how it ended."""
+        job = self._job = Job(info, echo=self._echo)
+        on_launched({"host": socket.gethostname(), "pid": os.getpid()})
+        try:
+            self._exit = self._run(job)
+            self._report(job)
+        finally:
+            job.close()
+        return self._exit
+
+    def stop(self) -> None:
+        """Ask the callable to stop; interrupt it after the grace, if it has not ended by then."""
+        if self._job is not None:
+            self._job.ask_to_stop()
+        if self._interrupt is None and self._thread_id is not None:
+            self._interrupt = threading.Timer(self._grace_seconds, self._interrupt_now)
+            self._interrupt.daemon = True
+            self._interrupt.start()
+
+    def wait(self) -> Exit | None:
+        """Return how the call ended: it runs in the thread that asks, so it has ended."""
+        return self._exit
+
+    def release(self) -> None:
+        """Do nothing: a call leaves nothing running."""
+
+    def _run(self, job: Job) -> Exit:
+        try:
+            with use_job(job), _forwarded_logging(job), self._interruptible():
+                self.returned = _completed(self._call(job))
+        except Exception as error:
+            self.exception = error
+            return Exit(code=1, reason=type(error).__name__, message=str(error))
+        except JobInterrupted as error:
+            return Exit(reason=type(error).__name__, message=str(error))
+        except BaseException as error:
+            self._exit = Exit(reason=type(error).__name__, message=str(error))
+            raise
+        return Exit(code=0)
+
+    def _report(self, job: Job) -> None:
+        try:
+            if self.exception is not None:
+                job.fail(self.exception)
+            elif self._exit == Exit(code=0):
+                self._report_result(job)
+        except AsyncActionError as error:
+            self._log.warning("The end was not reported, its exit will be: %s", error)
+
+    def _report_result(self, job: Job) -> None:
+        try:
+            job.result(self.returned)
+        except (TypeError, ValueError):
+            self._log.info("The return value is no JSON: it goes into the XCom alone")
+            job.succeed()
+
+    def _echo(self, line: LogLine) -> None:
+        level = logging.getLevelName(line.level)
+        self._log.log(level if isinstance(level, int) else logging.INFO, "%s", line.message)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Let the interrupt's signal raise in this thread, if it is the main one: others get no signals."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(_INTERRUPT, _raise_interrupted)
+        self._thread_id = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._thread_id = None
+            signal.signal(_INTERRUPT, previous)
+
+    def _interrupt_now(self) -> None:
+        if self._thread_id is not None:
+            signal.pthread_kill(self._thread_id, _INTERRUPT)
+
+
+def _raise_interrupted(*_: object) -> None:
+    raise JobInterrupted(JobInterrupted.__doc__)
+
+
+def _completed(value: Any) -> Any:
+    if inspect.isawaitable(value):
+        return asyncio.run(_awaited(value))
+    return value
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+@contextmanager
+def _forwarded_logging(job: Job) -> Iterator[None]:
+    """Send what this thread logs to the action's log as well."""
+    handler = _JobHandler(job)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+class _JobHandler(logging.Handler):
+    """Takes the records of its own thread: those of the threads that report would never end."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
+        self._thread_id = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one record, which the task log has already."""
+        if record.thread != self._thread_id:
+            return
+        try:
+            self._job.log(record.getMessage(), level=record.levelname, echo=False)
+        except Exception:
+            self.handleError(record)

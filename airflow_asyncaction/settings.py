@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``[asyncaction]`` section of Airflow's configuration: its options and their meaning.
+
+The option list is data, so that the provider's ``config`` section and the documentation are made from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+from airflow_asyncaction.protocol.reports import Limits
+
+SECTION = "asyncaction"
+
+_DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option as Airflow's provider configuration describes it.
+
+    :param type: ``string``, ``integer``, ``float`` or ``boolean``
+    :param default: as it would stand in airflow.cfg
+    """
+
+    name: str
+    type: str
+    default: str
+    description: str
+    example: str | None = None
+
+
+OPTIONS = (
+    Option("url", "string", "/async", "Path under which the API server serves the job routes."),
+    Option(
+        "base_url",
+        "string",
+        "",
+        "Absolute URL of the job routes as jobs and workers reach them. Empty: derived from"
+        " [core] execution_api_server_url, else from [api] base_url.",
+        "http://airflow-api.airflow.svc:8080/async",
+    ),
+    Option("orchestrator", "string", "airflow", "Name of this deployment, told to jobs as JOB_ORCHESTRATOR."),
+    Option(
+        "max_clock_skew",
+        "float",
+        "300",
+        "How many seconds a job's clock may differ from the API server's before its reports are refused.",
+    ),
+    Option(
+        "accept_v1",
+        "boolean",
+        "True",
+        "Whether v1 signatures (of existing webda jobs) are accepted. They cover the time only.",
+    ),
+    Option("max_body_bytes", "integer", str(_DEFAULT_LIMITS.body_bytes), "Largest report, in bytes."),
+    Option(
+        "max_report_log_lines", "integer", str(_DEFAULT_LIMITS.report_log_lines), "Most log lines a report."
+    ),
+    Option(
+        "max_line_bytes",
+        "integer",
+        str(_DEFAULT_LIMITS.line_bytes),
+        "Longest log line in bytes; what is longer is cut, and marked as cut.",
+    ),
+    Option(
+        "max_log_lines",
+        "integer",
+        str(_DEFAULT_LIMITS.kept_log_lines),
+        "Log lines kept per action; the oldest are dropped and counted. Operators may set logs_limit.",
+    ),
+    Option(
+        "max_reports_per_second",
+        "float",
+        "100",
+        "Reports taken per action and second by one API server process, with bursts of ten times as many;"
+        " more are answered with 429. 0: no limit.",
+    ),
+    Option(
+        "poll_interval",
+        "float",
+        "2",
+        "Seconds between a waiting task's looks at its action, for reported logs, STOP and timeouts."
+        " The end of a local job does not wait for it.",
+    ),
+    Option("web_threads", "integer", "16", "Threads that serve the job routes in one API server process."),
+    Option(
+        "gc_freeze",
+        "boolean",
+        "True",
+        "Move what the API server has loaded out of the garbage collector's sight once the job routes are"
+        " warm. Without it each full collection stops all requests for some 0.4 s.",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The section, parsed."""
+
+    url: str
+    orchestrator: str
+    max_clock_skew: timedelta
+    accept_v1: bool
+    limits: Limits
+    max_reports_per_second: float
+    poll_interval: timedelta
+    web_threads: int
+    gc_freeze: bool
+
+
+@cache
+def load() -> Settings:
+    """Read the section once per process.
+
+    :raises ValueError: an option has a value that makes no sense
+    """
+    values = {option.name: _read(option) for option in OPTIONS}
+    url = "/" + str(values["url"]).strip("/")
+    if url == "/":
+        raise ValueError(f"[{SECTION}] url must be a path below the root, such as /async")
+    limits = Limits(
+        body_bytes=values["max_body_bytes"],
+        report_log_lines=values["max_report_log_lines"],
+        line_bytes=values["max_line_bytes"],
+        kept_log_lines=values["max_log_lines"],
+    )
+    return Settings(
+        url=url,
+        orchestrator=values["orchestrator"],
+        max_clock_skew=timedelta(seconds=values["max_clock_skew"]),
+        accept_v1=values["accept_v1"],
+        limits=limits,
+        max_reports_per_second=values["max_reports_per_second"],
+        poll_interval=timedelta(seconds=values["poll_interval"]),
+        web_threads=values["web_threads"],
+        gc_freeze=values["gc_freeze"],
+    )
+
+
+def hook_url() -> str:
+    """Return the absolute URL of the job routes as workers and jobs reach them, without a trailing slash.
+
+    ``[asyncaction] base_url``, else beside the execution API, which workers reach by definition.
+    """
+    from airflow.configuration import conf
+
+    if given := conf.get(SECTION, "base_url", fallback=""):
+        return given.rstrip("/")
+    url = load().url
+    if execution_api := conf.get("core", "execution_api_server_url", fallback=""):
+        return execution_api.rstrip("/").removesuffix("/execution") + url
+    base = conf.get("api", "base_url", fallback="") or "/"
+    if base.startswith("/"):
+        base = f"http://localhost:8080{base}"
+    return base.rstrip("/") + url
+
+
+def provider_config() -> dict[str, Any]:
+    """Return the ``config`` section of the provider's info."""
+    options = {
+        option.name: {
+            "description": option.description,
+            "version_added": "0.1.0",
+            "type": option.type,
+            "example": option.example,
+            "default": option.default,
+        }
+        for option in OPTIONS
+    }
+    return {SECTION: {"description": "Jobs that report back (airflow-asyncaction).", "options": options}}
+
+
+def _read(option: Option) -> Any:
+    from airflow.configuration import conf
+
+    match option.type:
+        case "integer":
+            return _at_least_zero(option, conf.getint(SECTION, option.name, fallback=int(option.default)))
+        case "float":
+            return _at_least_zero(option, conf.getfloat(SECTION, option.name, fallback=float(option.default)))
+        case "boolean":
+            return conf.getboolean(SECTION, option.name, fallback=option.default == "True")
+        case _:
+            return conf.get(SECTION, option.name, fallback=option.default)
+
+
+def _at_least_zero(option: Option, value: float) -> float:
+    if value < 0:
+        raise ValueError(f"[{SECTION}] {option.name} is {value}: it must not be negative")
+    return value

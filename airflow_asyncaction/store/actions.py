@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Actions as they are stored. One message is one transaction: lock the row, ``decide``, write.
+
+Nothing here decides anything about an action's life: that is ``protocol.lifecycle``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, select
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from airflow_asyncaction.exceptions import ActionNotFound, StoreUnavailable
+from airflow_asyncaction.protocol.actions import Action
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.lifecycle import (
+    Accepted,
+    Decision,
+    Duplicate,
+    Earlier,
+    Message,
+    Refused,
+    decide,
+    overdue,
+)
+from airflow_asyncaction.protocol.reports import Report
+from airflow_asyncaction.protocol.signing import Scheme
+from airflow_asyncaction.store import log_lines, rows, secret
+from airflow_asyncaction.store.models import action_table, report_table
+
+KEPT_REFUSALS = 100
+"""A job that goes on sending what is refused fills no table: this many refusals are kept an action."""
+KEPT_BODY_BYTES = 4096
+"""How much of a refused report is kept."""
+_PRUNE_EVERY = 64
+
+_CREDENTIALS = select(action_table.c.secret, action_table.c.accept_v1).where(
+    action_table.c.id == bindparam("action_id")
+)
+_INSERT_REPORT = insert(report_table).inline()
+_EARLIER = select(report_table.c.body_sha256, report_table.c.refused_with).where(
+    report_table.c.action_id == bindparam("action_id"), report_table.c.report_key == bindparam("report_key")
+)
+_PRUNE_HEARTBEATS = delete(report_table).where(
+    report_table.c.action_id == bindparam("action_id"),
+    report_table.c.kind == "heartbeat",
+    report_table.c.received_at < bindparam("older_than"),
+)
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What proves a request about an action."""
+
+    secret: str
+    accept_v1: bool
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """How a report came.
+
+    :param key: what identifies it within its action (``signing.report_key``)
+    """
+
+    key: str
+    scheme: Scheme
+    body: bytes
+
+    @property
+    def body_sha256(self) -> str:
+        """Hex digest, which tells a re-send from another report under the same nonce."""
+        return hashlib.sha256(self.body).hexdigest()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a message: the action afterwards, and the refusal, if it was refused."""
+
+    action: Action
+    refused: Refused | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """An action and its log lines after a given one."""
+
+    action: Action
+    log_page: log_lines.LogPage
+
+
+class Actions:
+    """The stored actions.
+
+    :param replay_window: how long a report can be re-sent at the most (twice the clock skew): for that long
+        the nonces of heartbeats are remembered
+    """
+
+    def __init__(self, engine: Engine, *, replay_window: timedelta) -> None:
+        self._engine = engine
+        self._replay_window = replay_window
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Run one transaction.
+
+        :raises StoreUnavailable: the database does not answer
+        """
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except (OperationalError, PoolTimeout) as error:
+            raise StoreUnavailable() from error
+        except DBAPIError as error:
+            error.hide_parameters = True  # they are a job's data, and not for the log
+            if error.connection_invalidated:
+                raise StoreUnavailable() from error
+            raise
+
+    def credentials(self, action_id: JobId) -> Credentials | None:
+        """Return what a request about the action must be signed with; ``None`` if there is no such one."""
+        with self.transaction() as connection:
+            row = connection.execute(_CREDENTIALS, {"action_id": action_id}).one_or_none()
+        return None if row is None else Credentials(secret.decrypt(row.secret), row.accept_v1)
+
+    def report(self, action_id: JobId, report: Report, envelope: Envelope, now: datetime) -> Outcome:
+        """Take one report of a job, once, however often it is sent.
+
+        :raises ActionNotFound: there is no such action
+        """
+        try:
+            with self.transaction() as connection:
+                return self._report(connection, action_id, report, envelope, now, is_resend=False)
+        except IntegrityError:
+            # Its key is there: a re-send, maybe of a report that came in the same moment.
+            with self.transaction() as connection:
+                return self._report(connection, action_id, report, envelope, now, is_resend=True)
+
+    def tell(self, action_id: JobId, message: Message, now: datetime) -> Action:
+        """Take a runner's word on an action (not a report: those have keys), and return what it is then.
+
+        :raises ActionNotFound: there is no such action
+        """
+        with self.transaction() as connection:
+            row = _found(rows.lock(connection, action_id), action_id)
+            action = _apply(connection, row, message, now)
+            return self._check_clocks(connection, action, now)
+
+    def read(self, action_id: JobId) -> Action:
+        """Return an action.
+
+        :raises ActionNotFound: there is no such action
+        """
+        with self.transaction() as connection:
+            return rows.to_action(_found(rows.read(connection, action_id), action_id))
+
+    def view(self, action_id: JobId, *, after_line: int, now: datetime) -> View:
+        """Return an action and its log lines after the given one; end it if one of its clocks ran out.
+
+        :raises ActionNotFound: there is no such action
+        """
+        with self.transaction() as connection:
+            action = rows.to_action(_found(rows.read(connection, action_id), action_id))
+            log_page = log_lines.page(connection, action_id, after_line)
+        if overdue(action, now) is not None:
+            with self.transaction() as connection:
+                row = _found(rows.lock(connection, action_id), action_id)
+                action = self._check_clocks(connection, rows.to_action(row), now)
+        return View(action, log_page)
+
+    def _report(
+        self,
+        connection: Connection,
+        action_id: JobId,
+        report: Report,
+        envelope: Envelope,
+        now: datetime,
+        *,
+        is_resend: bool,
+    ) -> Outcome:
+        row = _found(rows.lock(connection, action_id), action_id)
+        before = rows.to_action(row)
+        earlier = _earlier(connection, action_id, envelope.key) if is_resend else None
+        decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
+        match decision:
+            case Duplicate():
+                return Outcome(before)
+            case Refused():
+                _keep_refusal(connection, row, decision, envelope, now)
+                return Outcome(before, decision)
+            case Accepted(after):
+                self._keep_report(connection, row, after, report, envelope, now)
+                return Outcome(after)
+
+    def _keep_report(
+        self,
+        connection: Connection,
+        row: Row[Any],
+        after: Action,
+        report: Report,
+        envelope: Envelope,
+        now: datetime,
+    ) -> None:
+        before = rows.to_action(row)
+        last_line = row.log_lines + len(report.logs)
+        connection.execute(
+            _INSERT_REPORT,
+            {
+                **_report_columns(row.id, envelope, now),
+                "kind": _kind(report),
+                "logs": log_lines.encode(report.logs),
+                "log_count": len(report.logs),
+                "last_line": last_line if report.logs else None,
+            },
+        )
+        changes = rows.changes(before, after, now)
+        changes["report_count"] = row.report_count + 1
+        if envelope.scheme is Scheme.V2 and row.accept_v1:
+            changes["accept_v1"] = False  # once v2, never v1 again
+        if report.logs:
+            changes["log_lines"] = last_line
+            excess = last_line - row.log_lines_dropped - row.log_limit
+            if excess > 0:
+                log_lines.drop_oldest(connection, row.id, dropped=row.log_lines_dropped, excess=excess)
+                changes["log_lines_dropped"] = row.log_lines_dropped + excess
+        rows.write(connection, row.id, changes)
+        if changes["report_count"] % _PRUNE_EVERY == 0:
+            older_than = now - self._replay_window
+            connection.execute(_PRUNE_HEARTBEATS, {"action_id": row.id, "older_than": older_than})
+
+    def _check_clocks(self, connection: Connection, action: Action, now: datetime) -> Action:
+        time_out = overdue(action, now)
+        if time_out is None:
+            return action
+        after = _accepted(decide(action, time_out, now))
+        rows.write(connection, action.id, rows.changes(action, after, now))
+        _keep_message(connection, action.id, "timeout", now)
+        return after
+
+
+def _apply(connection: Connection, row: Row[Any], message: Message, now: datetime) -> Action:
+    before = rows.to_action(row)
+    after = _accepted(decide(before, message, now))
+    rows.write(connection, row.id, rows.changes(before, after, now))
+    _keep_message(connection, row.id, type(message).__name__.lower(), now)
+    return after
+
+
+def supersede(connection: Connection, action_id: JobId, message: Message, now: datetime) -> None:
+    """Apply a message within somebody else's transaction."""
+    row = rows.lock(connection, action_id)
+    if row is not None:
+        _apply(connection, row, message, now)
+
+
+def _accepted(decision: Decision) -> Action:
+    if not isinstance(decision, Accepted):
+        raise AssertionError(f"only reports can be refused: {decision}")
+    return decision.action
+
+
+def _found(row: Row[Any] | None, action_id: JobId) -> Row[Any]:
+    if row is None:
+        raise ActionNotFound(f"There is no action {action_id}")
+    return row
+
+
+def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
+    row = connection.execute(_EARLIER, {"action_id": action_id, "report_key": key}).one_or_none()
+    return None if row is None else Earlier(row.body_sha256, row.refused_with)
+
+
+def _keep_refusal(
+    connection: Connection, row: Row[Any], refused: Refused, envelope: Envelope, now: datetime
+) -> None:
+    if refused.repeated or row.refused_count >= KEPT_REFUSALS:
+        return
+    columns = _report_columns(row.id, envelope, now)
+    if refused.code == "nonce_reused":
+        columns["report_key"] = None
+    columns["refused_with"] = refused.code
+    columns["body"] = envelope.body[:KEPT_BODY_BYTES].decode("utf-8", "replace").replace("\0", "�")
+    connection.execute(_INSERT_REPORT, columns)
+    rows.write(connection, row.id, {"refused_count": row.refused_count + 1, "updated_at": now})
+
+
+def _keep_message(connection: Connection, action_id: JobId, kind: str, now: datetime) -> None:
+    """Keep a runner's word for the action's time line."""
+    envelope = Envelope("." + secrets.token_hex(16), Scheme.V2, b"")
+    connection.execute(_INSERT_REPORT, {**_report_columns(action_id, envelope, now), "kind": kind})
+
+
+def _report_columns(action_id: JobId, envelope: Envelope, now: datetime) -> dict[str, Any]:
+    return {
+        "action_id": action_id,
+        "report_key": envelope.key,
+        "scheme": envelope.scheme.value,
+        "body_sha256": envelope.body_sha256,
+        "kind": "report",
+        "refused_with": None,
+        "body": None,
+        "logs": None,
+        "log_count": 0,
+        "last_line": None,
+        "received_at": now,
+    }
+
+
+def _kind(report: Report) -> str:
+    if report.is_heartbeat:
+        return "heartbeat"
+    return report.status.value if report.status else "report"

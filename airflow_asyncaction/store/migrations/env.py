@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How alembic runs these migrations: in Airflow's database, blind to everybody else's tables."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from airflow import settings
+from alembic import context
+
+from airflow_asyncaction.store.db_manager import AsyncActionDBManager
+
+metadata = AsyncActionDBManager.metadata
+
+
+def include_object(_: Any, name: str | None, type_: str, *_args: Any) -> bool:
+    """Skip foreign tables."""
+    return type_ != "table" or name in metadata.tables
+
+
+common: dict[str, Any] = {
+    "target_metadata": metadata,
+    "compare_type": True,
+    "compare_server_default": True,
+    "render_as_batch": True,
+    "include_object": include_object,
+    "version_table": AsyncActionDBManager.version_table_name,
+}
+
+if context.is_offline_mode():
+    context.configure(url=settings.SQL_ALCHEMY_CONN, literal_binds=True, **common)
+    with context.begin_transaction():
+        context.run_migrations()
+else:
+    with contextlib.ExitStack() as stack:
+        connection = context.config.attributes.get("connection")
+        if connection is None:
+            connection = stack.enter_context(settings.get_engine().connect())
+        context.configure(connection=connection, transaction_per_migration=True, **common)
+        with context.begin_transaction():
+            context.run_migrations()

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables. Migrations must make exactly these: ``airflow db migrate`` creates a new database from here."""
+
+from __future__ import annotations
+
+from airflow.utils.sqlalchemy import UtcDateTime
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
+from sqlalchemy.dialects.mysql import LONGTEXT
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only for INTEGER primary keys.
+_row_id = BigInteger().with_variant(Integer, "sqlite")
+# MySQL's TEXT ends at 64 KiB.
+_json_text = Text().with_variant(LONGTEXT, "mysql")
+_action_id = Uuid(as_uuid=False)
+
+action_table = Table(
+    "async_action",
+    metadata,
+    Column("id", _action_id, primary_key=True),
+    Column("type", String(250), nullable=False),
+    Column("runner", String(50), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    # The task instance it belongs to. No foreign keys: Airflow's tables are not in this metadata, and a
+    # cleared try takes a new id while its actions stay.
+    Column("ti_id", _action_id, nullable=True),
+    Column("dag_id", String(250), nullable=False),
+    Column("run_id", String(250), nullable=False),
+    Column("task_id", String(250), nullable=False),
+    Column("map_index", Integer, nullable=False),
+    # Proof of who registered it (sha256 of the nonce, hex), and the job's secret, Fernet-encrypted.
+    Column("registration", String(64), nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("accept_v1", Boolean(create_constraint=False), nullable=False),
+    # What was asked for.
+    Column("arguments", _json_text, nullable=False),
+    Column("completion", String(10), nullable=False),
+    Column("require_report", Boolean(create_constraint=False), nullable=False),
+    Column("start_timeout_seconds", Float, nullable=True),
+    Column("heartbeat_timeout_seconds", Float, nullable=True),
+    Column("log_limit", Integer, nullable=False),
+    # Where it stands.
+    Column("state", String(20), nullable=False),
+    Column("reported", String(20), nullable=True),
+    Column("status_details", _json_text, nullable=True),
+    Column("results", _json_text, nullable=True),
+    Column("error_name", String(250), nullable=True),
+    Column("error_message", _json_text, nullable=True),
+    Column("agent", _json_text, nullable=True),
+    Column("job", _json_text, nullable=True),
+    Column("exit", _json_text, nullable=True),
+    Column("verb", String(10), nullable=True),
+    Column("stop_reason", String(50), nullable=True),
+    Column("fenced", Boolean(create_constraint=False), nullable=False),
+    # Lines are numbered from 1; those up to log_lines_dropped are gone.
+    Column("log_lines", Integer, nullable=False),
+    Column("log_lines_dropped", Integer, nullable=False),
+    Column("report_count", Integer, nullable=False),
+    Column("refused_count", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("started_at", UtcDateTime, nullable=True),
+    Column("last_report_at", UtcDateTime, nullable=True),
+    Column("ended_at", UtcDateTime, nullable=True),
+    # What `airflow db clean` goes by: an action that still lives is never old.
+    Column("updated_at", UtcDateTime, nullable=False),
+    UniqueConstraint("ti_id"),
+    Index(None, "dag_id", "run_id", "task_id", "map_index"),
+    Index(None, "updated_at"),
+)
+
+report_table = Table(
+    "async_action_report",
+    metadata,
+    Column("id", _row_id, primary_key=True, autoincrement=True),
+    # No foreign key: `airflow db clean` archives and deletes each table by itself.
+    Column("action_id", _action_id, nullable=False),
+    # What identifies a report within its action: the nonce. NULL where it was used before.
+    Column("report_key", String(64), nullable=True),
+    Column("scheme", String(10), nullable=False),
+    Column("body_sha256", String(64), nullable=False),
+    # What came: "heartbeat", a status, or the runner's "launched", "exit", "stop", ...
+    Column("kind", String(20), nullable=False),
+    # NULL if accepted, else the code of the refusal, with the body, cut.
+    Column("refused_with", String(50), nullable=True),
+    Column("body", Text, nullable=True),
+    Column("logs", _json_text, nullable=True),
+    Column("log_count", Integer, nullable=False),
+    Column("last_line", Integer, nullable=True),
+    Column("received_at", UtcDateTime, nullable=False),
+    UniqueConstraint("action_id", "report_key"),
+    Index(None, "action_id", "last_line"),
+    Index(None, "received_at"),
+)

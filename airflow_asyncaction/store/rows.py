@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of ``async_action`` as :class:`Action` objects, and the changes of an action as columns."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Row, bindparam, select, update
+
+from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.reports import ReportedStatus
+from airflow_asyncaction.store.models import action_table
+
+_FIELDS = tuple(field.name for field in fields(Action))
+
+_SELECT = select(action_table).where(action_table.c.id == bindparam("action_id"))
+_SELECT_LOCKED = _SELECT.with_for_update()
+_UPDATE = update(action_table).where(action_table.c.id == bindparam("action_id"))
+# SQLite has no row locks: a write takes the database's, before anything is read.
+_LOCK_SQLITE = _UPDATE.values(updated_at=action_table.c.updated_at)
+
+
+def read(connection: Connection, action_id: JobId) -> Row[Any] | None:
+    """Return the action's row without locking it."""
+    return connection.execute(_SELECT, {"action_id": action_id}).one_or_none()
+
+
+def lock(connection: Connection, action_id: JobId) -> Row[Any] | None:
+    """Return the action's row, nobody else's to change until the transaction ends."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(_LOCK_SQLITE, {"action_id": action_id})
+        return read(connection, action_id)
+    return connection.execute(_SELECT_LOCKED, {"action_id": action_id}).one_or_none()
+
+
+def write(connection: Connection, action_id: JobId, changes: dict[str, Any]) -> None:
+    """Write changed columns of a locked row."""
+    connection.execute(_UPDATE, {"action_id": action_id, **changes})
+
+
+def to_action(row: Row[Any]) -> Action:
+    """Return the action that a row holds."""
+    return Action(
+        id=row.id,
+        type=row.type,
+        attempt=row.attempt,
+        created_at=row.created_at,
+        state=State(row.state),
+        arguments=row.arguments,
+        completion=Completion(row.completion),
+        require_report=row.require_report,
+        start_timeout=_duration(row.start_timeout_seconds),
+        heartbeat_timeout=_duration(row.heartbeat_timeout_seconds),
+        accept_v1=row.accept_v1,
+        reported=row.reported and ReportedStatus(row.reported),
+        status_details=row.status_details,
+        results=row.results,
+        error_name=row.error_name,
+        error_message=row.error_message,
+        agent=row.agent,
+        job=row.job,
+        verb=row.verb and Verb(row.verb),
+        stop_reason=row.stop_reason and StopReason(row.stop_reason),
+        fenced=row.fenced,
+        exit=row.exit,
+        started_at=row.started_at,
+        last_report_at=row.last_report_at,
+        ended_at=row.ended_at,
+    )
+
+
+def changes(before: Action, after: Action, now: datetime) -> dict[str, Any]:
+    """Return the columns that differ, and when they were changed."""
+    changed = {
+        name: getattr(after, name) for name in _FIELDS if getattr(after, name) is not getattr(before, name)
+    }
+    return {**changed, "updated_at": now}
+
+
+def _duration(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)

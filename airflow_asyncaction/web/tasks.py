@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of tasks: register an action, then follow it and tell what the runner saw.
+
+Registration is proven by the task state store (``store.registration``), all else by the job's secret.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.protocol.job_info import is_job_id
+from airflow_asyncaction.protocol.reports import parse_object
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView, word_from_json
+from airflow_asyncaction.settings import Settings
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.registration import Registered, register
+from airflow_asyncaction.web.security import authenticate_task
+from airflow_asyncaction.web.wire import raw_body
+
+
+def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
+    """Return the routes below ``/task``."""
+    blueprint = Blueprint("tasks", __name__, url_prefix="/task")
+
+    @blueprint.post("/register")
+    def registration() -> Response:
+        fields = parse_object(raw_body(request, settings.limits.body_bytes))
+        ti_id, nonce = fields.get("tiId"), fields.get("nonce")
+        if not isinstance(ti_id, str) or not is_job_id(ti_id) or not isinstance(nonce, str):
+            raise MalformedReport("tiId is not a UUID or nonce is not a string", field="tiId")
+        if not isinstance(fields.get("spec"), dict):
+            raise MalformedReport("spec is not an object", field="spec")
+        spec = ActionSpec.from_json(fields["spec"])
+        registered = register(actions, ti_id, nonce, spec, datetime.now(UTC))
+        return jsonify(_registered_json(registered, settings))
+
+    @blueprint.get("/action")
+    def action() -> Response:
+        caller = authenticate_task(request, actions, settings)
+        after_line = request.args.get("after", 0, type=int)
+        view = actions.view(caller.action_id, after_line=after_line, now=caller.now)
+        page = view.log_page
+        task_view = TaskView.of(
+            view.action, logs=page.lines, first_line=page.first_line, has_more=page.has_more
+        )
+        return jsonify(task_view.to_json())
+
+    @blueprint.post("/word")
+    def word() -> Response:
+        caller = authenticate_task(request, actions, settings)
+        said = word_from_json(parse_object(caller.envelope.body))
+        return jsonify(TaskView.of(actions.tell(caller.action_id, said, caller.now)).to_json())
+
+    return blueprint
+
+
+def _registered_json(registered: Registered, settings: Settings) -> dict[str, Any]:
+    return {
+        "actionId": registered.action.id,
+        "secretKey": registered.secret,
+        "orchestrator": settings.orchestrator,
+        "attempt": registered.action.attempt,
+    }
