@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""For the job's own program: report to Airflow with the standard library alone, no Airflow needed.
+
+from airflow_asyncaction.job import open_job
+
+with open_job() as job:
+job.progress(40, "loading")
+job.log("half of it is there")
+job.result({"rows": load(job.arguments)})
+"""
+
+from __future__ import annotations
+
+from airflow_asyncaction.exceptions import JobInfoError, ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.job.client import Job, current_job, open_job, use_job
+from airflow_asyncaction.job.reporter import Timing
+from airflow_asyncaction.job.transport import Request
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.reports import LogLine
+
+__all__ = [
+    "Job",
+    "JobInfo",
+    "JobInfoError",
+    "LogLine",
+    "Request",
+    "ServerError",
+    "ServerUnreachable",
+    "Superseded",
+    "Timing",
+    "current_job",
+    "open_job",
+    "use_job",
+]

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command line of the job side: ``python -m airflow_asyncaction.job run -- CMD ...``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from airflow_asyncaction import __version__
+from airflow_asyncaction.job import wrap
+from airflow_asyncaction.job.reporter import say
+
+_DESCRIPTION = """\
+Run an unmodified program as a job of Airflow. Its output is passed through and reported as log lines; its end
+is reported as SUCCESS (exit code 0) or ERROR. The program may report by itself as well: an end that it has
+reported stands. Once Airflow asks the job to stop, no end is reported: its exit is the end.
+SIGTERM, SIGINT and SIGHUP are passed on to the program's process group, SIGUSR1 and SIGUSR2 to the program.
+Exit code: the program's; killed by the same signal if it was; 125: wrong usage or JOB_ variables, 126: the
+program cannot be run, 127: it was not found. Without JOB_ variables the program is run, and nothing else."""
+
+
+class _UsageError(Exception):
+    """The command line is wrong."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    try:
+        own, command = _split(arguments)
+        options = parser.parse_args(own)
+        if not command or not command[0]:
+            raise _UsageError('say what to run after "--"')
+    except _UsageError as error:
+        parser.print_usage(sys.stderr)
+        say(str(error))
+        wrap.report_failure(f"Wrong usage of the wrapper: {error}", os.environ)
+        return wrap.WRAPPER_FAILED
+    return wrap.run(
+        command,
+        wrap.Options(
+            heartbeat_seconds=options.heartbeat_interval,
+            stop_grace_seconds=options.stop_grace,
+            report_timeout_seconds=options.report_timeout,
+        ),
+        os.environ,
+    )
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Cut at the first ``--``: what follows is the program's, whatever it looks like."""
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    defaults = wrap.Options()
+    parser = _Parser(prog="python -m airflow_asyncaction.job", description=_DESCRIPTION)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
+    run = verbs.add_parser(
+        "run", usage="%(prog)s [options] -- CMD ...", help="run a program and report for it"
+    )
+    for name, default, meaning in (
+        ("--heartbeat-interval", defaults.heartbeat_seconds, "between reports, at most"),
+        ("--stop-grace", defaults.stop_grace_seconds, "between SIGTERM and SIGKILL when asked to stop"),
+        ("--report-timeout", defaults.report_timeout_seconds, "to re-send the end to a server that is away"),
+    ):
+        run.add_argument(name, type=_seconds, default=default, metavar="S", help=f"seconds {meaning}")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < 10**7:
+        raise ValueError
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

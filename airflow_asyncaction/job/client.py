@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Python job says and asks, in a few calls; all of it is harmless outside Airflow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any, Self
+
+from airflow_asyncaction.exceptions import AsyncActionError
+from airflow_asyncaction.job.outbox import tidy
+from airflow_asyncaction.job.reporter import Reporter, Timing, say
+from airflow_asyncaction.job.transport import Request, Transport
+from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, LogLine
+
+_DONE = 100  # per cent
+
+
+class Job:
+    """A job as its own program sees it.
+
+    As a context manager it is started, and flushed and closed at the end. Leaving by an exception reports it
+    with :meth:`fail` and lets it pass; leaving by ``sys.exit``, or normally without :meth:`result` or
+    :meth:`fail`, leaves the end to the process's exit code.
+
+    A process forked from the job's may log and report too; it sends no heartbeats, and leaving the ``with``
+    block in it ends nothing.
+
+    What it does not do: it handles no signal, and stops nobody; ask :meth:`is_stopping` now and then.
+
+    :param info: who the job is; ``None``: outside Airflow, nothing is sent
+    :param echo: gets each logged line at once, in the thread that logs it
+    :param agent: what the server is told of this process; default: hostname, platform, pid, python
+    :raises JobInfoError: the hook's URL cannot be used
+    """
+
+    def __init__(
+        self,
+        info: JobInfo | None,
+        *,
+        echo: Callable[[LogLine], None] | None = None,
+        agent: Mapping[str, Any] | None = None,
+        timing: Timing | None = None,
+    ) -> None:
+        timing = timing or Timing()
+        self._info = info
+        self._echo = echo
+        self._arguments: Any = None
+        self._has_arguments = False
+        self._reporter: Reporter | None = None
+        if info is not None:
+            transport = Transport(info, timeout_seconds=timing.timeout_seconds)
+            self._reporter = Reporter(transport, agent=agent or this_agent(), timing=timing)
+
+    def __repr__(self) -> str:
+        return f"<Job {self._info.job_id if self._info else 'outside Airflow'}>"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, SystemExit) and self._may_end():
+            try:
+                self.fail(error)
+            except AsyncActionError as failure:
+                say(f"the job's failure could not be reported: {failure}")
+        self.close()
+
+    @property
+    def info(self) -> JobInfo | None:
+        """Who the job is; ``None`` outside Airflow."""
+        return self._info
+
+    @property
+    def arguments(self) -> Any:
+        """What the action was given: from ``JOB_ARGUMENTS``, else asked for once; ``{}`` outside Airflow.
+
+        :raises ServerError: it was asked for, and not answered
+        :raises json.JSONDecodeError: ``JOB_ARGUMENTS`` is not JSON
+        """
+        if not self._has_arguments:
+            if self._info is None or self._reporter is None:
+                self._arguments = {}
+            elif self._info.arguments:
+                self._arguments = json.loads(self._info.arguments)
+            else:
+                self._arguments = self._reporter.call(Request("GET", "/job"))["arguments"]
+            self._has_arguments = True
+        return self._arguments
+
+    def start(self) -> None:
+        """Tell the server that the job runs, and go on doing so in the background. Done by all else here."""
+        if self._reporter is not None:
+            self._reporter.start()
+
+    def log(self, text: str, level: str = "INFO", *, stream: str | None = None) -> None:
+        """Send a log line, soon and together with others. Never fails, and never waits for the server.
+
+        :param text: cut to 16 KiB
+        :param stream: ``stdout`` or ``stderr`` if this line is written there as well
+        """
+        line = LogLine(tidy(str(text)), str(level).upper(), time.time_ns() // 1_000_000, stream)
+        if self._echo is not None:
+            self._echo(line)
+        if self._reporter is not None:
+            self._reporter.add(line)
+
+    def progress(self, percent: float, message: str | None = None) -> None:
+        """Say how far the job is. Cheap: only the newest is sent, about every second.
+
+        :param percent: 0 to 100
+        :raises ValueError: it is not
+        """
+        if not math.isfinite(percent) or not 0 <= percent <= _DONE:
+            raise ValueError(f"progress is a number from 0 to 100, not {percent!r}")
+        details: dict[str, Any] = {"progress": percent}
+        if message is not None:
+            details["message"] = tidy(str(message))
+        if self._reporter is not None:
+            self._reporter.set_details(details, hurry=percent == _DONE)
+
+    def result(self, value: Any) -> None:
+        """Report SUCCESS with a result, ``None``, ``0`` and ``""`` included, and wait until it has arrived.
+
+        :param value: any JSON value
+        :raises TypeError: it is not; nothing was sent
+        :raises Superseded: a newer attempt took over: stop
+        :raises ServerError: it was refused, or could not be delivered
+        """
+        self._end({"status": "SUCCESS", "results": _as_json(value)})
+
+    def succeed(self) -> None:
+        """Report SUCCESS without a result. Raises like :meth:`result`."""
+        self._end({"status": "SUCCESS"})
+
+    def fail(self, error: str | BaseException, name: str | None = None) -> None:
+        """Report ERROR and wait until it has arrived. Raises like :meth:`result`.
+
+        :param error: the message, or the exception that tells it
+        :param name: of the kind of error; default: the exception's type, or ``JobError``
+        """
+        if isinstance(error, BaseException):
+            name = name or type(error).__name__
+        name = tidy(name or "JobError")[:MAX_NAME_CHARS]
+        message = tidy(str(error) or name)[:MAX_MESSAGE_CHARS]
+        self._end({"status": "ERROR", "errorName": name, "errorMessage": message})
+
+    def is_stopping(self) -> bool:
+        """Whether the job was asked to stop, or was replaced. It is told with each answer to a report."""
+        return self._reporter is not None and self._reporter.is_stopping
+
+    def flush(self, patience_seconds: float | None = None) -> None:
+        """Send what waits to be sent, and wait until it has arrived.
+
+        :param patience_seconds: how long to try while the server is away
+        :raises ServerError: it could not be delivered
+        """
+        if self._reporter is not None:
+            self._reporter.flush(patience_seconds)
+
+    def close(self) -> None:
+        """Send what waits to be sent, and stop the background thread. A closed job that is used starts again.
+
+        Never raises; what could not be sent is said on stderr.
+        """
+        if self._reporter is not None:
+            self._reporter.close()
+
+    def send(self, request: Request) -> dict[str, Any]:
+        """Send a signed request to another route of the hook, and return the answer's object.
+
+        :raises ServerError: it was refused, or could not be delivered, or this is outside Airflow
+        """
+        if self._reporter is None:
+            raise AsyncActionError("There is no server to ask outside Airflow")
+        return self._reporter.call(request)
+
+    def _end(self, fields: Mapping[str, Any]) -> None:
+        if self._reporter is not None:
+            self._reporter.end(fields)
+
+    def _may_end(self) -> bool:
+        return self._reporter is not None and self._reporter.is_owner and not self._reporter.has_ended
+
+
+def this_agent() -> dict[str, Any]:
+    """Return what the server is told of this process."""
+    return {
+        "hostname": socket.gethostname(),
+        "platform": platform.platform(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+    }
+
+
+_innermost: list[Job] = []  # for threads, which do not see their starter's context
+_current: ContextVar[Job | None] = ContextVar("asyncaction_job", default=None)
+_opened: Job | None = None
+_opening = threading.RLock()
+_has_said = False
+
+
+def open_job(environ: Mapping[str, str] | None = None, *, timing: Timing | None = None) -> Job:
+    """Return the job that this process is, started; outside Airflow, one that sends nothing.
+
+    :param environ: default: ``os.environ``
+    :raises JobInfoError: some of the JOB_ variables are missing or wrong
+    """
+    info = JobInfo.from_environ(os.environ if environ is None else environ)
+    if info is None:
+        _say_outside()
+    job = Job(info, timing=timing)
+    job.start()
+    return job
+
+
+def current_job() -> Job:
+    """Return the job of the innermost :func:`use_job`, else the one of this process's environment."""
+    global _opened  # noqa: PLW0603 - a process is one job
+    job = _current.get() or (_innermost[-1] if _innermost else None)
+    if job is not None:
+        return job
+    with _opening:
+        if _opened is None:
+            _opened = open_job()
+        return _opened
+
+
+@contextlib.contextmanager
+def use_job(job: Job) -> Iterator[Job]:
+    """Make ``job`` what :func:`current_job` returns, also in threads that are started within. Starts it only.
+
+    Who made the job ends or closes it.
+    """
+    job.start()
+    token = _current.set(job)
+    _innermost.append(job)
+    try:
+        yield job
+    finally:
+        _innermost.remove(job)
+        _current.reset(token)
+
+
+def _say_outside() -> None:
+    global _has_said  # noqa: PLW0603 - once per process
+    if not _has_said:
+        _has_said = True
+        say("there are no JOB_ variables, so this is no job of Airflow: nothing is reported")
+
+
+def _as_json(value: Any) -> Any:
+    """Return the value as the server will read it.
+
+    :raises TypeError: it would not take it
+    """
+    try:
+        return strict_json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"A result must be a JSON value: {error}") from None

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries one signed request to the API server, over outages and a wrong clock, on a connection kept open."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from airflow_asyncaction import __version__
+from airflow_asyncaction.exceptions import JobInfoError, ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.signing import Content, signed_headers
+
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_RETRY_AFTER_SECONDS = 60.0
+
+_BROKEN = (OSError, http.client.HTTPException, ValueError)
+"""What a connection raises. ``ValueError`` after a signal handler has used it within another use."""
+
+_OUTAGES = frozenset({429, 502, 503, 504})
+_POLL_SECONDS = 0.05
+_ABSURD_TIME_MS = 10**15
+_SAID_CHARS = 500
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def new_nonce() -> str:
+    """Return what identifies one report and all its re-sends."""
+    return secrets.token_urlsafe(18)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request; sent again, it is the same one to the server.
+
+    :param path: relative to the hook, percent-encoded
+    :param query: without ``?``
+    """
+
+    method: str
+    path: str
+    body: bytes = b""
+    query: str = ""
+    nonce: str = field(default_factory=new_nonce)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backoff:
+    """How long to wait between re-sends: twice as long each time, less up to a half at random."""
+
+    first_seconds: float = 0.25
+    longest_seconds: float = 15.0
+
+    def delays(self) -> Iterator[float]:
+        """Yield the waits, without end."""
+        delay = self.first_seconds
+        while True:
+            yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - only to spread load
+            delay = min(delay * 2, self.longest_seconds)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    payload: bytes
+    retry_after: str | None = None
+
+    def fields(self) -> dict[str, Any] | None:
+        try:
+            fields = json.loads(self.payload)
+        except (ValueError, RecursionError):
+            return None
+        return fields if isinstance(fields, dict) else None
+
+
+class _Outage(Exception):
+    """The server did not answer, or not for the time being."""
+
+    def __init__(self, message: str, *, status: int = 0, code: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.retry_after_seconds = retry_after
+
+
+class Transport:
+    """A signed way to one hook.
+
+    One thread sends at a time; callers see to it. It goes to the hook directly: proxy variables are not read.
+    An error never holds the secret, a header or what was sent.
+
+    :param timeout_seconds: for connecting, and for each wait for more bytes
+    :raises JobInfoError: the hook's URL cannot be used
+    """
+
+    def __init__(
+        self, info: JobInfo, *, timeout_seconds: float = 10.0, backoff: Backoff | None = None
+    ) -> None:
+        self._info = info
+        self._timeout_seconds = timeout_seconds
+        self._backoff = backoff or Backoff()
+        self._clock_offset_ms = 0
+        self._connection: http.client.HTTPConnection | None = None
+        try:
+            url = urlsplit(info.hook)
+            self._host, self._port = url.hostname or "", url.port
+        except ValueError:
+            raise JobInfoError("JOB_HOOK is not a URL") from None
+        if not self._host:
+            raise JobInfoError("JOB_HOOK names no host")
+        self._is_https = url.scheme == "https"
+        self._prefix = quote(url.path.rstrip("/"), safe="/%:@!$&'()*+,;=~-._")
+
+    def send(
+        self,
+        request: Request,
+        *,
+        patience_seconds: float,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> dict[str, Any]:
+        """Send a request until it is answered, and return the answer's object.
+
+        :param patience_seconds: how long to go on re-sending over an outage; 0: send it once
+        :param give_up: asked now and then while waiting: whether to stop waiting at once
+        :raises ServerUnreachable: the outage lasted longer
+        :raises Superseded: the job should stop
+        :raises ServerError: the request was refused
+        """
+        deadline = time.monotonic() + patience_seconds
+        for delay in self._backoff.delays():
+            try:
+                return self._judge(self._exchange_on_time(request))
+            except _Outage as outage:
+                wait_until = min(deadline, time.monotonic() + max(delay, outage.retry_after_seconds))
+                if time.monotonic() >= deadline or not _wait(wait_until, give_up):
+                    raise ServerUnreachable(
+                        f"No answer from {self._host}: {outage}", status=outage.status, code=outage.code
+                    ) from None
+        raise AssertionError("delays() does not end")
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _exchange_on_time(self, request: Request) -> _Answer:
+        """Exchange; if the server finds the time stale, correct the clock and exchange once more."""
+        answer = self._exchange(request)
+        if answer.status != HTTPStatus.UNAUTHORIZED:
+            return answer
+        fields = answer.fields() or {}
+        server_time = fields.get("serverTime")
+        if fields.get("error") != "stale_time" or type(server_time) is not int:
+            return answer
+        if not 0 < server_time < _ABSURD_TIME_MS:
+            return answer
+        self._clock_offset_ms = server_time - _now_ms()
+        return self._exchange(request)
+
+    def _exchange(self, request: Request) -> _Answer:
+        """Exchange, at once again if the server had closed the idle connection."""
+        reused = self._connection is not None
+        try:
+            return self._round_trip(request)
+        except _BROKEN as error:
+            if not reused:
+                raise _Outage(_describe(error)) from None
+        try:
+            return self._round_trip(request)
+        except _BROKEN as error:
+            raise _Outage(_describe(error)) from None
+
+    def _round_trip(self, request: Request) -> _Answer:
+        target = self._prefix + request.path or "/"
+        if request.query:
+            target += "?" + request.query
+        try:
+            connection = self._connection = self._connection or self._connect()
+            connection.request(request.method, target, request.body or None, self._headers(request))
+            response = connection.getresponse()
+            payload = response.read(MAX_ANSWER_BYTES)
+        except BaseException:  # a signal handler's exception too leaves the connection useless
+            self.close()
+            raise
+        if not response.isclosed():  # longer than the cap
+            self.close()
+        return _Answer(response.status, payload, response.getheader("Retry-After"))
+
+    def _connect(self) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._is_https else http.client.HTTPConnection
+        return kind(self._host, self._port, timeout=self._timeout_seconds)
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        content = Content(request.method, request.path, request.query, request.body)
+        headers = signed_headers(
+            self._info, content, time_ms=_now_ms() + self._clock_offset_ms, nonce=request.nonce
+        )
+        headers["Accept"] = "application/json"
+        headers["User-Agent"] = f"airflow-asyncaction/{__version__}"
+        if request.body:
+            headers["Content-Type"] = "application/json"
+        if self._info.traceparent and _TRACEPARENT.fullmatch(self._info.traceparent):
+            headers["traceparent"] = self._info.traceparent
+        return headers
+
+    def _judge(self, answer: _Answer) -> dict[str, Any]:
+        fields = answer.fields()
+        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            if fields is None:  # a captive portal, or a proxy's page: not the API server
+                raise _Outage("it answered with something else than a JSON object", status=answer.status)
+            return fields
+        code, said = _error_of(fields)
+        text = f"it answered {answer.status}" + (f" {code}" if code else "") + (f": {said}" if said else "")
+        if answer.status in _OUTAGES:
+            raise _Outage(text, status=answer.status, code=code, retry_after=_seconds(answer.retry_after))
+        kind = Superseded if answer.status == HTTPStatus.GONE else ServerError
+        raise kind(f"{self._host} refused: {text}", status=answer.status, code=code)
+
+
+def _wait(until: float, give_up: Callable[[], bool]) -> bool:
+    """Sleep; return ``False`` if told to give up. Polls, as locks are not for signal handlers."""
+    while (left := until - time.monotonic()) > 0:
+        if give_up():
+            return False
+        time.sleep(min(left, _POLL_SECONDS))
+    return not give_up()
+
+
+def _error_of(fields: dict[str, Any] | None) -> tuple[str, str]:
+    code, said = (fields or {}).get("error"), (fields or {}).get("message")
+    return (
+        code[:_SAID_CHARS] if isinstance(code, str) else "",
+        said[:_SAID_CHARS] if isinstance(said, str) else "",
+    )
+
+
+def _seconds(retry_after: str | None) -> float:
+    """Read a Retry-After header: seconds or a date; anything else is 0."""
+    if retry_after is None:
+        return 0.0
+    try:
+        if retry_after.strip().isascii() and retry_after.strip().isdigit():
+            wanted = float(retry_after)
+        else:
+            until = parsedate_to_datetime(retry_after)
+            wanted = (until.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return 0.0
+    return min(max(wanted, 0.0), MAX_RETRY_AFTER_SECONDS)
+
+
+def _describe(error: Exception) -> str:
+    """Say what went wrong with the connection; an ``OSError`` says no more than errno and its text."""
+    said = error.strerror if isinstance(error, OSError) else None
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

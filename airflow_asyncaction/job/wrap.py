@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a program that knows nothing of the job protocol, and reports for it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from airflow_asyncaction.exceptions import AsyncActionError, JobInfoError, ServerError, Superseded
+from airflow_asyncaction.job.client import Job
+from airflow_asyncaction.job.reporter import Timing, say
+from airflow_asyncaction.job.streams import Pump
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.lifecycle import TAIL_LINES
+from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS
+
+WRAPPER_FAILED = 125
+CANNOT_RUN = 126
+NOT_FOUND = 127
+
+_TO_GROUP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # they end a program with all it started
+_TO_PROGRAM = (signal.SIGUSR1, signal.SIGUSR2)  # a child that does not know them would die of them
+_POLL_SECONDS = 0.2
+_QUIET_SECONDS = 5.0
+_PR_SET_PDEATHSIG = 1
+_CONFLICT = 409
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to wrap.
+
+    :param stop_grace_seconds: between SIGTERM and SIGKILL when the server asks the job to stop
+    :param report_timeout_seconds: how long the end is re-sent to a server that is away
+    """
+
+    heartbeat_seconds: float = 10.0
+    stop_grace_seconds: float = 10.0
+    report_timeout_seconds: float = 330.0
+
+
+def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) -> int:
+    """Run a program and report for it; return the code to exit with.
+
+    A program that was killed by a signal takes this process with it by the same signal: whoever started it
+    sees what really happened. 128 + signal is returned where that cannot be (process 1).
+
+    :returns: the program's exit code; 125: this wrapper failed, 126: the program cannot be run, 127: it was
+        not found
+    """
+    try:
+        info = JobInfo.from_environ(environ)
+        if info is None:
+            return _become(command, environ)
+        agent = {"hostname": socket.gethostname(), "platform": platform.platform(), "program": command[0]}
+        job = Job(info, agent={**agent, "pid": os.getpid()}, timing=_timing(options))
+    except JobInfoError as error:
+        say(str(error))
+        return WRAPPER_FAILED
+    try:
+        program = _Program(command, environ, job, options)
+    except OSError as error:
+        code, text = _cannot_start(command[0], error)
+        say(text)
+        _report(lambda: job.fail(text, name="NotFound" if code == NOT_FOUND else "CannotRun"), job)
+        return code
+    returncode = program.wait()
+    _report(functools.partial(_report_end, job, returncode, program.tail), job)
+    return _leave_as(returncode)
+
+
+def report_failure(message: str, environ: Mapping[str, str]) -> None:
+    """Report that the wrapper itself failed, if there is a server to report to."""
+    with contextlib.suppress(JobInfoError):
+        info = JobInfo.from_environ(environ)
+        if info is not None:
+            job = Job(info, timing=_timing(Options()))
+            _report(lambda: job.fail(message, name="WrapperFailed"), job)
+
+
+class _Program:
+    """The program, in a process group of its own, on Linux bound to die with this process.
+
+    It is started before any thread is: what runs between fork and exec must not meet a lock held elsewhere.
+    """
+
+    def __init__(
+        self, command: Sequence[str], environ: Mapping[str, str], job: Job, options: Options
+    ) -> None:
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._job = job
+        self._stop_grace_seconds = options.stop_grace_seconds
+        self._early_signals: list[int] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self._wake_fd = _wake_on_signals(self._forward)
+        self._process = process = subprocess.Popen(
+            command,
+            env=environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            close_fds=False,
+            process_group=0,
+            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - there is no other thread yet
+        )
+        for number in self._early_signals:
+            self._forward(number, None)
+        assert process.stdout is not None  # noqa: S101
+        assert process.stderr is not None  # noqa: S101
+        self._pumps = (
+            Pump(os.dup(process.stdout.fileno()), 1, functools.partial(self._take_line, "stdout")),
+            Pump(os.dup(process.stderr.fileno()), 2, functools.partial(self._take_line, "stderr")),
+        )
+        process.stdout.close()
+        process.stderr.close()
+        job.start()
+        for pump in self._pumps:
+            pump.start()
+
+    def wait(self) -> int:
+        """Wait for the program's end and the rest of its output; return its code, or less 0 for a signal."""
+        assert self._process is not None  # noqa: S101
+        kill_at: float | None = None
+        while self._process.poll() is None:
+            kill_at = self._obey(kill_at)
+            if select.select([self._wake_fd], [], [], _POLL_SECONDS)[0]:
+                os.read(self._wake_fd, 4096)
+        while kill_at is not None and self._signal_group(0):  # what it started has the same grace
+            kill_at = self._obey(kill_at)
+            time.sleep(0.05)
+        for pump in self._pumps:
+            pump.finish(_QUIET_SECONDS)
+        return self._process.returncode
+
+    def _obey(self, kill_at: float | None) -> float | None:
+        """Begin, or finish, to end the group once the server asks for it; return when to kill it."""
+        if kill_at is None:
+            if not self._job.is_stopping():
+                return None
+            self._signal_group(signal.SIGTERM)
+            return time.monotonic() + self._stop_grace_seconds
+        if time.monotonic() >= kill_at:
+            self._signal_group(signal.SIGKILL)
+        return kill_at
+
+    def _signal_group(self, number: int) -> bool:
+        """Signal the group; return whether anything is left in it."""
+        assert self._process is not None  # noqa: S101
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # macOS: only zombies are left
+            return False
+        return True
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        process = self._process
+        if process is None:
+            self._early_signals.append(number)
+        elif process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if number in _TO_GROUP:
+                    os.killpg(process.pid, number)
+                else:
+                    os.kill(process.pid, number)
+        elif number in _TO_GROUP:  # it has ended, and we are asked not to wait for the server
+            os._exit(_shell_code(process.returncode))
+
+    def _take_line(self, stream: str, text: str) -> None:
+        self.tail.append(text)
+        self._job.log(text, stream=stream)
+
+
+def _timing(options: Options) -> Timing:
+    return Timing(
+        heartbeat_seconds=options.heartbeat_seconds,
+        report_patience_seconds=options.report_timeout_seconds,
+        exit_patience_seconds=min(Timing().exit_patience_seconds, options.report_timeout_seconds),
+    )
+
+
+def _become(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Outside Airflow there is nothing to wrap: the program takes this process over."""
+    try:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that would be inherited
+        os.execvpe(command[0], list(command), environ)  # noqa: S606 - to run it is what we are for
+    except OSError as error:
+        code, text = _cannot_start(command[0], error)
+        say(text)
+        return code
+
+
+def _cannot_start(program: str, error: OSError) -> tuple[int, str]:
+    code = NOT_FOUND if isinstance(error, FileNotFoundError) else CANNOT_RUN
+    return code, f"{program}: {error.strerror}"
+
+
+def _report_end(job: Job, returncode: int, tail: Sequence[str]) -> None:
+    """Report the program's end, unless it was asked to stop.
+
+    Then its exit is the end: the runner sees it, and the action ends as STOPPED, not as a failure to retry.
+    """
+    if job.is_stopping():
+        return
+    if returncode == 0:
+        job.succeed()
+        return
+    name, said = "ExitCode", f"The program exited with code {returncode}"
+    if returncode < 0:
+        name, said = "Signal", f"The program was killed by {_signal_name(-returncode)}"
+    shown = "\n".join(tail)[-MAX_MESSAGE_CHARS // 2 :]
+    job.fail(f"{said}\n{shown}" if shown else said, name=name)
+
+
+def _report(send: Callable[[], None], job: Job) -> None:
+    """Send; the program's own word may have come first, and its exit code counts whatever comes of this."""
+    try:
+        send()
+    except Superseded:
+        pass  # the program was stopped for it, or ended before it could be
+    except ServerError as error:
+        if error.status != _CONFLICT:
+            say(f"the end could not be reported: {error}")
+        return
+    except AsyncActionError as error:
+        say(f"the end could not be reported: {error}")
+        return
+    job.close()
+
+
+def _leave_as(returncode: int) -> int:
+    if returncode >= 0:
+        return returncode
+    number = -returncode
+    sys.stdout.flush()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the program has left a core if it was to
+    with contextlib.suppress(OSError):  # SIGKILL has no handler
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)
+    return _shell_code(returncode)
+
+
+def _shell_code(returncode: int) -> int:
+    return returncode if returncode >= 0 else 128 - returncode
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _wake_on_signals(handler: Callable[[int, FrameType | None], Any]) -> int:
+    """Send the forwarded signals to ``handler``; return a descriptor that is readable after any, SIGCHLD too.
+
+    A signal that is ignored stays so, here and in the program (``nohup``).
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+    for number in (*_TO_GROUP, *_TO_PROGRAM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    return reader
+
+
+def _die_with_parent() -> Callable[[], None] | None:
+    """Return what to call between fork and exec so that the kernel kills the program when we die."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        import ctypes
+    except ImportError:  # a Python built without it
+        return None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def bind() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the kernel knew
+            os._exit(WRAPPER_FAILED)
+
+    return bind
