@@ -17,7 +17,8 @@
     │   └── ActionStopped           STOPPED
     ├── ActionNotFound              no such action is stored
     ├── RegistrationRefused         a task instance did not prove what it is
-    └── StoreUnavailable            the database does not answer
+    ├── StoreUnavailable            the database does not answer
+    └── TablesMissing               it has not our tables
 """
 
 from __future__ import annotations
@@ -122,6 +123,10 @@ class ActionNotFound(AsyncActionError):
 
 class StoreUnavailable(AsyncActionError):
     """The database does not answer: try again."""
+
+
+class TablesMissing(AsyncActionError):
+    """The tables of airflow-asyncaction are missing: run 'airflow db migrate'."""
 
 
 class RegistrationRefused(AsyncActionError):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
@@ -26,17 +26,14 @@ class _DecoratedService(DecoratedOperator, ServiceActionOperator):
         self,
         *,
         python_callable: Callable[..., Any],
+        op_args: Collection[Any] | None = None,
         op_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         # DecoratedOperator checks that every parameter is given: "job" will be.
         given = {"job": None, **(op_kwargs or {})} if takes_job(python_callable) else op_kwargs
-        super().__init__(
-            python_callable=python_callable,
-            op_kwargs=given,
-            kwargs_to_upstream={"python_callable": python_callable},
-            **kwargs,
-        )
+        call = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": given}
+        super().__init__(**call, kwargs_to_upstream=call, **kwargs)
 
 
 class _DecoratedLocal(DecoratedOperator, LocalActionOperator):

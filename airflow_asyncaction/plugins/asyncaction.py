@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, ClassVar
@@ -30,7 +31,7 @@ class LazyApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        app = self._app or self._build()
+        app = self._app or await asyncio.to_thread(self._build)
         await app(_with_stripped_prefix(scope), receive, send)
 
     def _build(self) -> AsgiApp:
@@ -48,6 +49,24 @@ class LazyApp:
             return self._app
 
 
+class HookRoot:
+    """Routes the hook's own URL, which has no slash at its end, to the mounted app.
+
+    A mount takes what is below it only.
+    """
+
+    def __init__(self, app: AsgiApp, url: str) -> None:
+        self._app = app
+        self._url = url
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if scope["type"] == "http" and scope["path"].endswith(self._url):
+            if scope["path"] in (self._url, scope.get("root_path", "") + self._url):
+                scope = {**scope, "path": scope["path"] + "/"}
+        await self._app(scope, receive, send)
+
+
 def _with_stripped_prefix(scope: Scope) -> Scope:
     root, path = scope.get("root_path", ""), scope.get("path", "")
     app_root = scope.get("app_root_path", "")
@@ -62,4 +81,7 @@ class AsyncActionPlugin(AirflowPlugin):
     name = "asyncaction"
     fastapi_apps: ClassVar[list[Any]] = [
         {"app": LazyApp(), "url_prefix": settings.load().url, "name": "asyncaction"}
+    ]
+    fastapi_root_middlewares: ClassVar[list[Any]] = [
+        {"middleware": HookRoot, "args": [settings.load().url], "name": "asyncaction"}
     ]

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, select
+from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from airflow_asyncaction.exceptions import ActionNotFound, StoreUnavailable
+from airflow_asyncaction.exceptions import ActionNotFound, StoreUnavailable, TablesMissing
 from airflow_asyncaction.protocol.actions import Action
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import (
@@ -124,6 +124,15 @@ class Actions:
             if error.connection_invalidated:
                 raise StoreUnavailable() from error
             raise
+
+    def check_tables(self) -> None:
+        """Make sure that the tables are there.
+
+        :raises TablesMissing: they are not
+        """
+        with self.transaction() as connection:
+            if not inspect(connection).has_table(report_table.name):
+                raise TablesMissing()
 
     def credentials(self, action_id: JobId) -> Credentials | None:
         """Return what a request about the action must be signed with; ``None`` if there is no such one."""

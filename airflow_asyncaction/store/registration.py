@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from airflow.models.taskinstance import TaskInstance
 from airflow.state import TaskScope, get_state_backend
@@ -87,7 +88,7 @@ def _running_task(connection: Connection, ti_id: str) -> Row[Any]:
             columns.map_index,
             columns.try_number,
             columns.state,
-        ).where(TaskInstance.id == ti_id)
+        ).where(columns.id == UUID(ti_id))
     ).one_or_none()
     if task is None or task.state != TaskInstanceState.RUNNING:
         raise RegistrationRefused("There is no such running task instance", code="no_such_task_instance")

@@ -27,9 +27,13 @@ WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Return the app with all its routes, on Airflow's own database engine."""
+    """Return the app with all its routes, on Airflow's own database engine.
+
+    :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
+    """
     settings = settings or our_settings.load()
     actions = Actions(airflow_settings.get_engine(), replay_window=2 * settings.max_clock_skew)
+    actions.check_tables()
     app = Flask("airflow_asyncaction", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.register_blueprint(jobs_blueprint(actions, settings))
