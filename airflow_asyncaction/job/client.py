@@ -107,14 +107,15 @@ class Job:
         if self._reporter is not None:
             self._reporter.start()
 
-    def log(self, text: str, level: str = "INFO", *, stream: str | None = None) -> None:
+    def log(self, text: str, level: str = "INFO", *, stream: str | None = None, echo: bool = True) -> None:
         """Send a log line, soon and together with others. Never fails, and never waits for the server.
 
         :param text: cut to 16 KiB
         :param stream: ``stdout`` or ``stderr`` if this line is written there as well
+        :param echo: whether the constructor's ``echo`` gets it too
         """
         line = LogLine(tidy(str(text)), str(level).upper(), time.time_ns() // 1_000_000, stream)
-        if self._echo is not None:
+        if self._echo is not None and echo:
             self._echo(line)
         if self._reporter is not None:
             self._reporter.add(line)
@@ -162,6 +163,11 @@ class Job:
     def is_stopping(self) -> bool:
         """Whether the job was asked to stop, or was replaced. It is told with each answer to a report."""
         return self._reporter is not None and self._reporter.is_stopping
+
+    def ask_to_stop(self) -> None:
+        """Make :meth:`is_stopping` true: for whoever runs the job in this process, and knows before it is told."""
+        if self._reporter is not None:
+            self._reporter.is_stopping = True
 
     def flush(self, patience_seconds: float | None = None) -> None:
         """Send what waits to be sent, and wait until it has arrived.
