@@ -88,9 +88,8 @@ class Follower:
             if not self._look():
                 self._wake.wait(self._interval_seconds)
                 self._wake.clear()
-        if self._copies_logs:
-            while self._look(_LAST_LOOK_PATIENCE):
-                pass
+        while self._look(_LAST_LOOK_PATIENCE):
+            pass
 
     def _look(self, patience: timedelta = _NO_PATIENCE) -> bool:
         """Look once; tell whether there is more to be read at once."""
@@ -113,7 +112,7 @@ class Follower:
             self._done.set()
         if view.is_done or view.verb is Verb.STOP:
             self._on_stop()
-        return view.has_more_logs
+        return view.has_more_logs and self._copies_logs
 
     def _show(self, view: TaskView) -> None:
         if view.status_details is not None and view.status_details != self._last_details:
