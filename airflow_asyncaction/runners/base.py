@@ -35,3 +35,15 @@ class Runner(Protocol):
         SIGTERM or its like first, SIGKILL or its like after the grace. It may be called more than once,
         before :meth:`run`, after the end, from another thread and from a signal handler.
         """
+
+    def wait(self) -> Exit | None:
+        """Return how the job ended, once all of it has; ``None`` if it was never started.
+
+        For when :meth:`run` was interrupted, or has returned while work goes on; called in the same thread.
+        """
+
+    def release(self) -> None:
+        """Let go of what still runs now that the action has ended well: nothing of it is to be stopped.
+
+        It matters under ``completion="report"`` alone. Called after :meth:`run` has returned.
+        """

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stands between a task process and its job, so that the job never outlives its task unended.
+
+``LocalRunner`` starts it as a script in a session of its own, where signals to the task's process group do
+not reach it. It is never imported by the package and imports nothing of it: it must start in milliseconds.
+
+How it works: standard input brings one order (:class:`Order`), then single bytes, ``s`` (stop) and ``r``
+(release); its end of file means that the task process is gone, however it died. The guard runs the job in
+a process group of its own, adopts what the job leaves behind (as child subreaper), and tells on a status
+pipe, line by line:
+
+    failed STAGE ERRNO      nothing runs; STAGE is fork, chdir or exec
+    started PID             the command is executed
+    exited CODE             the main process ended by itself ...
+    killed SIGNUM           ... or by a signal
+    done LEFT               nothing is left, or it was let go; LEFT processes outlived the main one
+
+To end is: SIGTERM to the job's group and to each process that the guard is, or becomes, the parent of;
+SIGKILL to the same when the grace is over, again and again until none is left. When the main process ends
+by itself, what it left behind is ended likewise, or, under ``keep``, watched until a stop or a release.
+
+What it does not do: a SIGKILL to the guard itself takes the main process along, but not what that started;
+a process of another user (sudo) cannot be signalled; without Linux's prctl (macOS) a process that left the
+job's group escapes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+from types import FrameType
+
+SETTLE_SECONDS = 1.0
+"""How long what the main process left behind may finish by itself: ``tee`` must write the last lines."""
+
+PARENT_CHECK_SECONDS = 5.0
+"""How often the parent's death is looked for, should a fork of it hold standard input open."""
+
+TICK_SECONDS = 0.1
+"""How often adopted processes are looked for while all is ended: the kernel does not announce them."""
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Order:
+    """What to run. On the wire: its length in decimal, a newline, and these fields joined by NUL.
+
+    grace in seconds; ``keep`` or nothing; working directory, or nothing for the guard's own; number of
+    words; the words of the command; the environment as NAME=VALUE.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        grace, keep, self.cwd, count, *rest = payload.split(b"\0")
+        self.grace_seconds = float(grace)
+        self.keep = keep == b"keep"
+        self.command = rest[: int(count)]
+        pairs = (field.partition(b"=") for field in rest[int(count) :])
+        self.environ = {name: value for name, _, value in pairs}
+
+
+def read_order(fd: int) -> tuple[Order, bytes] | None:
+    """Return the order and the control bytes that came with it; ``None`` if the parent went away first."""
+    data = b""
+    while True:
+        length, newline, payload = data.partition(b"\n")
+        if newline and len(payload) >= int(length):
+            return Order(payload[: int(length)]), payload[int(length) :]
+        chunk = os.read(fd, 65536)
+        if not chunk:
+            return None
+        data += chunk
+
+
+class Guard:
+    """Runs one job and ends all of it."""
+
+    def __init__(self, order: Order, status_fd: int, parent: int) -> None:
+        self._order = order
+        self._status_fd = status_fd
+        self._parent = parent
+        self._own_pid = os.getpid()
+        self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+        self._adopts = self._libc is not None and self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        self._wake_fd = self._handle_signals()
+        self._lifeline_open = True
+        self._stop_asked = False
+        self._pid = 0
+        self._main_runs = False
+        self._term_at: float | None = None
+        self._kill_at: float | None = None
+        self._kill_tick_seconds = 0.01
+        self._group_termed = False
+        self._termed: set[int] = set()
+        self._left_behind = False
+        self._left = 0
+
+    def run(self, control: bytes) -> None:
+        """Run the job until it is done.
+
+        :param control: bytes that came together with the order
+        """
+        if not self._launch():
+            return
+        done = self._obey(control)
+        while not done:
+            done = self._reap() or self._step()
+        self._say(f"done {self._left}")
+
+    def _handle_signals(self) -> int:
+        """Make signals wake the loop; those that ask a process to end mean a stop."""
+        read_fd, write_fd = os.pipe()
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        for signum in (signal.SIGCHLD, *STOP_SIGNALS):
+            signal.signal(signum, self._on_signal)
+        return read_fd
+
+    def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
+        self._stop_asked = self._stop_asked or signum in STOP_SIGNALS
+
+    def _launch(self) -> bool:
+        read_fd, write_fd = os.pipe()  # closed by exec: end of file means success
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            self._pid = os.fork()
+        except OSError as error:
+            self._say(f"failed fork {error.errno}")
+            return False
+        if self._pid == 0:
+            self._become_job(write_fd, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(write_fd)
+        _attempt(os.setpgid, self._pid, self._pid)  # here as well: whoever comes first
+        failure = os.read(read_fd, 64)
+        os.close(read_fd)
+        self._let_go_of_output()
+        if failure:
+            os.waitpid(self._pid, 0)
+            self._say(f"failed {failure.decode()}")
+            return False
+        self._main_runs = True
+        self._say(f"started {self._pid}")
+        return True
+
+    def _become_job(self, failure_fd: int, mask: Iterable[int]) -> None:
+        """Execute the command, in the forked child. Never returns."""
+        stage = "exec"
+        try:
+            os.setpgid(0, 0)
+            if self._libc is not None:
+                self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != self._own_pid:
+                os._exit(127)  # the guard died before its death could be a signal
+            for signum in (signal.SIGCHLD, *STOP_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(signum, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            stage = "chdir"
+            if self._order.cwd:
+                os.chdir(self._order.cwd)
+            stage = "exec"
+            os.execvpe(self._order.command[0], self._order.command, self._order.environ)
+        except OSError as error:
+            os.write(failure_fd, f"{stage} {error.errno}".encode())
+        finally:
+            os._exit(127)
+
+    def _let_go_of_output(self) -> None:
+        """Leave stdout and stderr to the job, so that they end with it, and the working directory."""
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.chdir("/")
+
+    def _reap(self) -> bool:
+        """Collect what has ended; tell whether nothing is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return self._adopts or not self._group_exists()
+            if pid == 0:
+                return False
+            if pid == self._pid and self._main_runs:
+                self._main_ended(os.waitstatus_to_exitcode(status))
+
+    def _main_ended(self, code: int) -> None:
+        self._main_runs = False
+        self._say(f"exited {code}" if code >= 0 else f"killed {-code}")
+        if self._term_at is None and not self._order.keep:
+            self._left_behind = True
+            self._end(SETTLE_SECONDS)
+
+    def _end(self, after_seconds: float = 0.0) -> None:
+        """Begin to end everything, unless that begins earlier already."""
+        term_at = time.monotonic() + after_seconds
+        if self._term_at is None or term_at < self._term_at:
+            self._term_at = term_at
+            self._kill_at = term_at + self._order.grace_seconds
+
+    def _step(self) -> bool:
+        """Signal what is to be ended, and wait for news; tell whether to go now."""
+        self._signal_all()
+        watched = [self._wake_fd, 0] if self._lifeline_open else [self._wake_fd]
+        ready = select.select(watched, [], [], self._timeout())[0]
+        if self._wake_fd in ready:
+            os.read(self._wake_fd, 4096)
+        if self._stop_asked or (self._lifeline_open and os.getppid() != self._parent):
+            self._end()
+        return 0 in ready and self._hear()
+
+    def _hear(self) -> bool:
+        control = os.read(0, 64)
+        if control:
+            return self._obey(control)
+        self._lifeline_open = False
+        self._end()
+        return False
+
+    def _obey(self, control: bytes) -> bool:
+        """Do what the task process asks; tell whether to go now."""
+        if b"s" in control:
+            self._end()
+        return b"r" in control and self._order.keep and not self._main_runs and self._term_at is None
+
+    def _timeout(self) -> float:
+        now = time.monotonic()
+        if self._term_at is None or self._kill_at is None:
+            return PARENT_CHECK_SECONDS
+        if now < self._term_at:
+            return min(self._term_at - now, PARENT_CHECK_SECONDS)
+        if now < self._kill_at:
+            return min(self._kill_at - now, TICK_SECONDS)
+        self._kill_tick_seconds = min(self._kill_tick_seconds * 2, 1.0)
+        return self._kill_tick_seconds
+
+    def _signal_all(self) -> None:
+        """Send SIGTERM, once to each, or after the grace SIGKILL, to all there is."""
+        now = time.monotonic()
+        if self._term_at is None or self._kill_at is None or now < self._term_at:
+            return
+        killing = now >= self._kill_at
+        signum = signal.SIGKILL if killing else signal.SIGTERM
+        children = self._children()
+        members = {pid for pid in children if _group_of(pid) == self._pid}
+        if self._left_behind:
+            self._left = max(self._left, len(children))
+        # A group's id is not given away while it has members; without any it may be somebody else's.
+        if self._main_runs or members or not self._adopts:
+            if killing or not self._group_termed:
+                _attempt(os.killpg, self._pid, signum)
+            self._group_termed = True
+        for pid in children - members:
+            if killing or pid not in self._termed:
+                _attempt(os.kill, pid, signum)
+            self._termed.add(pid)
+
+    def _children(self) -> set[int]:
+        """Return the processes that this one is the parent of, zombies included."""
+        if not self._adopts:
+            return set()
+        try:
+            with open(f"/proc/self/task/{self._own_pid}/children", "rb") as file:
+                return {int(pid) for pid in file.read().split()}
+        except OSError:  # the kernel was built without it
+            return {pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_child(pid)}
+
+    def _group_exists(self) -> bool:
+        try:
+            os.killpg(self._pid, 0)
+        except OSError:
+            return False
+        return True
+
+    def _say(self, line: str) -> None:
+        try:  # noqa: SIM105 - contextlib takes its time to import
+            os.write(self._status_fd, line.encode() + b"\n")
+        except OSError:  # nobody listens any more
+            pass
+
+
+def _attempt(call: Callable[[int, int], None], target: int, argument: int) -> None:
+    """Call where the target may have ended, or be somebody else's."""
+    try:  # noqa: SIM105
+        call(target, argument)
+    except OSError:
+        pass
+
+
+def _group_of(pid: int) -> int:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return 0
+
+
+def _is_child(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1]) == os.getpid()
+    except OSError:
+        return False
+
+
+def main() -> None:
+    """Run as ``guard.py STATUS_FD LABEL``; the label (the job's id) is for people who read ``ps``."""
+    parent = os.getppid()
+    status_fd = int(sys.argv[1])
+    os.set_inheritable(status_fd, False)
+    received = read_order(0)
+    if received is not None:
+        order, control = received
+        Guard(order, status_fd, parent).run(control)
+
+
+if __name__ == "__main__":
+    main()
