@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real server of the job protocol for the tests of everything that speaks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from airflow_asyncaction.testing import JobServer, TestedJob
+
+settings.register_profile("noisy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("noisy")  # time on a shared machine says nothing
+
+
+@pytest.fixture
+def server() -> Iterator[JobServer]:
+    with JobServer() as server:
+        yield server
+
+
+@pytest.fixture
+def tested(server: JobServer) -> TestedJob:
+    return server.new_job()

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of an action: the tables of PROTOCOL.md row by row, and what holds for any order of messages."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb, answer
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.lifecycle import (
+    Abandon,
+    Accepted,
+    Duplicate,
+    Earlier,
+    Exit,
+    Launched,
+    Message,
+    Refused,
+    Stop,
+    Supersede,
+    TimeOut,
+    decide,
+    overdue,
+)
+from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, Report, ReportedStatus
+from airflow_asyncaction.protocol.strict_json import JsonText
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=100)
+RUNNING = Report(status=ReportedStatus.RUNNING)
+SUCCESS = Report(status=ReportedStatus.SUCCESS, results=JsonText("0"))
+ERROR = Report(status=ReportedStatus.ERROR, error_name="Mine", error_message="my words")
+KILLED = Exit(signal="SIGKILL", tail=["last words"])
+
+
+def action(**fields: Any) -> Action:
+    return Action(id=JobId("j"), type="t", attempt=1, created_at=NOW, **fields)
+
+
+def after(start: Action, *messages: Message) -> Action:
+    """Apply messages, all of which must be accepted."""
+    for message in messages:
+        decision = decide(start, message, NOW)
+        assert isinstance(decision, Accepted)
+        start = decision.action
+    return start
+
+
+def refusal(start: Action, message: Message) -> str:
+    decision = decide(start, message, NOW)
+    assert isinstance(decision, Refused)
+    return decision.code
+
+
+def test_success_and_exit_0_is_success_with_results() -> None:
+    end = after(action(), RUNNING, SUCCESS, Exit(code=0))
+    assert (end.state, end.results, end.error_name) == (State.SUCCESS, "0", None)
+    assert end.is_done
+
+
+@pytest.mark.parametrize(
+    "exit_", [Exit(code=1), KILLED, Exit(code=0, reason="Evicted"), Exit(reason="OOMKilled")]
+)
+def test_success_and_another_exit_is_a_mismatch(exit_: Exit) -> None:
+    end = after(action(), SUCCESS, exit_)
+    assert (end.state, end.error_name) == (State.ERROR, "ExitCodeMismatch")
+
+
+@pytest.mark.parametrize("exit_", [Exit(code=0), Exit(code=1), KILLED, Exit(reason="OOMKilled")])
+def test_error_and_any_exit_is_the_jobs_error(exit_: Exit) -> None:
+    end = after(action(), ERROR, exit_)
+    assert (end.state, end.error_name, end.error_message) == (State.ERROR, "Mine", "my words")
+
+
+def test_no_report_and_exit_0_is_success() -> None:
+    assert after(action(), Exit(code=0)).state is State.SUCCESS
+
+
+def test_no_report_and_exit_0_is_no_report_where_one_is_required() -> None:
+    end = after(action(require_report=True), RUNNING, Exit(code=0))
+    assert (end.state, end.error_name) == (State.ERROR, "NoReport")
+
+
+@pytest.mark.parametrize(
+    ("exit_", "name"),
+    [
+        (Exit(code=3), "ExitCode"),
+        (KILLED, "Signal"),
+        (Exit(code=137, signal="SIGKILL", reason="OOMKilled"), "OOMKilled"),
+        (Exit(reason="Evicted"), "Evicted"),
+        (Exit(reason="ImagePull"), "ImagePull"),
+    ],
+)
+def test_no_report_and_another_exit_is_named_for_it(exit_: Exit, name: str) -> None:
+    end = after(action(), RUNNING, replace(exit_, tail=["first", "last"]))
+    assert (end.state, end.error_name) == (State.ERROR, name)
+    assert (end.error_message or "").endswith("first\nlast")
+
+
+def test_only_the_last_20_lines_explain() -> None:
+    end = after(action(), Exit(code=1, tail=[f"line {i}" for i in range(30)]))
+    assert "line 10\n" in (end.error_message or "")
+    assert "line 9\n" not in (end.error_message or "")
+
+
+def test_a_job_that_reports_its_end_is_awaited_until_its_exit() -> None:
+    assert not after(action(), SUCCESS).is_done
+    assert after(action(completion=Completion.REPORT), SUCCESS).is_done
+
+
+def test_where_the_report_is_the_end_a_clean_exit_is_not() -> None:
+    submitted = after(action(completion=Completion.REPORT), Launched({"pid": 1}), Exit(code=0))
+    assert submitted.state is State.RUNNING
+    assert after(submitted, RUNNING, ERROR).state is State.ERROR
+    failed = after(action(completion=Completion.REPORT), Exit(code=1))
+    assert (failed.state, failed.error_name) == (State.ERROR, "ExitCode")
+
+
+@pytest.mark.parametrize("message", [RUNNING, Report(), Launched({"pid": 1})])
+def test_first_sign_of_life_makes_it_running(message: Message) -> None:
+    running = after(action(), message)
+    assert running.state is State.RUNNING
+    assert running.started_at == NOW
+
+
+def test_later_news_add_to_earlier() -> None:
+    first = Report(status_details=JsonText("1"), agent=JsonText("{}"))
+    running = after(action(), first, Report(status_details=JsonText("2")))
+    assert (running.status_details, running.agent) == ("2", "{}")
+
+
+def test_an_error_without_a_name_gets_one() -> None:
+    assert after(action(), Report(status=ReportedStatus.ERROR)).error_name == "JobError"
+
+
+def test_after_the_end() -> None:
+    end = after(action(), SUCCESS)
+    assert after(end, SUCCESS) == end
+    assert refusal(end, ERROR) == "already_ended"
+    assert after(end, RUNNING) == end
+    assert after(end, Report()) == end
+    assert after(after(end, Exit(code=0)), Exit(code=1)).state is State.SUCCESS
+
+
+@pytest.mark.parametrize("message", [Supersede(), Abandon(), TimeOut("HeartbeatTimeout", "late")])
+@pytest.mark.parametrize("report", [Report(), RUNNING, SUCCESS, ERROR])
+def test_what_airflow_ended_is_superseded(message: Message, report: Report) -> None:
+    end = after(action(), RUNNING, message)
+    assert end.is_done
+    assert refusal(end, report) == "superseded"
+
+
+def test_supersede_after_an_end_keeps_it_and_shuts_the_job_out() -> None:
+    end = after(action(), SUCCESS, Supersede())
+    assert end.state is State.SUCCESS
+    assert refusal(end, SUCCESS) == "superseded"
+
+
+@pytest.mark.parametrize("exit_", [Exit(code=0), Exit(code=143), Exit(signal="SIGTERM")])
+def test_stop_is_asked_for_and_the_exit_is_the_end(exit_: Exit) -> None:
+    stopping = after(action(), RUNNING, Stop(StopReason.REQUESTED))
+    assert stopping.state is State.RUNNING
+    assert answer(stopping, now=NOW)["action"] == "STOP"
+    end = after(stopping, exit_)
+    assert (end.state, end.error_name) == (State.STOPPED, "Requested")
+    assert answer(end, now=NOW)["action"] is None
+
+
+def test_a_job_that_succeeds_though_asked_to_stop_has_succeeded() -> None:
+    assert after(action(), Stop(StopReason.KILLED), SUCCESS, Exit(code=0)).state is State.SUCCESS
+
+
+def test_the_first_reason_to_stop_counts() -> None:
+    stopping = after(action(), Stop(StopReason.EXECUTION_TIMEOUT), Stop(StopReason.KILLED))
+    end = after(stopping, Exit(signal="SIGTERM"))
+    assert (end.state, end.error_name) == (State.TIMEOUT, "ExecutionTimeout")
+
+
+def test_a_clock_that_ran_out_ends_it_and_stops_the_job() -> None:
+    end = after(action(), TimeOut("JobNeverStarted", "did not start"))
+    assert (end.state, end.error_name, end.verb) == (State.TIMEOUT, "JobNeverStarted", Verb.STOP)
+
+
+def overdue_name(start: Action) -> str | None:
+    time_out = overdue(start, LATER)
+    return None if time_out is None else time_out.name
+
+
+def test_start_clock() -> None:
+    short, long = timedelta(seconds=99), timedelta(seconds=100)
+    assert overdue_name(action(start_timeout=short)) == "JobNeverStarted"
+    assert overdue_name(action(start_timeout=long)) is None
+    launched = after(action(start_timeout=short), Launched({}))
+    assert overdue_name(launched) is None
+    assert overdue_name(replace(launched, require_report=True)) == "JobNeverStarted"
+    assert overdue_name(replace(launched, completion=Completion.REPORT)) == "JobNeverStarted"
+    assert overdue_name(after(replace(launched, require_report=True), Report())) is None
+
+
+def test_heartbeat_clock_counts_from_the_last_report_or_the_start() -> None:
+    waiting = action(heartbeat_timeout=timedelta(seconds=99))
+    assert overdue_name(waiting) is None
+    assert overdue_name(after(waiting, Launched({}))) == "HeartbeatTimeout"
+    assert overdue_name(after(waiting, Report())) == "HeartbeatTimeout"
+    assert overdue_name(replace(waiting, started_at=NOW, last_report_at=LATER)) is None
+
+
+def test_no_clock_runs_after_the_end() -> None:
+    ended = after(action(start_timeout=timedelta(), heartbeat_timeout=timedelta()), SUCCESS)
+    assert overdue(ended, LATER) is None
+
+
+def test_replays() -> None:
+    accepted = Earlier("digest", None)
+    assert decide(action(), SUCCESS, NOW, earlier=accepted, body_sha256="digest") == Duplicate()
+    reused = decide(action(), SUCCESS, NOW, earlier=accepted, body_sha256="other")
+    assert isinstance(reused, Refused)
+    assert (reused.code, reused.repeated) == ("nonce_reused", False)
+    refused = Earlier("digest", "already_ended")
+    again = decide(action(), SUCCESS, NOW, earlier=refused, body_sha256="digest")
+    assert isinstance(again, Refused)
+    assert (again.code, again.repeated) == ("already_ended", True)
+
+
+def test_the_answer_has_no_more_than_it_may() -> None:
+    told = answer(after(action(), replace(SUCCESS, status_details=JsonText("1"))), now=NOW)
+    assert set(told) == {
+        *("uuid", "type", "status", "action", "arguments", "serviceName", "method", "results"),
+        *("errorMessage", "errorName", "job", "attempt", "lastJobUpdate", "serverTime"),
+    }
+    assert told["results"] == 0
+    assert told["serverTime"] == int(NOW.timestamp() * 1000)
+
+
+texts = st.text(max_size=20)
+json_texts = st.integers(0, 9).map(lambda number: JsonText(str(number)))
+messages = st.one_of(
+    st.builds(
+        Report,
+        status=st.none() | st.sampled_from(ReportedStatus),
+        status_details=st.none() | json_texts,
+        results=st.none() | json_texts,
+        error_name=st.none() | texts,
+        error_message=st.none() | texts,
+    ),
+    st.builds(Launched, st.dictionaries(texts, st.none() | texts | st.integers())),
+    st.builds(
+        Exit,
+        code=st.none() | st.integers(0, 255),
+        signal=st.none() | st.just("SIGKILL"),
+        reason=st.none() | st.sampled_from(["OOMKilled", "Evicted", "x" * 999]),
+        message=st.none() | texts | st.just("m" * 99_999),
+        tail=st.lists(texts | st.just("t" * 99_999), max_size=3),
+    ),
+    st.builds(Stop, st.sampled_from(StopReason)),
+    st.just(Abandon()),
+    st.just(Supersede()),
+    st.builds(TimeOut, st.sampled_from(["JobNeverStarted", "HeartbeatTimeout"]), texts),
+)
+starts = st.builds(
+    action,
+    state=st.sampled_from([State.SCHEDULED, State.QUEUED, State.STARTING]),
+    completion=st.sampled_from(Completion),
+    require_report=st.booleans(),
+    start_timeout=st.none() | st.just(timedelta(seconds=1)),
+    heartbeat_timeout=st.none() | st.just(timedelta(seconds=1)),
+)
+
+
+def check_step(before: Action, message: Message, now: Action) -> None:
+    if before.state.is_end and now.state is not before.state:
+        assert (before.state, now.state) == (State.SUCCESS, State.ERROR)
+        assert now.error_name == "ExitCodeMismatch"
+        assert isinstance(message, Exit)
+    assert not (before.fenced and not now.fenced)
+    assert not (before.is_done and not now.is_done)
+    assert before.exit is None or now.exit == before.exit
+    assert before.stop_reason is None or now.stop_reason is before.stop_reason
+    assert now.state.is_end == (now.ended_at is not None)
+    assert len(now.error_message or "") <= MAX_MESSAGE_CHARS + 1
+    json.dumps(answer(now, now=NOW), allow_nan=False)
+    overdue(now, LATER)
+
+
+@given(starts, st.lists(messages, max_size=8))
+def test_invariants_of_any_life(start: Action, life: list[Message]) -> None:
+    for message in life:
+        decision = decide(start, message, NOW)
+        if isinstance(decision, Accepted):
+            check_step(start, message, decision.action)
+            start = decision.action
+        else:
+            assert isinstance(decision, Refused)
+            assert isinstance(message, Report)
+            assert start.state.is_end
+
+
+@given(starts, st.lists(messages, max_size=8))
+def test_an_exit_ends_any_life_whose_end_is_the_exit(start: Action, life: list[Message]) -> None:
+    start = replace(start, completion=Completion.EXIT)
+    for message in [*life, Exit(code=0)]:
+        decision = decide(start, message, NOW)
+        start = decision.action if isinstance(decision, Accepted) else start
+    assert start.is_done
