@@ -15,6 +15,9 @@ pipe, line by line:
     killed SIGNUM           ... or by a signal
     done LEFT               nothing is left, or it was let go; LEFT processes outlived the main one
 
+When the task process is gone, the guard reads, and drops, what the job still writes: a job that says
+something while it cleans up would else be killed by SIGPIPE.
+
 To end is: SIGTERM to the job's group and to each process that the guard is, or becomes, the parent of;
 SIGKILL to the same when the grace is over, again and again until none is left. When the main process ends
 by itself, what it left behind is ended likewise, or, under ``keep``, watched until a stop or a release.
@@ -81,9 +84,10 @@ def read_order(fd: int) -> tuple[Order, bytes] | None:
 class Guard:
     """Runs one job and ends all of it."""
 
-    def __init__(self, order: Order, status_fd: int, parent: int) -> None:
+    def __init__(self, order: Order, status_fd: int, output_fds: Iterable[int], parent: int) -> None:
         self._order = order
         self._status_fd = status_fd
+        self._output_fds = set(output_fds)
         self._parent = parent
         self._own_pid = os.getpid()
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -209,21 +213,33 @@ class Guard:
     def _step(self) -> bool:
         """Signal what is to be ended, and wait for news; tell whether to go now."""
         self._signal_all()
-        watched = [self._wake_fd, 0] if self._lifeline_open else [self._wake_fd]
-        ready = select.select(watched, [], [], self._timeout())[0]
+        ready = self._wait(self._timeout())
         if self._wake_fd in ready:
             os.read(self._wake_fd, 4096)
-        if self._stop_asked or (self._lifeline_open and os.getppid() != self._parent):
+        if self._stop_asked:
             self._end()
-        return 0 in ready and self._hear()
+        for fd in self._output_fds & ready:
+            self._drop_output(fd)
+        control = os.read(0, 64) if 0 in ready else None
+        if control == b"" or os.getppid() != self._parent:
+            self._lifeline_open = False
+            self._end()
+        return bool(control) and self._obey(control or b"")
 
-    def _hear(self) -> bool:
-        control = os.read(0, 64)
-        if control:
-            return self._obey(control)
-        self._lifeline_open = False
-        self._end()
-        return False
+    def _wait(self, timeout_seconds: float) -> set[int]:
+        """Return the descriptors that something comes from."""
+        poll = select.poll()
+        for fd in (self._wake_fd, *([0] if self._lifeline_open else self._output_fds)):
+            poll.register(fd, select.POLLIN)
+        return {fd for fd, _ in poll.poll(timeout_seconds * 1000)}
+
+    def _drop_output(self, fd: int) -> None:
+        try:
+            ended = not os.read(fd, 65536)
+        except BlockingIOError:
+            return
+        if ended:
+            self._output_fds.discard(fd)
 
     def _obey(self, control: bytes) -> bool:
         """Do what the task process asks; tell whether to go now."""
@@ -311,14 +327,18 @@ def _is_child(pid: int) -> bool:
 
 
 def main() -> None:
-    """Run as ``guard.py STATUS_FD LABEL``; the label (the job's id) is for people who read ``ps``."""
+    """Run as ``guard.py STATUS_FD STDOUT_FD STDERR_FD LABEL``.
+
+    STDOUT_FD and STDERR_FD are the reading ends; the label (the job's id) is for people who read ``ps``.
+    """
     parent = os.getppid()
-    status_fd = int(sys.argv[1])
-    os.set_inheritable(status_fd, False)
+    status_fd, *output_fds = map(int, sys.argv[1:4])
+    for fd in (status_fd, *output_fds):
+        os.set_inheritable(fd, False)
     received = read_order(0)
     if received is not None:
         order, control = received
-        Guard(order, status_fd, parent).run(control)
+        Guard(order, status_fd, output_fds, parent).run(control)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import select
 import signal
@@ -13,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import IO, cast
 
@@ -100,31 +100,26 @@ class GuardProcess:
     """
 
     def __init__(self, label: str, environ: Mapping[str, str]) -> None:
-        read_fd, write_fd = os.pipe()
-        self._status: io.FileIO = io.FileIO(read_fd)
-        try:
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as writing_ends:
+            self._status, status = _pipe(on_failure, writing_ends)
+            stdout, job_stdout = _pipe(on_failure, writing_ends)
+            stderr, job_stderr = _pipe(on_failure, writing_ends)
+            fds = (status.fileno(), stdout.fileno(), stderr.fileno())
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(GUARD), str(write_fd), label],
+                [sys.executable, "-I", "-S", str(GUARD), *map(str, fds), label],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stdout=job_stdout,
+                stderr=job_stderr,
                 bufsize=0,
                 env=dict(environ),
-                pass_fds=(write_fd,),
+                pass_fds=fds,
                 start_new_session=True,
             )
-        except BaseException:
-            self._status.close()
-            raise
-        finally:
-            os.close(write_fd)
-        os.set_blocking(read_fd, False)
+            on_failure.pop_all()
+        os.set_blocking(self._status.fileno(), False)
         self._lifeline = cast("IO[bytes]", self._process.stdin)
-        self._outputs = (cast("IO[bytes]", self._process.stdout), cast("IO[bytes]", self._process.stderr))
-        self.pipes = tuple(
-            OutputPipe(name, file.fileno())
-            for name, file in zip(("stdout", "stderr"), self._outputs, strict=True)
-        )
+        self._outputs = (stdout, stderr)
+        self.pipes = (OutputPipe("stdout", stdout.fileno()), OutputPipe("stderr", stderr.fileno()))
         self._words: deque[bytes] = deque()
         self._text = b""
         self._is_ordered = False
@@ -201,6 +196,12 @@ class GuardProcess:
         words = _read_all(self._status.fileno(), self._words)
         self.said = parse(b"".join(words))
         self.is_gone = self.is_gone or b"" in words
+
+
+def _pipe(on_failure: contextlib.ExitStack, writing_ends: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
+    """Return the ends of a new pipe: the reading one is closed on failure, the writing one in any case."""
+    read_fd, write_fd = os.pipe()
+    return on_failure.enter_context(FileIO(read_fd)), writing_ends.enter_context(FileIO(write_fd, "w"))
 
 
 def _read_all(fd: int, kept: deque[bytes]) -> Iterable[bytes]:
