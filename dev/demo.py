@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make demo``: an Airflow of its own runs the example Dags, and what their actions do is shown live."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+
+from dev.airflow_api import AirflowApiError, TaskKey
+from dev.deployment import USER, Deployment, DeploymentError
+from dev.screen import Screen
+from dev.watch import Outcome, RunWatch
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".demo"
+AT_ONCE = 2
+"""Dag runs, and tasks, at the same time: SQLite takes one writer, and two cores are enough."""
+
+TIME_LIMIT_SECONDS = 300
+"""For all parts together; they take half a minute or so."""
+
+CONFIG = {
+    "core": {"parallelism": str(AT_ONCE)},
+    "workers": {"min_heartbeat_interval": "1"},
+    "asyncaction": {"poll_interval": "0.5"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One example Dag.
+
+    :param needs: programs without which it is left out
+    :param stop_at: a log line at which its task is marked failed, as a person would in the UI
+    :param state: how its tasks should end
+    :param line: what one of its tasks must have logged in the end
+    """
+
+    dag_id: str
+    about: str
+    needs: tuple[str, ...] = ()
+    stop_at: str = ""
+    state: str = "success"
+    line: str = ""
+
+
+PARTS = (
+    Part(
+        dag_id="stopping",
+        about="a job of an hour, marked failed after a moment: it is told to stop, and may tidy up",
+        stop_at="this takes an hour",
+        state="failed",
+        line="tidied up before the end",
+    ),
+    Part(
+        dag_id="shell_job",
+        about="a POSIX shell job reports with curl and openssl; the next task uses its result",
+        needs=("curl", "openssl"),
+    ),
+    Part(dag_id="unmodified_program", about="a program that knows nothing of Airflow, wrapped"),
+    Part(dag_id="python_callable", about="Python callables with progress, one of them async"),
+    Part(dag_id="node_job", about="a Node.js script with its arguments from the Dag", needs=("node",)),
+    Part(dag_id="fan_out", about="one action for each element of a list", needs=("curl", "openssl")),
+    Part(dag_id="retries", about="fails at its first try, works at its second", line="the disk is full"),
+    Part(dag_id="nightly", about="a cron schedule (started by hand now), with a templated script"),
+)
+
+
+class Demo:
+    """Runs the parts in a deployment, ``AT_ONCE`` at a time."""
+
+    def __init__(self, deployment: Deployment, screen: Screen) -> None:
+        self._api = deployment.api
+        self._screen = screen
+        self._watches: dict[str, RunWatch] = {}
+        self._stopped: set[TaskKey] = set()
+
+    def run(self, parts: Sequence[Part]) -> list[tuple[Part, Outcome]]:
+        """Run parts to their ends; return how each of their tasks ended.
+
+        :raises TimeoutError: they take far too long
+        """
+        deadline = time.monotonic() + TIME_LIMIT_SECONDS
+        self._api.wait_for_dags({part.dag_id for part in parts})
+        waiting, running, outcomes = list(parts), list[Part](), list[tuple[Part, Outcome]]()
+        while waiting or running:
+            while waiting and len(running) < AT_ONCE:
+                running.append(waiting.pop(0))
+                self._begin(running[-1])
+            for part in list(running):
+                if self._watches[part.dag_id].look():
+                    running.remove(part)
+                    outcomes += [(part, outcome) for outcome in self._watches[part.dag_id].outcomes]
+            if time.monotonic() > deadline:
+                late = ", ".join(part.dag_id for part in running)
+                raise TimeoutError(f"Not ended after {TIME_LIMIT_SECONDS} s: {late}")
+            time.sleep(0.4)
+        return outcomes
+
+    def _begin(self, part: Part) -> None:
+        self._screen.line(f"{self._screen.colour(part.dag_id, 'green', bold=True)}: {part.about}")
+        run_id = self._api.trigger(part.dag_id)
+
+        def stop_at(key: TaskKey, line: str) -> None:
+            if part.stop_at and line == part.stop_at and key not in self._stopped:
+                self._stopped.add(key)
+                self._api.set_state(key, "failed")
+                self._screen.line(f"  (marked {part.dag_id}.{key.task_id} failed through Airflow's API)")
+
+        self._watches[part.dag_id] = RunWatch(self._api, self._screen, part.dag_id, run_id, stop_at)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; return 0 if all ended as it should."""
+    parser = argparse.ArgumentParser(prog="python -m dev.demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave Airflow running until Ctrl-C")
+    options = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    screen = Screen()
+    began = time.monotonic()
+    try:
+        return _demonstrate(screen, keep=options.keep, began=began)
+    except KeyboardInterrupt:
+        screen.line("Interrupted: everything was stopped")
+        return 130
+    except (DeploymentError, AirflowApiError, TimeoutError) as error:
+        screen.line(f"{error}\nThe logs are in {HOME}")
+        return 1
+
+
+def _demonstrate(screen: Screen, *, keep: bool, began: float) -> int:
+    shutil.rmtree(HOME, ignore_errors=True)
+    deployment = Deployment(HOME, dags=[ROOT / "example_dags"], config=CONFIG)
+    screen.line(f"Starting Airflow {version('apache-airflow')} in {HOME.name}/ (half a minute) ...")
+    with deployment:
+        screen.line(f"Airflow is up after {time.monotonic() - began:.0f} s. {_where(deployment)}\n")
+        outcomes = Demo(deployment, screen).run(_possible_parts(screen))
+        errors = _errors(outcomes)
+        _report(screen, outcomes, errors, seconds=time.monotonic() - began)
+        screen.line(_where(deployment))
+        if keep:
+            screen.line("It runs on until Ctrl-C")
+            _wait_for_interrupt()
+    if not keep:
+        screen.line("Everything is stopped again; make demo KEEP=1 leaves it running")
+    return 1 if errors else 0
+
+
+def _possible_parts(screen: Screen) -> list[Part]:
+    possible = []
+    for part in PARTS:
+        missing = [program for program in part.needs if shutil.which(program) is None]
+        if missing:
+            screen.line(f"{part.dag_id} is left out: there is no {' and no '.join(missing)} here")
+        else:
+            possible.append(part)
+    return possible
+
+
+def _errors(outcomes: Sequence[tuple[Part, Outcome]]) -> list[str]:
+    errors = [
+        f"{outcome.name} ended as {outcome.state}, not as {part.state}"
+        for part, outcome in outcomes
+        if outcome.state != part.state
+    ]
+    for part in {part for part, _ in outcomes if part.line}:
+        lines = [line for other, outcome in outcomes if other == part for line in outcome.lines]
+        if part.line not in lines:
+            errors.append(f"no task of {part.dag_id} has logged {part.line!r}")
+    return errors
+
+
+def _report(
+    screen: Screen, outcomes: Sequence[tuple[Part, Outcome]], errors: Sequence[str], *, seconds: float
+) -> None:
+    screen.line()
+    rows = [
+        (outcome.name, outcome.state, outcome.result, f"{outcome.seconds:.1f}") for _, outcome in outcomes
+    ]
+    screen.table(("task", "state", "result", "seconds"), rows)
+    screen.line()
+    for error in errors:
+        screen.line(screen.colour(f"✘ {error}", "red", bold=True))
+    if not errors:
+        screen.line(screen.colour(f"✔ All as it should be, in {seconds:.0f} s", "green", bold=True))
+
+
+def _where(deployment: Deployment) -> str:
+    return f"UI: {deployment.base_url} (user {USER}, password {deployment.password})"
+
+
+def _wait_for_interrupt() -> None:
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        return
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Follow Dag runs through Airflow's public REST API and show what their actions do."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dev.airflow_api import DAG_RUN_ENDS, TASK_ENDS, AirflowApi, LogEntry, TaskKey
+from dev.screen import Screen
+
+_PROGRESS = re.compile(r"progress (\d+(?:\.\d+)?) %(?: (.*))?")
+_OF_OPERATOR = re.compile(r"Action [0-9a-f-]{36} (of type|ended as) ")
+_SHOWN_STATES = frozenset({"running", "up_for_retry", *TASK_ENDS})
+_QUIET_LOOKS = {False: 1, True: 6}
+"""How often nothing new may be seen before an ended task is believed to be silent; longer if it failed: a
+task that was marked failed is still stopping its job."""
+_OPERATORS = "airflow.task.operators.airflow_asyncaction"
+_SIGNS = {"success": ("✔", "green"), "failed": ("✘", "red"), "skipped": ("↷", "grey")}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one task instance ended.
+
+    :param tries: how often it was tried
+    :param lines: all that its tries logged
+    """
+
+    name: str
+    state: str
+    result: str
+    seconds: float
+    tries: int
+    lines: tuple[str, ...]
+
+
+class RunWatch:
+    """One Dag run as it goes on.
+
+    :param on_line: called with each log line of the run's tasks
+    """
+
+    def __init__(
+        self,
+        api: AirflowApi,
+        screen: Screen,
+        dag_id: str,
+        run_id: str,
+        on_line: Callable[[TaskKey, str], None],
+    ) -> None:
+        self.dag_id = dag_id
+        self.run_id = run_id
+        self.outcomes: list[Outcome] = []
+        self._api = api
+        self._screen = screen
+        self._on_line = on_line
+        self._lines: dict[tuple[TaskKey, int], list[str]] = {}
+        self._ended: set[TaskKey] = set()
+        self._quiet_looks: dict[TaskKey, int] = {}
+
+    def look(self) -> bool:
+        """Show what is new; tell whether the run has ended and all of it was shown."""
+        has_ended = self._api.dag_run(self.dag_id, self.run_id)["state"] in DAG_RUN_ENDS
+        instances = self._api.task_instances(self.dag_id, self.run_id)
+        for instance in instances:
+            key = TaskKey(self.dag_id, self.run_id, instance["task_id"], instance["map_index"])
+            if key not in self._ended and instance["state"] in _SHOWN_STATES:
+                self._look_at(key, instance)
+        return has_ended and len(self._ended) == len(instances)
+
+    def _look_at(self, key: TaskKey, instance: dict[str, Any]) -> None:
+        state = instance["state"]
+        has_more = [self._show_log(key, number) for number in range(1, instance["try_number"] + 1)]
+        self._quiet_looks[key] = 0 if any(has_more) else self._quiet_looks.get(key, 0) + 1
+        if state in TASK_ENDS and self._quiet_looks[key] >= _QUIET_LOOKS[state == "failed"]:
+            self._ended.add(key)
+            self._show_end(key, instance)
+
+    def _show_log(self, key: TaskKey, number: int) -> bool:
+        """Show the new lines of one try; tell whether there were any."""
+        lines = self._lines.setdefault((key, number), [])
+        new = [entry for entry in self._api.log(key, number) if is_of_job(entry)][len(lines) :]
+        for entry in new:
+            lines.append(entry.event)
+            self._show_entry(key, entry)
+        return bool(new)
+
+    def _show_entry(self, key: TaskKey, entry: LogEntry) -> None:
+        name = task_name(key)
+        if progress := _PROGRESS.fullmatch(entry.event):
+            self._screen.bar(name, float(progress[1]), progress[2] or "")
+        else:
+            self._screen.event(name, self._coloured(entry))
+        self._on_line(key, entry.event)
+
+    def _coloured(self, entry: LogEntry) -> str:
+        if entry.level in ("warning", "error", "critical"):
+            return self._screen.colour(entry.event, "yellow")
+        return self._screen.colour(entry.event, "grey") if _OF_OPERATOR.match(entry.event) else entry.event
+
+    def _show_end(self, key: TaskKey, instance: dict[str, Any]) -> None:
+        state, tries = instance["state"], instance["try_number"]
+        seconds = float(instance["duration"] or 0)
+        values = self._api.xcoms(key)
+        result = json.dumps(values["return_value"]) if "return_value" in values else ""
+        name = task_name(key)
+        sign, colour = _SIGNS.get(state, ("•", "grey"))
+        after = f" at try {tries}" if tries > 1 else ""
+        self._screen.remove_bar(name)
+        said = f"{sign} {state}{after} in {seconds:.1f} s"
+        self._screen.event(
+            name, self._screen.colour(said, colour, bold=True) + (f"  {result}" if result else "")
+        )
+        lines = [line for (other, _), lines in self._lines.items() if other == key for line in lines]
+        self.outcomes.append(Outcome(name, state, result, seconds, tries, tuple(lines)))
+
+
+def task_name(key: TaskKey) -> str:
+    """Return what a task instance is called on the screen."""
+    index = "" if key.map_index < 0 else f"[{key.map_index}]"
+    return f"{key.dag_id}.{key.task_id}{index}"
+
+
+def is_of_job(entry: LogEntry) -> bool:
+    """Tell what a job or its operator wrote from what Airflow itself says about every task."""
+    if entry.logger.startswith(_OPERATORS):
+        return True
+    return not entry.logger.startswith("airflow.") and entry.logger not in ("task", "")
