@@ -4,9 +4,9 @@
 from airflow_asyncaction.job import open_job
 
 with open_job() as job:
-job.progress(40, "loading")
-job.log("half of it is there")
-job.result({"rows": load(job.arguments)})
+    job.progress(40, "loading")
+    job.log("half of it is there")
+    job.result({"rows": load(job.arguments)})
 """
 
 from __future__ import annotations
