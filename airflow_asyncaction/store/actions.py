@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, inspect, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
@@ -42,9 +42,6 @@ KEPT_BODY_BYTES = 4096
 """How much of a refused report is kept."""
 _PRUNE_EVERY = 64
 
-_CREDENTIALS = select(action_table.c.secret, action_table.c.accept_v1).where(
-    action_table.c.id == bindparam("action_id")
-)
 _INSERT_REPORT = insert(report_table).inline()
 _EARLIER = select(report_table.c.body_sha256, report_table.c.refused_with).where(
     report_table.c.action_id == bindparam("action_id"), report_table.c.report_key == bindparam("report_key")
@@ -56,12 +53,23 @@ _PRUNE_HEARTBEATS = delete(report_table).where(
 )
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Credentials:
     """What proves a request about an action."""
 
     secret: str
     accept_v1: bool
+
+
+Unseal = Callable[[Credentials | None], T]
+"""Proves a request with an action's credentials (``None``: there is no such action) and returns what it says.
+
+It is called where the row is read anyhow, so that a report takes one look at the database. It raises what the
+caller wants raised; the transaction is then rolled back.
+"""
 
 
 @dataclass(frozen=True)
@@ -134,54 +142,51 @@ class Actions:
             if not inspect(connection).has_table(report_table.name):
                 raise TablesMissing()
 
-    def credentials(self, action_id: JobId) -> Credentials | None:
-        """Return what a request about the action must be signed with; ``None`` if there is no such one."""
-        with self.transaction() as connection:
-            row = connection.execute(_CREDENTIALS, {"action_id": action_id}).one_or_none()
-        return None if row is None else Credentials(secret.decrypt(row.secret), row.accept_v1)
-
-    def report(self, action_id: JobId, report: Report, envelope: Envelope, now: datetime) -> Outcome:
+    def report(
+        self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime
+    ) -> Outcome:
         """Take one report of a job, once, however often it is sent.
 
-        :raises ActionNotFound: there is no such action
+        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
         """
         try:
             with self.transaction() as connection:
-                return self._report(connection, action_id, report, envelope, now, is_resend=False)
+                return self._report(connection, action_id, unseal, envelope, now, is_resend=False)
         except IntegrityError:
             # Its key is there: a re-send, maybe of a report that came in the same moment.
             with self.transaction() as connection:
-                return self._report(connection, action_id, report, envelope, now, is_resend=True)
+                return self._report(connection, action_id, unseal, envelope, now, is_resend=True)
 
-    def tell(self, action_id: JobId, message: Message, now: datetime) -> Action:
+    def tell(self, action_id: JobId, unseal: Unseal[Message], now: datetime) -> Action:
         """Take a runner's word on an action (not a report: those have keys), and return what it is then.
 
-        :raises ActionNotFound: there is no such action
+        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
         """
         with self.transaction() as connection:
-            row = _found(rows.lock(connection, action_id), action_id)
+            row, message = _unsealed(rows.lock(connection, action_id), action_id, unseal)
             action = _apply(connection, row, message, now)
             return self._check_clocks(connection, action, now)
 
-    def read(self, action_id: JobId) -> Action:
+    def read(self, action_id: JobId, prove: Unseal[None]) -> Action:
         """Return an action.
 
-        :raises ActionNotFound: there is no such action
+        :raises ActionNotFound: there is no such action, and ``prove`` does not mind
         """
         with self.transaction() as connection:
-            return rows.to_action(_found(rows.read(connection, action_id), action_id))
+            row, _ = _unsealed(rows.read(connection, action_id), action_id, prove)
+            return rows.to_action(row)
 
-    def view(self, action_id: JobId, *, after_line: int, now: datetime) -> View:
+    def view(self, action_id: JobId, prove: Unseal[None], *, after_line: int, now: datetime) -> View:
         """Return an action and its log lines after the given one; end it if one of its clocks ran out.
 
-        :raises ActionNotFound: there is no such action
+        :raises ActionNotFound: there is no such action, and ``prove`` does not mind
         """
         with self.transaction() as connection:
-            action = rows.to_action(_found(rows.read(connection, action_id), action_id))
-            log_page = log_lines.page(connection, action_id, after_line)
+            row, _ = _unsealed(rows.read(connection, action_id), action_id, prove)
+            action, log_page = rows.to_action(row), log_lines.page(connection, action_id, after_line)
         if overdue(action, now) is not None:
             with self.transaction() as connection:
-                row = _found(rows.lock(connection, action_id), action_id)
+                row, _ = _unsealed(rows.lock(connection, action_id), action_id, prove)
                 action = self._check_clocks(connection, rows.to_action(row), now)
         return View(action, log_page)
 
@@ -189,13 +194,13 @@ class Actions:
         self,
         connection: Connection,
         action_id: JobId,
-        report: Report,
+        unseal: Unseal[Report],
         envelope: Envelope,
         now: datetime,
         *,
         is_resend: bool,
     ) -> Outcome:
-        row = _found(rows.lock(connection, action_id), action_id)
+        row, report = _unsealed(rows.lock(connection, action_id), action_id, unseal)
         before = rows.to_action(row)
         earlier = _earlier(connection, action_id, envelope.key) if is_resend else None
         decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
@@ -276,10 +281,11 @@ def _accepted(decision: Decision) -> Action:
     return decision.action
 
 
-def _found(row: Row[Any] | None, action_id: JobId) -> Row[Any]:
+def _unsealed(row: Row[Any] | None, action_id: JobId, unseal: Unseal[T]) -> tuple[Row[Any], T]:
     if row is None:
+        unseal(None)
         raise ActionNotFound(f"There is no action {action_id}")
-    return row
+    return row, unseal(Credentials(secret.decrypt(row.secret), row.accept_v1))
 
 
 def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:

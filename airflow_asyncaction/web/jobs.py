@@ -5,16 +5,16 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from flask import Blueprint, Response, g, jsonify, request
+from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import TooManyRequests
 
 from airflow_asyncaction.protocol.actions import Action, answer
-from airflow_asyncaction.protocol.reports import parse
+from airflow_asyncaction.protocol.reports import Report, parse
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.actions import Actions, Credentials
 from airflow_asyncaction.web.rate_limit import RateLimit
 from airflow_asyncaction.web.refusals import ReportRefused
-from airflow_asyncaction.web.security import Caller, authenticate_job
+from airflow_asyncaction.web.security import job_request
 
 
 def jobs_blueprint(actions: Actions, settings: Settings) -> Blueprint:
@@ -22,26 +22,27 @@ def jobs_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     blueprint = Blueprint("jobs", __name__)
     rate_limit = RateLimit(settings.max_reports_per_second)
 
-    @blueprint.before_request
-    def authenticate() -> None:
-        g.caller = authenticate_job(request, actions, settings)
-        if not rate_limit.takes(g.caller.action_id):
-            raise TooManyRequests(retry_after=1)
-
     @blueprint.post("/")
     @blueprint.post("/status")
     def status() -> Response:
-        caller: Caller = g.caller
-        report = parse(caller.envelope.body, settings.limits)
-        outcome = actions.report(caller.action_id, report, caller.envelope, caller.now)
+        signed = job_request(request, settings)
+        if rate_limit.is_used_up(signed.action_id):
+            raise TooManyRequests(retry_after=1)
+
+        def unseal(credentials: Credentials | None) -> Report:
+            signed.prove(credentials)
+            return parse(signed.content.body, settings.limits)
+
+        outcome = actions.report(signed.action_id, unseal, signed.envelope, signed.now)
+        rate_limit.use(signed.action_id)
         if outcome.refused is not None:
             raise ReportRefused(outcome.refused)
-        return _answer(outcome.action, caller.now)
+        return _answer(outcome.action, signed.now)
 
     @blueprint.get("/job")
     def job() -> Response:
-        caller: Caller = g.caller
-        return _answer(actions.read(caller.action_id), caller.now)
+        signed = job_request(request, settings)
+        return _answer(actions.read(signed.action_id, signed.prove), signed.now)
 
     return blueprint
 

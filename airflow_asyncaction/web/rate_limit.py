@@ -22,16 +22,26 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def takes(self, key: str) -> bool:
-        """Take a token, if there is one."""
+    def is_used_up(self, key: str) -> bool:
+        """Tell whether a bucket is empty."""
         if self._per_second <= 0:
-            return True
-        now, full = time.monotonic(), self._per_second * _BURST_SECONDS
+            return False
         with self._lock:
-            tokens, since = self._buckets.pop(key, (full, now))
-            tokens = min(full, tokens + (now - since) * self._per_second)
-            taken = tokens >= 1
-            self._buckets[key] = (tokens - taken, now)
+            return self._tokens(key, time.monotonic()) < 1
+
+    def use(self, key: str) -> None:
+        """Take a token."""
+        if self._per_second <= 0:
+            return
+        now = time.monotonic()
+        with self._lock:
+            tokens = self._tokens(key, now)
+            self._buckets.pop(key, None)
+            self._buckets[key] = (tokens - 1, now)
             if len(self._buckets) > _MAX_BUCKETS:
                 self._buckets.popitem(last=False)
-        return taken
+
+    def _tokens(self, key: str, now: float) -> float:
+        full = self._per_second * _BURST_SECONDS
+        tokens, since = self._buckets.get(key, (full, now))
+        return min(full, tokens + (now - since) * self._per_second)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who calls. Airflow authenticates nothing for plugins: every route belongs to one of these callers."""
+"""Who calls. Airflow authenticates nothing for plugins: every route belongs to one of these callers.
+
+A request is proven by the store, with :meth:`SignedRequest.prove`, where it reads the action's row anyhow.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from airflow_asyncaction.protocol.actions import unix_ms
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.signing import Claim, Content, Scheme, read_claim, report_key, verify
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.actions import Actions, Credentials, Envelope
+from airflow_asyncaction.store.actions import Credentials, Envelope
 from airflow_asyncaction.web.wire import raw_body, raw_path, raw_query
 
 # Verified against when there is no such action, so that the answer takes the same work.
@@ -21,52 +24,69 @@ _NOBODY = Credentials(secret="nobody's", accept_v1=True)
 
 
 @dataclass(frozen=True)
-class Caller:
-    """Somebody who proved to hold an action's secret: its job, or its task.
+class SignedRequest:
+    """A request that claims to be of an action's job or task. Nothing of it is used before :meth:`prove`.
 
+    :param schemes: signatures that are taken for it
     :param now: the moment that the whole request is dated with
     """
 
-    action_id: JobId
-    envelope: Envelope
+    claim: Claim
+    content: Content
+    schemes: tuple[Scheme, ...]
+    settings: Settings
     now: datetime
 
+    @property
+    def action_id(self) -> JobId:
+        """The action it is about."""
+        return self.claim.job_id
 
-def authenticate_job(request: Request, actions: Actions, settings: Settings) -> Caller:
-    """Prove a request that a job sent.
+    @property
+    def envelope(self) -> Envelope:
+        """How it came."""
+        body = self.content.body
+        return Envelope(report_key(self.claim, body), self.claim.scheme, body)
 
-    :raises SignatureError: it is not from a job of ours; the message does not tell why exactly
+    def prove(self, credentials: Credentials | None) -> None:
+        """Prove that who sent it holds the action's secret.
+
+        :raises SignatureError: it is not proven; the message does not tell why exactly
+        """
+        verify(
+            self.claim,
+            self.content,
+            secret=(credentials or _NOBODY).secret,
+            now_ms=unix_ms(self.now),
+            max_skew_ms=int(self.settings.max_clock_skew.total_seconds() * 1000),
+        )
+        if credentials is None or not self._takes_scheme(credentials):
+            raise SignatureError()
+
+    def _takes_scheme(self, credentials: Credentials) -> bool:
+        if self.claim.scheme is Scheme.V1 and not (credentials.accept_v1 and self.settings.accept_v1):
+            return False
+        return self.claim.scheme in self.schemes
+
+
+def job_request(request: Request, settings: Settings) -> SignedRequest:
+    """Return a request to a route of jobs.
+
+    :raises SignatureError: its headers are malformed
     """
-    return _authenticate(request, actions, settings, schemes=(Scheme.V1, Scheme.V2))
+    return _signed(request, settings, (Scheme.V1, Scheme.V2))
 
 
-def authenticate_task(request: Request, actions: Actions, settings: Settings) -> Caller:
-    """Prove a request that the worker of an action sent, with its job's secret.
+def task_request(request: Request, settings: Settings) -> SignedRequest:
+    """Return a request to a route of tasks: they sign with their job's secret, and with v2 alone.
 
-    :raises SignatureError: it did not
+    :raises SignatureError: its headers are malformed
     """
-    return _authenticate(request, actions, settings, schemes=(Scheme.V2,))
+    return _signed(request, settings, (Scheme.V2,))
 
 
-def _authenticate(
-    request: Request, actions: Actions, settings: Settings, schemes: tuple[Scheme, ...]
-) -> Caller:
+def _signed(request: Request, settings: Settings, schemes: tuple[Scheme, ...]) -> SignedRequest:
     claim = read_claim(request.headers)
     body = raw_body(request, settings.limits.body_bytes)
-    now = datetime.now(UTC)
     content = Content(request.method, raw_path(request.environ), raw_query(request.environ), body)
-    credentials = actions.credentials(claim.job_id)
-    verify(
-        claim,
-        content,
-        secret=(credentials or _NOBODY).secret,
-        now_ms=unix_ms(now),
-        max_skew_ms=int(settings.max_clock_skew.total_seconds() * 1000),
-    )
-    if credentials is None or claim.scheme not in schemes or not _accepts(claim, credentials, settings):
-        raise SignatureError()
-    return Caller(claim.job_id, Envelope(report_key(claim, body), claim.scheme, body), now)
-
-
-def _accepts(claim: Claim, credentials: Credentials, settings: Settings) -> bool:
-    return claim.scheme is Scheme.V2 or (credentials.accept_v1 and settings.accept_v1)
+    return SignedRequest(claim, content, schemes, settings, datetime.now(UTC))

@@ -14,11 +14,11 @@ from flask import Blueprint, Response, jsonify, request
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.job_info import is_job_id
 from airflow_asyncaction.protocol.reports import parse_object
-from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView, word_from_json
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView, Word, word_from_json
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.actions import Actions, Credentials
 from airflow_asyncaction.store.registration import Registered, register
-from airflow_asyncaction.web.security import authenticate_task
+from airflow_asyncaction.web.security import task_request
 from airflow_asyncaction.web.wire import raw_body
 
 
@@ -40,9 +40,9 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.get("/action")
     def action() -> Response:
-        caller = authenticate_task(request, actions, settings)
+        signed = task_request(request, settings)
         after_line = request.args.get("after", 0, type=int)
-        view = actions.view(caller.action_id, after_line=after_line, now=caller.now)
+        view = actions.view(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
         page = view.log_page
         task_view = TaskView.of(
             view.action, logs=page.lines, first_line=page.first_line, has_more=page.has_more
@@ -51,9 +51,13 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/word")
     def word() -> Response:
-        caller = authenticate_task(request, actions, settings)
-        said = word_from_json(parse_object(caller.envelope.body))
-        return jsonify(TaskView.of(actions.tell(caller.action_id, said, caller.now)).to_json())
+        signed = task_request(request, settings)
+
+        def unseal(credentials: Credentials | None) -> Word:
+            signed.prove(credentials)
+            return word_from_json(parse_object(signed.content.body))
+
+        return jsonify(TaskView.of(actions.tell(signed.action_id, unseal, signed.now)).to_json())
 
     return blueprint
 
