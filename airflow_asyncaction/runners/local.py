@@ -134,6 +134,7 @@ class LocalRunner:
         wait_until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         self._frames += 1
         try:
+            self._pump(guard, 0)
             while not self._is_over(guard, at_exit=False):
                 left = _POLL_SECONDS if wait_until is None else wait_until - time.monotonic()
                 if left <= 0:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at real processes, for tests that start and kill them."""
+"""Real processes for tests that start and kill them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,28 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
+from airflow_asyncaction.protocol.actions import Completion
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.runners.guarded import GUARD
+from airflow_asyncaction.runners.local import LocalRunner, base_environ
+
 T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+SECRET = "a-secret-that-no-command-line-shows"
+INFO = JobInfo(
+    job_id=JobId("0b5ad2a5-7b4f-4c36-8a7e-5d0e4c4b6d1f"), secret_key=SECRET, hook="http://localhost:1/async"
+)
+STUBBORN = "trap '' TERM; while :; do sleep 0.05; done"
 
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -64,3 +78,51 @@ def kill_all(pids: Iterable[int]) -> None:
     for pid in pids:
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+
+
+def guards_of(parent: int) -> list[int]:
+    """Return the guards that a process is the parent of."""
+    guards = []
+    for pid in all_pids():
+        try:
+            is_guard = str(GUARD).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+            if is_guard and parent_of(pid) == parent and is_alive(pid):
+                guards.append(pid)
+        except OSError:
+            continue
+    return guards
+
+
+class Run:
+    """A runner, and what came out of it."""
+
+    def __init__(
+        self,
+        command: Sequence[str] | str,
+        *,
+        environ: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        stop_grace: float = 30,
+        completion: Completion = Completion.EXIT,
+        write_line: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.lines: list[tuple[str, str]] = []
+        self.launched: list[Mapping[str, Any]] = []
+        self.runner = LocalRunner(
+            command=command,
+            environ=base_environ(os.environ) if environ is None else environ,
+            cwd=cwd,
+            stop_grace=timedelta(seconds=stop_grace),
+            write_line=write_line or self.write_line,
+            completion=completion,
+        )
+
+    def write_line(self, stream: str, line: str) -> None:
+        self.lines.append((stream, line))
+
+    def run(self) -> Exit:
+        return self.runner.run(INFO, self.launched.append)
+
+    @property
+    def stdout(self) -> list[str]:
+        return [line for stream, line in self.lines if stream == "stdout"]

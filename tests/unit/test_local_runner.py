@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real commands under real guards, and what becomes of them when their task process does not live."""
+"""Real commands under real guards."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,63 +19,25 @@ from typing import Any
 import pytest
 
 from airflow_asyncaction.protocol.actions import Completion
-from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.runners.base import Runner
-from airflow_asyncaction.runners.guarded import GUARD
-from airflow_asyncaction.runners.local import LocalRunner, base_environ
+from airflow_asyncaction.runners.local import base_environ
 from tests.unit.live_processes import (
+    INFO,
+    ROOT,
+    SECRET,
+    STUBBORN,
+    Run,
     all_gone,
     all_pids,
     eventually,
+    guards_of,
     is_alive,
     kill_all,
     needs_proc,
     parent_of,
     read_pid,
 )
-
-ROOT = Path(__file__).parents[2]
-SECRET = "a-secret-that-no-command-line-shows"
-INFO = JobInfo(
-    job_id=JobId("0b5ad2a5-7b4f-4c36-8a7e-5d0e4c4b6d1f"), secret_key=SECRET, hook="http://localhost:1/async"
-)
-STUBBORN = "trap '' TERM; while :; do sleep 0.05; done"
-
-
-class Run:
-    """A runner, and what came out of it."""
-
-    def __init__(
-        self,
-        command: Sequence[str] | str,
-        *,
-        environ: Mapping[str, str] | None = None,
-        cwd: str | None = None,
-        stop_grace: float = 30,
-        completion: Completion = Completion.EXIT,
-        write_line: Callable[[str, str], None] | None = None,
-    ) -> None:
-        self.lines: list[tuple[str, str]] = []
-        self.launched: list[Mapping[str, Any]] = []
-        self.runner = LocalRunner(
-            command=command,
-            environ=base_environ(os.environ) if environ is None else environ,
-            cwd=cwd,
-            stop_grace=timedelta(seconds=stop_grace),
-            write_line=write_line or self.write_line,
-            completion=completion,
-        )
-
-    def write_line(self, stream: str, line: str) -> None:
-        self.lines.append((stream, line))
-
-    def run(self) -> Exit:
-        return self.runner.run(INFO, self.launched.append)
-
-    @property
-    def stdout(self) -> list[str]:
-        return [line for stream, line in self.lines if stream == "stdout"]
 
 
 @pytest.fixture
@@ -160,6 +121,10 @@ def test_death_by_signal() -> None:
     assert Run("kill -9 $$").run().signal == "SIGKILL"
 
 
+def test_death_by_a_signal_without_a_name() -> None:
+    assert Run("kill -40 $$").run().signal == "SIG40"
+
+
 def test_death_of_a_shells_child_by_signal_is_a_code() -> None:
     assert Run("sh -c 'kill -9 $$'; exit $?").run().code == 128 + signal.SIGKILL
 
@@ -184,7 +149,7 @@ def test_what_cannot_be_executed(tmp_path: Path, command: list[str], reason: str
     ):
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(mode)
-    run = Run(command, cwd=str(tmp_path))
+    run = Run(command, cwd=str(tmp_path), environ={"PATH": "/usr/bin:/bin"})
     exit_ = run.run()
     assert (exit_.reason, exit_.code, exit_.signal) == (reason, None, None)
     assert exit_.message is not None
@@ -213,6 +178,28 @@ def test_what_no_process_can_be_given_is_refused_at_once(wrong: dict[str, Any]) 
         Run(**wrong)
 
 
+def test_a_guard_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    run = Run(["true"])
+    assert run.run().reason == "NotStarted"
+    assert run.runner.wait() is None
+
+
+@needs_proc
+def test_what_cannot_be_ended_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if it hung in the kernel: its guard is stopped, and so is of no use."""
+    monkeypatch.setattr("airflow_asyncaction.runners.local._MARGIN_SECONDS", 0.3)
+    run = Run(["sleep", "1000"], stop_grace=0.1)
+
+    def hang(job: Mapping[str, Any]) -> None:
+        os.kill(parent_of(job["pid"]), signal.SIGSTOP)
+        run.runner.stop()
+
+    assert run.runner.run(INFO, hang).reason == "NotEnded"
+    os.kill(guards_of(os.getpid())[0], signal.SIGCONT)
+    eventually(lambda: (run.runner.wait() or Exit()).signal == "SIGTERM")
+
+
 def test_a_progress_bar_is_not_a_flood() -> None:
     run = Run("for i in $(seq 1 20000); do printf '\\r%s' $i; done; echo; echo end")
     run.run()
@@ -225,7 +212,7 @@ def test_100_mb_pass_in_constant_memory() -> None:
     """In a process of its own, whose peak memory is looked at."""
     script = f"""
         import resource, sys, os
-        from tests.unit.test_local_runner import Run
+        from tests.unit.live_processes import Run
         total = 0
         def write_line(stream, line):
             global total
@@ -463,109 +450,6 @@ def test_no_secret_is_on_a_command_line() -> None:
     run.runner.run(INFO, look)
     assert any(INFO.job_id.encode() in cmdline for cmdline in seen)  # the guard's was looked at
     assert not any(SECRET.encode() in cmdline for cmdline in seen)
-
-
-TASK = """
-    import os, signal, sys
-    from tests.unit.test_local_runner import Run
-    os.setpgid(0, 0)
-    run = Run(sys.argv[1], stop_grace=float(sys.argv[2]))
-    run.run()
-"""
-
-
-@pytest.fixture
-def task() -> Iterator[Callable[[str, float], subprocess.Popen[bytes]]]:
-    """Start a task process, as Airflow's supervisor does: one that leads a process group."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(command: str, stop_grace: float) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(TASK), command, str(stop_grace)],
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def guards_of(parent: int) -> list[int]:
-    """Return the guards that a process is the parent of."""
-    guards = []
-    for pid in all_pids():
-        try:
-            is_guard = str(GUARD).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-            if is_guard and parent_of(pid) == parent and is_alive(pid):
-                guards.append(pid)
-        except OSError:
-            continue
-    return guards
-
-
-@needs_proc
-def test_kill_9_of_the_task_leaves_nothing(
-    tmp_path: Path, task: Callable[[str, float], subprocess.Popen[bytes]]
-) -> None:
-    """Neither guard nor job nor a grandchild that escaped from the group, also if they ignore SIGTERM."""
-    process = task(
-        f'setsid sh -c "echo \\$\\$ > {tmp_path}/escaped; {STUBBORN}" & '
-        f'sh -c "echo \\$\\$ > {tmp_path}/child; {STUBBORN}" & '
-        f"echo $$ > {tmp_path}/job; {STUBBORN}",
-        1,
-    )
-    pids = [read_pid(tmp_path / name) for name in ("job", "child", "escaped")]
-    guards = guards_of(process.pid)
-    assert len(guards) == 1
-    killed_at = time.monotonic()
-    process.kill()
-    process.wait()
-    eventually(lambda: all_gone([*pids, *guards]))
-    assert time.monotonic() - killed_at >= 1
-
-
-@needs_proc
-def test_a_job_gets_its_grace_though_its_whole_task_is_gone(
-    tmp_path: Path, task: Callable[[str, float], subprocess.Popen[bytes]]
-) -> None:
-    """SIGTERM and SIGKILL to the task's group, as the supervisor sends them, reach neither guard nor job."""
-    process = task(
-        f"trap 'sleep 1; echo saved > {tmp_path}/saved; exit' TERM; echo $$ > {tmp_path}/job; "
-        "while :; do sleep 0.05; done",
-        30,
-    )
-    job = read_pid(tmp_path / "job")
-    guards = guards_of(process.pid)
-    os.killpg(process.pid, signal.SIGTERM)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    eventually(lambda: all_gone([job, *guards]))
-    assert (tmp_path / "saved").read_text() == "saved\n"
-
-
-@needs_proc
-def test_kill_9_of_the_task_ends_what_was_submitted(tmp_path: Path) -> None:
-    script = f"""
-        import time
-        from airflow_asyncaction.protocol.actions import Completion
-        from tests.unit.test_local_runner import Run
-        Run("setsid sleep 1000 & echo $! > {tmp_path}/pid", completion=Completion.REPORT).run()
-        time.sleep(1000)
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    pid = read_pid(tmp_path / "pid")
-    assert is_alive(pid)
-    process.kill()
-    process.wait()
-    eventually(lambda: not is_alive(pid))
 
 
 def test_the_guard_leaves_no_descriptor_open() -> None:
