@@ -14,6 +14,7 @@ import hashlib
 import json
 import secrets
 import socket
+import ssl
 import threading
 import time
 import uuid
@@ -149,12 +150,16 @@ class JobServer:
     What it does not do: it checks no clocks of an action, and has no files.
 
     :param prefix: path of the hook
+    :param tls: speak HTTPS with this
     """
 
-    def __init__(self, *, limits: Limits | None = None, prefix: str = "/async") -> None:
+    def __init__(
+        self, *, limits: Limits | None = None, prefix: str = "/async", tls: ssl.SSLContext | None = None
+    ) -> None:
         self.limits = limits or Limits()
         self.clock_offset = timedelta()
         self._prefix = prefix.rstrip("/")
+        self._tls = tls
         self._jobs: dict[str, TestedJob] = {}
         self._port = 0
         self._listener: _Listener | None = None
@@ -173,7 +178,8 @@ class JobServer:
     @property
     def hook(self) -> str:
         """The base URL that jobs report to."""
-        return f"http://127.0.0.1:{self._port}{self._prefix}"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._port}{self._prefix}"
 
     def new_job(self, arguments: Any = None, type: str = "test", **action_fields: Any) -> TestedJob:  # noqa: A002
         """Register an action.
@@ -218,7 +224,7 @@ class JobServer:
     def come_back(self) -> None:
         """Listen again, on the same port, after :meth:`go_away`."""
         if self._listener is None:
-            self._listener = _Listener(self, self._port)
+            self._listener = _Listener(self, self._port, self._tls)
             self._port = self._listener.server_address[1]
 
     def _answer(
@@ -298,11 +304,13 @@ class _Listener(ThreadingHTTPServer):
     block_on_close = False
     allow_reuse_address = True
 
-    def __init__(self, server: JobServer, port: int) -> None:
+    def __init__(self, server: JobServer, port: int, tls: ssl.SSLContext | None) -> None:
         self.job_server = server
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
         super().__init__(("127.0.0.1", port), _Handler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 

@@ -165,7 +165,7 @@ class Job:
         return self._reporter is not None and self._reporter.is_stopping
 
     def ask_to_stop(self) -> None:
-        """Make :meth:`is_stopping` true: for whoever runs the job in this process, and knows before it is told."""
+        """Make :meth:`is_stopping` true: for whoever runs the job in this process, and knows it sooner."""
         if self._reporter is not None:
             self._reporter.is_stopping = True
 
@@ -177,6 +177,11 @@ class Job:
         """
         if self._reporter is not None:
             self._reporter.flush(patience_seconds)
+
+    def discard(self) -> None:
+        """Drop what waits to be sent: for who has waited long enough for the server."""
+        if self._reporter is not None:
+            self._reporter.discard()
 
     def close(self) -> None:
         """Send what waits to be sent, and stop the background thread. A closed job that is used starts again.
@@ -200,7 +205,8 @@ class Job:
             self._reporter.end(fields)
 
     def _may_end(self) -> bool:
-        return self._reporter is not None and self._reporter.is_owner and not self._reporter.has_ended
+        reporter = self._reporter
+        return reporter is not None and reporter.is_owner and not reporter.has_said_end
 
 
 def this_agent() -> dict[str, Any]:

@@ -71,11 +71,15 @@ class Outbox:
                 taken.append(self._pop())
         return taken
 
-    def put_back(self, lines: Sequence[LogLine]) -> None:
-        """Return lines that the server found too many, and take half as many from now on."""
+    def take_fewer(self) -> None:
+        """Take half as many lines as before from now on: the server found them too many."""
         with self._lock:
             self._report_lines = max(1, self._report_lines // 2)
             self._report_bytes = max(LINE_BYTES, self._report_bytes // 2)
+
+    def put_back(self, lines: Sequence[LogLine]) -> None:
+        """Return lines that were taken, but not in turn."""
+        with self._lock:
             self._lines.extendleft(reversed(lines))
             self._chars += sum(len(line.message) for line in lines)
 

@@ -77,7 +77,7 @@ class Reporter:
         self._first: dict[str, Any] = {"status": "RUNNING", "agent": dict(agent)}
         self._owner_pid = os.getpid()
         self.is_stopping = False
-        self.has_ended = False
+        self._has_ended = False
         self._superseded: Superseded | None = None
         self._complained = False
         self._reset()
@@ -92,6 +92,7 @@ class Reporter:
         self._outbox = Outbox()
         self._woken = False
         self._details: dict[str, Any] | None = None
+        self._ending: Mapping[str, Any] | None = None
         self._unsent: _Report | None = None
         self._sent_at = time.monotonic()
 
@@ -106,6 +107,11 @@ class Reporter:
     def is_owner(self) -> bool:
         """Whether this process opened the job, not one forked from it."""
         return os.getpid() == self._owner_pid
+
+    @property
+    def has_said_end(self) -> bool:
+        """Whether the job's end was reported, or waits for the server to come back."""
+        return self._has_ended or self._ending is not None
 
     def start(self) -> None:
         """Start the background thread, unless it runs."""
@@ -136,13 +142,13 @@ class Reporter:
             self._haste()
 
     def end(self, fields: Mapping[str, Any]) -> None:
-        """Send all that waits and a terminal report with it.
+        """Send all that waits and a terminal report with it. If that finds no server, flush tries again.
 
         :raises ServerError: it was refused, or could not be delivered
         """
         self.after_fork()
-        self._drain(dict(fields), self._timing.report_patience_seconds)
-        self.has_ended = True
+        self._ending = dict(fields)
+        self._drain(self._timing.report_patience_seconds)
 
     def flush(self, patience_seconds: float | None = None) -> None:
         """Send all that waits.
@@ -151,7 +157,7 @@ class Reporter:
         """
         self.after_fork()
         patience = self._timing.exit_patience_seconds if patience_seconds is None else patience_seconds
-        self._drain(None, patience)
+        self._drain(patience)
 
     def call(self, request: Request) -> dict[str, Any]:
         """Send another request than a report, and return its answer.
@@ -161,6 +167,13 @@ class Reporter:
         self.after_fork()
         with self._hurry():
             return self._transport.send(request, patience_seconds=self._timing.report_patience_seconds)
+
+    def discard(self) -> None:
+        """Drop all that waits to be sent."""
+        self.after_fork()
+        with self._hurry():
+            self._outbox = Outbox()
+            self._first, self._details, self._ending, self._unsent = {}, None, None, None
 
     def close(self) -> None:
         """Flush and stop the thread. Says on stderr what could not be sent; never raises."""
@@ -218,9 +231,10 @@ class Reporter:
                 except ServerError as error:
                     self._complain(error)
 
-    def _drain(self, terminal: dict[str, Any] | None, patience_seconds: float) -> None:
+    def _drain(self, patience_seconds: float) -> None:
         deadline = time.monotonic() + patience_seconds
         with self._hurry():
+            terminal = self._ending
             is_done = False
             while not is_done:
                 report = self._next(terminal, is_flush=True)
@@ -230,12 +244,18 @@ class Reporter:
                 try:
                     left = max(0.0, deadline - time.monotonic())
                     is_done = self._deliver(report, patience_seconds=left) and is_done
+                except ServerUnreachable:
+                    raise
                 except ServerError as error:
-                    if is_done or isinstance(error, ServerUnreachable | Superseded):
+                    if is_done:
+                        self._outbox.put_back(report.lines)  # only the end was refused, not they
+                    if is_done or isinstance(error, Superseded):
+                        self._ending = None
                         raise
                     self._complain(error)
+            self._ending, self._has_ended = None, True
 
-    def _next(self, terminal: dict[str, Any] | None = None, *, is_flush: bool = False) -> _Report | None:
+    def _next(self, terminal: Mapping[str, Any] | None = None, *, is_flush: bool = False) -> _Report | None:
         """Return the next report: the one that is kept, or one of what waits.
 
         The terminal report comes when all lines that wait fit into it.
@@ -263,7 +283,7 @@ class Reporter:
 
     def _is_heartbeat_due(self) -> bool:
         waited = time.monotonic() - self._sent_at
-        return waited >= self._timing.heartbeat_seconds and self.is_owner and not self.has_ended
+        return waited >= self._timing.heartbeat_seconds and self.is_owner and not self._has_ended
 
     def _deliver(self, report: _Report, *, patience_seconds: float, in_background: bool = False) -> bool:
         """Send a report; return ``False`` if it must be composed again with fewer lines."""
@@ -294,6 +314,7 @@ class Reporter:
     def _break_up(self, report: _Report) -> None:
         """Put back what was too large for the server. A line too large by itself is given up."""
         if len(report.lines) > 1:
+            self._outbox.take_fewer()
             self._outbox.put_back(report.lines)
         if "agent" in report.fields:
             self._first = {"status": "RUNNING", "agent": report.fields["agent"]}

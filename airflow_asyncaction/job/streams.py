@@ -94,11 +94,10 @@ class Pump(threading.Thread):
         os.close(self._source)
         self._lines.close()
 
-    def finish(self, quiet_seconds: float) -> None:
+    def finish(self, since: float, quiet_seconds: float) -> None:
         """Wait for the end of the source, or until it is quiet: a child left behind may hold it open."""
-        start = time.monotonic()
         while self.is_alive():
-            quiet_until = max(start, self._last_read_at) + quiet_seconds
+            quiet_until = max(since, self._last_read_at) + quiet_seconds
             if time.monotonic() >= quiet_until:
                 return
             self.join(0.1)

@@ -25,8 +25,7 @@ from airflow_asyncaction.protocol.signing import Content, signed_headers
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 60.0
 
-_BROKEN = (OSError, http.client.HTTPException, ValueError)
-"""What a connection raises. ``ValueError`` after a signal handler has used it within another use."""
+_BROKEN = (OSError, http.client.HTTPException)
 
 _OUTAGES = frozenset({429, 502, 503, 504})
 _POLL_SECONDS = 0.05
@@ -186,16 +185,19 @@ class Transport:
         target = self._prefix + request.path or "/"
         if request.query:
             target += "?" + request.query
-        try:
-            connection = self._connection = self._connection or self._connect()
+        connection, self._connection = self._connection or self._connect(), None
+        try:  # a signal handler that sends meanwhile has a connection of its own
             connection.request(request.method, target, request.body or None, self._headers(request))
             response = connection.getresponse()
             payload = response.read(MAX_ANSWER_BYTES)
         except BaseException:  # a signal handler's exception too leaves the connection useless
-            self.close()
+            connection.close()
             raise
-        if not response.isclosed():  # longer than the cap
-            self.close()
+        self.close()
+        if response.isclosed():  # else it is longer than the cap
+            self._connection = connection
+        else:
+            connection.close()
         return _Answer(response.status, payload, response.getheader("Retry-After"))
 
     def _connect(self) -> http.client.HTTPConnection:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from airflow_asyncaction.exceptions import AsyncActionError, JobInfoError, ServerError, Superseded
+from airflow_asyncaction.exceptions import JobInfoError, ServerError, Superseded
 from airflow_asyncaction.job.client import Job
 from airflow_asyncaction.job.reporter import Timing, say
 from airflow_asyncaction.job.streams import Pump
@@ -142,8 +142,10 @@ class _Program:
         while kill_at is not None and self._signal_group(0):  # what it started has the same grace
             kill_at = self._obey(kill_at)
             time.sleep(0.05)
+        ended_at = time.monotonic()
         for pump in self._pumps:
-            pump.finish(_QUIET_SECONDS)
+            pump.finish(ended_at, _QUIET_SECONDS)
+        _close_output()
         return self._process.returncode
 
     def _obey(self, kill_at: float | None) -> float | None:
@@ -231,23 +233,27 @@ def _report(send: Callable[[], None], job: Job) -> None:
     """Send; the program's own word may have come first, and its exit code counts whatever comes of this."""
     try:
         send()
+        job.flush()
     except Superseded:
-        pass  # the program was stopped for it, or ended before it could be
+        job.discard()  # the program was stopped for it, or ended before it could be
     except ServerError as error:
         if error.status != _CONFLICT:
             say(f"the end could not be reported: {error}")
-        return
-    except AsyncActionError as error:
-        say(f"the end could not be reported: {error}")
-        return
+            job.discard()
     job.close()
+
+
+def _close_output() -> None:
+    """Let the readers of the program's output see its end, however long its report takes."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _leave_as(returncode: int) -> int:
     if returncode >= 0:
         return returncode
     number = -returncode
-    sys.stdout.flush()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the program has left a core if it was to
     with contextlib.suppress(OSError):  # SIGKILL has no handler
         signal.signal(number, signal.SIG_DFL)
