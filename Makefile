@@ -77,7 +77,7 @@ clean: ## Remove all that was made here
 $(READY): requirements/dev.txt pyproject.toml | $(UV)
 	@[ -n "$(PYTHON)" ] || { echo "make: no Python >= 3.11 found: install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Making .venv with $$($(PYTHON) --version): a minute, once"
-	@$(UV) venv --quiet --clear --python "$$(command -v $(PYTHON))" .venv
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --clear --python "$$(command -v $(PYTHON))" .venv
 	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
