@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from airflow_asyncaction.job import Job, Timing
 from airflow_asyncaction.testing import JobServer, TestedJob
 
 settings.register_profile("noisy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,3 +24,9 @@ def server() -> Iterator[JobServer]:
 @pytest.fixture
 def tested(server: JobServer) -> TestedJob:
     return server.new_job()
+
+
+@pytest.fixture
+def job(tested: TestedJob) -> Iterator[Job]:
+    with Job(tested.info, timing=Timing(flush_seconds=0.02, report_patience_seconds=60)) as job:
+        yield job

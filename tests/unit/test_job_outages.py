@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job's client while the server is away, slow, wrong about the time, or not ours."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+
+from airflow_asyncaction.job import Job, ServerError, ServerUnreachable, Timing, open_job
+from airflow_asyncaction.job.outbox import MAX_KEPT_LINES
+from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.testing import JobServer, TestedJob
+
+
+def sent_logs(tested: TestedJob) -> list[str]:
+    return [line.message for line in tested.logs]
+
+
+def test_outage_of_three_seconds_loses_nothing(server: JobServer, tested: TestedJob, job: Job) -> None:
+    job.log("before")
+    tested.wait_until(lambda tested: tested.logs)
+    server.go_away()
+    back = threading.Timer(3, server.come_back)
+    back.start()
+    for number in range(50):
+        job.log(f"during {number}")
+        time.sleep(0.01)
+    job.result("late but there")
+    back.join()
+    assert sent_logs(tested) == ["before", *(f"during {number}" for number in range(50))]
+    assert tested.action.state is State.SUCCESS
+
+
+def test_a_paused_server_is_waited_for(server: JobServer, tested: TestedJob, job: Job) -> None:
+    server.pause(retry_after_seconds=1)
+    started = time.monotonic()
+    threading.Timer(0.1, server.resume).start()
+    job.result(1)
+    assert time.monotonic() - started >= 0.9  # no sooner than Retry-After says
+    assert tested.action.state is State.SUCCESS
+
+
+def test_lost_answers_repeat_nothing(server: JobServer, tested: TestedJob, job: Job) -> None:
+    job.flush()
+    server.lose_answers(3)
+    job.log("once")
+    job.result(1)
+    assert sent_logs(tested) == ["once"]
+    assert tested.action.state is State.SUCCESS
+    again = [request for request in tested.requests if b"once" in request.body]
+    assert len(again) == 4
+    assert len({(request.claim.nonce, request.body) for request in again}) == 1
+    times = [request.claim.time_ms for request in again]
+    assert times == sorted(times)
+    assert times[-1] > times[0]
+
+
+def test_a_server_away_for_good_is_given_up(server: JobServer, tested: TestedJob) -> None:
+    timing = Timing(report_patience_seconds=0.3, exit_patience_seconds=0.1)
+    with Job(tested.info, timing=timing) as job:
+        server.go_away()
+        with pytest.raises(ServerUnreachable) as caught:
+            job.result(1)
+    assert caught.value.status == 0
+
+
+def test_an_end_given_up_is_sent_when_the_server_is_back(server: JobServer, tested: TestedJob) -> None:
+    with Job(tested.info, timing=Timing(report_patience_seconds=0.1, flush_seconds=0.02)) as job:
+        server.go_away()
+        with pytest.raises(ServerUnreachable):
+            job.result(1)
+        server.come_back()
+    assert (tested.action.state, tested.action.results) == (State.SUCCESS, "1")
+
+
+def test_while_the_server_is_away_the_oldest_lines_go(server: JobServer, tested: TestedJob, job: Job) -> None:
+    job.flush()
+    server.go_away()
+    total = MAX_KEPT_LINES * 2
+    for number in range(total):
+        job.log(str(number))
+    server.come_back()
+    job.result(1)
+    messages = sent_logs(tested)
+    assert messages[-1] == str(total - 1)
+    numbers = [int(message) for message in messages if message.isdigit()]
+    assert MAX_KEPT_LINES <= len(numbers) <= MAX_KEPT_LINES + 1000  # one report may have been on its way
+    assert numbers == sorted(numbers)
+    (said,) = (message for message in messages if not message.isdigit())
+    assert said.startswith(f"[{total - len(numbers)} lines were dropped here")
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_a_wrong_clock_is_corrected(server: JobServer, tested: TestedJob, hours: int) -> None:
+    server.clock_offset = timedelta(hours=hours)
+    with Job(tested.info) as job:
+        job.result(1)
+    assert tested.action.state is State.SUCCESS
+
+
+def test_a_wrong_secret_is_an_error_that_tells_no_secret(server: JobServer) -> None:
+    wrong, right = server.new_job(), server.new_job()
+    environ = {**right.environ, "JOB_SECRET_KEY": wrong.info.secret_key}
+    with open_job(environ) as job, pytest.raises(ServerError) as caught:
+        job.result(1)
+    assert (caught.value.status, caught.value.code) == (401, "bad_signature")
+    for shown in (repr(caught.value), repr(job), repr(vars(job)), str(caught.value)):
+        assert wrong.info.secret_key not in shown

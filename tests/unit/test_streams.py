@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A wrapped program's output, cut into lines."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_asyncaction.job.outbox import LINE_BYTES, tidy
+from airflow_asyncaction.job.streams import LineSplitter, Pump
+
+
+def lines_of(*chunks: bytes) -> list[str]:
+    lines: list[str] = []
+    splitter = LineSplitter(lines.append)
+    for chunk in chunks:
+        splitter.feed(chunk)
+    splitter.close()
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("output", "lines"),
+    [
+        (b"", []),
+        (b"a", ["a"]),
+        (b"a\n", ["a"]),
+        (b"a\n\nb", ["a", "", "b"]),
+        (b"a\r\nb\r\n", ["a", "b"]),
+        (b"a\r\r\n", ["a"]),
+        (b"10%\r20%\r100%\n", ["100%"]),
+        (b"10%\r100%\r", ["100%"]),
+        (b"\r10%\r100%", ["100%"]),
+        ("ü😀\n".encode(), ["ü😀"]),
+        (b"\xff\xfe\n", ["\ufffd\ufffd"]),
+        (b"a\0b\n", ["a\0b"]),
+    ],
+)
+@pytest.mark.parametrize("chunk_bytes", [1, 2, 3, 100])
+def test_lines(output: bytes, lines: list[str], chunk_bytes: int) -> None:
+    assert lines_of(*(output[at : at + chunk_bytes] for at in range(0, len(output), chunk_bytes))) == lines
+
+
+@given(st.binary().map(lambda data: data.replace(b"x", b"\n").replace(b"y", b"\r")), st.data())
+def test_where_it_is_cut_makes_no_difference(output: bytes, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(output)), max_size=5)))
+    chunks = [output[start:end] for start, end in zip([0, *cuts], [*cuts, len(output)], strict=True)]
+    assert lines_of(*chunks) == lines_of(output)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_size=1)))
+def test_text_comes_out_as_it_went_in(lines: list[str]) -> None:
+    assert lines_of("\n".join(lines).encode()) == lines
+
+
+@pytest.mark.parametrize("character", ["x", "ü", "€", "😀"])
+def test_a_long_line_is_cut_between_characters_and_marked_once(character: str) -> None:
+    output = character.encode() * 20_000
+    (line,) = lines_of(output[:LINE_BYTES], output[LINE_BYTES:])
+    kept, _, mark = line.partition(" ")
+    assert set(kept) == {character}
+    assert LINE_BYTES - 3 <= len(kept.encode()) <= LINE_BYTES
+    assert mark == f"[cut: the line has {len(output)} bytes]"
+
+
+def test_a_progress_bar_longer_than_a_line_is_not_cut() -> None:
+    assert lines_of(*[b"\r%d%%" % (number % 100) for number in range(10_001)], b"\n") == ["0%"]
+
+
+def test_tidy_leaves_good_text_alone() -> None:
+    assert tidy("ü😀 \0") == "ü😀 \0"
+
+
+def test_a_pump_passes_on_until_its_reader_is_gone() -> None:
+    lines: list[str] = []
+    (source, feed), (sink, target) = os.pipe(), os.pipe()
+    pump = Pump(source, target, lines.append)
+    pump.start()
+    os.write(feed, b"one\ntw")
+    assert os.read(sink, 100) == b"one\ntw"
+    os.close(sink)
+    os.write(feed, b"o\n")
+    pump.join(60)
+    assert not pump.is_alive()
+    with pytest.raises(BrokenPipeError):
+        os.write(feed, b"x")
+    os.close(feed)
+    os.close(target)
+
+
+def test_a_pump_waits_for_a_reader_of_a_non_blocking_descriptor() -> None:
+    (source, feed), (sink, target) = os.pipe(), os.pipe()
+    os.set_blocking(target, False)
+    pump = Pump(source, target, lambda _line: None)
+    pump.start()
+    output = os.urandom(1_000_000)
+
+    def feed_all() -> None:
+        with os.fdopen(feed, "wb") as stream:
+            stream.write(output)
+
+    threading.Thread(target=feed_all).start()
+    received = bytearray()
+    while len(received) < len(output):
+        received += os.read(sink, 65536)
+    pump.join(60)
+    assert bytes(received) == output
+    os.close(sink)
+    os.close(target)
