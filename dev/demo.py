@@ -149,8 +149,7 @@ def _demonstrate(screen: Screen, *, keep: bool, began: float) -> int:
         if keep:
             screen.line("It runs on until Ctrl-C")
             _wait_for_interrupt()
-    if not keep:
-        screen.line("Everything is stopped again; make demo KEEP=1 leaves it running")
+    screen.line("Everything is stopped again" + ("" if keep else "; make demo KEEP=1 leaves it running"))
     return 1 if errors else 0
 
 
