@@ -126,6 +126,7 @@ class Job:
         :param percent: 0 to 100
         :raises ValueError: it is not
         """
+        percent = int(percent) if isinstance(percent, int) else float(percent)
         if not math.isfinite(percent) or not 0 <= percent <= _DONE:
             raise ValueError(f"progress is a number from 0 to 100, not {percent!r}")
         details: dict[str, Any] = {"progress": percent}

@@ -21,6 +21,7 @@ from airflow_asyncaction.job.transport import Request, Transport
 from airflow_asyncaction.protocol.reports import LogLine
 
 _TOO_LARGE = 413
+_SHORTEST_NAP_SECONDS = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +209,9 @@ class Reporter:
             self._hurrying.pop()
 
     def _run(self) -> None:
-        nap_seconds = min(self._timing.flush_seconds, self._timing.heartbeat_seconds)
+        nap_seconds = max(
+            _SHORTEST_NAP_SECONDS, min(self._timing.flush_seconds, self._timing.heartbeat_seconds)
+        )
         while self._thread is threading.current_thread():
             self._send_due()
             with contextlib.suppress(queue.Empty):

@@ -15,6 +15,8 @@ from airflow_asyncaction.job.outbox import LINE_BYTES
 
 CHUNK_BYTES = 64 * 1024
 
+_LOUD_TIMES = 6
+
 
 class LineSplitter:
     """Cuts a byte stream into text lines, in constant memory. Pure: no I/O.
@@ -82,24 +84,32 @@ class Pump(threading.Thread):
         self._source = source
         self._target = target
         self._lines = LineSplitter(emit)
-        self._last_read_at = time.monotonic()
+        self._reading_since: float | None = time.monotonic()  # None: it waits for its reader
 
     def run(self) -> None:
         """Pass on, until the end of the source or of the target."""
         with contextlib.suppress(OSError):
             while data := os.read(self._source, CHUNK_BYTES):
-                self._last_read_at = time.monotonic()
+                self._reading_since = None
                 write_all(self._target, data)
                 self._lines.feed(data)
+                self._reading_since = time.monotonic()
         os.close(self._source)
         self._lines.close()
 
     def finish(self, since: float, quiet_seconds: float) -> None:
-        """Wait for the end of the source, or until it is quiet: a child left behind may hold it open."""
+        """Wait for the end of the source, or until it is quiet: a child left behind may hold it open.
+
+        Nor is one that writes on waited for for ever; but a slow reader is.
+
+        :param since: when the program ended, by the monotonic clock
+        """
         while self.is_alive():
-            quiet_until = max(since, self._last_read_at) + quiet_seconds
-            if time.monotonic() >= quiet_until:
-                return
+            reading_since = self._reading_since
+            if reading_since is not None:
+                latest = since + quiet_seconds * _LOUD_TIMES
+                if time.monotonic() >= min(max(since, reading_since) + quiet_seconds, latest):
+                    return
             self.join(0.1)
 
 

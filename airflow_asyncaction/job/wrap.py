@@ -6,11 +6,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import platform
 import resource
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +19,8 @@ from types import FrameType
 from typing import Any
 
 from airflow_asyncaction.exceptions import JobInfoError, ServerError, Superseded
-from airflow_asyncaction.job.client import Job
+from airflow_asyncaction.job.client import Job, this_agent
+from airflow_asyncaction.job.outbox import tidy
 from airflow_asyncaction.job.reporter import Timing, say
 from airflow_asyncaction.job.streams import Pump
 from airflow_asyncaction.protocol.job_info import JobInfo
@@ -36,6 +35,7 @@ _TO_GROUP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # they end a program
 _TO_PROGRAM = (signal.SIGUSR1, signal.SIGUSR2)  # a child that does not know them would die of them
 _POLL_SECONDS = 0.2
 _QUIET_SECONDS = 5.0
+_KILLED_SECONDS = 5.0  # what is there so long after SIGKILL, we cannot end
 _PR_SET_PDEATHSIG = 1
 _CONFLICT = 409
 
@@ -66,8 +66,8 @@ def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) ->
         info = JobInfo.from_environ(environ)
         if info is None:
             return _become(command, environ)
-        agent = {"hostname": socket.gethostname(), "platform": platform.platform(), "program": command[0]}
-        job = Job(info, agent={**agent, "pid": os.getpid()}, timing=_timing(options))
+        agent = {**this_agent(), "program": tidy(command[0])}
+        job = Job(info, agent=agent, timing=_timing(options))
     except JobInfoError as error:
         say(str(error))
         return WRAPPER_FAILED
@@ -79,7 +79,7 @@ def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) ->
         _report(lambda: job.fail(text, name="NotFound" if code == NOT_FOUND else "CannotRun"), job)
         return code
     returncode = program.wait()
-    _report(functools.partial(_report_end, job, returncode, program.tail), job)
+    _report(functools.partial(_report_end, job, returncode, tuple(program.tail)), job)
     return _leave_as(returncode)
 
 
@@ -88,7 +88,7 @@ def report_failure(message: str, environ: Mapping[str, str]) -> None:
     with contextlib.suppress(JobInfoError):
         info = JobInfo.from_environ(environ)
         if info is not None:
-            job = Job(info, timing=_timing(Options()))
+            job = Job(info, timing=_timing(Options(report_timeout_seconds=10.0)))
             _report(lambda: job.fail(message, name="WrapperFailed"), job)
 
 
@@ -105,6 +105,7 @@ class _Program:
         self._job = job
         self._stop_grace_seconds = options.stop_grace_seconds
         self._early_signals: list[int] = []
+        self._is_over = False
         self._process: subprocess.Popen[bytes] | None = None
         self._wake_fd = _wake_on_signals(self._forward)
         self._process = process = subprocess.Popen(
@@ -139,14 +140,23 @@ class _Program:
             kill_at = self._obey(kill_at)
             if select.select([self._wake_fd], [], [], _POLL_SECONDS)[0]:
                 os.read(self._wake_fd, 4096)
-        while kill_at is not None and self._signal_group(0):  # what it started has the same grace
-            kill_at = self._obey(kill_at)
-            time.sleep(0.05)
+        if kill_at is not None:
+            self._end_group(kill_at)
         ended_at = time.monotonic()
         for pump in self._pumps:
             pump.finish(ended_at, _QUIET_SECONDS)
+        self._is_over = True
         _close_output()
         return self._process.returncode
+
+    def _end_group(self, kill_at: float) -> None:
+        """Wait for what the program has started: it has the same grace."""
+        assert self._process is not None  # noqa: S101
+        while self._signal_group(0) and time.monotonic() < kill_at + _KILLED_SECONDS:
+            self._obey(kill_at)
+            with contextlib.suppress(ChildProcessError):  # as process 1 of a container we inherit them
+                os.waitpid(-self._process.pid, os.WNOHANG)
+            time.sleep(0.05)
 
     def _obey(self, kill_at: float | None) -> float | None:
         """Begin, or finish, to end the group once the server asks for it; return when to kill it."""
@@ -180,7 +190,7 @@ class _Program:
                     os.killpg(process.pid, number)
                 else:
                     os.kill(process.pid, number)
-        elif number in _TO_GROUP:  # it has ended, and we are asked not to wait for the server
+        elif number in _TO_GROUP and self._is_over:  # we are asked not to wait for the server
             os._exit(_shell_code(process.returncode))
 
     def _take_line(self, stream: str, text: str) -> None:
@@ -199,7 +209,8 @@ def _timing(options: Options) -> Timing:
 def _become(command: Sequence[str], environ: Mapping[str, str]) -> int:
     """Outside Airflow there is nothing to wrap: the program takes this process over."""
     try:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and that would be inherited
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and that would be inherited
+            signal.signal(number, signal.SIG_DFL)
         os.execvpe(command[0], list(command), environ)  # noqa: S606 - to run it is what we are for
     except OSError as error:
         code, text = _cannot_start(command[0], error)

@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,13 @@ def test_progress_is_coalesced_and_the_latest_wins(tested: TestedJob) -> None:
         tested.wait_until(lambda tested: tested.action.status_details is not None)
     assert tested.action.status_details == '{"progress":100,"message":"loaded"}'
     assert len(tested.reports) <= 3
+
+
+@pytest.mark.parametrize(("percent", "sent"), [(True, 1), (Decimal("0.5"), 0.5), (33.25, 33.25)])
+def test_progress_is_any_number(tested: TestedJob, job: Job, percent: Any, sent: float) -> None:
+    job.progress(percent)
+    job.result(1)
+    assert json.loads(tested.action.status_details or "") == {"progress": sent}
 
 
 @pytest.mark.parametrize("percent", [-1, 101, float("nan"), float("inf")])

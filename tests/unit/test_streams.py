@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -109,5 +111,32 @@ def test_a_pump_waits_for_a_reader_of_a_non_blocking_descriptor() -> None:
         received += os.read(sink, 65536)
     pump.join(60)
     assert bytes(received) == output
+    os.close(sink)
+    os.close(target)
+
+
+def test_a_pump_waits_for_a_slow_reader_but_not_for_a_quiet_source() -> None:
+    (source, feed), (sink, target) = os.pipe(), os.pipe()
+    os.set_blocking(feed, False)
+    pump = Pump(source, target, lambda _line: None)
+    pump.start()
+    pump.finish(time.monotonic(), 0.05)  # quiet, with the feed open
+    assert pump.is_alive()
+    written = 0
+    for _ in range(100):
+        with contextlib.suppress(BlockingIOError):
+            written += os.write(feed, bytes(10_000))
+        time.sleep(0.001)
+    finishing = threading.Thread(target=pump.finish, args=(time.monotonic() - 60, 0.05))
+    finishing.start()
+    finishing.join(0.5)
+    assert finishing.is_alive()
+    received = 0
+    while received < written:
+        received += len(os.read(sink, 65536))
+    finishing.join(60)
+    assert not finishing.is_alive()
+    os.close(feed)
+    pump.join(60)
     os.close(sink)
     os.close(target)
