@@ -86,7 +86,13 @@ OPTIONS = (
         "Seconds between a waiting task's looks at its action, for reported logs, STOP and timeouts."
         " The end of a local job does not wait for it.",
     ),
-    Option("web_threads", "integer", "16", "Threads that serve the job routes in one API server process."),
+    Option(
+        "web_threads",
+        "integer",
+        "4",
+        "Threads that serve the job routes in one API server process. More than [database]"
+        " sql_alchemy_pool_size make it slower: each then opens a connection for every request.",
+    ),
     Option(
         "gc_freeze",
         "boolean",

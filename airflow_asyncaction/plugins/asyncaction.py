@@ -35,9 +35,8 @@ class LazyApp:
         await app(_with_stripped_prefix(scope), receive, send)
 
     def _build(self) -> AsgiApp:
-        from a2wsgi import WSGIMiddleware
-
         from airflow_asyncaction.web.app import FreezeWhenWarm, create_app
+        from airflow_asyncaction.web.buffered import BufferedWsgi
 
         with self._lock:
             if self._app is None:
@@ -45,7 +44,9 @@ class LazyApp:
                 app: Any = create_app(options)
                 if options.gc_freeze:
                     app = FreezeWhenWarm(app)
-                self._app = WSGIMiddleware(app, workers=max(1, options.web_threads))
+                self._app = BufferedWsgi(
+                    app, max_body_bytes=options.limits.body_bytes, threads=max(1, options.web_threads)
+                )
             return self._app
 
 

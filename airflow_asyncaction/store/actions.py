@@ -211,41 +211,38 @@ class Actions:
                 _keep_refusal(connection, row, decision, envelope, now)
                 return Outcome(before, decision)
             case Accepted(after):
-                self._keep_report(connection, row, after, report, envelope, now)
+                changes = rows.changes(before, after, now)
+                self._keep_report(connection, row, changes, report, envelope, now)
                 return Outcome(after)
 
     def _keep_report(
         self,
         connection: Connection,
         row: Row[Any],
-        after: Action,
+        changes: dict[str, Any],
         report: Report,
         envelope: Envelope,
         now: datetime,
     ) -> None:
-        before = rows.to_action(row)
         last_line = row.log_lines + len(report.logs)
-        connection.execute(
-            _INSERT_REPORT,
-            {
-                **_report_columns(row.id, envelope, now),
-                "kind": _kind(report),
-                "logs": log_lines.encode(report.logs),
-                "log_count": len(report.logs),
-                "last_line": last_line if report.logs else None,
-            },
-        )
-        changes = rows.changes(before, after, now)
+        kept = {
+            **_report_columns(row.id, envelope, now),
+            "kind": _kind(report),
+            "logs": log_lines.encode(report.logs),
+            "log_count": len(report.logs),
+            "last_line": last_line if report.logs else None,
+        }
         changes["report_count"] = row.report_count + 1
         if envelope.scheme is Scheme.V2 and row.accept_v1:
             changes["accept_v1"] = False  # once v2, never v1 again
+        excess = last_line - row.log_lines_dropped - row.log_limit if report.logs else 0
         if report.logs:
             changes["log_lines"] = last_line
-            excess = last_line - row.log_lines_dropped - row.log_limit
-            if excess > 0:
-                log_lines.drop_oldest(connection, row.id, dropped=row.log_lines_dropped, excess=excess)
-                changes["log_lines_dropped"] = row.log_lines_dropped + excess
-        rows.write(connection, row.id, changes)
+        if excess > 0:
+            changes["log_lines_dropped"] = row.log_lines_dropped + excess
+        rows.write_with_report(connection, row.id, changes, kept)
+        if excess > 0:
+            log_lines.drop_oldest(connection, row.id, dropped=row.log_lines_dropped, excess=excess)
         if changes["report_count"] % _PRUNE_EVERY == 0:
             older_than = now - self._replay_window
             connection.execute(_PRUNE_HEARTBEATS, {"action_id": row.id, "older_than": older_than})

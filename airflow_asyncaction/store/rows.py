@@ -7,18 +7,30 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import ReportedStatus
-from airflow_asyncaction.store.models import action_table
+from airflow_asyncaction.store.models import action_table, report_table
 
 _FIELDS = tuple(field.name for field in fields(Action))
 
 _SELECT = select(action_table).where(action_table.c.id == bindparam("action_id"))
 _SELECT_LOCKED = _SELECT.with_for_update()
 _UPDATE = update(action_table).where(action_table.c.id == bindparam("action_id"))
+_INSERT_REPORT = insert(report_table).inline()
+_UPDATE_WITH_REPORT = _UPDATE.add_cte(
+    insert(report_table)
+    .values(
+        {
+            column.name: bindparam(f"report_{column.name}", type_=column.type)
+            for column in report_table.columns
+            if not column.primary_key
+        }
+    )
+    .cte("kept_report")
+)
 # SQLite has no row locks: a write takes the database's, before anything is read.
 _LOCK_SQLITE = _UPDATE.values(updated_at=action_table.c.updated_at)
 
@@ -39,6 +51,21 @@ def lock(connection: Connection, action_id: JobId) -> Row[Any] | None:
 def write(connection: Connection, action_id: JobId, changes: dict[str, Any]) -> None:
     """Write changed columns of a locked row."""
     connection.execute(_UPDATE, {"action_id": action_id, **changes})
+
+
+def write_with_report(
+    connection: Connection, action_id: JobId, changes: dict[str, Any], report: dict[str, Any]
+) -> None:
+    """Write changed columns of a locked row, and the row of the report that changed them.
+
+    :param report: all columns of it
+    """
+    if connection.dialect.name == "postgresql":  # in one statement: the way to it costs more than it does
+        parameters = {f"report_{name}": value for name, value in report.items()}
+        connection.execute(_UPDATE_WITH_REPORT, {"action_id": action_id, **changes, **parameters})
+    else:
+        connection.execute(_INSERT_REPORT, report)
+        write(connection, action_id, changes)
 
 
 def to_action(row: Row[Any]) -> Action:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import secrets
+from functools import lru_cache
 
 from airflow.models.crypto import get_fernet
 from sqlalchemy import Connection, Engine, bindparam, select, update
@@ -24,6 +25,7 @@ def encrypt(secret: str) -> str:
     return get_fernet().encrypt(secret.encode()).decode()
 
 
+@lru_cache(maxsize=4096)  # a job reports many times, and its secret never changes
 def decrypt(stored: str) -> str:
     """Return the secret.
 

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves the WSGI app from ASGI, for small requests: read whole, answered whole, one thread hop each.
+
+An adapter that streams crosses between thread and event loop for every piece; for a report that costs more
+than the report itself (``make bench``). It also holds a thread for as long as a client takes to send.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from a2wsgi.wsgi import build_environ
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+@dataclass
+class _Answer:
+    status: int = 500
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
+
+    def start(self, status: str, headers: list[tuple[str, str]], _exc_info: Any = None) -> Callable[..., Any]:
+        self.status = int(status.split(" ", 1)[0])
+        self.headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers
+        ]
+        return self._write
+
+    def _write(self, chunk: bytes) -> None:
+        self.body += chunk
+
+
+class BufferedWsgi:
+    """A WSGI app as an ASGI app.
+
+    :param max_body_bytes: of a longer body the app gets so much and one byte more, to refuse it
+    :param threads: how many requests are served at once
+    """
+
+    def __init__(self, app: WsgiApp, *, max_body_bytes: int, threads: int) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="asyncaction-web")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            return
+        body = await self._read(receive)
+        if body is None:
+            return
+        loop = asyncio.get_running_loop()
+        answer = await loop.run_in_executor(self._threads, self._answer, scope, body)
+        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body})
+
+    async def _read(self, receive: Receive) -> bytes | None:
+        """Return the body; ``None`` if the client went away before it was whole."""
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            body += message.get("body", b"")
+            if not message.get("more_body", False):
+                return bytes(body)
+            if len(body) > self._max_body_bytes:
+                return bytes(body[: self._max_body_bytes + 1])
+
+    def _answer(self, scope: Any, body: bytes) -> _Answer:
+        unread: Any = io.BytesIO(body)
+        environ: dict[str, Any] = dict(build_environ(scope, unread))
+        environ.setdefault("CONTENT_LENGTH", str(len(body)))
+        answer = _Answer()
+        chunks = self._app(environ, answer.start)
+        try:
+            answer.body += b"".join(chunks)
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                close()
+        return answer
