@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The example jobs in other languages, as they are, against a real server of the protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.testing import JobServer, TestedJob
+
+ROOT = Path(__file__).parents[2]
+JOBS = ROOT / "example_dags" / "jobs"
+SIGNING = json.loads((ROOT / "tests/vectors/signing.json").read_text())
+SHELLS = ["sh", "bash", "dash"]
+
+
+def need(*programs: str) -> None:
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing and "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ:
+        pytest.fail(f"not installed: {', '.join(missing)}")
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+def run(job: TestedJob, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env={**os.environ, **job.environ}, capture_output=True, text=True, timeout=60, check=True
+    )
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("vector", [v for v in SIGNING if len(v["secret"]) <= 64 and v["secret"].isascii()])
+def test_the_shell_signs_as_the_vectors_say(vector: dict[str, str], shell: str) -> None:
+    need(shell, "openssl")
+    done = subprocess.run(
+        [shell, "-c", f'. "{JOBS / "signing.sh"}"; hmac'],
+        input=vector["string_to_sign"].encode(),
+        env={"PATH": os.environ["PATH"], "JOB_SECRET_KEY": vector["secret"]},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.decode() == vector["v2"]
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("digit", ["6", "\\"])
+def test_the_shell_signs_with_a_key_that_is_padded_to_nul(digit: str) -> None:
+    need("openssl")
+    script = f'. "{JOBS / "signing.sh"}"; printf %b "$inner$outer" | od -An -v -tu1'
+    environ = {"PATH": os.environ["PATH"], "JOB_SECRET_KEY": digit * 3 + "a" * 40}
+    done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True, check=True)
+    key = environ["JOB_SECRET_KEY"].encode().ljust(64, b"\0")
+    assert [int(text) for text in done.stdout.split()] == [b ^ 54 for b in key] + [b ^ 92 for b in key]
+
+
+def test_the_shell_job_reports(tested: TestedJob) -> None:
+    need("curl", "openssl")
+    run(tested, "sh", str(JOBS / "report.sh"))
+    assert tested.action.state is State.SUCCESS
+    assert json.loads(tested.action.results or "") == {"rows": 1200, "from": "sh"}
+    assert [line.message for line in tested.logs] == [f"loaded part {number} of 5" for number in range(1, 6)]
+    assert json.loads(tested.action.status_details or "") == {"progress": 100, "message": "loaded"}
+
+
+def test_the_mapped_shell_job_reads_its_arguments(server: JobServer) -> None:
+    need("curl", "openssl")
+    job = server.new_job({"number": 21})
+    assert run(job, "sh", str(JOBS / "double.sh")).stdout == "doubling 21\n"
+    assert json.loads(job.action.results or "") == 42
+
+
+def test_the_node_job_reports(server: JobServer) -> None:
+    need("node")
+    job = server.new_job({"words": ["one", "three"]})
+    run(job, "node", str(JOBS / "report.mjs"))
+    assert job.action.state is State.SUCCESS
+    assert json.loads(job.action.results or "") == {"words": 2, "letters": 8}
+    assert [line.message for line in job.logs] == ["counted one", "counted three"]
