@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make bench``: all benchmarks, on an Airflow and a PostgreSQL of their own."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import overhead, reports
+from dev.deployment import Deployment
+from dev.postgres import Postgres
+
+_NO_RATE_LIMIT = {"asyncaction": {"max_reports_per_second": "0"}}
+
+
+def main() -> int:
+    """Run them and print what was measured."""
+    dags = Path(__file__).with_name("dags")
+    with Postgres(durable=True) as postgres, tempfile.TemporaryDirectory() as home:
+        database_url = postgres.create("airflow")
+        with Deployment(Path(home), dags=[dags], database_url=database_url, config=_NO_RATE_LIMIT) as airflow:
+            overhead.run(airflow)
+            for process in (airflow.scheduler, airflow.dag_processor, airflow.triggerer):
+                process.kill()  # the load has the machine for itself
+            reports.run(postgres, airflow)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

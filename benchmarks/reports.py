@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports per second into a real API server, beside Airflow's own task heartbeat and bare PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.signing import Content, signed_headers
+from benchmarks.load import Load, Measured, measure
+from benchmarks.targets import HOSTNAME, PID, Target
+from dev.deployment import Deployment
+from dev.postgres import Postgres
+
+CONNECTIONS = (1, 16, 64)
+_WARM_UP_REQUESTS = 40
+_HEARTBEAT_BODY = json.dumps({"hostname": HOSTNAME, "pid": PID}).encode()
+
+
+def run(postgres: Postgres, airflow: Deployment) -> None:
+    """Measure, and print the table."""
+    targets = _make_targets(airflow, max(CONNECTIONS))
+    address = urlsplit(airflow.base_url)
+    hook = airflow.base_url + "/async"
+    jobs = [JobInfo(job_id=JobId(one.job_id), secret_key=one.secret_key, hook=hook) for one in targets]
+
+    def heartbeats(connections: int) -> Load:
+        def request(connection: int, _: int) -> bytes:
+            target = targets[connection]
+            path = f"/execution/task-instances/{target.ti_id}/heartbeat"
+            headers = {"Authorization": f"Bearer {target.token}", "Content-Type": "application/json"}
+            return _http("PUT", path, address.netloc, headers, _HEARTBEAT_BODY)
+
+        return Load(
+            str(address.hostname), address.port or 80, request, connections, _requests(connections) // 3
+        )
+
+    def reports(connections: int) -> Load:
+        def request(connection: int, number: int) -> bytes:
+            job = jobs[connection]
+            body = _report(number)
+            headers = signed_headers(
+                job,
+                Content("POST", "/status", body=body),
+                time_ms=int(time.time() * 1000),
+                nonce=secrets.token_urlsafe(18),
+            )
+            path = urlsplit(job.hook).path + "/status"
+            return _http("POST", path, address.netloc, headers, body)
+
+        return Load(str(address.hostname), address.port or 80, request, connections, _requests(connections))
+
+    for load in (heartbeats, reports):
+        measure(_shortened(load(16)))
+    print("\nInto one api-server worker on PostgreSQL; each connection waits for its answer\n")
+    for connections in CONNECTIONS:
+        theirs, ours = measure(heartbeats(connections)), measure(reports(connections))
+        print(f"{connections:3} connections   Airflow's task heartbeat   {theirs}")
+        print(f"{connections:3} connections   our signed report          {ours}")
+        print(f"{connections:3} connections   ratio                      {_ratio(ours, theirs)}\n")
+    _pgbench(postgres, airflow.database_url)
+
+
+def _make_targets(airflow: Deployment, count: int) -> list[Target]:
+    made = subprocess.run(
+        [sys.executable, "-m", "benchmarks.targets", str(count)],
+        env=airflow.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if made.returncode != 0:
+        raise RuntimeError(f"no targets could be made:\n{made.stderr[-3000:]}")
+    return [Target(**json.loads(line)) for line in made.stdout.splitlines() if line.startswith("{")]
+
+
+def _pgbench(postgres: Postgres, database_url: str) -> None:
+    """Run the transaction of a report as PostgreSQL alone can do it."""
+    if not (postgres.bin / "pgbench").exists():
+        print("pgbench is not there (Debian: apt install postgresql): left out")
+        return
+    script = Path(__file__).with_name("report.sql")
+    for clients in (1, 16):
+        options = ["-n", "-c", str(clients), "-j", "1", "-T", "5", "-M", "prepared", "-f", str(script)]
+        printed = postgres.run("pgbench", *options, database_url.rpartition("/")[2]).stdout
+        rate = next(line for line in printed.splitlines() if line.startswith("tps"))
+        print(f"{clients:3} connections   pgbench, same transaction  {rate}")
+
+
+def _ratio(ours: Measured, theirs: Measured) -> str:
+    rate = ours.requests_per_second / theirs.requests_per_second
+    p50, p99 = ours.p50_ms / theirs.p50_ms, ours.p99_ms / theirs.p99_ms
+    return f"{rate:8.1f} x   p50 {p50:7.2f} x    p99 {p99:7.2f} x"
+
+
+def _requests(connections: int) -> int:
+    """Return how many requests each connection sends: some seconds' worth."""
+    return max(60, 2400 // connections) if connections > 1 else 1200
+
+
+def _shortened(load: Load) -> Load:
+    return Load(load.host, load.port, load.make_request, load.connections, _WARM_UP_REQUESTS)
+
+
+def _report(number: int) -> bytes:
+    lines = [f"line {number}: loading", f"line {number}: loaded"]
+    report: dict[str, Any] = {
+        "status": "RUNNING",
+        "statusDetails": {"progress": number % 101, "message": "loading"},
+        "logs": lines,
+    }
+    return json.dumps(report).encode()
+
+
+def _http(method: str, path: str, host: str, headers: dict[str, str], body: bytes) -> bytes:
+    head = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}"]
+    head += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*head, "", ""]).encode() + body
