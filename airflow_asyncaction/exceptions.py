@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything this package raises.
 
-    AsyncActionError
-    ├── ProtocolError               what a job sent cannot be taken
-    │   ├── SignatureError          who sent it is not proven
-    │   │   └── StaleTime           the sender's clock is too far off
-    │   ├── MalformedReport         it is not a report
-    │   └── ReportTooLarge          it exceeds a limit
-    ├── JobInfoError                the JOB_ variables are missing or wrong
-    ├── ServerError                 the API server refused a request
-    │   ├── ServerUnreachable       ... or did not answer at all
-    │   └── Superseded              ... because a newer attempt took over: stop
-    ├── ActionEnded                 an action ended otherwise than in SUCCESS
-    │   ├── ActionFailed            ERROR
-    │   ├── ActionTimedOut          TIMEOUT
-    │   └── ActionStopped           STOPPED
-    ├── ActionNotFound              no such action is stored
-    ├── RegistrationRefused         a task instance did not prove what it is
-    ├── StoreUnavailable            the database does not answer
-    └── TablesMissing               it has not our tables
+AsyncActionError
+├── ProtocolError               what a job sent cannot be taken
+│   ├── SignatureError          who sent it is not proven
+│   │   └── StaleTime           the sender's clock is too far off
+│   ├── MalformedReport         it is not a report
+│   └── ReportTooLarge          it exceeds a limit
+├── JobInfoError                the JOB_ variables are missing or wrong
+├── ServerError                 the API server refused a request
+│   ├── ServerUnreachable       ... or did not answer at all
+│   └── Superseded              ... because a newer attempt took over: stop
+├── ActionEnded                 an action ended otherwise than in SUCCESS
+│   ├── ActionFailed            ERROR
+│   ├── ActionTimedOut          TIMEOUT
+│   └── ActionStopped           STOPPED
+├── ActionNotFound              no such action is stored
+├── RegistrationRefused         a task instance did not prove what it is
+├── StoreUnavailable            the database does not answer
+└── TablesMissing               it has not our tables
 """
 
 from __future__ import annotations

@@ -351,7 +351,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         self._handle()
 
-    def date_time_string(self, timestamp: float | None = None) -> str:  # noqa: ARG002
+    def date_time_string(self, timestamp: float | None = None) -> str:
         """Return the time by the server's clock, not the machine's."""
         return format_datetime(self.server.job_server.now(), usegmt=True)
 

@@ -50,7 +50,7 @@ def _db_commands() -> list[ActionCommand]:
         ),
         ActionCommand(
             name="rotate-keys",
-            help="Encrypt all jobs' secrets anew with the first fernet key: after 'airflow rotate-fernet-key'",
+            help="Encrypt all jobs' secrets with the first fernet key: after 'airflow rotate-fernet-key'",
             func=lazy_load_command("airflow_asyncaction.cli.db.rotate_keys"),
             args=(),
         ),

@@ -4,22 +4,25 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from airflow import settings
-from airflow.utils.cli import action_cli
-from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from airflow.utils.session import create_session
 
 from airflow_asyncaction.store.db_manager import AsyncActionDBManager
 from airflow_asyncaction.store.secret import rotate_all
 
 
-@action_cli(check_db=False)
-@providers_configuration_loaded
+@contextmanager
+def _manager() -> Iterator[AsyncActionDBManager]:
+    with create_session() as session:
+        yield AsyncActionDBManager(session)
+
+
 def check(_args: Namespace) -> None:
     """Print the revision; exit with 1 if it is not the newest."""
-    with create_session() as session:
-        manager = AsyncActionDBManager(session)
+    with _manager() as manager:
         revision = manager.get_current_revision()
         is_newest = manager.check_migration()
     print(f"The tables are at revision {revision}")
@@ -27,30 +30,25 @@ def check(_args: Namespace) -> None:
         raise SystemExit("They are not at this release's: run 'airflow db migrate'")
 
 
-@action_cli(check_db=False)
-@providers_configuration_loaded
 def upgrade(_args: Namespace) -> None:
     """Create or upgrade the tables."""
-    with create_session() as session:
-        AsyncActionDBManager(session).upgradedb()
+    with _manager() as manager:
+        manager.upgradedb()
 
 
-@action_cli(check_db=False)
-@providers_configuration_loaded
 def downgrade(args: Namespace) -> None:
     """Take migrations back."""
     if not args.to_revision:
         raise SystemExit("--to-revision is missing: give a revision such as 0001, or 'base'")
     if not args.yes:
-        question = f"Take the tables of async actions in {settings.engine.url!r} back to {args.to_revision}?"
-        if input(f"{question} What newer columns hold is lost. [y/N] ").strip().lower() != "y":
+        question = f"Take the tables of async actions in {settings.get_engine().url!r} back"
+        said = input(f"{question} to {args.to_revision}? What newer columns hold is lost. [y/N] ")
+        if said.strip().lower() != "y":
             raise SystemExit("Nothing was changed")
-    with create_session() as session:
-        AsyncActionDBManager(session).downgrade(args.to_revision)
+    with _manager() as manager:
+        manager.downgrade(args.to_revision)
 
 
-@action_cli(check_db=False)
-@providers_configuration_loaded
 def rotate_keys(_args: Namespace) -> None:
     """Encrypt all secrets anew."""
     done = rotate_all(settings.get_engine())

@@ -32,7 +32,7 @@ class _DecoratedService(DecoratedOperator, ServiceActionOperator):
     ) -> None:
         # DecoratedOperator checks that every parameter is given: "job" will be.
         given = {"job": None, **(op_kwargs or {})} if takes_job(python_callable) else op_kwargs
-        call = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": given}
+        call: dict[str, Any] = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": given}
         super().__init__(**call, kwargs_to_upstream=call, **kwargs)
 
 
@@ -40,7 +40,10 @@ class _DecoratedLocal(DecoratedOperator, LocalActionOperator):
     """The function returns the command."""
 
     custom_operator_name = "@task.async_action_local"
-    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, *LocalActionOperator.template_fields)
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *LocalActionOperator.template_fields,
+    )
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(command=_SET_DURING_EXECUTION, **kwargs)

@@ -53,7 +53,7 @@ class AsyncActionHook(BaseHook):
         :raises ServerError: the server refuses
         """
         body = _encode({"tiId": ti_id, "nonce": nonce, "spec": spec.to_json()})
-        answer = self._send("POST", "/task/register", body, lambda: {}, PATIENCE)
+        answer = self._send("POST", "/task/register", body, dict, PATIENCE)
         return JobInfo(
             job_id=JobId(answer["actionId"]),
             secret_key=answer["secretKey"],
@@ -63,9 +63,7 @@ class AsyncActionHook(BaseHook):
             traceparent=traceparent,
         )
 
-    def read(
-        self, info: JobInfo, *, after_line: int = 0, patience: timedelta = timedelta(0)
-    ) -> TaskView:
+    def read(self, info: JobInfo, *, after_line: int = 0, patience: timedelta = timedelta(0)) -> TaskView:
         """Return the action as it stands, with its log lines after the given one.
 
         :raises ServerError: the server refuses

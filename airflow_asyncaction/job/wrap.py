@@ -224,18 +224,15 @@ def _cannot_start(program: str, error: OSError) -> tuple[int, str]:
 
 
 def _report_end(job: Job, returncode: int, tail: Sequence[str]) -> None:
-    """Report the program's end, unless it was asked to stop.
-
-    Then its exit is the end: the runner sees it, and the action ends as STOPPED, not as a failure to retry.
-    """
-    if job.is_stopping():
-        return
-    if returncode == 0:
+    """Report the program's end. One that was asked to stop has not succeeded, whatever its exit code."""
+    if returncode == 0 and not job.is_stopping():
         job.succeed()
         return
     name, said = "ExitCode", f"The program exited with code {returncode}"
     if returncode < 0:
         name, said = "Signal", f"The program was killed by {_signal_name(-returncode)}"
+    if job.is_stopping():
+        name, said = "Stopped", f"{said} after it was asked to stop"
     shown = "\n".join(tail)[-MAX_MESSAGE_CHARS // 2 :]
     job.fail(f"{said}\n{shown}" if shown else said, name=name)
 

@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import secrets
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
 
@@ -21,6 +20,9 @@ from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
 from airflow_asyncaction.runners.base import Runner
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
 
 _COMMITMENT_RETENTION = timedelta(hours=1)
 # Airflow kills a task process 5 s after it told it to end.
@@ -60,7 +62,7 @@ class Attempt:
         hook: AsyncActionHook,
         info: JobInfo,
         runner: Runner,
-        log: logging.Logger,
+        log: Logger,
         *,
         poll_interval: timedelta,
     ) -> None:

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
@@ -19,9 +19,11 @@ from airflow_asyncaction.protocol.lifecycle import Launched
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.protocol.tasks import TaskView
 
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
 _NO_PATIENCE = timedelta(0)
 _LAST_LOOK_PATIENCE = timedelta(minutes=1)
-_LEVELS = {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
 
 
 class Follower:
@@ -41,7 +43,7 @@ class Follower:
         self,
         base_url: str,
         info: JobInfo,
-        log: logging.Logger,
+        log: Logger,
         *,
         interval: timedelta,
         copies_logs: bool,
@@ -128,10 +130,9 @@ class Follower:
             self._last_line = view.first_line + len(view.logs) - 1
 
 
-def write_log_line(log: logging.Logger, line: LogLine) -> None:
+def write_log_line(log: Logger, line: LogLine) -> None:
     """Write a reported line into the task log."""
-    level = line.level if line.level in _LEVELS else "INFO"
-    log.log(logging.getLevelName(level), "%s", line.message)
+    log.log(logging.getLevelNamesMapping().get(line.level, logging.INFO), "%s", line.message)
 
 
 def describe_progress(status_details: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
@@ -31,7 +31,7 @@ class LazyApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        app = self._app or await asyncio.to_thread(self._build)
+        app = self._app if self._app is not None else await asyncio.to_thread(self._build)
         await app(_with_stripped_prefix(scope), receive, send)
 
     def _build(self) -> AsgiApp:
@@ -62,9 +62,9 @@ class HookRoot:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
-        if scope["type"] == "http" and scope["path"].endswith(self._url):
-            if scope["path"] in (self._url, scope.get("root_path", "") + self._url):
-                scope = {**scope, "path": scope["path"] + "/"}
+        ours = (self._url, scope.get("root_path", "") + self._url)
+        if scope["type"] == "http" and scope["path"] in ours:
+            scope = {**scope, "path": scope["path"] + "/"}
         await self._app(scope, receive, send)
 
 
@@ -80,9 +80,8 @@ class AsyncActionPlugin(AirflowPlugin):
     """Found by the entry point ``airflow.plugins``."""
 
     name = "asyncaction"
-    fastapi_apps: ClassVar[list[Any]] = [
-        {"app": LazyApp(), "url_prefix": settings.load().url, "name": "asyncaction"}
-    ]
-    fastapi_root_middlewares: ClassVar[list[Any]] = [
+    # Mutable, as AirflowPlugin declares them.
+    fastapi_apps = [{"app": LazyApp(), "url_prefix": settings.load().url, "name": "asyncaction"}]  # noqa: RUF012
+    fastapi_root_middlewares = [  # noqa: RUF012
         {"middleware": HookRoot, "args": [settings.load().url], "name": "asyncaction"}
     ]

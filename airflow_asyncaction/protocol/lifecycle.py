@@ -180,13 +180,13 @@ def overdue(action: Action, now: datetime) -> TimeOut | None:
     if action.state.is_end:
         return None
     needs_report = action.require_report or action.completion is Completion.REPORT
-    has_started = action.last_report_at is not None or (
-        action.started_at is not None and not needs_report
-    )
+    has_started = action.last_report_at is not None or (action.started_at is not None and not needs_report)
     if action.start_timeout is not None and not has_started:
         waited = now - action.created_at
         if waited > action.start_timeout:
-            return TimeOut("JobNeverStarted", f"The job did not start within {_seconds(action.start_timeout)}")
+            return TimeOut(
+                "JobNeverStarted", f"The job did not start within {_seconds(action.start_timeout)}"
+            )
     since = action.last_report_at or action.started_at
     if action.heartbeat_timeout is not None and since is not None and now - since > action.heartbeat_timeout:
         return TimeOut("HeartbeatTimeout", f"No report for {_seconds(action.heartbeat_timeout)}")
@@ -202,7 +202,7 @@ def _again(earlier: Earlier, body_sha256: str) -> Decision:
 
 
 def _refuse(code: str) -> Refused:
-    return Refused(code, _REFUSALS[code])
+    return Refused(code, _REFUSALS.get(code, "It was refused before"))
 
 
 def _report(action: Action, report: Report, now: datetime) -> Decision:
@@ -211,13 +211,25 @@ def _report(action: Action, report: Report, now: datetime) -> Decision:
     if not report.is_terminal:
         return Accepted(action if action.state.is_end else _news(action, report, now))
     if action.state.is_end:
-        same = action.state.value == report.status
+        same = report.status in (action.reported, action.state.value)
         return Accepted(action) if same else _refuse("already_ended")
-    state = State.SUCCESS if report.status is ReportedStatus.SUCCESS else State.ERROR
-    ended = replace(_news(action, report, now), state=state, reported=report.status, ended_at=now)
-    if state is State.ERROR and ended.error_name is None:
-        ended = replace(ended, error_name="JobError")
-    return Accepted(ended)
+    return Accepted(_reported_end(action, report, now))
+
+
+def _reported_end(action: Action, report: Report, now: datetime) -> Action:
+    ended = replace(_news(action, report, now), reported=report.status, ended_at=now)
+    if report.status is ReportedStatus.SUCCESS:
+        return replace(
+            ended, state=State.SUCCESS, error_name=report.error_name, error_message=report.error_message
+        )
+    if action.stop_reason is not None:  # it failed since it was asked to stop, and says how
+        name = ended.error_name or action.stop_reason.value
+        return replace(ended, state=_stopped_state(action.stop_reason), error_name=name)
+    return replace(ended, state=State.ERROR, error_name=ended.error_name or "JobError")
+
+
+def _stopped_state(reason: StopReason) -> State:
+    return State.TIMEOUT if reason is StopReason.EXECUTION_TIMEOUT else State.STOPPED
 
 
 def _news(action: Action, report: Report, now: datetime) -> Action:
@@ -255,9 +267,9 @@ def _abandoned(action: Action, now: datetime) -> Action:
     if action.is_done:
         return action
     said = "The task was ended before the job's exit could be seen"
-    if action.stop_reason is StopReason.EXECUTION_TIMEOUT and not action.state.is_end:
-        return replace(_ended(action, State.TIMEOUT, action.stop_reason, said, now), fenced=True)
-    return _fenced(action, now, StopReason.KILLED, said)
+    reason = action.stop_reason or StopReason.KILLED
+    fenced = _fenced(action, now, reason, said)
+    return fenced if action.state.is_end else replace(fenced, state=_stopped_state(reason))
 
 
 def _fenced(action: Action, now: datetime, name: str, message: str) -> Action:
@@ -293,10 +305,9 @@ def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
         return _failed(seen, exit_, "ExitCodeMismatch", now)
     if action.state.is_end:
         return seen
-    if action.stop_reason is StopReason.EXECUTION_TIMEOUT:
-        return _ended(seen, State.TIMEOUT, action.stop_reason, "Airflow's execution_timeout ran out", now)
     if action.stop_reason is not None:
-        return _ended(seen, State.STOPPED, action.stop_reason, "The job was asked to stop, and did", now)
+        said = "The job was asked to stop, and did"
+        return _ended(seen, _stopped_state(action.stop_reason), action.stop_reason, said, now)
     if not exit_.is_clean:
         return _failed(seen, exit_, _exit_name(exit_), now)
     if action.require_report:

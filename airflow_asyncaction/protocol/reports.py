@@ -15,6 +15,8 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 MAX_NAME_CHARS = 250
 MAX_MESSAGE_CHARS = 16 * 1024
 MAX_LEVEL_CHARS = 16
+MAX_TIME_MS = 10**14
+"""In the year 5138."""
 
 
 class ReportedStatus(StrEnum):
@@ -189,7 +191,7 @@ def _log_line(line: Any, limits: Limits) -> LogLine:
     level, time_ms, stream = line.get("level", "INFO"), line.get("time"), line.get("stream")
     if not isinstance(level, str):
         raise MalformedReport("a log line's level is not a string", field="logs")
-    if time_ms is not None and (isinstance(time_ms, bool) or not isinstance(time_ms, int | float)):
+    if time_ms is not None and not _is_time(time_ms):
         raise MalformedReport("a log line's time is not a Unix time in ms", field="logs")
     return LogLine(
         cut_line(printable(line["message"]), limits.line_bytes),
@@ -199,17 +201,21 @@ def _log_line(line: Any, limits: Limits) -> LogLine:
     )
 
 
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_TIME_MS
+
+
 def printable(text: str) -> str:
     """Return the text without NUL, which PostgreSQL does not store."""
     return text.replace("\0", "�")
 
 
 def cut_line(text: str, max_bytes: int) -> str:
-    """Return a line of at most about ``max_bytes`` in UTF-8, marked if it was cut."""
+    """Return a line of at most ``max_bytes`` in UTF-8, marked if it was cut."""
     if len(text) * 4 <= max_bytes:
         return text
     octets = text.encode("utf-8", "replace")
     if len(octets) <= max_bytes:
         return text
-    kept = octets[:max_bytes].decode("utf-8", "ignore")
-    return f"{kept} [cut: the line has {len(octets)} bytes]"
+    mark = f" [cut: the line has {len(octets)} bytes]"
+    return octets[: max(0, max_bytes - len(mark))].decode("utf-8", "ignore") + mark

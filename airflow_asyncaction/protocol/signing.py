@@ -143,9 +143,9 @@ def verify(claim: Claim, content: Content, *, secret: str, now_ms: int, max_skew
     else:
         expected = sign_v1(secret, claim.time_text)
     if not hmac.compare_digest(expected.encode(), claim.digest.encode()):
-        raise SignatureError()
+        raise SignatureError
     if abs(now_ms - claim.time_ms) > max_skew_ms:
-        raise StaleTime()
+        raise StaleTime
 
 
 def report_key(claim: Claim, body: bytes) -> str:

@@ -83,11 +83,11 @@ def _check(value: Any, depth: int) -> None:
     elif isinstance(value, dict | list):
         if depth == 0:
             raise NotJson(f"nested deeper than {MAX_DEPTH} levels")
-        for child in value:
-            if isinstance(value, dict):
-                _check_text(child)
-                child = value[child]
+        for child in value.values() if isinstance(value, dict) else value:
             _check(child, depth - 1)
+        if isinstance(value, dict):
+            for key in value:
+                _check_text(key)
 
 
 def _check_text(text: str) -> None:

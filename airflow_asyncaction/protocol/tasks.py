@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.protocol.strict_json import JsonText
+
+E = TypeVar("E", bound=StrEnum)
 
 COMMITMENT_KEY = "asyncaction.commitment"
 """Key of the task state store under which a task leaves sha256(nonce), hex, before it registers."""
@@ -197,9 +200,9 @@ def _optional(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
     return None if fields.get(name) is None else _typed(fields, name, type_)
 
 
-def _enum(fields: Mapping[str, Any], name: str, enum: type[Any]) -> Any:
+def _enum(fields: Mapping[str, Any], name: str, enum: type[E]) -> E:
     try:
-        return enum(fields.get(name))
+        return enum(str(fields.get(name)))
     except ValueError:
         raise MalformedReport(f"{name} is none of {', '.join(enum)}", field=name) from None
 

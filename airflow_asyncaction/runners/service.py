@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job import Job, use_job
@@ -21,6 +21,9 @@ from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.runners.base import OnLaunched
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
 
 _INTERRUPT = signal.SIGUSR1
 
@@ -45,7 +48,7 @@ class ServiceRunner:
     name = "service"
     copies_reported_logs = False  # they are written into the task log as they are made
 
-    def __init__(self, *, call: Callable[[Job], Any], stop_grace: timedelta, log: logging.Logger) -> None:
+    def __init__(self, *, call: Callable[[Job], Any], stop_grace: timedelta, log: Logger) -> None:
         self._call = call
         self._grace_seconds = stop_grace.total_seconds()
         self._log = log
@@ -87,7 +90,7 @@ class ServiceRunner:
         try:
             with use_job(job), _forwarded_logging(job), self._interruptible():
                 self.returned = _completed(self._call(job))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is re-raised by the operator, as it is
             self.exception = error
             return Exit(code=1, reason=type(error).__name__, message=str(error))
         except JobInterrupted as error:
@@ -114,8 +117,8 @@ class ServiceRunner:
             job.succeed()
 
     def _echo(self, line: LogLine) -> None:
-        level = logging.getLevelName(line.level)
-        self._log.log(level if isinstance(level, int) else logging.INFO, "%s", line.message)
+        level = logging.getLevelNamesMapping().get(line.level, logging.INFO)
+        self._log.log(level, "%s", line.message)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -176,5 +179,5 @@ class _JobHandler(logging.Handler):
             return
         try:
             self._job.log(record.getMessage(), level=record.levelname, echo=False)
-        except Exception:
+        except Exception:  # noqa: BLE001 - as logging asks of handlers
             self.handleError(record)

@@ -18,7 +18,13 @@ from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, inspe
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from airflow_asyncaction.exceptions import ActionNotFound, StoreUnavailable, TablesMissing
+from airflow_asyncaction.exceptions import (
+    ActionNotFound,
+    MalformedReport,
+    ReportTooLarge,
+    StoreUnavailable,
+    TablesMissing,
+)
 from airflow_asyncaction.protocol.actions import Action
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import (
@@ -34,13 +40,14 @@ from airflow_asyncaction.protocol.lifecycle import (
 from airflow_asyncaction.protocol.reports import Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import log_lines, rows, secret
-from airflow_asyncaction.store.models import action_table, report_table
+from airflow_asyncaction.store.models import report_table
 
 KEPT_REFUSALS = 100
 """A job that goes on sending what is refused fills no table: this many refusals are kept an action."""
 KEPT_BODY_BYTES = 4096
 """How much of a refused report is kept."""
 _PRUNE_EVERY = 64
+_REPLAYED = ("already_ended", "superseded")  # these refusals are repeated when their report is sent again
 
 _INSERT_REPORT = insert(report_table).inline()
 _EARLIER = select(report_table.c.body_sha256, report_table.c.refused_with).where(
@@ -126,11 +133,11 @@ class Actions:
             with self._engine.begin() as connection:
                 yield connection
         except (OperationalError, PoolTimeout) as error:
-            raise StoreUnavailable() from error
+            raise StoreUnavailable from error
         except DBAPIError as error:
             error.hide_parameters = True  # they are a job's data, and not for the log
             if error.connection_invalidated:
-                raise StoreUnavailable() from error
+                raise StoreUnavailable from error
             raise
 
     def check_tables(self) -> None:
@@ -140,22 +147,23 @@ class Actions:
         """
         with self.transaction() as connection:
             if not inspect(connection).has_table(report_table.name):
-                raise TablesMissing()
+                raise TablesMissing
 
-    def report(
-        self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime
-    ) -> Outcome:
+    def report(self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime) -> Outcome:
         """Take one report of a job, once, however often it is sent.
 
         :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        :raises MalformedReport: as ``unseal`` does; it is kept with the refused ones
+        :raises ReportTooLarge: likewise
         """
         try:
+            return self._report(action_id, unseal, envelope, now)
+        except (MalformedReport, ReportTooLarge) as error:
             with self.transaction() as connection:
-                return self._report(connection, action_id, unseal, envelope, now, is_resend=False)
-        except IntegrityError:
-            # Its key is there: a re-send, maybe of a report that came in the same moment.
-            with self.transaction() as connection:
-                return self._report(connection, action_id, unseal, envelope, now, is_resend=True)
+                row = rows.lock(connection, action_id)
+                if row is not None:
+                    _keep_refusal(connection, row, Refused(error.code, str(error)), envelope, now)
+            raise
 
     def tell(self, action_id: JobId, unseal: Unseal[Message], now: datetime) -> Action:
         """Take a runner's word on an action (not a report: those have keys), and return what it is then.
@@ -190,7 +198,16 @@ class Actions:
                 action = self._check_clocks(connection, rows.to_action(row), now)
         return View(action, log_page)
 
-    def _report(
+    def _report(self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime) -> Outcome:
+        try:
+            with self.transaction() as connection:
+                return self._take(connection, action_id, unseal, envelope, now, is_resend=False)
+        except IntegrityError:
+            # Its key is there: a re-send, maybe of a report that came in the same moment.
+            with self.transaction() as connection:
+                return self._take(connection, action_id, unseal, envelope, now, is_resend=True)
+
+    def _take(
         self,
         connection: Connection,
         action_id: JobId,
@@ -296,7 +313,7 @@ def _keep_refusal(
     if refused.repeated or row.refused_count >= KEPT_REFUSALS:
         return
     columns = _report_columns(row.id, envelope, now)
-    if refused.code == "nonce_reused":
+    if refused.code not in _REPLAYED:
         columns["report_key"] = None
     columns["refused_with"] = refused.code
     columns["body"] = envelope.body[:KEPT_BODY_BYTES].decode("utf-8", "replace").replace("\0", "�")

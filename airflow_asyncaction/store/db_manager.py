@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 from airflow.utils.db_manager import BaseDBManager
 
@@ -24,7 +23,7 @@ class AsyncActionDBManager(BaseDBManager):
     migration_dir = str(_HERE / "migrations")
     alembic_file = str(_HERE / "alembic.ini")
     supports_table_dropping = True
-    revision_heads_map: ClassVar[dict[str, str]] = REVISION_HEADS
+    revision_heads_map = REVISION_HEADS
 
     def downgrade(
         self, to_revision: str, from_revision: str | None = None, show_sql_only: bool = False

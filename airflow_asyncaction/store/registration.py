@@ -12,7 +12,7 @@ import hmac
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from airflow.models.taskinstance import TaskInstance
@@ -57,9 +57,7 @@ def register(actions: Actions, ti_id: str, nonce: str, spec: ActionSpec, now: da
 
 def _register(actions: Actions, ti_id: str, digest: str, spec: ActionSpec, now: datetime) -> Registered:
     with actions.transaction() as connection:
-        existing = connection.execute(
-            select(action_table).where(action_table.c.ti_id == ti_id)
-        ).one_or_none()
+        existing = connection.execute(select(action_table).where(action_table.c.ti_id == ti_id)).one_or_none()
         if existing is not None:
             return _registered_before(existing, digest)
         task = _running_task(connection, ti_id)
@@ -92,13 +90,11 @@ def _running_task(connection: Connection, ti_id: str) -> Row[Any]:
     ).one_or_none()
     if task is None or task.state != TaskInstanceState.RUNNING:
         raise RegistrationRefused("There is no such running task instance", code="no_such_task_instance")
-    return task
+    return cast("Row[Any]", task)
 
 
 def _use_commitment(connection: Connection, task: Row[Any], digest: str) -> None:
-    scope = TaskScope(
-        dag_id=task.dag_id, run_id=task.run_id, task_id=task.task_id, map_index=task.map_index
-    )
+    scope = TaskScope(dag_id=task.dag_id, run_id=task.run_id, task_id=task.task_id, map_index=task.map_index)
     backend = get_state_backend()
     with Session(bind=connection) as session:  # takes part in the connection's transaction
         stored = backend.get(scope, COMMITMENT_KEY, session=session)

@@ -74,6 +74,7 @@ class FreezeWhenWarm:
         self._lock = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Serve one request."""
         if self._left > 0:
             self._count()
         return self._app(environ, start_response)

@@ -6,8 +6,10 @@ A request is proven by the store, with :meth:`SignedRequest.prove`, where it rea
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import cast
 
 from flask import Request
 
@@ -20,7 +22,7 @@ from airflow_asyncaction.store.actions import Credentials, Envelope
 from airflow_asyncaction.web.wire import raw_body, raw_path, raw_query
 
 # Verified against when there is no such action, so that the answer takes the same work.
-_NOBODY = Credentials(secret="nobody's", accept_v1=True)
+_NOBODY = Credentials(secret="nobody's", accept_v1=True)  # noqa: S106
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class SignedRequest:
             max_skew_ms=int(self.settings.max_clock_skew.total_seconds() * 1000),
         )
         if credentials is None or not self._takes_scheme(credentials):
-            raise SignatureError()
+            raise SignatureError
 
     def _takes_scheme(self, credentials: Credentials) -> bool:
         if self.claim.scheme is Scheme.V1 and not (credentials.accept_v1 and self.settings.accept_v1):
@@ -86,7 +88,7 @@ def task_request(request: Request, settings: Settings) -> SignedRequest:
 
 
 def _signed(request: Request, settings: Settings, schemes: tuple[Scheme, ...]) -> SignedRequest:
-    claim = read_claim(request.headers)
+    claim = read_claim(cast("Mapping[str, str]", request.headers))
     body = raw_body(request, settings.limits.body_bytes)
     content = Content(request.method, raw_path(request.environ), raw_query(request.environ), body)
     return SignedRequest(claim, content, schemes, settings, datetime.now(UTC))

@@ -55,9 +55,9 @@ def raw_path(environ: dict[str, Any]) -> bytes:
 
 def _sent_path(environ: dict[str, Any]) -> bytes:
     scope = environ.get("asgi.scope") or {}
-    sent: bytes = scope.get("raw_path") or environ.get(
-        "RAW_URI", environ.get("REQUEST_URI", "")
-    ).encode("latin-1")
+    sent: bytes = scope.get("raw_path") or environ.get("RAW_URI", environ.get("REQUEST_URI", "")).encode(
+        "latin-1"
+    )
     return sent.partition(b"?")[0]
 
 

@@ -173,6 +173,26 @@ def test_stop_is_asked_for_and_the_exit_is_the_end(exit_: Exit) -> None:
     assert answer(end, now=NOW)["action"] is None
 
 
+def test_a_job_that_fails_since_it_was_asked_to_stop_was_stopped() -> None:
+    report = Report(status=ReportedStatus.ERROR, error_name="Cancelled", error_message="tidied up")
+    end = after(action(), RUNNING, Stop(StopReason.REQUESTED), report, Exit(code=1))
+    assert (end.state, end.error_name, end.error_message) == (State.STOPPED, "Cancelled", "tidied up")
+    assert end.is_done
+    assert isinstance(decide(end, report, NOW), Accepted)
+    assert isinstance(decide(end, Report(status=ReportedStatus.SUCCESS), NOW), Refused)
+
+
+def test_an_execution_timeout_is_one_though_the_job_says_it_failed() -> None:
+    end = after(action(), Stop(StopReason.EXECUTION_TIMEOUT), Report(status=ReportedStatus.ERROR))
+    assert (end.state, end.error_name) == (State.TIMEOUT, "ExecutionTimeout")
+
+
+def test_success_takes_back_what_was_said_of_errors() -> None:
+    report = Report(status=ReportedStatus.RUNNING, error_name="Flaky", error_message="once")
+    end = after(action(), report, Report(status=ReportedStatus.SUCCESS), Exit(code=0))
+    assert (end.state, end.error_name, end.error_message) == (State.SUCCESS, None, None)
+
+
 def test_a_job_that_succeeds_though_asked_to_stop_has_succeeded() -> None:
     assert after(action(), Stop(StopReason.KILLED), SUCCESS, Exit(code=0)).state is State.SUCCESS
 

@@ -114,7 +114,8 @@ def test_a_long_line_is_cut_and_marked(text: str) -> None:
     (line,) = parsed(logs=[text]).logs
     kept, _, mark = line.message.partition(" [cut: ")
     assert text.startswith(kept)
-    assert 97 <= len(kept.encode()) <= 100
+    assert 0 < len(kept.encode()) < len(text.encode())
+    assert 97 <= len(line.message.encode()) <= 100
     assert f"{len(text.encode())} bytes" in mark
 
 

@@ -240,15 +240,14 @@ def test_a_server_away_for_good_costs_one_line(server: JobServer, tested: Tested
     assert "the end could not be reported" in line
 
 
-def test_stop_ends_the_group_and_leaves_the_end_to_the_exit(tested: TestedJob) -> None:
+def test_stop_ends_the_group_and_is_reported(tested: TestedJob) -> None:
     wrapper = start(tested, "sh", "-c", "sleep 600 & echo up; wait")
     wait_for_line(tested, "up")
     tested.stop()
     code, _ = finish(wrapper)
     assert code == -signal.SIGTERM
-    assert tested.action.reported is None
     tested.exit(Exit(signal="SIGTERM"))
-    assert tested.action.state is State.STOPPED
+    assert (tested.action.state, tested.action.error_name) == (State.STOPPED, "Stopped")
 
 
 STUBBORN = """
