@@ -180,6 +180,19 @@ class AirflowApi:
         """Mark a task instance ``success`` or ``failed``."""
         self._call("PATCH", key.path, body={"new_state": state})
 
+    def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
+        """Mark a whole run ``success`` or ``failed``, and its unfinished task instances with it."""
+        self._call("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", body={"state": state})
+
+    def create_pool(self, name: str, *, slots: int) -> None:
+        """Make a pool, which limits how many of its tasks run at once."""
+        self._call("POST", "/pools", body={"name": name, "slots": slots})
+
+    def rendered_fields(self, key: TaskKey) -> dict[str, Any]:
+        """Return the template fields of a task instance as they were rendered."""
+        fields: dict[str, Any] = self.task_instance(key)["rendered_fields"]
+        return fields
+
     def _call(
         self,
         method: str,

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One whole Airflow for all system tests: started with the first, gone after the last.
+
+The tests start all runs that need no attention at once and only then look at them, one after the other.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+
+from dev.deployment import Deployment
+from dev.postgres import Postgres, PostgresError
+from tests.system.command_lines import CommandLines
+from tests.system.scene import STRICT, Scene
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+LAST = ("test_stopping.py", "test_faults.py", "test_secrets.py")
+"""What disturbs others comes after them, and what looks at everything comes last."""
+
+UNATTENDED = ("ends", "callables", "wide", "pooled")
+EXAMPLES = {
+    "fan_out": ("curl", "openssl"),
+    "nightly": (),
+    "node_job": ("node",),
+    "python_callable": (),
+    "retries": (),
+    "shell_job": ("curl", "openssl"),
+    "unmodified_program": (),
+}
+"""Example Dags that end by themselves, and the programs that they need."""
+
+CONFIG = {
+    "workers": {"min_heartbeat_interval": "1"},
+    "scheduler": {
+        "task_instance_heartbeat_timeout": "30",
+        "task_instance_heartbeat_timeout_detection_interval": "2",
+    },
+    "asyncaction": {"poll_interval": "0.5"},
+}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the system tests after all others, in their own order."""
+
+    def rank(item: pytest.Item) -> int:
+        if item.path.parent != HERE:
+            return -1
+        return LAST.index(item.path.name) + 1 if item.path.name in LAST else 0
+
+    items.sort(key=rank)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    try:
+        server = Postgres().__enter__()
+    except PostgresError as error:
+        if STRICT:
+            raise
+        pytest.skip(str(error).splitlines()[0])
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def canary() -> str:
+    """Return a secret that a job of the Dag ``results`` spreads."""
+    return f"canary-{secrets.token_hex(16)}"
+
+
+@pytest.fixture(scope="session")
+def scene(postgres: Postgres, canary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """Return the deployment, with a run of each Dag that needs no attention."""
+    home, folder = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("marks")
+    url = postgres.create("airflow")
+    engine = create_engine(url)
+    deployment = Deployment(
+        home,
+        dags=[ROOT / "example_dags", HERE / "dags"],
+        database_url=url,
+        config=CONFIG,
+        environ={"ASYNCACTION_TEST_FOLDER": str(folder)},
+    )
+    try:
+        with CommandLines() as command_lines, deployment:
+            scene = Scene(deployment, engine, folder, command_lines)
+            scene.api.wait_for_dags({*EXAMPLES, *UNATTENDED, "stopping", "stops"}, timeout_seconds=180)
+            scene.api.create_pool("narrow", slots=1)
+            scene.trigger(*UNATTENDED)
+            scene.trigger("results", conf={"canary": canary})
+            scene.trigger(
+                *(dag_id for dag_id, programs in EXAMPLES.items() if all(map(shutil.which, programs)))
+            )
+            yield scene
+    finally:
+        engine.dispose()

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job that does one thing, named on its command line, for the tests to see what becomes of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from airflow_asyncaction.job import open_job
+
+FOLDER = Path(os.environ["ASYNCACTION_TEST_FOLDER"])
+JOB_ID = os.environ["JOB_ID"]
+PATIENCE_SECONDS = 300
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
+
+
+def success(code: str) -> None:
+    with open_job() as job:
+        job.result({"rows": 3})
+    sys.exit(int(code))
+
+
+def error(code: str) -> None:
+    with open_job() as job:
+        job.fail("the disk is full", "DiskFull")
+    sys.exit(int(code))
+
+
+def quiet(code: str) -> None:
+    for number in range(1, 26):
+        say(f"line {number}")
+    sys.exit(int(code))
+
+
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def give_back() -> None:
+    """Report the argument ``result`` as the result."""
+    with open_job() as job:
+        job.result(job.arguments["result"])
+
+
+def take_arguments() -> None:
+    """Tell how the arguments came, and how many numbers were among them."""
+    with open_job() as job:
+        job.result({"in_environ": "JOB_ARGUMENTS" in os.environ, "count": len(job.arguments["numbers"])})
+
+
+def meet(count: str) -> None:
+    """Wait until so many jobs wait here, all at the same time."""
+    place = FOLDER / "meeting"
+    place.mkdir(exist_ok=True)
+    (place / JOB_ID).touch()
+    wait_until(lambda: len(list(place.iterdir())) >= int(count))
+    with open_job() as job:
+        job.result(job.arguments["number"] * 2)
+
+
+def obey() -> None:
+    """Run until SIGTERM; then say which verb the server has for this job."""
+
+    def on_sigterm(_number: int, _frame: FrameType | None) -> None:
+        with open_job() as job:
+            job.log("asked to stop")
+            job.flush()
+            mark("verb", "STOP" if job.is_stopping() else "none")
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, on_sigterm)
+    run_on()
+
+
+def ignore() -> None:
+    """Ignore SIGTERM, and so does a child in a session of its own."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = subprocess.Popen([sys.executable, "-c", STUBBORN], start_new_session=True)
+    mark("child", str(child.pid))
+    run_on()
+
+
+def fall_silent() -> None:
+    """Report once, and never again."""
+    with open_job() as job:
+        job.progress(10, "and then nothing")
+        job.flush()
+    run_on()
+
+
+def submit(outcome: str) -> None:
+    """Leave the work to a process of another session, and exit."""
+    work = [sys.executable, __file__, outcome]
+    with (FOLDER / f"{JOB_ID}.output").open("wb") as output:
+        subprocess.Popen(work, start_new_session=True, stdout=output, stderr=output)
+
+
+def sleep_long() -> None:
+    run_on()
+
+
+def second_time_lucky(attempt: str) -> None:
+    """Run for ever at the first try."""
+    if attempt == "1":
+        run_on()
+    give_back()
+
+
+def outlive() -> None:
+    """Log and print, without a pause, until told to end."""
+    with open_job() as job:
+        mark("up")
+        number = 0
+        while number < 10 or not (FOLDER / "api-server-is-back").exists():
+            number += 1
+            say(f"printed {number}")
+            job.log(f"reported {number}")
+            job.progress(min(number, 99), f"step {number}")
+            time.sleep(0.25)
+        job.result({"lines": number})
+
+
+def show(canary: str) -> None:
+    """Spread a secret everywhere, as no job should: the search for secrets must find it."""
+    say(f"canary {canary}")
+    with open_job() as job:
+        job.log(f"canary {canary}")
+        time.sleep(2)  # on the command line for all to see
+        job.result({"canary": canary})
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def mark(name: str, text: str = "") -> None:
+    """Write ``FOLDER/<job id>.<name>``, whole or not at all."""
+    path = FOLDER / f"{JOB_ID}.{name}"
+    path.with_suffix(".new").write_text(text)
+    path.with_suffix(".new").rename(path)
+
+
+def run_on() -> None:
+    mark("up")
+    time.sleep(PATIENCE_SECONDS)
+    sys.exit("nobody stopped this job")
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        if time.monotonic() > give_up_at:
+            sys.exit("it did not become so")
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes of Airflow are killed while jobs run: no job is left behind, no report is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.system.scene import Scene, StoredAction, assert_gone, eventually
+from tests.unit.live_processes import all_pids, parent_of
+
+pytestmark = pytest.mark.system
+
+OUTAGE_SECONDS = 10
+
+
+def test_a_job_reports_over_an_outage_of_the_api_server(scene: Scene) -> None:
+    scene.trigger("outage")
+    scene.trigger("faults")  # its jobs live through it as well
+    action = scene.up("outage", "outlive")
+    scene.deployment.api_server.kill()
+    time.sleep(OUTAGE_SECONDS)
+    scene.deployment.api_server.start()
+    scene.deployment.wait_until_healthy()
+    (scene.folder / "api-server-is-back").touch()
+    assert scene.state_of("outage", "outlive") == "success"
+    action = scene.action("outage", "outlive")
+    assert action.state == "SUCCESS"
+    count = scene.api.xcoms(scene.key("outage", "outlive"))["return_value"]["lines"]
+    assert count > OUTAGE_SECONDS
+    events = scene.events("outage", "outlive")
+    printed, reported = (
+        [f"{how} {number}" for number in range(1, count + 1)] for how in ("printed", "reported")
+    )
+    assert [event for event in events if event.startswith("printed ")] == printed
+    assert [event for event in events if event.startswith("reported ")] == reported
+    assert scene.reported_lines(action) == reported
+
+
+def test_a_killed_task_process_takes_its_job_along(scene: Scene) -> None:
+    first = scene.up("faults", "task_killed")
+    os.kill(task_process_of(first), signal.SIGKILL)
+    assert_gone(first)
+    assert_tried_again(scene, first, "task_killed")
+
+
+def test_a_killed_supervisor_or_scheduler_takes_its_jobs_along(scene: Scene) -> None:
+    orphan, other = (scene.up("faults", task_id) for task_id in ("supervisor_killed", "scheduler_killed"))
+    os.kill(parent_of(task_process_of(orphan)), signal.SIGKILL)
+    assert_gone(orphan)
+    scheduler = scene.deployment.scheduler
+    assert scheduler.pid is not None
+    kill_with_descendants(scheduler.pid, but=guard_of(other))
+    scheduler.wait(60)
+    assert_gone(other)
+    scheduler.start()
+    scene.deployment.wait_until_healthy()
+    assert_tried_again(scene, orphan, "supervisor_killed")
+    assert_tried_again(scene, other, "scheduler_killed")
+
+
+def assert_tried_again(scene: Scene, first: StoredAction, task_id: str) -> None:
+    second = scene.ended("faults", task_id, 2)
+    assert (second.state, second.results) == ("SUCCESS", '"second time lucky"')
+    first = scene.attempt("faults", task_id, 1)
+    assert (first.state, first.fenced) == ("STOPPED", True)
+    assert scene.late_report(first) == (410, "superseded")
+    assert scene.state_of("faults", task_id) == "success"
+
+
+def guard_of(action: StoredAction) -> int:
+    """Return the process that has an action's id on its command line."""
+
+    def look() -> int:
+        return next((pid for pid in all_pids() if action.id in command_of(pid)), 0)
+
+    return eventually(look, f"the guard of {action}")
+
+
+def task_process_of(action: StoredAction) -> int:
+    return parent_of(guard_of(action))
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def kill_with_descendants(pid: int, *, but: int) -> None:
+    """Kill a process and all below it but one, and what is below that: the guard ends its job by itself."""
+    children = [child for child in all_pids() if child != but and is_child(child, pid)]
+    os.kill(pid, signal.SIGKILL)
+    for child in children:
+        kill_with_descendants(child, but=but)
+
+
+def is_child(child: int, pid: int) -> bool:
+    try:
+        return parent_of(child) == pid
+    except OSError:
+        return False
