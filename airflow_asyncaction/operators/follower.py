@@ -8,14 +8,15 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
-from airflow_asyncaction.protocol.actions import Verb
+from airflow_asyncaction.protocol.actions import StopReason, Verb
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.lifecycle import Launched
+from airflow_asyncaction.protocol.lifecycle import Launched, Stop
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.protocol.tasks import TaskView
 
@@ -95,9 +96,13 @@ class Follower:
 
     def _look(self, patience: timedelta = _NO_PATIENCE) -> bool:
         """Look once; tell whether there is more to be read at once."""
-        if os.getppid() != self._worker_pid:
-            self._log.error("The worker of this task is gone: stopping the job")
-            self._on_stop()
+        if os.getppid() == self._worker_pid:
+            with suppress(ConnectionError):  # what is logged is read by the worker
+                return self._read(patience)
+        self._stop_orphan()
+        return False
+
+    def _read(self, patience: timedelta) -> bool:
         try:
             if self._launched is not None:
                 self._hook.tell(self._info, self._launched, patience=_NO_PATIENCE)
@@ -115,6 +120,15 @@ class Follower:
         if view.is_done or view.verb is Verb.STOP:
             self._on_stop()
         return view.has_more_logs and self._copies_logs
+
+    def _stop_orphan(self) -> None:
+        """Stop the job of a task whose worker was killed. Nothing is logged: nobody reads it any more."""
+        try:
+            with suppress(ServerError):  # the next attempt fences the action
+                self._hook.tell(self._info, Stop(StopReason.KILLED), patience=_NO_PATIENCE)
+        finally:
+            self._on_stop()
+            self._done.set()  # no end is waited for
 
     def _show(self, view: TaskView) -> None:
         if view.status_details is not None and view.status_details != self._last_details:
