@@ -41,6 +41,8 @@ CONFIG = {
     "scheduler": {
         "task_instance_heartbeat_timeout": "30",
         "task_instance_heartbeat_timeout_detection_interval": "2",
+        "scheduler_health_check_threshold": "15",
+        "orphaned_tasks_check_interval": "3",
     },
     "asyncaction": {"poll_interval": "0.5"},
 }

@@ -16,6 +16,7 @@ from tests.unit.live_processes import all_pids, parent_of
 pytestmark = pytest.mark.system
 
 OUTAGE_SECONDS = 10
+SUPERVISED = ("supervisor_killed", "supervisor_of_talker_killed")
 
 
 def test_a_job_reports_over_an_outage_of_the_api_server(scene: Scene) -> None:
@@ -48,27 +49,35 @@ def test_a_killed_task_process_takes_its_job_along(scene: Scene) -> None:
     assert_tried_again(scene, first, "task_killed")
 
 
-def test_a_killed_supervisor_or_scheduler_takes_its_jobs_along(scene: Scene) -> None:
-    orphan, other = (scene.up("faults", task_id) for task_id in ("supervisor_killed", "scheduler_killed"))
-    os.kill(parent_of(task_process_of(orphan)), signal.SIGKILL)
-    assert_gone(orphan)
+def test_a_killed_supervisor_takes_its_job_along(scene: Scene) -> None:
+    orphans = [scene.up("faults", task_id) for task_id in SUPERVISED]
+    for orphan in orphans:
+        os.kill(parent_of(task_process_of(orphan)), signal.SIGKILL)
+    for orphan in orphans:
+        assert_gone(orphan)
+    for task_id, orphan in zip(SUPERVISED, orphans, strict=True):
+        assert_tried_again(scene, orphan, task_id)
+
+
+def test_a_killed_scheduler_takes_its_jobs_along(scene: Scene) -> None:
+    first = scene.up("faults", "scheduler_killed")
     scheduler = scene.deployment.scheduler
     assert scheduler.pid is not None
-    kill_with_descendants(scheduler.pid, but=guard_of(other))
+    kill_with_descendants(scheduler.pid, but=guard_of(first))
     scheduler.wait(60)
-    assert_gone(other)
+    assert_gone(first)
     scheduler.start()
     scene.deployment.wait_until_healthy()
-    assert_tried_again(scene, orphan, "supervisor_killed")
-    assert_tried_again(scene, other, "scheduler_killed")
+    assert_tried_again(scene, first, "scheduler_killed")
 
 
 def assert_tried_again(scene: Scene, first: StoredAction, task_id: str) -> None:
     second = scene.ended("faults", task_id, 2)
     assert (second.state, second.results) == ("SUCCESS", '"second time lucky"')
-    first = scene.attempt("faults", task_id, 1)
-    assert (first.state, first.fenced) == ("STOPPED", True)
-    assert scene.late_report(first) == (410, "superseded")
+    again = scene.attempt("faults", task_id, 1)
+    assert again.id == first.id
+    assert (again.state, again.fenced) == ("STOPPED", True)
+    assert scene.late_report(again) == (410, "superseded")
     assert scene.state_of("faults", task_id) == "success"
 
 

@@ -18,11 +18,11 @@ Jobs = dict[str, StoredAction]
 def jobs(scene: Scene) -> Jobs:
     """Return the actions of jobs that were up, and whose tasks were ended then; all at the same time."""
     scene.trigger("clocks", "stops", "stopped_run")
-    tasks = ("obedient", "stubborn", "cleared", "polite")
+    tasks = ("obedient", "stubborn", "cleared", "polite", "deaf")
     jobs = {task_id: scene.up("stops", task_id) for task_id in tasks}
     jobs["stopped_run"] = scene.up("stopped_run", "ignore")
     assert all(processes_of(jobs[task_id]) for task_id in ("obedient", "stubborn", "cleared", "stopped_run"))
-    for task_id in ("obedient", "stubborn", "polite"):
+    for task_id in ("obedient", "stubborn", "polite", "deaf"):
         scene.api.set_state(scene.key("stops", task_id), "failed")
     scene.api.clear(scene.key("stops", "cleared"))
     scene.api.set_run_state("stopped_run", scene.runs["stopped_run"], "failed")
@@ -43,11 +43,14 @@ def test_a_job_is_told_to_stop_when_its_task_is_marked_failed(scene: Scene) -> N
     assert scene.state_of("stops", "obedient") == "failed"
 
 
-def test_a_callable_is_told_to_stop_when_its_task_is_marked_failed(scene: Scene) -> None:
-    action = scene.ended("stops", "polite")
-    assert (action.state, action.error_name, action.verb) == ("STOPPED", "Killed", "STOP")
-    assert scene.reported_lines(action) == ["stopping politely"]
-    assert scene.state_of("stops", "polite") == "failed"
+@pytest.mark.parametrize(("task_id", "error_name"), [("polite", "InterruptedError"), ("deaf", "Killed")])
+def test_a_callable_is_told_to_stop_and_interrupted_if_it_does_not(
+    scene: Scene, task_id: str, error_name: str
+) -> None:
+    action = scene.ended("stops", task_id)
+    assert (action.state, action.error_name, action.verb) == ("STOPPED", error_name, "STOP")
+    assert scene.reported_lines(action) == ["asked to stop"]
+    assert scene.state_of("stops", task_id) == "failed"
 
 
 @pytest.mark.parametrize(("dag_id", "task_id"), [("stops", "stubborn"), ("stopped_run", "ignore")])

@@ -17,6 +17,16 @@ from airflow_asyncaction.operators import LocalActionOperator
 JOB = [sys.executable, str(Path(__file__).parent / "jobs" / "job.py")]
 SECOND_TIME_LUCKY = [*JOB, "second_time_lucky", "{{ ti.try_number }}"]
 
+
+def wait_for_stop() -> None:
+    job = current_job()
+    assert job.info is not None
+    (Path(os.environ["ASYNCACTION_TEST_FOLDER"]) / f"{job.info.job_id}.up").touch()
+    while not job.is_stopping():
+        time.sleep(0.1)
+    job.log("asked to stop")
+
+
 with DAG("stops", schedule=None) as stops:
     LocalActionOperator(task_id="obedient", command=[*JOB, "obey"], stop_grace=30)
     LocalActionOperator(task_id="stubborn", command=[*JOB, "ignore"], stop_grace=1)
@@ -26,14 +36,16 @@ with DAG("stops", schedule=None) as stops:
 
     @task.async_action(stop_grace=30)
     def polite() -> None:
-        job = current_job()
-        assert job.info is not None
-        (Path(os.environ["ASYNCACTION_TEST_FOLDER"]) / f"{job.info.job_id}.up").touch()
-        while not job.is_stopping():
-            time.sleep(0.1)
-        job.log("stopping politely")
+        wait_for_stop()
+        raise InterruptedError("stopped halfway")
+
+    @task.async_action(stop_grace=1)
+    def deaf() -> None:
+        wait_for_stop()
+        time.sleep(3600)
 
     polite()
+    deaf()
 
 with DAG("stopped_run", schedule=None) as stopped_run:
     LocalActionOperator(task_id="ignore", command=[*JOB, "ignore"], stop_grace=1)
@@ -63,10 +75,10 @@ with DAG("clocks", schedule=None) as clocks:
     )
 
 with DAG("faults", schedule=None) as faults:
-    for task_id in ("task_killed", "supervisor_killed", "scheduler_killed"):
+    for task_id in ("task_killed", "supervisor_killed", "supervisor_of_talker_killed", "scheduler_killed"):
         LocalActionOperator(
             task_id=task_id,
-            command=SECOND_TIME_LUCKY,
+            command=[*SECOND_TIME_LUCKY, task_id],
             arguments={"result": "second time lucky"},
             stop_grace=1,
             retries=1,
