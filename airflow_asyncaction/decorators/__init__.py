@@ -13,6 +13,8 @@ from airflow_asyncaction.operators.local import LocalActionOperator
 from airflow_asyncaction.operators.service import ServiceActionOperator, takes_job
 from airflow_asyncaction.runners.base import Runner
 
+__all__ = ["async_action", "async_action_local"]
+
 _SET_DURING_EXECUTION = "set by the decorated function"
 
 

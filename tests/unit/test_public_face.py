@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users may rely on: a name more or less is a decision, not an accident."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from airflow_asyncaction import decorators, job, operators
+from airflow_asyncaction.get_provider_info import get_provider_info
+from airflow_asyncaction.job import Job, current_job, open_job
+from airflow_asyncaction.operators import LocalActionOperator, ServiceActionOperator
+from airflow_asyncaction.operators.base import AsyncActionOperator
+
+
+def test_dag_authors_have_these_operators() -> None:
+    assert sorted(operators.__all__) == ["LocalActionOperator", "ServiceActionOperator"]
+
+
+def test_jobs_have_these_names() -> None:
+    assert sorted(job.__all__) == [
+        "Job",
+        "JobInfo",
+        "JobInfoError",
+        "LogLine",
+        "Request",
+        "ServerError",
+        "ServerUnreachable",
+        "Superseded",
+        "Timing",
+        "current_job",
+        "open_job",
+        "use_job",
+    ]
+
+
+@pytest.mark.parametrize("module", [operators, decorators, job])
+def test_every_public_name_is_there(module: Any) -> None:
+    assert all(hasattr(module, name) for name in module.__all__)
+
+
+def test_dag_authors_have_these_decorators() -> None:
+    assert sorted(decorators.__all__) == ["async_action", "async_action_local"]
+    named = {entry["name"]: entry["class-name"] for entry in get_provider_info()["task-decorators"]}
+    assert set(named) == set(decorators.__all__)
+    for target in named.values():
+        module, _, name = target.rpartition(".")
+        assert getattr(import_module(module), name) is getattr(decorators, name)
+
+
+def test_operators_share_one_base() -> None:
+    assert issubclass(LocalActionOperator, AsyncActionOperator)
+    assert issubclass(ServiceActionOperator, AsyncActionOperator)
+
+
+def test_a_job_has_these_methods() -> None:
+    assert sorted(name for name in vars(Job) if not name.startswith("_")) == [
+        "arguments",
+        "ask_to_stop",
+        "close",
+        "discard",
+        "fail",
+        "flush",
+        "info",
+        "is_stopping",
+        "log",
+        "progress",
+        "result",
+        "send",
+        "start",
+        "succeed",
+    ]
+    assert callable(open_job)
+    assert callable(current_job)

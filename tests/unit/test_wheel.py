@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wheel holds what an installation needs, and nothing else."""
+
+from __future__ import annotations
+
+import configparser
+import subprocess
+import sys
+import zipfile
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from airflow_asyncaction import __version__
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    """Return the top of the wheel, built as any installer builds it."""
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return zipfile.Path(path)
+
+
+def files_in(folder: zipfile.Path) -> set[str]:
+    return {name for name in folder.root.namelist() if not name.endswith("/")}
+
+
+def test_the_wheel_holds_the_package_alone(wheel: zipfile.Path) -> None:
+    info = f"airflow_asyncaction-{__version__}.dist-info"
+    assert {name.partition("/")[0] for name in files_in(wheel)} == {"airflow_asyncaction", info}
+
+
+def test_the_wheel_holds_every_file_of_the_package(wheel: zipfile.Path) -> None:
+    there = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "airflow_asyncaction").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert there <= files_in(wheel)
+
+
+def test_the_wheel_holds_what_is_no_module(wheel: zipfile.Path) -> None:
+    store = "airflow_asyncaction/store"
+    assert files_in(wheel) >= {
+        "airflow_asyncaction/py.typed",
+        f"{store}/alembic.ini",
+        f"{store}/migrations/env.py",
+        f"{store}/migrations/script.py.mako",
+        f"{store}/migrations/versions/0001_actions_and_reports.py",
+        f"airflow_asyncaction-{__version__}.dist-info/licenses/LICENSE",
+    }
+
+
+def test_airflow_finds_provider_and_plugin_by_the_entry_points(wheel: zipfile.Path) -> None:
+    parser = configparser.ConfigParser()
+    parser.read_string((wheel / f"airflow_asyncaction-{__version__}.dist-info/entry_points.txt").read_text())
+    entry_points = {section: dict(parser[section]) for section in parser.sections()}
+    assert entry_points == {
+        "airflow.plugins": {"asyncaction": "airflow_asyncaction.plugins.asyncaction:AsyncActionPlugin"},
+        "apache_airflow_provider": {
+            "provider_info": "airflow_asyncaction.get_provider_info:get_provider_info"
+        },
+    }
+    for target in (target for section in entry_points.values() for target in section.values()):
+        module, _, name = target.partition(":")
+        assert callable(getattr(import_module(module), name))
