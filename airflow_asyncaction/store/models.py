@@ -81,11 +81,11 @@ action_table = Table(
     Column("started_at", UtcDateTime, nullable=True),
     Column("last_report_at", UtcDateTime, nullable=True),
     Column("ended_at", UtcDateTime, nullable=True),
-    # What `airflow db clean` goes by: an action that still lives is never old.
+    # What `airflow db clean` goes by: an action that still lives is never old. Not indexed, so that
+    # PostgreSQL can update a row in place (HOT) with every report.
     Column("updated_at", UtcDateTime, nullable=False),
     UniqueConstraint("ti_id"),
     Index(None, "dag_id", "run_id", "task_id", "map_index"),
-    Index(None, "updated_at"),
 )
 
 report_table = Table(
@@ -109,5 +109,4 @@ report_table = Table(
     Column("received_at", UtcDateTime, nullable=False),
     UniqueConstraint("action_id", "report_key"),
     Index(None, "action_id", "last_line"),
-    Index(None, "received_at"),
 )

@@ -16,7 +16,11 @@ from airflow_asyncaction.store.models import action_table, report_table
 
 _FIELDS = tuple(field.name for field in fields(Action))
 
-_SELECT = select(action_table).where(action_table.c.id == bindparam("action_id"))
+_NOT_OF_AN_ACTION = {"registration", "ti_id", "dag_id", "run_id", "task_id", "map_index", "runner"}
+
+_SELECT = select(*(column for column in action_table.c if column.name not in _NOT_OF_AN_ACTION)).where(
+    action_table.c.id == bindparam("action_id")
+)
 _SELECT_LOCKED = _SELECT.with_for_update()
 _UPDATE = update(action_table).where(action_table.c.id == bindparam("action_id"))
 _INSERT_REPORT = insert(report_table).inline()

@@ -6,12 +6,10 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from airflow import settings as airflow_settings
 from flask import Flask, Response
-from werkzeug.http import http_date
 
 from airflow_asyncaction import settings as our_settings
 from airflow_asyncaction.settings import Settings
@@ -36,6 +34,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     actions.check_tables()
     app = Flask("airflow_asyncaction", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.merge_slashes = False  # "//" is not redirected: a signature covers the path
     app.register_blueprint(jobs_blueprint(actions, settings))
     app.register_blueprint(tasks_blueprint(actions, settings))
     register_error_handlers(app)
@@ -46,7 +46,6 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 def _not_for_caches(response: Response) -> Response:
     response.headers["Cache-Control"] = "no-store"
-    response.headers["Date"] = http_date(datetime.now(UTC))
     return response
 
 

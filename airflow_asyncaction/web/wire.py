@@ -42,9 +42,9 @@ def raw_path(environ: dict[str, Any]) -> bytes:
     that proxies add or strip: of it, the part is taken that decodes to the path that was routed.
     """
     routed = environ.get("PATH_INFO", "").encode("latin-1")
+    if routed in (b"", b"/"):
+        return b""  # the hook itself: no request goes to less than "/"
     sent = _sent_path(environ)
-    if routed in (b"", b"/") and not sent.endswith(b"/"):
-        return b""  # the hook itself
     start = sent.find(b"/")
     while start >= 0:
         if unquote_to_bytes(sent[start:]) == routed:

@@ -85,7 +85,6 @@ def _create_action() -> None:
         "async_action",
         ["dag_id", "run_id", "task_id", "map_index"],
     )
-    op.create_index("ix_async_action_updated_at", "async_action", ["updated_at"])
 
 
 def _create_report() -> None:
@@ -111,4 +110,3 @@ def _create_report() -> None:
     op.create_index(
         "ix_async_action_report_action_id_last_line", "async_action_report", ["action_id", "last_line"]
     )
-    op.create_index("ix_async_action_report_received_at", "async_action_report", ["received_at"])
