@@ -175,13 +175,17 @@ class Actions:
             action = _apply(connection, row, message, now)
             return self._check_clocks(connection, action, now)
 
-    def read(self, action_id: JobId, prove: Unseal[None]) -> Action:
-        """Return an action.
+    def read(self, action_id: JobId, prove: Unseal[None], scheme: Scheme) -> Action:
+        """Return an action to its job.
 
+        :param scheme: how the job asks
         :raises ActionNotFound: there is no such action, and ``prove`` does not mind
         """
         with self.transaction() as connection:
             row, _ = _unsealed(rows.read(connection, action_id), action_id, prove)
+            changes = _without_v1(row, scheme)
+            if changes:
+                rows.write(connection, row.id, changes)
             return rows.to_action(row)
 
     def view(self, action_id: JobId, prove: Unseal[None], *, after_line: int, now: datetime) -> View:
@@ -249,9 +253,7 @@ class Actions:
             "log_count": len(report.logs),
             "last_line": last_line if report.logs else None,
         }
-        changes["report_count"] = row.report_count + 1
-        if envelope.scheme is Scheme.V2 and row.accept_v1:
-            changes["accept_v1"] = False  # once v2, never v1 again
+        changes.update(_without_v1(row, envelope.scheme), report_count=row.report_count + 1)
         excess = last_line - row.log_lines_dropped - row.log_limit if report.logs else 0
         if report.logs:
             changes["log_lines"] = last_line
@@ -318,7 +320,13 @@ def _keep_refusal(
     columns["refused_with"] = refused.code
     columns["body"] = envelope.body[:KEPT_BODY_BYTES].decode("utf-8", "replace").replace("\0", "�")
     connection.execute(_INSERT_REPORT, columns)
-    rows.write(connection, row.id, {"refused_count": row.refused_count + 1, "updated_at": now})
+    changes = {**_without_v1(row, envelope.scheme), "refused_count": row.refused_count + 1}
+    rows.write(connection, row.id, {**changes, "updated_at": now})
+
+
+def _without_v1(row: Row[Any], scheme: Scheme) -> dict[str, Any]:
+    """Return what changes with a job's request: once v2, never v1 again."""
+    return {"accept_v1": False} if scheme is Scheme.V2 and row.accept_v1 else {}
 
 
 def _keep_message(connection: Connection, action_id: JobId, kind: str, now: datetime) -> None:

@@ -77,11 +77,10 @@ class BufferedWsgi:
 
     def _answer(self, scope: Any, body: bytes) -> _Answer:
         unread: Any = io.BytesIO(body)
-        environ: dict[str, Any] = dict(build_environ({**scope, "query_string": b""}, unread))
+        readable: Any = {**scope, "query_string": b""}
+        environ: dict[str, Any] = dict(build_environ(readable, unread))
         environ["QUERY_STRING"] = scope["query_string"].decode("latin-1")  # may be any bytes
-        environ["wsgi.input_terminated"] = (
-            True  # what was sent in chunks has no length, and ends all the same
-        )
+        environ["wsgi.input_terminated"] = True  # what came in chunks has no length, and ends all the same
         answer = _Answer()
         chunks = self._app(environ, answer.start)
         try:

@@ -42,7 +42,7 @@ def jobs_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     @blueprint.get("/job")
     def job() -> Response:
         signed = job_request(request, settings)
-        return _answer(actions.read(signed.action_id, signed.prove), signed.now)
+        return _answer(actions.read(signed.action_id, signed.prove, signed.claim.scheme), signed.now)
 
     return blueprint
 

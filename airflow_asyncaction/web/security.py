@@ -41,8 +41,8 @@ class SignedRequest:
 
     @property
     def action_id(self) -> JobId:
-        """The action it is about."""
-        return self.claim.job_id
+        """The action it is about, as it is stored: a UUID may be spelt in upper case."""
+        return JobId(self.claim.job_id.lower())
 
     @property
     def envelope(self) -> Envelope:

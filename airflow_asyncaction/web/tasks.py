@@ -35,7 +35,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
         if not isinstance(fields.get("spec"), dict):
             raise MalformedReport("spec is not an object", field="spec")
         spec = ActionSpec.from_json(fields["spec"])
-        registered = register(actions, ti_id, nonce, spec, datetime.now(UTC))
+        registered = register(actions, ti_id.lower(), nonce, spec, datetime.now(UTC))
         return jsonify(_registered_json(registered, settings))
 
     @blueprint.get("/action")
