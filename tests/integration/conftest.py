@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real parts: both databases with Airflow's whole schema, both ways to serve the job routes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from airflow_asyncaction import settings
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.web.app import create_app
+from dev.postgres import Postgres, PostgresError
+from tests.integration.databases import Database, sqlite_in
+from tests.integration.running_tasks import RunningTask, running_task
+from tests.integration.servers import served_alone, served_mounted
+from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
+
+STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    try:
+        server = Postgres().__enter__()
+    except PostgresError as error:
+        if STRICT:
+            raise
+        pytest.skip(str(error).splitlines()[0])
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _migrated(name: str, request: pytest.FixtureRequest) -> Database:
+    if name == "sqlite":
+        database = sqlite_in(request.getfixturevalue("tmp_path_factory").mktemp("sqlite"))
+    else:
+        database = Database("postgresql", request.getfixturevalue("postgres_server").create("airflow"))
+    database.airflow("db", "migrate")
+    return database
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
+    with _migrated(request.param, request).in_use() as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def alone(database: Database) -> Iterator[str]:  # noqa: ARG001 - Airflow uses it
+    with served_alone(create_app()) as hook:
+        yield hook
+
+
+@pytest.fixture(scope="session")
+def mounted(database: Database) -> Iterator[str]:  # noqa: ARG001
+    with served_mounted() as url:
+        yield url + settings.load().url
+
+
+@pytest.fixture(params=["alone", "mounted"])
+def hook(database: Database, request: pytest.FixtureRequest) -> str:  # noqa: ARG001
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture
+def client(hook: str) -> Iterator[HookClient]:
+    with HookClient(hook) as client:
+        yield client
+
+
+@pytest.fixture
+def new_task(database: Database) -> Callable[..., RunningTask]:
+    def new(**fields: Any) -> RunningTask:
+        return running_task(database.engine, **fields)
+
+    return new
+
+
+@pytest.fixture
+def new_job(database: Database, client: HookClient) -> NewJob:
+    def new(**spec: Any) -> SignedJob:
+        return registered(running_task(database.engine), client, **spec)
+
+    return new
+
+
+@pytest.fixture
+def job(new_job: NewJob) -> SignedJob:
+    return new_job()
+
+
+@pytest.fixture
+def actions(database: Database) -> Actions:
+    return Actions(database.engine, replay_window=2 * settings.load().max_clock_skew)

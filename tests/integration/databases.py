@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real metadata database of Airflow, and Airflow in this process and in others on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from airflow import settings as airflow_settings
+from sqlalchemy import Engine
+
+_URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+
+
+@dataclass(frozen=True)
+class Database:
+    """Where Airflow keeps what it knows.
+
+    :param name: ``sqlite`` or ``postgresql``
+    """
+
+    name: str
+    url: str
+
+    @property
+    def engine(self) -> Engine:
+        """Airflow's own engine, in this process, while the database is :meth:`in_use`."""
+        engine = airflow_settings.get_engine()
+        assert isinstance(engine, Engine)
+        return engine
+
+    @contextmanager
+    def in_use(self) -> Iterator[Database]:
+        """Let Airflow in this process use it, as if it was configured so from the start."""
+        before = os.environ.get(_URL)
+        self._configure(self.url)
+        try:
+            yield self
+        finally:
+            self._configure(before)
+
+    def airflow(
+        self, *arguments: str, environ: dict[str, str] | None = None, fails: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``airflow ...`` on it in a process of its own, and expect that it succeeds."""
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env={**os.environ, _URL: self.url, **(environ or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        return done
+
+    @staticmethod
+    def _configure(url: str | None) -> None:
+        airflow_settings.dispose_orm(do_log=False)
+        if url is None:
+            os.environ.pop(_URL, None)
+        else:
+            os.environ[_URL] = url
+        airflow_settings.configure_vars()
+        airflow_settings.configure_orm()
+
+
+def sqlite_in(folder: Path) -> Database:
+    """Return an SQLite database that is not there yet."""
+    return Database("sqlite", f"sqlite:///{folder / 'airflow.db'}")

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running task instances, as rows of Airflow's own tables, and what they commit to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.state import TaskScope, get_state_backend
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import Engine, delete, insert, update
+from sqlalchemy.orm import Session
+from uuid6 import uuid7
+
+from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY
+
+_runs = DagRun.metadata.tables["dag_run"]
+_instances = TaskInstance.metadata.tables["task_instance"]
+
+
+@dataclass(frozen=True)
+class RunningTask:
+    """One try of a task that runs."""
+
+    engine: Engine
+    ti_id: str
+    run_id: str
+    dag_id: str = "dag"
+    task_id: str = "task"
+    map_index: int = -1
+    try_number: int = 1
+
+    @property
+    def scope(self) -> TaskScope:
+        """Where it keeps its state."""
+        return TaskScope(
+            dag_id=self.dag_id, run_id=self.run_id, task_id=self.task_id, map_index=self.map_index
+        )
+
+    def commit(self, nonce: str | None = None) -> str:
+        """Write the commitment to a nonce, as the task does by the execution API; return the nonce."""
+        nonce = nonce or secrets.token_hex(32)
+        digest = hashlib.sha256(nonce.encode()).hexdigest()
+        with Session(self.engine) as session:
+            get_state_backend().set(self.scope, COMMITMENT_KEY, json.dumps(digest), session=session)
+            session.commit()
+        return nonce
+
+    def commitment(self) -> str | None:
+        """Return what is committed to, as it is stored."""
+        with Session(self.engine) as session:
+            return get_state_backend().get(self.scope, COMMITMENT_KEY, session=session)
+
+    def set_state(self, state: TaskInstanceState) -> None:
+        """Let Airflow see it in another state."""
+        with self.engine.begin() as connection:
+            connection.execute(
+                update(_instances).where(_instances.c.id == UUID(self.ti_id)).values(state=state)
+            )
+
+    def next_try(self) -> RunningTask:
+        """Let the next try run: a task instance with a new id, which takes the place of this one."""
+        again = replace(self, ti_id=str(uuid7()), try_number=self.try_number + 1)
+        with self.engine.begin() as connection:
+            connection.execute(delete(_instances).where(_instances.c.id == UUID(self.ti_id)))
+        _insert_instance(again)
+        return again
+
+
+def running_task(engine: Engine, *, dag_id: str = "dag", map_index: int = -1) -> RunningTask:
+    """Return a running task of a Dag run of its own."""
+    task = RunningTask(
+        engine, str(uuid7()), f"manual__{secrets.token_hex(8)}", dag_id=dag_id, map_index=map_index
+    )
+    with engine.begin() as connection:
+        connection.execute(
+            insert(_runs).values(
+                dag_id=task.dag_id,
+                run_id=task.run_id,
+                run_type="manual",
+                state="running",
+                run_after=datetime.now(UTC),
+            )
+        )
+    _insert_instance(task)
+    return task
+
+
+def _insert_instance(task: RunningTask) -> None:
+    with task.engine.begin() as connection:
+        connection.execute(
+            insert(_instances).values(
+                id=UUID(task.ti_id),
+                dag_id=task.dag_id,
+                run_id=task.run_id,
+                task_id=task.task_id,
+                map_index=task.map_index,
+                try_number=task.try_number,
+                pool="default_pool",
+                state=TaskInstanceState.RUNNING,
+            )
+        )

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job routes behind real HTTP servers: the Flask app alone, and as Airflow's API server mounts it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from airflow.api_fastapi.app import init_plugins
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+from flask import Flask
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from airflow_asyncaction import settings
+from airflow_asyncaction.plugins.asyncaction import AsgiApp, AsyncActionPlugin, LazyApp
+from airflow_asyncaction.web.buffered import BufferedWsgi
+
+PREFIX = "/af"
+"""The path of ``[api] base_url`` where Airflow stands behind a proxy."""
+
+
+class _Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_request(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Prepared(LazyApp):
+    """The mounted app with another Flask app than its own."""
+
+    def __init__(self, app: Flask) -> None:
+        super().__init__()
+        self._flask = app
+
+    def _build(self) -> AsgiApp:
+        return BufferedWsgi(self._flask, max_body_bytes=settings.load().limits.body_bytes, threads=4)
+
+
+@contextmanager
+def served_alone(app: Flask) -> Iterator[str]:
+    """Serve the Flask app at the root of werkzeug's threaded server; yield the hook."""
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+    server.daemon_threads = True  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def airflow_like(app: LazyApp | None = None, root_path: str = "") -> FastAPI:
+    """Return an API server with Airflow's own way to mount plugins and to answer all that is nobody's."""
+    root = FastAPI(root_path=root_path)
+    mounted = AsyncActionPlugin.fastapi_apps[0]
+    mounted["app"] = app if app is not None else LazyApp()  # a new one for each database
+    init_plugins(root)
+
+    @root.get("/{rest:path}", include_in_schema=False)
+    def page(rest: str) -> HTMLResponse:
+        return HTMLResponse(f"<html>Airflow {len(rest)}</html>")
+
+    return root
+
+
+@contextmanager
+def served_mounted(app: LazyApp | None = None, root_path: str = "") -> Iterator[str]:
+    """Serve the app as the API server mounts it, under uvicorn; yield the server's URL without the mount."""
+    config = uvicorn.Config(airflow_like(app, root_path), log_config=None, lifespan="off", ws="none")
+    server = uvicorn.Server(config)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs as the server sees them: requests over real HTTP, signed or not, that are sent as they are."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.signing import (
+    JOB_ID_HEADER,
+    TIME_HEADER,
+    V1_HEADER,
+    Content,
+    sign_v1,
+    signed_headers,
+)
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView, Word, word_to_json
+from tests.integration.running_tasks import RunningTask
+
+_SENT_ANYHOW = (BrokenPipeError, ConnectionResetError)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The body, which must be a JSON object."""
+        assert self.headers["content-type"] == "application/json", self
+        fields = json.loads(self.body)
+        assert isinstance(fields, dict)
+        return fields
+
+    @property
+    def error(self) -> tuple[int, str]:
+        """Status and code of a refusal, of which the body must say what to do."""
+        assert isinstance(self.fields["message"], str)
+        return self.status, self.fields["error"]
+
+
+class HookClient:
+    """Sends requests to one hook from one thread, over one connection."""
+
+    def __init__(self, hook: str) -> None:
+        parts = urlsplit(hook)
+        assert parts.hostname is not None
+        self.hook = hook
+        self._prefix = parts.path
+        self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterable[bytes] = b"",
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request, path and body as they are; an iterable body is sent in chunks."""
+        is_chunked = not isinstance(body, bytes)
+        with suppress(*_SENT_ANYHOW):  # the answer, which came before the body's end, says why
+            self._connection.request(
+                method,
+                self._prefix + path,
+                body=body or None,
+                headers={**(headers or {}), **({"Transfer-Encoding": "chunked"} if is_chunked else {})},
+                encode_chunked=is_chunked,
+            )
+        response = self._connection.getresponse()
+        content = response.read()
+        headers_of_answer = {name.lower(): value for name, value in response.getheaders()}
+        if response.will_close:
+            self._connection.close()
+        return Answer(response.status, headers_of_answer, content)
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def new_nonce() -> str:
+    return secrets.token_urlsafe(18)
+
+
+def encoded(body: bytes | Mapping[str, Any]) -> bytes:
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+@dataclass(frozen=True)
+class SignedJob:
+    """A job, or its task: who holds the action's secret."""
+
+    info: JobInfo
+    client: HookClient = field(repr=False)
+
+    def headers(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        *,
+        query: str = "",
+        nonce: str | None = None,
+        time_ms: int | None = None,
+    ) -> dict[str, str]:
+        """Return the headers of a v2-signed request."""
+        return signed_headers(
+            self.info,
+            Content(method, path, query, body),
+            time_ms=now_ms() if time_ms is None else time_ms,
+            nonce=nonce or new_nonce(),
+        )
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Mapping[str, Any] = b"",
+        *,
+        query: str = "",
+        nonce: str | None = None,
+        time_ms: int | None = None,
+    ) -> Answer:
+        """Send a request signed with v2."""
+        octets = encoded(body)
+        headers = self.headers(method, path, octets, query=query, nonce=nonce, time_ms=time_ms)
+        return self.client.send(method, path + (f"?{query}" if query else ""), octets, headers)
+
+    def send_v1(
+        self,
+        method: str,
+        path: str,
+        body: bytes | Mapping[str, Any] = b"",
+        *,
+        time_text: str | None = None,
+        job_id: str | None = None,
+    ) -> Answer:
+        """Send a request signed with v1."""
+        text = time_text or str(now_ms())
+        headers = {
+            JOB_ID_HEADER: job_id or self.info.job_id,
+            TIME_HEADER: text,
+            V1_HEADER: sign_v1(self.info.secret_key, text),
+        }
+        return self.client.send(method, path, encoded(body), headers)
+
+    def report(self, *, nonce: str | None = None, **fields: Any) -> Answer:
+        """Send a report of these fields."""
+        return self.send("POST", "/status", fields, nonce=nonce)
+
+    def view(self, after: int = 0) -> TaskView:
+        """Return the action as its task sees it."""
+        answer = self.send("GET", "/task/action", query=f"after={after}")
+        assert answer.status == 200, answer
+        return TaskView.from_json(answer.fields)
+
+    def tell(self, word: Word) -> TaskView:
+        """Say a runner's word."""
+        answer = self.send("POST", "/task/word", word_to_json(word))
+        assert answer.status == 200, answer
+        return TaskView.from_json(answer.fields)
+
+    def on(self, client: HookClient) -> SignedJob:
+        """Return the same job on another connection, or at another server."""
+        return SignedJob(self.info, client)
+
+
+def register(task: RunningTask, client: HookClient, nonce: str, **spec: Any) -> Answer:
+    """Ask for an action by the route of tasks."""
+    wanted = ActionSpec(**{"type": "test", "runner": "local", **spec})
+    return client.send(
+        "POST", "/task/register", encoded({"tiId": task.ti_id, "nonce": nonce, "spec": wanted.to_json()})
+    )
+
+
+def registered(task: RunningTask, client: HookClient, **spec: Any) -> SignedJob:
+    """Register an action as a task does, and return its job."""
+    answer = register(task, client, task.commit(), **spec)
+    assert answer.status == 200, answer
+    fields = answer.fields
+    info = JobInfo(job_id=JobId(fields["actionId"]), secret_key=fields["secretKey"], hook=client.hook)
+    return SignedJob(info, client)
+
+
+NewJob = Callable[..., SignedJob]
+"""Registers an action of a new task, with these fields of :class:`ActionSpec`, and returns its job."""

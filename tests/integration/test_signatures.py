@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PROTOCOL.md, section 2, over real HTTP: who is believed, and what is sent twice."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from flask import Flask, Response, jsonify, request
+from sqlalchemy import select
+
+from airflow_asyncaction import settings
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.signing import (
+    JOB_ID_HEADER,
+    NONCE_HEADER,
+    TIME_HEADER,
+    V1_HEADER,
+    V2_HEADER,
+    sign_v1,
+)
+from airflow_asyncaction.store.actions import Credentials
+from airflow_asyncaction.store.models import report_table
+from airflow_asyncaction.web.app import create_app
+from airflow_asyncaction.web.refusals import register_error_handlers
+from airflow_asyncaction.web.security import job_request
+from tests.integration.databases import Database
+from tests.integration.servers import PREFIX, Prepared, served_alone, served_mounted
+from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, new_nonce, now_ms
+
+pytestmark = pytest.mark.integration
+
+VECTORS: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parent.parent / "vectors" / "signing.json").read_text(encoding="utf-8")
+)
+UNSIGNED = (401, "bad_signature")
+
+
+def reports_of(database: Database, job: SignedJob) -> list[Any]:
+    query = select(report_table).where(report_table.c.action_id == job.info.job_id)
+    with database.engine.connect() as connection:
+        return list(connection.execute(query.order_by(report_table.c.id)))
+
+
+def test_v1_is_taken_until_v2_was_used(job: SignedJob) -> None:
+    assert job.send_v1("POST", "/status", {"status": "RUNNING"}).status == 200
+    assert job.send_v1("GET", "/job").status == 200
+    assert job.report().status == 200
+    assert job.send_v1("POST", "/status", {"status": "SUCCESS"}).error == UNSIGNED
+    assert job.send_v1("GET", "/job").error == UNSIGNED
+
+
+def test_whatever_a_job_sends_under_v2_locks_v1_out(new_job: NewJob) -> None:
+    reads, fails = new_job(), new_job()
+    assert reads.send("GET", "/job").status == 200
+    assert reads.send_v1("POST", "/status").error == UNSIGNED
+    assert fails.send("POST", "/status", b"[]").status == 400
+    assert fails.send_v1("POST", "/status").error == UNSIGNED
+
+
+def test_what_the_task_sends_does_not_lock_v1_out(job: SignedJob) -> None:
+    job.view()
+    assert job.send_v1("POST", "/status").status == 200
+
+
+def test_an_action_may_refuse_v1_from_the_start(new_job: NewJob) -> None:
+    job = new_job(accept_v1=False)
+    assert job.send_v1("POST", "/status").error == UNSIGNED
+    assert job.report().status == 200
+
+
+def test_a_deployment_may_refuse_v1(job: SignedJob) -> None:
+    strict = create_app(replace(settings.load(), accept_v1=False))
+    with served_alone(strict) as hook, HookClient(hook) as client:
+        assert job.on(client).send_v1("POST", "/status").error == UNSIGNED
+        assert job.on(client).report().status == 200
+
+
+@pytest.mark.parametrize("signed_with", ["v1", "v2"])
+@pytest.mark.parametrize("minutes", [-6, 6])
+def test_a_wrong_clock_is_told_the_time(job: SignedJob, minutes: int, signed_with: str) -> None:
+    wrong_ms = now_ms() + minutes * 60_000
+    nonce = new_nonce()
+    if signed_with == "v1":
+        answer = job.send_v1("POST", "/status", time_text=str(wrong_ms))
+    else:
+        answer = job.send("POST", "/status", nonce=nonce, time_ms=wrong_ms)
+    assert answer.error == (401, "stale_time")
+    assert abs(answer.fields["serverTime"] - now_ms()) < 10_000
+    date = email.utils.parsedate_to_datetime(answer.headers["date"])
+    assert abs(date - datetime.now(UTC)) < timedelta(seconds=10)
+    corrected = wrong_ms + answer.fields["serverTime"] - wrong_ms
+    assert job.send("POST", "/status", nonce=nonce, time_ms=corrected).status == 200
+
+
+def test_a_clock_within_the_skew_is_right(job: SignedJob) -> None:
+    assert job.send("POST", "/status", time_ms=now_ms() - 290_000).status == 200
+    assert job.send("POST", "/status", time_ms=now_ms() + 290_000).status == 200
+
+
+def test_a_wrong_time_is_not_told_to_who_did_not_sign(job: SignedJob) -> None:
+    headers = job.headers("POST", "/status", b"", time_ms=1)
+    headers[V2_HEADER] = "v2=" + "0" * 64
+    assert job.client.send("POST", "/status", headers=headers).error == UNSIGNED
+
+
+def test_a_signature_is_good_for_its_request_alone(job: SignedJob) -> None:
+    headers = job.headers("POST", "/status", b'{"a":1}')
+    send = job.client.send
+    assert send("POST", "/status", b'{"a":2}', headers).error == UNSIGNED
+    assert send("POST", "", b'{"a":1}', headers).error == UNSIGNED
+    assert send("POST", "/status?a=1", b'{"a":1}', headers).error == UNSIGNED
+    assert send("GET", "/job", b'{"a":1}', headers).error == UNSIGNED
+    changed = {**headers, TIME_HEADER: str(int(headers[TIME_HEADER]) + 1)}
+    assert send("POST", "/status", b'{"a":1}', changed).error == UNSIGNED
+    changed = {**headers, NONCE_HEADER: new_nonce()}
+    assert send("POST", "/status", b'{"a":1}', changed).error == UNSIGNED
+    assert send("POST", "/status", b'{"a":1}', headers).status == 200
+
+
+def test_unknown_jobs_and_others_secrets_get_the_same_answer(new_job: NewJob) -> None:
+    job, other = new_job(), new_job()
+    stranger = replace(job, info=replace(job.info, job_id=JobId(str(uuid4()))))
+    thief = replace(job, info=replace(job.info, secret_key=other.info.secret_key))
+    answers = [who.send("POST", "/status") for who in (stranger, thief)]
+    assert [answer.error for answer in answers] == [UNSIGNED, UNSIGNED]
+    assert answers[0].body == answers[1].body
+
+
+def test_who_guesses_the_secret_of_nobody_is_nobody(job: SignedJob) -> None:
+    info = replace(job.info, job_id=JobId(str(uuid4())), secret_key="nobody's")
+    nobody = replace(job, info=info)
+    assert nobody.report().error == UNSIGNED
+    assert nobody.send("GET", "/job").error == UNSIGNED
+    assert nobody.send_v1("POST", "/status").error == UNSIGNED
+    assert nobody.send("GET", "/task/action").error == UNSIGNED
+    assert nobody.send("POST", "/task/word", {"word": "abandon"}).error == UNSIGNED
+
+
+@pytest.mark.parametrize("name", [JOB_ID_HEADER, TIME_HEADER, NONCE_HEADER, V2_HEADER])
+@pytest.mark.parametrize("value", [None, "", "x", "1,1", "v2=", "é", "-1", "9" * 400])
+def test_a_malformed_header_is_an_unsigned_request(job: SignedJob, name: str, value: str | None) -> None:
+    headers = job.headers("POST", "/status", b"")
+    del headers[name]
+    if value is not None:
+        headers[name] = value
+    assert job.client.send("POST", "/status", headers=headers).error == UNSIGNED
+
+
+def test_a_job_id_is_the_same_in_upper_case(job: SignedJob) -> None:
+    shouting = replace(job, info=replace(job.info, job_id=JobId(job.info.job_id.upper())))
+    answer = shouting.report(status="SUCCESS")
+    assert (answer.status, answer.fields["uuid"]) == (200, job.info.job_id)
+
+
+def test_a_report_sent_again_is_answered_again_and_counts_once(database: Database, job: SignedJob) -> None:
+    nonce = new_nonce()
+    first = job.report(nonce=nonce, status="RUNNING", logs=["once"])
+    job.report(status="SUCCESS", results=7)
+    again = job.report(nonce=nonce, status="RUNNING", logs=["once"])
+    assert (first.status, again.status) == (200, 200)
+    assert [line.message for line in job.view().logs] == ["once"]
+    assert len(reports_of(database, job)) == 2
+    assert job.report(nonce=nonce, status="ERROR").error == (409, "nonce_reused")
+    assert job.report(nonce=nonce, status="RUNNING", logs=["once"]).status == 200
+    assert job.send("GET", "/job").fields["results"] == 7
+
+
+def test_a_refused_report_sent_again_is_refused_again_and_kept_once(
+    database: Database, job: SignedJob
+) -> None:
+    nonce = new_nonce()
+    job.report(status="SUCCESS")
+    for _ in range(3):
+        assert job.report(nonce=nonce, status="ERROR").error == (409, "already_ended")
+    assert [row.refused_with for row in reports_of(database, job)] == [None, "already_ended"]
+
+
+def test_v1_reports_are_known_by_time_and_body(database: Database, job: SignedJob) -> None:
+    text = str(now_ms())
+    for _ in range(2):
+        assert job.send_v1("POST", "/status", {"logs": ["a"]}, time_text=text).status == 200
+    assert job.send_v1("POST", "/status", {"logs": ["b"]}, time_text=text).status == 200
+    assert job.send_v1("POST", "/status", {"logs": ["a"]}, time_text=str(int(text) + 1)).status == 200
+    assert len(reports_of(database, job)) == 3
+    assert [line.message for line in job.view().logs] == ["a", "b", "a"]
+
+
+def test_a_v1_hash_beside_a_v2_signature_is_not_looked_at(job: SignedJob) -> None:
+    headers = job.headers("POST", "/status", b"")
+    hashed = sign_v1(job.info.secret_key, headers[TIME_HEADER])
+    wrong = {**headers, V2_HEADER: "v2=" + "0" * 64, V1_HEADER: hashed}
+    assert job.client.send("POST", "/status", headers=wrong).error == UNSIGNED
+    assert job.client.send("POST", "/status", headers={**headers, V1_HEADER: "x"}).status == 200
+
+
+def app_that_proves(vectors: list[dict[str, Any]]) -> Flask:
+    """Return an app on which every path is a route, and which proves all requests as ours does."""
+    secret_of = {vector["v2"]: vector["secret"] for vector in vectors}
+    options = replace(settings.load(), max_clock_skew=timedelta(days=36_500))
+    app = Flask("vectors", static_folder=None)
+    register_error_handlers(app)
+
+    def prove(path: str) -> Response:
+        del path
+        signed = job_request(request, options)
+        signed.prove(Credentials(secret_of[signed.claim.digest], accept_v1=True))
+        path_as_sent = signed.content.path
+        assert isinstance(path_as_sent, bytes)
+        return jsonify(path_as_sent.decode())
+
+    methods = ["GET", "POST", "PUT"]
+    app.add_url_rule("/", view_func=prove, methods=methods, defaults={"path": ""})
+    app.add_url_rule("/<path:path>", view_func=prove, methods=methods)
+    return app
+
+
+def send_vector(vector: dict[str, Any], client: HookClient) -> Any:
+    path, query = vector["path"], vector["query"]
+    headers = {
+        JOB_ID_HEADER: vector["job_id"],
+        TIME_HEADER: vector["time"],
+        NONCE_HEADER: vector["nonce"],
+        V2_HEADER: f"v2={vector['v2']}",
+    }
+    target = path + (f"?{query}" if query else "")
+    answer = client.send(vector["method"], target, vector["body"].encode(), headers)
+    assert answer.status == 200, answer
+    return json.loads(answer.body)
+
+
+MORE_PATHS = ["/a%2Fb", "/a%2fb/c", "/%61", "/a%20b", "/a+b", "/a;v=1", "/%C3%A9", "/a//b", "/a/", "/a%25b"]
+
+
+@pytest.fixture
+def more_vectors() -> list[dict[str, Any]]:
+    """Return requests for paths that servers and proxies might change, signed by us."""
+    info = JobInfo(job_id=JobId(str(uuid4())), secret_key="s" * 43, hook="http://hook")
+
+    def signed(path: str, query: str) -> dict[str, Any]:
+        with HookClient(info.hook) as client:
+            headers = SignedJob(info, client).headers("PUT", path, b"body", query=query)
+        return {
+            "method": "PUT",
+            "path": path,
+            "query": query,
+            "body": "body",
+            "secret": info.secret_key,
+            "job_id": headers[JOB_ID_HEADER],
+            "time": headers[TIME_HEADER],
+            "nonce": headers[NONCE_HEADER],
+            "v2": headers[V2_HEADER].removeprefix("v2="),
+        }
+
+    return [signed(path, query) for path in MORE_PATHS for query in ("", "a=%20b&a=/?&b=+%2B")]
+
+
+def test_every_vector_is_proven_where_the_app_is_alone(more_vectors: list[dict[str, Any]]) -> None:
+    vectors = VECTORS + more_vectors
+    with served_alone(app_that_proves(vectors)) as hook, HookClient(hook) as client:
+        assert [send_vector(vector, client) for vector in vectors] == [vector["path"] for vector in vectors]
+
+
+@pytest.mark.parametrize(
+    ("root_path", "seen_under"),
+    [("", ""), (PREFIX, PREFIX), (PREFIX, "")],
+    ids=["no proxy", "prefix kept", "prefix stripped"],
+)
+def test_every_vector_is_proven_behind_a_proxy(
+    more_vectors: list[dict[str, Any]], root_path: str, seen_under: str
+) -> None:
+    vectors = VECTORS + more_vectors
+    with (
+        served_mounted(Prepared(app_that_proves(vectors)), root_path) as url,
+        HookClient(url + seen_under + settings.load().url) as client,
+    ):
+        proven = [send_vector(vector, client) for vector in vectors]
+    assert proven == [vector["path"] for vector in vectors]
+
+
+@pytest.mark.parametrize("seen_under", [PREFIX, ""], ids=["prefix kept", "prefix stripped"])
+def test_the_mount_serves_behind_a_proxy(job: SignedJob, seen_under: str) -> None:
+    with served_mounted(root_path=PREFIX) as url:
+        with HookClient(url + seen_under + settings.load().url) as client:
+            behind = job.on(client)
+            assert behind.report(status="RUNNING").status == 200
+            assert behind.send("POST", "", {"status": "SUCCESS"}).fields["status"] == "SUCCESS"
+            assert behind.send("GET", "/job").status == 200
+            assert behind.view().state == "SUCCESS"
+            assert client.send("POST", "/nothing").error == (404, "no_such_route")
+        with HookClient(url + seen_under) as client:
+            assert b"Airflow" in client.send("GET", "/asyncx").body
+            assert b"Airflow" in client.send("GET", "/home").body
