@@ -53,6 +53,8 @@ class ServiceRunner:
         self._grace_seconds = stop_grace.total_seconds()
         self._log = log
         self._job: Job | None = None
+        self._stop_asked = False
+        self._is_echoing = False
         self._thread_id: int | None = None
         self._interrupt: threading.Timer | None = None
         self._exit: Exit | None = None
@@ -62,6 +64,8 @@ class ServiceRunner:
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
         """Call it, report its result or exception, and return how it ended."""
         job = self._job = Job(info, echo=self._echo)
+        if self._stop_asked:
+            job.ask_to_stop()
         on_launched({"host": socket.gethostname(), "pid": os.getpid()})
         try:
             self._exit = self._run(job)
@@ -72,6 +76,7 @@ class ServiceRunner:
 
     def stop(self) -> None:
         """Ask the callable to stop; interrupt it after the grace, if it has not ended by then."""
+        self._stop_asked = True
         if self._job is not None:
             self._job.ask_to_stop()
         if self._interrupt is None and self._thread_id is not None:
@@ -88,7 +93,7 @@ class ServiceRunner:
 
     def _run(self, job: Job) -> Exit:
         try:
-            with use_job(job), _forwarded_logging(job), self._interruptible():
+            with use_job(job), self._forwarded_logging(job), self._interruptible():
                 self.returned = _completed(self._call(job))
         except Exception as error:  # noqa: BLE001 - it is re-raised by the operator, as it is
             self.exception = error
@@ -118,7 +123,23 @@ class ServiceRunner:
 
     def _echo(self, line: LogLine) -> None:
         level = logging.getLevelNamesMapping().get(line.level, logging.INFO)
-        self._log.log(level, "%s", line.message)
+        self._is_echoing = True
+        try:
+            self._log.log(level, "%s", line.message)
+        finally:
+            self._is_echoing = False
+
+    @contextmanager
+    def _forwarded_logging(self, job: Job) -> Iterator[None]:
+        """Send what this thread logs to the action's log as well; but not what came from there."""
+        handler = _JobHandler(job)
+        handler.addFilter(lambda _: not self._is_echoing)
+        root = logging.getLogger()
+        root.addHandler(handler)
+        try:
+            yield
+        finally:
+            root.removeHandler(handler)
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -151,18 +172,6 @@ def _completed(value: Any) -> Any:
 
 async def _awaited(awaitable: Any) -> Any:
     return await awaitable
-
-
-@contextmanager
-def _forwarded_logging(job: Job) -> Iterator[None]:
-    """Send what this thread logs to the action's log as well."""
-    handler = _JobHandler(job)
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
 
 
 class _JobHandler(logging.Handler):

@@ -1,0 +1,1 @@
+echo "{{ params.word }} from a template file"
