@@ -326,7 +326,7 @@ def _ended(action: Action, state: State, name: str, message: str, now: datetime)
     return replace(
         action,
         state=state,
-        error_name=name[:MAX_NAME_CHARS],
+        error_name=printable(name)[:MAX_NAME_CHARS],
         error_message=printable(message),
         ended_at=now,
     )

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.reports import LogLine
-from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.protocol.reports import LogLine, printable
+from airflow_asyncaction.protocol.strict_json import JsonText, NotJson, loads
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -66,9 +66,9 @@ class ActionSpec:
         :raises MalformedReport: it did not
         """
         return cls(
-            type=_typed(fields, "type", str)[:250],
-            runner=_typed(fields, "runner", str)[:50],
-            arguments=JsonText(_typed(fields, "arguments", str)),
+            type=printable(_typed(fields, "type", str))[:250],
+            runner=printable(_typed(fields, "runner", str))[:50],
+            arguments=_json_text(fields, "arguments"),
             completion=_enum(fields, "completion", Completion),
             require_report=_typed(fields, "requireReport", bool),
             start_timeout=_duration(fields, "startTimeoutSeconds"),
@@ -194,6 +194,15 @@ def _typed(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
     if not isinstance(value, type_) or (type_ is int and isinstance(value, bool)):
         raise MalformedReport(f"{name} is not of type {type_.__name__}", field=name)
     return value
+
+
+def _json_text(fields: Mapping[str, Any], name: str) -> JsonText:
+    text = _typed(fields, name, str)
+    try:
+        loads(text)
+    except NotJson as error:
+        raise MalformedReport(f"{name} is not JSON: {error}", field=name) from None
+    return JsonText(text)
 
 
 def _optional(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:

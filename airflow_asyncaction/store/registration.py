@@ -51,7 +51,8 @@ def register(actions: Actions, ti_id: str, nonce: str, spec: ActionSpec, now: da
     digest = hashlib.sha256(nonce.encode()).hexdigest()
     try:
         return _register(actions, ti_id, digest, spec, now)
-    except IntegrityError:  # the same request, sent twice, came in the same moment
+    except (IntegrityError, RegistrationRefused):
+        # The same request, sent twice, may have come in the same moment and used the commitment.
         return _register(actions, ti_id, digest, spec, now)
 
 

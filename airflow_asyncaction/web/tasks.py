@@ -21,6 +21,8 @@ from airflow_asyncaction.store.registration import Registered, register
 from airflow_asyncaction.web.security import task_request
 from airflow_asyncaction.web.wire import raw_body
 
+_MAX_LINE = 2**31 - 1
+
 
 def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     """Return the routes below ``/task``."""
@@ -41,7 +43,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     @blueprint.get("/action")
     def action() -> Response:
         signed = task_request(request, settings)
-        after_line = request.args.get("after", 0, type=int)
+        after_line = min(max(0, request.args.get("after", 0, type=int)), _MAX_LINE)
         view = actions.view(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
         page = view.log_page
         task_view = TaskView.of(
