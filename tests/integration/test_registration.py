@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a running task instance gets an action: by what it wrote into its own task state store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import select
+
+from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.store.models import action_table
+from tests.integration.databases import Database
+from tests.integration.running_tasks import RunningTask
+from tests.integration.signed_jobs import Answer, HookClient, encoded, register, registered
+
+pytestmark = pytest.mark.integration
+
+NewTask = Callable[..., RunningTask]
+SPEC = {
+    "type": "test",
+    "runner": "local",
+    "arguments": "{}",
+    "completion": "exit",
+    "requireReport": False,
+    "startTimeoutSeconds": None,
+    "heartbeatTimeoutSeconds": None,
+    "acceptV1": True,
+    "logLimit": 10,
+}
+
+
+@pytest.fixture
+def hook(mounted: str) -> str:
+    return mounted
+
+
+@pytest.fixture
+def task(new_task: NewTask) -> RunningTask:
+    return new_task()
+
+
+def actions_of(database: Database, task: RunningTask) -> list[Any]:
+    query = select(action_table).where(action_table.c.run_id == task.run_id)
+    with database.engine.connect() as connection:
+        return list(connection.execute(query.order_by(action_table.c.created_at)))
+
+
+def test_a_running_task_that_committed_gets_an_action(
+    database: Database, client: HookClient, new_task: NewTask
+) -> None:
+    task = new_task(dag_id="some.dag", map_index=3)
+    answer = register(task, client, task.commit(), type="etl.load")
+    assert (answer.status, set(answer.fields)) == (
+        200,
+        {"actionId", "secretKey", "orchestrator", "attempt"},
+    )
+    assert (answer.fields["orchestrator"], answer.fields["attempt"]) == ("airflow", 1)
+    assert len(answer.fields["secretKey"].encode("ascii")) * 6 >= 256
+    (row,) = actions_of(database, task)
+    assert (row.id, row.ti_id, row.type) == (answer.fields["actionId"], task.ti_id, "etl.load")
+    assert (row.dag_id, row.task_id, row.map_index) == ("some.dag", "task", 3)
+
+
+def test_a_commitment_is_used_up(client: HookClient, task: RunningTask) -> None:
+    nonce = task.commit()
+    assert task.commitment() is not None
+    register(task, client, nonce)
+    assert task.commitment() is None
+
+
+def test_the_same_nonce_gets_the_same_action(
+    database: Database, client: HookClient, task: RunningTask
+) -> None:
+    nonce = task.commit()
+    first, again = register(task, client, nonce), register(task, client, nonce)
+    assert again.fields == first.fields
+    assert len(actions_of(database, task)) == 1
+
+
+def test_a_task_instance_is_the_same_in_upper_case(client: HookClient, task: RunningTask) -> None:
+    nonce = task.commit()
+    shouting = replace(task, ti_id=task.ti_id.upper())
+    first, again = register(shouting, client, nonce), register(shouting, client, nonce)
+    assert (first.status, again.fields) == (200, first.fields)
+
+
+def test_another_nonce_is_too_late(client: HookClient, task: RunningTask) -> None:
+    register(task, client, task.commit())
+    assert register(task, client, task.commit()).error == (409, "already_registered")
+
+
+def test_a_nonce_that_was_not_committed_to_proves_nothing(
+    database: Database, client: HookClient, task: RunningTask
+) -> None:
+    assert register(task, client, "n" * 64).error == (403, "not_proven")
+    task.commit()
+    assert register(task, client, "n" * 64).error == (403, "not_proven")
+    assert task.commitment() is not None
+    assert actions_of(database, task) == []
+
+
+def test_a_commitment_is_good_for_its_task_alone(client: HookClient, new_task: NewTask) -> None:
+    task, other = new_task(), new_task()
+    assert register(other, client, task.commit()).error == (403, "not_proven")
+
+
+@pytest.mark.parametrize(
+    "state", [state for state in TaskInstanceState if state is not TaskInstanceState.RUNNING]
+)
+def test_only_a_running_task_may_register(
+    client: HookClient, task: RunningTask, state: TaskInstanceState
+) -> None:
+    task.set_state(state)
+    assert register(task, client, task.commit()).error == (404, "no_such_task_instance")
+
+
+def test_an_unknown_task_may_not_register(client: HookClient, task: RunningTask) -> None:
+    stranger = replace(task, ti_id=str(uuid4()))
+    assert register(stranger, client, task.commit()).error == (404, "no_such_task_instance")
+
+
+def test_a_new_try_takes_over(database: Database, client: HookClient, task: RunningTask) -> None:
+    first = registered(task, client)
+    first.report(status="RUNNING")
+    second = registered(task.next_try(), client)
+    assert first.report(status="SUCCESS").error == (410, "superseded")
+    assert first.report().error == (410, "superseded")
+    assert first.view().state is State.STOPPED
+    assert first.view().error_name == "Superseded"
+    assert second.report(status="SUCCESS").fields["attempt"] == 2
+    assert [row.fenced for row in actions_of(database, task)] == [True, False]
+
+
+def test_an_end_stays_as_it_was_when_a_new_try_takes_over(client: HookClient, task: RunningTask) -> None:
+    first = registered(task, client)
+    first.report(status="ERROR", errorName="Boom")
+    registered(task.next_try(), client)
+    assert (first.view().state, first.view().error_name) == (State.ERROR, "Boom")
+    assert first.report(status="ERROR").error == (410, "superseded")
+
+
+def test_other_tasks_are_left_alone(client: HookClient, new_task: NewTask) -> None:
+    one, other = registered(new_task(), client), registered(new_task(), client)
+    assert (one.report().status, other.report().status) == (200, 200)
+
+
+def test_requests_that_come_at_once_get_one_action(database: Database, hook: str, task: RunningTask) -> None:
+    nonce = task.commit()
+
+    def ask(_: int) -> Answer:
+        with HookClient(hook) as client:
+            answer = register(task, client, nonce)
+            while answer.status == 503:
+                answer = register(task, client, nonce)
+            return answer
+
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(ask, range(12)))
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.body for answer in answers}) == 1
+    assert len(actions_of(database, task)) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"tiId": 1}, "tiId"),
+        ({"tiId": "x"}, "tiId"),
+        ({"nonce": None}, "tiId"),
+        ({"spec": []}, "spec"),
+        ({"spec": {}}, "type"),
+        ({"spec": {**SPEC, "type": 1}}, "type"),
+        ({"spec": {**SPEC, "completion": "never"}}, "completion"),
+        ({"spec": {**SPEC, "arguments": "no json"}}, "arguments"),
+        ({"spec": {**SPEC, "arguments": {}}}, "arguments"),
+        ({"spec": {**SPEC, "startTimeoutSeconds": -1}}, "startTimeoutSeconds"),
+        ({"spec": {**SPEC, "heartbeatTimeoutSeconds": 1e300}}, "heartbeatTimeoutSeconds"),
+        ({"spec": {**SPEC, "logLimit": True}}, "logLimit"),
+    ],
+)
+def test_what_asks_for_no_action_is_malformed(
+    client: HookClient, task: RunningTask, change: dict[str, object], field: str
+) -> None:
+    body = {"tiId": task.ti_id, "nonce": task.commit(), "spec": SPEC, **change}
+    answer = client.send("POST", "/task/register", encoded(body))
+    assert (answer.error, answer.fields["field"]) == ((400, "malformed"), field)
+
+
+def test_names_that_no_database_takes_are_made_printable(
+    database: Database, client: HookClient, task: RunningTask
+) -> None:
+    spec = {**SPEC, "type": "a\0" + "t" * 300, "runner": "\0", "logLimit": 10**30}
+    body = {"tiId": task.ti_id, "nonce": task.commit(), "spec": spec}
+    assert client.send("POST", "/task/register", encoded(body)).status == 200
+    (row,) = actions_of(database, task)
+    assert (row.type, row.runner) == ("a\ufffd" + "t" * 248, "\ufffd")
