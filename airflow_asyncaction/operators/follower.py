@@ -152,7 +152,7 @@ def write_log_line(log: Logger, line: LogLine) -> None:
 def describe_progress(status_details: str) -> str:
     """Return one line for a job's ``statusDetails``, such as ``progress 40 % loading``."""
     details = json.loads(status_details)
-    if isinstance(details, dict) and set(details) <= {"progress", "message"}:
+    if isinstance(details, dict):
         progress, message = details.get("progress"), details.get("message")
     else:
         progress, message = details, None

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real HTTP server that answers as it is told: what a hook meets on its way to the API server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer."""
+
+    status: int = 200
+    fields: Mapping[str, Any] | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, as it came."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass
+class TaskServer:
+    """Gives its answers one after the other; the last one again and again."""
+
+    answers: list[Answer]
+    requests: list[Request] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self._server.server_port}/async"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        mine = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                mine.requests.append(Request(self.command, self.path, dict(self.headers), body))
+                answer = mine.answers.pop(0) if len(mine.answers) > 1 else mine.answers[0]
+                sent = answer.text.encode() if answer.fields is None else json.dumps(answer.fields).encode()
+                self.send_response(answer.status)
+                self.send_header("Content-Length", str(len(sent)))
+                self.end_headers()
+                self.wfile.write(sent)
+
+            do_GET = do_POST = _answer  # noqa: N815 - as http.server names them
+
+            def log_message(self, *_: object) -> None:
+                """Be quiet."""
+
+        return Handler

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The follower over real HTTP: lines once and in order, progress, and the word to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from airflow_asyncaction.operators.follower import Follower, describe_progress
+from airflow_asyncaction.protocol.actions import State, Verb
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.reports import LogLine
+from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.protocol.tasks import TaskView
+from tests.unit.task_server import Answer, TaskServer
+from tests.unit.test_hook import AWAY, SEEN, VIEW
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+WAIT_SECONDS = 30
+
+
+def answer(*messages: str, first_line: int = 1, **changes: object) -> Answer:
+    lines = tuple(LogLine(message) for message in messages)
+    view: TaskView = replace(VIEW, logs=lines, first_line=first_line, **changes)  # type: ignore[arg-type]
+    return Answer(fields=view.to_json())
+
+
+def follow(server: TaskServer, *, copies_logs: bool = True) -> tuple[Follower, threading.Event]:
+    stopped = threading.Event()
+    info = JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key="s" * 43, hook=server.url)
+    follower = Follower(
+        server.url,
+        info,
+        cast("Logger", logging.getLogger("task")),
+        interval=timedelta(seconds=0.05),
+        copies_logs=copies_logs,
+        on_stop=stopped.set,
+    )
+    follower.start()
+    return follower, stopped
+
+
+def asked_for(server: TaskServer) -> list[str]:
+    return [request.path.partition("after=")[2] for request in server.requests if request.method == "GET"]
+
+
+def test_lines_are_written_once_and_in_order_over_an_outage(caplog: pytest.LogCaptureFixture) -> None:
+    answers = [answer("one", "two"), AWAY, AWAY, answer("three", first_line=3), SEEN]
+    with TaskServer(answers) as server, caplog.at_level(logging.INFO, "task"):
+        follower, stopped = follow(server)
+        while len(asked_for(server)) < 5:
+            threading.Event().wait(0.01)
+        follower.finish()
+        asked = asked_for(server)
+    said = [record.getMessage() for record in caplog.records if record.name == "task"]
+    assert [line for line in said if "503" not in line] == ["one", "two", "three"]
+    assert len([line for line in said if "503" in line]) == 1
+    assert asked[:4] == ["0", "2", "2", "2"]
+    assert asked[-1] == "3"
+    assert not stopped.is_set()
+
+
+def test_dropped_lines_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    with TaskServer([answer("late", first_line=11), SEEN]) as server, caplog.at_level(logging.INFO, "task"):
+        follower, _ = follow(server)
+        follower.finish()
+    assert [record.getMessage() for record in caplog.records if record.name == "task"] == [
+        "10 reported lines were dropped (logs_limit)",
+        "late",
+    ]
+
+
+def test_lines_that_the_job_has_printed_as_well_are_not_written_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lines = (LogLine("printed", stream="stdout"), LogLine("reported", level="ERROR"))
+    seen = Answer(fields=replace(VIEW, logs=lines).to_json())
+    with TaskServer([seen, SEEN]) as server, caplog.at_level(logging.INFO, "task"):
+        follower, _ = follow(server)
+        follower.finish()
+    assert [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "task"] == [
+        ("ERROR", "reported")
+    ]
+
+
+@pytest.mark.parametrize(
+    "seen", [answer(verb=Verb.STOP), answer(state=State.TIMEOUT, is_done=True)], ids=["verb", "end"]
+)
+def test_a_job_that_must_stop_is_stopped(seen: Answer) -> None:
+    with TaskServer([SEEN, seen]) as server:
+        follower, stopped = follow(server)
+        assert stopped.wait(WAIT_SECONDS)
+        follower.finish()
+
+
+def test_it_tells_that_the_job_is_up_and_waits_for_the_end() -> None:
+    with TaskServer([SEEN, SEEN, answer(state=State.SUCCESS, is_done=True)]) as server:
+        follower, _ = follow(server)
+        follower.launched({"pid": 7})
+        follower.wait_until_done()
+        follower.finish()
+        words = [request.body for request in server.requests if request.method == "POST"]
+    assert words == [b'{"word": "launched", "job": {"pid": 7}}']
+
+
+@pytest.mark.parametrize(
+    ("details", "line"),
+    [
+        ("40", "progress 40 %"),
+        ('{"progress":40.5,"message":"loading"}', "progress 40.5 % loading"),
+        ('{"progress":0}', "progress 0 %"),
+        ('{"message":"loading"}', "status details loading"),
+        ('{"progress":1,"rows":2}', "progress 1 %"),
+        ('{"rows":2}', 'status details {"rows":2}'),
+        ('"loading"', 'status details "loading"'),
+        ("true", "status details true"),
+        ("null", "status details null"),
+        ("[1]", "status details [1]"),
+    ],
+)
+def test_progress_in_words(details: str, line: str) -> None:
+    assert describe_progress(JsonText(details)) == line

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook over real HTTP: it sends again, corrects its clock, and says what to do."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.hooks.async_action import AsyncActionHook
+from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.signing import Content, read_claim, verify
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
+from tests.unit.task_server import Answer, TaskServer
+
+SECRET = "the-secret-of-one-action-alone-0123456789"
+VIEW = TaskView(
+    state=State.RUNNING,
+    is_done=False,
+    verb=None,
+    stop_reason=None,
+    results=None,
+    error_name=None,
+    error_message=None,
+    status_details=None,
+)
+SEEN = Answer(fields=VIEW.to_json())
+AWAY = Answer(503, {"error": "unavailable", "message": "send it again"})
+
+
+def info_for(server: TaskServer) -> JobInfo:
+    return JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key=SECRET, hook=server.url)
+
+
+def test_a_request_is_signed_with_v2_over_its_path_query_and_body() -> None:
+    with TaskServer([SEEN]) as server:
+        info = info_for(server)
+        assert AsyncActionHook(server.url).read(info, after_line=3) == VIEW
+        (request,) = server.requests
+    assert request.path == "/async/task/action?after=3"
+    claim = read_claim(request.headers)
+    now_ms = int(time.time() * 1000)
+    content = Content("GET", "/task/action", "after=3", request.body)
+    verify(claim, content, secret=SECRET, now_ms=now_ms, max_skew_ms=60_000)
+
+
+def test_what_must_arrive_is_sent_again_over_an_outage_under_one_nonce() -> None:
+    with TaskServer([AWAY, Answer(502, text="<html>"), SEEN]) as server:
+        view = AsyncActionHook(server.url).tell(info_for(server), Exit(code=0))
+        assert view == VIEW
+        nonces = {request.headers["X-Job-Nonce"] for request in server.requests}
+        assert (len(server.requests), len(nonces)) == (3, 1)
+        assert json.loads(server.requests[-1].body)["word"] == "exit"
+
+
+def test_without_patience_an_outage_is_an_error_at_once() -> None:
+    with TaskServer([AWAY]) as server:
+        with pytest.raises(ServerError, match="503 unavailable: send it again"):
+            AsyncActionHook(server.url).read(info_for(server))
+        assert len(server.requests) == 1
+
+
+def test_a_server_that_is_not_there_is_unreachable() -> None:
+    with TaskServer([SEEN]) as server:
+        info = info_for(server)
+    with pytest.raises(ServerUnreachable, match="cannot be reached"):
+        AsyncActionHook(info.hook).read(info, patience=timedelta(seconds=0.3))
+
+
+def test_a_clock_that_is_off_is_corrected_once() -> None:
+    ahead_ms = int(time.time() * 1000) + 3_600_000
+    stale = Answer(401, {"error": "stale_time", "message": "set the clock", "serverTime": ahead_ms})
+    with TaskServer([stale, SEEN]) as server:
+        AsyncActionHook(server.url).read(info_for(server))
+        first, second = (int(request.headers["X-Job-Time"]) for request in server.requests)
+    assert second - first > 3_500_000
+    with TaskServer([stale]) as server:
+        with pytest.raises(ServerError, match="stale_time"):
+            AsyncActionHook(server.url).read(info_for(server))
+        assert len(server.requests) == 2
+
+
+def test_an_action_that_was_replaced_is_superseded() -> None:
+    with (
+        TaskServer([Answer(410, {"error": "superseded", "message": "stop"})]) as server,
+        pytest.raises(Superseded),
+    ):
+        AsyncActionHook(server.url).read(info_for(server))
+
+
+def test_a_refused_registration_says_why() -> None:
+    refused = Answer(403, {"error": "not_proven", "message": "it has not committed to this nonce"})
+    with TaskServer([refused]) as server:
+        with pytest.raises(ServerError, match="403 not_proven: it has not committed") as raised:
+            AsyncActionHook(server.url).register("ti", "nonce", ActionSpec(type="t", runner="local"))
+    assert (raised.value.status, raised.value.code) == (403, "not_proven")
+
+
+def test_a_server_without_the_plugin_is_named_as_such() -> None:
+    with (
+        TaskServer([Answer(404, text="<html>Not Found</html>")]) as server,
+        pytest.raises(ServerError, match="is the plugin of airflow-asyncaction loaded"),
+    ):
+        AsyncActionHook(server.url).read(info_for(server))
+
+
+def test_no_error_shows_the_secret() -> None:
+    with TaskServer([Answer(401, {"error": "bad_signature", "message": "no"})]) as server:
+        info = info_for(server)
+        with pytest.raises(ServerError) as raised:
+            AsyncActionHook(server.url).read(info)
+    assert SECRET not in str(raised.value) + repr(raised.value) + repr(info)
+
+
+def test_registration_returns_what_the_job_is_given() -> None:
+    given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "orchestrator": "here", "attempt": 1}
+    with TaskServer([Answer(fields=given)]) as server:
+        spec = ActionSpec(type="t", runner="local")
+        info = AsyncActionHook(server.url + "/").register("ti", "nonce", spec, traceparent="00-a-b-01")
+        sent = json.loads(server.requests[0].body)
+    environ = info.to_environ()
+    assert environ["JOB_HOOK"] == server.url
+    assert (environ["JOB_ID"], environ["JOB_SECRET_KEY"]) == (given["actionId"], SECRET)
+    assert (environ["JOB_ORCHESTRATOR"], environ["TRACEPARENT"]) == ("here", "00-a-b-01")
+    assert ActionSpec.from_json(sent["spec"]) == spec
