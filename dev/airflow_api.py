@@ -188,11 +188,6 @@ class AirflowApi:
         """Make a pool, which limits how many of its tasks run at once."""
         self._call("POST", "/pools", body={"name": name, "slots": slots})
 
-    def rendered_fields(self, key: TaskKey) -> dict[str, Any]:
-        """Return the template fields of a task instance as they were rendered."""
-        fields: dict[str, Any] = self.task_instance(key)["rendered_fields"]
-        return fields
-
     def _call(
         self,
         method: str,

@@ -37,9 +37,14 @@ EXAMPLES = {
 """Example Dags that end by themselves, and the programs that they need."""
 
 CONFIG = {
-    "workers": {"min_heartbeat_interval": "1"},
+    # An outage of the API server is not to end tasks by itself, however slow this machine is.
+    "workers": {
+        "min_heartbeat_interval": "1",
+        "execution_api_retries": "60",
+        "execution_api_retry_wait_max": "2",
+    },
     "scheduler": {
-        "task_instance_heartbeat_timeout": "30",
+        "task_instance_heartbeat_timeout": "45",
         "task_instance_heartbeat_timeout_detection_interval": "2",
         "scheduler_health_check_threshold": "15",
         "orphaned_tasks_check_interval": "3",

@@ -49,7 +49,6 @@ class StoredAction:
     status_details: str | None
     verb: str | None
     fenced: bool
-    secret: str
 
 
 class Scene:

@@ -15,13 +15,12 @@ from tests.unit.live_processes import all_pids, parent_of
 
 pytestmark = pytest.mark.system
 
-OUTAGE_SECONDS = 10
+OUTAGE_SECONDS = 8
 SUPERVISED = ("supervisor_killed", "supervisor_of_talker_killed")
 
 
 def test_a_job_reports_over_an_outage_of_the_api_server(scene: Scene) -> None:
     scene.trigger("outage")
-    scene.trigger("faults")  # its jobs live through it as well
     action = scene.up("outage", "outlive")
     scene.deployment.api_server.kill()
     time.sleep(OUTAGE_SECONDS)
@@ -42,6 +41,12 @@ def test_a_job_reports_over_an_outage_of_the_api_server(scene: Scene) -> None:
     assert scene.reported_lines(action) == reported
 
 
+@pytest.fixture(scope="module")
+def faults(scene: Scene) -> None:
+    scene.trigger("faults")
+
+
+@pytest.mark.usefixtures("faults")
 def test_a_killed_task_process_takes_its_job_along(scene: Scene) -> None:
     first = scene.up("faults", "task_killed")
     os.kill(task_process_of(first), signal.SIGKILL)
@@ -49,6 +54,7 @@ def test_a_killed_task_process_takes_its_job_along(scene: Scene) -> None:
     assert_tried_again(scene, first, "task_killed")
 
 
+@pytest.mark.usefixtures("faults")
 def test_a_killed_supervisor_takes_its_job_along(scene: Scene) -> None:
     orphans = [scene.up("faults", task_id) for task_id in SUPERVISED]
     for orphan in orphans:
@@ -59,6 +65,7 @@ def test_a_killed_supervisor_takes_its_job_along(scene: Scene) -> None:
         assert_tried_again(scene, orphan, task_id)
 
 
+@pytest.mark.usefixtures("faults")
 def test_a_killed_scheduler_takes_its_jobs_along(scene: Scene) -> None:
     first = scene.up("faults", "scheduler_killed")
     scheduler = scene.deployment.scheduler
