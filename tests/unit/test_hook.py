@@ -96,9 +96,12 @@ def test_an_action_that_was_replaced_is_superseded() -> None:
 
 def test_a_refused_registration_says_why() -> None:
     refused = Answer(403, {"error": "not_proven", "message": "it has not committed to this nonce"})
-    with TaskServer([refused]) as server:
-        with pytest.raises(ServerError, match="403 not_proven: it has not committed") as raised:
-            AsyncActionHook(server.url).register("ti", "nonce", ActionSpec(type="t", runner="local"))
+    spec = ActionSpec(type="t", runner="local")
+    with (
+        TaskServer([refused]) as server,
+        pytest.raises(ServerError, match="403 not_proven: it has not committed") as raised,
+    ):
+        AsyncActionHook(server.url).register("ti", "nonce", spec)
     assert (raised.value.status, raised.value.code) == (403, "not_proven")
 
 
