@@ -22,7 +22,7 @@ pytestmark = pytest.mark.system
         ("none_0", "success", "SUCCESS", None, None),
         ("no_report", "failed", "ERROR", "NoReport", "The job ended with code 0 but reported neither"),
         ("signal", "failed", "ERROR", "Signal", "The job was killed by SIGKILL"),
-        ("not_found", "failed", "ERROR", "CommandNotFound", "no-such-program: "),
+        ("not_found", "failed", "ERROR", "CommandNotFound", "/nonexistent/program: "),
     ],
 )
 def test_a_job_ends_as_its_last_word_and_its_exit_say(

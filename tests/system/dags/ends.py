@@ -18,7 +18,7 @@ COMMANDS = {
     "none_0": "echo done",
     "none_3": [*JOB, "quiet", "3"],
     "signal": [*JOB, "killed"],
-    "not_found": ["no-such-program"],
+    "not_found": ["/nonexistent/program"],
 }
 RESERVED = {"__classname__": "builtins.dict", "__type": "set", "__var": [1], "plain": 1}
 

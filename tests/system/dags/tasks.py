@@ -55,6 +55,7 @@ with DAG("callables", schedule=None) as callables:
         return ["echo", word]
 
     failing = raises()
+    LocalActionOperator(task_id="shows_secret", command="echo its secret is $JOB_SECRET_KEY; exit 3")
     rescue = LocalActionOperator(
         task_id="rescue", command="echo rescued", trigger_rule=TriggerRule.ONE_FAILED
     )
