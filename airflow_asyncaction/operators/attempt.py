@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
+from airflow.sdk.log import mask_secret
 
 from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.async_action import PATIENCE, AsyncActionHook
@@ -35,7 +36,9 @@ def register(hook: AsyncActionHook, context: Mapping[str, Any], spec: ActionSpec
     nonce = secrets.token_hex(32)
     digest = hashlib.sha256(nonce.encode()).hexdigest()
     context["task_state_store"].set(COMMITMENT_KEY, digest, retention=_COMMITMENT_RETENTION)
-    return hook.register(str(context["ti"].id), nonce, spec, traceparent=_traceparent())
+    info = hook.register(str(context["ti"].id), nonce, spec, traceparent=_traceparent())
+    mask_secret(info.secret_key)  # wherever else it might be shown
+    return info
 
 
 def _traceparent() -> str | None:

@@ -47,8 +47,9 @@ class LocalRunner:
     How it works: a guard process (``guard.py``) stands between this process and the job. It ends the job (the
     processes that escaped from its group, too) when it is told to, when the job's main process ends, or when
     this process is gone. The job gets an empty stdin: the task's own is Airflow's channel to the API server.
-    Under ``Completion.REPORT`` what the main process leaves behind is work: :meth:`run` returns, and the work
-    goes on until :meth:`stop`, the death of this process, or :meth:`release`, which lets it live on.
+    In its output its own secret is masked. Under ``Completion.REPORT`` what the main process leaves behind is
+    work: :meth:`run` returns, and the work goes on until :meth:`stop`, the death of this process, or
+    :meth:`release`, which lets it live on.
 
     What it does not do: read the output of such work unless :meth:`wait` is called (it should write to a
     file); end processes of another user (``sudo``); without Linux, end what left the job's process group.
@@ -79,6 +80,7 @@ class LocalRunner:
         self._cwd = cwd
         self._grace_seconds = stop_grace.total_seconds()
         self._write_line = write_line
+        self._secret: str | None = None
         self._keeps = completion is Completion.REPORT
         self._order({})  # raises what there is to raise, before anything is registered
         self._guard: GuardProcess | None = None
@@ -98,6 +100,7 @@ class LocalRunner:
         if self._stop_asked:
             return Exit(reason="Stopped", message="The job was asked to stop before it was started")
         self._frames += 1
+        self._secret = info.secret_key
         try:
             guard = self._launch(info)
             is_announced = False
@@ -197,8 +200,9 @@ class LocalRunner:
                     pipe.flush()
                 while pipe.lines:
                     line = pipe.lines.popleft()
-                    self._tail.append(line)
-                    self._write_line(pipe.name, line)
+                    shown = line.replace(self._secret, "***") if self._secret else line
+                    self._tail.append(shown)
+                    self._write_line(pipe.name, shown)
         finally:
             self._is_writing = False
 

@@ -70,6 +70,10 @@ class Credentials:
     secret: str
     accept_v1: bool
 
+    def masked(self, body: bytes) -> bytes:
+        """Return what may be kept of a body: a job that reports its own secret does not give it away."""
+        return body.replace(self.secret.encode(), b"***")
+
 
 Unseal = Callable[[Credentials | None], T]
 """Proves a request with an action's credentials (``None``: there is no such action) and returns what it says.
@@ -175,7 +179,7 @@ class Actions:
             action = _apply(connection, row, message, now)
             return self._check_clocks(connection, action, now)
 
-    def read(self, action_id: JobId, prove: Unseal[None], scheme: Scheme) -> Action:
+    def read(self, action_id: JobId, prove: Unseal[object], scheme: Scheme) -> Action:
         """Return an action to its job.
 
         :param scheme: how the job asks
@@ -188,7 +192,7 @@ class Actions:
                 rows.write(connection, row.id, changes)
             return rows.to_action(row)
 
-    def view(self, action_id: JobId, prove: Unseal[None], *, after_line: int, now: datetime) -> View:
+    def view(self, action_id: JobId, prove: Unseal[object], *, after_line: int, now: datetime) -> View:
         """Return an action and its log lines after the given one; end it if one of its clocks ran out.
 
         :raises ActionNotFound: there is no such action, and ``prove`` does not mind
@@ -301,7 +305,11 @@ def _unsealed(row: Row[Any] | None, action_id: JobId, unseal: Unseal[T]) -> tupl
     if row is None:
         unseal(None)
         raise ActionNotFound(f"There is no action {action_id}")
-    return row, unseal(Credentials(secret.decrypt(row.secret), row.accept_v1))
+    return row, unseal(_credentials(row))
+
+
+def _credentials(row: Row[Any]) -> Credentials:
+    return Credentials(secret.decrypt(row.secret), row.accept_v1)
 
 
 def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
@@ -318,7 +326,8 @@ def _keep_refusal(
     if refused.code not in _REPLAYED:
         columns["report_key"] = None
     columns["refused_with"] = refused.code
-    columns["body"] = envelope.body[:KEPT_BODY_BYTES].decode("utf-8", "replace").replace("\0", "�")
+    masked = _credentials(row).masked(envelope.body)
+    columns["body"] = masked[:KEPT_BODY_BYTES].decode("utf-8", "replace").replace("\0", "�")
     connection.execute(_INSERT_REPORT, columns)
     changes = {**_without_v1(row, envelope.scheme), "refused_count": row.refused_count + 1}
     rows.write(connection, row.id, {**changes, "updated_at": now})

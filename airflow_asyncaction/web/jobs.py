@@ -30,8 +30,8 @@ def jobs_blueprint(actions: Actions, settings: Settings) -> Blueprint:
             raise TooManyRequests(retry_after=1)
 
         def unseal(credentials: Credentials | None) -> Report:
-            signed.prove(credentials)
-            return parse(signed.content.body, settings.limits)
+            proven = signed.prove(credentials)
+            return parse(proven.masked(signed.content.body), settings.limits)
 
         outcome = actions.report(signed.action_id, unseal, signed.envelope, signed.now)
         rate_limit.use(signed.action_id)

@@ -50,8 +50,8 @@ class SignedRequest:
         body = self.content.body
         return Envelope(report_key(self.claim, body), self.claim.scheme, body)
 
-    def prove(self, credentials: Credentials | None) -> None:
-        """Prove that who sent it holds the action's secret.
+    def prove(self, credentials: Credentials | None) -> Credentials:
+        """Prove that who sent it holds the action's secret, and return it.
 
         :raises SignatureError: it is not proven; the message does not tell why exactly
         """
@@ -64,6 +64,7 @@ class SignedRequest:
         )
         if credentials is None or not self._takes_scheme(credentials):
             raise SignatureError
+        return credentials
 
     def _takes_scheme(self, credentials: Credentials) -> bool:
         if self.claim.scheme is Scheme.V1 and not (credentials.accept_v1 and self.settings.accept_v1):

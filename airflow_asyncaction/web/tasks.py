@@ -56,8 +56,8 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
         signed = task_request(request, settings)
 
         def unseal(credentials: Credentials | None) -> Word:
-            signed.prove(credentials)
-            return word_from_json(parse_object(signed.content.body))
+            proven = signed.prove(credentials)
+            return word_from_json(parse_object(proven.masked(signed.content.body)))
 
         return jsonify(TaskView.of(actions.tell(signed.action_id, unseal, signed.now)).to_json())
 

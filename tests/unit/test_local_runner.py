@@ -85,7 +85,7 @@ def test_a_string_is_run_by_sh_where_there_is_no_bash(tmp_path: Path) -> None:
 def test_the_job_has_its_environment_and_the_job_variables_and_nothing_else() -> None:
     run = Run(["/usr/bin/env"], environ={"A": "é"})
     run.run()
-    expected = {"A": "é", **INFO.to_environ()}
+    expected = {"A": "é", **INFO.to_environ(), "JOB_SECRET_KEY": "***"}
     assert sorted(run.stdout) == sorted(f"{name}={value}" for name, value in expected.items())
 
 
@@ -462,3 +462,9 @@ def test_the_guard_leaves_no_descriptor_open() -> None:
     after = os.dup(0)
     os.close(after)
     assert before == after < limit
+
+
+def test_its_own_secret_is_masked_in_its_output() -> None:
+    run = Run('echo "secret: $JOB_SECRET_KEY."; exit 3')
+    assert list(run.run().tail) == ["secret: ***."]
+    assert run.stdout == ["secret: ***."]
