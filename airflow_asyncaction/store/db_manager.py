@@ -39,7 +39,9 @@ class AsyncActionDBManager(BaseDBManager):
 def register_with_db_clean() -> None:
     """Add the tables to those that ``airflow db clean`` knows.
 
-    Airflow 3.3 has no public way: its table of tables is extended. Reports go with their action.
+    Airflow 3.3 has no public way: its table of tables is extended. It cleans dependent tables first, and is
+    told that actions depend on reports: reports go when their action has gone, in the same run, unless
+    ``--tables`` names ``async_action`` alone.
     """
     from airflow.utils import db_cleanup
 
@@ -48,7 +50,6 @@ def register_with_db_clean() -> None:
             table_name="async_action",
             recency_column_name="updated_at",
             dag_id_column_name="dag_id",
-            dependent_tables=["async_action_report"],
         ),
         db_cleanup._TableConfig(
             table_name="async_action_report",
@@ -56,6 +57,7 @@ def register_with_db_clean() -> None:
             extra_columns=["action_id"],
             referenced_pk_column="action_id",
             skip_if_referenced=[("async_action", "id")],
+            dependent_tables=["async_action"],
         ),
     )
     for table in tables:
