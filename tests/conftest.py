@@ -22,6 +22,7 @@ os.environ.update(
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
     AIRFLOW__CORE__FERNET_KEY=base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
     AIRFLOW__ASYNCACTION__GC_FREEZE="False",
+    AIRFLOW__ASYNCACTION__MAX_REPORTS_PER_SECOND="1000",
 )
 
 

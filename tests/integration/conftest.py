@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -35,18 +36,25 @@ def postgres_server() -> Iterator[Postgres]:
         server.stop()
 
 
-def _migrated(name: str, request: pytest.FixtureRequest) -> Database:
-    if name == "sqlite":
-        database = sqlite_in(request.getfixturevalue("tmp_path_factory").mktemp("sqlite"))
-    else:
-        database = Database("postgresql", request.getfixturevalue("postgres_server").create("airflow"))
-    database.airflow("db", "migrate")
-    return database
+@pytest.fixture(scope="session")
+def migrated(request: pytest.FixtureRequest) -> Callable[[str], Database]:
+    """Return the database of a name: made with Airflow's whole schema when it is first asked for."""
+
+    @cache
+    def get(name: str) -> Database:
+        if name == "sqlite":
+            database = sqlite_in(request.getfixturevalue("tmp_path_factory").mktemp("sqlite"))
+        else:
+            database = Database("postgresql", request.getfixturevalue("postgres_server").create("airflow"))
+        database.airflow("db", "migrate")  # and nothing more: it makes our tables, too
+        return database
+
+    return get
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest) -> Iterator[Database]:
-    with _migrated(request.param, request).in_use() as database:
+def database(migrated: Callable[[str], Database], request: pytest.FixtureRequest) -> Iterator[Database]:
+    with migrated(request.param).in_use() as database:
         yield database
 
 

@@ -25,6 +25,7 @@ from airflow_asyncaction.protocol.signing import (
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView, Word, word_to_json
 from tests.integration.running_tasks import RunningTask
 
+_IDLE_SECONDS = 2.0
 _SENT_ANYHOW = (BrokenPipeError, ConnectionResetError)
 
 
@@ -60,6 +61,7 @@ class HookClient:
         self.hook = hook
         self._prefix = parts.path
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+        self._used_at = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +78,9 @@ class HookClient:
     ) -> Answer:
         """Send one request, path and body as they are; an iterable body is sent in chunks."""
         is_chunked = not isinstance(body, bytes)
+        if time.monotonic() > self._used_at + _IDLE_SECONDS:
+            self._connection.close()  # the server may do so in this very moment
+        self._used_at = time.monotonic()
         with suppress(*_SENT_ANYHOW):  # the answer, which came before the body's end, says why
             self._connection.request(
                 method,

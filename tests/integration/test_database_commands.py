@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Airflow's own commands on a database in use, and what is in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.models.crypto import get_fernet
+from cryptography.fernet import Fernet, InvalidToken
+from sqlalchemy import MetaData, select, update
+
+from airflow_asyncaction.store.models import action_table, report_table
+from airflow_asyncaction.store.secret import rotate_all
+from tests.integration.databases import Database
+from tests.integration.signed_jobs import NewJob, SignedJob
+
+pytestmark = pytest.mark.integration
+
+FERNET_KEY = "AIRFLOW__CORE__FERNET_KEY"
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def hook(mounted: str) -> str:
+    return mounted
+
+
+def set_times(database: Database, job: SignedJob, *, action: datetime, reports: datetime) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(
+            update(action_table).where(action_table.c.id == job.info.job_id).values(updated_at=action)
+        )
+        connection.execute(
+            update(report_table)
+            .where(report_table.c.action_id == job.info.job_id)
+            .values(received_at=reports)
+        )
+
+
+def counts(database: Database, job: SignedJob) -> tuple[int, int]:
+    """Return how many rows there are of the action, and of its reports."""
+    with database.engine.connect() as connection:
+        actions = connection.execute(select(action_table.c.id).where(action_table.c.id == job.info.job_id))
+        reports = connection.execute(
+            select(report_table.c.id).where(report_table.c.action_id == job.info.job_id)
+        )
+        return len(actions.all()), len(reports.all())
+
+
+def test_db_clean_takes_old_actions_with_their_reports(database: Database, new_job: NewJob) -> None:
+    old, old_with_late_report, long_lived, new = (new_job() for _ in range(4))
+    for job in (old, old_with_late_report, long_lived, new):
+        job.report(status="RUNNING", logs=["line"])
+        job.report(status="SUCCESS")
+    now = datetime.now(UTC)
+    set_times(database, old, action=LONG_AGO, reports=LONG_AGO)
+    set_times(database, old_with_late_report, action=LONG_AGO, reports=now)
+    set_times(database, long_lived, action=now, reports=LONG_AGO)
+    before = (LONG_AGO + timedelta(days=365)).isoformat()
+    tables = ("--tables", "async_action,async_action_report")
+    done = database.airflow(
+        "db", "clean", *tables, "--clean-before-timestamp", before, "--skip-archive", "-y"
+    )
+    assert "async_action" in done.stdout + done.stderr
+    assert counts(database, old) == (0, 0)
+    assert counts(database, old_with_late_report)[0] == 0
+    assert counts(database, long_lived) == (1, 2)
+    assert counts(database, new) == (1, 2)
+    assert long_lived.report(logs=["x"]).status == 200
+    assert old.report().error == (401, "bad_signature")
+
+
+@contextmanager
+def fernet_keys(keys: str) -> Iterator[None]:
+    """Let this process have other keys."""
+    before = os.environ[FERNET_KEY]
+    os.environ[FERNET_KEY] = keys
+    get_fernet.cache_clear()
+    try:
+        yield
+    finally:
+        os.environ[FERNET_KEY] = before
+        get_fernet.cache_clear()
+
+
+def test_keys_are_rotated(database: Database, new_job: NewJob) -> None:
+    jobs = [new_job() for _ in range(3)]
+    old, new = os.environ[FERNET_KEY], Fernet.generate_key().decode()
+    with fernet_keys(f"{new},{old}"):
+        assert jobs[0].report().status == 200
+    done = database.airflow("asyncaction", "db", "rotate-keys", environ={FERNET_KEY: f"{new},{old}"})
+    try:
+        with fernet_keys(new):
+            assert [job.report().status for job in jobs] == [200, 200, 200]
+        with database.engine.connect() as connection:
+            secrets = list(connection.scalars(select(action_table.c.secret)))
+        assert f"the secrets of {len(secrets)} actions" in done.stdout
+        assert all(Fernet(new).decrypt(secret.encode()) for secret in secrets)
+    finally:
+        with fernet_keys(f"{old},{new}"):
+            rotate_all(database.engine)
+    assert jobs[0].report().status == 200
+
+
+def test_rotating_without_the_old_key_changes_nothing(database: Database, job: SignedJob) -> None:
+    with fernet_keys(Fernet.generate_key().decode()), pytest.raises(InvalidToken):
+        rotate_all(database.engine)
+    assert job.report().status == 200
+
+
+def all_values(database: Database) -> Iterator[tuple[str, Any]]:
+    """Yield each value in the database, with the table it is in."""
+    everything = MetaData()
+    everything.reflect(database.engine)
+    with database.engine.connect() as connection:
+        for table in everything.sorted_tables:
+            for row in connection.execute(select(table)):
+                for value in row:
+                    yield table.name, value
+
+
+def test_no_secret_is_in_the_database_in_clear(database: Database, job: SignedJob) -> None:
+    job.send_v1("POST", "/status", {"status": "RUNNING", "logs": ["line"], "agent": {"host": "h"}})
+    job.report(status="SUCCESS", results={"a": 1})
+    job.report(status="ERROR")
+    job.send("POST", "/status", b"no json")
+    values = list(all_values(database))
+    assert {name for name, _ in values} >= {"async_action", "async_action_report", "dag_run"}
+    assert [name for name, value in values if job.info.secret_key in str(value)] == []

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is kept of an action's log, and of reports that said nothing or were refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.reports import LogLine, Report
+from airflow_asyncaction.protocol.signing import Scheme
+from airflow_asyncaction.store.actions import KEPT_BODY_BYTES, KEPT_REFUSALS, Actions, Envelope
+from airflow_asyncaction.store.models import action_table, report_table
+from tests.integration.databases import Database
+from tests.integration.signed_jobs import NewJob, SignedJob, new_nonce
+
+pytestmark = pytest.mark.integration
+
+fresh_each_time = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture
+def hook(mounted: str) -> str:
+    return mounted
+
+
+def take(
+    actions: Actions, job: SignedJob, report: Report, *, now: datetime | None = None, body: bytes = b""
+) -> None:
+    """Let the store take a report, without HTTP: for many."""
+    envelope = Envelope(new_nonce(), Scheme.V2, body)
+    outcome = actions.report(job.info.job_id, lambda _: report, envelope, now or datetime.now(UTC))
+    assert outcome.refused is None
+
+
+def lines(first: int, count: int) -> tuple[LogLine, ...]:
+    return tuple(LogLine(str(number)) for number in range(first, first + count))
+
+
+def stored(database: Database, job: SignedJob) -> dict[str, Any]:
+    """Return the action's row, and the number of lines that its reports hold."""
+    with database.engine.connect() as connection:
+        row = connection.execute(select(action_table).where(action_table.c.id == job.info.job_id)).one()
+        held = connection.scalar(
+            select(func.sum(report_table.c.log_count)).where(report_table.c.action_id == job.info.job_id)
+        )
+    return {**row._mapping, "held": held or 0}
+
+
+def all_lines(actions: Actions, job_id: JobId, after: int = 0) -> tuple[int, list[int]]:
+    """Return the number of the first line that is kept after the given one, and all lines from there."""
+    kept: list[int] = []
+    first: int | None = None
+    while True:
+        page = actions.view(job_id, lambda _: None, after_line=after, now=datetime.now(UTC)).log_page
+        if page.lines:
+            first = page.first_line if first is None else first
+            assert page.first_line == first + len(kept)
+        kept += [int(line.message) for line in page.lines]
+        after = page.last_line
+        if not page.has_more:
+            return first or after + 1, kept
+
+
+def test_the_newest_lines_are_kept_up_to_the_limit(
+    database: Database, actions: Actions, job: SignedJob
+) -> None:
+    for first in range(1, 10_401, 1_000):
+        take(actions, job, Report(logs=lines(first, 1_000)))
+    row = stored(database, job)
+    assert (row["log_lines"], row["log_lines_dropped"], row["held"]) == (11_000, 1_000, 10_000)
+    assert all_lines(actions, job.info.job_id) == (1_001, list(range(1_001, 11_001)))
+
+
+@pytest.mark.parametrize("logs_limit", [0, 1, 7])
+def test_a_report_is_dropped_in_part_if_need_be(
+    database: Database, actions: Actions, new_job: NewJob, logs_limit: int
+) -> None:
+    job = new_job(log_limit=logs_limit)
+    for first, count in ((1, 5), (6, 1), (7, 3), (10, 9), (19, 1)):
+        take(actions, job, Report(logs=lines(first, count)))
+        row = stored(database, job)
+        end = first + count - 1
+        kept = min(end, logs_limit)
+        assert (row["log_lines"], row["log_lines_dropped"], row["held"]) == (end, end - kept, kept)
+        assert all_lines(actions, job.info.job_id)[1] == list(range(end - kept + 1, end + 1))
+
+
+@fresh_each_time
+@given(
+    counts=st.lists(st.integers(0, 400), max_size=12),
+    limit=st.integers(0, 1_500),
+    after=st.integers(0, 4_000),
+)
+def test_any_page_follows_the_line_it_was_asked_for(
+    actions: Actions, new_job: NewJob, counts: list[int], limit: int, after: int
+) -> None:
+    job = new_job(log_limit=limit)
+    total = 0
+    for count in counts:
+        take(actions, job, Report(logs=lines(total + 1, count)))
+        total += count
+    expected = list(range(max(after, total - limit) + 1, total + 1))
+    first, kept = all_lines(actions, job.info.job_id, after)
+    assert kept == expected
+    assert not expected or first == expected[0]
+
+
+def test_old_heartbeats_go_and_other_reports_stay(
+    database: Database, actions: Actions, job: SignedJob
+) -> None:
+    now = datetime.now(UTC)
+    long_ago = now - timedelta(minutes=11)
+    take(actions, job, Report(logs=lines(1, 1)), now=long_ago)
+    for _ in range(40):
+        take(actions, job, Report(), now=long_ago)
+    for _ in range(23):
+        take(actions, job, Report(), now=now)
+    query = select(report_table.c.kind, func.count()).where(report_table.c.action_id == job.info.job_id)
+    with database.engine.connect() as connection:
+        kinds = connection.execute(query.group_by(report_table.c.kind).order_by(report_table.c.kind)).all()
+    assert [tuple(row) for row in kinds] == [("heartbeat", 23), ("report", 1)]
+    assert stored(database, job)["report_count"] == 64
+
+
+def test_refused_reports_are_kept_cut_and_only_so_many(database: Database, job: SignedJob) -> None:
+    job.report(status="SUCCESS")
+    for number in range(KEPT_REFUSALS + 20):
+        body = b'{"status": "ERROR", "errorName": "\xc3\xa9\\u0000' + b"x" * (number * 100) + b'"}'
+        assert job.send("POST", "/status", body).error == (409, "already_ended")
+    query = select(report_table.c.refused_with, report_table.c.body).where(
+        report_table.c.action_id == job.info.job_id, report_table.c.refused_with.is_not(None)
+    )
+    with database.engine.connect() as connection:
+        rows = connection.execute(query.order_by(report_table.c.id)).all()
+    assert len(rows) == KEPT_REFUSALS
+    assert {row.refused_with for row in rows} == {"already_ended"}
+    assert rows[0].body == '{"status": "ERROR", "errorName": "é\\u0000"}'
+    assert max(len(row.body.encode()) for row in rows) == KEPT_BODY_BYTES
+
+
+def test_a_malformed_report_is_kept_as_it_came(database: Database, job: SignedJob) -> None:
+    assert job.send("POST", "/status", b'{"status": "\x00\xff').error == (400, "malformed")
+    query = select(report_table).where(report_table.c.action_id == job.info.job_id)
+    with database.engine.connect() as connection:
+        row = connection.execute(query).one()
+    assert (row.refused_with, row.body) == ("malformed", '{"status": "\ufffd\ufffd')
+
+
+def test_what_an_unsigned_request_says_is_not_kept(database: Database, job: SignedJob) -> None:
+    headers = job.headers("POST", "/status", b"{}")
+    assert job.client.send("POST", "/status", b"no json", headers).status == 401
+    query = select(func.count()).where(report_table.c.action_id == job.info.job_id)
+    with database.engine.connect() as connection:
+        assert connection.scalar(query) == 0
