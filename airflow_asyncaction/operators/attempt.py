@@ -92,6 +92,8 @@ class Attempt:
         self._follower.start()
         try:
             exit_ = self._runner.run(self._info, self._on_launched)
+            if self._killing:
+                self._tell_or_log(Stop(StopReason.KILLED))  # again: there was little time for the first
             view = self._hook.tell(self._info, exit_)
             if not view.is_done:
                 self._follower.wait_until_done()
@@ -122,11 +124,13 @@ class Attempt:
         """End the job when its task is interrupted by an exception, as far as it has not ended."""
         self._tell_or_log(Stop(reason))
         self._runner.stop()
-        exit_ = self._runner.wait()
-        if exit_ is not None:
-            self._tell_or_log(exit_)
-        self._tell_or_log(Abandon())  # means nothing to an action that the exit has ended
-        self._ended.set()
+        try:
+            exit_ = self._runner.wait()
+            if exit_ is not None:
+                self._tell_or_log(exit_)
+        finally:
+            self._tell_or_log(Abandon())  # means nothing to an action that the exit has ended
+            self._ended.set()
 
     def _tell_or_log(self, word: Word) -> None:
         try:

@@ -40,6 +40,8 @@ class ServiceRunner:
     How it works: the callable gets a :class:`Job`, whose reports go to the API server over HTTP. When it must
     stop, ``job.is_stopping()`` turns true; after the grace :class:`JobInterrupted` is raised in it.
 
+    One that returns after it was asked to stop has stopped, not succeeded.
+
     What it does not do: kill. A callable that is deep in C code notices neither.
 
     :param call: takes the job, returns the result, or an awaitable of it
@@ -109,7 +111,7 @@ class ServiceRunner:
         try:
             if self.exception is not None:
                 job.fail(self.exception)
-            elif self._exit == Exit(code=0):
+            elif self._exit == Exit(code=0) and not job.is_stopping():  # else it was stopped half way
                 self._report_result(job)
         except AsyncActionError as error:
             self._log.warning("The end was not reported, its exit will be: %s", error)

@@ -50,13 +50,13 @@ def spread(scene: Scene) -> StoredAction:
     return scene.action("results", "spread")
 
 
-@pytest.mark.usefixtures("spread")
 def test_a_secret_that_a_job_prints_is_masked(scene: Scene) -> None:
     assert scene.state_of("callables", "shows_secret") == "failed"
     assert "its secret is ***" in scene.events("callables", "shows_secret")
     assert (scene.action("callables", "shows_secret").error_message or "").endswith("its secret is ***")
 
 
+@pytest.mark.usefixtures("spread")
 def test_no_secret_is_in_any_file(scene: Scene, secrets: list[str], canary: str) -> None:
     found = places_of([canary], log_files(scene))
     assert any("task_id=spread" in name for name in found), "the search finds nothing"

@@ -100,12 +100,14 @@ def test_log_lines_and_logging_go_to_the_action_once(
 
 def test_it_sees_that_it_is_to_stop(tested: TestedJob) -> None:
     def call(job: Job) -> str:
+        tested.stop()
         service.stop()
         assert job.is_stopping()
         return "tidied up"
 
     service = runner(call, grace=60)
     assert carried_out(service, tested) == Exit(code=0)
+    assert (tested.action.state, tested.action.results) == (State.STOPPED, None)
 
 
 def test_it_is_interrupted_after_the_grace(tested: TestedJob) -> None:
