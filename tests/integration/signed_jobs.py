@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -90,11 +91,28 @@ class HookClient:
                 encode_chunked=is_chunked,
             )
         response = self._connection.getresponse()
-        content = response.read()
-        headers_of_answer = {name.lower(): value for name, value in response.getheaders()}
+        answer = _answer(response)
         if response.will_close:
             self._connection.close()
-        return Answer(response.status, headers_of_answer, content)
+        return answer
+
+
+def sent_raw(hook: str, method: str, path: str, header_lines: Iterable[str], body: bytes = b"") -> Answer:
+    """Send what no proper client sends, over a connection of its own; text goes as latin-1."""
+    parts = urlsplit(hook)
+    lines = [f"{method} {parts.path}{path or ('' if parts.path else '/')} HTTP/1.1", *header_lines]
+    if not any(line.lower().startswith("host:") for line in lines):
+        lines.append(f"Host: {parts.netloc}")
+    with socket.create_connection((parts.hostname, parts.port), timeout=10) as connection:
+        connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode("latin-1") + body)
+        response = http.client.HTTPResponse(connection, method=method)
+        response.begin()
+        return _answer(response)
+
+
+def _answer(response: http.client.HTTPResponse) -> Answer:
+    content = response.read()
+    return Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, content)
 
 
 def now_ms() -> int:

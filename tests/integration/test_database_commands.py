@@ -14,6 +14,7 @@ from airflow.models.crypto import get_fernet
 from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy import MetaData, select, update
 
+from airflow_asyncaction.protocol.lifecycle import Launched
 from airflow_asyncaction.store.models import action_table, report_table
 from airflow_asyncaction.store.secret import rotate_all
 from tests.integration.databases import Database
@@ -125,10 +126,14 @@ def all_values(database: Database) -> Iterator[tuple[str, Any]]:
 
 
 def test_no_secret_is_in_the_database_in_clear(database: Database, job: SignedJob) -> None:
+    secret = job.info.secret_key
     job.send_v1("POST", "/status", {"status": "RUNNING", "logs": ["line"], "agent": {"host": "h"}})
-    job.report(status="SUCCESS", results={"a": 1})
+    job.report(logs=[f"JOB_SECRET_KEY={secret}"], statusDetails=secret, agent={"env": secret})
+    job.send("POST", "/status", b"no json: " + secret.encode())
+    job.tell(Launched({"environ": secret}))
+    job.report(status="SUCCESS", results={secret: 1}, errorMessage=secret)
     job.report(status="ERROR")
     job.send("POST", "/status", b"no json")
     values = list(all_values(database))
     assert {name for name, _ in values} >= {"async_action", "async_action_report", "dag_run"}
-    assert [name for name, value in values if job.info.secret_key in str(value)] == []
+    assert [name for name, value in values if secret in str(value)] == []

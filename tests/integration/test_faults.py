@@ -137,3 +137,27 @@ def test_a_secret_that_cannot_be_decrypted_is_no_secret(
         connection.execute(delete(action_table).where(action_table.c.id == job.info.job_id))
     assert answer.error == (500, "internal")
     assert job.info.secret_key not in answer.body.decode() + caplog.text
+
+
+def test_what_a_job_says_is_not_logged_when_the_server_fails(
+    database: Database, job: SignedJob, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def rename(before: str, after: str) -> None:
+        with database.engine.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {before} RENAME TO {after}"))
+
+    rename("async_action_report", "elsewhere")
+    try:
+        answer = job.report(logs=["a private line"], errorName="a private name")
+    finally:
+        rename("elsewhere", "async_action_report")
+    if database.name == "sqlite":  # to SQLAlchemy, SQLite's missing tables are operational
+        assert answer.error == (503, "unavailable")
+    else:
+        assert answer.error == (500, "internal")
+        assert "A request failed" in caplog.text
+    printed = capfd.readouterr()
+    said = caplog.text + printed.out + printed.err + answer.body.decode()
+    assert "private" not in said
+    assert job.info.secret_key not in said
+    assert job.report(status="SUCCESS").status == 200
