@@ -6,6 +6,7 @@ The option list is data, so that the provider's ``config`` section and the docum
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -151,10 +152,14 @@ def hook_url() -> str:
     """Return the absolute URL of the job routes as workers and jobs reach them, without a trailing slash.
 
     ``[asyncaction] base_url``, else beside the execution API, which workers reach by definition.
+
+    :raises ValueError: ``base_url`` is not absolute
     """
     from airflow.configuration import conf
 
     if given := conf.get(SECTION, "base_url", fallback=""):
+        if not given.startswith(("http://", "https://")):
+            raise ValueError(f"[{SECTION}] base_url is {given!r}: it must begin with http:// or https://")
         return given.rstrip("/")
     url = load().url
     if execution_api := conf.get("core", "execution_api_server_url", fallback=""):
@@ -195,6 +200,6 @@ def _read(option: Option) -> Any:
 
 
 def _at_least_zero(option: Option, value: float) -> float:
-    if value < 0:
-        raise ValueError(f"[{SECTION}] {option.name} is {value}: it must not be negative")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"[{SECTION}] {option.name} is {value}: it must be 0 or more")
     return value

@@ -14,7 +14,8 @@ _MAX_BUCKETS = 10_000
 class RateLimit:
     """A token bucket per key, in memory: each process of the API server has its own.
 
-    :param per_second: tokens that each bucket gains; 0: no limit. A bucket holds ten seconds' worth.
+    :param per_second: tokens that each bucket gains; 0: no limit. A bucket holds ten seconds' worth,
+        one at the least.
     """
 
     def __init__(self, per_second: float) -> None:
@@ -42,6 +43,6 @@ class RateLimit:
                 self._buckets.popitem(last=False)
 
     def _tokens(self, key: str, now: float) -> float:
-        full = self._per_second * _BURST_SECONDS
+        full = max(1.0, self._per_second * _BURST_SECONDS)
         tokens, since = self._buckets.get(key, (full, now))
         return min(full, tokens + (now - since) * self._per_second)
