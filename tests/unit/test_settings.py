@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``[asyncaction]`` section: what is read, what is refused, and what Airflow is told of it."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from datetime import timedelta
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+
+from airflow_asyncaction import settings
+from airflow_asyncaction.get_provider_info import get_provider_info
+from airflow_asyncaction.protocol.reports import Limits
+
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
+    """Return what sets options of ``[asyncaction]``; none are set before."""
+    for option in settings.OPTIONS:
+        monkeypatch.delenv(f"AIRFLOW__ASYNCACTION__{option.name.upper()}", raising=False)
+
+    def set_options(section: str = "asyncaction", **values: str) -> None:
+        for name, value in values.items():
+            monkeypatch.setenv(f"AIRFLOW__{section.upper()}__{name.upper()}", value)
+
+    settings.load.cache_clear()
+    yield set_options
+    settings.load.cache_clear()
+
+
+def test_what_is_not_configured_has_its_default(configure: Configure) -> None:
+    configure()
+    options = settings.load()
+    assert options.url == "/async"
+    assert options.orchestrator == "airflow"
+    assert options.max_clock_skew == timedelta(minutes=5)
+    assert options.accept_v1 is True
+    assert options.limits == Limits()
+    assert options.poll_interval == timedelta(seconds=2)
+
+
+def test_what_is_configured_is_read(configure: Configure) -> None:
+    configure(
+        url="hooks/jobs/",
+        orchestrator="prod",
+        max_clock_skew="1.5",
+        accept_v1="false",
+        max_body_bytes="10",
+        max_report_log_lines="20",
+        max_line_bytes="30",
+        max_log_lines="40",
+        max_reports_per_second="0",
+        poll_interval="0.5",
+    )
+    options = settings.load()
+    assert (options.url, options.orchestrator) == ("/hooks/jobs", "prod")
+    assert (options.max_clock_skew, options.accept_v1) == (timedelta(seconds=1.5), False)
+    assert options.limits == Limits(body_bytes=10, report_log_lines=20, line_bytes=30, kept_log_lines=40)
+    assert (options.max_reports_per_second, options.poll_interval) == (0, timedelta(seconds=0.5))
+
+
+def test_the_section_is_read_once(configure: Configure) -> None:
+    configure(orchestrator="one")
+    first = settings.load()
+    configure(orchestrator="two")
+    assert settings.load() is first
+
+
+@pytest.mark.parametrize("name", [option.name for option in settings.OPTIONS if option.type != "string"])
+@pytest.mark.parametrize("value", ["many", "-1", "nan", "inf", "1,5", "0x10"])
+def test_a_value_that_makes_no_sense_is_named(configure: Configure, name: str, value: str) -> None:
+    configure(**{name: value})
+    with pytest.raises(Exception, match=name) as raised:
+        settings.load()
+    assert "asyncaction" in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["/", "", "//"])
+def test_the_root_is_no_path_for_the_routes(configure: Configure, value: str) -> None:
+    configure(url=value)
+    with pytest.raises(ValueError, match=r"\[asyncaction\] url must be a path"):
+        settings.load()
+
+
+@pytest.mark.parametrize(
+    ("base_url", "execution_api", "api_base_url", "expected"),
+    [
+        ("http://own:1/x/async/", "http://e/execution", "http://b", "http://own:1/x/async"),
+        ("", "http://e:2/execution/", "http://b", "http://e:2/async"),
+        ("", "http://e:2/af/execution", "", "http://e:2/af/async"),
+        ("", "", "https://b/af/", "https://b/af/async"),
+        ("", "", "/af", "http://localhost:8080/af/async"),
+        ("", "", "", "http://localhost:8080/async"),
+    ],
+)
+def test_jobs_reach_the_routes_beside_the_execution_api(
+    configure: Configure, base_url: str, execution_api: str, api_base_url: str, expected: str
+) -> None:
+    configure(base_url=base_url)
+    configure("core", execution_api_server_url=execution_api)
+    configure("api", base_url=api_base_url)
+    assert settings.hook_url() == expected
+
+
+def test_a_base_url_that_no_job_could_use_is_refused(configure: Configure) -> None:
+    configure(base_url="airflow:8080/async")
+    with pytest.raises(ValueError, match=r"\[asyncaction\] base_url"):
+        settings.hook_url()
+
+
+def test_every_option_is_described_to_airflow(configure: Configure) -> None:
+    configure()
+    section = settings.provider_config()["asyncaction"]
+    described = section["options"]
+    assert list(described) == [option.name for option in settings.OPTIONS]
+    for option in settings.OPTIONS:
+        assert described[option.name]["type"] == option.type
+        assert described[option.name]["default"] == option.default
+        assert described[option.name]["description"].endswith(".")
+    with_limits = {field.name for field in fields(settings.Settings)} - {"limits"}
+    assert with_limits - set(described) == set()
+
+
+def test_described_defaults_are_the_real_ones(configure: Configure) -> None:
+    configure()
+    implicit = settings.load()
+    settings.load.cache_clear()
+    configure(**{option.name: option.default for option in settings.OPTIONS})
+    assert settings.load() == implicit
+
+
+def test_airflow_takes_the_provider_info() -> None:
+    schema = importlib.resources.files("airflow").joinpath("provider_info.schema.json").read_text("utf-8")
+    jsonschema.validate(get_provider_info(), json.loads(schema))
