@@ -138,7 +138,7 @@ def test_a_job_has_an_empty_stdin_no_other_files_and_default_signals(guarded: Gu
     script = f'exec {sys.executable} -I -S -c "$LOOK"'
     guarded.give(["sh", "-c", script], environ={"LOOK": look, "PATH": os.environ["PATH"]})
     guarded.hear(b"done")
-    # 32 and 33 are the C library's own, and nobody's to reset. Python itself ignores SIGPIPE (13) and SIGXFSZ (25).
+    # Python itself ignores SIGPIPE (13) and SIGXFSZ (25). Not looked at: 32 and up, the C library's own.
     ignored_by_python = 1 << 12 | 1 << 24
     assert guarded.end().decode().splitlines() == [
         "/dev/null b''",
