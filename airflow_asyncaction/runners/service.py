@@ -13,9 +13,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from airflow_asyncaction.exceptions import AsyncActionError
+from airflow_asyncaction.exceptions import AsyncActionError, ServerError
 from airflow_asyncaction.job import Job, use_job
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
@@ -61,7 +62,7 @@ class ServiceRunner:
         self._interrupt: threading.Timer | None = None
         self._exit: Exit | None = None
         self.returned: Any = None
-        self.exception: Exception | None = None
+        self.exception: Exception | SystemExit | None = None
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
         """Call it, report its result or exception, and return how it ended."""
@@ -97,7 +98,7 @@ class ServiceRunner:
         try:
             with use_job(job), self._forwarded_logging(job), self._interruptible():
                 self.returned = _completed(self._call(job))
-        except Exception as error:  # noqa: BLE001 - it is re-raised by the operator, as it is
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the operator re-raises it as it is
             self.exception = error
             return Exit(code=1, reason=type(error).__name__, message=str(error))
         except JobInterrupted as error:
@@ -121,6 +122,11 @@ class ServiceRunner:
             job.result(self.returned)
         except (TypeError, ValueError):
             self._log.info("The return value is no JSON: it goes into the XCom alone")
+            job.succeed()
+        except ServerError as error:
+            if error.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                raise
+            self._log.info("The return value is too large for a report: it goes into the XCom alone")
             job.succeed()
 
     def _echo(self, line: LogLine) -> None:
@@ -152,6 +158,8 @@ class ServiceRunner:
         previous = signal.signal(_INTERRUPT, _raise_interrupted)
         self._thread_id = threading.get_ident()
         try:
+            if self._stop_asked:  # before there was anything to interrupt
+                self.stop()
             yield
         finally:
             self._thread_id = None
@@ -185,10 +193,10 @@ class _JobHandler(logging.Handler):
         self._thread_id = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one record, which the task log has already."""
+        """Send one record, with its traceback if there is one; the task log has it already."""
         if record.thread != self._thread_id:
             return
         try:
-            self._job.log(record.getMessage(), level=record.levelname, echo=False)
+            self._job.log(self.format(record), level=record.levelname, echo=False)
         except Exception:  # noqa: BLE001 - as logging asks of handlers
             self.handleError(record)

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +19,8 @@ import pytest
 from airflow_asyncaction.job import Job, current_job
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.runners.service import ServiceRunner
+from airflow_asyncaction.protocol.reports import Limits
+from airflow_asyncaction.runners.service import JobInterrupted, ServiceRunner
 from airflow_asyncaction.testing import JobServer, TestedJob
 
 if TYPE_CHECKING:
@@ -67,6 +71,56 @@ def test_what_it_raises_is_the_error_and_is_kept(tested: TestedJob) -> None:
     assert service.exception is error
 
 
+def test_what_it_raises_keeps_its_traceback(tested: TestedJob) -> None:
+    def deep_inside() -> None:
+        raise LookupError("no such table")
+
+    service = runner(lambda _: deep_inside())
+    carried_out(service, tested)
+    assert service.exception is not None
+    assert traceback.extract_tb(service.exception.__traceback__)[-1].name == "deep_inside"
+
+
+@pytest.mark.parametrize("code", [3, 0, None, "no such table"])
+def test_leaving_by_sys_exit_is_an_error_and_no_stop(tested: TestedJob, code: Any) -> None:
+    service = runner(lambda _: sys.exit(code))
+    carried_out(service, tested)
+    assert (tested.action.state, tested.action.error_name) == (State.ERROR, "SystemExit")
+    assert isinstance(service.exception, SystemExit)
+    assert service.exception.code == code
+
+
+def test_an_interrupt_from_the_keyboard_goes_on(tested: TestedJob) -> None:
+    def call(_: Job) -> None:
+        raise KeyboardInterrupt
+
+    service = runner(call)
+    with pytest.raises(KeyboardInterrupt):
+        service.run(tested.info, lambda _: None)
+    assert service.wait() == Exit(reason="KeyboardInterrupt", message="")
+
+
+@pytest.mark.parametrize("require_report", [False, True])
+def test_what_is_too_large_for_a_report_is_success_without_results(require_report: bool) -> None:
+    text = "x" * 20_000
+    with JobServer(limits=Limits(body_bytes=10_000)) as server:
+        tested = server.new_job(require_report=require_report)
+        service = runner(lambda _: text)
+        carried_out(service, tested)
+    assert (tested.action.state, tested.action.results) == (State.SUCCESS, None)
+    assert service.returned is text
+
+
+def test_an_exception_in_an_awaitable_is_the_error(tested: TestedJob) -> None:
+    async def call(_: Job) -> None:
+        await asyncio.sleep(0)
+        raise LookupError("no such table")
+
+    service = runner(call)
+    carried_out(service, tested)
+    assert (tested.action.state, tested.action.error_name) == (State.ERROR, "LookupError")
+
+
 def test_an_awaitable_is_awaited(tested: TestedJob) -> None:
     async def call(_: Job) -> str:
         await asyncio.sleep(0)
@@ -96,6 +150,25 @@ def test_log_lines_and_logging_go_to_the_action_once(
     ]
     shown = [record.getMessage() for record in caplog.records]
     assert [shown.count(line) for line in ("by the job", "by logging")] == [1, 1]
+
+
+def test_an_exception_that_is_logged_is_in_the_action_with_its_traceback(tested: TestedJob) -> None:
+    def call(_: Job) -> None:
+        try:
+            raise LookupError("no such table")
+        except LookupError:
+            logging.getLogger("mine").exception("going on without %s", "it")
+
+    carried_out(runner(call), tested)
+    (line,) = tested.logs
+    assert (line.level, line.message.splitlines()[0]) == ("ERROR", "going on without it")
+    assert line.message.endswith("LookupError: no such table")
+
+
+def test_progress_reaches_the_action(tested: TestedJob) -> None:
+    carried_out(runner(lambda job: job.progress(40, "loading")), tested)
+    assert tested.action.status_details is not None
+    assert json.loads(tested.action.status_details) == {"progress": 40, "message": "loading"}
 
 
 def test_it_sees_that_it_is_to_stop(tested: TestedJob) -> None:
@@ -128,6 +201,67 @@ def test_it_is_interrupted_after_the_grace(tested: TestedJob) -> None:
     ended = service.wait()
     assert ended is not None
     assert ended.reason == "JobInterrupted"
+
+
+def test_one_that_ignores_the_interrupt_has_stopped_when_it_returns(tested: TestedJob) -> None:
+    interrupted: list[BaseException] = []
+
+    def call(_: Job) -> str:
+        tested.stop()
+        service.stop()
+        try:
+            time.sleep(60)
+        except BaseException as error:  # noqa: BLE001 - what such a callable does
+            interrupted.append(error)
+        return "went on all the same"
+
+    service = runner(call)
+    carried_out(service, tested)
+    assert [type(error) for error in interrupted] == [JobInterrupted]
+    assert (tested.action.state, tested.action.results) == (State.STOPPED, None)
+
+
+def test_an_awaitable_is_interrupted_and_may_tidy_up(tested: TestedJob) -> None:
+    tidied: list[bool] = []
+
+    async def call(job: Job) -> None:
+        threading.Thread(target=service.stop).start()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            tidied.append(job.is_stopping())
+
+    service = runner(call)
+    assert carried_out(service, tested).reason == "JobInterrupted"
+    assert tidied == [True]
+
+
+def test_one_that_ends_within_the_grace_is_not_interrupted(tested: TestedJob) -> None:
+    def call(job: Job) -> str:
+        threading.Thread(target=service.stop).start()
+        deadline = time.monotonic() + 50
+        while not job.is_stopping() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return "ended by itself"
+
+    service = runner(call, grace=60)
+    assert carried_out(service, tested) == Exit(code=0)
+    assert service.returned == "ended by itself"
+
+
+def test_it_has_not_ended_before_it_was_run(tested: TestedJob) -> None:
+    service = runner(lambda _: 1)
+    assert service.wait() is None
+    carried_out(service, tested)
+    assert service.wait() == Exit(code=0)
+
+
+def test_a_stop_before_the_start_interrupts_one_that_does_not_look(tested: TestedJob) -> None:
+    service = runner(lambda _: time.sleep(60))
+    service.stop()
+    started = time.monotonic()
+    assert carried_out(service, tested).reason == "JobInterrupted"
+    assert time.monotonic() - started < 50
 
 
 def test_a_stop_after_the_end_interrupts_nobody(tested: TestedJob) -> None:
