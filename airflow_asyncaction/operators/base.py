@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -152,7 +153,7 @@ def _arguments_json(arguments: Mapping[str, Any] | None) -> strict_json.JsonText
     try:
         text = json.dumps({} if arguments is None else arguments, allow_nan=False)
         strict_json.loads(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"arguments cannot be given to a job: they are not JSON ({error})") from None
     return strict_json.JsonText(text)
 
@@ -164,10 +165,19 @@ def _completion(text: str) -> Completion:
         raise ValueError(f'completion is {text!r}: it must be "exit" or "report"') from None
 
 
-def _duration(name: str, value: Seconds | None, *, may_be_zero: bool = False) -> timedelta | None:
+def _duration(name: str, value: Any, *, may_be_zero: bool = False) -> timedelta | None:
     if value is None:
         return None
-    duration = value if isinstance(value, timedelta) else timedelta(seconds=value)
-    if duration < timedelta(0) or (duration == timedelta(0) and not may_be_zero):
-        raise ValueError(f"{name} is {value}: it must be a positive number of seconds or a timedelta")
+    duration = _as_timedelta(value)
+    if duration is None or duration < timedelta(0) or (duration == timedelta(0) and not may_be_zero):
+        raise ValueError(f"{name} is {value!r}: it must be a positive number of seconds or a timedelta")
     return duration
+
+
+def _as_timedelta(value: Any) -> timedelta | None:
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):  # NaN, infinity
+            return timedelta(seconds=value)
+    return None

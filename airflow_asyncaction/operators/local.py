@@ -41,7 +41,7 @@ class LocalActionOperator(AsyncActionOperator):
         *,
         command: Sequence[str] | str,
         env: Mapping[str, str] | None = None,
-        cwd: str | None = None,
+        cwd: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -54,7 +54,7 @@ class LocalActionOperator(AsyncActionOperator):
         return LocalRunner(
             command=_checked_command(self.command),
             environ={**base_environ(os.environ), **_checked_env(self.env)},
-            cwd=self.cwd,
+            cwd=_checked_cwd(self.cwd),
             stop_grace=self.options.stop_grace,
             completion=self.options.completion,
             write_line=self._write_line,
@@ -88,9 +88,10 @@ def _names_file(command: str, extensions: Sequence[str]) -> bool:
 
 
 def _checked_command(command: Any) -> Sequence[str] | str:
-    if isinstance(command, str) and command.strip():
-        return command
-    if isinstance(command, Sequence) and command and all(isinstance(part, str) for part in command):
+    if isinstance(command, str):
+        if command.strip():
+            return command
+    elif isinstance(command, Sequence) and command and all(isinstance(part, str) for part in command):
         return list(command)
     raise ValueError("command must be a non-empty string for the shell, or a list of strings")
 
@@ -104,3 +105,11 @@ def _checked_env(env: Any) -> dict[str, str]:
         if not isinstance(name, str) or not isinstance(value, str):
             raise ValueError(f"env must map strings to strings: {name!r} is of type {type(value).__name__}")
     return dict(env)
+
+
+def _checked_cwd(cwd: Any) -> str | None:
+    if cwd is None or isinstance(cwd, str):
+        return cwd
+    if isinstance(cwd, os.PathLike) and isinstance(path := os.fspath(cwd), str):
+        return path
+    raise ValueError(f"cwd must be the path of a folder: it is of type {type(cwd).__name__}")

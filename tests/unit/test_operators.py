@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What operators refuse, and how they say it: when the Dag is parsed, or before a job is started."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_asyncaction.decorators import async_action, async_action_local
+from airflow_asyncaction.operators import LocalActionOperator, ServiceActionOperator
+
+
+def local(**parameters: Any) -> LocalActionOperator:
+    return LocalActionOperator(**{"task_id": "t", "command": "true", **parameters})
+
+
+@pytest.mark.parametrize("name", ["heartbeat_timeout", "start_timeout", "stop_grace"])
+@pytest.mark.parametrize("value", [-1, -0.5, timedelta(-1), math.nan, math.inf, 1e300, "5", True, [5]])
+def test_what_is_no_duration_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is .*: it must be a positive number of seconds"):
+        local(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["heartbeat_timeout", "start_timeout"])
+def test_a_clock_that_has_run_out_from_the_start_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is 0"):
+        local(**{name: 0})
+
+
+def test_durations_are_seconds_or_timedeltas() -> None:
+    options = local(heartbeat_timeout=1.5, start_timeout=timedelta(minutes=1), stop_grace=0).options
+    assert options.heartbeat_timeout == timedelta(seconds=1.5)
+    assert options.start_timeout == timedelta(minutes=1)
+    assert options.stop_grace == timedelta(0)
+
+
+@pytest.mark.parametrize("completion", ["exits", "EXIT", "", None, 1])
+def test_an_unknown_completion_is_refused_with_the_known_ones(completion: object) -> None:
+    with pytest.raises(ValueError, match='it must be "exit" or "report"'):
+        local(completion=completion)
+
+
+@pytest.mark.parametrize("command", ["", "  \n", [], [1], ["echo", None], {"echo": 1}, b"true", None, 7])
+def test_what_is_no_command_is_refused_before_it_is_run(command: object) -> None:
+    with pytest.raises(ValueError, match="command must be a non-empty string for the shell, or a list of"):
+        local(command=command).make_runner({})
+
+
+@pytest.mark.parametrize(
+    ("env", "said"),
+    [
+        ([("A", "b")], "env must be a mapping of strings to strings"),
+        ({"N": 1}, "env must map strings to strings: 'N' is of type int"),
+        ({"N": None}, "env must map strings to strings: 'N' is of type NoneType"),
+        ({1: "n"}, "env must map strings to strings: 1 is of type"),
+        ({"A=B": "c"}, "a name in the environment is empty or has '=' in it"),
+        ({"": "c"}, "a name in the environment is empty or has '=' in it"),
+    ],
+)
+def test_what_is_no_environment_is_refused_before_anything_is_run(env: object, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        local(env=env).make_runner({})
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"command": ["echo", "a\0b"]}, {"env": {"A": "a\0b"}}, {"cwd": "a\0b"}, {"cwd": 7}]
+)
+def test_what_no_process_can_be_given_is_refused_before_anything_is_run(parameters: Any) -> None:
+    with pytest.raises(ValueError, match=r"NUL|cwd"):
+        local(**parameters).make_runner({})
+
+
+def test_a_folder_may_be_a_path(tmp_path: Path) -> None:
+    local(cwd=tmp_path).make_runner({})
+
+
+def test_an_error_of_the_environment_does_not_show_its_values() -> None:
+    with pytest.raises(ValueError, match="env must map") as raised:
+        local(env={"PASSWORD": b"hush"}).make_runner({})
+    assert "hush" not in str(raised.value)
+
+
+def test_a_callable_ends_when_it_returns() -> None:
+    with pytest.raises(ValueError, match='completion="report" is not for callables'):
+        ServiceActionOperator(task_id="t", python_callable=print, completion="report")
+
+
+def test_what_cannot_be_called_is_refused() -> None:
+    not_callable: Any = "print"
+    with pytest.raises(TypeError, match="python_callable must be callable"):
+        ServiceActionOperator(task_id="t", python_callable=not_callable)
+
+
+@pytest.mark.parametrize("decorator", [async_action, async_action_local])
+def test_an_argument_that_a_function_lacks_is_named_when_the_dag_is_parsed(decorator: Any) -> None:
+    def takes(first: int, second: int) -> None:
+        """Nothing."""
+
+    with pytest.raises(TypeError, match="missing a required argument: 'second'"):
+        decorator(takes)(1)

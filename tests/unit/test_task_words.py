@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a task and the API server say to each other arrives as it was said; results reach XCom as they may."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.actions import Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
+from airflow_asyncaction.protocol.reports import LogLine
+from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.protocol.tasks import (
+    ActionSpec,
+    TaskView,
+    Word,
+    word_from_json,
+    word_to_json,
+)
+
+RESERVED = ("__classname__", "__version__", "__data__", "__type", "__var", "__id__", "__source__")
+WORD_FIELDS = ("word", "job", "code", "signal", "reason", "message", "tail")
+
+# Neither NUL, which PostgreSQL does not store, nor lone surrogates.
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=50)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+json_texts = values.map(strict_json.dumps)
+durations = st.timedeltas(timedelta(microseconds=1), timedelta(days=10_000))
+lines = st.builds(
+    LogLine,
+    message=texts,
+    level=st.sampled_from(["INFO", "ERROR", "MINE"]),
+    time_ms=st.none() | st.integers(0, 10**14),
+    stream=st.none() | st.sampled_from(["stdout", "stderr"]),
+)
+specs = st.builds(
+    ActionSpec,
+    type=texts,
+    runner=texts,
+    arguments=json_texts,
+    completion=st.sampled_from(Completion),
+    require_report=st.booleans(),
+    start_timeout=st.none() | durations,
+    heartbeat_timeout=st.none() | durations,
+    accept_v1=st.booleans(),
+    log_limit=st.integers(0, 10**6),
+)
+views = st.builds(
+    TaskView,
+    state=st.sampled_from(State),
+    is_done=st.booleans(),
+    verb=st.none() | st.sampled_from(Verb),
+    stop_reason=st.none() | st.sampled_from(StopReason),
+    results=st.none() | json_texts,
+    error_name=st.none() | texts,
+    error_message=st.none() | texts,
+    status_details=st.none() | json_texts,
+    logs=st.lists(lines, max_size=3).map(tuple),
+    first_line=st.integers(1, 10**9),
+    has_more_logs=st.booleans(),
+)
+words = st.one_of(
+    st.builds(Launched, st.dictionaries(texts, values, max_size=3)),
+    st.builds(
+        Exit,
+        code=st.none() | st.integers(0, 255),
+        signal=st.none() | texts,
+        reason=st.none() | texts,
+        message=st.none() | texts,
+        tail=st.lists(texts, max_size=3).map(tuple),
+    ),
+    st.builds(Stop, st.sampled_from(StopReason)),
+    st.just(Abandon()),
+)
+
+
+def sent(fields: Any) -> Any:
+    return strict_json.loads(json.dumps(fields))
+
+
+def refused_field(read: Callable[[dict[str, Any]], object], fields: dict[str, Any]) -> str | None:
+    try:
+        read(fields)
+    except MalformedReport as error:
+        return error.field
+    return None
+
+
+@given(spec=specs)
+def test_what_a_task_asks_for_arrives(spec: ActionSpec) -> None:
+    assert ActionSpec.from_json(sent(spec.to_json())) == spec
+
+
+@given(view=views)
+def test_what_a_task_sees_arrives(view: TaskView) -> None:
+    assert TaskView.from_json(sent(view.to_json())) == view
+
+
+@given(word=words)
+def test_what_a_runner_says_arrives(word: Word) -> None:
+    assert word_from_json(sent(word_to_json(word))) == word
+
+
+@given(fields=st.dictionaries(st.sampled_from(sorted(ActionSpec(type="t", runner="r").to_json())), values))
+def test_a_wrong_request_is_malformed_and_nothing_else(fields: dict[str, Any]) -> None:
+    asked = {**ActionSpec(type="t", runner="r").to_json(), **fields}
+    assert refused_field(ActionSpec.from_json, asked) in {None, *fields}
+
+
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(WORD_FIELDS),
+        values | st.sampled_from(["launched", "exit", "stop", "abandon"]),
+    )
+)
+def test_a_wrong_word_is_malformed_and_nothing_else(fields: dict[str, Any]) -> None:
+    assert refused_field(word_from_json, fields) in {None, *WORD_FIELDS}
+
+
+@given(value=values)
+def test_a_result_is_the_xcom(value: Any) -> None:
+    assert strict_json.for_xcom(strict_json.dumps(value)) == value
+
+
+@pytest.mark.parametrize("value", [0, False, "", None, [], {}, 0.0])
+def test_a_falsy_result_is_the_xcom_too(value: object) -> None:
+    result = strict_json.for_xcom(strict_json.dumps(value))
+    assert (result, type(result)) == (value, type(value))
+
+
+@given(key=st.sampled_from(RESERVED), value=values, beside=st.dictionaries(texts, values, max_size=2))
+def test_a_result_that_airflow_would_build_objects_from_stays_text(
+    key: str, value: Any, beside: dict[str, Any]
+) -> None:
+    hostile = {**beside, key: value}
+    for nested in (hostile, [hostile], {"a": [0, {"b": hostile}]}):
+        text = strict_json.dumps(nested)
+        assert strict_json.for_xcom(text) == text
+
+
+def test_a_reserved_word_that_is_no_key_changes_nothing() -> None:
+    assert strict_json.for_xcom(JsonText('["__classname__"]')) == ["__classname__"]
