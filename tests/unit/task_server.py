@@ -18,6 +18,7 @@ class Answer:
     status: int = 200
     fields: Mapping[str, Any] | None = None
     text: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class TaskServer:
                 answer = mine.answers.pop(0) if len(mine.answers) > 1 else mine.answers[0]
                 sent = answer.text.encode() if answer.fields is None else json.dumps(answer.fields).encode()
                 self.send_response(answer.status)
-                self.send_header("Content-Length", str(len(sent)))
+                for name, value in {**answer.headers, "Content-Length": str(len(sent))}.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(sent)
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
+import traceback
 import uuid
 from datetime import timedelta
 
@@ -119,6 +121,41 @@ def test_no_error_shows_the_secret() -> None:
         with pytest.raises(ServerError) as raised:
             AsyncActionHook(server.url).read(info)
     assert SECRET not in str(raised.value) + repr(raised.value) + repr(info)
+
+
+def test_neither_an_outage_nor_its_warnings_show_the_secret(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with TaskServer([AWAY, SEEN]) as server, caplog.at_level(logging.DEBUG):
+        info = info_for(server)
+        AsyncActionHook(server.url).tell(info, Exit(code=0))
+    with pytest.raises(ServerUnreachable) as raised:
+        AsyncActionHook(info.hook).read(info, patience=timedelta(seconds=0.3))
+    shown = "".join(traceback.format_exception(raised.value)) + caplog.text + "".join(capsys.readouterr())
+    assert "cannot be reached" in shown
+    assert SECRET not in shown
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 500])
+def test_a_refusal_is_not_sent_again(status: int) -> None:
+    with TaskServer([Answer(status, {"error": "code", "message": "do this"}), SEEN]) as server:
+        with pytest.raises(ServerError, match=f"answered {status} code: do this"):
+            AsyncActionHook(server.url).tell(info_for(server), Exit(code=0))
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("answer", [Answer(text="[]"), Answer(text="<html>"), Answer(text="")])
+def test_an_answer_that_is_no_object_is_an_error(answer: Answer) -> None:
+    with TaskServer([answer]) as server, pytest.raises(ServerError, match="answered 200"):
+        AsyncActionHook(server.url).read(info_for(server))
+
+
+def test_a_redirect_is_not_followed() -> None:
+    with TaskServer([SEEN]) as elsewhere, TaskServer([]) as server:
+        server.answers.append(Answer(302, headers={"Location": elsewhere.url}))
+        with pytest.raises(ServerError, match="answered 302"):
+            AsyncActionHook(server.url).read(info_for(server))
+        assert elsewhere.requests == []
 
 
 def test_registration_returns_what_the_job_is_given() -> None:
