@@ -10,7 +10,7 @@ from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from airflow_asyncaction.operators.local import LocalActionOperator
-from airflow_asyncaction.operators.service import ServiceActionOperator, takes_job
+from airflow_asyncaction.operators.service import ServiceActionOperator, wants_job
 from airflow_asyncaction.runners.base import Runner
 
 __all__ = ["async_action", "async_action_local"]
@@ -33,7 +33,9 @@ class _DecoratedService(DecoratedOperator, ServiceActionOperator):
         **kwargs: Any,
     ) -> None:
         # DecoratedOperator checks that every parameter is given: "job" will be.
-        given = {"job": None, **(op_kwargs or {})} if takes_job(python_callable) else op_kwargs
+        given = dict(op_kwargs or {})
+        if wants_job(python_callable, op_args or (), given):
+            given["job"] = None
         call: dict[str, Any] = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": given}
         super().__init__(**call, kwargs_to_upstream=call, **kwargs)
 

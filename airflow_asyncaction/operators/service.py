@@ -21,8 +21,8 @@ class ServiceActionOperator(AsyncActionOperator):
     """Run a callable, sync or ``async def``, that may report how it gets on.
 
     It runs in the task process, as with PythonOperator, and takes from the context what it has parameters
-    for. A parameter ``job``, or ``airflow_asyncaction.job.current_job()``, is the job to report with. What it
-    logs with ``logging`` goes to the action's log as well as the task log.
+    for. A parameter ``job`` that is given no argument, or ``airflow_asyncaction.job.current_job()``, is the
+    job to report with. What it logs with ``logging`` goes to the action's log as well as the task log.
 
     What it returns is the result. An exception that it raises fails the task.
 
@@ -79,13 +79,16 @@ class ServiceActionOperator(AsyncActionOperator):
     def _call(self, context: Mapping[str, Any], job: Job) -> Any:
         merged: Any = dict(context)
         op_kwargs = dict(self.op_kwargs)
-        if takes_job(self.python_callable):
+        if wants_job(self.python_callable, self.op_args, op_kwargs):
             op_kwargs["job"] = job
         context_merge(merged, op_kwargs)
         kwargs = determine_kwargs(self.python_callable, self.op_args, merged)
         return self.python_callable(*self.op_args, **kwargs)
 
 
-def takes_job(function: Callable[..., Any]) -> bool:
-    """Tell whether a function has a parameter ``job``."""
-    return "job" in inspect.signature(function).parameters
+def wants_job(function: Callable[..., Any], op_args: Collection[Any], op_kwargs: Mapping[str, Any]) -> bool:
+    """Tell whether a function has a parameter ``job`` that these arguments give nothing for."""
+    signature = inspect.signature(function)
+    if "job" not in signature.parameters or op_kwargs.get("job") is not None:
+        return False
+    return "job" not in signature.bind_partial(*op_args).arguments

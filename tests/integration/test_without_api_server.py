@@ -1,64 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dag.test()`` and ``airflow tasks test``: no API server runs, and all works as if one did."""
+"""``dag.test()``, ``airflow dags test`` and ``airflow tasks test``: all works as if an API server ran."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from uuid import UUID
 
 import pytest
-from sqlalchemy import create_engine, text
 
-DAGS = Path(__file__).with_name("dags")
+from tests.integration.airflow_home import DAGS, DagRun, Home
+
+TABLES = ("async_action", "async_action_report")
 
 pytestmark = pytest.mark.integration
-
-
-@dataclass(frozen=True)
-class Home:
-    """An AIRFLOW_HOME whose Dags are ours, on SQLite."""
-
-    folder: Path
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
-        return subprocess.run(
-            [sys.executable, *command],
-            env={
-                **environ,
-                "AIRFLOW_HOME": str(self.folder),
-                "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
-                "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-
-    def rows(self, query: str, dag_id: str) -> list[Any]:
-        engine = create_engine(f"sqlite:///{self.folder / 'airflow.db'}")
-        try:
-            with engine.connect() as connection:
-                return list(connection.execute(text(query), {"dag_id": dag_id}))
-        finally:
-            engine.dispose()
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run of a Dag has left."""
-
-    log: str
-    states: dict[str, str]
-    ends: dict[str, tuple[str, str | None]]
-    results: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -69,71 +22,65 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return home
 
 
-def run_of(home: Home, dag_id: str) -> Run:
-    """Run a Dag file as a program."""
-    done = home.run(str(DAGS / f"{dag_id}.py"))
-    states = home.rows("SELECT task_id, map_index, state FROM task_instance WHERE dag_id = :dag_id", dag_id)
-    ends = home.rows(
-        "SELECT task_id, map_index, state, error_name FROM async_action WHERE dag_id = :dag_id", dag_id
-    )
-    xcoms = home.rows("SELECT task_id, map_index, key, value FROM xcom WHERE dag_id = :dag_id", dag_id)
-    return Run(
-        log=done.stdout + done.stderr,
-        states={named(task_id, index): state for task_id, index, state in states},
-        ends={named(task_id, index): (state, error) for task_id, index, state, error in ends},
-        results={
-            named(task_id, index): json.loads(str(value))  # SQLite makes numbers of numbers
-            for task_id, index, key, value in xcoms
-            if key == "return_value"
-        },
-    )
-
-
-def named(task_id: str, map_index: int) -> str:
-    return task_id if map_index < 0 else f"{task_id}[{map_index}]"
+@pytest.fixture(scope="module")
+def local(home: Home) -> DagRun:
+    return home.run_dag("local_actions", str(DAGS / "local_actions.py"))  # a Dag file as a program
 
 
 @pytest.fixture(scope="module")
-def local(home: Home) -> Run:
-    return run_of(home, "local_actions")
+def callables(home: Home) -> DagRun:
+    return home.run_dag("callables", str(DAGS / "callables.py"))
 
 
 @pytest.fixture(scope="module")
-def callables(home: Home) -> Run:
-    return run_of(home, "callables")
+def edges(home: Home) -> DagRun:
+    return home.run_dag("edges", "-m", "airflow", "dags", "test", "edges")
 
 
-def test_command_env_cwd_and_arguments_are_templates(local: Run) -> None:
-    told = local.results["templated"]
+def test_command_env_cwd_and_arguments_are_templates(local: DagRun) -> None:
+    told = local.result("templated")
     assert told["argv"] == ["templated", "notes.sh", "hello.sh"]
     assert told["greeting"] == "hello you"
     assert told["cwd"] == str(DAGS / "jobs")
     assert told["arguments"] == {"nested": [{"word": "hello"}], "script": "run.sh", "zero": 0}
 
 
-def test_one_word_that_ends_in_sh_is_a_template_file(local: Run) -> None:
+def test_one_word_that_ends_in_sh_is_a_template_file(local: DagRun) -> None:
     assert local.states["template_file"] == "success"
     assert "hello from a template file" in local.log
 
 
-def test_a_string_is_for_the_shell(local: Run) -> None:
-    assert local.results["shell_string"]["argv"] == ["a", "b c", "3.sh"]
+def test_a_string_is_for_the_shell(local: DagRun) -> None:
+    assert local.result("shell_string")["argv"] == ["a", "b c", "3.sh"]
 
 
-def test_the_job_has_nothing_of_airflows_configuration(local: Run) -> None:
-    assert local.results["templated"]["airflow"] == []
+def test_the_job_has_nothing_of_airflows_configuration(local: DagRun) -> None:
+    assert local.result("templated")["airflow"] == []
 
 
-def test_small_arguments_are_in_the_environment_and_large_ones_are_asked_for(local: Run) -> None:
-    assert local.results["templated"]["in_environment"] is True
-    large = local.results["large_arguments"]
+def test_the_job_has_what_it_reports_with(local: DagRun) -> None:
+    always = {"JOB_ID", "JOB_SECRET_KEY", "JOB_HOOK", "JOB_ORCHESTRATOR", "JOB_SIGNATURE"}
+    assert set(local.result("templated")["job"]) == {*always, "JOB_ARGUMENTS"}
+    assert set(local.result("large_arguments")["job"]) == always
+
+
+def test_the_actions_id_is_an_xcom(local: DagRun) -> None:
+    with_actions = [task for task, xcoms in local.xcoms.items() if "action_id" in xcoms]
+    assert sorted(with_actions) == sorted(local.actions)
+    for task in with_actions:
+        assert UUID(local.xcoms[task]["action_id"]) == UUID(local.actions[task][-1].id)
+
+
+def test_small_arguments_are_in_the_environment_and_large_ones_are_asked_for(local: DagRun) -> None:
+    assert local.result("templated")["in_environment"] is True
+    large = local.result("large_arguments")
     assert large["in_environment"] is False
     assert large["arguments"] == {"text": "x" * 40_000}
 
 
-def test_work_that_was_submitted_ends_with_its_report(local: Run) -> None:
-    assert local.ends["submits"] == ("SUCCESS", None)
-    assert local.results["submits"] == "later"
+def test_work_that_was_submitted_ends_with_its_report(local: DagRun) -> None:
+    assert local.end("submits") == ("SUCCESS", None)
+    assert local.result("submits") == "later"
 
 
 @pytest.mark.parametrize(
@@ -146,9 +93,9 @@ def test_work_that_was_submitted_ends_with_its_report(local: Run) -> None:
         ("silent", "TIMEOUT", "HeartbeatTimeout"),
     ],
 )
-def test_other_ends_fail_the_task(local: Run, task_id: str, state: str, error_name: str) -> None:
+def test_other_ends_fail_the_task(local: DagRun, task_id: str, state: str, error_name: str) -> None:
     assert local.states[task_id] == "failed"
-    assert local.ends[task_id] == (state, error_name)
+    assert local.end(task_id) == (state, error_name)
 
 
 @pytest.mark.parametrize(
@@ -159,45 +106,64 @@ def test_other_ends_fail_the_task(local: Run, task_id: str, state: str, error_na
     ],
 )
 def test_what_no_job_can_be_given_fails_before_anything_is_registered(
-    local: Run, task_id: str, said: str
+    local: DagRun, task_id: str, said: str
 ) -> None:
     assert local.states[task_id] == "failed"
-    assert task_id not in local.ends
+    assert task_id not in local.actions
     assert said in local.log
 
 
-def test_output_comes_line_by_line(local: Run) -> None:
+def test_what_a_job_said_last_explains_its_exit(local: DagRun) -> None:
+    assert local.actions["fails"][0].error_message == "The job exited with code 3\nso long"
+    assert "ActionFailed: ExitCode: The job exited with code 3" in local.log
+
+
+def test_output_comes_line_by_line(local: DagRun) -> None:
     for line in ("café", "bar 3", "no newline at the end"):
-        assert f"] {line} " in local.log
+        assert local.said(line) == 1
     assert "progress 50 % half way" in local.log
-    tellers = [task_id for task_id, told in local.results.items() if isinstance(told, dict)]
-    assert local.log.count("] printed by tell.py") == len(tellers)
-    assert local.log.count("] reported by tell.py") == len(tellers)
+    tellers = [task for task, lines in local.reported.items() if lines == ["reported by tell.py"]]
+    assert len(tellers) == 6
+    assert local.said("printed by tell.py") == local.said("reported by tell.py") == len(tellers)
 
 
-def test_mapped_and_decorated_commands(local: Run) -> None:
-    assert [local.results[f"mapped[{n}]"]["arguments"] for n in (0, 1)] == [{"n": 1}, {"n": 2}]
-    assert local.results["decorated"]["argv"] == ["by name", "hello"]
-    assert local.results["downstream"] == ["by name", "hello"]
+def test_mapped_and_decorated_commands(local: DagRun) -> None:
+    assert [local.result(f"mapped[{n}]")["arguments"] for n in (0, 1)] == [{"n": 1}, {"n": 2}]
+    assert local.result("decorated")["argv"] == ["by name", "hello"]
+    assert local.result("downstream") == ["by name", "hello"]
 
 
-def test_a_callable_gets_its_arguments_context_and_job(callables: Run) -> None:
-    assert callables.results["adds"] == {
+def test_a_callable_gets_its_arguments_context_and_job(callables: DagRun) -> None:
+    assert callables.result("adds") == {
         "sum": 3,
         "word": "hello",
         "task": "adds",
         "given": {"from": "hello"},
     }
-    assert callables.results["takes_context"] == "takes_context"
-    assert callables.log.count("] by job.log") == 1
-    assert callables.log.count("] by logging") == 1
+    assert callables.result("takes_context") == "takes_context"
 
 
-def test_what_a_callable_returns_is_the_result(callables: Run) -> None:
-    assert [callables.results[f"gives[{n}]"] for n in range(4)] == [0, False, "", []]
-    assert callables.results["awaits"] == "awaited"
+def test_what_a_callable_logs_is_in_both_logs_once(callables: DagRun, edges: DagRun) -> None:
+    assert callables.reported["adds"] == ["by job.log", "by logging"]
+    assert callables.reported["awaits"] == ["awaited"]
+    assert [callables.said(line) for line in ("by job.log", "by logging", "awaited")] == [1, 1, 1]
+    assert edges.reported["logs"][:2] == ["first line", "second line"]
+    third, _, rest = edges.reported["logs"][2].partition("\n")
+    assert (third, rest.splitlines()[-1]) == ("third line", "LookupError: there is no table customers")
+    assert [edges.said(line) for line in ("first line", "second line", "third line")] == [1, 1, 1]
+    silent = [task for task in callables.actions if task not in ("adds", "awaits")]
+    assert [callables.reported.get(task, []) for task in silent] == [[]] * len(silent)
+
+
+def test_what_a_callable_returns_is_the_result(callables: DagRun) -> None:
+    assert [callables.result(f"gives[{n}]") for n in range(4)] == [0, False, "", []]
+    assert callables.result("awaits") == "awaited"
     assert callables.states["not_json"] == "success"
-    assert callables.results["several"] == {"one": 1, "two": 2}
+    assert callables.result("several") == {"one": 1, "two": 2}
+
+
+def test_multiple_outputs_are_xcoms_of_their_own(callables: DagRun) -> None:
+    assert (callables.xcoms["several"]["one"], callables.xcoms["several"]["two"]) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -209,23 +175,97 @@ def test_what_a_callable_returns_is_the_result(callables: Run) -> None:
     ],
 )
 def test_what_a_callable_raises_ends_task_and_action(
-    callables: Run, task_id: str, task_state: str, end: tuple[str, str]
+    callables: DagRun, task_id: str, task_state: str, end: tuple[str, str]
 ) -> None:
     assert callables.states[task_id] == task_state
-    assert callables.ends[task_id] == end
+    assert callables.end(task_id) == end
 
 
-def test_tasks_test_runs_one_task(home: Home, local: Run) -> None:
-    assert local.states["template_file"] == "success"  # the Dag is known by now
-    done = home.run("-m", "airflow", "tasks", "test", "local_actions", "template_file")
-    assert done.returncode == 0, done.stderr
-    assert "hello from a template file" in done.stdout + done.stderr
+def test_the_traceback_of_a_callable_leads_into_it(edges: DagRun) -> None:
+    assert ", in look_up\n    raise LookupError" in edges.log
+    assert "LookupError: there is no table orders" in edges.log
 
 
-def test_without_our_tables_it_says_what_to_do_at_once(home: Home, local: Run, callables: Run) -> None:
-    del local, callables  # they need the tables
-    downgraded = home.run("-m", "airflow", "asyncaction", "db", "downgrade", "--to-revision", "base", "-y")
-    assert downgraded.returncode == 0, downgraded.stderr
-    done = home.run("-m", "airflow", "tasks", "test", "local_actions", "template_file")
+def test_mapped_words_that_end_in_sh_are_words_and_a_command_of_one_is_a_file(edges: DagRun) -> None:
+    told = [edges.result(f"mapped_arguments[{n}]") for n in (0, 1)]
+    assert [one["arguments"] for one in told] == [{"script": "hello.sh"}, {"script": "run.bash"}]
+    assert [(one["argv"], one["greeting"]) for one in told] == [(["notes.sh"], "hello.sh")] * 2
+    assert [edges.end(f"mapped_commands[{n}]") for n in range(3)] == [("SUCCESS", None)] * 3
+    assert edges.said("hello from a template file") == 1
+    assert edges.said("bash x.sh") == 1
+    assert edges.result("mapped_commands[2]")["argv"] == ["hello.sh"]
+
+
+def test_mapped_callables_get_their_share(edges: DagRun) -> None:
+    assert [edges.result(f"mapped_callable[{n}]") for n in (0, 1)] == [2, 4]
+    assert [edges.result(f"adds[{n}]") for n in (0, 1)] == [11, 12]
+
+
+def test_a_folder_may_be_given_as_a_path(edges: DagRun) -> None:
+    assert edges.result("folder")["cwd"] == str(DAGS / "jobs")
+
+
+def test_each_retry_is_an_action_of_its_own(edges: DagRun) -> None:
+    for task, error_name in (("tries_again", "ExitCode"), ("recovers", "LookupError")):
+        assert edges.states[task] == "success"
+        assert [row.end for row in edges.actions[task]] == [("ERROR", error_name), ("SUCCESS", None)]
+    assert edges.result("recovers") == 2
+    assert UUID(edges.xcoms["recovers"]["action_id"]) == UUID(edges.actions["recovers"][-1].id)
+
+
+def test_airflow_fail_exception_of_a_callable_is_not_retried(edges: DagRun) -> None:
+    assert edges.states["gives_up"] == "failed"
+    assert [row.end for row in edges.actions["gives_up"]] == [("ERROR", "AirflowFailException")]
+
+
+def test_a_callable_that_exits_has_failed(edges: DagRun) -> None:
+    assert edges.states["exits"] == "failed"
+    assert edges.end("exits") == ("ERROR", "SystemExit")
+
+
+def test_a_result_too_large_for_a_report_is_an_xcom_all_the_same(edges: DagRun) -> None:
+    assert edges.end("is_large") == ("SUCCESS", None)
+    assert len(edges.result("is_large")) == 2_000_000
+
+
+def test_what_no_xcom_can_hold_fails_the_task_as_with_any_operator(edges: DagRun) -> None:
+    assert edges.end("is_no_xcom") == ("SUCCESS", None)
+    assert edges.states["is_no_xcom"] == "failed"
+    assert "Cannot serialize object of type <class 'object'>" in edges.log
+
+
+def test_a_parameter_job_that_is_given_an_argument_gets_it(edges: DagRun) -> None:
+    assert edges.result("takes_own_job") == "mine"
+    assert edges.result("takes_own_job_by_position") == "mine"
+
+
+def test_a_decorated_function_may_return_text_for_the_shell(edges: DagRun) -> None:
+    assert edges.said("hello from load.sh") == 1
+
+
+def test_a_decorated_function_that_returns_no_command_is_told_so(edges: DagRun) -> None:
+    assert edges.states["returns_nothing"] == "failed"
+    assert "ValueError: command must be a non-empty string for the shell, or a list of strings" in edges.log
+
+
+def test_a_decorated_function_may_skip_its_task(edges: DagRun) -> None:
+    assert edges.states["skips_command"] == "skipped"
+    assert {"skips_command", "returns_nothing"}.isdisjoint(edges.actions)
+
+
+def test_tasks_test_runs_one_task(home: Home) -> None:
+    run = home.run_dag("single", "-m", "airflow", "tasks", "test", "single", "greets")
+    assert run.said("hello from a single task") == 1
+
+
+def test_without_our_tables_it_says_what_to_do_at_once(home: Home) -> None:
+    for table in TABLES:
+        home.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
+    try:
+        done = home.run(str(DAGS / "single.py"))
+    finally:
+        for table in TABLES:
+            home.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
+    assert "TablesMissing: The tables of airflow-asyncaction are missing" in done.stdout + done.stderr
     assert "run 'airflow db migrate'" in done.stdout + done.stderr
     assert "trying again" not in done.stdout + done.stderr

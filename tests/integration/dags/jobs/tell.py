@@ -20,6 +20,7 @@ with open_job() as job:
             "greeting": os.environ.get("GREETING"),
             "airflow": sorted(name for name in os.environ if name.startswith(("AIRFLOW__", "AIRFLOW_CONN_"))),
             "arguments": job.arguments,
+            "job": sorted(name for name in os.environ if name.startswith("JOB_")),
             "in_environment": "JOB_ARGUMENTS" in os.environ,
         }
     )

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One task that works wherever it is run."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG
+
+from airflow_asyncaction.operators import LocalActionOperator
+
+with DAG("single", schedule=None) as dag:
+    LocalActionOperator(task_id="greets", command="echo hello from a single task")
+
+if __name__ == "__main__":
+    dag.test()
