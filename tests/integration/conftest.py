@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
@@ -13,27 +12,18 @@ import pytest
 from airflow_asyncaction import settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.web.app import create_app
-from dev.postgres import Postgres, PostgresError
+from dev.postgres import Postgres
 from tests.integration.databases import Database, sqlite_in
 from tests.integration.running_tasks import RunningTask, running_task
 from tests.integration.servers import served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
-
-STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
+from tests.means import postgres_or_skip
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
-    try:
-        server = Postgres().__enter__()
-    except PostgresError as error:
-        if STRICT:
-            raise
-        pytest.skip(str(error).splitlines()[0])
-    try:
+    with postgres_or_skip() as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,10 @@ import pytest
 from sqlalchemy import create_engine
 
 from dev.deployment import Deployment
-from dev.postgres import Postgres, PostgresError
+from dev.postgres import Postgres
+from tests.means import postgres_or_skip
 from tests.system.command_lines import CommandLines
-from tests.system.scene import STRICT, Scene
+from tests.system.scene import Scene
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -67,16 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    try:
-        server = Postgres().__enter__()
-    except PostgresError as error:
-        if STRICT:
-            raise
-        pytest.skip(str(error).splitlines()[0])
-    try:
+    with postgres_or_skip() as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import configparser
 import json
-import os
 import secrets
 import shutil
 import time
@@ -25,15 +24,13 @@ from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import TaskView
 from dev.airflow_api import TaskKey
 from dev.deployment import Deployment
+from tests.means import STRICT
 from tests.system.command_lines import CommandLines
 
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 180.0
 """A machine that does other things as well may take long; nothing here waits when it need not."""
-
-STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
-"""Whether a test whose means are missing fails, rather than being skipped."""
 
 
 @dataclass(frozen=True)

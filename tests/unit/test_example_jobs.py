@@ -13,6 +13,7 @@ import pytest
 
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
+from tests.means import STRICT
 
 ROOT = Path(__file__).parents[2]
 JOBS = ROOT / "example_dags" / "jobs"
@@ -22,7 +23,7 @@ SHELLS = ["sh", "bash", "dash"]
 
 def need(*programs: str) -> None:
     missing = [program for program in programs if shutil.which(program) is None]
-    if missing and "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ:
+    if missing and STRICT:
         pytest.fail(f"not installed: {', '.join(missing)}")
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
