@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from airflow_asyncaction.job.outbox import LINE_BYTES
+from airflow_asyncaction.protocol.reports import cut_mark
 
 CHUNK_BYTES = 64 * 1024
 
@@ -63,7 +64,7 @@ class LineSplitter:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(bytes(self._kept), final=not is_cut)  # not half a character before the mark
         if is_cut:
-            text += f" [cut: the line has {self._size} bytes]"
+            text += cut_mark(self._size)
         self._kept.clear()
         self._size, self._has_return = 0, False
         self._emit(text)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.protocol.actions import StopReason, Verb
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
-from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.protocol.tasks import TaskView
+from airflow_asyncaction.runners.task_log import write_log_line
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -142,11 +141,6 @@ class Follower:
                 write_log_line(self._log, line)
         if view.logs:
             self._last_line = view.first_line + len(view.logs) - 1
-
-
-def write_log_line(log: Logger, line: LogLine) -> None:
-    """Write a reported line into the task log."""
-    log.log(logging.getLevelNamesMapping().get(line.level, logging.INFO), "%s", line.message)
 
 
 def describe_progress(status_details: str) -> str:

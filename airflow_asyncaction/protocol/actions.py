@@ -129,5 +129,10 @@ def unix_ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
 
 
+def in_seconds(duration: timedelta | None) -> float | None:
+    """Return a duration, if there is one, in seconds."""
+    return None if duration is None else duration.total_seconds()
+
+
 def _parsed(text: JsonText | None) -> Any:
     return None if text is None else json.loads(text)

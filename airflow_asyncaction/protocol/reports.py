@@ -210,6 +210,11 @@ def printable(text: str) -> str:
     return text.replace("\0", "�")
 
 
+def cut_mark(size_bytes: int) -> str:
+    """Return what stands at the end of a line that had so many bytes."""
+    return f" [cut: the line has {size_bytes} bytes]"
+
+
 def cut_line(text: str, max_bytes: int) -> str:
     """Return a line of at most ``max_bytes`` in UTF-8, marked if it was cut."""
     if len(text) * 4 <= max_bytes:
@@ -217,5 +222,5 @@ def cut_line(text: str, max_bytes: int) -> str:
     octets = text.encode("utf-8", "replace")
     if len(octets) <= max_bytes:
         return text
-    mark = f" [cut: the line has {len(octets)} bytes]"
+    mark = cut_mark(len(octets))
     return octets[: max(0, max_bytes - len(mark))].decode("utf-8", "ignore") + mark

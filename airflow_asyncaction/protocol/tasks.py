@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from airflow_asyncaction.exceptions import MalformedReport
-from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb, in_seconds
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.reports import LogLine, printable
 from airflow_asyncaction.protocol.strict_json import JsonText, NotJson, loads
@@ -53,8 +53,8 @@ class ActionSpec:
             "arguments": self.arguments,
             "completion": self.completion.value,
             "requireReport": self.require_report,
-            "startTimeoutSeconds": _seconds(self.start_timeout),
-            "heartbeatTimeoutSeconds": _seconds(self.heartbeat_timeout),
+            "startTimeoutSeconds": in_seconds(self.start_timeout),
+            "heartbeatTimeoutSeconds": in_seconds(self.heartbeat_timeout),
             "acceptV1": self.accept_v1,
             "logLimit": self.log_limit,
         }
@@ -214,10 +214,6 @@ def _enum(fields: Mapping[str, Any], name: str, enum: type[E]) -> E:
         return enum(str(fields.get(name)))
     except ValueError:
         raise MalformedReport(f"{name} is none of {', '.join(enum)}", field=name) from None
-
-
-def _seconds(duration: timedelta | None) -> float | None:
-    return None if duration is None else duration.total_seconds()
 
 
 def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:

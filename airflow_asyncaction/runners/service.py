@@ -22,6 +22,7 @@ from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.runners.base import OnLaunched
+from airflow_asyncaction.runners.task_log import write_log_line
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -130,10 +131,9 @@ class ServiceRunner:
             job.succeed()
 
     def _echo(self, line: LogLine) -> None:
-        level = logging.getLevelNamesMapping().get(line.level, logging.INFO)
         self._is_echoing = True
         try:
-            self._log.log(level, "%s", line.message)
+            write_log_line(self._log, line)
         finally:
             self._is_echoing = False
 

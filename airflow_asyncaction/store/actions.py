@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, bindparam, delete, insert, inspect, select
+from sqlalchemy import Connection, Engine, Row, bindparam, delete, inspect, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -34,6 +35,7 @@ from airflow_asyncaction.protocol.lifecycle import (
     Earlier,
     Message,
     Refused,
+    Supersede,
     decide,
     overdue,
 )
@@ -49,7 +51,6 @@ KEPT_BODY_BYTES = 4096
 _PRUNE_EVERY = 64
 _REPLAYED = ("already_ended", "superseded")  # these refusals are repeated when their report is sent again
 
-_INSERT_REPORT = insert(report_table).inline()
 _EARLIER = select(report_table.c.body_sha256, report_table.c.refused_with).where(
     report_table.c.action_id == bindparam("action_id"), report_table.c.report_key == bindparam("report_key")
 )
@@ -94,7 +95,7 @@ class Envelope:
     scheme: Scheme
     body: bytes
 
-    @property
+    @cached_property
     def body_sha256(self) -> str:
         """Hex digest, which tells a re-send from another report under the same nonce."""
         return hashlib.sha256(self.body).hexdigest()
@@ -288,11 +289,11 @@ def _apply(connection: Connection, row: Row[Any], message: Message, now: datetim
     return after
 
 
-def supersede(connection: Connection, action_id: JobId, message: Message, now: datetime) -> None:
-    """Apply a message within somebody else's transaction."""
+def supersede(connection: Connection, action_id: JobId, now: datetime) -> None:
+    """Fence an action within the transaction that registers its next attempt."""
     row = rows.lock(connection, action_id)
     if row is not None:
-        _apply(connection, row, message, now)
+        _apply(connection, row, Supersede(), now)
 
 
 def _accepted(decision: Decision) -> Action:
@@ -328,7 +329,7 @@ def _keep_refusal(
     columns["refused_with"] = refused.code
     masked = _credentials(row).masked(envelope.body)
     columns["body"] = masked[:KEPT_BODY_BYTES].decode("utf-8", "replace").replace("\0", "�")
-    connection.execute(_INSERT_REPORT, columns)
+    rows.insert_report(connection, columns)
     changes = {**_without_v1(row, envelope.scheme), "refused_count": row.refused_count + 1}
     rows.write(connection, row.id, {**changes, "updated_at": now})
 
@@ -341,7 +342,7 @@ def _without_v1(row: Row[Any], scheme: Scheme) -> dict[str, Any]:
 def _keep_message(connection: Connection, action_id: JobId, kind: str, now: datetime) -> None:
     """Keep a runner's word for the action's time line."""
     envelope = Envelope("." + secrets.token_hex(16), Scheme.V2, b"")
-    connection.execute(_INSERT_REPORT, {**_report_columns(action_id, envelope, now), "kind": kind})
+    rows.insert_report(connection, {**_report_columns(action_id, envelope, now), "kind": kind})
 
 
 def _report_columns(action_id: JobId, envelope: Envelope, now: datetime) -> dict[str, Any]:

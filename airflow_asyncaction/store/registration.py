@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, cast
 from uuid import UUID
 
@@ -24,9 +24,8 @@ from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import RegistrationRefused
-from airflow_asyncaction.protocol.actions import Action
+from airflow_asyncaction.protocol.actions import Action, in_seconds
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import Supersede
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
 from airflow_asyncaction.store import rows, secret
 from airflow_asyncaction.store.actions import Actions, supersede
@@ -64,7 +63,7 @@ def _register(actions: Actions, ti_id: str, digest: str, spec: ActionSpec, now: 
         task = _running_task(connection, ti_id)
         _use_commitment(connection, task, digest)
         for action_id in _earlier_actions(connection, task):
-            supersede(connection, action_id, Supersede(), now)
+            supersede(connection, action_id, now)
         return _insert(connection, task, digest, spec, now)
 
 
@@ -173,12 +172,8 @@ def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
         "arguments": spec.arguments,
         "completion": spec.completion.value,
         "require_report": spec.require_report,
-        "start_timeout_seconds": _seconds(spec.start_timeout),
-        "heartbeat_timeout_seconds": _seconds(spec.heartbeat_timeout),
+        "start_timeout_seconds": in_seconds(spec.start_timeout),
+        "heartbeat_timeout_seconds": in_seconds(spec.heartbeat_timeout),
         "accept_v1": spec.accept_v1,
         "log_limit": spec.log_limit,
     }
-
-
-def _seconds(duration: timedelta | None) -> float | None:
-    return None if duration is None else duration.total_seconds()

@@ -57,6 +57,14 @@ def write(connection: Connection, action_id: JobId, changes: dict[str, Any]) -> 
     connection.execute(_UPDATE, {"action_id": action_id, **changes})
 
 
+def insert_report(connection: Connection, report: dict[str, Any]) -> None:
+    """Write the row of a report.
+
+    :param report: all columns of it
+    """
+    connection.execute(_INSERT_REPORT, report)
+
+
 def write_with_report(
     connection: Connection, action_id: JobId, changes: dict[str, Any], report: dict[str, Any]
 ) -> None:
@@ -68,7 +76,7 @@ def write_with_report(
         parameters = {f"report_{name}": value for name, value in report.items()}
         connection.execute(_UPDATE_WITH_REPORT, {"action_id": action_id, **changes, **parameters})
     else:
-        connection.execute(_INSERT_REPORT, report)
+        insert_report(connection, report)
         write(connection, action_id, changes)
 
 

@@ -50,7 +50,7 @@ def _not_for_caches(response: Response) -> Response:
 
 
 class _Wire:
-    """Makes a request what Flask expects: an end to chunked bodies, and "/" for the hook itself."""
+    """Gives chunked bodies an end, whichever WSGI server this runs in."""
 
     def __init__(self, app: WsgiApp) -> None:
         self._app = app
