@@ -17,6 +17,8 @@ AsyncActionError
 │   └── ActionStopped           STOPPED
 ├── ActionNotFound              no such action is stored
 ├── RegistrationRefused         a task instance did not prove what it is
+├── FileRefused                 a file cannot be taken or given
+├── FileStoreUnavailable        a file store does not answer, or is full
 ├── StoreUnavailable            the database does not answer
 └── TablesMissing               it has not our tables
 """
@@ -138,3 +140,25 @@ class RegistrationRefused(AsyncActionError):
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class FileRefused(AsyncActionError):
+    """A file cannot be taken or given.
+
+    ``code`` is the stable ``error`` of the answer's body.
+    """
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class FileStoreUnavailable(AsyncActionError):
+    """A file store does not answer as it should: try again, and see the API server's log.
+
+    ``is_full``: there is no space left in it.
+    """
+
+    def __init__(self, message: str | None = None, *, is_full: bool = False) -> None:
+        super().__init__(message)
+        self.is_full = is_full

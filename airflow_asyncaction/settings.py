@@ -6,10 +6,14 @@ The option list is data, so that the provider's ``config`` section and the docum
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from airflow_asyncaction.protocol.reports import Limits
@@ -17,6 +21,7 @@ from airflow_asyncaction.protocol.reports import Limits
 SECTION = "asyncaction"
 
 _DEFAULT_LIMITS = Limits()
+_STORE_NAME = re.compile(r"[A-Za-z0-9_-]{1,50}")
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,35 @@ OPTIONS = (
         " sql_alchemy_pool_size make it slower: each then opens a connection for every request.",
     ),
     Option(
+        "file_stores",
+        "string",
+        "",
+        "Where contents of files are kept, as JSON: names, and URLs as ObjectStoragePath takes them. Jobs"
+        ' know the first, or the one of that name, as "default". Empty: a folder in AIRFLOW_HOME.',
+        '{"default": "file:///var/lib/asyncaction", "lake": "s3://aws_default@bucket/prefix"}',
+    ),
+    Option(
+        "file_url_valid_for",
+        "float",
+        "3600",
+        "How many seconds a URL for a content can be used after a job was given it.",
+    ),
+    Option("max_file_bytes", "integer", str(5 * 1024**3), "Largest file, in bytes."),
+    Option("max_files", "integer", "10000", "Most files, inputs and outputs together, of one action."),
+    Option(
+        "transfer_patience",
+        "float",
+        "30",
+        "How many seconds a client may take for a content that passes through the API server, beyond one for"
+        " each KiB.",
+    ),
+    Option(
+        "file_threads",
+        "integer",
+        "8",
+        "Threads that read, write and digest contents in one API server process.",
+    ),
+    Option(
         "gc_freeze",
         "boolean",
         "True",
@@ -117,6 +151,12 @@ class Settings:
     poll_interval: timedelta
     web_threads: int
     gc_freeze: bool
+    file_stores: Mapping[str, str]
+    file_url_valid_for: timedelta
+    max_file_bytes: int
+    max_files: int
+    transfer_patience: timedelta
+    file_threads: int
 
 
 @cache
@@ -145,6 +185,12 @@ def load() -> Settings:
         poll_interval=timedelta(seconds=values["poll_interval"]),
         web_threads=values["web_threads"],
         gc_freeze=values["gc_freeze"],
+        file_stores=_file_stores(values["file_stores"]),
+        file_url_valid_for=timedelta(seconds=values["file_url_valid_for"]),
+        max_file_bytes=values["max_file_bytes"],
+        max_files=values["max_files"],
+        transfer_patience=timedelta(seconds=values["transfer_patience"]),
+        file_threads=values["file_threads"],
     )
 
 
@@ -168,6 +214,18 @@ def hook_url() -> str:
     if base.startswith("/"):
         base = f"http://localhost:8080{base}"
     return base.rstrip("/") + url
+
+
+def has_hook_url() -> bool:
+    """Tell whether the configuration says where the job routes are: else :func:`hook_url` is a guess."""
+    from airflow.configuration import conf
+
+    given = (
+        conf.get(SECTION, "base_url", fallback=""),
+        conf.get("core", "execution_api_server_url", fallback=""),
+        conf.get("api", "base_url", fallback=""),
+    )
+    return any(url and url.startswith(("http://", "https://")) for url in given)
 
 
 def provider_config() -> dict[str, Any]:
@@ -197,6 +255,31 @@ def _read(option: Option) -> Any:
             return conf.getboolean(SECTION, option.name, fallback=option.default == "True")
         case _:
             return conf.get(SECTION, option.name, fallback=option.default)
+
+
+def _file_stores(text: str) -> Mapping[str, str]:
+    """Return the file stores' URLs by name."""
+    if not text.strip():
+        from airflow.configuration import AIRFLOW_HOME
+
+        return {"default": (Path(AIRFLOW_HOME) / "asyncaction").absolute().as_uri()}
+    said = f"[{SECTION}] file_stores must be a JSON object of names and URLs"
+    try:
+        stores = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{said}: {error}") from None
+    if not isinstance(stores, dict) or not stores:
+        raise ValueError(said)
+    for name, url in stores.items():
+        if not _STORE_NAME.fullmatch(name):
+            raise ValueError(f"{said}: {name!r} is no name: use up to 50 of A-Z a-z 0-9 _ -")
+        if not isinstance(url, str) or not re.match(r"[a-z][a-z0-9+.-]*://.|file:///", url):
+            raise ValueError(
+                f"{said}: {name} has none, such as file:///folder or s3://connection@bucket/prefix"
+            )
+        if url.startswith("file:") and not url.startswith("file:///"):
+            raise ValueError(f"{said}: {name} must have an absolute path: file:///folder")
+    return stores
 
 
 def _at_least_zero(option: Option, value: float) -> float:

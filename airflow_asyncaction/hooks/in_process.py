@@ -37,7 +37,7 @@ def _serve() -> str:
         def log_request(self, *_: object) -> None:
             """Leave the task log to the task."""
 
-    app = import_module(_APP_MODULE).create_app()
+    app = import_module(_APP_MODULE).create_app(hook_url=lambda request: request.root_url.rstrip("/"))
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     threading.Thread(target=server.serve_forever, name="asyncaction-server", daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}"

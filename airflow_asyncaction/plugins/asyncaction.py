@@ -32,21 +32,15 @@ class LazyApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         app = self._app if self._app is not None else await asyncio.to_thread(self._build)
-        await app(_with_stripped_prefix(scope), receive, send)
+        _strip_prefix(scope)
+        await app(scope, receive, send)
 
     def _build(self) -> AsgiApp:
-        from airflow_asyncaction.web.app import FreezeWhenWarm, create_app
-        from airflow_asyncaction.web.buffered import BufferedWsgi
+        from airflow_asyncaction.web.app import create_asgi_app
 
         with self._lock:
             if self._app is None:
-                options = settings.load()
-                app: Any = create_app(options)
-                if options.gc_freeze:
-                    app = FreezeWhenWarm(app)
-                self._app = BufferedWsgi(
-                    app, max_body_bytes=options.limits.body_bytes, threads=max(1, options.web_threads)
-                )
+                self._app = create_asgi_app()
             return self._app
 
 
@@ -68,12 +62,11 @@ class HookRoot:
         await self._app(scope, receive, send)
 
 
-def _with_stripped_prefix(scope: Scope) -> Scope:
+def _strip_prefix(scope: Scope) -> None:
     root, path = scope.get("root_path", ""), scope.get("path", "")
     app_root = scope.get("app_root_path", "")
-    if not root or path == root or path.startswith(root + "/") or not root.startswith(app_root):
-        return scope
-    return {**scope, "path": app_root + path}
+    if root and path != root and not path.startswith(root + "/") and root.startswith(app_root):
+        scope["path"] = app_root + path
 
 
 class AsyncActionPlugin(AirflowPlugin):

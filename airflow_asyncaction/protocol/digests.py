@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 _CHALLENGE_PREFIX = b"WEBDA"
 
@@ -23,15 +24,40 @@ class Digests:
     size_bytes: int
 
 
+class Digester:
+    """Digests a content that comes in chunks."""
+
+    def __init__(self) -> None:
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._challenge = hashlib.md5(_CHALLENGE_PREFIX, usedforsecurity=False)
+        self._sha256 = hashlib.sha256()
+        self._size_bytes = 0
+
+    def update(self, chunk: bytes) -> None:
+        """Take the next chunk."""
+        for part in self.parts(chunk):
+            part()
+
+    def parts(self, chunk: bytes) -> tuple[Callable[[], None], ...]:
+        """Take the next chunk, in parts that may run at the same time; all of them must, before the next."""
+        self._size_bytes += len(chunk)
+        return tuple(partial(each.update, chunk) for each in (self._md5, self._challenge, self._sha256))
+
+    @property
+    def size_bytes(self) -> int:
+        """How much came up to now."""
+        return self._size_bytes
+
+    def result(self) -> Digests:
+        """Return the digests of all chunks together."""
+        return Digests(
+            self._md5.hexdigest(), self._challenge.hexdigest(), self._sha256.hexdigest(), self._size_bytes
+        )
+
+
 def digests(chunks: Iterable[bytes]) -> Digests:
     """Digest a content given in chunks, in constant memory."""
-    md5 = hashlib.md5(usedforsecurity=False)
-    challenge = hashlib.md5(_CHALLENGE_PREFIX, usedforsecurity=False)
-    sha256 = hashlib.sha256()
-    size = 0
+    digester = Digester()
     for chunk in chunks:
-        md5.update(chunk)
-        challenge.update(chunk)
-        sha256.update(chunk)
-        size += len(chunk)
-    return Digests(md5.hexdigest(), challenge.hexdigest(), sha256.hexdigest(), size)
+        digester.update(chunk)
+    return digester.result()

@@ -6,13 +6,10 @@ Nothing here decides anything about an action's life: that is ``protocol.lifecyc
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, inspect, select
@@ -41,8 +38,9 @@ from airflow_asyncaction.protocol.lifecycle import (
 )
 from airflow_asyncaction.protocol.reports import Report
 from airflow_asyncaction.protocol.signing import Scheme
-from airflow_asyncaction.store import log_lines, rows, secret
-from airflow_asyncaction.store.models import report_table
+from airflow_asyncaction.store import log_lines, reports, rows, secret
+from airflow_asyncaction.store.models import metadata, report_table
+from airflow_asyncaction.store.reports import Envelope
 
 KEPT_REFUSALS = 100
 """A job that goes on sending what is refused fills no table: this many refusals are kept an action."""
@@ -85,28 +83,15 @@ caller wants raised; the transaction is then rolled back.
 
 
 @dataclass(frozen=True)
-class Envelope:
-    """How a report came.
-
-    :param key: what identifies it within its action (``signing.report_key``)
-    """
-
-    key: str
-    scheme: Scheme
-    body: bytes
-
-    @cached_property
-    def body_sha256(self) -> str:
-        """Hex digest, which tells a re-send from another report under the same nonce."""
-        return hashlib.sha256(self.body).hexdigest()
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What became of a message: the action afterwards, and the refusal, if it was refused."""
+    """What became of a message: the action afterwards, and the refusal, if it was refused.
+
+    :param has_ended: whether it was the job's end
+    """
 
     action: Action
     refused: Refused | None = None
+    has_ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -151,7 +136,7 @@ class Actions:
         :raises TablesMissing: they are not
         """
         with self.transaction() as connection:
-            if not inspect(connection).has_table(report_table.name):
+            if not set(metadata.tables) <= set(inspect(connection).get_table_names()):
                 raise TablesMissing
 
     def report(self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime) -> Outcome:
@@ -192,6 +177,23 @@ class Actions:
             if changes:
                 rows.write(connection, row.id, changes)
             return rows.to_action(row)
+
+    @contextmanager
+    def locked(
+        self, action_id: JobId, unseal: Unseal[T], scheme: Scheme
+    ) -> Iterator[tuple[Connection, Row[Any], T]]:
+        """Run one transaction that holds the row of an action, for a request of its job's.
+
+        Yields the connection, the row, and what ``unseal`` made of the request.
+
+        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        """
+        with self.transaction() as connection:
+            row, unsealed = _unsealed(rows.lock(connection, action_id), action_id, unseal)
+            changes = _without_v1(row, scheme)
+            if changes:
+                rows.write(connection, row.id, changes)
+            yield connection, row, unsealed
 
     def view(self, action_id: JobId, prove: Unseal[object], *, after_line: int, now: datetime) -> View:
         """Return an action and its log lines after the given one; end it if one of its clocks ran out.
@@ -239,7 +241,7 @@ class Actions:
             case Accepted(after):
                 changes = rows.changes(before, after, now)
                 self._keep_report(connection, row, changes, report, envelope, now)
-                return Outcome(after)
+                return Outcome(after, has_ended=report.is_terminal)
 
     def _keep_report(
         self,
@@ -250,23 +252,9 @@ class Actions:
         envelope: Envelope,
         now: datetime,
     ) -> None:
-        last_line = row.log_lines + len(report.logs)
-        kept = {
-            **_report_columns(row.id, envelope, now),
-            "kind": _kind(report),
-            "logs": log_lines.encode(report.logs),
-            "log_count": len(report.logs),
-            "last_line": last_line if report.logs else None,
-        }
+        kept = reports.columns(row.id, envelope, now, kind=_kind(report))
         changes.update(_without_v1(row, envelope.scheme), report_count=row.report_count + 1)
-        excess = last_line - row.log_lines_dropped - row.log_limit if report.logs else 0
-        if report.logs:
-            changes["log_lines"] = last_line
-        if excess > 0:
-            changes["log_lines_dropped"] = row.log_lines_dropped + excess
-        rows.write_with_report(connection, row.id, changes, kept)
-        if excess > 0:
-            log_lines.drop_oldest(connection, row.id, dropped=row.log_lines_dropped, excess=excess)
+        reports.keep(connection, row, kept, report.logs, changes)
         if changes["report_count"] % _PRUNE_EVERY == 0:
             older_than = now - self._replay_window
             connection.execute(_PRUNE_HEARTBEATS, {"action_id": row.id, "older_than": older_than})
@@ -277,7 +265,7 @@ class Actions:
             return action
         after = _accepted(decide(action, time_out, now))
         rows.write(connection, action.id, rows.changes(action, after, now))
-        _keep_message(connection, action.id, "timeout", now)
+        reports.keep_message(connection, action.id, "timeout", now)
         return after
 
 
@@ -285,7 +273,7 @@ def _apply(connection: Connection, row: Row[Any], message: Message, now: datetim
     before = rows.to_action(row)
     after = _accepted(decide(before, message, now))
     rows.write(connection, row.id, rows.changes(before, after, now))
-    _keep_message(connection, row.id, type(message).__name__.lower(), now)
+    reports.keep_message(connection, row.id, type(message).__name__.lower(), now)
     return after
 
 
@@ -323,10 +311,9 @@ def _keep_refusal(
 ) -> None:
     if refused.repeated or row.refused_count >= KEPT_REFUSALS:
         return
-    columns = _report_columns(row.id, envelope, now)
+    columns = reports.columns(row.id, envelope, now, refused_with=refused.code)
     if refused.code not in _REPLAYED:
         columns["report_key"] = None
-    columns["refused_with"] = refused.code
     masked = _credentials(row).masked(envelope.body)
     columns["body"] = masked[:KEPT_BODY_BYTES].decode("utf-8", "replace").replace("\0", "�")
     rows.insert_report(connection, columns)
@@ -337,28 +324,6 @@ def _keep_refusal(
 def _without_v1(row: Row[Any], scheme: Scheme) -> dict[str, Any]:
     """Return what changes with a job's request: once v2, never v1 again."""
     return {"accept_v1": False} if scheme is Scheme.V2 and row.accept_v1 else {}
-
-
-def _keep_message(connection: Connection, action_id: JobId, kind: str, now: datetime) -> None:
-    """Keep a runner's word for the action's time line."""
-    envelope = Envelope("." + secrets.token_hex(16), Scheme.V2, b"")
-    rows.insert_report(connection, {**_report_columns(action_id, envelope, now), "kind": kind})
-
-
-def _report_columns(action_id: JobId, envelope: Envelope, now: datetime) -> dict[str, Any]:
-    return {
-        "action_id": action_id,
-        "report_key": envelope.key,
-        "scheme": envelope.scheme.value,
-        "body_sha256": envelope.body_sha256,
-        "kind": "report",
-        "refused_with": None,
-        "body": None,
-        "logs": None,
-        "log_count": 0,
-        "last_line": None,
-        "received_at": now,
-    }
 
 
 def _kind(report: Report) -> str:

@@ -9,6 +9,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Float,
+    ForeignKey,
     Index,
     Integer,
     MetaData,
@@ -24,6 +25,7 @@ metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
         "pk": "pk_%(table_name)s",
     }
 )
@@ -109,4 +111,49 @@ report_table = Table(
     Column("received_at", UtcDateTime, nullable=False),
     UniqueConstraint("action_id", "report_key"),
     Index(None, "action_id", "last_line"),
+)
+
+content_table = Table(
+    "async_action_content",
+    metadata,
+    Column("id", _action_id, primary_key=True),
+    # Name of the file store that has it, under its id: nothing in a URL tells the digests.
+    Column("store", String(50), nullable=False),
+    # Lower-case hex. A challenge is proven if the server, or who can be trusted, digested the content: what
+    # went to an object store directly has the one that was announced.
+    Column("md5", String(32), nullable=False),
+    Column("challenge", String(32), nullable=False),
+    Column("challenge_proven", Boolean(create_constraint=False), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint(
+        "md5", "challenge", "size_bytes", "sha256", "store", name="uq_async_action_content_digests"
+    ),
+)
+
+file_table = Table(
+    "async_action_file",
+    metadata,
+    Column("id", _action_id, primary_key=True),
+    Column("action_id", _action_id, nullable=False),
+    Column("property", String(64), nullable=False),
+    Column("file_index", Integer, nullable=False),
+    Column("role", String(10), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("mimetype", String(127), nullable=False),
+    Column("file_metadata", _json_text, nullable=False),
+    # What was announced. Nobody but who announced it sees a file before it is attached: before its content
+    # is there, and verified.
+    Column("store", String(50), nullable=False),
+    Column("md5", String(32), nullable=False),
+    Column("challenge", String(32), nullable=False),
+    Column("sha256", String(64), nullable=True),
+    Column("size_bytes", BigInteger, nullable=True),
+    Column("announced_at", UtcDateTime, nullable=False),
+    # A content that a file refers to cannot be deleted: the key is what makes that true at every moment.
+    Column("content_id", _action_id, ForeignKey("async_action_content.id"), nullable=True),
+    Column("attached_at", UtcDateTime, nullable=True),
+    UniqueConstraint("action_id", "property", "file_index"),
+    Index(None, "content_id"),
 )

@@ -5,43 +5,104 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from airflow import settings as airflow_settings
-from flask import Flask, Response
+from flask import Flask, Request, Response
 
 from airflow_asyncaction import settings as our_settings
+from airflow_asyncaction.files.service import FileLimits, Files
+from airflow_asyncaction.files.tokens import own_tokens
+from airflow_asyncaction.filestores.configured import FileStores
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.web.buffered import BufferedWsgi, Receive, Scope, Send, WsgiApp
+from airflow_asyncaction.web.content import CONTENT_PATH, ContentApp
+from airflow_asyncaction.web.files import HookUrl, files_blueprint
 from airflow_asyncaction.web.jobs import jobs_blueprint
 from airflow_asyncaction.web.refusals import register_error_handlers
+from airflow_asyncaction.web.task_files import task_files_blueprint
 from airflow_asyncaction.web.tasks import tasks_blueprint
-from airflow_asyncaction.web.wire import end_chunked_input
+from airflow_asyncaction.web.wire import end_chunked_input, requested_hook_url
 
 _WARM_REQUESTS = 50
 
-WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-def create_app(settings: Settings | None = None) -> Flask:
-    """Return the app with all its routes, on Airflow's own database engine.
+@dataclass(frozen=True)
+class Services:
+    """What the routes call."""
 
+    settings: Settings
+    actions: Actions
+    files: Files
+
+    @classmethod
+    def open(cls, settings: Settings | None = None) -> Services:
+        """Return the services on Airflow's own database engine.
+
+        :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
+        """
+        settings = settings or our_settings.load()
+        actions = Actions(airflow_settings.get_engine(), replay_window=2 * settings.max_clock_skew)
+        actions.check_tables()
+        limits = FileLimits(max_file_bytes=settings.max_file_bytes, max_files=settings.max_files)
+        tokens = own_tokens(settings.file_url_valid_for)
+        return cls(settings, actions, Files(actions, FileStores(settings.file_stores), tokens, limits))
+
+
+def create_app(services: Services | None = None, *, hook_url: HookUrl | None = None) -> Flask:
+    """Return the app with all its routes.
+
+    :param hook_url: where a request's sender finds these routes; as configured, or as requests have it
     :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
     """
-    settings = settings or our_settings.load()
-    actions = Actions(airflow_settings.get_engine(), replay_window=2 * settings.max_clock_skew)
-    actions.check_tables()
+    services = services or Services.open()
+    actions, files, settings = services.actions, services.files, services.settings
+    hook_url = hook_url or (_configured_hook_url if our_settings.has_hook_url() else requested_hook_url)
     app = Flask("airflow_asyncaction", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False  # "//" is not redirected: a signature covers the path
-    app.register_blueprint(jobs_blueprint(actions, settings))
+    app.register_blueprint(jobs_blueprint(actions, files, settings))
+    app.register_blueprint(files_blueprint(files, settings, hook_url))
     app.register_blueprint(tasks_blueprint(actions, settings))
+    app.register_blueprint(task_files_blueprint(files, settings, hook_url))
     register_error_handlers(app)
     app.after_request(_not_for_caches)
     app.wsgi_app = _Wire(app.wsgi_app)  # type: ignore[method-assign]
     return app
+
+
+def create_asgi_app(services: Services | None = None) -> AsgiApp:
+    """Return the app as an API server mounts it.
+
+    :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
+    """
+    services = services or Services.open()
+    settings = services.settings
+    app: WsgiApp = create_app(services)
+    if settings.gc_freeze:
+        app = FreezeWhenWarm(app)
+    small = BufferedWsgi(app, max_body_bytes=settings.limits.body_bytes, threads=max(1, settings.web_threads))
+    threads = ThreadPoolExecutor(max(2, settings.file_threads), thread_name_prefix="asyncaction-files")
+    contents = ContentApp(services.files, threads=threads, patience=settings.transfer_patience)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        is_content = scope["path"].removeprefix(scope["root_path"]).startswith(CONTENT_PATH)
+        await (contents if is_content else small)(scope, receive, send)
+
+    return serve
+
+
+def _configured_hook_url(_: Request) -> str:
+    return our_settings.hook_url()
 
 
 def _not_for_caches(response: Response) -> Response:

@@ -52,8 +52,6 @@ class BufferedWsgi:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
-            return
         body = await self._read(receive)
         if body is None:
             return

@@ -8,6 +8,7 @@ from datetime import datetime
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.exceptions import TooManyRequests
 
+from airflow_asyncaction.files.service import Files
 from airflow_asyncaction.protocol.actions import Action, answer
 from airflow_asyncaction.protocol.reports import Report, parse
 from airflow_asyncaction.settings import Settings
@@ -17,7 +18,7 @@ from airflow_asyncaction.web.refusals import ReportRefused
 from airflow_asyncaction.web.security import job_request
 
 
-def jobs_blueprint(actions: Actions, settings: Settings) -> Blueprint:
+def jobs_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
     """Return the routes ``/status``, the hook root and ``/job``."""
     blueprint = Blueprint("jobs", __name__)
     rate_limit = RateLimit(settings.max_reports_per_second)
@@ -37,6 +38,8 @@ def jobs_blueprint(actions: Actions, settings: Settings) -> Blueprint:
         rate_limit.use(signed.action_id)
         if outcome.refused is not None:
             raise ReportRefused(outcome.refused)
+        if outcome.has_ended:
+            files.settle(signed.action_id)
         return _answer(outcome.action, signed.now)
 
     @blueprint.get("/job")

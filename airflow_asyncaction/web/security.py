@@ -18,7 +18,8 @@ from airflow_asyncaction.protocol.actions import unix_ms
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.signing import Claim, Content, Scheme, read_claim, report_key, verify
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.actions import Credentials, Envelope
+from airflow_asyncaction.store.actions import Credentials
+from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.web.wire import raw_body, raw_path, raw_query
 
 # Verified against when there is no such action, so that the answer takes the same work.
@@ -43,6 +44,11 @@ class SignedRequest:
     def action_id(self) -> JobId:
         """The action it is about, as it is stored: a UUID may be spelt in upper case."""
         return JobId(self.claim.job_id.lower())
+
+    @property
+    def scheme(self) -> Scheme:
+        """How it is signed."""
+        return self.claim.scheme
 
     @property
     def envelope(self) -> Envelope:

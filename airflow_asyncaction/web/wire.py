@@ -61,6 +61,11 @@ def _sent_path(environ: dict[str, Any]) -> bytes:
     return sent.partition(b"?")[0]
 
 
+def requested_hook_url(request: Request) -> str:
+    """Return the absolute URL that these routes are mounted at, as a request's sender has it."""
+    return request.root_url.rstrip("/")
+
+
 def end_chunked_input(environ: dict[str, Any]) -> None:
     """Let a chunked body, which declares no length, be read to its end.
 

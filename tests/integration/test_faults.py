@@ -18,7 +18,7 @@ from airflow_asyncaction.exceptions import TablesMissing
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table
-from airflow_asyncaction.web.app import create_app
+from airflow_asyncaction.web.app import Services, create_app
 from dev.postgres import Postgres
 from tests.integration.databases import Database
 from tests.integration.servers import served_alone
@@ -32,7 +32,7 @@ on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=Tru
 @contextmanager
 def served_with(job: SignedJob, options: Settings) -> Iterator[SignedJob]:
     """Serve the routes with other settings, and let the job speak to that server."""
-    with served_alone(create_app(options)) as hook, HookClient(hook) as client:
+    with served_alone(create_app(Services.open(options))) as hook, HookClient(hook) as client:
         yield job.on(client)
 
 

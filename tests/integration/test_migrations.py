@@ -28,7 +28,7 @@ from tests.integration.databases import Database, sqlite_in
 
 pytestmark = pytest.mark.integration
 
-TABLES = {"async_action", "async_action_report"}
+TABLES = {"async_action", "async_action_content", "async_action_file", "async_action_report"}
 VERSION_TABLE = AsyncActionDBManager.version_table_name
 MYSQL_INDEX_BYTES = 3072
 

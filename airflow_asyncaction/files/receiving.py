@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A content that comes through the API server: written and digested as it comes, in constant memory."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor
+
+from airflow_asyncaction.exceptions import FileRefused
+from airflow_asyncaction.files.attaching import Attaching, Found
+from airflow_asyncaction.files.store_errors import store_errors
+from airflow_asyncaction.files.tokens import UploadToken
+from airflow_asyncaction.filestores.base import FileStore, Incoming, Measured
+from airflow_asyncaction.protocol.digests import Digester
+from airflow_asyncaction.protocol.files import FileRecord
+
+_WORTH_A_THREAD_BYTES = 128 * 1024
+
+
+class Receiving:
+    """Takes one content. Either :meth:`finish` or :meth:`discard` ends it.
+
+    :param hashers: threads that share the work of digesting
+    """
+
+    def __init__(
+        self,
+        token: UploadToken,
+        store: FileStore,
+        incoming: Incoming,
+        attaching: Attaching,
+        hashers: Executor,
+    ) -> None:
+        self._token = token
+        self._store = store
+        self._incoming = incoming
+        self._attaching = attaching
+        self._hashers = hashers
+        self._digester = Digester()
+        self._began_at = time.monotonic()
+
+    @property
+    def size_bytes(self) -> int:
+        """How much has come."""
+        return self._digester.size_bytes
+
+    def write(self, chunk: bytes) -> None:
+        """Take the next piece.
+
+        :raises FileRefused: it is more than was announced, or may be
+        :raises FileStoreUnavailable: it cannot be written
+        """
+        self.check_size(self.size_bytes + len(chunk))
+        first, *rest = self._digester.parts(chunk)
+        if len(chunk) < _WORTH_A_THREAD_BYTES:
+            first()
+            elsewhere = None
+        else:
+            elsewhere = self._hashers.submit(first)
+        with store_errors(self._store):
+            self._incoming.write(chunk)
+        for part in rest:
+            part()
+        if elsewhere is not None:
+            elsewhere.result()
+
+    def check_size(self, size_bytes: int) -> None:
+        """Make sure that a content of this size may come.
+
+        :raises FileRefused: it may not
+        """
+        if size_bytes > self._token.max_bytes:
+            raise FileRefused(
+                f"The content has more than the {self._token.max_bytes} bytes that were announced or allowed",
+                code="too_large",
+            )
+
+    def finish(self) -> FileRecord:
+        """Verify the content and attach its file.
+
+        :raises FileRefused: it is not what was announced
+        """
+        with store_errors(self._store):
+            self._incoming.finish()
+        found = self._digester.result()
+        measured = Measured(found.md5, found.sha256, found.size_bytes, found.challenge)
+        seconds = time.monotonic() - self._began_at
+        return self._attaching.attach(
+            self._token.file_id, Found(self._store, self._incoming.content_id, measured, seconds)
+        )
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._incoming.discard()

@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files of actions: announced, received, verified, attached, handed out."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, BinaryIO, Protocol
+
+from sqlalchemy import Connection, Row
+from uuid6 import uuid7
+
+from airflow_asyncaction.exceptions import FileRefused, FileStoreUnavailable
+from airflow_asyncaction.files.attaching import Attaching, Found, record
+from airflow_asyncaction.files.receiving import Receiving
+from airflow_asyncaction.files.store_errors import store_errors
+from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
+from airflow_asyncaction.filestores.base import FileStore
+from airflow_asyncaction.filestores.configured import FileStores
+from airflow_asyncaction.protocol.files import (
+    Announcement,
+    FileRecord,
+    FileReference,
+    Role,
+    checked_property,
+)
+from airflow_asyncaction.protocol.job_info import JobId, is_job_id
+from airflow_asyncaction.protocol.signing import Scheme
+from airflow_asyncaction.store import files, rows
+from airflow_asyncaction.store.actions import Actions, Unseal
+from airflow_asyncaction.store.upstream import is_upstream
+
+log = logging.getLogger(__name__)
+
+
+class Signed(Protocol):
+    """A request about an action, signed with its secret."""
+
+    @property
+    def action_id(self) -> JobId:
+        """The action."""
+
+    @property
+    def scheme(self) -> Scheme:
+        """How it is signed."""
+
+    @property
+    def now(self) -> datetime:
+        """The moment that the whole request is dated with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileLimits:
+    """How much one action may leave.
+
+    :param max_files: inputs and outputs together
+    """
+
+    max_file_bytes: int
+    max_files: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a file is to go.
+
+    :param action_id: whose file it is to be; ``None``: of who asks
+    """
+
+    store: str
+    property: str
+    role: Role
+    action_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What to do to have a file attached.
+
+    :param url: where to PUT the content; ``None``: nothing, it is attached
+    :param is_direct: whether the content goes past this server, which must be told when it is there
+    """
+
+    index: int
+    url: str | None = None
+    is_direct: bool = False
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a file's content can be had for a while."""
+
+    url: str
+    file: FileRecord
+
+
+class Files:
+    """The files of all actions.
+
+    Purpose: nothing is attached to an action before its content is there and verified, and nobody has a file
+    that is not theirs.
+
+    How it works: rows and contents are written one after the other, so that a crash between leaves at most a
+    content that no row knows, for ``garbage`` to find. No transaction is open while a content is moved.
+
+    What it does not do: tell who asks. That is proven by the callables it is given, under the action's lock.
+    """
+
+    def __init__(self, actions: Actions, stores: FileStores, tokens: Tokens, limits: FileLimits) -> None:
+        self._actions = actions
+        self._stores = stores
+        self._tokens = tokens
+        self._limits = limits
+        self._attaching = Attaching(actions)
+        self._hashers = ThreadPoolExecutor(thread_name_prefix="asyncaction-digest")
+
+    def announce(
+        self, signed: Signed, target: Target, unseal: Unseal[Announcement], content_url: str
+    ) -> Upload:
+        """Take the announcement of a file; attach it if its content is stored already.
+
+        :param content_url: absolute, that a token is to be added to
+        :raises FileRefused: it may not be sent
+        """
+        with self._actions.locked(signed.action_id, unseal, signed.scheme) as (connection, row, announcement):
+            _check_own(signed, target.action_id)
+            _check_lives(row)
+            store = self._stores.named(target.store)
+            self._check_size(announcement.size_bytes)
+            file = files.announce(
+                connection,
+                signed.action_id,
+                checked_property(target.property),
+                announcement,
+                store=store.name,
+                role=target.role,
+                max_files=self._limits.max_files,
+                now=signed.now,
+            )
+            if file.attached_at is not None:
+                return Upload(file.file_index)
+            content = files.known_content(connection, file)
+            if content is not None:
+                self._attaching.link(connection, row, file, content.id, content.size_bytes, signed.now)
+                return Upload(file.file_index)
+        return self._upload(store, file, content_url, signed.now)
+
+    def complete(self, signed: Signed, target: Target, index: int, prove: Unseal[object]) -> FileRecord:
+        """Verify and attach what went to an object store directly.
+
+        :raises FileRefused: it is not there, or not what was announced
+        """
+        with self._actions.locked(signed.action_id, prove, signed.scheme) as (connection, row, _):
+            _check_own(signed, target.action_id)
+            _check_lives(row)
+            file = files.by_index(connection, signed.action_id, checked_property(target.property), index)
+            if file is None or file.role != target.role:
+                raise _no_such_file()
+            if file.attached_at is not None:
+                return self._attached(connection, file)
+        return self._complete(file)
+
+    def link(self, signed: Signed, property_: str, unseal: Unseal[FileReference]) -> FileRecord:
+        """Make a file of any action an input of this one, without a copy.
+
+        :raises FileRefused: there is no such file
+        """
+        with self._actions.locked(signed.action_id, unseal, signed.scheme) as (connection, row, reference):
+            _check_lives(row)
+            source = files.attached(
+                connection, JobId(reference.action.lower()), reference.property, reference.index
+            )
+            if source is None or source.content_sha256 != reference.sha256:
+                raise _no_such_file()
+            file = files.announce(
+                connection,
+                signed.action_id,
+                checked_property(property_),
+                _as_announcement(source),
+                store=source.content_store,
+                role=Role.INPUT,
+                max_files=self._limits.max_files,
+                now=signed.now,
+            )
+            if file.attached_at is None:
+                size_bytes = source.content_size_bytes
+                self._attaching.link(connection, row, file, source.content, size_bytes, signed.now)
+            return self._attached(connection, file)
+
+    def locate(
+        self, signed: Signed, wanted: Target, index: int, prove: Unseal[object], content_url: str
+    ) -> Location:
+        """Return where to have a file of the action itself, or of one upstream.
+
+        :param content_url: absolute, that a token is to be added to
+        :raises FileRefused: there is none, or it is not theirs
+        """
+        with self._actions.locked(signed.action_id, prove, signed.scheme) as (connection, row, _):
+            _check_lives(row)
+            self._stores.named(wanted.store)
+            key = _readable(connection, signed, wanted), checked_property(wanted.property), index
+            file = files.attached(connection, *key)
+            late = files.by_index(connection, *key) if file is None else None
+        if late is not None and self._complete_if_there(late):
+            with self._actions.transaction() as connection:
+                file = files.attached(connection, *key)
+        if file is None:
+            raise _no_such_file()
+        return self._location(file, content_url, signed.now)
+
+    def outputs(self, signed: Signed, prove: Unseal[object]) -> list[FileRecord]:
+        """Return the files that a job has left, those included that nobody has told to be there."""
+        with self._actions.locked(signed.action_id, prove, signed.scheme) as (connection, _, _):
+            late = files.pending(connection, signed.action_id)
+        for file in late:
+            self._complete_if_there(file)
+        with self._actions.transaction() as connection:
+            found = files.attached_in(connection, signed.action_id, Role.OUTPUT)
+        return [self._record(file) for file in found]
+
+    def settle(self, action_id: JobId) -> None:
+        """Attach what an action's job has sent to object stores and never told. Refusals are logged only."""
+        with self._actions.transaction() as connection:
+            late = files.pending(connection, action_id)
+        for file in late:
+            self._complete_if_there(file)
+
+    def receive(self, token: str) -> Receiving:
+        """Begin to take the content that a token is for.
+
+        :raises FileRefused: the token does not say so
+        """
+        upload = self._tokens.read_upload(token, datetime.now(UTC))
+        store = self._stores.named(upload.store)
+        with store_errors(store):
+            incoming = store.receive()
+        return Receiving(upload, store, incoming, self._attaching, self._hashers)
+
+    def open(self, token: str) -> tuple[DownloadToken, BinaryIO]:
+        """Open the content that a token is for.
+
+        :raises FileRefused: the token does not say so
+        """
+        download = self._tokens.read_download(token, datetime.now(UTC))
+        store = self._stores.named(download.store)
+        with store_errors(store):
+            try:
+                return download, store.open(download.content_id)
+            except FileNotFoundError:
+                log.error("Content %s is not in file store %s any more", download.content_id, store.name)
+                raise FileRefused("The content is lost", code="content_lost") from None
+
+    def _upload(self, store: FileStore, file: Row[Any], content_url: str, now: datetime) -> Upload:
+        with store_errors(store):
+            url = store.signed_put(file.id, self._tokens.valid_for)
+        if url is not None:
+            return Upload(file.file_index, url, is_direct=True)
+        max_bytes = self._limits.max_file_bytes if file.size_bytes is None else file.size_bytes
+        token = self._tokens.upload(UploadToken(file.id, store.name, max_bytes), now)
+        return Upload(file.file_index, f"{content_url}{token}")
+
+    def _location(self, file: Row[Any], content_url: str, now: datetime) -> Location:
+        store, known = self._stores.named(file.content_store), self._record(file)
+        with store_errors(store):
+            url = store.signed_get(file.content, self._tokens.valid_for)
+        if url is None:
+            token = DownloadToken(
+                file.content, store.name, known.size_bytes, known.sha256, known.name, known.mimetype
+            )
+            url = f"{content_url}{self._tokens.download(token, now)}"
+        return Location(url, known)
+
+    def _complete(self, file: Row[Any]) -> FileRecord:
+        """Verify and attach what was put to a signed URL."""
+        store, content_id = self._stores.named(file.store), str(uuid7())
+        with store_errors(store):
+            try:
+                measured = store.accept(file.id, content_id, md5=file.md5)
+            except FileNotFoundError:
+                raise FileRefused(
+                    "Nothing has arrived at the URL of this file: send it there first", code="content_missing"
+                ) from None
+        seconds = (datetime.now(UTC) - file.announced_at).total_seconds()
+        found = self._attaching.attach(file.id, Found(store, content_id, measured, seconds))
+        with store_errors(store):
+            store.withdraw(file.id)
+        return found
+
+    def _complete_if_there(self, file: Row[Any]) -> bool:
+        """Verify and attach what may have been put to a signed URL; tell whether it was."""
+        try:
+            self._complete(file)
+        except (FileRefused, FileStoreUnavailable) as error:
+            log.info("%s[%d] of %s: %s", file.property, file.file_index, file.action_id, error)
+            return False
+        return True
+
+    def _attached(self, connection: Connection, file: Row[Any]) -> FileRecord:
+        found = files.attached(connection, file.action_id, file.property, file.file_index)
+        if found is None:
+            raise AssertionError("an attached file can be read in its own transaction")
+        return self._record(found)
+
+    def _record(self, file: Row[Any]) -> FileRecord:
+        return record(
+            file,
+            self._stores.named(file.content_store),
+            file.content,
+            sha256=file.content_sha256,
+            size_bytes=file.content_size_bytes,
+        )
+
+    def _check_size(self, size_bytes: int | None) -> None:
+        if size_bytes is not None and size_bytes > self._limits.max_file_bytes:
+            raise FileRefused(
+                f"A file may have {self._limits.max_file_bytes} bytes ([asyncaction] max_file_bytes)",
+                code="too_large",
+            )
+
+
+def _check_own(signed: Signed, action_id: str | None) -> None:
+    if action_id is not None and action_id.lower() != signed.action_id:
+        raise FileRefused("A job may leave files with its own action alone", code="not_yours")
+
+
+def _readable(connection: Connection, signed: Signed, wanted: Target) -> JobId:
+    """Return whose files are wanted.
+
+    :raises FileRefused: who asks may not read them
+    """
+    owner = JobId((wanted.action_id or signed.action_id).lower())
+    if not is_job_id(owner) or (
+        owner != signed.action_id and not is_upstream(connection, owner, of=signed.action_id)
+    ):
+        raise FileRefused(
+            "A job may read its own action's files, and those of upstream tasks in its Dag run",
+            code="not_yours",
+        )
+    return owner
+
+
+def _check_lives(row: Row[Any]) -> None:
+    action = rows.to_action(row)
+    if action.fenced:
+        raise FileRefused("A newer attempt took over, or Airflow ended this action: stop", code="superseded")
+    if action.is_done:
+        raise FileRefused(
+            "The action has ended: it has no more files to send or to get", code="already_ended"
+        )
+
+
+def _no_such_file() -> FileRefused:
+    return FileRefused("No such file is attached to the action", code="no_such_file")
+
+
+def _as_announcement(source: Row[Any]) -> Announcement:
+    return Announcement(
+        md5=source.md5,
+        challenge=source.challenge,
+        sha256=source.content_sha256,
+        size_bytes=source.content_size_bytes,
+        name=source.name,
+        mimetype=source.mimetype,
+        metadata=source.file_metadata,
+    )

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of ``async_action_file`` and ``async_action_content``.
+
+A file is announced, then attached to a content that is there and verified. All is done while the action's row
+is locked, so that an action's files change one after the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Boolean, Connection, Row, and_, bindparam, delete, func, insert, or_, select, update
+from uuid6 import uuid7
+
+from airflow_asyncaction.exceptions import FileRefused
+from airflow_asyncaction.protocol.files import Announcement, Role
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.store.models import action_table, content_table, file_table
+
+_files, _contents = file_table.c, content_table.c
+
+_OF_PROPERTY = and_(_files.action_id == bindparam("action_id"), _files.property == bindparam("property"))
+_NEXT_INDEX = select(func.max(_files.file_index), func.min(_files.role)).where(_OF_PROPERTY)
+_ANNOUNCED_BEFORE = (
+    select(file_table)
+    .where(
+        _OF_PROPERTY,
+        _files.name == bindparam("name"),
+        or_(
+            and_(_files.md5 == bindparam("md5"), _files.challenge == bindparam("challenge")),
+            and_(_files.attached_at.is_(None), bindparam("is_named", type_=Boolean)),
+        ),
+    )
+    .order_by(_files.attached_at.is_(None), _files.file_index)
+    .limit(1)
+)
+_BY_ID = select(file_table).where(_files.id == bindparam("file_id"))
+_BY_INDEX = select(file_table).where(_OF_PROPERTY, _files.file_index == bindparam("file_index"))
+_CONTENTS_OF_DIGESTS = select(content_table).where(
+    _contents.md5 == bindparam("md5"),
+    _contents.challenge == bindparam("challenge"),
+    _contents.store == bindparam("store"),
+)
+_ATTACHED = (
+    select(
+        file_table,
+        _contents.id.label("content"),
+        _contents.store.label("content_store"),
+        _contents.md5.label("content_md5"),
+        _contents.sha256.label("content_sha256"),
+        _contents.size_bytes.label("content_size_bytes"),
+    )
+    .join(content_table, _files.content_id == _contents.id)
+    .where(_files.action_id == bindparam("action_id"))
+)
+_ATTACHED_AT_INDEX = _ATTACHED.where(
+    _files.property == bindparam("property"), _files.file_index == bindparam("file_index")
+)
+_ATTACHED_IN_ROLE = _ATTACHED.where(_files.role == bindparam("role")).order_by(
+    _files.property, _files.file_index
+)
+_PENDING = select(file_table).where(_files.action_id == bindparam("action_id"), _files.attached_at.is_(None))
+_COUNT = select(func.count()).select_from(file_table).where(_files.action_id == bindparam("action_id"))
+_INSERT_FILE = insert(file_table)
+_INSERT_CONTENT = insert(content_table)
+_UPDATE_FILE = update(file_table).where(_files.id == bindparam("file_id"))
+_DELETE_FILE = delete(file_table).where(_files.id == bindparam("file_id"))
+_DELETE_UNUSED = delete(content_table).where(
+    _contents.id == bindparam("content_id"), ~select(1).where(_files.content_id == _contents.id).exists()
+)
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a stored content was found to be.
+
+    :param challenge_proven: whether whoever digested the content can be trusted with its challenge
+    """
+
+    id: str
+    store: str
+    md5: str
+    challenge: str
+    challenge_proven: bool
+    sha256: str
+    size_bytes: int
+
+
+def announce(
+    connection: Connection,
+    action_id: JobId,
+    property_: str,
+    announcement: Announcement,
+    *,
+    store: str,
+    role: Role,
+    max_files: int,
+    now: datetime,
+) -> Row[Any]:
+    """Keep what a file is going to be, and return its row.
+
+    A file that was announced before, by its name and digests, is the same file; so is one that has not
+    arrived and is announced anew by its name.
+
+    :raises FileRefused: it may not be
+    """
+    earlier = _announced_before(connection, action_id, property_, announcement)
+    if earlier is not None and earlier.attached_at is not None:
+        return earlier
+    columns = _announced_columns(property_, announcement, store=store, role=role, now=now)
+    if earlier is not None:
+        connection.execute(_UPDATE_FILE, {"file_id": earlier.id, **columns})
+        return connection.execute(_BY_ID, {"file_id": earlier.id}).one()
+    file_id = str(uuid7())
+    index = _next_index(connection, action_id, property_, role=role, max_files=max_files)
+    connection.execute(_INSERT_FILE, {"id": file_id, "action_id": action_id, "file_index": index, **columns})
+    return connection.execute(_BY_ID, {"file_id": file_id}).one()
+
+
+def by_id(connection: Connection, file_id: str) -> Row[Any] | None:
+    """Return a file that was announced."""
+    return connection.execute(_BY_ID, {"file_id": file_id}).one_or_none()
+
+
+def by_index(connection: Connection, action_id: JobId, property_: str, index: int) -> Row[Any] | None:
+    """Return a file that was announced."""
+    key = {"action_id": action_id, "property": property_, "file_index": index}
+    return connection.execute(_BY_INDEX, key).one_or_none()
+
+
+def attached(connection: Connection, action_id: JobId, property_: str, index: int) -> Row[Any] | None:
+    """Return an attached file, with what its content is (``content``, ``content_...``)."""
+    key = {"action_id": action_id, "property": property_, "file_index": index}
+    return connection.execute(_ATTACHED_AT_INDEX, key).one_or_none()
+
+
+def attached_in(connection: Connection, action_id: JobId, role: Role) -> list[Row[Any]]:
+    """Return an action's attached files by property and index, as :func:`attached` does."""
+    return list(connection.execute(_ATTACHED_IN_ROLE, {"action_id": action_id, "role": role.value}))
+
+
+def pending(connection: Connection, action_id: JobId) -> list[Row[Any]]:
+    """Return an action's files that were announced and are not attached."""
+    return list(connection.execute(_PENDING, {"action_id": action_id}))
+
+
+def known_content(connection: Connection, file: Row[Any]) -> Row[Any] | None:
+    """Return the stored content that is certainly the one that was announced.
+
+    The same md5 and challenge are not enough where the challenge is what somebody said: a content that was
+    made to collide could be had in place of another's.
+    """
+    for content in _of_digests(connection, file):
+        if file.size_bytes not in (None, content.size_bytes):
+            continue
+        is_same = content.sha256 == file.sha256
+        if is_same or (file.sha256 is None and content.challenge_proven):
+            return content
+    return None
+
+
+def attach(connection: Connection, file: Row[Any], content: Content, now: datetime) -> str:
+    """Attach a file to a content: to the one that is there already, if it is; return the content's id."""
+    same = next(
+        (
+            known
+            for known in _of_digests(connection, file)
+            if (known.sha256, known.size_bytes) == (content.sha256, content.size_bytes)
+        ),
+        None,
+    )
+    if same is None:
+        connection.execute(_INSERT_CONTENT, {**vars(content), "created_at": now})
+    content_id = content.id if same is None else same.id
+    link(connection, file, content_id, now)
+    return content_id
+
+
+def link(connection: Connection, file: Row[Any], content_id: str, now: datetime) -> None:
+    """Attach a file to a content that is there."""
+    connection.execute(_UPDATE_FILE, {"file_id": file.id, "content_id": content_id, "attached_at": now})
+
+
+def forget(connection: Connection, file_id: str) -> None:
+    """Drop a file that was announced."""
+    connection.execute(_DELETE_FILE, {"file_id": file_id})
+
+
+def unused_contents(connection: Connection, before: datetime, after_id: str, limit: int) -> list[Row[Any]]:
+    """Return contents that no file refers to, in the order of their ids."""
+    query = (
+        select(_contents.id, _contents.store, _contents.size_bytes)
+        .where(_contents.created_at < before, _contents.id > after_id)
+        .where(~select(1).where(_files.content_id == _contents.id).exists())
+        .order_by(_contents.id)
+        .limit(limit)
+    )
+    return list(connection.execute(query))
+
+
+def delete_unused(connection: Connection, content_id: str) -> bool:
+    """Delete a content unless a file has come to refer to it; tell whether it was."""
+    return connection.execute(_DELETE_UNUSED, {"content_id": content_id}).rowcount == 1
+
+
+def forget_late(connection: Connection, before: datetime) -> int:
+    """Drop what was announced before a moment and never came, and files of actions that are gone."""
+    late = and_(_files.attached_at.is_(None), _files.announced_at < before)
+    orphaned = ~select(1).where(action_table.c.id == _files.action_id).exists()
+    return connection.execute(delete(file_table).where(or_(late, orphaned))).rowcount
+
+
+def existing_contents(connection: Connection, content_ids: list[str]) -> set[str]:
+    """Return those of the ids that are contents."""
+    return set(connection.scalars(select(_contents.id).where(_contents.id.in_(content_ids))))
+
+
+def _announced_before(
+    connection: Connection, action_id: JobId, property_: str, announcement: Announcement
+) -> Row[Any] | None:
+    return connection.execute(
+        _ANNOUNCED_BEFORE,
+        {
+            "action_id": action_id,
+            "property": property_,
+            "name": announcement.name or property_,
+            "md5": announcement.md5,
+            "challenge": announcement.challenge,
+            "is_named": announcement.name is not None,
+        },
+    ).one_or_none()
+
+
+def _announced_columns(
+    property_: str, announcement: Announcement, *, store: str, role: Role, now: datetime
+) -> dict[str, Any]:
+    return {
+        "property": property_,
+        "role": role.value,
+        "name": announcement.name or property_,
+        "mimetype": announcement.mimetype,
+        "file_metadata": announcement.metadata,
+        "store": store,
+        "md5": announcement.md5,
+        "challenge": announcement.challenge,
+        "sha256": announcement.sha256,
+        "size_bytes": announcement.size_bytes,
+        "announced_at": now,
+    }
+
+
+def _next_index(
+    connection: Connection, action_id: JobId, property_: str, *, role: Role, max_files: int
+) -> int:
+    key = {"action_id": action_id, "property": property_}
+    highest, present_role = connection.execute(_NEXT_INDEX, key).one()
+    if present_role not in (None, role.value):
+        raise FileRefused(
+            f"{property_} holds {present_role}s of this action: use another name for {role.value}s",
+            code="property_taken",
+        )
+    if (connection.scalar(_COUNT, {"action_id": action_id}) or 0) >= max_files:
+        raise FileRefused(
+            f"The action has {max_files} files, and may have no more ([asyncaction] max_files)",
+            code="too_many_files",
+        )
+    return 0 if highest is None else highest + 1
+
+
+def _of_digests(connection: Connection, file: Row[Any]) -> list[Row[Any]]:
+    digests = {"md5": file.md5, "challenge": file.challenge, "store": file.store}
+    return list(connection.execute(_CONTENTS_OF_DIGESTS, digests))

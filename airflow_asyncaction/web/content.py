@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/content/{token}`` as ASGI: contents stream through the event loop, and no thread waits for a client.
+
+The same route of the Flask app (``web/files``) is for WSGI servers; what it answers is made here for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, BinaryIO, TypeVar
+
+from werkzeug.http import dump_options_header, parse_range_header
+
+from airflow_asyncaction.exceptions import FileRefused
+from airflow_asyncaction.files.receiving import Receiving
+from airflow_asyncaction.files.service import Files
+from airflow_asyncaction.files.tokens import DownloadToken
+from airflow_asyncaction.filestores.base import CHUNK_BYTES
+from airflow_asyncaction.web.buffered import Message, Receive, Scope, Send
+from airflow_asyncaction.web.refusals import Refusal, refusal_of
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CONTENT_PATH = "/content/"
+SLOWEST_BYTES_PER_SECOND = 1024
+
+_METHODS = ("PUT", "GET", "HEAD")
+
+
+class _ClientGone(Exception):
+    """The client has closed the connection."""
+
+
+@dataclass(frozen=True)
+class ContentAnswer:
+    """How a content, or a part of it, is answered to GET."""
+
+    status: int
+    headers: dict[str, str]
+    start: int
+    length: int
+
+    @classmethod
+    def of(cls, content: DownloadToken, headers: Mapping[str, str]) -> ContentAnswer:
+        """Answer a request with these headers: with one range, if it asks for one, else with all."""
+        size, etag = content.size_bytes, f'"{content.sha256}"'
+        asked = parse_range_header(headers.get("range"))
+        if headers.get("if-range") not in (None, etag):
+            asked = None
+        common = {
+            "Content-Type": content.mimetype,
+            "Content-Disposition": dump_options_header("attachment", {"filename": _base_name(content.name)}),
+            "Content-Encoding": "identity",  # else Airflow would compress it
+            "Accept-Ranges": "bytes",
+            "ETag": etag,
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "sandbox",  # it comes from Airflow's own origin, and from anybody
+        }
+        if asked is None or len(asked.ranges) != 1 or asked.units != "bytes":
+            return cls(200, {**common, "Content-Length": str(size)}, 0, size)
+        part = asked.range_for_length(size)
+        if part is None:
+            return cls(416, {**common, "Content-Range": f"bytes */{size}", "Content-Length": "0"}, 0, 0)
+        start, stop = part
+        range_header = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"}
+        return cls(206, {**common, **range_header, "Content-Length": str(stop - start)}, start, stop - start)
+
+    def chunks(self, content: BinaryIO) -> Iterator[bytes]:
+        """Read what is answered, piece by piece.
+
+        :raises OSError: there is less than there should be
+        """
+        if self.length:
+            content.seek(self.start)
+        left = self.length
+        while left > 0:
+            chunk = content.read(min(CHUNK_BYTES, left))
+            if not chunk:
+                raise OSError(f"The content ends {left} bytes too early")
+            left -= len(chunk)
+            yield chunk
+
+
+class ContentApp:
+    """Serves ``/content/{token}``.
+
+    :param threads: for all that blocks
+    :param patience: how long a client may take in all, beyond a second for each KiB
+    """
+
+    def __init__(self, files: Files, *, threads: Executor, patience: timedelta) -> None:
+        self._files = files
+        self._threads = threads
+        self._patience = patience
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. The token does not stay in the scope: it would be in the access log."""
+        before, path, token = scope["path"].rpartition(CONTENT_PATH)
+        answered = _Sending(send)
+        try:
+            if scope["method"] == "PUT":
+                await self._put(token, scope, receive, answered)
+            elif scope["method"] in _METHODS:
+                await self._get(token, scope, answered)
+            else:
+                await _send_refusal(Refusal.method_not_allowed(_METHODS), answered)
+        except _ClientGone:
+            log.info("A client went away in the middle of a content")
+        except Exception as error:
+            if answered.has_begun:
+                raise  # the connection is cut: nothing else tells the client
+            await _send_refusal(refusal_of(error), answered)
+        finally:
+            scope["path"] = f"{before}{path}..."
+
+    async def _put(self, token: str, scope: Scope, receive: Receive, send: Send) -> None:
+        receiving = await self._run(self._files.receive, token)
+        try:
+            declared = dict(scope["headers"]).get(b"content-length", b"0")
+            receiving.check_size(int(declared) if declared.isdigit() else 0)
+            await self._take(receiving, receive)
+            attached = await self._run(receiving.finish)
+        except BaseException:
+            await asyncio.shield(self._run(receiving.discard))
+            raise
+        await _send_json(200, {"done": True, "Map": attached.to_map()}, {}, send)
+
+    async def _take(self, receiving: Receiving, receive: Receive) -> None:
+        """Take the body. While a piece is written and digested, the next one comes in."""
+        writing: asyncio.Future[None] | None = None
+        pace = _Pace(self._patience)
+        more = True
+        try:
+            while more:
+                piece, more = await _read_piece(receive, pace)
+                if writing is not None:
+                    await writing
+                writing = self._run(receiving.write, piece)
+        finally:
+            if writing is not None:
+                await writing
+
+    async def _get(self, token: str, scope: Scope, send: Send) -> None:
+        download, content = await self._run(self._files.open, token)
+        try:
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            answer = ContentAnswer.of(download, headers)
+            await send(_start(answer.status, answer.headers))
+            if scope["method"] == "GET":
+                await self._give(answer.chunks(content), send)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            await asyncio.shield(self._run(content.close))
+
+    async def _give(self, chunks: Iterator[bytes], send: Send) -> None:
+        """Send a body. While a piece is sent, the next one is read."""
+        pace = _Pace(self._patience)
+        reading = self._run(next, chunks, b"")
+        try:
+            while chunk := await reading:
+                reading = self._run(next, chunks, b"")
+                message = {"type": "http.response.body", "body": chunk, "more_body": True}
+                await asyncio.wait_for(send(message), pace.seconds_left())
+                pace.add(len(chunk))
+        except TimeoutError:
+            raise _ClientGone from None
+        finally:
+            await asyncio.wait([reading])  # before the file is closed
+
+    def _run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+
+
+class _Pace:
+    """Tells how long a client may still take."""
+
+    def __init__(self, patience: timedelta) -> None:
+        self._until = time.monotonic() + patience.total_seconds()
+
+    def add(self, size_bytes: int) -> None:
+        self._until += size_bytes / SLOWEST_BYTES_PER_SECOND
+
+    def seconds_left(self) -> float:
+        return max(0.0, self._until - time.monotonic())
+
+
+class _Sending:
+    """Sends, and knows whether an answer has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_begun = False
+
+    async def __call__(self, message: Message) -> None:
+        self.has_begun = True
+        await self._send(message)
+
+
+async def _read_piece(receive: Receive, pace: _Pace) -> tuple[bytes, bool]:
+    """Return the next piece of a body, at least a chunk if there is so much, and whether more follows."""
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more and size < CHUNK_BYTES:
+        try:
+            message = await asyncio.wait_for(receive(), pace.seconds_left())
+        except TimeoutError:
+            raise FileRefused("The content comes too slowly: send it again", code="too_slow") from None
+        if message["type"] == "http.disconnect":
+            raise _ClientGone
+        body = message.get("body", b"")
+        parts.append(body)
+        size += len(body)
+        pace.add(len(body))
+        more = message.get("more_body", False)
+    return b"".join(parts), more
+
+
+async def _send_refusal(refusal: Refusal, send: Send) -> None:
+    await _send_json(refusal.status, refusal.fields, {**refusal.headers, "Connection": "close"}, send)
+
+
+async def _send_json(status: int, fields: dict[str, Any], headers: dict[str, str], send: Send) -> None:
+    body = Refusal.encode(fields)
+    common = {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        "Cache-Control": "no-store",
+    }
+    await send(_start(status, {**common, **headers}))
+    await send({"type": "http.response.body", "body": body})
+
+
+def _start(status: int, headers: Mapping[str, str]) -> Message:
+    encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return {"type": "http.response.start", "status": status, "headers": encoded}
+
+
+def _base_name(name: str) -> str:
+    return name.rpartition("/")[2]

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of files (PROTOCOL.md, 3). Jobs sign; ``/content`` is opened by the token in its URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, BinaryIO
+
+from flask import Blueprint, Request, Response, jsonify, redirect, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from airflow_asyncaction.files.receiving import Receiving
+from airflow_asyncaction.files.service import Files, Target, Upload
+from airflow_asyncaction.filestores.base import CHUNK_BYTES
+from airflow_asyncaction.protocol.files import Announcement, Role
+from airflow_asyncaction.protocol.reports import parse_object
+from airflow_asyncaction.settings import Settings
+from airflow_asyncaction.store.actions import Credentials
+from airflow_asyncaction.web.content import CONTENT_PATH, ContentAnswer
+from airflow_asyncaction.web.security import SignedRequest, job_request
+
+HookUrl = Callable[[Request], str]
+"""Returns the absolute URL of the hook as who sent a request reaches it."""
+
+
+def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blueprint:
+    """Return the routes ``/upload``, ``/download`` and ``/content``."""
+    blueprint = Blueprint("files", __name__)
+
+    @blueprint.put("/upload/<store>/<uuid>/<property_>")
+    def upload(store: str, uuid: str, property_: str) -> Response:
+        signed = job_request(request, settings)
+        target = Target(store, property_, Role.OUTPUT, uuid)
+        found = files.announce(signed, target, announced(signed), content_url(request, hook_url))
+        return jsonify(upload_json(found))
+
+    @blueprint.post("/upload/<store>/<uuid>/<property_>/<int:index>/complete")
+    def complete(store: str, uuid: str, property_: str, index: int) -> Response:
+        signed = job_request(request, settings)
+        target = Target(store, property_, Role.OUTPUT, uuid)
+        attached = files.complete(signed, target, index, signed.prove)
+        return jsonify({"done": True, "Map": attached.to_map()})
+
+    @blueprint.get("/download/<store>/<uuid>/<property_>/<int:index>")
+    def download(store: str, uuid: str, property_: str, index: int) -> AnyResponse:
+        signed = job_request(request, settings)
+        wanted = Target(store, property_, Role.INPUT, uuid)
+        location = files.locate(signed, wanted, index, signed.prove, content_url(request, hook_url))
+        if request.args.get("redirect") == "true":
+            return redirect(location.url)
+        return jsonify({"Location": location.url, "Map": location.file.to_map()})
+
+    @blueprint.put(f"{CONTENT_PATH}<token>")
+    def put_content(token: str) -> Response:
+        receiving = files.receive(token)
+        try:
+            receiving.check_size(request.content_length or 0)
+            _take(receiving, request)
+            attached = receiving.finish()
+        except BaseException:
+            receiving.discard()
+            raise
+        return jsonify({"done": True, "Map": attached.to_map()})
+
+    @blueprint.get(f"{CONTENT_PATH}<token>")
+    def get_content(token: str) -> Response:
+        content, opened = files.open(token)
+        answer = ContentAnswer.of(content, {name.lower(): value for name, value in request.headers})
+        return Response(_give(answer, opened), answer.status, answer.headers)
+
+    return blueprint
+
+
+def announced(signed: SignedRequest) -> Callable[[Credentials | None], Announcement]:
+    """Return what proves a request and reads the announcement in its body."""
+
+    def unseal(credentials: Credentials | None) -> Announcement:
+        signed.prove(credentials)
+        return Announcement.from_json(parse_object(signed.content.body))
+
+    return unseal
+
+
+def content_url(request: Request, hook_url: HookUrl) -> str:
+    """Return the URL that a token is added to."""
+    return hook_url(request) + CONTENT_PATH
+
+
+def upload_json(upload: Upload) -> dict[str, Any]:
+    """Return what a job, or a task, is to do to have its file attached."""
+    if upload.url is None:
+        return {"done": True, "index": upload.index}
+    return {
+        "done": False,
+        "index": upload.index,
+        "url": upload.url,
+        "method": "PUT",
+        "complete": upload.is_direct,
+    }
+
+
+def _take(receiving: Receiving, request: Request) -> None:
+    while chunk := request.stream.read(CHUNK_BYTES):
+        receiving.write(chunk)
+
+
+def _give(answer: ContentAnswer, opened: BinaryIO) -> Iterator[bytes]:
+    with closing(opened):
+        yield from answer.chunks(opened)

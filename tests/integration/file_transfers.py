@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job does to leave a file, and to have one: plain requests, as they stand in PROTOCOL.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_asyncaction.protocol.digests import digests
+from tests.integration.signed_jobs import Answer, HookClient, SignedJob
+
+ALL: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A file as a job has it."""
+
+    map: dict[str, Any]
+    location: str
+    content: bytes
+    headers: Mapping[str, str]
+
+
+def announcement(content: bytes, **fields: Any) -> dict[str, Any]:
+    """Return the body of ``PUT /upload`` for a content, with these fields beside or instead of the usual."""
+    found = digests([content])
+    usual = {
+        "hash": found.md5,
+        "challenge": found.challenge,
+        "sha256": found.sha256,
+        "size": found.size_bytes,
+        "metadata": {},
+    }
+    return {name: value for name, value in {**usual, **fields}.items() if value is not None}
+
+
+def announce(
+    job: SignedJob,
+    property_: str,
+    content: bytes,
+    *,
+    store: str = "default",
+    of: str | None = None,
+    **fields: Any,
+) -> Answer:
+    """Announce a content; a field that is None is left out."""
+    path = f"/upload/{store}/{of or job.info.job_id}/{property_}"
+    return job.send("PUT", path, announcement(content, **fields))
+
+
+def put_content(
+    job: SignedJob, url: str, content: bytes | Iterable[bytes], headers: Mapping[str, str] | None = None
+) -> Answer:
+    """Send a content, unsigned and without any header of ours."""
+    return content_request(job.client, "PUT", url, content, headers)
+
+
+def content_request(
+    client: HookClient,
+    method: str,
+    url: str,
+    content: bytes | Iterable[bytes] = b"",
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Send a request to a ``/content`` URL."""
+    assert url.startswith(client.hook + "/content/"), url
+    return client.send(method, url[len(client.hook) :], content, headers)
+
+
+def upload(job: SignedJob, property_: str, content: bytes, **fields: Any) -> int:
+    """Leave a file; return its index."""
+    announced = announce(job, property_, content, **fields)
+    assert announced.status == 200, announced
+    if not announced.fields["done"]:
+        sent = put_content(job, announced.fields["url"], content)
+        assert sent.status == 200, sent
+    index = announced.fields["index"]
+    assert isinstance(index, int)
+    return index
+
+
+def locate(
+    job: SignedJob, property_: str, index: int = 0, *, of: str | None = None, store: str = "default"
+) -> Answer:
+    """Ask where a file is."""
+    return job.send("GET", f"/download/{store}/{of or job.info.job_id}/{property_}/{index}")
+
+
+def download(job: SignedJob, property_: str, index: int = 0, *, of: str | None = None) -> Downloaded:
+    """Have a file."""
+    located = locate(job, property_, index, of=of)
+    assert located.status == 200, located
+    url = located.fields["Location"]
+    answer = content_request(job.client, "GET", url)
+    assert answer.status == 200, answer
+    return Downloaded(located.fields["Map"], url, answer.body, answer.headers)
+
+
+def outputs(job: SignedJob) -> list[dict[str, Any]]:
+    """Return what the task sees of the files that its job has left."""
+    answer = job.send("GET", "/task/outputs")
+    assert answer.status == 200, answer
+    found = json.loads(answer.body)["files"]
+    assert isinstance(found, list)
+    return found
