@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sys
 
 from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand, lazy_load_command
@@ -10,6 +11,10 @@ from airflow.cli.cli_config import ActionCommand, Arg, CLICommand, GroupCommand,
 _CLEANING = {"clean", "export-archived", "drop-archived"}
 
 _TO_REVISION = Arg(("--to-revision",), help="Revision to go to, such as 0001; 'base' drops the tables")
+_OLDER_THAN = Arg(
+    ("--older-than",), type=float, default=24.0, help="Only what is older than so many hours, default 24"
+)
+_DRY_RUN = Arg(("--dry-run",), action="store_true", help="Only say what would be removed")
 _YES = Arg(("-y", "--yes"), action="store_true", help="Do not ask")
 
 
@@ -19,12 +24,36 @@ def get_cli_commands() -> list[CLICommand]:
         from airflow_asyncaction.store.db_manager import register_with_db_clean
 
         register_with_db_clean()
+        if sys.argv[2] == "clean" and "--dry-run" not in sys.argv:
+            atexit.register(_collect_garbage)  # there is nothing that Airflow would call after it
     return [
         GroupCommand(
             name="asyncaction",
             help="Manage async actions",
-            subcommands=[GroupCommand(name="db", help="Manage their tables", subcommands=_db_commands())],
+            subcommands=[
+                GroupCommand(name="db", help="Manage their tables", subcommands=_db_commands()),
+                GroupCommand(name="files", help="Manage their files", subcommands=_files_commands()),
+            ],
         )
+    ]
+
+
+def _collect_garbage() -> None:
+    from airflow_asyncaction.cli.files import collect_garbage
+
+    collect_garbage()
+
+
+def _files_commands() -> list[ActionCommand]:
+    return [
+        ActionCommand(
+            name="gc",
+            help="Remove contents that no action refers to, and what crashes have left",
+            description="Remove contents that no action refers to, files that were announced and never came,"
+            " and what crashes have left. It may run at any time; 'airflow db clean' runs it at its end.",
+            func=lazy_load_command("airflow_asyncaction.cli.files.gc"),
+            args=(_OLDER_THAN, _DRY_RUN),
+        ),
     ]
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.filestores.base import FileStore, Measured
 from airflow_asyncaction.protocol.files import FileRecord
-from airflow_asyncaction.protocol.reports import LogLine
+from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
 from airflow_asyncaction.protocol.transfers import describe, describe_size
 from airflow_asyncaction.store import files, reports, rows
 from airflow_asyncaction.store.actions import Actions
@@ -150,4 +150,6 @@ def _content(file: Row[Any], found: Found) -> Content:
 
 
 def _line(file: Row[Any], said: str) -> LogLine:
-    return LogLine(f"{file.role} {file.property}[{file.file_index}] {file.name}: {said}", stream="server")
+    return LogLine(
+        f"{file.role} {file.property}[{file.file_index}] {file.name}: {said}", stream=SERVER_STREAM
+    )

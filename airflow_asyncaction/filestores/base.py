@@ -31,12 +31,14 @@ class Stored:
     """Something that lies in a file store.
 
     :param key: for :meth:`FileStore.remove`
-    :param content_id: what it is the content of; ``None``: an upload that was not finished
+    :param is_unfinished: whether it is an upload, not a content
+    :param content_id: ``None``: it is nothing of ours
     """
 
     key: str
-    content_id: str | None
     modified_at: datetime
+    is_unfinished: bool = False
+    content_id: str | None = None
 
 
 class Incoming(Protocol):

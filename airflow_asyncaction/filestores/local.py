@@ -113,9 +113,12 @@ class LocalFileStore:
         for name in self._names(*folders):
             with suppress(FileNotFoundError), self.folder(*folders) as folder:
                 seconds = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
-                content_id = as_content_id(name) if folders[0] == _CONTENTS else None
-                key = "/".join((*folders, name))
-                yield Stored(key, content_id, datetime.fromtimestamp(seconds, UTC))
+                yield Stored(
+                    "/".join((*folders, name)),
+                    datetime.fromtimestamp(seconds, UTC),
+                    is_unfinished=folders[0] == _INCOMING,
+                    content_id=as_content_id(name) if folders[0] == _CONTENTS else None,
+                )
 
 
 class LocalIncoming:

@@ -100,8 +100,12 @@ class ObjectFileStore:
             with as_os_error():
                 found = self._fs.find(f"{self._base.path}/{kind}", detail=True)
             for key, info in found.items():
-                content_id = as_content_id(key.rpartition("/")[2]) if kind == _CONTENTS else None
-                yield Stored(key, content_id, self._modified_at(key, info))
+                yield Stored(
+                    key,
+                    self._modified_at(key, info),
+                    is_unfinished=kind == _INCOMING,
+                    content_id=as_content_id(key.rpartition("/")[2]) if kind == _CONTENTS else None,
+                )
 
     def remove(self, key: str) -> None:
         """Remove an object, if it is there."""

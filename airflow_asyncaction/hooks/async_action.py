@@ -9,12 +9,13 @@ import secrets
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import requests
 from airflow.sdk import BaseHook
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView, Word, word_to_json
@@ -78,6 +79,30 @@ class AsyncActionHook(BaseHook):
         """
         content = Content("POST", "/task/word", body=_encode(word_to_json(word)))
         return TaskView.from_json(self._send_signed(info, content, patience))
+
+    def outputs(self, info: JobInfo, *, patience: timedelta = PATIENCE) -> list[dict[str, Any]]:
+        """Return the files that the job has left (``FileRecord.to_json``), by property and index.
+
+        :raises ServerError: the server refuses
+        """
+        files = self._send_signed(info, Content("GET", "/task/outputs"), patience)["files"]
+        return cast("list[dict[str, Any]]", files)
+
+    def link_input(self, info: JobInfo, property_: str, reference: FileReference) -> None:
+        """Make a file that is attached to any action an input of this one.
+
+        :raises ServerError: the server refuses
+        """
+        self.send(info, "POST", f"/task/inputs/{property_}/link", _encode(vars(reference)))
+
+    def send(
+        self, info: JobInfo, method: str, path: str, body: bytes = b"", *, patience: timedelta = PATIENCE
+    ) -> dict[str, Any]:
+        """Send a request, signed as its job would, to any route of the hook, and return the answer.
+
+        :raises ServerError: the server refuses
+        """
+        return self._send_signed(info, Content(method, path, body=body), patience)
 
     def _send_signed(self, info: JobInfo, content: Content, patience: timedelta) -> dict[str, Any]:
         nonce = secrets.token_urlsafe(18)

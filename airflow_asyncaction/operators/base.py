@@ -11,17 +11,27 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.exceptions import ActionEnded, ActionFailed, ActionStopped, ActionTimedOut
+from airflow_asyncaction.exceptions import (
+    ActionEnded,
+    ActionFailed,
+    ActionStopped,
+    ActionTimedOut,
+    ServerError,
+)
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.operators.attempt import Attempt, register
+from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
+from airflow_asyncaction.operators.outputs import by_property, checked_assets, emit_events, push_files
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason
+from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
 from airflow_asyncaction.runners.base import Runner
 
@@ -61,10 +71,16 @@ class AsyncActionOperator(BaseOperator):
     :param logs_limit: how many reported log lines the server keeps; all are copied into the task log as they
         come
     :param accept_v1: whether v1 signatures are accepted for this action, if they are at all
+    :param inputs: files for the job, by the name it asks for: an absolute path or an URL (``s3://conn@bucket/x``)
+        of a file or folder, an ObjectStoragePath, what another task's job has left
+        (``task.output["files"]["model"]``), or a list of those (templated)
+    :param output_assets: assets that are updated when the job leaves files of this name, with their hash and
+        size in the event's extra
+    :param file_store: name of the file store that inputs are put into
     """
 
-    template_fields: Sequence[str] = ("arguments",)
-    template_fields_renderers: ClassVar[dict[str, str]] = {"arguments": "json"}
+    template_fields: Sequence[str] = ("arguments", "inputs")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"arguments": "json", "inputs": "json"}
 
     def __init__(
         self,
@@ -78,10 +94,18 @@ class AsyncActionOperator(BaseOperator):
         completion: str = "exit",
         logs_limit: int | None = None,
         accept_v1: bool = True,
+        inputs: Mapping[str, Any] | None = None,
+        output_assets: Mapping[str, Asset] | None = None,
+        file_store: str = DEFAULT_STORE,
         **kwargs: Any,
     ) -> None:
+        self.output_assets = checked_assets(output_assets)
+        if self.output_assets:
+            kwargs["outlets"] = _all_outlets(kwargs.get("outlets"), self.output_assets)
         super().__init__(**kwargs)
         self.arguments = arguments
+        self.inputs = inputs
+        self.file_store = file_store
         self.options = ActionOptions(
             type=type or self.task_id,
             heartbeat_timeout=_duration("heartbeat_timeout", heartbeat_timeout),
@@ -105,9 +129,11 @@ class AsyncActionOperator(BaseOperator):
         info = register(hook, context, self._spec(runner))
         context["ti"].xcom_push(key="action_id", value=info.job_id)
         self.log.info("Action %s of type %s", info.job_id, self.options.type)
+        self._give_inputs(hook, info)
         self._attempt = Attempt(hook, info, runner, self.log, poll_interval=settings.load().poll_interval)
         view = self._attempt.carry_out()
         self.log.info("Action %s ended as %s", info.job_id, view.state)
+        self._take_outputs(hook, info, view, context)
         return self.end(view, info, runner)
 
     def on_kill(self) -> None:
@@ -127,6 +153,26 @@ class AsyncActionOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error  # whoever stopped it wants no retry
         raise error
 
+    def _give_inputs(self, hook: AsyncActionHook, info: JobInfo) -> None:
+        try:
+            give_inputs(hook, info, checked_inputs(self.inputs), store=self.file_store)
+        except BaseException as error:  # nothing is launched: the action ends here
+            with suppress(ServerError):
+                hook.tell(info, Exit(reason="InputFailed", message=str(error)), patience=timedelta(seconds=5))
+            raise
+
+    def _take_outputs(self, hook: AsyncActionHook, info: JobInfo, view: TaskView, context: Any) -> None:
+        """Let Airflow know what files the job has left, however it ended."""
+        try:
+            files = by_property(hook.outputs(info))
+        except ServerError as error:
+            if view.state is State.SUCCESS:
+                raise
+            self.log.warning("%s", error)  # the action's own failure is the one to be raised
+            return
+        push_files(context["ti"], files)
+        emit_events(self, context, self.output_assets, files)
+
     def _spec(self, runner: Runner) -> ActionSpec:
         options, limits = self.options, settings.load().limits
         return ActionSpec(
@@ -140,6 +186,11 @@ class AsyncActionOperator(BaseOperator):
             accept_v1=options.accept_v1,
             log_limit=limits.kept_log_lines if options.logs_limit is None else options.logs_limit,
         )
+
+
+def _all_outlets(outlets: Any, assets: Mapping[str, Asset]) -> list[Any]:
+    given = outlets if isinstance(outlets, list | tuple) else [outlets] if outlets else []
+    return [*given, *(asset for asset in assets.values() if asset not in given)]
 
 
 def _as_exception(view: TaskView, info: JobInfo) -> ActionEnded:

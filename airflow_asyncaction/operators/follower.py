@@ -16,6 +16,7 @@ from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.protocol.actions import StopReason, Verb
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
+from airflow_asyncaction.protocol.reports import SERVER_STREAM
 from airflow_asyncaction.protocol.tasks import TaskView
 from airflow_asyncaction.runners.task_log import write_log_line
 
@@ -36,7 +37,8 @@ class Follower:
     What it does not do: end the action. That is decided by the server; the task reads it when the job exits.
 
     :param on_stop: called when the job must stop; more than once
-    :param copies_logs: whether reported log lines are to be written into the task log
+    :param copies_logs: whether log lines that the job reports are to be written into the task log; the
+        server's own always are
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class Follower:
             self._done.set()
         if view.is_done or view.verb is Verb.STOP:
             self._on_stop()
-        return view.has_more_logs and self._copies_logs
+        return view.has_more_logs
 
     def _stop_orphan(self) -> None:
         """Stop the job of a task whose worker was killed. Nothing is logged: nobody reads it any more."""
@@ -137,8 +139,8 @@ class Follower:
         if dropped > 0 and view.logs and self._copies_logs:
             self._log.warning("%d reported lines were dropped (logs_limit)", dropped)
         for line in view.logs:
-            if self._copies_logs and line.stream is None:  # else it came by the job's own output
-                write_log_line(self._log, line)
+            if line.stream == SERVER_STREAM or (self._copies_logs and line.stream is None):
+                write_log_line(self._log, line)  # else it came by the job's own output, or directly
         if view.logs:
             self._last_line = view.first_line + len(view.logs) - 1
 

@@ -15,6 +15,8 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 MAX_NAME_CHARS = 250
 MAX_MESSAGE_CHARS = 16 * 1024
 MAX_LEVEL_CHARS = 16
+SERVER_STREAM = "server"
+"""The stream of lines that the API server has written itself into an action's log."""
 MAX_TIME_MS = 10**14
 """In the year 5138."""
 
@@ -46,7 +48,8 @@ class LogLine:
     """One log line as it is stored and shown.
 
     :param time_ms: Unix time, where the job gave it
-    :param stream: ``stdout`` or ``stderr``, where the job has written this line there as well
+    :param stream: ``stdout`` or ``stderr``, where the job has written this line there as well; or
+        ``SERVER_STREAM``
     """
 
     message: str

@@ -11,7 +11,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Row, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import FileRefused
@@ -188,16 +201,18 @@ def forget(connection: Connection, file_id: str) -> None:
     connection.execute(_DELETE_FILE, {"file_id": file_id})
 
 
-def unused_contents(connection: Connection, before: datetime, after_id: str, limit: int) -> list[Row[Any]]:
+def unused_contents(
+    connection: Connection, before: datetime, after_id: str | None, limit: int
+) -> list[Row[Any]]:
     """Return contents that no file refers to, in the order of their ids."""
     query = (
         select(_contents.id, _contents.store, _contents.size_bytes)
-        .where(_contents.created_at < before, _contents.id > after_id)
+        .where(_contents.created_at < before)
         .where(~select(1).where(_files.content_id == _contents.id).exists())
         .order_by(_contents.id)
         .limit(limit)
     )
-    return list(connection.execute(query))
+    return list(connection.execute(query if after_id is None else query.where(_contents.id > after_id)))
 
 
 def delete_unused(connection: Connection, content_id: str) -> bool:
@@ -205,11 +220,14 @@ def delete_unused(connection: Connection, content_id: str) -> bool:
     return connection.execute(_DELETE_UNUSED, {"content_id": content_id}).rowcount == 1
 
 
+def late(connection: Connection, before: datetime) -> int:
+    """Count what :func:`forget_late` would drop."""
+    return connection.scalar(select(func.count()).select_from(file_table).where(_is_late(before))) or 0
+
+
 def forget_late(connection: Connection, before: datetime) -> int:
     """Drop what was announced before a moment and never came, and files of actions that are gone."""
-    late = and_(_files.attached_at.is_(None), _files.announced_at < before)
-    orphaned = ~select(1).where(action_table.c.id == _files.action_id).exists()
-    return connection.execute(delete(file_table).where(or_(late, orphaned))).rowcount
+    return connection.execute(delete(file_table).where(_is_late(before))).rowcount
 
 
 def existing_contents(connection: Connection, content_ids: list[str]) -> set[str]:
@@ -267,6 +285,11 @@ def _next_index(
             code="too_many_files",
         )
     return 0 if highest is None else highest + 1
+
+
+def _is_late(before: datetime) -> ColumnElement[bool]:
+    never_came = and_(_files.attached_at.is_(None), _files.announced_at < before)
+    return or_(never_came, ~select(1).where(action_table.c.id == _files.action_id).exists())
 
 
 def _of_digests(connection: Connection, file: Row[Any]) -> list[Row[Any]]:

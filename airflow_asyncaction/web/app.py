@@ -7,18 +7,12 @@ import gc
 import threading
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
-from airflow import settings as airflow_settings
 from flask import Flask, Request, Response
 
 from airflow_asyncaction import settings as our_settings
-from airflow_asyncaction.files.service import FileLimits, Files
-from airflow_asyncaction.files.tokens import own_tokens
-from airflow_asyncaction.filestores.configured import FileStores
-from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.files.services import Services, open_services
 from airflow_asyncaction.web.buffered import BufferedWsgi, Receive, Scope, Send, WsgiApp
 from airflow_asyncaction.web.content import CONTENT_PATH, ContentApp
 from airflow_asyncaction.web.files import HookUrl, files_blueprint
@@ -33,35 +27,13 @@ _WARM_REQUESTS = 50
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class Services:
-    """What the routes call."""
-
-    settings: Settings
-    actions: Actions
-    files: Files
-
-    @classmethod
-    def open(cls, settings: Settings | None = None) -> Services:
-        """Return the services on Airflow's own database engine.
-
-        :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
-        """
-        settings = settings or our_settings.load()
-        actions = Actions(airflow_settings.get_engine(), replay_window=2 * settings.max_clock_skew)
-        actions.check_tables()
-        limits = FileLimits(max_file_bytes=settings.max_file_bytes, max_files=settings.max_files)
-        tokens = own_tokens(settings.file_url_valid_for)
-        return cls(settings, actions, Files(actions, FileStores(settings.file_stores), tokens, limits))
-
-
 def create_app(services: Services | None = None, *, hook_url: HookUrl | None = None) -> Flask:
     """Return the app with all its routes.
 
     :param hook_url: where a request's sender finds these routes; as configured, or as requests have it
     :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
     """
-    services = services or Services.open()
+    services = services or open_services()
     actions, files, settings = services.actions, services.files, services.settings
     hook_url = hook_url or (_configured_hook_url if our_settings.has_hook_url() else requested_hook_url)
     app = Flask("airflow_asyncaction", static_folder=None)
@@ -83,7 +55,7 @@ def create_asgi_app(services: Services | None = None) -> AsgiApp:
 
     :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
     """
-    services = services or Services.open()
+    services = services or open_services()
     settings = services.settings
     app: WsgiApp = create_app(services)
     if settings.gc_freeze:

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``airflow asyncaction files ...``."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from datetime import UTC, datetime, timedelta
+
+from airflow_asyncaction.files.garbage import OLDER_THAN, collect
+from airflow_asyncaction.files.services import open_services
+from airflow_asyncaction.protocol.transfers import describe_size
+
+
+def gc(args: Namespace) -> None:
+    """Remove garbage."""
+    if not args.older_than >= 0:
+        raise SystemExit("--older-than must be a number of hours, 0 or more")
+    collect_garbage(older_than=timedelta(hours=args.older_than), dry_run=args.dry_run)
+
+
+def collect_garbage(*, older_than: timedelta = OLDER_THAN, dry_run: bool = False) -> None:
+    """Remove garbage, and print how much it was."""
+    services = open_services()
+    now = datetime.now(UTC)
+    done = collect(services.actions, services.stores, older_than=older_than, now=now, dry_run=dry_run)
+    print(
+        f"{'Would remove' if dry_run else 'Removed'} {done.contents} contents of"
+        f" {describe_size(done.size_bytes)}, {done.files} files without a content or an action,"
+        f" {done.remains} remains of uploads"
+    )
+    if done.strangers:
+        print(f"{done.strangers} contents are in file stores that are not configured: they were left alone")

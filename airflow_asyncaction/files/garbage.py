@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Removes what no action has: contents without a file, files that never came, and remains of crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.exc import IntegrityError
+
+from airflow_asyncaction.exceptions import FileRefused
+from airflow_asyncaction.files.store_errors import store_errors
+from airflow_asyncaction.filestores.base import FileStore, Stored
+from airflow_asyncaction.filestores.configured import FileStores
+from airflow_asyncaction.store import files
+from airflow_asyncaction.store.actions import Actions
+
+OLDER_THAN = timedelta(days=1)
+"""What is younger may be on its way."""
+
+_BATCH = 500
+
+
+@dataclass
+class Collected:
+    """How much was removed, or would be.
+
+    :param files: that were announced and did not come, or whose action is gone
+    :param contents: that no file refers to
+    :param remains: objects that belong to nothing
+    :param strangers: contents in file stores that are not configured: they are left where they are
+    """
+
+    files: int = 0
+    contents: int = 0
+    size_bytes: int = 0
+    remains: int = 0
+    strangers: int = 0
+
+
+def collect(
+    actions: Actions,
+    stores: FileStores,
+    *,
+    older_than: timedelta = OLDER_THAN,
+    now: datetime,
+    dry_run: bool = False,
+) -> Collected:
+    """Remove garbage that is older than this. It may run while files come and go, and more than once at once.
+
+    A content's row goes before the content: whatever breaks off in between, no file is without its content.
+
+    :param dry_run: only count; files that go first may leave more contents without any than are counted
+    :raises FileStoreUnavailable: a store does not answer as it should
+    """
+    before, collected = now - older_than, Collected()
+    with actions.transaction() as connection:
+        collected.files = files.late(connection, before) if dry_run else files.forget_late(connection, before)
+    _collect_contents(actions, stores, before, collected, dry_run=dry_run)
+    for store in stores:
+        for key in _remains(actions, store, before):
+            collected.remains += 1
+            if not dry_run:
+                with store_errors(store):
+                    store.remove(key)
+    return collected
+
+
+def _collect_contents(
+    actions: Actions, stores: FileStores, before: datetime, collected: Collected, *, dry_run: bool
+) -> None:
+    last_id: str | None = None
+    while True:
+        with actions.transaction() as connection:
+            unused = files.unused_contents(connection, before, last_id, _BATCH)
+        if not unused:
+            return
+        last_id = unused[-1].id
+        for content in unused:
+            try:
+                store = stores.named(content.store)
+            except FileRefused:
+                collected.strangers += 1
+                continue
+            if dry_run or _delete(actions, store, content.id):
+                collected.contents += 1
+                collected.size_bytes += content.size_bytes
+
+
+def _delete(actions: Actions, store: FileStore, content_id: str) -> bool:
+    try:
+        with actions.transaction() as connection:
+            is_deleted = files.delete_unused(connection, content_id)
+    except IntegrityError:  # a file came to refer to it in this moment
+        return False
+    if is_deleted:
+        with store_errors(store):
+            store.remove_content(content_id)
+    return is_deleted
+
+
+def _remains(actions: Actions, store: FileStore, before: datetime) -> Iterator[str]:
+    """Yield the keys of unfinished uploads, and of contents that no row knows."""
+    with store_errors(store):
+        old = [stored for stored in store.stored() if stored.modified_at < before]
+    for start in range(0, len(old), _BATCH):
+        batch = old[start : start + _BATCH]
+        with actions.transaction() as connection:
+            ids = [stored.content_id for stored in batch if stored.content_id is not None]
+            known = files.existing_contents(connection, ids)
+        yield from (stored.key for stored in batch if _is_remains(stored, known))
+
+
+def _is_remains(stored: Stored, known: set[str]) -> bool:
+    return stored.is_unfinished or (stored.content_id is not None and stored.content_id not in known)
