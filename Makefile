@@ -34,6 +34,10 @@ test: $(READY) ## Run all tests (ARGS="-k name" for some)
 bench: $(READY) ## Measure reports per second and a task's overhead, beside Airflow's own
 	@$(DEV) benchmarks $(ARGS)
 
+.PHONY: bench-files
+bench-files: $(READY) ## Measure files beside nginx and reports, and the server's CPU for files on S3
+	@$(DEV) benchmarks.files
+
 .PHONY: check
 check: $(READY) ## Check format, lint, types and the walls between the packages
 	@$(BIN)/ruff format --check

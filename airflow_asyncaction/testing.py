@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -61,6 +62,7 @@ from airflow_asyncaction.protocol.signing import (
     report_key,
     verify,
 )
+from airflow_asyncaction.testing_files import ContentExchange, Files, StoredFile
 
 MAX_SKEW_MS = 300_000
 HEADERS = (JOB_ID_HEADER, TIME_HEADER, NONCE_HEADER, V1_HEADER, V2_HEADER)
@@ -97,6 +99,7 @@ class TestedJob:
     action: Action
     reports: list[Report] = field(default_factory=list)
     requests: list[Received] = field(default_factory=list)
+    _files: Files = field(default_factory=partial(Files, direct_uploads=False), repr=False)
     _earlier: dict[str, Earlier] = field(default_factory=dict, repr=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
@@ -110,6 +113,24 @@ class TestedJob:
         """All lines that were reported, in the order they came in."""
         with self._changed:
             return [line for report in self.reports for line in report.logs]
+
+    @property
+    def files(self) -> dict[str, list[StoredFile]]:
+        """The attached files by property, in the order of their indexes."""
+        return self._files.of(self.info.job_id)
+
+    def add_file(
+        self,
+        property: str,  # noqa: A002
+        name: str,
+        content: bytes,
+        **fields: Any,
+    ) -> None:
+        """Attach a file, for the job to download.
+
+        :param fields: more fields of :class:`StoredFile`
+        """
+        self._files.add(self.info.job_id, property, StoredFile(name, content, **fields))
 
     def stop(self, reason: StopReason = StopReason.REQUESTED) -> None:
         """Ask the job to stop: its next report is answered with the verb STOP."""
@@ -145,16 +166,24 @@ class JobServer:
     """A server on a free port of 127.0.0.1, from ``with`` to its end.
 
     Faults: :meth:`pause` (503), :meth:`go_away` (nobody listens), :meth:`lose_answers` (the report arrives,
-    its answer does not), ``clock_offset`` (the server's clock against ours).
+    its answer does not), ``clock_offset`` (the server's clock against ours); for the contents of files
+    :meth:`break_transfers`, :meth:`refuse_transfers`, :meth:`slow_transfers`, :meth:`expire_urls`.
 
-    What it does not do: it checks no clocks of an action, and has no files.
+    What it does not do: it checks no clocks of an action. Files are in memory, each job may download every
+    other's, and the URLs of contents last until :meth:`expire_urls`.
 
     :param prefix: path of the hook
     :param tls: speak HTTPS with this
+    :param direct_uploads: be as with an object store: a content counts when the job says that it is complete
     """
 
     def __init__(
-        self, *, limits: Limits | None = None, prefix: str = "/async", tls: ssl.SSLContext | None = None
+        self,
+        *,
+        limits: Limits | None = None,
+        prefix: str = "/async",
+        tls: ssl.SSLContext | None = None,
+        direct_uploads: bool = False,
     ) -> None:
         self.limits = limits or Limits()
         self.clock_offset = timedelta()
@@ -165,6 +194,7 @@ class JobServer:
         self._listener: _Listener | None = None
         self._retry_after_seconds: int | None = None
         self._answers_to_lose = 0
+        self._files = Files(direct_uploads=direct_uploads)
 
     def __enter__(self) -> Self:
         self.come_back()
@@ -196,7 +226,7 @@ class JobServer:
             **{"attempt": 1, "created_at": self.now(), **action_fields},
         )
         info = JobInfo(job_id=job_id, secret_key=secrets.token_hex(32), hook=self.hook, arguments=text)
-        job = self._jobs[job_id] = TestedJob(info, action)
+        job = self._jobs[job_id] = TestedJob(info, action, _files=self._files)
         return job
 
     def now(self) -> datetime:
@@ -214,6 +244,22 @@ class JobServer:
     def lose_answers(self, count: int) -> None:
         """Take in the next ``count`` requests, but close the connection in place of an answer."""
         self._answers_to_lose = count
+
+    def break_transfers(self, count: int, after_bytes: int) -> None:
+        """Close the next ``count`` connections for contents when so much has come or gone."""
+        self._files.cuts = [after_bytes] * count
+
+    def refuse_transfers(self, count: int, status: int, code: str) -> None:
+        """Answer the next ``count`` requests for contents with this."""
+        self._files.refusals = [(status, {"error": code, "message": "As the test wants it"})] * count
+
+    def slow_transfers(self, bytes_per_second: int | None) -> None:
+        """Let contents come and go no faster than this; ``None``: as fast as they can."""
+        self._files.bytes_per_second = bytes_per_second
+
+    def expire_urls(self) -> None:
+        """Let the URLs of contents that were given out up to now not be taken any more."""
+        self._files.expire_urls()
 
     def go_away(self) -> None:
         """Close the port and all connections."""
@@ -269,10 +315,27 @@ class JobServer:
             elif (method, relative) == ("GET", "/job"):
                 status, fields = 200, answer(job.action, now=self.now())
             else:
-                status, fields = 404, {"error": "not_found", "message": "No such route"}
+                status, fields = self._answer_files(job, method, relative, body)
             job.requests.append(Received(claim, method, relative, body, status))
             job._changed.notify_all()
         return status, fields
+
+    def _answer_files(
+        self, job: TestedJob, method: str, relative: str, body: bytes
+    ) -> tuple[int, dict[str, Any]]:
+        if job.action.fenced:
+            return 410, {"error": "superseded", "message": "A newer attempt took over"}
+        if method == "PUT" and job.action.state.is_end:
+            return 409, {"error": "already_ended", "message": "The action has ended"}
+        answered = self._files.answer(job.info.job_id, self.hook, (method, relative), body)
+        return answered or (404, {"error": "not_found", "message": "No such route"})
+
+    def _exchange_content(self, handler: BaseHTTPRequestHandler) -> tuple[int, dict[str, Any]] | None:
+        """Take or give a content; return what is still to be answered, ``None``: nothing."""
+        return ContentExchange(self._files, handler).run()
+
+    def _is_content(self, target: str) -> bool:
+        return target.startswith(f"{self._prefix}/content/")
 
     def _lock_out_v1(self, job: TestedJob, claim: Claim) -> None:
         if claim.scheme is Scheme.V2:
@@ -360,6 +423,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         job_server = self.server.job_server
+        if job_server._is_content(self.path):
+            return self._handle_content()
         length = self.headers.get("Content-Length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > job_server.limits.body_bytes:
             self.close_connection = True
@@ -372,6 +437,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         return self._send(*result)
+
+    def _handle_content(self) -> None:
+        answered = self.server.job_server._exchange_content(self)
+        if answered is not None:
+            self.close_connection = True  # a refusal comes before the content
+            self._send(*answered)
 
     def _discard(self, length: str) -> None:
         """Read what nobody wants, so that the client sees the answer and not a broken pipe."""

@@ -11,21 +11,25 @@ import asyncio
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+
+Steps = Generator[bytes, bytes, None]
+"""Requests that follow from each other: yields one, is sent the body of its answer."""
 
 
 @dataclass(frozen=True)
 class Load:
     """What to send where.
 
-    :param make_request: takes (connection, number), returns a whole HTTP/1.1 request
+    :param make_request: takes (connection, number), returns a whole HTTP/1.1 request, or several that follow
+        from each other and are measured as one
     :param requests: per connection
     """
 
     host: str
     port: int
-    make_request: Callable[[int, int], bytes]
+    make_request: Callable[[int, int], bytes | Steps]
     connections: int
     requests: int
 
@@ -69,7 +73,7 @@ def _run(load: Load, queue: multiprocessing.SimpleQueue[Measured | str]) -> None
         queue.put(f"{type(error).__name__}: {error}")
 
 
-async def _measure(load: Load, requests: Sequence[Sequence[bytes]]) -> Measured:
+async def _measure(load: Load, requests: Sequence[Sequence[bytes | Steps]]) -> Measured:
     streams = [await asyncio.open_connection(load.host, load.port) for _ in requests]
     start = time.perf_counter()
     times = await asyncio.gather(
@@ -84,18 +88,31 @@ async def _measure(load: Load, requests: Sequence[Sequence[bytes]]) -> Measured:
 
 
 async def _send_all(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: Sequence[bytes]
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: Sequence[bytes | Steps]
 ) -> list[float]:
     times = []
     for request in requests:
         sent_at = time.perf_counter()
-        writer.write(request)
-        await _read_answer(reader)
+        if isinstance(request, bytes):
+            await _exchange(reader, writer, request)
+        else:
+            await _follow(reader, writer, request)
         times.append(time.perf_counter() - sent_at)
     return times
 
 
-async def _read_answer(reader: asyncio.StreamReader) -> None:
+async def _follow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, steps: Steps) -> None:
+    request: bytes | None = next(steps)
+    while request is not None:
+        answer = await _exchange(reader, writer, request)
+        try:
+            request = steps.send(answer)
+        except StopIteration:
+            request = None
+
+
+async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> bytes:
+    writer.write(request)
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(
         (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
@@ -103,3 +120,4 @@ async def _read_answer(reader: asyncio.StreamReader) -> None:
     body = await reader.readexactly(length)
     if not head.startswith(b"HTTP/1.1 2"):
         raise RuntimeError(f"{head.splitlines()[0].decode()}: {body[:300].decode(errors='replace')}")
+    return body

@@ -28,36 +28,24 @@ _HEARTBEAT_BODY = json.dumps({"hostname": HOSTNAME, "pid": PID}).encode()
 
 def run(postgres: Postgres, airflow: Deployment) -> None:
     """Measure, and print the table."""
-    targets = _make_targets(airflow, max(CONNECTIONS))
-    address = urlsplit(airflow.base_url)
-    hook = airflow.base_url + "/async"
-    jobs = [JobInfo(job_id=JobId(one.job_id), secret_key=one.secret_key, hook=hook) for one in targets]
+    targets = make_targets(airflow, max(CONNECTIONS))
+    jobs = jobs_of(airflow, targets)
 
     def heartbeats(connections: int) -> Load:
+        address = urlsplit(airflow.base_url)
+
         def request(connection: int, _: int) -> bytes:
             target = targets[connection]
             path = f"/execution/task-instances/{target.ti_id}/heartbeat"
             headers = {"Authorization": f"Bearer {target.token}", "Content-Type": "application/json"}
-            return _http("PUT", path, address.netloc, headers, _HEARTBEAT_BODY)
+            return http_request("PUT", path, address.netloc, headers, _HEARTBEAT_BODY)
 
         return Load(
             str(address.hostname), address.port or 80, request, connections, _requests(connections) // 3
         )
 
     def reports(connections: int) -> Load:
-        def request(connection: int, number: int) -> bytes:
-            job = jobs[connection]
-            body = _report(number)
-            headers = signed_headers(
-                job,
-                Content("POST", "/status", body=body),
-                time_ms=int(time.time() * 1000),
-                nonce=secrets.token_urlsafe(18),
-            )
-            path = urlsplit(job.hook).path + "/status"
-            return _http("POST", path, address.netloc, headers, body)
-
-        return Load(str(address.hostname), address.port or 80, request, connections, _requests(connections))
+        return report_load(jobs, connections)
 
     for load in (heartbeats, reports):
         measure(_shortened(load(16)))
@@ -72,7 +60,43 @@ def run(postgres: Postgres, airflow: Deployment) -> None:
     _pgbench(postgres, airflow.database_url)
 
 
-def _make_targets(airflow: Deployment, count: int) -> list[Target]:
+def jobs_of(airflow: Deployment, targets: Sequence[Target]) -> list[JobInfo]:
+    """Return the jobs of targets."""
+    hook = airflow.base_url + "/async"
+    return [JobInfo(job_id=JobId(one.job_id), secret_key=one.secret_key, hook=hook) for one in targets]
+
+
+def report_load(jobs: Sequence[JobInfo], connections: int) -> Load:
+    """Return a load of status reports, each connection being one job."""
+    address = urlsplit(jobs[0].hook)
+
+    def request(connection: int, number: int) -> bytes:
+        return signed_request(jobs[connection], "POST", "/status", _report(number))
+
+    return Load(str(address.hostname), address.port or 80, request, connections, _requests(connections))
+
+
+def signed_request(job: JobInfo, method: str, path: str, body: bytes) -> bytes:
+    """Return a request of a job's, signed now, as a whole HTTP/1.1 request."""
+    address = urlsplit(job.hook)
+    headers = signed_headers(
+        job,
+        Content(method, path, body=body),
+        time_ms=int(time.time() * 1000),
+        nonce=secrets.token_urlsafe(18),
+    )
+    return http_request(method, address.path + path, address.netloc, headers, body)
+
+
+def http_request(method: str, path: str, host: str, headers: dict[str, str], body: bytes) -> bytes:
+    """Return a whole HTTP/1.1 request."""
+    head = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}"]
+    head += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def make_targets(airflow: Deployment, count: int) -> list[Target]:
+    """Make running task instances with an action each."""
     made = subprocess.run(
         [sys.executable, "-m", "benchmarks.targets", str(count)],
         env=airflow.environ,
@@ -125,9 +149,3 @@ def _report(number: int) -> bytes:
         "logs": lines,
     }
     return json.dumps(report).encode()
-
-
-def _http(method: str, path: str, host: str, headers: dict[str, str], body: bytes) -> bytes:
-    head = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}"]
-    head += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*head, "", ""]).encode() + body

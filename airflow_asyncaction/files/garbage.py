@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy.exc import IntegrityError
-
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.store_errors import store_errors
 from airflow_asyncaction.filestores.base import FileStore, Stored
@@ -89,11 +87,8 @@ def _collect_contents(
 
 
 def _delete(actions: Actions, store: FileStore, content_id: str) -> bool:
-    try:
-        with actions.transaction() as connection:
-            is_deleted = files.delete_unused(connection, content_id)
-    except IntegrityError:  # a file came to refer to it in this moment
-        return False
+    with actions.transaction() as connection:
+        is_deleted = files.delete_unused(connection, content_id)
     if is_deleted:
         with store_errors(store):
             store.remove_content(content_id)

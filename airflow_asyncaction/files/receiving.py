@@ -85,9 +85,8 @@ class Receiving:
         found = self._digester.result()
         measured = Measured(found.md5, found.sha256, found.size_bytes, found.challenge)
         seconds = time.monotonic() - self._began_at
-        return self._attaching.attach(
-            self._token.file_id, Found(self._store, self._incoming.content_id, measured, seconds)
-        )
+        arrived = Found(self._store, self._incoming.content_id, measured, seconds)
+        return self._attaching.attach(self._token.action_id, self._token.file_id, arrived)
 
     def discard(self) -> None:
         """Leave nothing behind."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
-from sqlalchemy import Connection, Row
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import FileRefused, FileStoreUnavailable
-from airflow_asyncaction.files.attaching import Attaching, Found, record
+from airflow_asyncaction.files.attaching import Attaching, Found, attached, record
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.store_errors import store_errors
 from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
@@ -30,6 +30,8 @@ from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import files, rows
 from airflow_asyncaction.store.actions import Actions, Unseal
+from airflow_asyncaction.store.files import Content, File
+from airflow_asyncaction.store.rows import ActionRow, Transaction
 from airflow_asyncaction.store.upstream import is_upstream
 
 log = logging.getLogger(__name__)
@@ -143,7 +145,7 @@ class Files:
                 return Upload(file.file_index)
             content = files.known_content(connection, file)
             if content is not None:
-                self._attaching.link(connection, row, file, content.id, content.size_bytes, signed.now)
+                self._attaching.link(connection, row, file, content, signed.now)
                 return Upload(file.file_index)
         return self._upload(store, file, content_url, signed.now)
 
@@ -159,7 +161,7 @@ class Files:
             if file is None or file.role != target.role:
                 raise _no_such_file()
             if file.attached_at is not None:
-                return self._attached(connection, file)
+                return self._record(*attached(connection, file))
         return self._complete(file)
 
     def link(self, signed: Signed, property_: str, unseal: Unseal[FileReference]) -> FileRecord:
@@ -172,22 +174,22 @@ class Files:
             source = files.attached(
                 connection, JobId(reference.action.lower()), reference.property, reference.index
             )
-            if source is None or source.content_sha256 != reference.sha256:
+            if source is None or source[1].sha256 != reference.sha256:
                 raise _no_such_file()
+            source_file, content = source
             file = files.announce(
                 connection,
                 signed.action_id,
                 checked_property(property_),
-                _as_announcement(source),
-                store=source.content_store,
+                _as_announcement(source_file, content),
+                store=content.store,
                 role=Role.INPUT,
                 max_files=self._limits.max_files,
                 now=signed.now,
             )
             if file.attached_at is None:
-                size_bytes = source.content_size_bytes
-                self._attaching.link(connection, row, file, source.content, size_bytes, signed.now)
-            return self._attached(connection, file)
+                self._attaching.link(connection, row, file, content, signed.now)
+            return self._record(*attached(connection, file))
 
     def locate(
         self, signed: Signed, wanted: Target, index: int, prove: Unseal[object], content_url: str
@@ -201,14 +203,14 @@ class Files:
             _check_lives(row)
             self._stores.named(wanted.store)
             key = _readable(connection, signed, wanted), checked_property(wanted.property), index
-            file = files.attached(connection, *key)
-            late = files.by_index(connection, *key) if file is None else None
+            found = files.attached(connection, *key)
+            late = files.by_index(connection, *key) if found is None else None
         if late is not None and self._complete_if_there(late):
             with self._actions.transaction() as connection:
-                file = files.attached(connection, *key)
-        if file is None:
+                found = files.attached(connection, *key)
+        if found is None:
             raise _no_such_file()
-        return self._location(file, content_url, signed.now)
+        return self._location(*found, content_url, signed.now)
 
     def outputs(self, signed: Signed, prove: Unseal[object]) -> list[FileRecord]:
         """Return the files that a job has left, those included that nobody has told to be there."""
@@ -218,7 +220,7 @@ class Files:
             self._complete_if_there(file)
         with self._actions.transaction() as connection:
             found = files.attached_in(connection, signed.action_id, Role.OUTPUT)
-        return [self._record(file) for file in found]
+        return [self._record(*each) for each in found]
 
     def settle(self, action_id: JobId) -> None:
         """Attach what an action's job has sent to object stores and never told. Refusals are logged only."""
@@ -252,27 +254,27 @@ class Files:
                 log.error("Content %s is not in file store %s any more", download.content_id, store.name)
                 raise FileRefused("The content is lost", code="content_lost") from None
 
-    def _upload(self, store: FileStore, file: Row[Any], content_url: str, now: datetime) -> Upload:
+    def _upload(self, store: FileStore, file: File, content_url: str, now: datetime) -> Upload:
         with store_errors(store):
             url = store.signed_put(file.id, self._tokens.valid_for)
         if url is not None:
             return Upload(file.file_index, url, is_direct=True)
         max_bytes = self._limits.max_file_bytes if file.size_bytes is None else file.size_bytes
-        token = self._tokens.upload(UploadToken(file.id, store.name, max_bytes), now)
-        return Upload(file.file_index, f"{content_url}{token}")
+        token = UploadToken(file.action_id, file.id, store.name, max_bytes)
+        return Upload(file.file_index, content_url + self._tokens.upload(token, now))
 
-    def _location(self, file: Row[Any], content_url: str, now: datetime) -> Location:
-        store, known = self._stores.named(file.content_store), self._record(file)
+    def _location(self, file: File, content: Content, content_url: str, now: datetime) -> Location:
+        store = self._stores.named(content.store)
         with store_errors(store):
-            url = store.signed_get(file.content, self._tokens.valid_for)
+            url = store.signed_get(content.id, self._tokens.valid_for)
         if url is None:
             token = DownloadToken(
-                file.content, store.name, known.size_bytes, known.sha256, known.name, known.mimetype
+                content.id, store.name, content.size_bytes, content.sha256, file.name, file.mimetype
             )
-            url = f"{content_url}{self._tokens.download(token, now)}"
-        return Location(url, known)
+            url = content_url + self._tokens.download(token, now)
+        return Location(url, record(file, content, store))
 
-    def _complete(self, file: Row[Any]) -> FileRecord:
+    def _complete(self, file: File) -> FileRecord:
         """Verify and attach what was put to a signed URL."""
         store, content_id = self._stores.named(file.store), str(uuid7())
         with store_errors(store):
@@ -283,12 +285,14 @@ class Files:
                     "Nothing has arrived at the URL of this file: send it there first", code="content_missing"
                 ) from None
         seconds = (datetime.now(UTC) - file.announced_at).total_seconds()
-        found = self._attaching.attach(file.id, Found(store, content_id, measured, seconds))
-        with store_errors(store):
-            store.withdraw(file.id)
-        return found
+        found = Found(store, content_id, measured, seconds)
+        try:
+            return self._attaching.attach(file.action_id, file.id, found)
+        finally:
+            with suppress(OSError):  # what is left is found by garbage collection
+                store.withdraw(file.id)
 
-    def _complete_if_there(self, file: Row[Any]) -> bool:
+    def _complete_if_there(self, file: File) -> bool:
         """Verify and attach what may have been put to a signed URL; tell whether it was."""
         try:
             self._complete(file)
@@ -297,20 +301,8 @@ class Files:
             return False
         return True
 
-    def _attached(self, connection: Connection, file: Row[Any]) -> FileRecord:
-        found = files.attached(connection, file.action_id, file.property, file.file_index)
-        if found is None:
-            raise AssertionError("an attached file can be read in its own transaction")
-        return self._record(found)
-
-    def _record(self, file: Row[Any]) -> FileRecord:
-        return record(
-            file,
-            self._stores.named(file.content_store),
-            file.content,
-            sha256=file.content_sha256,
-            size_bytes=file.content_size_bytes,
-        )
+    def _record(self, file: File, content: Content) -> FileRecord:
+        return record(file, content, self._stores.named(content.store))
 
     def _check_size(self, size_bytes: int | None) -> None:
         if size_bytes is not None and size_bytes > self._limits.max_file_bytes:
@@ -325,7 +317,7 @@ def _check_own(signed: Signed, action_id: str | None) -> None:
         raise FileRefused("A job may leave files with its own action alone", code="not_yours")
 
 
-def _readable(connection: Connection, signed: Signed, wanted: Target) -> JobId:
+def _readable(connection: Transaction, signed: Signed, wanted: Target) -> JobId:
     """Return whose files are wanted.
 
     :raises FileRefused: who asks may not read them
@@ -341,7 +333,7 @@ def _readable(connection: Connection, signed: Signed, wanted: Target) -> JobId:
     return owner
 
 
-def _check_lives(row: Row[Any]) -> None:
+def _check_lives(row: ActionRow) -> None:
     action = rows.to_action(row)
     if action.fenced:
         raise FileRefused("A newer attempt took over, or Airflow ended this action: stop", code="superseded")
@@ -355,13 +347,13 @@ def _no_such_file() -> FileRefused:
     return FileRefused("No such file is attached to the action", code="no_such_file")
 
 
-def _as_announcement(source: Row[Any]) -> Announcement:
+def _as_announcement(file: File, content: Content) -> Announcement:
     return Announcement(
-        md5=source.md5,
-        challenge=source.challenge,
-        sha256=source.content_sha256,
-        size_bytes=source.content_size_bytes,
-        name=source.name,
-        mimetype=source.mimetype,
-        metadata=source.file_metadata,
+        md5=content.md5,
+        challenge=content.challenge,
+        sha256=content.sha256,
+        size_bytes=content.size_bytes,
+        name=file.name,
+        mimetype=file.mimetype,
+        metadata=file.file_metadata,
     )

@@ -13,6 +13,7 @@ from itsdangerous import BadData, URLSafeSerializer
 
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.protocol.actions import unix_ms
+from airflow_asyncaction.protocol.job_info import JobId
 
 _SALT = "airflow_asyncaction.content"
 
@@ -24,6 +25,7 @@ class UploadToken:
     :param max_bytes: ... of at most this size
     """
 
+    action_id: JobId
     file_id: str
     store: str
     max_bytes: int

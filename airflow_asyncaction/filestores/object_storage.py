@@ -12,8 +12,10 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, BinaryIO, ClassVar, cast
+from urllib.parse import urlsplit
 
-from airflow.sdk import ObjectStoragePath
+from airflow.sdk import BaseHook, ObjectStoragePath
+from airflow.sdk.exceptions import AirflowNotFoundException
 from uuid6 import uuid7
 
 from airflow_asyncaction.filestores.base import CHUNK_BYTES, Measured, Stored, as_content_id, shard
@@ -21,6 +23,7 @@ from airflow_asyncaction.protocol.digests import digests
 
 _CONTENTS = "contents"
 _INCOMING = "incoming"
+_MODIFIED = ("LastModified", "mtime", "last_modified")  # of S3, Google and files, Azure
 
 
 class ObjectFileStore:
@@ -35,19 +38,33 @@ class ObjectFileStore:
     put_options: ClassVar[dict[str, Any] | None] = None
     """What makes ``sign`` sign for PUT; ``None``: it cannot, or a PUT would need a header."""
 
+    get_options: ClassVar[dict[str, Any]] = {}
+    """What makes ``sign`` sign for GET."""
+
+    cannot_sign: ClassVar[tuple[type[Exception], ...]] = (NotImplementedError, AttributeError, ValueError)
+    """What ``sign`` raises if there is nothing to sign with: tokens of Google's and Azure's are no keys."""
+
     def __init__(self, name: str, url: str) -> None:
         self.name = name
         self._url = url.rstrip("/")
 
     @cached_property
     def _base(self) -> ObjectStoragePath:
+        """The prefix. Without its connection, Airflow would use what the machine has, or nobody's name."""
+        connection, at, _ = urlsplit(self._url).netloc.rpartition("@")
+        if at:
+            with as_os_error():
+                _check_connection(connection)
         return ObjectStoragePath(self._url)
 
     @cached_property
     def _fs(self) -> Any:
         """The file system, untyped as fsspec is."""
         with as_os_error():
-            return self._base.fs
+            fs = self._base.fs
+            fs.dircache.use_listings_cache = False  # others write, too: what was listed once is soon wrong
+            fs.invalidate_cache()
+            return fs
 
     @cached_property
     def _signer(self) -> Any:
@@ -78,7 +95,7 @@ class ObjectFileStore:
 
     def signed_get(self, content_id: str, valid_for: timedelta) -> str | None:
         """Return a pre-signed URL, if the store can sign."""
-        return self._sign(self._content(content_id), valid_for, {})
+        return self._sign(self._content(content_id), valid_for, self.get_options)
 
     def accept(self, upload_id: str, content_id: str, *, md5: str) -> Measured:
         """Copy the object, and read it: not every store tells reliable digests."""
@@ -121,7 +138,7 @@ class ObjectFileStore:
         with as_os_error():
             try:
                 url = self._signer.sign(path, expiration=int(valid_for.total_seconds()), **options)
-            except NotImplementedError:
+            except self.cannot_sign:
                 return None
         return str(url)
 
@@ -132,7 +149,8 @@ class ObjectFileStore:
         return f"{self._base.path}/{_INCOMING}/{upload_id}"
 
     def _modified_at(self, key: str, info: dict[str, Any]) -> datetime:
-        modified = info.get("LastModified") or info.get("mtime") or self._fs.modified(key)
+        known = next((info[name] for name in _MODIFIED if info.get(name)), None)
+        modified = self._fs.modified(key) if known is None else known
         if isinstance(modified, int | float):
             return datetime.fromtimestamp(modified, UTC)
         if isinstance(modified, str):
@@ -144,6 +162,7 @@ class GoogleFileStore(ObjectFileStore):
     """Google Cloud Storage: it signs for PUT with a service account's key."""
 
     put_options: ClassVar[dict[str, Any] | None] = {"method": "PUT", "version": "v4"}
+    get_options: ClassVar[dict[str, Any]] = {"version": "v4"}
 
 
 class ObjectIncoming:
@@ -166,13 +185,24 @@ class ObjectIncoming:
             self._file.close()
 
     def discard(self) -> None:
-        """Give the parts up, or remove the object."""
-        with suppress(Exception):
-            if self._file.closed:
-                self._fs.rm_file(self._path)
-            else:
-                self._file.discard()
-                self._file.closed = True  # else it would be written when it is collected
+        """Give the parts up, and remove the object: some file systems write it in its place."""
+        for step in (self._file.discard, self._mark_closed, self._file.close, self._remove):
+            with suppress(Exception):
+                step()
+
+    def _mark_closed(self) -> None:
+        """Keep what was given up from being written when it is closed, or collected."""
+        self._file.closed = True
+
+    def _remove(self) -> None:
+        self._fs.rm_file(self._path)
+
+
+def _check_connection(name: str) -> None:
+    try:
+        BaseHook.get_connection(name)
+    except AirflowNotFoundException:
+        raise OSError(f"There is no connection {name}") from None
 
 
 @contextmanager

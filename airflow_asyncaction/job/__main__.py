@@ -12,14 +12,19 @@ from typing import NoReturn
 from airflow_asyncaction import __version__
 from airflow_asyncaction.job import wrap
 from airflow_asyncaction.job.reporter import say
+from airflow_asyncaction.job.wrap_files import Binding
 
 _DESCRIPTION = """\
 Run an unmodified program as a job of Airflow. Its output is passed through and reported as log lines; its end
 is reported as SUCCESS (exit code 0) or ERROR. The program may report by itself as well: an end that it has
 reported stands. Once Airflow asks the job to stop, no end is reported: its exit is the end.
 SIGTERM, SIGINT and SIGHUP are passed on to the program's process group, SIGUSR1 and SIGUSR2 to the program.
-Exit code: the program's; killed by the same signal if it was; 125: wrong usage or JOB_ variables, 126: the
-program cannot be run, 127: it was not found. Without JOB_ variables the program is run, and nothing else."""
+Inputs are fetched before the program starts: all files of the action's property NAME into a folder, if PATH
+is one or ends in /, else its only file to PATH. Outputs are uploaded after the program has ended with exit
+code 0, to the property NAME: the file PATH, all below the folder PATH, or what the pattern PATH matches.
+Exit code: the program's; killed by the same signal if it was; 125: wrong usage or JOB_ variables, or an input
+or output that failed, 126: the program cannot be run, 127: it was not found. Without JOB_ variables the
+program is run, and nothing else."""
 
 
 class _UsageError(Exception):
@@ -51,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             heartbeat_seconds=options.heartbeat_interval,
             stop_grace_seconds=options.stop_grace,
             report_timeout_seconds=options.report_timeout,
+            inputs=options.input,
+            outputs=options.output,
+            output_on_failure=options.output_on_failure,
         ),
         os.environ,
     )
@@ -79,7 +87,26 @@ def _parser() -> argparse.ArgumentParser:
         ("--report-timeout", defaults.report_timeout_seconds, "to re-send the end to a server that is away"),
     ):
         run.add_argument(name, type=_seconds, default=default, metavar="S", help=f"seconds {meaning}")
+    for name, meaning in (("--input", "files to fetch"), ("--output", "files to upload")):
+        run.add_argument(
+            name,
+            type=_binding,
+            action="append",
+            default=[],
+            metavar="NAME=PATH",
+            help=f"{meaning}; repeatable",
+        )
+    run.add_argument(
+        "--output-on-failure", action="store_true", help="upload what is there after any other end too"
+    )
     return parser
+
+
+def _binding(text: str) -> Binding:
+    try:
+        return Binding.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seconds(text: str) -> float:

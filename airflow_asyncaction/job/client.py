@@ -13,14 +13,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from airflow_asyncaction.exceptions import AsyncActionError
+from airflow_asyncaction.job.files import JobFiles, Named, find_files
 from airflow_asyncaction.job.outbox import tidy
 from airflow_asyncaction.job.reporter import Reporter, Timing, say
+from airflow_asyncaction.job.transfer import File
 from airflow_asyncaction.job.transport import Request, Transport
 from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, LogLine
 
@@ -62,6 +66,7 @@ class Job:
         if info is not None:
             transport = Transport(info, timeout_seconds=timing.timeout_seconds)
             self._reporter = Reporter(transport, agent=agent or this_agent(), timing=timing)
+        self._files = JobFiles(info, self._reporter, timing, self.log)
 
     def __repr__(self) -> str:
         return f"<Job {self._info.job_id if self._info else 'outside Airflow'}>"
@@ -191,6 +196,78 @@ class Job:
         """
         if self._reporter is not None:
             self._reporter.close()
+
+    def download(
+        self,
+        property: str,  # noqa: A002
+        to: str | os.PathLike[str],
+        *,
+        index: int = 0,
+        of: str | None = None,
+        store: str = DEFAULT_STORE,
+    ) -> Path:
+        """Fetch a file of an action, and return its path. What was there before is replaced, or else stays.
+
+        :param to: path, or a folder to have it under its own name: an existing one, or a text that ends in /
+        :param of: uuid of an upstream task's action; default: the job's own
+        :raises ServerError: it was refused, or could not be fetched
+        :raises AsyncActionError: it is not what the server says of it, or this is outside Airflow
+        """
+        return self._files.download(self._files.place(property, of, store), to, index)
+
+    def download_all(
+        self,
+        property: str,  # noqa: A002
+        to: str | os.PathLike[str],
+        *,
+        of: str | None = None,
+        store: str = DEFAULT_STORE,
+    ) -> list[Path]:
+        """Fetch all files of a property, at least one, into a folder. See :meth:`download`.
+
+        :param to: folder; it is made, with sub-folders as the files' names say
+        :raises AsyncActionError: two of them have the same name; the first is there
+        """
+        return self._files.download_all(self._files.place(property, of, store), to)
+
+    def upload(
+        self,
+        property: str,  # noqa: A002
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        mimetype: str | None = None,
+        store: str = DEFAULT_STORE,
+    ) -> File:
+        """Attach a file to the action. A content that the store has already is not sent.
+
+        :param property: what the file is to the action: ``[A-Za-z_][A-Za-z0-9_]{0,63}``
+        :param name: relative POSIX path; default: the last part of ``path``
+        :param metadata: a JSON object
+        :param mimetype: default: guessed by the name
+        :raises ServerError: it was refused, could not be delivered, or changed meanwhile
+        :raises OSError: it cannot be read
+        """
+        named = Named(name or Path(path).name, Path(path))
+        return self._files.upload(self._files.place(property, None, store), named, metadata, mimetype)
+
+    def upload_all(
+        self,
+        property: str,  # noqa: A002
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        store: str = DEFAULT_STORE,
+    ) -> list[File]:
+        """Attach all files of a folder, or that match a pattern. Raises like :meth:`upload`.
+
+        :param path: a file, a folder with all below it, or a pattern, with ``**`` for any folders; names are
+            relative to the folder, or to what is before the pattern's first wildcard
+        :raises FileNotFoundError: there is none
+        """
+        place = self._files.place(property, None, store)
+        return [self._files.upload(place, named, metadata) for named in find_files(path)]
 
     def send(self, request: Request) -> dict[str, Any]:
         """Send a signed request to another route of the hook, and return the answer's object.

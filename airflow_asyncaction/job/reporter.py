@@ -93,6 +93,7 @@ class Reporter:
         self._outbox = Outbox()
         self._woken = False
         self._details: dict[str, Any] | None = None
+        self._own_details: dict[str, Any] = {}
         self._ending: Mapping[str, Any] | None = None
         self._unsent: _Report | None = None
         self._sent_at = time.monotonic()
@@ -138,9 +139,18 @@ class Reporter:
     def set_details(self, details: dict[str, Any], *, hurry: bool) -> None:
         """Take the newest status details to be sent."""
         self.start()
-        self._details = details
+        self._details = self._own_details = details
         if hurry:
             self._haste()
+
+    def show_transfer(self, details: dict[str, Any]) -> None:
+        """Take status details of a transfer, to be sent in place of the job's own for its time."""
+        self.start()
+        self._details = details
+
+    def end_transfer(self) -> None:
+        """Let the job's own status details be sent again."""
+        self._details = self._own_details
 
     def end(self, fields: Mapping[str, Any]) -> None:
         """Send all that waits and a terminal report with it. If that finds no server, flush tries again.

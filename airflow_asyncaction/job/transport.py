@@ -25,7 +25,7 @@ from airflow_asyncaction.protocol.signing import Content, signed_headers
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 60.0
 
-_BROKEN = (OSError, http.client.HTTPException)
+BROKEN = (OSError, http.client.HTTPException)
 
 _OUTAGES = frozenset({429, 502, 503, 504})
 _POLL_SECONDS = 0.05
@@ -173,13 +173,13 @@ class Transport:
         reused = self._connection is not None
         try:
             return self._round_trip(request)
-        except _BROKEN as error:
+        except BROKEN as error:
             if not reused:
-                raise _Outage(_describe(error)) from None
+                raise _Outage(describe_error(error)) from None
         try:
             return self._round_trip(request)
-        except _BROKEN as error:
-            raise _Outage(_describe(error)) from None
+        except BROKEN as error:
+            raise _Outage(describe_error(error)) from None
 
     def _round_trip(self, request: Request) -> _Answer:
         target = self._prefix + request.path or "/"
@@ -223,10 +223,12 @@ class Transport:
             if fields is None:  # a captive portal, or a proxy's page: not the API server
                 raise _Outage("it answered with something else than a JSON object", status=answer.status)
             return fields
-        code, said = _error_of(fields)
+        code, said = error_of(fields)
         text = f"it answered {answer.status}" + (f" {code}" if code else "") + (f": {said}" if said else "")
         if answer.status in _OUTAGES:
-            raise _Outage(text, status=answer.status, code=code, retry_after=_seconds(answer.retry_after))
+            raise _Outage(
+                text, status=answer.status, code=code, retry_after=retry_after_seconds(answer.retry_after)
+            )
         kind = Superseded if answer.status == HTTPStatus.GONE else ServerError
         raise kind(f"{self._host} refused: {text}", status=answer.status, code=code)
 
@@ -240,7 +242,8 @@ def _wait(until: float, give_up: Callable[[], bool]) -> bool:
     return not give_up()
 
 
-def _error_of(fields: dict[str, Any] | None) -> tuple[str, str]:
+def error_of(fields: dict[str, Any] | None) -> tuple[str, str]:
+    """Return ``error`` and ``message`` of an answer's object, each ``""`` if it is not there."""
     code, said = (fields or {}).get("error"), (fields or {}).get("message")
     return (
         code[:_SAID_CHARS] if isinstance(code, str) else "",
@@ -248,7 +251,7 @@ def _error_of(fields: dict[str, Any] | None) -> tuple[str, str]:
     )
 
 
-def _seconds(retry_after: str | None) -> float:
+def retry_after_seconds(retry_after: str | None) -> float:
     """Read a Retry-After header: seconds or a date; anything else is 0."""
     if retry_after is None:
         return 0.0
@@ -263,7 +266,7 @@ def _seconds(retry_after: str | None) -> float:
     return min(max(wanted, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
-def _describe(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Say what went wrong with the connection; an ``OSError`` says no more than errno and its text."""
     said = error.strerror if isinstance(error, OSError) else None
     return f"{type(error).__name__}: {said}" if said else type(error).__name__

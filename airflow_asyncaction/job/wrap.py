@@ -23,6 +23,14 @@ from airflow_asyncaction.job.client import Job, this_agent
 from airflow_asyncaction.job.outbox import tidy
 from airflow_asyncaction.job.reporter import Timing, say
 from airflow_asyncaction.job.streams import Pump
+from airflow_asyncaction.job.wrap_files import (
+    Binding,
+    TransferEnded,
+    TransferFailed,
+    fetch_inputs,
+    upload_outputs,
+    upload_what_is_there,
+)
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import TAIL_LINES
 from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS
@@ -46,11 +54,17 @@ class Options:
 
     :param stop_grace_seconds: between SIGTERM and SIGKILL when the server asks the job to stop
     :param report_timeout_seconds: how long the end is re-sent to a server that is away
+    :param inputs: are fetched before the program is started
+    :param outputs: are uploaded after it has succeeded
+    :param output_on_failure: ... or ended in any other way, as far as they are there
     """
 
     heartbeat_seconds: float = 10.0
     stop_grace_seconds: float = 10.0
     report_timeout_seconds: float = 330.0
+    inputs: Sequence[Binding] = ()
+    outputs: Sequence[Binding] = ()
+    output_on_failure: bool = False
 
 
 def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) -> int:
@@ -65,12 +79,29 @@ def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) ->
     try:
         info = JobInfo.from_environ(environ)
         if info is None:
+            if options.inputs or options.outputs:
+                say("there are no files outside Airflow: inputs and outputs are ignored")
             return _become(command, environ)
         agent = {**this_agent(), "program": tidy(command[0])}
         job = Job(info, agent=agent, timing=_timing(options))
     except JobInfoError as error:
         say(str(error))
         return WRAPPER_FAILED
+    try:
+        return _run_job(command, options, environ, job)
+    except TransferFailed as failure:
+        text, name = str(failure), failure.name
+        say(text)
+        _report(lambda: job.fail(text, name=name), job)
+        return WRAPPER_FAILED
+    except TransferEnded as ended:
+        text, name = str(ended), "Stopped" if job.is_stopping() else "Signal"
+        _report(lambda: job.fail(text, name=name), job)
+        return _leave_as(-ended.number)
+
+
+def _run_job(command: Sequence[str], options: Options, environ: Mapping[str, str], job: Job) -> int:
+    fetch_inputs(job, options.inputs)
     try:
         program = _Program(command, environ, job, options)
     except OSError as error:
@@ -79,6 +110,10 @@ def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) ->
         _report(lambda: job.fail(text, name="NotFound" if code == NOT_FOUND else "CannotRun"), job)
         return code
     returncode = program.wait()
+    if returncode == 0 and not job.is_stopping():
+        upload_outputs(job, options.outputs)
+    elif options.output_on_failure:
+        upload_what_is_there(job, options.outputs)
     _report(functools.partial(_report_end, job, returncode, tuple(program.tail)), job)
     return _leave_as(returncode)
 

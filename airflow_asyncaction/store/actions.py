@@ -6,6 +6,7 @@ Nothing here decides anything about an action's life: that is ``protocol.lifecyc
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, inspect, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
 
 from airflow_asyncaction.exceptions import (
     ActionNotFound,
@@ -47,6 +49,7 @@ KEPT_REFUSALS = 100
 KEPT_BODY_BYTES = 4096
 """How much of a refused report is kept."""
 _PRUNE_EVERY = 64
+_TURN_SECONDS = 30  # as long as SQLAlchemy waits for a connection
 _REPLAYED = ("already_ended", "superseded")  # these refusals are repeated when their report is sent again
 
 _EARLIER = select(report_table.c.body_sha256, report_table.c.refused_with).where(
@@ -111,6 +114,7 @@ class Actions:
 
     def __init__(self, engine: Engine, *, replay_window: timedelta) -> None:
         self._engine = engine
+        self._turns = _Turns(engine)
         self._replay_window = replay_window
 
     @contextmanager
@@ -120,7 +124,7 @@ class Actions:
         :raises StoreUnavailable: the database does not answer
         """
         try:
-            with self._engine.begin() as connection:
+            with self._turns, self._engine.begin() as connection:
                 yield connection
         except (OperationalError, PoolTimeout) as error:
             raise StoreUnavailable from error
@@ -129,6 +133,18 @@ class Actions:
             if error.connection_invalidated:
                 raise StoreUnavailable from error
             raise
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """Do some work in one transaction; once more, if somebody wrote the same in the same moment.
+
+        :raises StoreUnavailable: the database does not answer
+        """
+        try:
+            with self.transaction() as connection:
+                return work(connection)
+        except IntegrityError:
+            with self.transaction() as connection:
+                return work(connection)
 
     def check_tables(self) -> None:
         """Make sure that the tables are there.
@@ -267,6 +283,25 @@ class Actions:
         rows.write(connection, action.id, rows.changes(action, after, now))
         reports.keep_message(connection, action.id, "timeout", now)
         return after
+
+
+class _Turns:
+    """Lets no more threads into the database than its pool keeps connections for.
+
+    Each of the others would open a connection for its transaction alone, which costs more than to wait.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        size = engine.pool.size() if isinstance(engine.pool, QueuePool) else 0
+        self._slots = threading.BoundedSemaphore(size) if size > 0 else None
+
+    def __enter__(self) -> None:
+        if self._slots is not None and not self._slots.acquire(timeout=_TURN_SECONDS):
+            raise StoreUnavailable
+
+    def __exit__(self, *_: object) -> None:
+        if self._slots is not None:
+            self._slots.release()
 
 
 def _apply(connection: Connection, row: Row[Any], message: Message, now: datetime) -> Action:

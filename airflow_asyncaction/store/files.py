@@ -7,7 +7,7 @@ is locked, so that an action's files change one after the other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -25,17 +25,68 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.protocol.files import Announcement, Role
 from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store.models import action_table, content_table, file_table
 
 _files, _contents = file_table.c, content_table.c
 
+
+@dataclass(frozen=True, kw_only=True)
+class File:
+    """A row of ``async_action_file``: a file as it was announced, and where it stands.
+
+    :param content_id: ``None`` until it is attached
+    """
+
+    id: str
+    action_id: JobId
+    property: str
+    file_index: int
+    role: str
+    name: str
+    mimetype: str
+    file_metadata: JsonText
+    store: str
+    md5: str
+    challenge: str
+    sha256: str | None
+    size_bytes: int | None
+    announced_at: datetime
+    content_id: str | None = None
+    attached_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """A row of ``async_action_content``: what a stored content was found to be.
+
+    :param challenge_proven: whether whoever digested the content can be trusted with its challenge
+    """
+
+    id: str
+    store: str
+    md5: str
+    challenge: str
+    challenge_proven: bool
+    sha256: str
+    size_bytes: int
+
+
+_CONTENT_COLUMNS = {field.name: _contents[field.name] for field in fields(Content)}
+_FILE_COLUMNS = tuple(field.name for field in fields(File))
+
 _OF_PROPERTY = and_(_files.action_id == bindparam("action_id"), _files.property == bindparam("property"))
-_NEXT_INDEX = select(func.max(_files.file_index), func.min(_files.role)).where(_OF_PROPERTY)
+_ROOM = select(
+    select(func.max(_files.file_index)).where(_OF_PROPERTY).scalar_subquery().label("highest"),
+    select(func.min(_files.role)).where(_OF_PROPERTY).scalar_subquery().label("role"),
+    select(func.count()).where(_files.action_id == bindparam("action_id")).scalar_subquery().label("files"),
+)
 _ANNOUNCED_BEFORE = (
     select(file_table)
     .where(
@@ -51,20 +102,13 @@ _ANNOUNCED_BEFORE = (
 )
 _BY_ID = select(file_table).where(_files.id == bindparam("file_id"))
 _BY_INDEX = select(file_table).where(_OF_PROPERTY, _files.file_index == bindparam("file_index"))
-_CONTENTS_OF_DIGESTS = select(content_table).where(
+_CONTENTS_OF_DIGESTS = select(*_CONTENT_COLUMNS.values()).where(
     _contents.md5 == bindparam("md5"),
     _contents.challenge == bindparam("challenge"),
     _contents.store == bindparam("store"),
 )
 _ATTACHED = (
-    select(
-        file_table,
-        _contents.id.label("content"),
-        _contents.store.label("content_store"),
-        _contents.md5.label("content_md5"),
-        _contents.sha256.label("content_sha256"),
-        _contents.size_bytes.label("content_size_bytes"),
-    )
+    select(file_table, *(column.label(f"its_{name}") for name, column in _CONTENT_COLUMNS.items()))
     .join(content_table, _files.content_id == _contents.id)
     .where(_files.action_id == bindparam("action_id"))
 )
@@ -75,7 +119,6 @@ _ATTACHED_IN_ROLE = _ATTACHED.where(_files.role == bindparam("role")).order_by(
     _files.property, _files.file_index
 )
 _PENDING = select(file_table).where(_files.action_id == bindparam("action_id"), _files.attached_at.is_(None))
-_COUNT = select(func.count()).select_from(file_table).where(_files.action_id == bindparam("action_id"))
 _INSERT_FILE = insert(file_table)
 _INSERT_CONTENT = insert(content_table)
 _UPDATE_FILE = update(file_table).where(_files.id == bindparam("file_id"))
@@ -83,22 +126,6 @@ _DELETE_FILE = delete(file_table).where(_files.id == bindparam("file_id"))
 _DELETE_UNUSED = delete(content_table).where(
     _contents.id == bindparam("content_id"), ~select(1).where(_files.content_id == _contents.id).exists()
 )
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a stored content was found to be.
-
-    :param challenge_proven: whether whoever digested the content can be trusted with its challenge
-    """
-
-    id: str
-    store: str
-    md5: str
-    challenge: str
-    challenge_proven: bool
-    sha256: str
-    size_bytes: int
 
 
 def announce(
@@ -111,8 +138,8 @@ def announce(
     role: Role,
     max_files: int,
     now: datetime,
-) -> Row[Any]:
-    """Keep what a file is going to be, and return its row.
+) -> File:
+    """Keep what a file is going to be, and return it.
 
     A file that was announced before, by its name and digests, is the same file; so is one that has not
     arrived and is announced anew by its name.
@@ -125,41 +152,45 @@ def announce(
     columns = _announced_columns(property_, announcement, store=store, role=role, now=now)
     if earlier is not None:
         connection.execute(_UPDATE_FILE, {"file_id": earlier.id, **columns})
-        return connection.execute(_BY_ID, {"file_id": earlier.id}).one()
-    file_id = str(uuid7())
+        return replace(earlier, **columns)
     index = _next_index(connection, action_id, property_, role=role, max_files=max_files)
-    connection.execute(_INSERT_FILE, {"id": file_id, "action_id": action_id, "file_index": index, **columns})
-    return connection.execute(_BY_ID, {"file_id": file_id}).one()
+    file = File(id=str(uuid7()), action_id=action_id, file_index=index, **columns)
+    connection.execute(_INSERT_FILE, vars(file))
+    return file
 
 
-def by_id(connection: Connection, file_id: str) -> Row[Any] | None:
+def by_id(connection: Connection, file_id: str) -> File | None:
     """Return a file that was announced."""
-    return connection.execute(_BY_ID, {"file_id": file_id}).one_or_none()
+    return _file(connection.execute(_BY_ID, {"file_id": file_id}).one_or_none())
 
 
-def by_index(connection: Connection, action_id: JobId, property_: str, index: int) -> Row[Any] | None:
+def by_index(connection: Connection, action_id: JobId, property_: str, index: int) -> File | None:
     """Return a file that was announced."""
     key = {"action_id": action_id, "property": property_, "file_index": index}
-    return connection.execute(_BY_INDEX, key).one_or_none()
+    return _file(connection.execute(_BY_INDEX, key).one_or_none())
 
 
-def attached(connection: Connection, action_id: JobId, property_: str, index: int) -> Row[Any] | None:
-    """Return an attached file, with what its content is (``content``, ``content_...``)."""
+def attached(
+    connection: Connection, action_id: JobId, property_: str, index: int
+) -> tuple[File, Content] | None:
+    """Return an attached file with its content."""
     key = {"action_id": action_id, "property": property_, "file_index": index}
-    return connection.execute(_ATTACHED_AT_INDEX, key).one_or_none()
+    row = connection.execute(_ATTACHED_AT_INDEX, key).one_or_none()
+    return None if row is None else _with_content(row)
 
 
-def attached_in(connection: Connection, action_id: JobId, role: Role) -> list[Row[Any]]:
-    """Return an action's attached files by property and index, as :func:`attached` does."""
-    return list(connection.execute(_ATTACHED_IN_ROLE, {"action_id": action_id, "role": role.value}))
+def attached_in(connection: Connection, action_id: JobId, role: Role) -> list[tuple[File, Content]]:
+    """Return an action's attached files with their contents, by property and index."""
+    rows = connection.execute(_ATTACHED_IN_ROLE, {"action_id": action_id, "role": role.value})
+    return [_with_content(row) for row in rows]
 
 
-def pending(connection: Connection, action_id: JobId) -> list[Row[Any]]:
+def pending(connection: Connection, action_id: JobId) -> list[File]:
     """Return an action's files that were announced and are not attached."""
-    return list(connection.execute(_PENDING, {"action_id": action_id}))
+    return [_to_file(row) for row in connection.execute(_PENDING, {"action_id": action_id})]
 
 
-def known_content(connection: Connection, file: Row[Any]) -> Row[Any] | None:
+def known_content(connection: Connection, file: File) -> Content | None:
     """Return the stored content that is certainly the one that was announced.
 
     The same md5 and challenge are not enough where the challenge is what somebody said: a content that was
@@ -168,37 +199,30 @@ def known_content(connection: Connection, file: Row[Any]) -> Row[Any] | None:
     for content in _of_digests(connection, file):
         if file.size_bytes not in (None, content.size_bytes):
             continue
-        is_same = content.sha256 == file.sha256
-        if is_same or (file.sha256 is None and content.challenge_proven):
+        if content.sha256 == file.sha256 or (file.sha256 is None and content.challenge_proven):
             return content
     return None
 
 
-def attach(connection: Connection, file: Row[Any], content: Content, now: datetime) -> str:
-    """Attach a file to a content: to the one that is there already, if it is; return the content's id."""
-    same = next(
-        (
-            known
-            for known in _of_digests(connection, file)
-            if (known.sha256, known.size_bytes) == (content.sha256, content.size_bytes)
-        ),
-        None,
-    )
-    if same is None:
-        connection.execute(_INSERT_CONTENT, {**vars(content), "created_at": now})
-    content_id = content.id if same is None else same.id
-    link(connection, file, content_id, now)
-    return content_id
+def attach(connection: Connection, file: File, content: Content, now: datetime) -> Content:
+    """Attach a file to a content: to the one that is there already, if it is; return that."""
+    for known in _of_digests(connection, file):
+        if (known.sha256, known.size_bytes) == (content.sha256, content.size_bytes):
+            link(connection, file, known, now)
+            return known
+    connection.execute(_INSERT_CONTENT, {**vars(content), "created_at": now})
+    link(connection, file, content, now)
+    return content
 
 
-def link(connection: Connection, file: Row[Any], content_id: str, now: datetime) -> None:
+def link(connection: Connection, file: File, content: Content, now: datetime) -> None:
     """Attach a file to a content that is there."""
-    connection.execute(_UPDATE_FILE, {"file_id": file.id, "content_id": content_id, "attached_at": now})
+    connection.execute(_UPDATE_FILE, {"file_id": file.id, "content_id": content.id, "attached_at": now})
 
 
-def forget(connection: Connection, file_id: str) -> None:
+def forget(connection: Connection, file: File) -> None:
     """Drop a file that was announced."""
-    connection.execute(_DELETE_FILE, {"file_id": file_id})
+    connection.execute(_DELETE_FILE, {"file_id": file.id})
 
 
 def unused_contents(
@@ -217,7 +241,11 @@ def unused_contents(
 
 def delete_unused(connection: Connection, content_id: str) -> bool:
     """Delete a content unless a file has come to refer to it; tell whether it was."""
-    return connection.execute(_DELETE_UNUSED, {"content_id": content_id}).rowcount == 1
+    try:
+        with connection.begin_nested():
+            return connection.execute(_DELETE_UNUSED, {"content_id": content_id}).rowcount == 1
+    except IntegrityError:  # a file refers to it since this moment
+        return False
 
 
 def late(connection: Connection, before: datetime) -> int:
@@ -237,18 +265,16 @@ def existing_contents(connection: Connection, content_ids: list[str]) -> set[str
 
 def _announced_before(
     connection: Connection, action_id: JobId, property_: str, announcement: Announcement
-) -> Row[Any] | None:
-    return connection.execute(
-        _ANNOUNCED_BEFORE,
-        {
-            "action_id": action_id,
-            "property": property_,
-            "name": announcement.name or property_,
-            "md5": announcement.md5,
-            "challenge": announcement.challenge,
-            "is_named": announcement.name is not None,
-        },
-    ).one_or_none()
+) -> File | None:
+    key = {
+        "action_id": action_id,
+        "property": property_,
+        "name": announcement.name or property_,
+        "md5": announcement.md5,
+        "challenge": announcement.challenge,
+        "is_named": announcement.name is not None,
+    }
+    return _file(connection.execute(_ANNOUNCED_BEFORE, key).one_or_none())
 
 
 def _announced_columns(
@@ -272,19 +298,18 @@ def _announced_columns(
 def _next_index(
     connection: Connection, action_id: JobId, property_: str, *, role: Role, max_files: int
 ) -> int:
-    key = {"action_id": action_id, "property": property_}
-    highest, present_role = connection.execute(_NEXT_INDEX, key).one()
-    if present_role not in (None, role.value):
+    room = connection.execute(_ROOM, {"action_id": action_id, "property": property_}).one()
+    if room.role not in (None, role.value):
         raise FileRefused(
-            f"{property_} holds {present_role}s of this action: use another name for {role.value}s",
+            f"{property_} holds {room.role}s of this action: use another name for {role.value}s",
             code="property_taken",
         )
-    if (connection.scalar(_COUNT, {"action_id": action_id}) or 0) >= max_files:
+    if room.files >= max_files:
         raise FileRefused(
             f"The action has {max_files} files, and may have no more ([asyncaction] max_files)",
             code="too_many_files",
         )
-    return 0 if highest is None else highest + 1
+    return 0 if room.highest is None else int(room.highest) + 1
 
 
 def _is_late(before: datetime) -> ColumnElement[bool]:
@@ -292,6 +317,18 @@ def _is_late(before: datetime) -> ColumnElement[bool]:
     return or_(never_came, ~select(1).where(action_table.c.id == _files.action_id).exists())
 
 
-def _of_digests(connection: Connection, file: Row[Any]) -> list[Row[Any]]:
+def _of_digests(connection: Connection, file: File) -> list[Content]:
     digests = {"md5": file.md5, "challenge": file.challenge, "store": file.store}
-    return list(connection.execute(_CONTENTS_OF_DIGESTS, digests))
+    return [Content(*row) for row in connection.execute(_CONTENTS_OF_DIGESTS, digests)]
+
+
+def _file(row: Row[Any] | None) -> File | None:
+    return None if row is None else _to_file(row)
+
+
+def _to_file(row: Row[Any]) -> File:
+    return File(**{name: getattr(row, name) for name in _FILE_COLUMNS})
+
+
+def _with_content(row: Row[Any]) -> tuple[File, Content]:
+    return _to_file(row), Content(*(getattr(row, f"its_{name}") for name in _CONTENT_COLUMNS))

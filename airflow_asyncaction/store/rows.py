@@ -14,6 +14,11 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import ReportedStatus
 from airflow_asyncaction.store.models import action_table, report_table
 
+ActionRow = Row[Any]
+"""A row of ``async_action``, locked or not."""
+Transaction = Connection
+"""A connection within a transaction: for callers that hold one and know no SQL."""
+
 _FIELDS = tuple(field.name for field in fields(Action))
 
 _NOT_OF_AN_ACTION = {"registration", "ti_id", "dag_id", "run_id", "task_id", "map_index", "runner"}

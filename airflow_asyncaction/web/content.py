@@ -67,10 +67,9 @@ class ContentAnswer:
         }
         if asked is None or len(asked.ranges) != 1 or asked.units != "bytes":
             return cls(200, {**common, "Content-Length": str(size)}, 0, size)
-        part = asked.range_for_length(size)
-        if part is None:
+        start, stop = _part(*asked.ranges[0], size)
+        if start >= stop:
             return cls(416, {**common, "Content-Range": f"bytes */{size}", "Content-Length": "0"}, 0, 0)
-        start, stop = part
         range_header = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"}
         return cls(206, {**common, **range_header, "Content-Length": str(stop - start)}, start, stop - start)
 
@@ -242,6 +241,13 @@ async def _send_json(status: int, fields: dict[str, Any], headers: dict[str, str
 def _start(status: int, headers: Mapping[str, str]) -> Message:
     encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
     return {"type": "http.response.start", "status": status, "headers": encoded}
+
+
+def _part(start: int, stop: int | None, size: int) -> tuple[int, int]:
+    """Return from where to before where a range goes in so many bytes; nothing, if it begins behind them."""
+    if start < 0:  # the last so many
+        return max(0, size + start), size
+    return start, size if stop is None else min(stop, size)
 
 
 def _base_name(name: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.protocol.digests import digests
 from airflow_asyncaction.protocol.signing import (
     JOB_ID_HEADER,
     TIME_HEADER,
@@ -155,3 +157,75 @@ def test_a_paused_server_says_when_to_come_again(server: JobServer, tested: Test
 def test_a_condition_never_met_is_a_timeout(tested: TestedJob) -> None:
     with pytest.raises(TimeoutError):
         tested.wait_until(lambda tested: tested.reports, timeout_seconds=0.01)
+
+
+def announce(
+    tested: TestedJob, content: bytes, *, path: str = "", **change: Any
+) -> tuple[int, dict[str, Any]]:
+    known = digests([content])
+    body = {"hash": known.md5, "challenge": known.challenge, "metadata": {}, "name": "m", **change}
+    path = path or f"/upload/default/{tested.info.job_id}/model"
+    return v2(tested, json.dumps(body).encode(), path=path, method="PUT", nonce=secrets.token_hex(8))
+
+
+def send_content(url: str, content: bytes) -> int:
+    request = urllib.request.Request(url, data=content, method="PUT")  # noqa: S310 - our own server
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_a_file_is_announced_sent_and_attached(server: JobServer, tested: TestedJob) -> None:
+    status, fields = announce(tested, b"model")
+    assert (status, fields["done"], fields["index"], fields["complete"]) == (200, False, 0, False)
+    assert tested.files == {"model": []}
+    assert send_content(fields["url"], b"model") == 201
+    assert [file.content for file in tested.files["model"]] == [b"model"]
+    assert announce(tested, b"model") == (200, {"done": True, "index": 0})
+    assert announce(server.new_job(), b"model") == (200, {"done": True, "index": 0})
+
+
+@pytest.mark.parametrize("change", [{}, {"size": 6}, {"sha256": "0" * 64}, {"challenge": "0" * 32}])
+def test_a_content_that_is_not_as_announced_is_not_attached(
+    tested: TestedJob, change: dict[str, Any]
+) -> None:
+    _, fields = announce(tested, b"model", **change)
+    assert send_content(fields["url"], b"model" if change else b"other") == 412
+    assert tested.files == {"model": []}
+
+
+def test_urls_of_contents_can_expire(server: JobServer, tested: TestedJob) -> None:
+    _, fields = announce(tested, b"model")
+    server.expire_urls()
+    assert send_content(fields["url"], b"model") == 403
+    assert announce(tested, b"model")[1]["url"] != fields["url"]
+
+
+def test_refused_announcements(server: JobServer, tested: TestedJob) -> None:
+    assert announce(tested, b"m", name="../m")[0] == 400
+    assert announce(tested, b"m", hash="x")[0] == 400
+    theirs = f"/upload/default/{server.new_job().info.job_id}/model"
+    assert announce(tested, b"m", path=theirs) == (403, {"error": "not_yours", "message": "not yours"})
+    own = f"/upload/default/{tested.info.job_id}/model"
+    assert v2(tested, b"[]", path=own, method="PUT")[1]["error"] == "malformed"
+    assert v2(tested, path=own + "/0/complete", nonce="o" * 16)[1]["error"] == "no_such_file"
+    assert announce(tested, b"m", path=own + "-x")[0] == 404
+
+
+def test_a_direct_upload_counts_when_it_is_said_to_be_complete() -> None:
+    with JobServer(direct_uploads=True) as server:
+        tested = server.new_job()
+        complete = f"/upload/default/{tested.info.job_id}/model/0/complete"
+        _, fields = announce(tested, b"model")
+        assert fields["complete"]
+        assert v2(tested, path=complete, nonce="a" * 16)[1]["error"] == "content_missing"
+        assert send_content(fields["url"], b"other") == 200
+        assert v2(tested, path=complete, nonce="b" * 16)[1]["error"] == "hash_mismatch"
+        assert send_content(announce(tested, b"model")[1]["url"], b"model") == 200
+        assert tested.files == {"model": []}
+        status, fields = v2(tested, path=complete, nonce="c" * 16)
+        assert (status, fields["done"], fields["Map"]["name"]) == (200, True, "m")
+        assert tested.files["model"][0].content == b"model"

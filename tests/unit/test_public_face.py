@@ -21,6 +21,7 @@ def test_dag_authors_have_these_operators() -> None:
 
 def test_jobs_have_these_names() -> None:
     assert sorted(job.__all__) == [
+        "File",
         "Job",
         "JobInfo",
         "JobInfoError",
@@ -61,6 +62,8 @@ def test_a_job_has_these_methods() -> None:
         "ask_to_stop",
         "close",
         "discard",
+        "download",
+        "download_all",
         "fail",
         "flush",
         "info",
@@ -71,6 +74,8 @@ def test_a_job_has_these_methods() -> None:
         "send",
         "start",
         "succeed",
+        "upload",
+        "upload_all",
     ]
     assert callable(open_job)
     assert callable(current_job)

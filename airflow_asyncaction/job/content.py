@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Carries raw content to and from the URLs that the API server hands out; such a URL is a credential."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_asyncaction import __version__
+from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.job.transport import BROKEN, Backoff, describe_error, error_of, retry_after_seconds
+
+CHUNK_BYTES = 1024 * 1024
+
+_OUTAGES = frozenset({408, 429})
+_MAX_REFUSAL_BYTES = 64 * 1024
+_MAX_STALE_URLS = 3  # of the freshly issued ones; then it is not their age that is wrong
+_XML_CODE = re.compile(rb"<Code>([A-Za-z0-9_.-]{1,100})</Code>")
+_ADVICE = {
+    409: "upload before the job's end is reported",
+    412: "the file changed while it was uploaded, or was damaged on the way: upload it again",
+    413: "make it smaller, or have the limit raised",
+    507: "have room made in the file store",
+}
+
+
+class ContentOutage(Exception):
+    """The content did not get through, or not for the time being: try again.
+
+    :param is_stale: the URL is not taken any more: ask for another
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        code: str = "",
+        wait_seconds: float = 0.0,
+        is_stale: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.wait_seconds = wait_seconds
+        self.is_stale = is_stale
+
+
+class Patience:
+    """How long one transfer is tried again: from its first outage on, longer with each.
+
+    :param seconds: 0: it is tried once
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: something got through."""
+        self._deadline: float | None = None
+        self._delays = Backoff().delays()
+        self._stale_urls = 0
+
+    def wait(self, outage: ContentOutage) -> None:
+        """Wait until it is time to try again.
+
+        :raises ServerUnreachable: patience is at its end
+        :raises ServerError: no URL is taken, however fresh
+        """
+        now = time.monotonic()
+        if self._deadline is None:
+            self._deadline = now + self._seconds
+        if outage.is_stale:
+            self._stale_urls += 1
+        if self._stale_urls >= _MAX_STALE_URLS:
+            raise ServerError(str(outage), status=outage.status, code=outage.code) from None
+        if now >= self._deadline:
+            raise ServerUnreachable(str(outage), status=outage.status, code=outage.code) from None
+        time.sleep(min(max(next(self._delays), outage.wait_seconds), self._deadline - now))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """The way to content URLs. An error names their host only.
+
+    :param own_host: of the hook; it is reached directly, others through the proxies of the environment
+    :param timeout_seconds: for connecting, and for each wait for more bytes or for an answer
+    """
+
+    own_host: str
+    timeout_seconds: float = 60.0
+
+    def put(self, url: str, chunks: Iterable[bytes], *, size_bytes: int, method: str = "PUT") -> None:
+        """Send a content.
+
+        :raises ContentOutage: try again
+        :raises ServerError: it was refused
+        """
+        headers = {"Content-Length": str(size_bytes)}
+        self._open(url, method, headers, chunks).close()
+
+    def get(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        """Return a content to be read and closed. Raises like :meth:`put`."""
+        return self._open(url, "GET", headers, None)
+
+    def _open(
+        self, url: str, method: str, headers: Mapping[str, str], chunks: Iterable[bytes] | None
+    ) -> http.client.HTTPResponse:
+        host = _host_of(url)
+        request = urllib.request.Request(  # noqa: S310 - its scheme was looked at
+            url, chunks, {"User-Agent": f"airflow-asyncaction/{__version__}", **headers}, method=method
+        )
+        try:
+            response: http.client.HTTPResponse = self._opener(host).open(
+                request, timeout=self.timeout_seconds
+            )
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                raise _judge(host, refusal) from None
+        except BROKEN as error:
+            raise ContentOutage(f"No answer from {host}: {_describe(error)}") from None
+        return response
+
+    def _opener(self, host: str) -> urllib.request.OpenerDirector:
+        # None: those of the environment
+        proxies: dict[str, str] | None = {} if host == self.own_host else None
+        return urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _Bare, *_HANDLERS)
+
+
+class _HearsRefusals(http.client.HTTPConnection):
+    """A connection whose peer may answer, and hang up, before it has all of the content: 413, 507."""
+
+    def send(self, data: Any) -> None:
+        if self.sock is None:
+            self.connect()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # getresponse() tells why
+            super().send(data)
+
+
+class _HearingHandler(urllib.request.AbstractHTTPHandler):
+    def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> Any:
+        hearing: Any = type(http_class.__name__, (_HearsRefusals, http_class), {})
+        return super().do_open(hearing, req, **options)
+
+
+class _PlainHandler(_HearingHandler, urllib.request.HTTPHandler):
+    pass
+
+
+_HANDLERS: list[type[urllib.request.BaseHandler]] = [_PlainHandler]
+
+if hasattr(urllib.request, "HTTPSHandler"):  # else it is a Python built without TLS
+
+    class _TlsHandler(_HearingHandler, urllib.request.HTTPSHandler):
+        pass
+
+    _HANDLERS.append(_TlsHandler)
+
+
+class _Bare(urllib.request.BaseHandler):
+    """Takes off the Content-Type that urllib makes up: some object stores' URLs are signed for none."""
+
+    handler_order = 900  # after urllib has put it on
+
+    def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
+        request.remove_header("Content-type")
+        return request
+
+    https_request = http_request
+
+
+def _host_of(url: str) -> str:
+    """Return the host of a URL that can be used.
+
+    :raises ServerError: it cannot
+    """
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return parts.hostname
+    raise ServerError("The API server answered with a content URL that is not http:// or https://")
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
+        error = error.reason
+    return describe_error(error)
+
+
+def _judge(host: str, refusal: urllib.error.HTTPError) -> ContentOutage | ServerError:
+    """Return what a refused content means."""
+    status = refusal.code
+    code, said = _read_refusal(refusal)
+    text = f"{host} refused the content: it answered {status}"
+    text += (f" {code}" if code else "") + (f": {said}" if said else "")
+    if status == HTTPStatus.FORBIDDEN:
+        return ContentOutage(text, status=status, code=code, is_stale=True)
+    if status in _OUTAGES or (status >= 500 and status != HTTPStatus.INSUFFICIENT_STORAGE):
+        wait_seconds = retry_after_seconds(refusal.headers.get("Retry-After"))
+        return ContentOutage(text, status=status, code=code, wait_seconds=wait_seconds)
+    if status == HTTPStatus.GONE:
+        return Superseded(text, status=status, code=code)
+    advice = _ADVICE.get(status)
+    return ServerError(f"{text} ({advice})" if advice else text, status=status, code=code)
+
+
+def _read_refusal(refusal: urllib.error.HTTPError) -> tuple[str, str]:
+    """Return code and message; of an object store's XML the code alone, as its message may quote the URL."""
+    try:
+        body = refusal.read(_MAX_REFUSAL_BYTES)
+    except BROKEN:
+        return "", ""
+    if found := _XML_CODE.search(body):
+        return found[1].decode(), ""
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):
+        return "", ""
+    return error_of(fields if isinstance(fields, dict) else None)
