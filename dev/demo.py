@@ -65,6 +65,12 @@ PARTS = (
         about="a POSIX shell job reports with curl and openssl; the next task uses its result",
         needs=("curl", "openssl"),
     ),
+    Part(
+        dag_id="files",
+        about="a shell job reads a file and leaves another; the next job has that, and nothing is copied",
+        needs=("curl", "openssl"),
+        line="input counts[0] counts.csv: 23 B, already stored",
+    ),
     Part(dag_id="unmodified_program", about="a program that knows nothing of Airflow, wrapped"),
     Part(dag_id="python_callable", about="Python callables with progress, one of them async"),
     Part(dag_id="node_job", about="a Node.js script with its arguments from the Dag", needs=("node",)),

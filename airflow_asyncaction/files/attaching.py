@@ -52,7 +52,7 @@ class Attaching:
             )
             if isinstance(outcome, str):
                 raise FileRefused(
-                    f"{outcome}: nothing was kept. If it has changed since it was announced, announce it anew",
+                    f"{outcome}: nothing was kept. If it has changed meanwhile, announce it anew",
                     code="hash_mismatch",
                 )
             file, content = outcome
