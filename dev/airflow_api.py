@@ -170,6 +170,12 @@ class AirflowApi:
         names = [entry["key"] for entry in self._call("GET", path, query=query)["xcom_entries"]]
         return {name: self._call("GET", f"{path}/{name}", query=query)["value"] for name in names}
 
+    def asset_events(self, dag_id: str) -> list[dict[str, Any]]:
+        """Return the events of assets that a Dag has updated."""
+        events = self._call("GET", "/assets/events", query={"source_dag_id": dag_id})["asset_events"]
+        assert isinstance(events, list)
+        return events
+
     def clear(self, key: TaskKey) -> None:
         """Clear a task instance, so that it runs again."""
         task: Any = key.task_id if key.map_index < 0 else [key.task_id, key.map_index]

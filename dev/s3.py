@@ -93,6 +93,15 @@ class S3Server:
         if status != 200:
             raise S3Error(f"no bucket {name}: the S3 server answers {status}")
 
+    def put(self, bucket: str, key: str, content: bytes) -> None:
+        """Put an object there.
+
+        :raises S3Error: it does not take it
+        """
+        status = self._status("PUT", f"/{bucket}/{key}", content)
+        if status != 200:
+            raise S3Error(f"no object {key}: the S3 server answers {status}")
+
     def stop(self) -> None:
         """End the server, and all that was put there."""
         if self._process is not None:
@@ -118,10 +127,10 @@ class S3Server:
         except OSError:
             return False
 
-    def _status(self, method: str, path: str) -> int:
+    def _status(self, method: str, path: str, body: bytes = b"") -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            connection.request(method, path)
+            connection.request(method, path, body)
             return connection.getresponse().status
         finally:
             connection.close()

@@ -24,7 +24,7 @@ with DAG("files", schedule=None, tags=["asyncaction"], doc_md=__doc__) as dag:
     LocalActionOperator(
         task_id="best",
         type="example.files",
-        inputs={"counts": count.output["files"]["counts"]},
+        inputs={"counts": count.output["files"]["counts"]},  # type: ignore[index]
         command=f"""
             cd "$(mktemp -d)"
             {sys.executable} -m airflow_asyncaction.job run --input counts=in.csv --output best=best.txt -- \\

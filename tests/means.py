@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from dev.postgres import Postgres, PostgresError
+from dev.s3 import S3Error, S3Server
 
 STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
 """Whether a test whose means are missing fails, rather than being skipped."""
@@ -21,6 +22,21 @@ def postgres_or_skip() -> Iterator[Postgres]:
     try:
         server = Postgres().__enter__()
     except PostgresError as error:
+        if STRICT:
+            raise
+        pytest.skip(str(error).splitlines()[0])
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def s3_or_skip() -> Iterator[S3Server]:
+    """Run an S3 server, likewise."""
+    try:
+        server = S3Server().__enter__()
+    except S3Error as error:
         if STRICT:
             raise
         pytest.skip(str(error).splitlines()[0])

@@ -51,16 +51,11 @@ class Receiving:
         :raises FileStoreUnavailable: it cannot be written
         """
         self.check_size(self.size_bytes + len(chunk))
-        first, *rest = self._digester.parts(chunk)
-        if len(chunk) < _WORTH_A_THREAD_BYTES:
-            first()
-            elsewhere = None
-        else:
-            elsewhere = self._hashers.submit(first)
+        first, second = self._digester.halves(chunk)
+        elsewhere = self._hashers.submit(first) if len(chunk) > _WORTH_A_THREAD_BYTES else first()
         with store_errors(self._store):
             self._incoming.write(chunk)
-        for part in rest:
-            part()
+        second()
         if elsewhere is not None:
             elsewhere.result()
 

@@ -35,13 +35,18 @@ class Digester:
 
     def update(self, chunk: bytes) -> None:
         """Take the next chunk."""
-        for part in self.parts(chunk):
-            part()
+        for half in self.halves(chunk):
+            half()
 
-    def parts(self, chunk: bytes) -> tuple[Callable[[], None], ...]:
-        """Take the next chunk, in parts that may run at the same time; all of them must, before the next."""
+    def halves(self, chunk: bytes) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Take the next chunk in two halves of the work, for two threads; both must end before the next."""
         self._size_bytes += len(chunk)
-        return tuple(partial(each.update, chunk) for each in (self._md5, self._challenge, self._sha256))
+
+        def first() -> None:
+            self._md5.update(chunk)
+            self._sha256.update(chunk)
+
+        return first, partial(self._challenge.update, chunk)
 
     @property
     def size_bytes(self) -> int:

@@ -6,6 +6,7 @@ The tests start all runs that need no attention at once and only then look at th
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from sqlalchemy import create_engine
 
 from dev.deployment import Deployment
 from dev.postgres import Postgres
-from tests.means import postgres_or_skip
+from dev.s3 import S3Server
+from tests.means import postgres_or_skip, s3_or_skip
 from tests.system.command_lines import CommandLines
 from tests.system.scene import Scene
 
@@ -25,9 +27,18 @@ HERE = Path(__file__).parent
 LAST = ("test_stopping.py", "test_faults.py", "test_secrets.py")
 """What disturbs others comes after them, and what looks at everything comes last."""
 
-UNATTENDED = ("ends", "callables", "wide", "pooled")
+UNATTENDED = (
+    "ends",
+    "callables",
+    "wide",
+    "pooled",
+    "files_on_default",
+    "files_on_lake",
+    "files_from_everywhere",
+)
 EXAMPLES = {
     "fan_out": ("curl", "openssl"),
+    "files": ("curl", "openssl"),
     "nightly": (),
     "node_job": ("node",),
     "python_callable": (),
@@ -73,23 +84,39 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    with s3_or_skip() as server:
+        server.create_bucket("lake")
+        server.create_bucket("elsewhere")
+        server.put("elsewhere", "far.txt", b"far")
+        server.put("elsewhere", "far/deep/er.txt", b"deeper\n")
+        yield server
+
+
+@pytest.fixture(scope="session")
 def canary() -> str:
     """Return a secret that a job of the Dag ``results`` spreads."""
     return f"canary-{secrets.token_hex(16)}"
 
 
 @pytest.fixture(scope="session")
-def scene(postgres: Postgres, canary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+def scene(
+    postgres: Postgres, s3: S3Server, canary: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scene]:
     """Return the deployment, with a run of each Dag that needs no attention."""
     home, folder = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("marks")
+    (folder / "inputs" / "sub").mkdir(parents=True)
+    (folder / "inputs" / "one.txt").write_text("one\n")
+    (folder / "inputs" / "sub" / "two.txt").write_text("two\n")
+    stores = {"default": (home / "asyncaction").as_uri(), "lake": "s3://aws_test@lake/files"}
     url = postgres.create("airflow")
     engine = create_engine(url)
     deployment = Deployment(
         home,
         dags=[ROOT / "example_dags", HERE / "dags"],
         database_url=url,
-        config=CONFIG,
-        environ={"ASYNCACTION_TEST_FOLDER": str(folder)},
+        config={**CONFIG, "asyncaction": {**CONFIG["asyncaction"], "file_stores": json.dumps(stores)}},
+        environ={"ASYNCACTION_TEST_FOLDER": str(folder), "AIRFLOW_CONN_AWS_TEST": s3.connection},
     )
     try:
         with CommandLines() as command_lines, deployment:

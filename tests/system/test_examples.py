@@ -15,6 +15,7 @@ pytestmark = pytest.mark.system
 
 RESULTS: dict[str, dict[str, Any]] = {
     "fan_out": {"add_up": 12},
+    "files": {"count": {"customers": 3}, "best": None},
     "nightly": {"vacuum": None},
     "node_job": {"count": {"words": 5, "letters": 23}},
     "python_callable": {"add_up": 42, "notify": "told everybody about 42"},
