@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import Namespace
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +21,7 @@ def gc(args: Namespace) -> None:
 
 def collect_garbage(*, older_than: timedelta = OLDER_THAN, dry_run: bool = False) -> None:
     """Remove garbage, and print how much it was."""
+    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"  # as Airflow's commands do that read connections
     services = open_services()
     now = datetime.now(UTC)
     done = collect(services.actions, services.stores, older_than=older_than, now=now, dry_run=dry_run)

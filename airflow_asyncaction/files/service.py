@@ -205,7 +205,8 @@ class Files:
             key = _readable(connection, signed, wanted), checked_property(wanted.property), index
             found = files.attached(connection, *key)
             late = files.by_index(connection, *key) if found is None else None
-        if late is not None and self._complete_if_there(late):
+        if late is not None:
+            self._complete_all([late])
             with self._actions.transaction() as connection:
                 found = files.attached(connection, *key)
         if found is None:
@@ -216,8 +217,7 @@ class Files:
         """Return the files that a job has left, those included that nobody has told to be there."""
         with self._actions.locked(signed.action_id, prove, signed.scheme) as (connection, _, _):
             late = files.pending(connection, signed.action_id)
-        for file in late:
-            self._complete_if_there(file)
+        self._complete_all(late)
         with self._actions.transaction() as connection:
             found = files.attached_in(connection, signed.action_id, Role.OUTPUT)
         return [self._record(*each) for each in found]
@@ -226,8 +226,7 @@ class Files:
         """Attach what an action's job has sent to object stores and never told. Refusals are logged only."""
         with self._actions.transaction() as connection:
             late = files.pending(connection, action_id)
-        for file in late:
-            self._complete_if_there(file)
+        self._complete_all(late)
 
     def receive(self, token: str) -> Receiving:
         """Begin to take the content that a token is for.
@@ -281,25 +280,43 @@ class Files:
             try:
                 measured = store.accept(file.id, content_id, md5=file.md5)
             except FileNotFoundError:
-                raise FileRefused(
-                    "Nothing has arrived at the URL of this file: send it there first", code="content_missing"
-                ) from None
+                return self._completed_meanwhile(file)
         seconds = (datetime.now(UTC) - file.announced_at).total_seconds()
-        found = Found(store, content_id, measured, seconds)
         try:
-            return self._attaching.attach(file.action_id, file.id, found)
-        finally:
-            with suppress(OSError):  # what is left is found by garbage collection
-                store.withdraw(file.id)
+            found = self._attaching.attach(
+                file.action_id, file.id, Found(store, content_id, measured, seconds)
+            )
+        except FileRefused:
+            _withdraw(store, file)
+            raise
+        _withdraw(store, file)
+        return found
 
-    def _complete_if_there(self, file: File) -> bool:
-        """Verify and attach what may have been put to a signed URL; tell whether it was."""
-        try:
-            self._complete(file)
-        except (FileRefused, FileStoreUnavailable) as error:
-            log.info("%s[%d] of %s: %s", file.property, file.file_index, file.action_id, error)
-            return False
-        return True
+    def _completed_meanwhile(self, file: File) -> FileRecord:
+        """Return a file that somebody else has completed in this moment.
+
+        :raises FileRefused: nobody has
+        """
+        with self._actions.transaction() as connection:
+            found = files.attached(connection, file.action_id, file.property, file.file_index)
+        if found is None:
+            raise FileRefused(
+                "Nothing has arrived at the URL of this file: send it there first", code="content_missing"
+            )
+        return self._record(*found)
+
+    def _complete_all(self, late: list[File]) -> None:
+        """Verify and attach what may have been put to signed URLs; a store that is away is asked once."""
+        away: set[str] = set()
+        for file in late:
+            if file.store in away:
+                continue
+            try:
+                self._complete(file)
+            except (FileRefused, FileStoreUnavailable) as error:
+                log.info("%s[%d] of %s: %s", file.property, file.file_index, file.action_id, error)
+                if isinstance(error, FileStoreUnavailable):
+                    away.add(file.store)
 
     def _record(self, file: File, content: Content) -> FileRecord:
         return record(file, content, self._stores.named(content.store))
@@ -341,6 +358,11 @@ def _check_lives(row: ActionRow) -> None:
         raise FileRefused(
             "The action has ended: it has no more files to send or to get", code="already_ended"
         )
+
+
+def _withdraw(store: FileStore, file: File) -> None:
+    with suppress(OSError):  # what is left is found by garbage collection
+        store.withdraw(file.id)
 
 
 def _no_such_file() -> FileRefused:

@@ -23,6 +23,7 @@ _CONTENTS = "contents"
 _INCOMING = "incoming"
 _FOLDER_MODE = 0o750
 _FILE_MODE = 0o640
+_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # what is there may be a pipe
 _IS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -49,7 +50,7 @@ class LocalFileStore:
     def open(self, content_id: str) -> BinaryIO:
         """Open a content to be read."""
         with self.folder(_CONTENTS, shard(content_id)) as folder:
-            fd = os.open(content_id, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            fd = os.open(content_id, _TO_READ, dir_fd=folder)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
             raise FileNotFoundError(f"{content_id} is not a regular file")

@@ -74,7 +74,7 @@ def give_inputs(hook: AsyncActionHook, info: JobInfo, inputs: Mapping[str, Any],
     """
     contents = Contents(own_host=urlsplit(info.hook).hostname or "")
     for property_, given in inputs.items():
-        for source in _sources(property_, given):
+        for source in sources(property_, given):
             if isinstance(source, FileReference):
                 hook.link_input(info, property_, source)
                 continue
@@ -88,7 +88,12 @@ def give_inputs(hook: AsyncActionHook, info: JobInfo, inputs: Mapping[str, Any],
             )
 
 
-def _sources(property_: str, given: Any) -> Iterator[Found | FileReference]:
+def sources(property_: str, given: Any) -> Iterator[Found | FileReference]:
+    """Return what an input consists of.
+
+    :raises ValueError: it is nothing that can be read
+    :raises FileNotFoundError: it is not there
+    """
     if isinstance(given, Mapping):
         try:
             yield FileReference.from_json(given)
@@ -98,7 +103,7 @@ def _sources(property_: str, given: Any) -> Iterator[Found | FileReference]:
         yield from _found(property_, _as_path(property_, given))
     elif isinstance(given, Sequence):
         for each in given:
-            yield from _sources(property_, each)
+            yield from sources(property_, each)
     elif given is None:
         raise ValueError(f"inputs[{property_!r}] is None: the upstream task has left no such file")
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a job does to leave a file, and to have one: plain requests, as they stand in PROTOCOL.md."""
+"""What a job or its task does to leave a file, and to have one: plain requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 
 from airflow_asyncaction.protocol.digests import digests
 from tests.integration.signed_jobs import Answer, HookClient, SignedJob
-
-ALL: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,27 @@ def download(job: SignedJob, property_: str, index: int = 0, *, of: str | None =
     answer = content_request(job.client, "GET", url)
     assert answer.status == 200, answer
     return Downloaded(located.fields["Map"], url, answer.body, answer.headers)
+
+
+def announce_input(
+    task: SignedJob, property_: str, content: bytes, *, store: str = "default", **fields: Any
+) -> Answer:
+    """Announce a content as a task does that gives it to its job."""
+    return task.send("PUT", f"/task/inputs/{store}/{property_}", announcement(content, **fields))
+
+
+def give_input(task: SignedJob, property_: str, content: bytes, **fields: Any) -> None:
+    """Give a content to a task's job."""
+    announced = announce_input(task, property_, content, **fields)
+    assert announced.status == 200, announced
+    if not announced.fields["done"]:
+        sent = put_content(task, announced.fields["url"], content)
+        assert sent.status == 200, sent
+
+
+def link_input(task: SignedJob, property_: str, record: Mapping[str, Any]) -> Answer:
+    """Give a file that is there already to a task's job."""
+    return task.send("POST", f"/task/inputs/{property_}/link", record)
 
 
 def outputs(job: SignedJob) -> list[dict[str, Any]]:

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers of files with settings and a folder of their own; what lies in the folder and in the tables."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, Row, select
+
+from airflow_asyncaction import settings
+from airflow_asyncaction.files.services import Services, open_services
+from airflow_asyncaction.plugins.asyncaction import LazyApp
+from airflow_asyncaction.settings import Settings
+from airflow_asyncaction.store.models import content_table, file_table
+from airflow_asyncaction.web.app import create_app, create_asgi_app
+from tests.integration.servers import served_alone, served_mounted
+from tests.integration.signed_jobs import HookClient
+
+SERVERS = ["alone", "mounted"]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of a local file store, which jobs know as the default one."""
+
+    root: Path
+    store: str = field(default_factory=lambda: f"store-{secrets.token_hex(4)}")
+
+    def options(self, **changes: Any) -> Settings:
+        """Return the settings of a server that has this store alone."""
+        return replace(settings.load(), file_stores={self.store: self.root.as_uri()}, **changes)
+
+    def names(self) -> set[str]:
+        """Return all files in it, relative."""
+        found = self.root.rglob("*")
+        return {str(path.relative_to(self.root)) for path in found if path.is_symlink() or not path.is_dir()}
+
+    def contents(self) -> list[Path]:
+        """Return the contents."""
+        return sorted(self.root.glob("contents/*/*"))
+
+    def becomes(self, names: set[str], seconds: float = 5.0) -> bool:
+        """Wait until exactly these files are in it; tell whether it came to that."""
+        until = time.monotonic() + seconds
+        while self.names() != names and time.monotonic() < until:
+            time.sleep(0.02)
+        return self.names() == names
+
+    def content_rows(self, engine: Engine) -> list[Row[Any]]:
+        """Return the rows of its contents."""
+        with engine.connect() as connection:
+            return list(connection.execute(select(content_table).where(content_table.c.store == self.store)))
+
+    def attached_rows(self, engine: Engine) -> list[Row[Any]]:
+        """Return the rows of attached files that were announced for it."""
+        attached = select(file_table).where(
+            file_table.c.store == self.store, file_table.c.attached_at.is_not(None)
+        )
+        with engine.connect() as connection:
+            return list(connection.execute(attached))
+
+
+class Kept:
+    """What is kept in a folder and in the tables."""
+
+    def __init__(self, engine: Engine, folder: Folder) -> None:
+        self._engine, self._folder = engine, folder
+
+    def is_nothing(self) -> bool:
+        """Tell whether nothing is kept, or will be in a moment."""
+        is_empty = self._folder.becomes(set())
+        return is_empty and not (
+            self._folder.content_rows(self._engine) or self._folder.attached_rows(self._engine)
+        )
+
+    def is_one(self) -> bool:
+        """Tell whether exactly one content is kept, and nothing beside it."""
+        (content,) = self._folder.content_rows(self._engine)
+        return self._folder.becomes({f"contents/{content.id[-2:]}/{content.id}"})
+
+
+class _Ready(LazyApp):
+    """The mounted app, made of these services."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__()
+        self._app = create_asgi_app(services)
+
+
+@contextmanager
+def served_files(server: str, services: Services) -> Iterator[str]:
+    """Serve the routes with these services, as the Flask app ``alone`` or ``mounted``; yield the hook."""
+    if server == "alone":
+        with served_alone(create_app(services)) as hook:
+            yield hook
+    else:
+        with served_mounted(_Ready(services)) as url:
+            yield url + settings.load().url
+
+
+Serve = Callable[..., HookClient]
+"""Starts a server of a folder, with these settings changed, and returns a client of it."""
+
+
+@contextmanager
+def serving(server: str, folder: Folder) -> Iterator[Serve]:
+    """Let a test start servers, which end with it."""
+    with ExitStack() as stack:
+
+        def serve(**changes: Any) -> HookClient:
+            hook = stack.enter_context(served_files(server, open_services(folder.options(**changes))))
+            return stack.enter_context(HookClient(hook))
+
+        yield serve

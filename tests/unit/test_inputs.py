@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a Dag author may give as inputs and assets, and what is said of anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import Asset, ObjectStoragePath
+
+from airflow_asyncaction.hooks.async_action import AsyncActionHook
+from airflow_asyncaction.operators import LocalActionOperator
+from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs, sources
+from airflow_asyncaction.operators.outputs import by_property, emit_events, push_files
+from airflow_asyncaction.protocol.files import FileReference
+
+pytestmark = pytest.mark.unit
+
+RECORD: dict[str, Any] = {
+    "name": "model.bin",
+    "property": "model",
+    "index": 0,
+    "size": 3,
+    "mimetype": "application/octet-stream",
+    "md5": "0" * 32,
+    "sha256": "1" * 64,
+    "store": "default",
+    "uri": "file:///x",
+    "metadata": {},
+    "action": "01a20d90-0000-7000-8000-000000000000",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with three files, one of them deeper."""
+    (tmp_path / "b.csv").write_text("b")
+    (tmp_path / "a.csv").write_text("a")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "c.sh").write_text("c")
+    return tmp_path
+
+
+def names(given: Any) -> list[str]:
+    return [each.name for each in sources("data", given) if not isinstance(each, FileReference)]
+
+
+def test_a_file_is_given_by_its_path(folder: Path) -> None:
+    path = folder / "a.csv"
+    for given in (path, str(path), path.as_uri(), ObjectStoragePath(path.as_uri())):
+        assert names(given) == ["a.csv"]
+
+
+def test_a_folder_is_all_its_files_in_order(folder: Path) -> None:
+    for given in (folder, str(folder), f"{folder}/", folder.as_uri(), ObjectStoragePath(folder.as_uri())):
+        assert names(given) == ["a.csv", "b.csv", "deep/c.sh"]
+
+
+def test_lists_may_be_nested_and_mixed(folder: Path) -> None:
+    assert names([folder / "b.csv", (str(folder / "a.csv"), [folder / "deep"])]) == ["b.csv", "a.csv", "c.sh"]
+
+
+def test_what_another_job_has_left_is_linked() -> None:
+    reference = FileReference(RECORD["action"], "model", 0, "1" * 64)
+    assert list(sources("data", RECORD)) == [reference]
+    assert list(sources("data", [[RECORD], [RECORD]])) == [reference, reference]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, "inputs['data'] is None: the upstream task has left no such file"),
+        ("data.csv", "inputs['data'] is 'data.csv': give an absolute path, or an URL"),
+        (17, "inputs['data'] is of type int"),
+        ({"name": "x"}, "inputs['data'] is not a file of an action"),
+        ({**RECORD, "sha256": "no"}, "inputs['data'] is not a file of an action"),
+        ({**RECORD, "index": -1}, "inputs['data'] is not a file of an action"),
+    ],
+)
+def test_what_cannot_be_an_input_is_named(given: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said.replace("[", r"\[").replace("]", r"\]")):
+        list(sources("data", given))
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no .*nothing"):
+        list(sources("data", tmp_path / "nothing"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"there is no file in .*empty"):
+        list(sources("data", tmp_path / "empty"))
+
+
+def test_a_name_that_no_file_of_a_job_may_have_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a\\b").write_text("x")
+    with pytest.raises(ValueError, match="cannot be the name"):
+        list(sources("data", tmp_path))
+
+
+@pytest.mark.parametrize("inputs", [{"1st": "/x"}, {"a-b": "/x"}, {"": "/x"}, {"x" * 65: "/x"}])
+def test_names_of_inputs_are_checked(inputs: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"inputs: .* cannot be a name"):
+        checked_inputs(inputs)
+
+
+def test_inputs_must_be_a_mapping() -> None:
+    with pytest.raises(ValueError, match="must be a mapping"):
+        checked_inputs(["/x"])  # type: ignore[arg-type]
+
+
+def test_nothing_is_asked_of_the_server_without_inputs() -> None:
+    give_inputs(AsyncActionHook("http://127.0.0.1:9"), SimpleNamespace(hook=""), {}, store="default")  # type: ignore[arg-type]
+
+
+def test_outputs_are_grouped_by_property() -> None:
+    files = [{"property": "b", "index": 0}, {"property": "b", "index": 1}, {"property": "a", "index": 0}]
+    assert by_property(files) == {"b": files[:2], "a": files[2:]}
+
+
+def test_xcoms_are_pushed_under_files_and_each_property() -> None:
+    pushed: dict[str, Any] = {}
+    ti = SimpleNamespace(xcom_push=lambda key, value: pushed.update({key: value}))
+    push_files(ti, {})
+    assert pushed == {}
+    files = {"model": [RECORD], "return_value": [RECORD], "action_id": [RECORD]}
+    push_files(ti, files)
+    assert pushed == {"files": files, "model": [RECORD]}
+
+
+def test_assets_of_outputs_are_outlets() -> None:
+    given, one, other = Asset("given"), Asset("one"), Asset("other")
+    operator = LocalActionOperator(
+        task_id="t", command="true", outlets=[given, one], output_assets={"a": one, "b": other}
+    )
+    assert operator.outlets == [given, one, other]
+
+
+def test_what_is_no_asset_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"output_assets\['a'\] must be an Asset"):
+        LocalActionOperator(task_id="t", command="true", output_assets={"a": "s3://x"})
+    with pytest.raises(ValueError, match="output_assets: 'a-b' cannot be a name"):
+        LocalActionOperator(task_id="t", command="true", output_assets={"a-b": Asset("x")})
+
+
+def test_an_asset_whose_file_was_not_left_is_not_updated() -> None:
+    left, not_left = Asset("left"), Asset("not_left")
+    operator = LocalActionOperator(
+        task_id="t", command="true", output_assets={"model": left, "nothing": not_left}
+    )
+    events = {asset: SimpleNamespace(extra={}) for asset in (left, not_left)}
+    emit_events(operator, {"outlet_events": events}, operator.output_assets, {"model": [RECORD]})
+    assert operator.outlets == [left]
+    assert events[left].extra == RECORD
+    assert events[not_left].extra == {}
