@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from airflow_asyncaction.exceptions import FileRefused
+from airflow_asyncaction.exceptions import FileRefused, StoreUnavailable
 from airflow_asyncaction.filestores.base import FileStore, Measured
 from airflow_asyncaction.protocol.files import FileRecord
 from airflow_asyncaction.protocol.job_info import JobId
@@ -23,12 +23,14 @@ from airflow_asyncaction.store.rows import ActionRow, Transaction
 class Found:
     """A content that has arrived, and is not attached yet.
 
+    :param announced_md5: what it was announced as when its way began
     :param seconds: how long it took
     """
 
     store: FileStore
     content_id: str
     measured: Measured
+    announced_md5: str
     seconds: float
 
 
@@ -38,18 +40,26 @@ class Attaching:
     def __init__(self, actions: Actions) -> None:
         self._actions = actions
 
-    def attach(self, action_id: JobId, file_id: str, found: Found) -> FileRecord:
+    def attach(
+        self, action_id: JobId, file_id: str, found: Found, *, may_have_ended: bool = False
+    ) -> FileRecord:
         """Attach a file to what has arrived, if it is what was announced; else keep neither.
 
         The content may have been stored by somebody else in the meantime: then theirs is used.
 
+        :param may_have_ended: whether the file is taken although its action has ended
         :raises FileRefused: it is not, or the file cannot be attached any more
         """
         used_id: str | None = None
+
+        def work(connection: Transaction) -> tuple[File, Content] | str:
+            row, file = _lock(connection, action_id, file_id)
+            if not may_have_ended:
+                check_lives(row)
+            return _attach(connection, row, file, found)
+
         try:
-            outcome = self._actions.transact(
-                lambda connection: _attach(connection, action_id, file_id, found)
-            )
+            outcome = self._actions.transact(work)
             if isinstance(outcome, str):
                 raise FileRefused(
                     f"{outcome}: nothing was kept. If it has changed meanwhile, announce it anew",
@@ -57,6 +67,9 @@ class Attaching:
                 )
             file, content = outcome
             used_id = content.id
+        except StoreUnavailable:
+            used_id = found.content_id  # it may have been written all the same: garbage collection knows
+            raise
         finally:
             if used_id != found.content_id:
                 with suppress(OSError):  # what is left is found by garbage collection
@@ -97,18 +110,30 @@ def attached(connection: Transaction, file: File) -> tuple[File, Content]:
     return found
 
 
-def _attach(
-    connection: Transaction, action_id: JobId, file_id: str, found: Found
-) -> tuple[File, Content] | str:
-    """Attach a file; or forget it, and return how what was found differs from what was announced."""
+def check_lives(row: ActionRow) -> None:
+    """Make sure that an action can have more files.
+
+    :raises FileRefused: it cannot
+    """
+    action = rows.to_action(row)
+    if action.fenced:
+        raise FileRefused("A newer attempt took over, or Airflow ended this action: stop", code="superseded")
+    if action.is_done:
+        raise FileRefused(
+            "The action has ended: it has no more files to send or to get", code="already_ended"
+        )
+
+
+def _attach(connection: Transaction, row: ActionRow, file: File, found: Found) -> tuple[File, Content] | str:
+    """Attach a file; or return how what was found differs from what was announced."""
     now = datetime.now(UTC)
-    row, file = _lock(connection, action_id, file_id)
-    if file.attached_at is not None:  # the same content was sent twice
-        return attached(connection, file)
     difference = _difference(file, found.measured)
     if difference is not None:
-        files.forget(connection, file)
+        if file.attached_at is None and file.md5 == found.announced_md5:  # else it was announced anew
+            files.forget(connection, file)
         return difference
+    if file.attached_at is not None:  # the same content was sent twice
+        return attached(connection, file)
     content = files.attach(connection, file, _content(file, found), now)
     said = describe(found.measured.size_bytes, found.seconds)
     reports.keep_line(connection, row, "file", _line(file, said), now)
@@ -121,8 +146,6 @@ def _lock(connection: Transaction, action_id: JobId, file_id: str) -> tuple[Acti
     file = files.by_id(connection, file_id)
     if row is None or file is None:
         raise FileRefused("This file is not awaited any more: announce it anew", code="no_such_file")
-    if row.fenced:
-        raise FileRefused("A newer attempt took over: stop", code="superseded")
     return row, file
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import Executor
 
@@ -38,6 +39,8 @@ class Receiving:
         self._hashers = hashers
         self._digester = Digester()
         self._began_at = time.monotonic()
+        self._working = threading.Lock()
+        self._is_handed_over = False
 
     @property
     def size_bytes(self) -> int:
@@ -50,14 +53,8 @@ class Receiving:
         :raises FileRefused: it is more than was announced, or may be
         :raises FileStoreUnavailable: it cannot be written
         """
-        self.check_size(self.size_bytes + len(chunk))
-        first, second = self._digester.halves(chunk)
-        elsewhere = self._hashers.submit(first) if len(chunk) > _WORTH_A_THREAD_BYTES else first()
-        with store_errors(self._store):
-            self._incoming.write(chunk)
-        second()
-        if elsewhere is not None:
-            elsewhere.result()
+        with self._working:
+            self._write(chunk)
 
     def check_size(self, size_bytes: int) -> None:
         """Make sure that a content of this size may come.
@@ -75,14 +72,29 @@ class Receiving:
 
         :raises FileRefused: it is not what was announced
         """
-        with store_errors(self._store):
-            self._incoming.finish()
-        found = self._digester.result()
-        measured = Measured(found.md5, found.sha256, found.size_bytes, found.challenge)
-        seconds = time.monotonic() - self._began_at
-        arrived = Found(self._store, self._incoming.content_id, measured, seconds)
-        return self._attaching.attach(self._token.action_id, self._token.file_id, arrived)
+        with self._working:
+            with store_errors(self._store):
+                self._incoming.finish()
+            found = self._digester.result()
+            measured = Measured(found.md5, found.sha256, found.size_bytes, found.challenge)
+            seconds = time.monotonic() - self._began_at
+            content_id, md5 = self._incoming.content_id, self._token.md5
+            self._is_handed_over = True
+            arrived = Found(self._store, content_id, measured, md5, seconds)
+            return self._attaching.attach(self._token.action_id, self._token.file_id, arrived)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
-        self._incoming.discard()
+        """Leave nothing behind, unless :meth:`finish` has taken it on: that may still be at work."""
+        with self._working:
+            if not self._is_handed_over:
+                self._incoming.discard()
+
+    def _write(self, chunk: bytes) -> None:
+        self.check_size(self.size_bytes + len(chunk))
+        first, second = self._digester.halves(chunk)
+        elsewhere = self._hashers.submit(first) if len(chunk) > _WORTH_A_THREAD_BYTES else first()
+        with store_errors(self._store):
+            self._incoming.write(chunk)
+        second()
+        if elsewhere is not None:
+            elsewhere.result()

@@ -13,13 +13,14 @@ from typing import BinaryIO, Protocol
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import FileRefused, FileStoreUnavailable
-from airflow_asyncaction.files.attaching import Attaching, Found, attached, record
+from airflow_asyncaction.files.attaching import Attaching, Found, attached, check_lives, record
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.store_errors import store_errors
 from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
 from airflow_asyncaction.filestores.base import FileStore
 from airflow_asyncaction.filestores.configured import FileStores
 from airflow_asyncaction.protocol.files import (
+    MAX_INDEX,
     Announcement,
     FileRecord,
     FileReference,
@@ -28,10 +29,10 @@ from airflow_asyncaction.protocol.files import (
 )
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.signing import Scheme
-from airflow_asyncaction.store import files, rows
+from airflow_asyncaction.store import files
 from airflow_asyncaction.store.actions import Actions, Unseal
 from airflow_asyncaction.store.files import Content, File
-from airflow_asyncaction.store.rows import ActionRow, Transaction
+from airflow_asyncaction.store.rows import Transaction
 from airflow_asyncaction.store.upstream import is_upstream
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ class Files:
         """
         with self._actions.locked(signed.action_id, unseal, signed.scheme) as (connection, row, announcement):
             _check_own(signed, target.action_id)
-            _check_lives(row)
+            check_lives(row)
             store = self._stores.named(target.store)
             self._check_size(announcement.size_bytes)
             file = files.announce(
@@ -156,8 +157,10 @@ class Files:
         """
         with self._actions.locked(signed.action_id, prove, signed.scheme) as (connection, row, _):
             _check_own(signed, target.action_id)
-            _check_lives(row)
-            file = files.by_index(connection, signed.action_id, checked_property(target.property), index)
+            check_lives(row)
+            self._stores.named(target.store)
+            key = checked_property(target.property), _checked_index(index)
+            file = files.by_index(connection, signed.action_id, *key)
             if file is None or file.role != target.role:
                 raise _no_such_file()
             if file.attached_at is not None:
@@ -170,7 +173,7 @@ class Files:
         :raises FileRefused: there is no such file
         """
         with self._actions.locked(signed.action_id, unseal, signed.scheme) as (connection, row, reference):
-            _check_lives(row)
+            check_lives(row)
             source = files.attached(
                 connection, JobId(reference.action.lower()), reference.property, reference.index
             )
@@ -200,9 +203,10 @@ class Files:
         :raises FileRefused: there is none, or it is not theirs
         """
         with self._actions.locked(signed.action_id, prove, signed.scheme) as (connection, row, _):
-            _check_lives(row)
+            check_lives(row)
             self._stores.named(wanted.store)
-            key = _readable(connection, signed, wanted), checked_property(wanted.property), index
+            owner = _readable(connection, signed, wanted)
+            key = owner, checked_property(wanted.property), _checked_index(index)
             found = files.attached(connection, *key)
             late = files.by_index(connection, *key) if found is None else None
         if late is not None:
@@ -259,7 +263,7 @@ class Files:
         if url is not None:
             return Upload(file.file_index, url, is_direct=True)
         max_bytes = self._limits.max_file_bytes if file.size_bytes is None else file.size_bytes
-        token = UploadToken(file.action_id, file.id, store.name, max_bytes)
+        token = UploadToken(file.action_id, file.id, store.name, file.md5, max_bytes)
         return Upload(file.file_index, content_url + self._tokens.upload(token, now))
 
     def _location(self, file: File, content: Content, content_url: str, now: datetime) -> Location:
@@ -282,10 +286,9 @@ class Files:
             except FileNotFoundError:
                 return self._completed_meanwhile(file)
         seconds = (datetime.now(UTC) - file.announced_at).total_seconds()
+        arrived = Found(store, content_id, measured, file.md5, seconds)
         try:
-            found = self._attaching.attach(
-                file.action_id, file.id, Found(store, content_id, measured, seconds)
-            )
+            found = self._attaching.attach(file.action_id, file.id, arrived, may_have_ended=True)
         except FileRefused:
             _withdraw(store, file)
             raise
@@ -350,14 +353,10 @@ def _readable(connection: Transaction, signed: Signed, wanted: Target) -> JobId:
     return owner
 
 
-def _check_lives(row: ActionRow) -> None:
-    action = rows.to_action(row)
-    if action.fenced:
-        raise FileRefused("A newer attempt took over, or Airflow ended this action: stop", code="superseded")
-    if action.is_done:
-        raise FileRefused(
-            "The action has ended: it has no more files to send or to get", code="already_ended"
-        )
+def _checked_index(index: int) -> int:
+    if not 0 <= index <= MAX_INDEX:
+        raise _no_such_file()
+    return index
 
 
 def _withdraw(store: FileStore, file: File) -> None:

@@ -22,12 +22,14 @@ _SALT = "airflow_asyncaction.content"
 class UploadToken:
     """Lets its holder send the content of one file that was announced.
 
-    :param max_bytes: ... of at most this size
+    :param md5: of what was announced: it may be announced anew, as something else
+    :param max_bytes: of at most this size
     """
 
     action_id: JobId
     file_id: str
     store: str
+    md5: str
     max_bytes: int
 
 

@@ -99,6 +99,7 @@ class LocalFileStore:
                 if create:
                     with suppress(FileExistsError):
                         os.mkdir(name, _FOLDER_MODE, dir_fd=fd)
+                        os.fsync(fd)
                 outer, fd = fd, os.open(name, _IS_FOLDER, dir_fd=fd)
                 os.close(outer)
             yield fd

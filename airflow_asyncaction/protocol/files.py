@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.job_info import is_job_id
 from airflow_asyncaction.protocol.strict_json import JsonText
 
 DEFAULT_STORE = "default"
@@ -137,8 +138,8 @@ class FileReference:
         if not isinstance(fields, Mapping):
             raise MalformedReport("file is not an object", field="file")
         action, index = fields.get("action"), fields.get("index")
-        if not isinstance(action, str):
-            raise MalformedReport("file.action is not a string", field="file")
+        if not isinstance(action, str) or not is_job_id(action):
+            raise MalformedReport("file.action is not a UUID", field="file")
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_INDEX:
             raise MalformedReport("file.index is not an index", field="file")
         return cls(
@@ -173,7 +174,7 @@ def checked_name(name: Any) -> str:
 
 
 def is_file_name(name: str) -> bool:
-    """Tell whether a name is a relative path that stays below its folder on every system."""
+    """Tell whether a name is a relative path that stays below its folder (of a POSIX system)."""
     if len(name) > MAX_FILE_NAME_CHARS or "\\" in name:
         return False
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):  # control, lone surrogates

@@ -91,6 +91,7 @@ _ANNOUNCED_BEFORE = (
     select(file_table)
     .where(
         _OF_PROPERTY,
+        _files.role == bindparam("role"),
         _files.name == bindparam("name"),
         or_(
             and_(_files.md5 == bindparam("md5"), _files.challenge == bindparam("challenge")),
@@ -146,7 +147,7 @@ def announce(
 
     :raises FileRefused: it may not be
     """
-    earlier = _announced_before(connection, action_id, property_, announcement)
+    earlier = _announced_before(connection, action_id, property_, announcement, role)
     if earlier is not None and earlier.attached_at is not None:
         return earlier
     columns = _announced_columns(property_, announcement, store=store, role=role, now=now)
@@ -264,9 +265,10 @@ def existing_contents(connection: Connection, content_ids: list[str]) -> set[str
 
 
 def _announced_before(
-    connection: Connection, action_id: JobId, property_: str, announcement: Announcement
+    connection: Connection, action_id: JobId, property_: str, announcement: Announcement, role: Role
 ) -> File | None:
     key = {
+        "role": role.value,
         "action_id": action_id,
         "property": property_,
         "name": announcement.name or property_,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from airflow.models.dagbag import DBDagBag
+from airflow.models.dagbag import CachedDBDagBag
 from airflow.models.dagrun import DagRun
 from sqlalchemy import Connection, Row, bindparam, select
 from sqlalchemy.orm import Session
@@ -17,7 +17,9 @@ _TASK = select(action_table.c.dag_id, action_table.c.run_id, action_table.c.task
     action_table.c.id == bindparam("action_id")
 )
 
-_dags = DBDagBag(load_op_links=False)
+_dags = CachedDBDagBag(
+    load_op_links=False, cache_size=64, cache_ttl=3600, stats_prefix="asyncaction.dag_bag"
+)  # as the API server's own is by default
 
 
 def is_upstream(connection: Connection, action_id: JobId, of: JobId) -> bool:

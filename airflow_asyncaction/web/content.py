@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, BinaryIO, TypeVar
-
-from werkzeug.http import dump_options_header, parse_range_header
+from urllib.parse import quote
 
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.receiving import Receiving
@@ -33,6 +33,7 @@ CONTENT_PATH = "/content/"
 SLOWEST_BYTES_PER_SECOND = 1024
 
 _METHODS = ("PUT", "GET", "HEAD")
+_RANGE = re.compile(r"bytes=(?:([0-9]{1,99})-([0-9]{1,99})?|-([0-9]{1,99}))")
 
 
 class _ClientGone(Exception):
@@ -52,12 +53,12 @@ class ContentAnswer:
     def of(cls, content: DownloadToken, headers: Mapping[str, str]) -> ContentAnswer:
         """Answer a request with these headers: with one range, if it asks for one, else with all."""
         size, etag = content.size_bytes, f'"{content.sha256}"'
-        asked = parse_range_header(headers.get("range"))
+        part = _part(headers.get("range", ""), size)
         if headers.get("if-range") not in (None, etag):
-            asked = None
+            part = None
         common = {
             "Content-Type": content.mimetype,
-            "Content-Disposition": dump_options_header("attachment", {"filename": _base_name(content.name)}),
+            "Content-Disposition": _attachment(content.name),
             "Content-Encoding": "identity",  # else Airflow would compress it
             "Accept-Ranges": "bytes",
             "ETag": etag,
@@ -65,9 +66,9 @@ class ContentAnswer:
             "X-Content-Type-Options": "nosniff",
             "Content-Security-Policy": "sandbox",  # it comes from Airflow's own origin, and from anybody
         }
-        if asked is None or len(asked.ranges) != 1 or asked.units != "bytes":
+        if part is None:
             return cls(200, {**common, "Content-Length": str(size)}, 0, size)
-        start, stop = _part(*asked.ranges[0], size)
+        start, stop = part
         if start >= stop:
             return cls(416, {**common, "Content-Range": f"bytes */{size}", "Content-Length": "0"}, 0, 0)
         range_header = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"}
@@ -104,6 +105,7 @@ class ContentApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. The token does not stay in the scope: it would be in the access log."""
         before, path, token = scope["path"].rpartition(CONTENT_PATH)
+        scope["path"] = f"{before}{path}..."
         answered = _Sending(send)
         try:
             if scope["method"] == "PUT":
@@ -118,8 +120,6 @@ class ContentApp:
             if answered.has_begun:
                 raise  # the connection is cut: nothing else tells the client
             await _send_refusal(refusal_of(error), answered)
-        finally:
-            scope["path"] = f"{before}{path}..."
 
     async def _put(self, token: str, scope: Scope, receive: Receive, send: Send) -> None:
         receiving = await self._run(self._files.receive, token)
@@ -183,13 +183,18 @@ class _Pace:
     """Tells how long a client may still take."""
 
     def __init__(self, patience: timedelta) -> None:
-        self._until = time.monotonic() + patience.total_seconds()
+        self._patience_seconds = patience.total_seconds()
+        self._until = time.monotonic() + self._patience_seconds
 
     def add(self, size_bytes: int) -> None:
         self._until += size_bytes / SLOWEST_BYTES_PER_SECOND
 
     def seconds_left(self) -> float:
         return max(0.0, self._until - time.monotonic())
+
+    def seconds_to_wait(self) -> float:
+        """Return how long it may be silent."""
+        return min(self.seconds_left(), self._patience_seconds)
 
 
 class _Sending:
@@ -210,7 +215,7 @@ async def _read_piece(receive: Receive, pace: _Pace) -> tuple[bytes, bool]:
     size, more = 0, True
     while more and size < CHUNK_BYTES:
         try:
-            message = await asyncio.wait_for(receive(), pace.seconds_left())
+            message = await asyncio.wait_for(receive(), pace.seconds_to_wait())
         except TimeoutError:
             raise FileRefused("The content comes too slowly: send it again", code="too_slow") from None
         if message["type"] == "http.disconnect":
@@ -243,12 +248,22 @@ def _start(status: int, headers: Mapping[str, str]) -> Message:
     return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
-def _part(start: int, stop: int | None, size: int) -> tuple[int, int]:
-    """Return from where to before where a range goes in so many bytes; nothing, if it begins behind them."""
-    if start < 0:  # the last so many
-        return max(0, size + start), size
-    return start, size if stop is None else min(stop, size)
+def _part(header: str, size: int) -> tuple[int, int] | None:
+    """Return from where to before where a ``Range`` goes in so many bytes: nowhere, if it is not in them.
+
+    ``None``: it is no single range, and all is wanted.
+    """
+    asked = _RANGE.fullmatch(header)
+    if asked is None:
+        return None
+    first, last, suffix = asked.groups()
+    if suffix is not None:  # the last so many
+        return max(0, size - int(suffix)), size
+    if last is not None and int(last) < int(first):
+        return None
+    return int(first), size if last is None else min(int(last) + 1, size)
 
 
-def _base_name(name: str) -> str:
-    return name.rpartition("/")[2]
+def _attachment(name: str) -> str:
+    """Return the header that makes a browser save a content under the last part of its name."""
+    return f"attachment; filename*=UTF-8''{quote(name.rpartition('/')[2], safe='')}"

@@ -67,7 +67,9 @@ def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blue
     def get_content(token: str) -> Response:
         content, opened = files.open(token)
         answer = ContentAnswer.of(content, {name.lower(): value for name, value in request.headers})
-        return Response(_give(answer, opened), answer.status, answer.headers)
+        response = Response(_give(answer, opened), answer.status, answer.headers)
+        response.call_on_close(opened.close)  # a HEAD reads nothing
+        return response
 
     return blueprint
 
@@ -76,8 +78,8 @@ def announced(signed: SignedRequest) -> Callable[[Credentials | None], Announcem
     """Return what proves a request and reads the announcement in its body."""
 
     def unseal(credentials: Credentials | None) -> Announcement:
-        signed.prove(credentials)
-        return Announcement.from_json(parse_object(signed.content.body))
+        proven = signed.prove(credentials)
+        return Announcement.from_json(parse_object(proven.masked(signed.content.body)))
 
     return unseal
 

@@ -15,10 +15,11 @@ from sqlalchemy import Engine, create_engine, delete, text, update
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import TablesMissing
+from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table
-from airflow_asyncaction.web.app import Services, create_app
+from airflow_asyncaction.web.app import create_app
 from dev.postgres import Postgres
 from tests.integration.databases import Database
 from tests.integration.servers import served_alone
@@ -32,7 +33,7 @@ on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=Tru
 @contextmanager
 def served_with(job: SignedJob, options: Settings) -> Iterator[SignedJob]:
     """Serve the routes with other settings, and let the job speak to that server."""
-    with served_alone(create_app(Services.open(options))) as hook, HookClient(hook) as client:
+    with served_alone(create_app(open_services(options))) as hook, HookClient(hook) as client:
         yield job.on(client)
 
 

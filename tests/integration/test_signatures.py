@@ -16,6 +16,7 @@ from flask import Flask, Response, jsonify, request
 from sqlalchemy import select
 
 from airflow_asyncaction import settings
+from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.signing import (
     JOB_ID_HEADER,
@@ -27,7 +28,7 @@ from airflow_asyncaction.protocol.signing import (
 )
 from airflow_asyncaction.store.actions import Credentials
 from airflow_asyncaction.store.models import report_table
-from airflow_asyncaction.web.app import Services, create_app
+from airflow_asyncaction.web.app import create_app
 from airflow_asyncaction.web.refusals import register_error_handlers
 from airflow_asyncaction.web.security import job_request
 from tests.integration.databases import Database
@@ -76,7 +77,7 @@ def test_an_action_may_refuse_v1_from_the_start(new_job: NewJob) -> None:
 
 
 def test_a_deployment_may_refuse_v1(job: SignedJob) -> None:
-    strict = create_app(Services.open(replace(settings.load(), accept_v1=False)))
+    strict = create_app(open_services(replace(settings.load(), accept_v1=False)))
     with served_alone(strict) as hook, HookClient(hook) as client:
         assert job.on(client).send_v1("POST", "/status").error == UNSIGNED
         assert job.on(client).report().status == 200
