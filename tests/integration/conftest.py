@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.web.app import create_app
 from dev.postgres import Postgres
 from tests.integration.databases import Database, sqlite_in
+from tests.integration.file_servers import SERVERS, Folder, Kept, Serve, serving
 from tests.integration.running_tasks import RunningTask, running_task
 from tests.integration.servers import served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
@@ -60,9 +62,15 @@ def mounted(database: Database) -> Iterator[str]:  # noqa: ARG001
         yield url + settings.load().url
 
 
-@pytest.fixture(params=["alone", "mounted"])
-def hook(database: Database, request: pytest.FixtureRequest) -> str:  # noqa: ARG001
-    return str(request.getfixturevalue(request.param))
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> str:
+    """Return how the routes are served."""
+    return str(request.param)
+
+
+@pytest.fixture
+def hook(database: Database, server: str, request: pytest.FixtureRequest) -> str:  # noqa: ARG001
+    return str(request.getfixturevalue(server))
 
 
 @pytest.fixture
@@ -95,3 +103,25 @@ def job(new_job: NewJob) -> SignedJob:
 @pytest.fixture
 def actions(database: Database) -> Actions:
     return Actions(database.engine, replay_window=2 * settings.load().max_clock_skew)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path / "store")
+
+
+@pytest.fixture
+def serve(database: Database, server: str, folder: Folder) -> Iterator[Serve]:  # noqa: ARG001
+    with serving(server, folder) as serve:
+        yield serve
+
+
+@pytest.fixture
+def own_job(serve: Serve, new_task: Callable[..., RunningTask]) -> SignedJob:
+    """Return the job of a server on which nothing is stored yet."""
+    return registered(new_task(), serve())
+
+
+@pytest.fixture
+def kept(database: Database, folder: Folder) -> Kept:
+    return Kept(database.engine, folder)

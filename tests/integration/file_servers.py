@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine, Row, select
 
 from airflow_asyncaction import settings
@@ -23,6 +24,14 @@ from tests.integration.servers import served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient
 
 SERVERS = ["alone", "mounted"]
+
+one_server_each = pytest.mark.parametrize(
+    ("database", "server"),
+    [("sqlite", "alone"), ("postgresql", "mounted")],
+    indirect=["database"],
+    scope="session",
+)
+"""Marks tests of which both ways to serve, for both databases, would take too long."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.web.app import AsgiApp, create_app, create_asgi_app
 from tests.integration.content_server import killed_server
 from tests.integration.databases import Database
-from tests.integration.file_servers import SERVERS, Folder, Kept, Serve, serving
+from tests.integration.file_servers import Folder, Kept, Serve
 from tests.integration.file_transfers import (
     announce,
     content_request,
@@ -53,34 +53,12 @@ NO_SUCH_FILE = (404, "no_such_file")
 TOO_LARGE = (413, "too_large")
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True, scope="session")
-on_mounted = pytest.mark.parametrize("serve", ["mounted"], indirect=True)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path / "store")
-
-
-@pytest.fixture(params=SERVERS)
-def serve(database: Database, folder: Folder, request: pytest.FixtureRequest) -> Iterator[Serve]:  # noqa: ARG001
-    with serving(request.param, folder) as serve:
-        yield serve
+on_mounted = pytest.mark.parametrize("server", ["mounted"])
 
 
 @pytest.fixture
 def hook(alone: str) -> str:
     return alone
-
-
-@pytest.fixture
-def own_job(serve: Serve, new_task: Callable[..., RunningTask]) -> SignedJob:
-    """Return the job of a server on which nothing is stored yet."""
-    return registered(new_task(), serve())
-
-
-@pytest.fixture
-def kept(database: Database, folder: Folder) -> Kept:
-    return Kept(database.engine, folder)
 
 
 # --- not what was announced

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ import pytest
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Exit
 from tests.integration.databases import Database
-from tests.integration.file_servers import Folder, Serve, serving
+from tests.integration.file_servers import Folder, Serve, one_server_each
 from tests.integration.file_transfers import (
     announce,
     announcement,
@@ -28,41 +27,13 @@ from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob, encoded, registered
 from tests.integration.stored_dags import StoredRun, lineage_dag, run_of, store_dag
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, one_server_each]
 
 SIZE = 500
 UNKNOWN = "01890000-0000-7000-8000-000000000000"
 MALFORMED = ["x", "0", "00000000", UNKNOWN + "0", UNKNOWN.replace("-", ""), f"{{{UNKNOWN}}}", "a" * 3_000]
 NOT_YOURS = (403, "not_yours")
 UNSIGNED = (401, "bad_signature")
-
-
-@pytest.fixture
-def server(database: Database) -> str:
-    """Return how to serve: both ways for both databases take too long."""
-    return "alone" if database.name == "sqlite" else "mounted"
-
-
-@pytest.fixture
-def hook(server: str, request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(server))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path / "store")
-
-
-@pytest.fixture
-def serve(server: str, folder: Folder) -> Iterator[Serve]:
-    with serving(server, folder) as serve:
-        yield serve
-
-
-@pytest.fixture
-def own_job(serve: Serve, new_task: Callable[..., RunningTask]) -> SignedJob:
-    """Return the job of a server with a store of its own."""
-    return registered(new_task(), serve())
 
 
 # --- whose files

@@ -7,7 +7,6 @@ import http.client
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.databases import Database
-from tests.integration.file_servers import Folder, Serve, serving
+from tests.integration.file_servers import Folder, one_server_each
 from tests.integration.file_transfers import (
     announce,
     announce_input,
@@ -30,10 +28,9 @@ from tests.integration.file_transfers import (
     put_content,
     upload,
 )
-from tests.integration.running_tasks import RunningTask
-from tests.integration.signed_jobs import Answer, SignedJob, registered
+from tests.integration.signed_jobs import Answer, SignedJob
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, one_server_each]
 
 SIZE = 500
 UNKNOWN = "01890000-0000-7000-8000-000000000000"
@@ -42,34 +39,6 @@ UNKNOWN = "01890000-0000-7000-8000-000000000000"
 hostile = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture
-def server(database: Database) -> str:
-    """Return how to serve: both ways for both databases take too long."""
-    return "alone" if database.name == "sqlite" else "mounted"
-
-
-@pytest.fixture
-def hook(server: str, request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(server))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path / "store")
-
-
-@pytest.fixture
-def serve(server: str, folder: Folder) -> Iterator[Serve]:
-    with serving(server, folder) as serve:
-        yield serve
-
-
-@pytest.fixture
-def own_job(serve: Serve, new_task: Callable[..., RunningTask]) -> SignedJob:
-    """Return the job of a server with a store of its own."""
-    return registered(new_task(), serve())
 
 
 ODD_SEGMENTS = [

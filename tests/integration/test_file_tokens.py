@@ -6,9 +6,8 @@ from __future__ import annotations
 import secrets
 import string
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -17,13 +16,12 @@ from hypothesis import strategies as st
 from itsdangerous.encoding import base64_decode, base64_encode
 
 from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken, own_tokens
-from tests.integration.databases import Database
-from tests.integration.file_servers import Folder, Serve, serving
+from tests.integration.file_servers import Serve, one_server_each
 from tests.integration.file_transfers import announce, content_request, locate, outputs, put_content, upload
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import Answer, NewJob, SignedJob, registered, sent_raw
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, one_server_each]
 
 BAD = (403, "bad_token")
 SIZE = 100
@@ -32,23 +30,6 @@ METHODS = ["GET", "HEAD", "PUT"]
 hostile = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-
-
-@pytest.fixture
-def server(database: Database) -> str:
-    """Return how to serve: both ways for both databases take too long."""
-    return "alone" if database.name == "sqlite" else "mounted"
-
-
-@pytest.fixture
-def hook(server: str, request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(server))
-
-
-@pytest.fixture
-def serve(server: str, tmp_path: Path) -> Iterator[Serve]:
-    with serving(server, Folder(tmp_path)) as serve:
-        yield serve
 
 
 class Urls:

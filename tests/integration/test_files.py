@@ -7,8 +7,7 @@ import gzip
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,9 +15,9 @@ from werkzeug.http import parse_options_header
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.protocol.digests import digests
-from tests.integration.databases import Database
-from tests.integration.file_servers import SERVERS, Folder, Serve, serving
+from tests.integration.file_servers import Folder
 from tests.integration.file_transfers import (
+    COLLIDING,
     announce,
     announcement,
     content_request,
@@ -28,45 +27,12 @@ from tests.integration.file_transfers import (
     put_content,
     upload,
 )
-from tests.integration.running_tasks import RunningTask
 from tests.integration.servers import PREFIX, served_mounted
-from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob, registered, sent_raw
+from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob, sent_raw
 
 pytestmark = pytest.mark.integration
 
-# Two contents with one md5 (Wang, Feng, Lai, Yu: Collisions for Hash Functions, 2004).
-COLLIDING = (
-    bytes.fromhex(
-        "d131dd02c5e6eec4693d9a0698aff95c2fcab58712467eab4004583eb8fb7f89"
-        "55ad340609f4b30283e488832571415a085125e8f7cdc99fd91dbdf280373c5b"
-        "d8823e3156348f5bae6dacd436c919c6dd53e2b487da03fd02396306d248cda0"
-        "e99f33420f577ee8ce54b67080a80d1ec69821bcb6a8839396f9652b6ff72a70"
-    ),
-    bytes.fromhex(
-        "d131dd02c5e6eec4693d9a0698aff95c2fcab50712467eab4004583eb8fb7f89"
-        "55ad340609f4b30283e4888325f1415a085125e8f7cdc99fd91dbd7280373c5b"
-        "d8823e3156348f5bae6dacd436c919c6dd53e23487da03fd02396306d248cda0"
-        "e99f33420f577ee8ce54b67080280d1ec69821bcb6a8839396f965ab6ff72a70"
-    ),
-)
 SIZE = 1000
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
-
-
-@pytest.fixture(params=SERVERS)
-def serve(database: Database, folder: Folder, request: pytest.FixtureRequest) -> Iterator[Serve]:  # noqa: ARG001
-    with serving(request.param, folder) as serve:
-        yield serve
-
-
-@pytest.fixture
-def own_job(serve: Serve, new_task: Callable[..., RunningTask]) -> SignedJob:
-    """Return the job of a server on which nothing is stored yet."""
-    return registered(new_task(), serve())
 
 
 def in_pieces(content: bytes, size: int = 70_000) -> Iterator[bytes]:

@@ -27,7 +27,7 @@ from dev.processes import free_ports
 from dev.s3 import REGION, S3Server
 from tests.integration.databases import Database
 from tests.integration.file_servers import SERVERS, served_files
-from tests.integration.file_transfers import announce, announcement, locate, outputs
+from tests.integration.file_transfers import COLLIDING, announce, announcement, locate, outputs
 from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob
 from tests.means import s3_or_skip
 
@@ -37,16 +37,6 @@ BUCKET = "lake"
 SIZE = 1000
 PART = 5 * 1024 * 1024
 VALID_FOR = timedelta(minutes=7)
-
-# Two contents with one md5 (Wang, Feng, Lai, Yu: Collisions for Hash Functions, 2004).
-_ONE = bytes.fromhex(
-    "d131dd02c5e6eec4693d9a0698aff95c2fcab58712467eab4004583eb8fb7f89"
-    "55ad340609f4b30283e488832571415a085125e8f7cdc99fd91dbdf280373c5b"
-    "d8823e3156348f5bae6dacd436c919c6dd53e2b487da03fd02396306d248cda0"
-    "e99f33420f577ee8ce54b67080a80d1ec69821bcb6a8839396f9652b6ff72a70"
-)
-_DIFFERENCES = (19, 45, 59, 83, 109, 123)
-COLLIDING = _ONE, bytes(octet ^ 0x80 if at in _DIFFERENCES else octet for at, octet in enumerate(_ONE))
 
 
 @pytest.fixture(scope="session")  # Airflow keeps what it made of the connection as long as the process lives

@@ -14,8 +14,9 @@ from sqlalchemy import func, select
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import LogLine, Report
 from airflow_asyncaction.protocol.signing import Scheme
-from airflow_asyncaction.store.actions import KEPT_BODY_BYTES, KEPT_REFUSALS, Actions, Envelope
+from airflow_asyncaction.store.actions import KEPT_BODY_BYTES, KEPT_REFUSALS, Actions
 from airflow_asyncaction.store.models import action_table, report_table
+from airflow_asyncaction.store.reports import Envelope
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import NewJob, SignedJob, new_nonce
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from airflow_asyncaction.protocol.digests import digests
-from tests.integration.databases import Database
-from tests.integration.file_servers import SERVERS, Folder, Serve, serving
+from tests.integration.file_servers import Folder
 from tests.integration.file_transfers import (
     announce,
     announce_input,
@@ -32,23 +31,6 @@ from tests.integration.signed_jobs import NewJob, SignedJob, registered
 pytestmark = pytest.mark.integration
 
 SIZE = 1000
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
-
-
-@pytest.fixture(params=SERVERS)
-def serve(database: Database, folder: Folder, request: pytest.FixtureRequest) -> Iterator[Serve]:  # noqa: ARG001
-    with serving(request.param, folder) as serve:
-        yield serve
-
-
-@pytest.fixture
-def own_job(serve: Serve, new_task: Callable[..., RunningTask]) -> SignedJob:
-    """Return the job of a server on which nothing is stored yet."""
-    return registered(new_task(), serve())
 
 
 def test_a_task_gives_its_job_a_file(job: SignedJob) -> None:
