@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real API server of the job protocol, in memory: to test job programs without Airflow.
 
-with JobServer() as server:
-job = server.new_job(arguments={"day": "2026-01-01"})
-subprocess.run(["./my-job"], env={**os.environ, **job.environ}, check=True)
-assert job.action.results == '{"rows":3}'
+    with JobServer() as server:
+        job = server.new_job(arguments={"day": "2026-01-01"})
+        job.add_file("orders", "orders.csv", b"1,2,3")
+        subprocess.run(["./my-job"], env={**os.environ, **job.environ}, check=True)
+        assert job.action.results == '{"rows":3}'
+        assert job.files["counts"][0].content == b"3"
 """
 
 from __future__ import annotations

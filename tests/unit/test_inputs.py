@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk import Asset, ObjectStoragePath
+from airflow.sdk import DAG, Asset, ObjectStoragePath
 
+from airflow_asyncaction.decorators import async_action, async_action_local
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.operators import LocalActionOperator
+from airflow_asyncaction.operators.base import AsyncActionOperator
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs, sources
 from airflow_asyncaction.operators.outputs import by_property, emit_events, push_files
 from airflow_asyncaction.protocol.files import FileReference
@@ -153,3 +155,30 @@ def test_an_asset_whose_file_was_not_left_is_not_updated() -> None:
     assert operator.outlets == [left]
     assert events[left].extra == RECORD
     assert events[not_left].extra == {}
+
+
+def test_decorated_functions_take_inputs_and_assets() -> None:
+    asset = Asset("counts")
+
+    with DAG("decorated", schedule=None) as dag:
+
+        @async_action(inputs={"data": "/data/{{ ds }}.csv"}, output_assets={"counts": asset})
+        def count() -> None:
+            """Count."""
+
+        @async_action_local(inputs={"data": Path("/data")})
+        def run() -> str:
+            """Run."""
+            return "true"
+
+        count()
+        run()
+
+    called, ran = dag.get_task("count"), dag.get_task("run")
+    assert isinstance(called, AsyncActionOperator)
+    assert isinstance(ran, AsyncActionOperator)
+    assert {"inputs", "arguments"} <= {*called.template_fields} & {*ran.template_fields}
+    called.render_template_fields({"ds": "2026-01-01"})
+    assert called.inputs == {"data": "/data/2026-01-01.csv"}
+    assert called.outlets == [asset]
+    assert ran.inputs == {"data": Path("/data")}
