@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real API server of the job protocol, in memory: to test job programs without Airflow.
 
+In a test::
+
     with JobServer() as server:
         job = server.new_job(arguments={"day": "2026-01-01"})
         job.add_file("orders", "orders.csv", b"1,2,3")
