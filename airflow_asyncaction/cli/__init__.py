@@ -14,7 +14,13 @@ _TO_REVISION = Arg(("--to-revision",), help="Revision to go to, such as 0001; 'b
 _OLDER_THAN = Arg(
     ("--older-than",), type=float, default=24.0, help="Only what is older than so many hours, default 24"
 )
-_DRY_RUN = Arg(("--dry-run",), action="store_true", help="Only say what would be removed")
+_UNHEARD_FOR = Arg(
+    ("--unheard-for",),
+    type=float,
+    default=300.0,
+    help="Only those of which nothing was heard for so many seconds, default 300",
+)
+_DRY_RUN = Arg(("--dry-run",), action="store_true", help="Only say what would be done")
 _YES = Arg(("-y", "--yes"), action="store_true", help="Do not ask")
 
 
@@ -31,6 +37,7 @@ def get_cli_commands() -> list[CLICommand]:
             name="asyncaction",
             help="Manage async actions",
             subcommands=[
+                _reap_command(),
                 GroupCommand(name="db", help="Manage their tables", subcommands=_db_commands()),
                 GroupCommand(name="files", help="Manage their files", subcommands=_files_commands()),
             ],
@@ -42,6 +49,17 @@ def _collect_garbage() -> None:
     from airflow_asyncaction.cli.files import collect_garbage
 
     collect_garbage()
+
+
+def _reap_command() -> ActionCommand:
+    return ActionCommand(
+        name="reap",
+        help="End actions that nobody watches any more",
+        description="End actions whose task has ended, or is gone, without having seen their end: a worker"
+        " that was killed together with its task leaves them. Their jobs, if they run, are told to stop.",
+        func=lazy_load_command("airflow_asyncaction.cli.reap.reap"),
+        args=(_UNHEARD_FOR, _DRY_RUN),
+    )
 
 
 def _files_commands() -> list[ActionCommand]:

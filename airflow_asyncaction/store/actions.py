@@ -181,6 +181,17 @@ class Actions:
             action = _apply(connection, row, message, now)
             return self._check_clocks(connection, action, now)
 
+    def end(self, action_id: JobId, message: Message, now: datetime) -> Action:
+        """Apply a message of nobody's to an action, and return it.
+
+        :raises ActionNotFound: it is gone
+        """
+        with self.transaction() as connection:
+            row = rows.lock(connection, action_id)
+            if row is None:
+                raise ActionNotFound(f"There is no action {action_id}")
+            return _apply(connection, row, message, now)
+
     def read(self, action_id: JobId, prove: Unseal[object], scheme: Scheme) -> Action:
         """Return an action to its job.
 

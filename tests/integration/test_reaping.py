@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Actions that nobody watches are ended, and no others."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import delete
+
+from airflow_asyncaction.cli.reap import reap as reap_command
+from airflow_asyncaction.protocol.actions import Completion, State
+from airflow_asyncaction.protocol.lifecycle import Exit, Launched
+from airflow_asyncaction.store import reaping
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.models import action_table
+from tests.integration.databases import Database
+from tests.integration.running_tasks import RunningTask
+from tests.integration.signed_jobs import HookClient, SignedJob, registered
+
+pytestmark = pytest.mark.integration
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def hook(mounted: str) -> str:
+    return mounted
+
+
+@pytest.fixture
+def task(new_task: Callable[..., RunningTask]) -> RunningTask:
+    return new_task()
+
+
+@pytest.fixture
+def job(task: RunningTask, client: HookClient) -> SignedJob:
+    """Return the job of the task."""
+    return registered(task, client)
+
+
+def is_unwatched(actions: Actions, job: SignedJob, *, later: timedelta = HOUR) -> bool:
+    found = reaping.find_unwatched(actions, older_than=timedelta(minutes=5), now=datetime.now(UTC) + later)
+    return job.info.job_id in {each.id for each in found}
+
+
+def reap(actions: Actions, job: SignedJob) -> State:
+    now = datetime.now(UTC) + HOUR
+    (found,) = [
+        each
+        for each in reaping.find_unwatched(actions, older_than=timedelta(0), now=now)
+        if each.id == job.info.job_id
+    ]
+    return reaping.reap(actions, found, now)
+
+
+def test_an_action_is_ended_whose_task_has_failed(
+    task: RunningTask, job: SignedJob, actions: Actions
+) -> None:
+    job.tell(Launched({"pid": 1}))
+    task.set_state(TaskInstanceState.FAILED)
+    assert is_unwatched(actions, job)
+    assert reap(actions, job) is State.STOPPED
+    view = job.view()
+    assert (view.state, view.error_name, view.is_done) == (State.STOPPED, "Killed", True)
+    assert job.report().error == (410, "superseded")
+    assert not is_unwatched(actions, job)
+
+
+@pytest.mark.parametrize("state", ["success", "failed", "skipped", "removed", "up_for_retry", None])
+def test_a_task_in_such_a_state_watches_nothing(
+    task: RunningTask, job: SignedJob, actions: Actions, state: TaskInstanceState
+) -> None:
+    task.set_state(state)
+    assert is_unwatched(actions, job)
+
+
+@pytest.mark.parametrize("state", ["running", "deferred", "scheduled", "queued", "restarting"])
+def test_a_task_in_such_a_state_watches(
+    task: RunningTask, job: SignedJob, actions: Actions, state: TaskInstanceState
+) -> None:
+    task.set_state(state)
+    assert not is_unwatched(actions, job)
+
+
+def test_the_action_of_a_try_that_is_gone_is_ended(
+    task: RunningTask, job: SignedJob, actions: Actions, client: HookClient
+) -> None:
+    again = task.next_try()
+    assert is_unwatched(actions, job)
+    newer = registered(again, client)  # which fences the older one
+    assert not is_unwatched(actions, job)
+    assert not is_unwatched(actions, newer)
+
+
+def test_what_was_heard_of_lately_is_left_alone(task: RunningTask, job: SignedJob, actions: Actions) -> None:
+    task.set_state(TaskInstanceState.FAILED)
+    assert not is_unwatched(actions, job, later=timedelta(minutes=4))
+    assert is_unwatched(actions, job, later=timedelta(minutes=6))
+
+
+def test_an_action_that_is_done_is_left_alone(task: RunningTask, job: SignedJob, actions: Actions) -> None:
+    job.report(status="SUCCESS")
+    task.set_state(TaskInstanceState.SUCCESS)
+    assert is_unwatched(actions, job)  # it has reported its end, but may run on
+    job.tell(Exit(code=0))
+    assert not is_unwatched(actions, job)
+
+
+def test_a_report_is_the_end_where_nothing_else_can_be(
+    task: RunningTask, client: HookClient, actions: Actions
+) -> None:
+    job = registered(task, client, completion=Completion.REPORT)
+    task.set_state(TaskInstanceState.FAILED)
+    assert is_unwatched(actions, job)
+    job.report(status="SUCCESS")
+    assert not is_unwatched(actions, job)
+
+
+def test_a_job_that_has_reported_success_keeps_it(
+    task: RunningTask, job: SignedJob, actions: Actions
+) -> None:
+    job.report(status="SUCCESS", results=3)
+    task.set_state(TaskInstanceState.FAILED)
+    assert reap(actions, job) is State.SUCCESS
+    assert job.view().is_done
+
+
+@pytest.fixture
+def only_this(database: Database, job: SignedJob) -> None:
+    """Let there be no other action."""
+    with database.engine.begin() as connection:
+        connection.execute(delete(action_table).where(action_table.c.id != job.info.job_id))
+
+
+@pytest.mark.usefixtures("only_this")
+def test_the_command_ends_them_and_says_so(
+    task: RunningTask, job: SignedJob, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task.set_state(TaskInstanceState.FAILED)
+    reap_command(Namespace(unheard_for=3600.0, dry_run=False))
+    assert capsys.readouterr().out == "0 actions were not watched\n"
+    reap_command(Namespace(unheard_for=0.0, dry_run=True))
+    first, last = capsys.readouterr().out.splitlines()
+    where = f"{task.dag_id} {task.run_id} {task.task_id} -1"
+    assert first == f"{job.info.job_id} of type test ({where}): would be ended"
+    assert last == "1 actions were not watched"
+    assert not job.view().is_done
+    reap_command(Namespace(unheard_for=0.0, dry_run=False))
+    assert capsys.readouterr().out.splitlines()[0].endswith(": ended as STOPPED")
+    assert job.view().is_done
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan])
+def test_nonsense_is_no_time(seconds: float) -> None:
+    with pytest.raises(SystemExit, match="--unheard-for must be a number of seconds"):
+        reap_command(Namespace(unheard_for=seconds, dry_run=False))
+
+
+def test_airflow_has_the_command(database: Database) -> None:
+    done = database.airflow("asyncaction", "reap", "--unheard-for", "99999", "--dry-run")
+    assert "0 actions were not watched" in done.stdout
