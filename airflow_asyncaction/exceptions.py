@@ -19,6 +19,7 @@ AsyncActionError
 ├── RegistrationRefused         a task instance did not prove what it is
 ├── FileRefused                 a file cannot be taken or given
 ├── FileStoreUnavailable        a file store does not answer, or is full
+├── SecretUnreadable            a job's secret was encrypted with another key
 ├── StoreUnavailable            the database does not answer
 └── TablesMissing               it has not our tables
 """
@@ -125,6 +126,10 @@ class ActionNotFound(AsyncActionError):
 
 class StoreUnavailable(AsyncActionError):
     """The database does not answer: try again."""
+
+
+class SecretUnreadable(AsyncActionError):
+    """A job's secret cannot be decrypted: none of the keys in [core] fernet_key is the one it needs."""
 
 
 class TablesMissing(AsyncActionError):

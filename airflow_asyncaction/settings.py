@@ -182,7 +182,7 @@ def load() -> Settings:
         accept_v1=values["accept_v1"],
         limits=limits,
         max_reports_per_second=values["max_reports_per_second"],
-        poll_interval=timedelta(seconds=values["poll_interval"]),
+        poll_interval=timedelta(seconds=_above_zero("poll_interval", values["poll_interval"])),
         web_threads=values["web_threads"],
         gc_freeze=values["gc_freeze"],
         file_stores=_file_stores(values["file_stores"]),
@@ -280,6 +280,12 @@ def _file_stores(text: str) -> Mapping[str, str]:
         if url.startswith("file:") and not url.startswith("file:///"):
             raise ValueError(f"{said}: {name} must have an absolute path: file:///folder")
     return stores
+
+
+def _above_zero(name: str, value: float) -> float:
+    if value == 0:
+        raise ValueError(f"[{SECTION}] {name} is 0: it must be more")
+    return value
 
 
 def _at_least_zero(option: Option, value: float) -> float:

@@ -7,8 +7,10 @@ import secrets
 from functools import lru_cache
 
 from airflow.models.crypto import get_fernet
+from cryptography.fernet import InvalidToken
 from sqlalchemy import Connection, Engine, bindparam, select, update
 
+from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.store.models import action_table
 
 _SECRET_BYTES = 32
@@ -29,9 +31,12 @@ def encrypt(secret: str) -> str:
 def decrypt(stored: str) -> str:
     """Return the secret.
 
-    :raises cryptography.fernet.InvalidToken: it was encrypted with a key that is not configured any more
+    :raises SecretUnreadable: it was encrypted with a key that is not configured here (any more)
     """
-    return get_fernet().decrypt(stored.encode()).decode()
+    try:
+        return get_fernet().decrypt(stored.encode()).decode()
+    except InvalidToken:
+        raise SecretUnreadable from None
 
 
 def rotate_all(engine: Engine) -> int:

@@ -20,6 +20,7 @@ from airflow_asyncaction.exceptions import (
     MalformedReport,
     RegistrationRefused,
     ReportTooLarge,
+    SecretUnreadable,
     SignatureError,
     StaleTime,
     StoreUnavailable,
@@ -146,6 +147,11 @@ def _unavailable(error: StoreUnavailable) -> Refusal:
     return Refusal(503, "unavailable", "The database does not answer: send it again", headers=_RETRY_AFTER)
 
 
+def _unreadable(error: SecretUnreadable) -> Refusal:
+    log.error("%s Is it the same on all API servers?", error)
+    return Refusal(503, "unavailable", "This server cannot read the action's secret", headers=_RETRY_AFTER)
+
+
 def _http(error: HTTPException) -> Refusal:
     status = error.code or 500
     headers = {name: value for name, value in error.get_headers() if name.lower() in ("retry-after", "allow")}
@@ -165,6 +171,7 @@ _ANSWERS: dict[type[BaseException], Callable[[Any], Refusal]] = {
     FileRefused: _file_refused,
     FileStoreUnavailable: _file_store,
     RegistrationRefused: _registration,
+    SecretUnreadable: _unreadable,
     StoreUnavailable: _unavailable,
     HTTPException: _http,
 }

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from airflow.models.crypto import get_fernet
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import Fernet
 from sqlalchemy import MetaData, select, update
 
+from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.protocol.lifecycle import Launched
 from airflow_asyncaction.store.models import action_table, report_table
 from airflow_asyncaction.store.secret import rotate_all
@@ -109,8 +110,20 @@ def test_keys_are_rotated(database: Database, new_job: NewJob) -> None:
 
 
 def test_rotating_without_the_old_key_changes_nothing(database: Database, job: SignedJob) -> None:
-    with fernet_keys(Fernet.generate_key().decode()), pytest.raises(InvalidToken):
+    with fernet_keys(Fernet.generate_key().decode()), pytest.raises(SecretUnreadable):
         rotate_all(database.engine)
+    assert job.report().status == 200
+
+
+def test_a_server_without_the_key_says_so_and_asks_to_be_asked_again(
+    new_job: NewJob, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = new_job()
+    with fernet_keys(Fernet.generate_key().decode()):
+        answer = job.report()
+    assert answer.error == (503, "unavailable")
+    assert answer.headers["retry-after"] == "2"
+    assert "[core] fernet_key" in caplog.text
     assert job.report().status == 200
 
 
