@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from airflow.sdk import ObjectStoragePath
 
@@ -118,7 +118,7 @@ def _as_path(property_: str, given: ObjectStoragePath | PurePath | str) -> AnyPa
         return given
     if isinstance(given, str) and "://" in given:
         parts = urlsplit(given)
-        return Path(parts.path) if parts.scheme == "file" else ObjectStoragePath(given)
+        return Path(unquote(parts.path)) if parts.scheme == "file" else ObjectStoragePath(given)
     path = Path(given)
     if not path.is_absolute():
         raise ValueError(f"inputs[{property_!r}] is {os.fspath(path)!r}: give an absolute path, or an URL")

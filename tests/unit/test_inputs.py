@@ -53,6 +53,9 @@ def test_a_file_is_given_by_its_path(folder: Path) -> None:
     path = folder / "a.csv"
     for given in (path, str(path), path.as_uri(), ObjectStoragePath(path.as_uri())):
         assert names(given) == ["a.csv"]
+    spaced = path.rename(folder / "a b%.csv")
+    for given in (spaced, str(spaced), spaced.as_uri()):
+        assert names(given) == ["a b%.csv"]
 
 
 def test_a_folder_is_all_its_files_in_order(folder: Path) -> None:
