@@ -22,7 +22,7 @@ from airflow_asyncaction.protocol.digests import Digests, digests
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from benchmarks.load import Load, Steps, measure
-from benchmarks.nginx import nginx
+from benchmarks.nginx import NoNginx, find_nginx, nginx
 from benchmarks.reports import http_request, jobs_of, make_targets, report_load, signed_request
 from benchmarks.usage import Usage
 from dev.deployment import Deployment
@@ -40,6 +40,11 @@ _ROUNDS = 3
 
 def main() -> int:
     """Measure and print."""
+    try:
+        find_nginx()
+    except NoNginx as error:
+        print(error)
+        return 1
     with tempfile.TemporaryDirectory() as folder, Postgres(durable=True) as postgres, S3Server() as s3:
         s3.create_bucket("lake")
         home = Path(folder)

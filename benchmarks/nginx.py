@@ -26,15 +26,29 @@ http {{
 """
 
 
+class NoNginx(Exception):
+    """nginx is not there (Debian: apt install nginx-light)."""
+
+
+def find_nginx() -> str:
+    """Return the program.
+
+    :raises NoNginx: it is not installed
+    """
+    program = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    if program is None:
+        raise NoNginx(NoNginx.__doc__)
+    return program
+
+
 @contextmanager
 def nginx(folder: Path) -> Iterator[str]:
     """Run one with all it writes below a folder; yield its URL.
 
-    :raises RuntimeError: there is none, or it does not start
+    :raises NoNginx: it is not installed
+    :raises RuntimeError: it does not start
     """
-    program = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
-    if program is None:
-        raise RuntimeError("nginx is not there (Debian: apt install nginx-light)")
+    program = find_nginx()
     (folder / "contents").mkdir(parents=True)
     (port,) = free_ports(1)
     conf = folder / "nginx.conf"
