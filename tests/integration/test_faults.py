@@ -126,7 +126,7 @@ def test_limits_are_those_of_the_configuration(job: SignedJob) -> None:
         assert line.message.endswith(" [cut: the line has 80 bytes]")
 
 
-def test_a_secret_that_cannot_be_decrypted_is_no_secret(
+def test_a_secret_that_cannot_be_decrypted_is_told_of(
     database: Database, job: SignedJob, caplog: pytest.LogCaptureFixture
 ) -> None:
     with database.engine.begin() as connection:
@@ -136,7 +136,7 @@ def test_a_secret_that_cannot_be_decrypted_is_no_secret(
     answer = job.report()
     with database.engine.begin() as connection:
         connection.execute(delete(action_table).where(action_table.c.id == job.info.job_id))
-    assert answer.error == (500, "internal")
+    assert answer.error == (503, "unavailable")
     assert job.info.secret_key not in answer.body.decode() + caplog.text
 
 
