@@ -15,11 +15,11 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
-from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.digests import Digests, digests
 from airflow_asyncaction.protocol.files import DEFAULT_MIMETYPE, Announcement, FileRecord
 from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.reports import parse_object
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -123,7 +123,7 @@ class Files:
         return 200, {"Location": self._url(slots[index], hook), "Map": _map(name, index, file)}
 
     def _upload(self, slots: list[_Slot], body: bytes, hook: str) -> Answer:
-        wanted = Announcement.from_json(_object(body))
+        wanted = Announcement.from_json(parse_object(body))
         known = next((slot for slot in slots if slot.announcement == wanted), None)
         slot = known or _Slot(wanted)
         if known is None:
@@ -144,16 +144,6 @@ class Files:
         token = secrets.token_urlsafe(18)
         self._tokens[token] = slot
         return f"{hook}/content/{token}"
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        fields = strict_json.loads(body)
-    except strict_json.NotJson as error:
-        raise MalformedReport(f"The body is not JSON: {error}") from None
-    if not isinstance(fields, dict):
-        raise MalformedReport("The body is not an object")
-    return fields
 
 
 def _is_announced(wanted: Announcement, known: Digests) -> bool:

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 
 from dev.postgres import Postgres, PostgresError
 from dev.s3 import S3Error, S3Server
+
+Server = TypeVar("Server", Postgres, S3Server)
 
 STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
 """Whether a test whose means are missing fails, rather than being skipped."""
@@ -19,24 +22,22 @@ STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.
 @contextmanager
 def postgres_or_skip() -> Iterator[Postgres]:
     """Run a PostgreSQL; where there is none, skip with a line that says how to get it, or fail."""
-    try:
-        server = Postgres().__enter__()
-    except PostgresError as error:
-        if STRICT:
-            raise
-        pytest.skip(str(error).splitlines()[0])
-    try:
+    with _run_or_skip(Postgres, PostgresError) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @contextmanager
 def s3_or_skip() -> Iterator[S3Server]:
     """Run an S3 server, likewise."""
+    with _run_or_skip(S3Server, S3Error) as server:
+        yield server
+
+
+@contextmanager
+def _run_or_skip(make: Callable[[], Server], missing: type[Exception]) -> Iterator[Server]:
     try:
-        server = S3Server().__enter__()
-    except S3Error as error:
+        server = make().__enter__()
+    except missing as error:
         if STRICT:
             raise
         pytest.skip(str(error).splitlines()[0])

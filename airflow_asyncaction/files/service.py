@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import BinaryIO, Protocol
 
@@ -132,16 +132,7 @@ class Files:
             check_lives(row)
             store = self._stores.named(target.store)
             self._check_size(announcement.size_bytes)
-            file = files.announce(
-                connection,
-                signed.action_id,
-                checked_property(target.property),
-                announcement,
-                store=store.name,
-                role=target.role,
-                max_files=self._limits.max_files,
-                now=signed.now,
-            )
+            file = self._announce(connection, signed, replace(target, store=store.name), announcement)
             if file.attached_at is not None:
                 return Upload(file.file_index)
             content = files.known_content(connection, file)
@@ -180,16 +171,8 @@ class Files:
             if source is None or source[1].sha256 != reference.sha256:
                 raise _no_such_file()
             source_file, content = source
-            file = files.announce(
-                connection,
-                signed.action_id,
-                checked_property(property_),
-                _as_announcement(source_file, content),
-                store=content.store,
-                role=Role.INPUT,
-                max_files=self._limits.max_files,
-                now=signed.now,
-            )
+            target = Target(content.store, property_, Role.INPUT)
+            file = self._announce(connection, signed, target, _as_announcement(source_file, content))
             if file.attached_at is None:
                 self._attaching.link(connection, row, file, content, signed.now)
             return self._record(*attached(connection, file))
@@ -209,7 +192,7 @@ class Files:
             key = owner, checked_property(wanted.property), _checked_index(index)
             found = files.attached(connection, *key)
             late = files.by_index(connection, *key) if found is None else None
-        if late is not None:
+        if late is not None and late.store in self._stores.direct:
             self._complete_all([late])
             with self._actions.transaction() as connection:
                 found = files.attached(connection, *key)
@@ -220,7 +203,7 @@ class Files:
     def outputs(self, signed: Signed, prove: Unseal[object]) -> list[FileRecord]:
         """Return the files that a job has left, those included that nobody has told to be there."""
         with self._actions.locked(signed.action_id, prove, signed.scheme) as (connection, _, _):
-            late = files.pending(connection, signed.action_id)
+            late = files.pending(connection, signed.action_id, stores=self._stores.direct)
         self._complete_all(late)
         with self._actions.transaction() as connection:
             found = files.attached_in(connection, signed.action_id, Role.OUTPUT)
@@ -228,8 +211,10 @@ class Files:
 
     def settle(self, action_id: JobId) -> None:
         """Attach what an action's job has sent to object stores and never told. Refusals are logged only."""
+        if not self._stores.direct:
+            return
         with self._actions.transaction() as connection:
-            late = files.pending(connection, action_id)
+            late = files.pending(connection, action_id, stores=self._stores.direct)
         self._complete_all(late)
 
     def receive(self, token: str) -> Receiving:
@@ -256,6 +241,20 @@ class Files:
             except FileNotFoundError:
                 log.error("Content %s is not in file store %s any more", download.content_id, store.name)
                 raise FileRefused("The content is lost", code="content_lost") from None
+
+    def _announce(
+        self, connection: Transaction, signed: Signed, target: Target, announcement: Announcement
+    ) -> File:
+        return files.announce(
+            connection,
+            signed.action_id,
+            checked_property(target.property),
+            announcement,
+            store=target.store,
+            role=target.role,
+            max_files=self._limits.max_files,
+            now=signed.now,
+        )
 
     def _upload(self, store: FileStore, file: File, content_url: str, now: datetime) -> Upload:
         with store_errors(store):

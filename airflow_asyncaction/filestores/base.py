@@ -68,6 +68,9 @@ class FileStore(Protocol):
 
     name: str
 
+    is_direct: bool
+    """Whether it may sign for PUT: then a content may have come that nobody has told of."""
+
     def uri(self, content_id: str) -> str:
         """Return where a content is, for people and for Airflow's ObjectStoragePath."""
 

@@ -18,13 +18,14 @@ _KINDS = {"s3": S3FileStore, "s3a": S3FileStore, "gs": GoogleFileStore, "gcs": G
 
 
 class FileStores:
-    """The configured file stores by name.
+    """The configured file stores by name. ``direct`` are the names of those that sign for PUT.
 
     :param urls: in their order: the first is the default, unless one is named so
     """
 
     def __init__(self, urls: Mapping[str, str]) -> None:
         self._stores = {name: open_store(name, url) for name, url in urls.items()}
+        self.direct = frozenset(store.name for store in self._stores.values() if store.is_direct)
         self._default = DEFAULT_STORE if DEFAULT_STORE in self._stores else next(iter(self._stores))
 
     def __iter__(self) -> Iterator[FileStore]:

@@ -35,6 +35,8 @@ class LocalFileStore:
     :param root: absolute; it may be, or lie behind, a symbolic link
     """
 
+    is_direct = False
+
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self._root = root

@@ -46,6 +46,7 @@ class ObjectFileStore:
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
+        self.is_direct = self.put_options is not None
         self._url = url.rstrip("/")
 
     @cached_property

@@ -14,6 +14,7 @@ from airflow_asyncaction import settings
 
 # Server code in a worker module: named, not imported, since only this one case has both in one process.
 _APP_MODULE = "airflow_asyncaction.web.app"
+_WIRE_MODULE = "airflow_asyncaction.web.wire"
 
 
 def hook_url() -> str:
@@ -37,7 +38,7 @@ def _serve() -> str:
         def log_request(self, *_: object) -> None:
             """Leave the task log to the task."""
 
-    app = import_module(_APP_MODULE).create_app(hook_url=lambda request: request.root_url.rstrip("/"))
+    app = import_module(_APP_MODULE).create_app(hook_url=import_module(_WIRE_MODULE).requested_hook_url)
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     threading.Thread(target=server.serve_forever, name="asyncaction-server", daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}"

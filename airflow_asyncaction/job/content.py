@@ -101,6 +101,11 @@ class Contents:
     own_host: str
     timeout_seconds: float = 60.0
 
+    @classmethod
+    def of(cls, hook: str) -> Contents:
+        """Return the way to the content URLs that a hook hands out."""
+        return cls(own_host=urlsplit(hook).hostname or "")
+
     def put(self, url: str, chunks: Iterable[bytes], *, size_bytes: int, method: str = "PUT") -> None:
         """Send a content.
 

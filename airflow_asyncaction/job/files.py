@@ -13,7 +13,7 @@ from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
 from airflow_asyncaction.job.content import Contents
@@ -128,7 +128,7 @@ class JobFiles:
     ) -> File:
         """Attach one file. See :meth:`Job.upload`."""
         _check_name(named.name)
-        mimetype = mimetype or _guess_mimetype(named.name)
+        mimetype = mimetype or guess_mimetype(named.name)
         source = Source.from_path(named.path)
         if self._reporter is None:
             return file_of(place.property, named.name, digests(source.chunks()), mimetype, metadata)
@@ -168,7 +168,7 @@ class JobFiles:
 
     def _contents(self) -> Contents:
         assert self._info is not None  # noqa: S101
-        return Contents(own_host=urlsplit(self._info.hook).hostname or "")
+        return Contents.of(self._info.hook)
 
 
 class _Shown:
@@ -275,7 +275,8 @@ def _check_name(name: str) -> None:
         )
 
 
-def _guess_mimetype(name: str) -> str:
+def guess_mimetype(name: str) -> str:
+    """Return what a file's name says of its content."""
     mimetype, encoding = mimetypes.guess_type(name)
     if encoding is not None:
         mimetype = _MIMETYPES_OF_ENCODINGS.get(encoding)

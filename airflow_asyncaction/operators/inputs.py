@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,9 @@ from airflow.sdk import ObjectStoragePath
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.hooks.async_action import PATIENCE, AsyncActionHook
 from airflow_asyncaction.job.content import Contents
+from airflow_asyncaction.job.files import guess_mimetype
 from airflow_asyncaction.job.transfer import Source, send_file
-from airflow_asyncaction.protocol.files import (
-    DEFAULT_MIMETYPE,
-    FileReference,
-    checked_property,
-    is_file_name,
-)
+from airflow_asyncaction.protocol.files import FileReference, checked_property, is_file_name
 from airflow_asyncaction.protocol.job_info import JobInfo
 
 AnyPath = Path | ObjectStoragePath
@@ -72,7 +67,7 @@ def give_inputs(hook: AsyncActionHook, info: JobInfo, inputs: Mapping[str, Any],
     :raises OSError: it cannot be read
     :raises ServerError: the server does not take it
     """
-    contents = Contents(own_host=urlsplit(info.hook).hostname or "")
+    contents = Contents.of(info.hook)
     for property_, given in inputs.items():
         for source in sources(property_, given):
             if isinstance(source, FileReference):
@@ -83,7 +78,7 @@ def give_inputs(hook: AsyncActionHook, info: JobInfo, inputs: Mapping[str, Any],
                 f"/task/inputs/{store}/{property_}",
                 Source(source.name, lambda path=source.path: _open(path)),  # type: ignore[misc]
                 contents=contents,
-                mimetype=mimetypes.guess_type(source.name)[0] or DEFAULT_MIMETYPE,
+                mimetype=guess_mimetype(source.name),
                 patience_seconds=PATIENCE.total_seconds(),
             )
 

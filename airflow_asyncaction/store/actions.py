@@ -200,9 +200,7 @@ class Actions:
         """
         with self.transaction() as connection:
             row, _ = _unsealed(rows.read(connection, action_id), action_id, prove)
-            changes = _without_v1(row, scheme)
-            if changes:
-                rows.write(connection, row.id, changes)
+            _lock_out_v1(connection, row, scheme)
             return rows.to_action(row)
 
     @contextmanager
@@ -217,9 +215,7 @@ class Actions:
         """
         with self.transaction() as connection:
             row, unsealed = _unsealed(rows.lock(connection, action_id), action_id, unseal)
-            changes = _without_v1(row, scheme)
-            if changes:
-                rows.write(connection, row.id, changes)
+            _lock_out_v1(connection, row, scheme)
             yield connection, row, unsealed
 
     def view(self, action_id: JobId, prove: Unseal[object], *, after_line: int, now: datetime) -> View:
@@ -365,6 +361,12 @@ def _keep_refusal(
     rows.insert_report(connection, columns)
     changes = {**_without_v1(row, envelope.scheme), "refused_count": row.refused_count + 1}
     rows.write(connection, row.id, {**changes, "updated_at": now})
+
+
+def _lock_out_v1(connection: Connection, row: Row[Any], scheme: Scheme) -> None:
+    changes = _without_v1(row, scheme)
+    if changes:
+        rows.write(connection, row.id, changes)
 
 
 def _without_v1(row: Row[Any], scheme: Scheme) -> dict[str, Any]:

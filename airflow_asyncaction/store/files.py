@@ -186,9 +186,10 @@ def attached_in(connection: Connection, action_id: JobId, role: Role) -> list[tu
     return [_with_content(row) for row in rows]
 
 
-def pending(connection: Connection, action_id: JobId) -> list[File]:
-    """Return an action's files that were announced and are not attached."""
-    return [_to_file(row) for row in connection.execute(_PENDING, {"action_id": action_id})]
+def pending(connection: Connection, action_id: JobId, *, stores: frozenset[str]) -> list[File]:
+    """Return an action's files that were announced for one of these stores and are not attached."""
+    rows = connection.execute(_PENDING, {"action_id": action_id})
+    return [_to_file(row) for row in rows if row.store in stores]
 
 
 def known_content(connection: Connection, file: File) -> Content | None:

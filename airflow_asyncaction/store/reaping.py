@@ -22,9 +22,6 @@ from airflow_asyncaction.protocol.lifecycle import Abandon
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table
 
-UNWATCHED_FOR = timedelta(minutes=5)
-"""A task that has just ended may still be about to tell how."""
-
 _BATCH = 500
 # Running, or on its way to the process in which it will go on.
 _WATCHING = frozenset(
@@ -79,7 +76,10 @@ class Unwatched:
 
 
 def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) -> Iterator[Unwatched]:
-    """Yield the actions that nobody watches, and of which nothing was heard for so long."""
+    """Yield the actions that nobody watches, and of which nothing was heard for so long.
+
+    :param older_than: a task that has just ended may still be about to tell how
+    """
     query, before, last_id = _MAY_BE_UNWATCHED, now - older_than, None
     while True:
         with actions.transaction() as connection:

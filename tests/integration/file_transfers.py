@@ -86,14 +86,7 @@ def content_request(
 
 def upload(job: SignedJob, property_: str, content: bytes, **fields: Any) -> int:
     """Leave a file; return its index."""
-    announced = announce(job, property_, content, **fields)
-    assert announced.status == 200, announced
-    if not announced.fields["done"]:
-        sent = put_content(job, announced.fields["url"], content)
-        assert sent.status == 200, sent
-    index = announced.fields["index"]
-    assert isinstance(index, int)
-    return index
+    return _sent(job, announce(job, property_, content, **fields), content)
 
 
 def locate(
@@ -122,11 +115,7 @@ def announce_input(
 
 def give_input(task: SignedJob, property_: str, content: bytes, **fields: Any) -> None:
     """Give a content to a task's job."""
-    announced = announce_input(task, property_, content, **fields)
-    assert announced.status == 200, announced
-    if not announced.fields["done"]:
-        sent = put_content(task, announced.fields["url"], content)
-        assert sent.status == 200, sent
+    _sent(task, announce_input(task, property_, content, **fields), content)
 
 
 def link_input(task: SignedJob, property_: str, record: Mapping[str, Any]) -> Answer:
@@ -141,3 +130,14 @@ def outputs(job: SignedJob) -> list[dict[str, Any]]:
     found = json.loads(answer.body)["files"]
     assert isinstance(found, list)
     return found
+
+
+def _sent(job: SignedJob, announced: Answer, content: bytes) -> int:
+    """Send what was announced, unless it is stored already; return the file's index."""
+    assert announced.status == 200, announced
+    if not announced.fields["done"]:
+        sent = put_content(job, announced.fields["url"], content)
+        assert sent.status == 200, sent
+    index = announced.fields["index"]
+    assert isinstance(index, int)
+    return index

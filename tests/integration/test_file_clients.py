@@ -30,9 +30,7 @@ pytestmark = pytest.mark.integration
 
 SIZE = 200_000
 MIB = 1024 * 1024
-MISMATCH = (412, "hash_mismatch")
 NO_SUCH_FILE = (404, "no_such_file")
-TOO_LARGE = (413, "too_large")
 
 on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True, scope="session")
 on_mounted = pytest.mark.parametrize("server", ["mounted"])

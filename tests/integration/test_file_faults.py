@@ -52,9 +52,6 @@ MISMATCH = (412, "hash_mismatch")
 NO_SUCH_FILE = (404, "no_such_file")
 TOO_LARGE = (413, "too_large")
 
-on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True, scope="session")
-on_mounted = pytest.mark.parametrize("server", ["mounted"])
-
 
 @pytest.fixture
 def hook(alone: str) -> str:
