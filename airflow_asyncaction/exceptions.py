@@ -13,9 +13,20 @@ AsyncActionError
 │   └── Superseded              ... because a newer attempt took over: stop
 ├── ActionEnded                 an action ended otherwise than in SUCCESS
 │   ├── ActionFailed            ERROR
+│   │   ├── PodFailed           ... of a pod, in the cluster's own words
+│   │   │   ├── OOMKilled, Evicted, DeadlineExceeded, NodeLost, PodDeleted
+│   │   │   ├── ImagePull, InvalidImageName, CreateContainerConfigError, StartError, InitContainerFailed
+│   │   │   └── Unschedulable, PodRefused, SecretRefused
+│   │   ├── ExitCode            ... of a process or pod: its exit code was not 0
+│   │   ├── Signal              ... a signal killed it
+│   │   ├── ExitCodeMismatch    ... it had reported SUCCESS, and failed then
+│   │   └── NoReport            ... it had to report its end, and did not
 │   ├── ActionTimedOut          TIMEOUT
+│   │   ├── JobNeverStarted     ... its start_timeout
+│   │   └── HeartbeatTimeout    ... its heartbeat_timeout
 │   └── ActionStopped           STOPPED
 ├── ActionNotFound              no such action is stored
+├── ActionAdopted               another process of the task has taken the action over
 ├── RegistrationRefused         a task instance did not prove what it is
 ├── FileRefused                 a file cannot be taken or given
 ├── FileStoreUnavailable        a file store does not answer, or is full
@@ -112,16 +123,109 @@ class ActionFailed(ActionEnded):
     """The job failed: it said so, or its exit did."""
 
 
+class PodFailed(ActionFailed):
+    """The cluster says why a pod failed. Retry rules can name this class, or one below it."""
+
+
+class OOMKilled(PodFailed):
+    """A container used more memory than its limit. Raise the limit: a retry alone will not help."""
+
+
+class Evicted(PodFailed):
+    """The node was short of memory or disk, or the pod used more ephemeral storage than its limit."""
+
+
+class DeadlineExceeded(PodFailed):
+    """The pod ran for longer than its activeDeadlineSeconds."""
+
+
+class NodeLost(PodFailed):
+    """The pod's node went away."""
+
+
+class PodDeleted(PodFailed):
+    """Somebody deleted the pod while it ran."""
+
+
+class ImagePull(PodFailed):
+    """The image cannot be pulled."""
+
+
+class InvalidImageName(PodFailed):
+    """The image's name is none."""
+
+
+class CreateContainerConfigError(PodFailed):
+    """The container refers to a Secret or ConfigMap that is not there."""
+
+
+class StartError(PodFailed):
+    """The container's command cannot be run."""
+
+
+class InitContainerFailed(PodFailed):
+    """An init container failed, so that the job was never started."""
+
+
+class Unschedulable(PodFailed):
+    """No node took the pod within its start_timeout."""
+
+
+class PodRefused(PodFailed):
+    """The Kubernetes API did not accept the pod."""
+
+
+class SecretRefused(PodFailed):
+    """The Kubernetes API did not accept the job's Secret."""
+
+
+class ExitCode(ActionFailed):
+    """The process exited with another code than 0."""
+
+
+class Signal(ActionFailed):
+    """A signal killed the process."""
+
+
+class ExitCodeMismatch(ActionFailed):
+    """The job had reported SUCCESS, and its process failed then."""
+
+
+class NoReport(ActionFailed):
+    """The process ended with code 0 without having reported its end, as it was required to."""
+
+
 class ActionTimedOut(ActionEnded):
     """One of the action's clocks ran out."""
+
+
+class JobNeverStarted(ActionTimedOut):
+    """The job did not start within start_timeout."""
+
+
+class HeartbeatTimeout(ActionTimedOut):
+    """No report came for heartbeat_timeout."""
 
 
 class ActionStopped(ActionEnded):
     """The action was asked to stop and did."""
 
 
+def error_class(parent: type[ActionEnded], error_name: str | None) -> type[ActionEnded]:
+    """Return the class below ``parent`` that is named like an action's error, else ``parent`` itself."""
+    for kind in parent.__subclasses__():
+        found = error_class(kind, error_name)
+        if found is not kind or kind.__name__ == error_name:
+            return found
+    return parent
+
+
 class ActionNotFound(AsyncActionError):
     """No such action is stored."""
+
+
+class ActionAdopted(AsyncActionError):
+    """Another process of the task has taken this action over: leave its job alone."""
 
 
 class StoreUnavailable(AsyncActionError):

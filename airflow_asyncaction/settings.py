@@ -93,6 +93,20 @@ OPTIONS = (
         " The end of a local job does not wait for it.",
     ),
     Option(
+        "defer_after",
+        "float",
+        "10",
+        "How many seconds the worker watches a deferrable task's job before it defers the task: a job that"
+        " ends within it costs no trigger.",
+    ),
+    Option(
+        "live_pod_logs",
+        "integer",
+        "100",
+        "How many containers' logs one triggerer follows at a time while tasks are deferred. The logs of the"
+        " other containers are read when they end.",
+    ),
+    Option(
         "web_threads",
         "integer",
         "4",
@@ -149,6 +163,8 @@ class Settings:
     limits: Limits
     max_reports_per_second: float
     poll_interval: timedelta
+    defer_after: timedelta
+    live_pod_logs: int
     web_threads: int
     gc_freeze: bool
     file_stores: Mapping[str, str]
@@ -183,6 +199,8 @@ def load() -> Settings:
         limits=limits,
         max_reports_per_second=values["max_reports_per_second"],
         poll_interval=timedelta(seconds=_above_zero("poll_interval", values["poll_interval"])),
+        defer_after=timedelta(seconds=values["defer_after"]),
+        live_pod_logs=values["live_pod_logs"],
         web_threads=values["web_threads"],
         gc_freeze=values["gc_freeze"],
         file_stores=_file_stores(values["file_stores"]),
@@ -226,6 +244,16 @@ def has_hook_url() -> bool:
         conf.get("api", "base_url", fallback=""),
     )
     return any(url and url.startswith(("http://", "https://")) for url in given)
+
+
+def resume_settle() -> timedelta:
+    """Return how long after a task was deferred it may be resumed.
+
+    Not an option: it follows from how long a task's supervisor may take to see that its process has ended.
+    """
+    from airflow.configuration import conf
+
+    return timedelta(seconds=conf.getfloat("workers", "min_heartbeat_interval", fallback=5) + 5)
 
 
 def provider_config() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from airflow_asyncaction.files.tokens import own_tokens
 from airflow_asyncaction.filestores.configured import FileStores
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.completion import Completion
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ def open_services(settings: Settings | None = None) -> Services:
     :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
     """
     settings = settings or our_settings.load()
-    actions = Actions(airflow_settings.get_engine(), replay_window=2 * settings.max_clock_skew)
+    completion = Completion(settle=our_settings.resume_settle())
+    actions = Actions(
+        airflow_settings.get_engine(), replay_window=2 * settings.max_clock_skew, completion=completion
+    )
     actions.check_tables()
     stores = FileStores(settings.file_stores)
     limits = FileLimits(max_file_bytes=settings.max_file_bytes, max_files=settings.max_files)

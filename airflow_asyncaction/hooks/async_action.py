@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Super
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.signing import Content, signed_headers
-from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView, Word, word_to_json
+from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, TaskView, Word, word_to_json
 
 _TIMEOUT_SECONDS = (5, 30)
 _FIRST_PAUSE_SECONDS = 0.25
@@ -29,33 +30,58 @@ PATIENCE = timedelta(minutes=10)
 """How long the server may be away before a message that must not be lost is given up."""
 
 
+@dataclass(frozen=True)
+class Registration:
+    """What a registered task is given.
+
+    :param was_launched: a process of this task that is gone, or has let go of it, has started the job
+    """
+
+    info: JobInfo
+    was_launched: bool
+
+
 class AsyncActionHook(BaseHook):
     """HTTP client to the routes that tasks call.
 
     It belongs to one thread.
 
     :param base_url: of the job routes, e.g. ``http://airflow:8080/async``
+    :param ti_id: of the task instance that it speaks for: what it tells is refused once another process has
+        adopted the action
     """
 
-    def __init__(self, base_url: str) -> None:
+    def __init__(self, base_url: str, *, ti_id: str | None = None) -> None:
         super().__init__()
         self.base_url = base_url.rstrip("/")
+        self.ti_id = ti_id
         self._session = requests.Session()
         self._session.trust_env = False  # the API server is not behind the worker's web proxy
         self._clock_offset_ms = 0
 
+    def clone(self) -> AsyncActionHook:
+        """Return another one, for another thread."""
+        return AsyncActionHook(self.base_url, ti_id=self.ti_id)
+
     def register(
-        self, ti_id: str, nonce: str, spec: ActionSpec, *, traceparent: str | None = None
-    ) -> JobInfo:
+        self,
+        ti_id: str,
+        nonce: str,
+        spec: ActionSpec,
+        *,
+        resumes: str | None = None,
+        traceparent: str | None = None,
+    ) -> Registration:
         """Register the action of a running task instance, and return what its job is to be given.
 
         The sha256 of ``nonce`` must stand in the task state store. The same nonce gives the same action.
 
+        :param resumes: the action that the task was deferred with
         :raises ServerError: the server refuses
         """
-        body = _encode({"tiId": ti_id, "nonce": nonce, "spec": spec.to_json()})
+        body = _encode({"tiId": ti_id, "nonce": nonce, "spec": spec.to_json(), "resumes": resumes})
         answer = self._send("POST", "/task/register", body, dict, PATIENCE)
-        return JobInfo(
+        info = JobInfo(
             job_id=JobId(answer["actionId"]),
             secret_key=answer["secretKey"],
             hook=self.base_url,
@@ -63,6 +89,7 @@ class AsyncActionHook(BaseHook):
             arguments=spec.arguments,
             traceparent=traceparent,
         )
+        return Registration(info, was_launched=answer["wasLaunched"])
 
     def read(self, info: JobInfo, *, after_line: int = 0, patience: timedelta = timedelta(0)) -> TaskView:
         """Return the action as it stands, with its log lines after the given one.
@@ -77,8 +104,26 @@ class AsyncActionHook(BaseHook):
 
         :raises ServerError: the server refuses
         """
-        content = Content("POST", "/task/word", body=_encode(word_to_json(word)))
+        query = f"ti={self.ti_id}" if self.ti_id else ""
+        content = Content("POST", "/task/word", query, body=_encode(word_to_json(word)))
         return TaskView.from_json(self._send_signed(info, content, patience))
+
+    def defer(self, info: JobInfo, deferral: Deferral, *, patience: timedelta = PATIENCE) -> TaskView:
+        """Tell that the task is about to be deferred, and return what the action is now.
+
+        From then on the server completes the task.
+
+        :raises ServerError: the server refuses
+        """
+        content = Content("POST", "/task/defer", body=_encode(deferral.to_json()))
+        return TaskView.from_json(self._send_signed(info, content, patience))
+
+    def reap(self, info: JobInfo, *, patience: timedelta = timedelta(0)) -> TaskView:
+        """End the action unless its task watches it, and return what it is then.
+
+        :raises ServerError: the server refuses
+        """
+        return TaskView.from_json(self._send_signed(info, Content("POST", "/task/reap"), patience))
 
     def outputs(self, info: JobInfo, *, patience: timedelta = PATIENCE) -> list[dict[str, Any]]:
         """Return the files that the job has left (``FileRecord.to_json``), by property and index.

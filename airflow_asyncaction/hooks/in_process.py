@@ -19,10 +19,11 @@ _WIRE_MODULE = "airflow_asyncaction.web.wire"
 
 def hook_url() -> str:
     """Return the URL of the job routes as this task and its job reach them."""
-    return _serve() if _is_in_process() else settings.hook_url()
+    return _serve() if is_in_process() else settings.hook_url()
 
 
-def _is_in_process() -> bool:
+def is_in_process() -> bool:
+    """Tell whether this task runs in ``dag.test()`` or the like."""
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.log import mask_secret
 
-from airflow_asyncaction.exceptions import ServerError
-from airflow_asyncaction.hooks.async_action import PATIENCE, AsyncActionHook
+from airflow_asyncaction.exceptions import ServerError, Superseded
+from airflow_asyncaction.hooks.async_action import PATIENCE, AsyncActionHook, Registration
 from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
-from airflow_asyncaction.runners.base import Runner
+from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -31,14 +31,21 @@ _KILLED_TASK_SECONDS = 3.5
 _TELL_PATIENCE = timedelta(seconds=1)
 
 
-def register(hook: AsyncActionHook, context: Mapping[str, Any], spec: ActionSpec) -> JobInfo:
-    """Register the action of the task instance that this process runs."""
+def register(
+    hook: AsyncActionHook, context: Mapping[str, Any], spec: ActionSpec, *, resumes: str | None = None
+) -> Registration:
+    """Register the action of the task instance that this process runs: the hook speaks for it then.
+
+    :param resumes: the action that the task was deferred with
+    """
+    ti_id = str(context["ti"].id)
     nonce = secrets.token_hex(32)
     digest = hashlib.sha256(nonce.encode()).hexdigest()
     context["task_state_store"].set(COMMITMENT_KEY, digest, retention=_COMMITMENT_RETENTION)
-    info = hook.register(str(context["ti"].id), nonce, spec, traceparent=_traceparent())
-    mask_secret(info.secret_key)  # wherever else it might be shown
-    return info
+    registration = hook.register(ti_id, nonce, spec, resumes=resumes, traceparent=_traceparent())
+    hook.ti_id = ti_id
+    mask_secret(registration.info.secret_key)  # wherever else it might be shown
+    return registration
 
 
 def _traceparent() -> str | None:
@@ -47,6 +54,10 @@ def _traceparent() -> str | None:
     carrier: dict[str, str] = {}
     inject(carrier)
     return carrier.get("traceparent")
+
+
+class _Orphaned(SystemExit):
+    """The worker is gone. Nobody hears how this process ends."""
 
 
 class Attempt:
@@ -68,6 +79,7 @@ class Attempt:
         log: Logger,
         *,
         poll_interval: timedelta,
+        after_line: int = 0,
     ) -> None:
         self._hook = hook
         self._info = info
@@ -76,36 +88,57 @@ class Attempt:
         self._ended = threading.Event()
         self._killing = False
         self._follower = Follower(
-            hook.base_url,
+            hook,
             info,
             log,
             interval=poll_interval,
             copies_logs=runner.copies_reported_logs,
             on_stop=runner.stop,
+            on_orphaned=runner.orphaned if isinstance(runner, AdoptableRunner) else None,
+            after_line=after_line,
         )
 
-    def carry_out(self) -> TaskView:
-        """Run the job to the action's end, and return it.
+    @property
+    def last_line(self) -> int:
+        """Number of the last reported line that is in the task log."""
+        return self._follower.last_line
+
+    def carry_out(self) -> TaskView | None:
+        """Run the job to the action's end, and return it; ``None`` if the runner has let go of the job.
 
         An exception that Airflow raises into this (``execution_timeout``) ends the job before it goes on.
+
+        :raises SystemExit: the worker is gone, and the job is left to the next try
         """
         self._follower.start()
         try:
-            exit_ = self._runner.run(self._info, self._on_launched)
-            if self._killing:
-                self._tell_or_log(Stop(StopReason.KILLED))  # again: there was little time for the first
-            view = self._hook.tell(self._info, exit_)
-            if not view.is_done:
-                self._follower.wait_until_done()
-                view = self._hook.read(self._info, patience=PATIENCE)
+            view = self._run()
             self._ended.set()
+        except (Superseded, _Orphaned):
+            self._ended.set()  # another process has adopted the job, or will: it is not ours to stop
+            raise
         except BaseException as error:
             is_timeout = isinstance(error, AirflowTaskTimeout)
             self._end(StopReason.EXECUTION_TIMEOUT if is_timeout else StopReason.KILLED)
             raise
         finally:
             self._follower.finish()
-        self._runner.release()
+        if view is not None:
+            self._runner.release()
+        return view
+
+    def _run(self) -> TaskView | None:
+        exit_ = self._runner.run(self._info, self._on_launched)
+        if self._follower.is_orphaned and exit_ is None:
+            raise _Orphaned("The worker of this task is gone")
+        if self._killing:
+            self._tell_or_log(Stop(StopReason.KILLED))  # again: there was little time for the first
+        if exit_ is None:
+            return None
+        view = self._hook.tell(self._info, exit_)
+        if not view.is_done:
+            self._follower.wait_until_done()
+            view = self._hook.read(self._info, patience=PATIENCE)
         return view
 
     def kill(self) -> None:
@@ -115,7 +148,8 @@ class Attempt:
             threading.Thread(target=self._kill, name="asyncaction-kill").start()
 
     def _kill(self) -> None:
-        self._tell_or_log(Stop(StopReason.KILLED))
+        if not self._tell_or_log(Stop(StopReason.KILLED)) and isinstance(self._runner, AdoptableRunner):
+            return  # adopted meanwhile; or who can say: then the sweep ends it, if nobody watches it
         self._runner.stop()
         if not self._ended.wait(_KILLED_TASK_SECONDS):
             self._tell_or_log(Abandon())
@@ -132,11 +166,13 @@ class Attempt:
             self._tell_or_log(Abandon())  # means nothing to an action that the exit has ended
             self._ended.set()
 
-    def _tell_or_log(self, word: Word) -> None:
+    def _tell_or_log(self, word: Word) -> bool:
         try:
-            AsyncActionHook(self._hook.base_url).tell(self._info, word, patience=_TELL_PATIENCE)
+            self._hook.clone().tell(self._info, word, patience=_TELL_PATIENCE)
         except ServerError as error:
             self._log.warning("%s", error)
+            return False
+        return True
 
     def _on_launched(self, job: Mapping[str, Any]) -> None:
         self._follower.launched(dict(job))

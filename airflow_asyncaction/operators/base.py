@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from airflow.sdk import Asset, BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
@@ -21,6 +21,7 @@ from airflow_asyncaction.exceptions import (
     ActionStopped,
     ActionTimedOut,
     ServerError,
+    error_class,
 )
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.in_process import hook_url
@@ -108,9 +109,9 @@ class AsyncActionOperator(BaseOperator):
         self.file_store = file_store
         self.options = ActionOptions(
             type=type or self.task_id,
-            heartbeat_timeout=_duration("heartbeat_timeout", heartbeat_timeout),
-            start_timeout=_duration("start_timeout", start_timeout),
-            stop_grace=_duration("stop_grace", stop_grace, may_be_zero=True) or timedelta(0),
+            heartbeat_timeout=as_duration("heartbeat_timeout", heartbeat_timeout),
+            start_timeout=as_duration("start_timeout", start_timeout),
+            stop_grace=as_duration("stop_grace", stop_grace, may_be_zero=True) or timedelta(0),
             require_report=require_report,
             completion=_completion(completion),
             logs_limit=logs_limit,
@@ -126,15 +127,44 @@ class AsyncActionOperator(BaseOperator):
         """Run the job; its results are returned, and any other end than SUCCESS is raised."""
         runner = self.make_runner(context)
         hook = AsyncActionHook(hook_url())
-        info = register(hook, context, self._spec(runner))
+        registration = register(hook, context, self.spec(runner))
+        info = registration.info
         context["ti"].xcom_push(key="action_id", value=info.job_id)
         self.log.info("Action %s of type %s", info.job_id, self.options.type)
-        self._give_inputs(hook, info)
-        self._attempt = Attempt(hook, info, runner, self.log, poll_interval=settings.load().poll_interval)
+        if not registration.was_launched:
+            self._give_inputs(hook, info)
+        return self.carry_out(hook, info, runner, context)
+
+    def carry_out(
+        self, hook: AsyncActionHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int = 0
+    ) -> Any:
+        """Let the runner carry a registered action out; return its results, or raise what it ended with."""
+        interval = settings.load().poll_interval
+        self._attempt = Attempt(hook, info, runner, self.log, poll_interval=interval, after_line=after_line)
         view = self._attempt.carry_out()
+        if view is None:
+            self.hand_over(hook, info, runner, context, after_line=self._attempt.last_line)
+        return self.take_end(hook, info, runner, view, context)
+
+    def take_end(
+        self, hook: AsyncActionHook, info: JobInfo, runner: Runner, view: TaskView, context: Any
+    ) -> Any:
+        """Return the results of an action that is done, or raise what it ended with.
+
+        :raises ActionEnded: it ended otherwise than in SUCCESS
+        """
         self.log.info("Action %s ended as %s", info.job_id, view.state)
         self._take_outputs(hook, info, view, context)
         return self.end(view, info, runner)
+
+    def hand_over(
+        self, hook: AsyncActionHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int
+    ) -> NoReturn:
+        """Defer the task of a job that its runner has let go.
+
+        :param after_line: number of the last reported line that is in the task log
+        """
+        raise NotImplementedError(f"{type(runner).__name__} lets no job go")
 
     def on_kill(self) -> None:
         """End the job: Airflow is about to kill this process. Called from a signal handler."""
@@ -173,7 +203,8 @@ class AsyncActionOperator(BaseOperator):
         push_files(context["ti"], files)
         emit_events(self, context, self.output_assets, files)
 
-    def _spec(self, runner: Runner) -> ActionSpec:
+    def spec(self, runner: Runner) -> ActionSpec:
+        """Return what is asked of the server."""
         options, limits = self.options, settings.load().limits
         return ActionSpec(
             type=options.type,
@@ -195,9 +226,8 @@ def _all_outlets(outlets: Any, assets: Mapping[str, Asset]) -> list[Any]:
 
 def _as_exception(view: TaskView, info: JobInfo) -> ActionEnded:
     kinds = {State.TIMEOUT: ActionTimedOut, State.STOPPED: ActionStopped}
-    return kinds.get(view.state, ActionFailed)(
-        action_id=info.job_id, error_name=view.error_name, error_message=view.error_message
-    )
+    kind = error_class(kinds.get(view.state, ActionFailed), view.error_name)
+    return kind(action_id=info.job_id, error_name=view.error_name, error_message=view.error_message)
 
 
 def _arguments_json(arguments: Mapping[str, Any] | None) -> strict_json.JsonText:
@@ -216,7 +246,11 @@ def _completion(text: str) -> Completion:
         raise ValueError(f'completion is {text!r}: it must be "exit" or "report"') from None
 
 
-def _duration(name: str, value: Any, *, may_be_zero: bool = False) -> timedelta | None:
+def as_duration(name: str, value: Any, *, may_be_zero: bool = False) -> timedelta | None:
+    """Return a duration that a Dag author gave.
+
+    :raises ValueError: it is none, or not positive
+    """
     if value is None:
         return None
     duration = _as_timedelta(value)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable
@@ -16,9 +15,7 @@ from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.protocol.actions import StopReason, Verb
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
-from airflow_asyncaction.protocol.reports import SERVER_STREAM
-from airflow_asyncaction.protocol.tasks import TaskView
-from airflow_asyncaction.runners.task_log import write_log_line
+from airflow_asyncaction.runners.reported import Shown
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -37,35 +34,43 @@ class Follower:
     What it does not do: end the action. That is decided by the server; the task reads it when the job exits.
 
     :param on_stop: called when the job must stop; more than once
+    :param on_orphaned: called instead when the worker is gone, if the job is not to be stopped then
     :param copies_logs: whether log lines that the job reports are to be written into the task log; the
         server's own always are
     """
 
     def __init__(
         self,
-        base_url: str,
+        hook: AsyncActionHook,
         info: JobInfo,
         log: Logger,
         *,
         interval: timedelta,
         copies_logs: bool,
         on_stop: Callable[[], None],
+        on_orphaned: Callable[[], None] | None = None,
+        after_line: int = 0,
     ) -> None:
-        self._hook = AsyncActionHook(base_url)
+        self._hook = hook.clone()
         self._info = info
         self._log = log
         self._interval_seconds = interval.total_seconds()
-        self._copies_logs = copies_logs
         self._on_stop = on_stop
+        self._on_orphaned = on_orphaned
+        self.is_orphaned = False
         self._worker_pid = os.getppid()
         self._launched: Launched | None = None
         self._wake = threading.Event()
         self._finishing = threading.Event()
         self._done = threading.Event()
-        self._last_line = 0
-        self._last_details: str | None = None
+        self._shown = Shown(log, copies_logs=copies_logs, after_line=after_line)
         self._server_is_away = False
         self._thread = threading.Thread(target=self._run, name="asyncaction-follower", daemon=True)
+
+    @property
+    def last_line(self) -> int:
+        """Number of the last reported line that was looked at."""
+        return self._shown.last_line
 
     def start(self) -> None:
         """Begin to follow."""
@@ -108,14 +113,14 @@ class Follower:
             if self._launched is not None:
                 self._hook.tell(self._info, self._launched, patience=_NO_PATIENCE)
                 self._launched = None
-            view = self._hook.read(self._info, after_line=self._last_line, patience=patience)
+            view = self._hook.read(self._info, after_line=self._shown.last_line, patience=patience)
         except ServerError as error:
             if not self._server_is_away:
                 self._log.warning("%s; the job goes on, and this task looks again", error)
             self._server_is_away = True
             return False
         self._server_is_away = False
-        self._show(view)
+        self._shown.show(view)
         if view.is_done:
             self._done.set()
         if view.is_done or view.verb is Verb.STOP:
@@ -123,36 +128,18 @@ class Follower:
         return view.has_more_logs
 
     def _stop_orphan(self) -> None:
-        """Stop the job of a task whose worker was killed. Nothing is logged: nobody reads it any more."""
+        """Stop the job of a task whose worker was killed, unless another try is to adopt it.
+
+        Nothing is logged: nobody reads it any more.
+        """
+        self.is_orphaned = True
+        if self._on_orphaned is not None:
+            self._on_orphaned()
+            self._done.set()
+            return
         try:
             with suppress(ServerError):  # the next attempt fences the action
                 self._hook.tell(self._info, Stop(StopReason.KILLED), patience=_NO_PATIENCE)
         finally:
             self._on_stop()
             self._done.set()  # no end is waited for
-
-    def _show(self, view: TaskView) -> None:
-        if view.status_details is not None and view.status_details != self._last_details:
-            self._last_details = view.status_details
-            self._log.info("%s", describe_progress(view.status_details))
-        dropped = view.first_line - self._last_line - 1
-        if dropped > 0 and view.logs and self._copies_logs:
-            self._log.warning("%d reported lines were dropped (logs_limit)", dropped)
-        for line in view.logs:
-            if line.stream == SERVER_STREAM or (self._copies_logs and line.stream is None):
-                write_log_line(self._log, line)  # else it came by the job's own output, or directly
-        if view.logs:
-            self._last_line = view.first_line + len(view.logs) - 1
-
-
-def describe_progress(status_details: str) -> str:
-    """Return one line for a job's ``statusDetails``, such as ``progress 40 % loading``."""
-    details = json.loads(status_details)
-    if isinstance(details, dict):
-        progress, message = details.get("progress"), details.get("message")
-    else:
-        progress, message = details, None
-    if isinstance(progress, int | float) and not isinstance(progress, bool):
-        text = f"progress {progress:g} %"
-        return f"{text} {message}" if message else text
-    return f"status details {message if message is not None else status_details}"

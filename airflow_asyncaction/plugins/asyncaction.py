@@ -4,13 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_asyncaction import settings
+
+if TYPE_CHECKING:
+    from airflow_asyncaction.web.completer import Completer
+
+log = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,39 +33,66 @@ class LazyApp:
 
     def __init__(self) -> None:
         self._app: AsgiApp | None = None
+        self._completer: Completer | None = None
         self._lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        app = self._app if self._app is not None else await asyncio.to_thread(self._build)
+        app = self._app if self._app is not None else await asyncio.to_thread(self.build)
         _strip_prefix(scope)
         await app(scope, receive, send)
 
-    def _build(self) -> AsgiApp:
-        from airflow_asyncaction.web.app import create_asgi_app
-
+    def build(self) -> AsgiApp:
+        """Return the app; the first call builds it."""
         with self._lock:
             if self._app is None:
-                self._app = create_asgi_app()
+                self._app = self._build()
             return self._app
+
+    def close(self) -> None:
+        """End what has begun with the app."""
+        if self._completer is not None:
+            self._completer.stop()
+
+    def _build(self) -> AsgiApp:
+        from airflow_asyncaction.files.services import open_services
+        from airflow_asyncaction.web.app import create_asgi_app
+        from airflow_asyncaction.web.completer import Completer
+
+        services = open_services()
+        self._completer = Completer(services.actions)
+        self._completer.start()
+        return create_asgi_app(services)
 
 
 class HookRoot:
     """Routes the hook's own URL, which has no slash at its end, to the mounted app.
 
-    A mount takes what is below it only.
+    A mount takes what is below it only. The first request to the API server, whatever it is for, has the
+    mounted app built: deferred tasks wait for what it does.
     """
 
     def __init__(self, app: AsgiApp, url: str) -> None:
         self._app = app
         self._url = url
+        self._is_first = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""
+        if self._is_first and scope["type"] == "http":
+            self._is_first = False
+            threading.Thread(target=_build_mounted, name="asyncaction-build", daemon=True).start()
         ours = (self._url, scope.get("root_path", "") + self._url)
         if scope["type"] == "http" and scope["path"] in ours:
             scope = {**scope, "path": scope["path"] + "/"}
         await self._app(scope, receive, send)
+
+
+def _build_mounted() -> None:
+    try:
+        AsyncActionPlugin.fastapi_apps[0]["app"].build()
+    except Exception:  # each request to a job route says so again
+        log.exception("The job routes cannot be served")
 
 
 def _strip_prefix(scope: Scope) -> None:

@@ -46,6 +46,7 @@ class Exit:
     :param reason: the runner's own name for it, such as ``OOMKilled``; it goes before code and signal
     :param message: what explains the reason, if there is more than the tail
     :param tail: the last lines of output
+    :param is_seen: whether the runner saw how it ended; else it was gone before anybody looked
     """
 
     code: int | None = None
@@ -53,6 +54,7 @@ class Exit:
     reason: str | None = None
     message: str | None = None
     tail: Sequence[str] = ()
+    is_seen: bool = True
 
     @property
     def is_clean(self) -> bool:
@@ -299,9 +301,11 @@ def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
     if action.exit is not None:
         return action
     seen = replace(action, exit=_exit_json(exit_))
-    if action.completion is Completion.REPORT and (exit_.is_clean or action.state.is_end):
+    if action.completion is Completion.REPORT and (
+        exit_.is_clean or action.state.is_end or not exit_.is_seen
+    ):
         return seen  # the work was submitted: its report is the end
-    if action.state is State.SUCCESS and not exit_.is_clean:
+    if action.state is State.SUCCESS and exit_.is_seen and not exit_.is_clean:
         return _failed(seen, exit_, "ExitCodeMismatch", now)
     if action.state.is_end:
         return seen

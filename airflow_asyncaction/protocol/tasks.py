@@ -20,6 +20,9 @@ from airflow_asyncaction.protocol.strict_json import JsonText, NotJson, loads
 
 E = TypeVar("E", bound=StrEnum)
 
+TRIGGERS = "airflow_asyncaction.triggers."
+"""Where the triggers are that the server completes tasks of."""
+
 COMMITMENT_KEY = "asyncaction.commitment"
 """Key of the task state store under which a task leaves sha256(nonce), hex, before it registers."""
 
@@ -33,6 +36,7 @@ class ActionSpec:
 
     :param runner: name of the kind of runner
     :param log_limit: log lines to keep
+    :param adoptable: whether the job may outlive its worker: then another process of the task adopts it
     """
 
     type: str
@@ -44,6 +48,7 @@ class ActionSpec:
     heartbeat_timeout: timedelta | None = None
     accept_v1: bool = True
     log_limit: int = 10_000
+    adoptable: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the body's ``spec``."""
@@ -57,6 +62,7 @@ class ActionSpec:
             "heartbeatTimeoutSeconds": in_seconds(self.heartbeat_timeout),
             "acceptV1": self.accept_v1,
             "logLimit": self.log_limit,
+            "adoptable": self.adoptable,
         }
 
     @classmethod
@@ -75,6 +81,43 @@ class ActionSpec:
             heartbeat_timeout=_duration(fields, "heartbeatTimeoutSeconds"),
             accept_v1=_typed(fields, "acceptV1", bool),
             log_limit=max(0, min(_typed(fields, "logLimit", int), 10**6)),
+            adoptable=_optional(fields, "adoptable", bool) is True,
+        )
+
+
+class NeedsWorker(StrEnum):
+    """Whether a worker has something to do at the end of a deferred task."""
+
+    ALWAYS = (
+        "always"  # asset events, callbacks, an XCom backend, ...: only workers do these
+    )
+    FOR_LOGS = "for_logs"  # unless the trigger saw the exit: it has read the log before it told
+    ON_FAILURE = "on_failure"  # only for the exception, by which Airflow decides on a retry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deferral:
+    """How the task of an action is to be completed while no worker waits for it.
+
+    :param pushes_results: whether the results become the XCom ``return_value``
+    """
+
+    needs_worker: NeedsWorker
+    pushes_results: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body of ``POST /task/defer``."""
+        return {"needsWorker": self.needs_worker.value, "pushesResults": self.pushes_results}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Deferral:
+        """Read what :meth:`to_json` wrote.
+
+        :raises MalformedReport: it did not
+        """
+        return cls(
+            needs_worker=_enum(fields, "needsWorker", NeedsWorker),
+            pushes_results=_typed(fields, "pushesResults", bool),
         )
 
 
@@ -82,6 +125,9 @@ class ActionSpec:
 class TaskView:
     """An action as its task sees it.
 
+    :param job: what identifies the job, as the runner told
+    :param exit: how the process or pod ended, once the runner has told
+    :param is_deferred: whether no worker waits for it, and the server is to complete its task
     :param first_line: number of the first of ``logs``
     :param has_more_logs: whether to ask for more at once
     """
@@ -94,13 +140,27 @@ class TaskView:
     error_name: str | None
     error_message: str | None
     status_details: JsonText | None
+    job: JsonText | None = None
+    exit: JsonText | None = None
+    is_deferred: bool = False
     logs: tuple[LogLine, ...] = ()
     first_line: int = 1
     has_more_logs: bool = False
 
+    @property
+    def exit_seen(self) -> bool:
+        """Whether the runner told how the process or pod ended."""
+        return self.exit is not None
+
     @classmethod
     def of(
-        cls, action: Action, *, logs: tuple[LogLine, ...] = (), first_line: int = 1, has_more: bool = False
+        cls,
+        action: Action,
+        *,
+        is_deferred: bool = False,
+        logs: tuple[LogLine, ...] = (),
+        first_line: int = 1,
+        has_more: bool = False,
     ) -> TaskView:
         """Return the view of an action."""
         return cls(
@@ -112,6 +172,9 @@ class TaskView:
             error_name=action.error_name,
             error_message=action.error_message,
             status_details=action.status_details,
+            job=action.job,
+            exit=action.exit,
+            is_deferred=is_deferred,
             logs=logs,
             first_line=first_line,
             has_more_logs=has_more,
@@ -128,6 +191,9 @@ class TaskView:
             "errorName": self.error_name,
             "errorMessage": self.error_message,
             "statusDetails": self.status_details,
+            "job": self.job,
+            "exit": self.exit,
+            "isDeferred": self.is_deferred,
             "logs": [line.to_json() for line in self.logs],
             "firstLine": self.first_line,
             "hasMoreLogs": self.has_more_logs,
@@ -145,6 +211,9 @@ class TaskView:
             error_name=fields["errorName"],
             error_message=fields["errorMessage"],
             status_details=fields["statusDetails"],
+            job=fields["job"],
+            exit=fields["exit"],
+            is_deferred=fields["isDeferred"],
             logs=tuple(LogLine.from_json(line) for line in fields["logs"]),
             first_line=fields["firstLine"],
             has_more_logs=fields["hasMoreLogs"],
@@ -180,6 +249,7 @@ def word_from_json(fields: Mapping[str, Any]) -> Word:
                 reason=_optional(fields, "reason", str),
                 message=_optional(fields, "message", str),
                 tail=tuple(line for line in tail if isinstance(line, str)),
+                is_seen=_optional(fields, "is_seen", bool) is not False,
             )
         case "stop":
             return Stop(_enum(fields, "reason", StopReason))

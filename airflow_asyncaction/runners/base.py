@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
@@ -26,8 +26,11 @@ class Runner(Protocol):
     copies_reported_logs: bool
     """Whether reported log lines must be fetched from the server to be seen in the task log."""
 
-    def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
-        """Start the job, and return how it ended once it has. Called in the main thread."""
+    def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
+        """Start the job, and return how it ended once it has. Called in the main thread.
+
+        ``None``: it is let go, and goes on (:class:`AdoptableRunner`).
+        """
 
     def stop(self) -> None:
         """Begin to end the job, and everything it started, and return at once.
@@ -43,7 +46,15 @@ class Runner(Protocol):
         """
 
     def release(self) -> None:
-        """Let go of what still runs now that the action has ended well: nothing of it is to be stopped.
+        """Clear up now that the server knows the end, and let go of what still runs: it is not to be stopped.
 
-        It matters under ``completion="report"`` alone. Called after :meth:`run` has returned.
+        Something may run on under ``completion="report"`` alone. Called after :meth:`run` has returned.
         """
+
+
+@runtime_checkable
+class AdoptableRunner(Runner, Protocol):
+    """A runner whose jobs outlive their workers. Its :meth:`run` adopts the action's job if it is there."""
+
+    def orphaned(self) -> None:
+        """Make :meth:`run` return ``None`` soon: the worker is gone, and the next try adopts the job."""

@@ -19,12 +19,14 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool
 
 from airflow_asyncaction.exceptions import (
+    ActionAdopted,
     ActionNotFound,
     MalformedReport,
     ReportTooLarge,
     StoreUnavailable,
     TablesMissing,
 )
+from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import (
@@ -40,7 +42,9 @@ from airflow_asyncaction.protocol.lifecycle import (
 )
 from airflow_asyncaction.protocol.reports import Report
 from airflow_asyncaction.protocol.signing import Scheme
+from airflow_asyncaction.protocol.tasks import Deferral
 from airflow_asyncaction.store import log_lines, reports, rows, secret
+from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import metadata, report_table
 from airflow_asyncaction.store.reports import Envelope
 
@@ -99,9 +103,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class View:
-    """An action and its log lines after a given one."""
+    """An action and its log lines after a given one.
+
+    :param is_deferred: whether its task is to be completed by the server
+    """
 
     action: Action
+    is_deferred: bool
     log_page: log_lines.LogPage
 
 
@@ -110,10 +118,14 @@ class Actions:
 
     :param replay_window: how long a report can be re-sent at the most (twice the clock skew): for that long
         the nonces of heartbeats are remembered
+    :param completion: how the tasks of actions that end are completed, where they are deferred
     """
 
-    def __init__(self, engine: Engine, *, replay_window: timedelta) -> None:
+    def __init__(
+        self, engine: Engine, *, replay_window: timedelta, completion: Completion | None = None
+    ) -> None:
         self._engine = engine
+        self._completion = completion or Completion()
         self._turns = _Turns(engine)
         self._replay_window = replay_window
 
@@ -171,15 +183,30 @@ class Actions:
                     _keep_refusal(connection, row, Refused(error.code, str(error)), envelope, now)
             raise
 
-    def tell(self, action_id: JobId, unseal: Unseal[Message], now: datetime) -> Action:
+    def tell(
+        self, action_id: JobId, unseal: Unseal[Message], now: datetime, *, ti_id: str | None = None
+    ) -> Action:
         """Take a runner's word on an action (not a report: those have keys), and return what it is then.
 
+        :param ti_id: the task instance that it speaks for, if it says so
         :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        :raises ActionAdopted: by another task instance
         """
         with self.transaction() as connection:
             row, message = _unsealed(rows.lock(connection, action_id), action_id, unseal)
-            action = _apply(connection, row, message, now)
-            return self._check_clocks(connection, action, now)
+            if ti_id is not None and row.ti_id != ti_id:
+                raise ActionAdopted
+            return self._settled(connection, row, _apply(connection, row, message, now), now)
+
+    def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
+        """Take note that the task is about to be deferred, and return the action.
+
+        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        """
+        with self.locked(action_id, unseal, Scheme.V2) as (connection, row, deferral):
+            rows.write(connection, action_id, {"deferral": strict_json.dumps(deferral.to_json())})
+            reports.keep_message(connection, action_id, "deferred", now)
+            return rows.to_action(row)
 
     def end(self, action_id: JobId, message: Message, now: datetime) -> Action:
         """Apply a message of nobody's to an action, and return it.
@@ -190,7 +217,24 @@ class Actions:
             row = rows.lock(connection, action_id)
             if row is None:
                 raise ActionNotFound(f"There is no action {action_id}")
-            return _apply(connection, row, message, now)
+            return self._settled(connection, row, _apply(connection, row, message, now), now)
+
+    def complete_due(self, now: datetime) -> int:
+        """Complete the deferred tasks that no message about their action has; return how many it were.
+
+        Clocks run out, the grace for an exit ends, a task was deferred too short a time before.
+        """
+        with self.transaction() as connection:
+            due = list(self._completion.find_due(connection, now))
+        return sum(self._complete(action_id, now) for action_id in due)
+
+    def _complete(self, action_id: JobId, now: datetime) -> bool:
+        with self.transaction() as connection:
+            row = rows.lock(connection, action_id)
+            if row is None:
+                return False
+            action = self._check_clocks(connection, rows.to_action(row), now)
+            return self._completion.complete(connection, row, action, now)
 
     def read(self, action_id: JobId, prove: Unseal[object], scheme: Scheme) -> Action:
         """Return an action to its job.
@@ -229,8 +273,14 @@ class Actions:
         if overdue(action, now) is not None:
             with self.transaction() as connection:
                 row, _ = _unsealed(rows.lock(connection, action_id), action_id, prove)
-                action = self._check_clocks(connection, rows.to_action(row), now)
-        return View(action, log_page)
+                action = self._settled(connection, row, rows.to_action(row), now)
+        return View(action, row.deferral is not None, log_page)
+
+    def _settled(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> Action:
+        """Return an action after what follows by itself from a change: its clocks, the end of its task."""
+        action = self._check_clocks(connection, action, now)
+        self._completion.complete(connection, row, action, now)
+        return action
 
     def _report(self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime) -> Outcome:
         try:
@@ -264,6 +314,8 @@ class Actions:
             case Accepted(after):
                 changes = rows.changes(before, after, now)
                 self._keep_report(connection, row, changes, report, envelope, now)
+                if report.is_terminal:
+                    self._completion.complete(connection, row, after, now)
                 return Outcome(after, has_ended=report.is_terminal)
 
     def _keep_report(

@@ -86,6 +86,10 @@ action_table = Table(
     # What `airflow db clean` goes by: an action that still lives is never old. Not indexed, so that
     # PostgreSQL can update a row in place (HOT) with every report.
     Column("updated_at", UtcDateTime, nullable=False),
+    # Whether the job may outlive its worker; NULL, in rows of before, is False.
+    Column("adoptable", Boolean(create_constraint=False), nullable=True),
+    # How the server is to complete the task (protocol.tasks.Deferral) while no worker waits for it.
+    Column("deferral", Text, nullable=True),
     UniqueConstraint("ti_id"),
     Index(None, "dag_id", "run_id", "task_id", "map_index"),
 )

@@ -16,10 +16,12 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, and_, bindparam, or_, select
 
-from airflow_asyncaction.protocol.actions import Completion, State
+from airflow_asyncaction.protocol.actions import Action, Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.protocol.signing import Scheme
+from airflow_asyncaction.store import rows
+from airflow_asyncaction.store.actions import Actions, Unseal
 from airflow_asyncaction.store.models import action_table
 
 _BATCH = 500
@@ -96,6 +98,17 @@ def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) ->
 def reap(actions: Actions, unwatched: Unwatched, now: datetime) -> State:
     """End an action; its job, if it still runs, is told to stop (410). Returns the state it has then."""
     return actions.end(unwatched.id, Abandon(), now).state
+
+
+def reap_if_unwatched(actions: Actions, action_id: JobId, prove: Unseal[object], now: datetime) -> Action:
+    """End an action unless its task watches it, for who holds its secret; return it.
+
+    :raises ActionNotFound: there is no such action, and ``prove`` does not mind
+    """
+    with actions.locked(action_id, prove, Scheme.V2) as (connection, row, _):
+        is_watched = row.ti_id is not None and bool(_watched(connection, [row.ti_id]))
+        action = rows.to_action(row)
+    return action if is_watched or action.is_done else actions.end(action_id, Abandon(), now)
 
 
 def _watched(connection: Connection, ti_ids: list[str]) -> set[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -34,45 +35,88 @@ from airflow_asyncaction.store.models import action_table
 
 @dataclass(frozen=True)
 class Registered:
-    """A new action, and its job's secret in clear: for its task alone."""
+    """An action, and its job's secret in clear: for its task alone."""
 
     action: Action
     secret: str
 
 
-def register(actions: Actions, ti_id: str, nonce: str, spec: ActionSpec, now: datetime) -> Registered:
+@dataclass(frozen=True)
+class Claimant:
+    """A process of a task that wants an action.
+
+    :param digest: of its nonce
+    :param resumes: the action that its task was deferred with
+    """
+
+    ti_id: str
+    digest: str
+    resumes: str | None = None
+
+    @classmethod
+    def of(cls, ti_id: str, nonce: str, resumes: str | None = None) -> Claimant:
+        """Return who sends a nonce."""
+        return cls(ti_id, hashlib.sha256(nonce.encode()).hexdigest(), resumes)
+
+
+def register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: datetime) -> Registered:
     """Register the action of a task instance's try; earlier tries' jobs are told to stop (410).
 
-    The same nonce again gives the same action: the answer may have been lost.
+    The same nonce again gives the same action: the answer may have been lost. A job that may outlive its
+    worker is adopted: by the process that resumes the task, and by the next one if its own was killed.
 
     :raises RegistrationRefused: no such running task instance, no proof, or registered already
     """
-    digest = hashlib.sha256(nonce.encode()).hexdigest()
     try:
-        return _register(actions, ti_id, digest, spec, now)
+        return _register(actions, claimant, spec, now)
     except (IntegrityError, RegistrationRefused):
         # The same request, sent twice, may have come in the same moment and used the commitment.
-        return _register(actions, ti_id, digest, spec, now)
+        return _register(actions, claimant, spec, now)
 
 
-def _register(actions: Actions, ti_id: str, digest: str, spec: ActionSpec, now: datetime) -> Registered:
+def _register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: datetime) -> Registered:
     with actions.transaction() as connection:
-        existing = connection.execute(select(action_table).where(action_table.c.ti_id == ti_id)).one_or_none()
-        if existing is not None:
-            return _registered_before(existing, digest)
-        task = _running_task(connection, ti_id)
-        _use_commitment(connection, task, digest)
-        for action_id in _earlier_actions(connection, task):
-            supersede(connection, action_id, now)
-        return _insert(connection, task, digest, spec, now)
+        query = select(action_table).where(action_table.c.ti_id == claimant.ti_id)
+        existing = connection.execute(query).one_or_none()
+        if existing is not None and hmac.compare_digest(existing.registration, claimant.digest):
+            return _registered(existing)
+        if existing is not None and not existing.adoptable:
+            raise RegistrationRefused(
+                "This try of the task instance has registered an action before", code="already_registered"
+            )
+        task = _running_task(connection, claimant.ti_id)
+        _use_commitment(connection, task, claimant.digest)
+        earlier = _earlier_actions(connection, task)
+        for row in earlier:
+            if row.adoptable and _is_to_adopt(row, claimant):
+                return _adopt(connection, row.id, task, claimant)
+        for row in (row for row in earlier if not row.fenced):
+            supersede(connection, row.id, now)
+        return _insert(connection, task, claimant.digest, spec, now)
 
 
-def _registered_before(row: Row[Any], digest: str) -> Registered:
-    if not hmac.compare_digest(row.registration, digest):
-        raise RegistrationRefused(
-            "This try of the task instance has registered an action before", code="already_registered"
-        )
-    return Registered(rows.to_action(row), secret.decrypt(row.secret))
+def _is_to_adopt(row: Row[Any], claimant: Claimant) -> bool:
+    """Tell whether a process goes on with an earlier one's action.
+
+    A deferred task that starts anew was cleared, or failed: its job is not wanted any more.
+    """
+    if claimant.resumes is not None:
+        return bool(row.id == claimant.resumes)
+    if row.ti_id == claimant.ti_id:
+        return True
+    action = rows.to_action(row)
+    return row.deferral is None and action.verb is None and not action.is_done
+
+
+def _adopt(connection: Connection, action_id: JobId, task: Row[Any], claimant: Claimant) -> Registered:
+    changes = {
+        "ti_id": claimant.ti_id,
+        "attempt": max(task.try_number, 1),
+        "registration": claimant.digest,
+        "deferral": None,
+    }
+    rows.write(connection, action_id, changes)
+    return _read(connection, action_id)
 
 
 def _running_task(connection: Connection, ti_id: str) -> Row[Any]:
@@ -119,16 +163,16 @@ def _commitment(stored: str | None) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _earlier_actions(connection: Connection, task: Row[Any]) -> list[JobId]:
+def _earlier_actions(connection: Connection, task: Row[Any]) -> Sequence[Row[Any]]:
+    """Return the task's actions, the newest first, nobody else's to change until the transaction ends."""
     columns = action_table.c
-    query = select(columns.id).where(
+    query = select(action_table).where(
         columns.dag_id == task.dag_id,
         columns.run_id == task.run_id,
         columns.task_id == task.task_id,
         columns.map_index == task.map_index,
-        columns.fenced.is_(False),
     )
-    return [JobId(action_id) for action_id in connection.scalars(query)]
+    return connection.execute(query.order_by(columns.created_at.desc()).with_for_update()).all()
 
 
 def _insert(
@@ -159,10 +203,18 @@ def _insert(
             "updated_at": now,
         },
     )
+    return _read(connection, action_id)
+
+
+def _read(connection: Connection, action_id: JobId) -> Registered:
     row = rows.read(connection, action_id)
     if row is None:
-        raise AssertionError("an inserted row can be read in its own transaction")
-    return Registered(rows.to_action(row), new_secret)
+        raise AssertionError("a row can be read in the transaction that wrote it")
+    return _registered(row)
+
+
+def _registered(row: Row[Any]) -> Registered:
+    return Registered(rows.to_action(row), secret.decrypt(row.secret))
 
 
 def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
@@ -176,4 +228,5 @@ def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
         "heartbeat_timeout_seconds": in_seconds(spec.heartbeat_timeout),
         "accept_v1": spec.accept_v1,
         "log_limit": spec.log_limit,
+        "adoptable": spec.adoptable,
     }

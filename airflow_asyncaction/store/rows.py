@@ -21,11 +21,12 @@ Transaction = Connection
 
 _FIELDS = tuple(field.name for field in fields(Action))
 
-_NOT_OF_AN_ACTION = {"registration", "ti_id", "dag_id", "run_id", "task_id", "map_index", "runner"}
+_NOT_OF_AN_ACTION = {"registration", "dag_id", "run_id", "task_id", "map_index", "runner", "adoptable"}
 
-_SELECT = select(*(column for column in action_table.c if column.name not in _NOT_OF_AN_ACTION)).where(
-    action_table.c.id == bindparam("action_id")
-)
+SELECT = select(*(column for column in action_table.c if column.name not in _NOT_OF_AN_ACTION))
+"""All that makes :func:`to_action`, and whose it is."""
+
+_SELECT = SELECT.where(action_table.c.id == bindparam("action_id"))
 _SELECT_LOCKED = _SELECT.with_for_update()
 _UPDATE = update(action_table).where(action_table.c.id == bindparam("action_id"))
 _INSERT_REPORT = insert(report_table).inline()

@@ -14,6 +14,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from airflow_asyncaction.exceptions import (
+    ActionAdopted,
     ActionNotFound,
     FileRefused,
     FileStoreUnavailable,
@@ -164,6 +165,7 @@ def _http(error: HTTPException) -> Refusal:
 
 _ANSWERS: dict[type[BaseException], Callable[[Any], Refusal]] = {
     SignatureError: _signature,
+    ActionAdopted: lambda error: Refusal(410, "superseded", str(error)),
     ActionNotFound: lambda _: _signature(SignatureError()),
     MalformedReport: _malformed,
     ReportTooLarge: lambda error: Refusal(413, error.code, str(error)),

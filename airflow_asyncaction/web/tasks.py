@@ -14,10 +14,11 @@ from flask import Blueprint, Response, jsonify, request
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.job_info import is_job_id
 from airflow_asyncaction.protocol.reports import parse_object
-from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView, Word, word_from_json
+from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, TaskView, Word, word_from_json
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions, Credentials
-from airflow_asyncaction.store.registration import Registered, register
+from airflow_asyncaction.store.reaping import reap_if_unwatched
+from airflow_asyncaction.store.registration import Claimant, Registered, register
 from airflow_asyncaction.web.security import task_request
 from airflow_asyncaction.web.wire import raw_body
 
@@ -31,13 +32,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     @blueprint.post("/register")
     def registration() -> Response:
         fields = parse_object(raw_body(request, settings.limits.body_bytes))
-        ti_id, nonce = fields.get("tiId"), fields.get("nonce")
-        if not isinstance(ti_id, str) or not is_job_id(ti_id) or not isinstance(nonce, str):
-            raise MalformedReport("tiId is not a UUID or nonce is not a string", field="tiId")
-        if not isinstance(fields.get("spec"), dict):
-            raise MalformedReport("spec is not an object", field="spec")
-        spec = ActionSpec.from_json(fields["spec"])
-        registered = register(actions, ti_id.lower(), nonce, spec, datetime.now(UTC))
+        registered = register(actions, _claimant(fields), _spec(fields), datetime.now(UTC))
         return jsonify(_registered_json(registered, settings))
 
     @blueprint.get("/action")
@@ -47,7 +42,11 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
         view = actions.view(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
         page = view.log_page
         task_view = TaskView.of(
-            view.action, logs=page.lines, first_line=page.first_line, has_more=page.has_more
+            view.action,
+            is_deferred=view.is_deferred,
+            logs=page.lines,
+            first_line=page.first_line,
+            has_more=page.has_more,
         )
         return jsonify(task_view.to_json())
 
@@ -59,9 +58,41 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
             proven = signed.prove(credentials)
             return word_from_json(parse_object(proven.masked(signed.content.body)))
 
-        return jsonify(TaskView.of(actions.tell(signed.action_id, unseal, signed.now)).to_json())
+        told = actions.tell(signed.action_id, unseal, signed.now, ti_id=request.args.get("ti"))
+        return jsonify(TaskView.of(told).to_json())
+
+    @blueprint.post("/defer")
+    def defer() -> Response:
+        signed = task_request(request, settings)
+
+        def unseal(credentials: Credentials | None) -> Deferral:
+            signed.prove(credentials)
+            return Deferral.from_json(parse_object(signed.content.body))
+
+        return jsonify(TaskView.of(actions.defer(signed.action_id, unseal, signed.now)).to_json())
+
+    @blueprint.post("/reap")
+    def reap() -> Response:
+        signed = task_request(request, settings)
+        action = reap_if_unwatched(actions, signed.action_id, signed.prove, signed.now)
+        return jsonify(TaskView.of(action).to_json())
 
     return blueprint
+
+
+def _claimant(fields: dict[str, Any]) -> Claimant:
+    ti_id, nonce, resumes = (fields.get(name) for name in ("tiId", "nonce", "resumes"))
+    if not isinstance(ti_id, str) or not is_job_id(ti_id) or not isinstance(nonce, str):
+        raise MalformedReport("tiId is not a UUID or nonce is not a string", field="tiId")
+    if resumes is not None and not isinstance(resumes, str):
+        raise MalformedReport("resumes is not a string", field="resumes")
+    return Claimant.of(ti_id.lower(), nonce, resumes)
+
+
+def _spec(fields: dict[str, Any]) -> ActionSpec:
+    if not isinstance(fields.get("spec"), dict):
+        raise MalformedReport("spec is not an object", field="spec")
+    return ActionSpec.from_json(fields["spec"])
 
 
 def _registered_json(registered: Registered, settings: Settings) -> dict[str, Any]:
@@ -70,4 +101,5 @@ def _registered_json(registered: Registered, settings: Settings) -> dict[str, An
         "secretKey": registered.secret,
         "orchestrator": settings.orchestrator,
         "attempt": registered.action.attempt,
+        "wasLaunched": registered.action.started_at is not None,
     }

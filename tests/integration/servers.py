@@ -74,6 +74,7 @@ def airflow_like(app: LazyApp | None = None, root_path: str = "") -> FastAPI:
 @contextmanager
 def served_mounted(app: LazyApp | None = None, root_path: str = "") -> Iterator[str]:
     """Serve the app as the API server mounts it, under uvicorn; yield the server's URL without the mount."""
+    app = app or LazyApp()
     config = uvicorn.Config(airflow_like(app, root_path), log_config=None, lifespan="off", ws="none")
     server = uvicorn.Server(config)
     with socket.socket() as listener:
@@ -88,3 +89,4 @@ def served_mounted(app: LazyApp | None = None, root_path: str = "") -> Iterator[
         finally:
             server.should_exit = True
             thread.join()
+            app.close()

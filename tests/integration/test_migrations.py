@@ -188,7 +188,7 @@ def test_mysql_gets_the_same_tables(table: Table, mysql_migration: str) -> None:
     statements: list[DDLElement] = [CreateTable(table), *map(CreateIndex, table.indexes)]
     for statement in statements:
         for line in lines_of(str(statement.compile(dialect=dialect))):
-            assert line in migration
+            assert line in migration or f"ALTER TABLE {table.name} ADD COLUMN {line}" in migration
 
 
 @pytest.mark.parametrize("table", metadata.sorted_tables, ids=str)

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from airflow_asyncaction.operators.follower import Follower, describe_progress
+from airflow_asyncaction.hooks.async_action import AsyncActionHook
+from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import State, Verb
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import TaskView
+from airflow_asyncaction.runners.reported import describe_progress
 from tests.unit.task_server import Answer, TaskServer
 from tests.unit.test_hook import AWAY, SEEN, VIEW
 
@@ -37,7 +39,7 @@ def follow(server: TaskServer, *, copies_logs: bool = True) -> tuple[Follower, t
     stopped = threading.Event()
     info = JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key="s" * 43, hook=server.url)
     follower = Follower(
-        server.url,
+        AsyncActionHook(server.url),
         info,
         cast("Logger", logging.getLogger("task")),
         interval=timedelta(seconds=0.05),

@@ -159,12 +159,14 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 def test_registration_returns_what_the_job_is_given() -> None:
-    given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "orchestrator": "here", "attempt": 1}
+    given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "orchestrator": "here", "wasLaunched": False}
     with TaskServer([Answer(fields=given)]) as server:
         spec = ActionSpec(type="t", runner="local")
-        info = AsyncActionHook(server.url + "/").register("ti", "nonce", spec, traceparent="00-a-b-01")
+        hook = AsyncActionHook(server.url + "/")
+        registration = hook.register("ti", "nonce", spec, traceparent="00-a-b-01")
         sent = json.loads(server.requests[0].body)
-    environ = info.to_environ()
+    assert not registration.was_launched
+    environ = registration.info.to_environ()
     assert environ["JOB_HOOK"] == server.url
     assert (environ["JOB_ID"], environ["JOB_SECRET_KEY"]) == (given["actionId"], SECRET)
     assert (environ["JOB_ORCHESTRATOR"], environ["TRACEPARENT"]) == ("here", "00-a-b-01")

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completes deferred tasks, in the transaction of what ended their action. Nobody else does.
+
+A task whose job succeeded, and which needs nothing of a worker, ends here, in milliseconds. All others are
+resumed on a worker, which raises what the action ended with, or looks after the job again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.trigger import Trigger
+from airflow.models.xcom import XComModel
+from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import Connection, Row, exists, select
+from sqlalchemy.orm import Session
+
+from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.actions import Action, State
+from airflow_asyncaction.protocol.files import Role
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.lifecycle import overdue
+from airflow_asyncaction.protocol.tasks import TRIGGERS, Deferral, NeedsWorker
+from airflow_asyncaction.store import rows
+from airflow_asyncaction.store.models import action_table, file_table
+
+log = logging.getLogger(__name__)
+
+_DEFERRED_ACTIONS = rows.SELECT.join(
+    TaskInstance.__table__, TaskInstance.__table__.c.id == action_table.c.ti_id
+).where(
+    TaskInstance.__table__.c.state == TaskInstanceState.DEFERRED.value, action_table.c.deferral.is_not(None)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """When deferred tasks are completed.
+
+    :param settle: how long after a task was deferred it is resumed at the earliest: the scheduler fails a
+        task that runs again before it has heard of the process that deferred it
+    :param exit_grace: how long after its job's terminal report a task waits for the exit, which whoever
+        watches the job tells: if nobody does, the report is the end
+    """
+
+    settle: timedelta = timedelta(seconds=10)
+    exit_grace: timedelta = timedelta(seconds=10)
+
+    def complete(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> bool:
+        """Complete the task of an action if it is deferred and it is time to; tell whether it was done.
+
+        What goes wrong here undoes nothing of what was reported: it is tried again (:func:`find_due`).
+
+        :param row: of the action, locked: it is always locked before its task instance
+        :param action: as it is now
+        """
+        if row.deferral is None or row.ti_id is None or not self._is_due(action, now):
+            return False
+        try:
+            with connection.begin_nested(), Session(bind=connection) as session:
+                is_done = self._complete(session, row, action, now)
+                session.flush()
+                if is_done:
+                    rows.write(connection, action.id, {"deferral": None})
+                return is_done
+        except Exception:  # whatever Airflow's own code raises must not lose the report
+            log.exception("The task of action %s could not be completed; it is tried again", action.id)
+            return False
+
+    def _is_due(self, action: Action, now: datetime) -> bool:
+        if action.is_done:
+            return True
+        if action.ended_at is not None:
+            return now - action.ended_at >= self.exit_grace
+        return action.verb is not None  # a worker is to stop the job
+
+    def _complete(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
+        query = select(TaskInstance).where(TaskInstance.id == UUID(row.ti_id))
+        task = session.scalar(query.with_for_update(of=TaskInstance))
+        if task is None or task.state != TaskInstanceState.DEFERRED or task.trigger_id is None:
+            return False
+        trigger = session.get(Trigger, task.trigger_id)
+        if trigger is None or not trigger.classpath.startswith(TRIGGERS):
+            return False
+        deferral = Deferral.from_json(strict_json.loads(row.deferral))
+        if not _needs_worker(session, deferral, action):
+            if deferral.pushes_results:
+                _push_results(session, task, action)
+            Trigger.submit_event(trigger.id, TaskSuccessEvent(), session=session)
+        elif now - trigger.created_date >= self.settle:
+            Trigger.submit_event(trigger.id, TriggerEvent(action.id), session=session)
+        else:
+            return False
+        return True
+
+    def find_due(self, connection: Connection, now: datetime) -> Iterator[JobId]:
+        """Yield the actions of deferred tasks that may be due, by a clock or from before."""
+        for row in connection.execute(_DEFERRED_ACTIONS):
+            action = rows.to_action(row)
+            if self._is_due(action, now) or overdue(action, now) is not None:
+                yield action.id
+
+
+def _needs_worker(session: Session, deferral: Deferral, action: Action) -> bool:
+    if action.state is not State.SUCCESS or deferral.needs_worker is NeedsWorker.ALWAYS:
+        return True
+    if deferral.needs_worker is NeedsWorker.FOR_LOGS and action.exit is None:
+        return True
+    outputs = exists().where(file_table.c.action_id == action.id, file_table.c.role == Role.OUTPUT.value)
+    return bool(session.scalar(select(outputs)))  # they become XComs of their own
+
+
+def _push_results(session: Session, task: TaskInstance, action: Action) -> None:
+    """Store the results as a worker would: ``TaskSuccessEvent(xcoms=...)`` encodes them twice."""
+    from airflow.sdk.serde import serialize
+
+    results = None if action.results is None else strict_json.for_xcom(action.results)
+    if results is None:
+        return
+    XComModel.set(
+        key="return_value",
+        value=serialize(results),
+        dag_id=task.dag_id,
+        task_id=task.task_id,
+        run_id=task.run_id,
+        map_index=task.map_index,
+        serialize=False,
+        session=session,
+    )

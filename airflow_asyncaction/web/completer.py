@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Completes the deferred tasks that no message completes: for which a time has come, or a server had died."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime
+
+from airflow_asyncaction.exceptions import StoreUnavailable
+from airflow_asyncaction.store.actions import Actions
+
+log = logging.getLogger(__name__)
+
+_INTERVAL_SECONDS = 3.0
+
+
+class Completer:
+    """A thread of the API server that looks, by one query, for deferred tasks that are due.
+
+    Each API server process has one: they do not disturb each other, since each task is locked.
+    """
+
+    def __init__(self, actions: Actions, *, interval_seconds: float = _INTERVAL_SECONDS) -> None:
+        self._actions = actions
+        self._interval_seconds = interval_seconds
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asyncaction-completer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopping.wait(self._interval_seconds):
+            try:
+                self._actions.complete_due(datetime.now(UTC))
+            except StoreUnavailable:
+                log.warning("The database does not answer: deferred tasks are looked at again later")
+            except Exception:  # it must go on: tasks wait for it
+                log.exception("Deferred tasks could not be looked at")
