@@ -219,22 +219,18 @@ class Actions:
                 raise ActionNotFound(f"There is no action {action_id}")
             return self._settled(connection, row, _apply(connection, row, message, now), now)
 
-    def complete_due(self, now: datetime) -> int:
-        """Complete the deferred tasks that no message about their action has; return how many it were.
+    def complete_due(self, now: datetime) -> None:
+        """Complete the deferred tasks that no message about their action has.
 
         Clocks run out, the grace for an exit ends, a task was deferred too short a time before.
         """
         with self.transaction() as connection:
             due = list(self._completion.find_due(connection, now))
-        return sum(self._complete(action_id, now) for action_id in due)
-
-    def _complete(self, action_id: JobId, now: datetime) -> bool:
-        with self.transaction() as connection:
-            row = rows.lock(connection, action_id)
-            if row is None:
-                return False
-            action = self._check_clocks(connection, rows.to_action(row), now)
-            return self._completion.complete(connection, row, action, now)
+        for action_id in due:
+            with self.transaction() as connection:
+                row = rows.lock(connection, action_id)
+                if row is not None:
+                    self._settled(connection, row, rows.to_action(row), now)
 
     def read(self, action_id: JobId, prove: Unseal[object], scheme: Scheme) -> Action:
         """Return an action to its job.

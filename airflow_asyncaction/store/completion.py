@@ -53,8 +53,8 @@ class Completion:
     settle: timedelta = timedelta(seconds=10)
     exit_grace: timedelta = timedelta(seconds=10)
 
-    def complete(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> bool:
-        """Complete the task of an action if it is deferred and it is time to; tell whether it was done.
+    def complete(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> None:
+        """Complete the task of an action if it is deferred and it is time to.
 
         What goes wrong here undoes nothing of what was reported: it is tried again (:func:`find_due`).
 
@@ -62,17 +62,15 @@ class Completion:
         :param action: as it is now
         """
         if row.deferral is None or row.ti_id is None or not self._is_due(action, now):
-            return False
+            return
         try:
             with connection.begin_nested(), Session(bind=connection) as session:
                 is_done = self._complete(session, row, action, now)
-                session.flush()
+                session.commit()  # of the savepoint
                 if is_done:
                     rows.write(connection, action.id, {"deferral": None})
-                return is_done
         except Exception:  # whatever Airflow's own code raises must not lose the report
             log.exception("The task of action %s could not be completed; it is tried again", action.id)
-            return False
 
     def _is_due(self, action: Action, now: datetime) -> bool:
         if action.is_done:

@@ -8,17 +8,24 @@ import json
 import secrets
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
+from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
+from airflow.models.trigger import Trigger
+from airflow.models.xcom import XComModel
+from airflow.sdk.serde import deserialize
 from airflow.state import TaskScope, get_state_backend
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import Engine, delete, insert, update
+from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY
+
+OUR_TRIGGER = "airflow_asyncaction.triggers.pods.PodActionTrigger"
 
 _runs = DagRun.metadata.tables["dag_run"]
 _instances = TaskInstance.metadata.tables["task_instance"]
@@ -57,12 +64,46 @@ class RunningTask:
         with Session(self.engine) as session:
             return get_state_backend().get(self.scope, COMMITMENT_KEY, session=session)
 
-    def set_state(self, state: TaskInstanceState) -> None:
+    def set_state(self, state: TaskInstanceState | None) -> None:
         """Let Airflow see it in another state."""
         with self.engine.begin() as connection:
             connection.execute(
                 update(_instances).where(_instances.c.id == UUID(self.ti_id)).values(state=state)
             )
+
+    def defer(self, trigger: str = OUR_TRIGGER) -> None:
+        """Let it be deferred, as the execution API does."""
+        with Session(self.engine) as session:
+            row = Trigger(classpath=trigger, kwargs={})
+            session.add(row)
+            session.flush()
+            version = DagVersion.get_latest_version(self.dag_id, session=session)
+            values = {
+                "state": TaskInstanceState.DEFERRED,
+                "dag_version_id": version.id if version else None,
+                "trigger_id": row.id,
+                "next_method": "resume",
+                "next_kwargs": {"action_id": "kept"},
+            }
+            session.execute(update(_instances).where(_instances.c.id == UUID(self.ti_id)).values(**values))
+            session.commit()
+
+    def row(self) -> Row[Any]:
+        """Return it as Airflow stores it."""
+        with self.engine.connect() as connection:
+            query = select(_instances).where(_instances.c.id == UUID(self.ti_id))
+            return connection.execute(query).one()
+
+    def xcoms(self) -> dict[str, Any]:
+        """Return its XComs as a worker of a task downstream gets them."""
+        columns = XComModel.__table__.c
+        query = select(columns.key, columns.value).where(
+            columns.run_id == self.run_id,
+            columns.task_id == self.task_id,
+            columns.map_index == self.map_index,
+        )
+        with self.engine.connect() as connection:
+            return {key: deserialize(value) for key, value in connection.execute(query)}
 
     def next_try(self) -> RunningTask:
         """Let the next try run: a task instance with a new id, which takes the place of this one."""
@@ -103,6 +144,8 @@ def _insert_instance(task: RunningTask) -> None:
                 map_index=task.map_index,
                 try_number=task.try_number,
                 pool="default_pool",
+                queue="default",
+                priority_weight=1,
                 state=TaskInstanceState.RUNNING,
             )
         )

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job that outlives its worker is adopted by the process that goes on with its task, and by no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.utils.state import TaskInstanceState
+
+from airflow_asyncaction.protocol.actions import State, StopReason
+from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
+from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker, word_to_json
+from tests.integration.running_tasks import RunningTask
+from tests.integration.signed_jobs import Answer, HookClient, SignedJob, encoded, register, registered
+
+pytestmark = pytest.mark.integration
+
+NewTask = Callable[..., RunningTask]
+DEFERRAL = Deferral(needs_worker=NeedsWorker.ALWAYS)
+
+
+@pytest.fixture
+def hook(mounted: str) -> str:
+    return mounted
+
+
+@pytest.fixture
+def task(new_task: NewTask) -> RunningTask:
+    return new_task()
+
+
+@pytest.fixture
+def job(task: RunningTask, client: HookClient) -> SignedJob:
+    """Return the job of the task, launched."""
+    job = registered(task, client, adoptable=True)
+    job.tell(Launched({"pod": "x"}))
+    return job
+
+
+def again(task: RunningTask, client: HookClient, resumes: str | None = None, **spec: Any) -> Answer:
+    """Let a process of the task register."""
+    wanted = ActionSpec(**{"type": "test", "runner": "local", "adoptable": True, **spec})
+    fields = {"tiId": task.ti_id, "nonce": task.commit(), "spec": wanted.to_json(), "resumes": resumes}
+    return client.send("POST", "/task/register", encoded(fields))
+
+
+def is_adopted(answer: Answer, job: SignedJob) -> bool:
+    assert answer.status == 200, answer
+    same = answer.fields["actionId"] == job.info.job_id
+    assert same == (answer.fields["secretKey"] == job.info.secret_key) == answer.fields["wasLaunched"]
+    return same
+
+
+def test_the_next_try_adopts_the_job_of_a_killed_worker(
+    task: RunningTask, job: SignedJob, client: HookClient
+) -> None:
+    answer = again(task.next_try(), client)
+    assert is_adopted(answer, job)
+    assert answer.fields["attempt"] == 2
+    assert job.report(status="SUCCESS").status == 200
+
+
+def test_a_job_that_cannot_outlive_its_worker_is_superseded(task: RunningTask, client: HookClient) -> None:
+    job = registered(task, client)
+    job.tell(Launched({"pid": 1}))
+    answer = register(task.next_try(), client, task.commit())
+    assert answer.fields["actionId"] != job.info.job_id
+    assert job.report().error == (410, "superseded")
+
+
+@pytest.mark.parametrize(
+    "word", [Exit(code=1), Stop(StopReason.KILLED), Stop(StopReason.REQUESTED), Abandon()], ids=repr
+)
+def test_a_job_that_has_ended_or_is_to_is_not_adopted(
+    task: RunningTask, job: SignedJob, client: HookClient, word: Exit | Stop | Abandon
+) -> None:
+    job.tell(word)
+    assert not is_adopted(again(task.next_try(), client), job)
+
+
+def test_a_deferred_task_that_was_cleared_starts_a_new_job(
+    task: RunningTask, job: SignedJob, client: HookClient
+) -> None:
+    job.send("POST", "/task/defer", DEFERRAL.to_json())
+    assert not is_adopted(again(task.next_try(), client), job)
+    assert job.report().error == (410, "superseded")
+
+
+def test_a_resumed_task_goes_on_with_its_action(
+    task: RunningTask, job: SignedJob, client: HookClient
+) -> None:
+    job.send("POST", "/task/defer", DEFERRAL.to_json())
+    job.tell(Exit(code=3))
+    assert is_adopted(again(task, client, resumes=job.info.job_id), job)
+    assert (job.view().state, job.view().is_deferred) == (State.ERROR, False)
+
+
+def test_a_task_that_the_scheduler_has_reset_on_its_way_goes_on_with_its_action(
+    task: RunningTask, job: SignedJob, client: HookClient
+) -> None:
+    job.send("POST", "/task/defer", DEFERRAL.to_json())
+    assert is_adopted(again(task.next_try(), client, resumes=job.info.job_id), job)
+
+
+def test_nobody_resumes_the_action_of_another_task(
+    task: RunningTask, job: SignedJob, client: HookClient, new_task: NewTask
+) -> None:
+    assert not is_adopted(again(new_task(), client, resumes=job.info.job_id), job)
+    assert job.report().status == 200
+
+
+def test_the_process_that_lost_its_job_has_no_say_any_more(
+    task: RunningTask, job: SignedJob, client: HookClient
+) -> None:
+    assert is_adopted(again(task.next_try(), client), job)
+    for word in (Stop(StopReason.KILLED), Exit(code=1), Abandon()):
+        answer = job.send("POST", "/task/word", word_to_json(word), query=f"ti={task.ti_id}")
+        assert answer.error == (410, "superseded")
+    view = job.view()
+    assert (view.state, view.verb) == (State.RUNNING, None)
+
+
+def test_a_second_process_of_the_same_try_must_prove_itself_as_well(
+    task: RunningTask, job: SignedJob, client: HookClient
+) -> None:
+    fields = {"tiId": task.ti_id, "nonce": "n" * 64, "resumes": job.info.job_id}
+    spec = ActionSpec(type="test", runner="local", adoptable=True).to_json()
+    assert client.send("POST", "/task/register", encoded({**fields, "spec": spec})).error == (
+        403,
+        "not_proven",
+    )
+    task.set_state(TaskInstanceState.SUCCESS)
+    assert again(task, client).error == (404, "no_such_task_instance")

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deferred tasks end in the transaction of what ended their action, once, and as Airflow ends them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.serde import deserialize
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import update
+
+from airflow_asyncaction.protocol.actions import Completion, State, StopReason
+from airflow_asyncaction.protocol.lifecycle import Exit, Launched, Stop
+from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.models import action_table
+from tests.integration.databases import Database
+from tests.integration.running_tasks import RunningTask
+from tests.integration.signed_jobs import HookClient, SignedJob, registered
+from tests.integration.stored_dags import run_of, store_dag
+
+pytestmark = pytest.mark.integration
+
+CLEAN = Exit(code=0)
+ALONE = Deferral(needs_worker=NeedsWorker.ON_FAILURE)
+SETTLED = timedelta(seconds=30)
+
+
+@pytest.fixture
+def hook(mounted: str) -> str:
+    return mounted
+
+
+@pytest.fixture
+def task(database: Database) -> RunningTask:
+    with DAG("deferring", schedule=None) as dag:
+        dag.relative_fileloc = "deferring.py"
+        BaseOperator(task_id="task")
+    store_dag(database.engine, dag)
+    return run_of(database.engine, "deferring").first
+
+
+NewDeferred = Callable[..., SignedJob]
+
+
+@pytest.fixture
+def deferred(task: RunningTask, client: HookClient) -> NewDeferred:
+    """Return what registers the action of the task, and defers the task."""
+
+    def register_and_defer(deferral: Deferral = ALONE, trigger: str | None = None, **spec: Any) -> SignedJob:
+        job = registered(task, client, adoptable=True, **spec)
+        assert job.send("POST", "/task/defer", deferral.to_json()).status == 200
+        task.defer(*([trigger] if trigger else []))
+        return job
+
+    return register_and_defer
+
+
+def state_of(task: RunningTask) -> str | None:
+    return str(task.row().state) if task.row().state else None
+
+
+def later(actions: Actions, task: RunningTask, by: timedelta = SETTLED) -> str | None:
+    """Let time pass; return the task's state then."""
+    actions.complete_due(datetime.now(UTC) + by)
+    return state_of(task)
+
+
+@pytest.mark.parametrize(
+    "results", [{"v": 1, "deep": [None, {"x": 0.5}]}, [1, "2"], "text", 7, 0, False, "", 1.5]
+)
+def test_an_exit_ends_a_task_whose_job_has_succeeded(
+    task: RunningTask, deferred: NewDeferred, results: Any
+) -> None:
+    job = deferred()
+    assert job.report(status="SUCCESS", results=results).status == 200
+    assert state_of(task) == "deferred"
+    job.tell(CLEAN)
+    row = task.row()
+    assert (state_of(task), row.trigger_id, row.end_date is not None) == ("success", None, True)
+    assert task.xcoms() == {"return_value": results}
+
+
+def test_a_program_that_knows_nothing_of_reports_leaves_no_results(
+    task: RunningTask, deferred: NewDeferred
+) -> None:
+    deferred().tell(CLEAN)
+    assert state_of(task) == "success"
+    assert task.xcoms() == {}
+
+
+def test_results_are_not_pushed_where_they_are_not_to_be(task: RunningTask, deferred: NewDeferred) -> None:
+    job = deferred(Deferral(needs_worker=NeedsWorker.ON_FAILURE, pushes_results=False))
+    job.report(status="SUCCESS", results=1)
+    job.tell(CLEAN)
+    assert (state_of(task), task.xcoms()) == ("success", {})
+
+
+def test_results_that_airflow_would_build_objects_of_are_text(
+    task: RunningTask, deferred: NewDeferred
+) -> None:
+    job, results = deferred(), {"__classname__": "builtins.set", "__data__": [1]}
+    job.report(status="SUCCESS", results=results)
+    job.tell(CLEAN)
+    assert json.loads(task.xcoms()["return_value"]) == results
+
+
+def test_the_report_is_the_end_under_completion_report(task: RunningTask, deferred: NewDeferred) -> None:
+    job = deferred(completion=Completion.REPORT)
+    job.tell(CLEAN)
+    assert state_of(task) == "deferred"
+    job.report(status="SUCCESS", results=1)
+    assert (state_of(task), task.xcoms()) == ("success", {"return_value": 1})
+
+
+def test_a_report_is_the_end_if_nobody_tells_the_exit(
+    task: RunningTask, deferred: NewDeferred, actions: Actions
+) -> None:
+    job = deferred()
+    job.report(status="SUCCESS", results=1)
+    assert later(actions, task, timedelta(seconds=5)) == "deferred"
+    assert later(actions, task) == "success"
+    assert task.xcoms() == {"return_value": 1}
+
+
+def test_the_log_is_read_on_a_worker_if_nobody_told_the_exit(
+    task: RunningTask, deferred: NewDeferred, actions: Actions
+) -> None:
+    job = deferred(Deferral(needs_worker=NeedsWorker.FOR_LOGS))
+    job.report(status="SUCCESS")
+    assert later(actions, task) == "scheduled"
+
+
+@pytest.mark.parametrize(
+    ("deferral", "exit_"),
+    [
+        (Deferral(needs_worker=NeedsWorker.ALWAYS), CLEAN),
+        (ALONE, Exit(code=3)),
+        (ALONE, Exit(reason="OOMKilled")),
+    ],
+)
+def test_a_task_that_needs_a_worker_is_resumed_there_once_it_has_settled(
+    task: RunningTask, deferred: NewDeferred, actions: Actions, deferral: Deferral, exit_: Exit
+) -> None:
+    job = deferred(deferral)
+    job.tell(exit_)
+    assert state_of(task) == "deferred"
+    assert later(actions, task, timedelta(seconds=5)) == "deferred"
+    assert later(actions, task) == "scheduled"
+    row = task.row()
+    assert (row.next_method, row.trigger_id) == ("resume", None)
+    assert deserialize(row.next_kwargs) == {"action_id": "kept", "event": job.info.job_id}
+    assert job.view().is_deferred is False
+
+
+def test_files_are_taken_on_a_worker(
+    task: RunningTask, deferred: NewDeferred, actions: Actions, database: Database
+) -> None:
+    job = deferred()
+    announced = {"hash": "0" * 32, "challenge": "1" * 32, "metadata": {}, "name": "x", "size": 1}
+    path = f"/upload/default/{job.info.job_id}/model"
+    assert job.send("PUT", path, announced).status == 200
+    job.tell(CLEAN)
+    assert state_of(task) == "deferred"
+    assert later(actions, task) == "scheduled"
+
+
+@pytest.mark.parametrize("clock", ["heartbeat_timeout", "start_timeout"])
+def test_clocks_run_out_while_a_task_is_deferred(
+    task: RunningTask, deferred: NewDeferred, actions: Actions, clock: str
+) -> None:
+    job = deferred(**{clock: timedelta(seconds=60)})
+    if clock == "heartbeat_timeout":
+        job.report()
+    assert later(actions, task) == "deferred"
+    assert later(actions, task, timedelta(seconds=70)) == "scheduled"
+    view = job.view()
+    assert (view.state, view.is_done) == (State.TIMEOUT, True)
+
+
+def test_a_job_that_must_stop_is_looked_after_by_a_worker(
+    task: RunningTask, deferred: NewDeferred, actions: Actions
+) -> None:
+    job = deferred()
+    job.tell(Launched({}))
+    job.tell(Stop(StopReason.REQUESTED))
+    assert later(actions, task) == "scheduled"
+
+
+@pytest.mark.parametrize("state", ["running", "failed", "success", "scheduled", None])
+def test_a_task_that_is_not_deferred_is_left_alone(
+    task: RunningTask, deferred: NewDeferred, actions: Actions, state: TaskInstanceState | None
+) -> None:
+    job = deferred()
+    task.set_state(state)
+    job.tell(CLEAN)
+    assert (state_of(task), later(actions, task)) == (state, state)
+    assert job.view().state is State.SUCCESS
+
+
+def test_a_task_that_waits_for_something_else_is_left_alone(
+    task: RunningTask, deferred: NewDeferred, actions: Actions
+) -> None:
+    job = deferred(trigger="airflow.providers.standard.triggers.temporal.DateTimeTrigger")
+    job.tell(CLEAN)
+    assert (state_of(task), later(actions, task)) == ("deferred", "deferred")
+
+
+def test_what_ended_before_the_task_was_deferred_is_not_lost(
+    task: RunningTask, client: HookClient, actions: Actions
+) -> None:
+    job = registered(task, client, adoptable=True)
+    assert job.send("POST", "/task/defer", ALONE.to_json()).status == 200
+    job.report(status="SUCCESS")
+    job.tell(CLEAN)
+    assert state_of(task) == "running"
+    task.defer()
+    assert later(actions, task, timedelta(0)) == "success"
+
+
+def test_ends_that_come_at_once_complete_a_task_once(
+    task: RunningTask, deferred: NewDeferred, hook: str
+) -> None:
+    job = deferred(completion=Completion.REPORT)
+
+    def report(_: int) -> int:
+        with HookClient(hook) as client:
+            return job.on(client).report(status="SUCCESS", results=1).status
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(report, range(16))) == [200] * 16
+    assert (state_of(task), task.xcoms()) == ("success", {"return_value": 1})
+
+
+def test_a_report_is_kept_even_if_airflow_cannot_end_the_task(
+    task: RunningTask, deferred: NewDeferred, actions: Actions, database: Database
+) -> None:
+    job = deferred()
+    with database.engine.begin() as connection:  # what no version of this package can read
+        broken = update(action_table).where(action_table.c.id == job.info.job_id).values(deferral="{}")
+        connection.execute(broken)
+    job.tell(CLEAN)
+    assert job.view().state is State.SUCCESS
+    assert state_of(task) == "deferred"
+    repaired = json.dumps(ALONE.to_json())
+    with database.engine.begin() as connection:
+        connection.execute(
+            update(action_table).where(action_table.c.id == job.info.job_id).values(deferral=repaired)
+        )
+    assert later(actions, task) == "success"
+
+
+def test_a_deferral_must_be_one(task: RunningTask, client: HookClient) -> None:
+    job = registered(task, client, adoptable=True)
+    answer = job.send("POST", "/task/defer", {"needsWorker": "perhaps", "pushesResults": True})
+    assert answer.error == (400, "malformed")
+    assert client.send("POST", "/task/defer", b"{}").status == 401
