@@ -38,6 +38,10 @@ bench: $(READY) ## Measure reports per second and a task's overhead, beside Airf
 bench-files: $(READY) ## Measure files beside nginx and reports, and the server's CPU for files on S3
 	@$(DEV) benchmarks.files
 
+.PHONY: bench-kube
+bench-kube: $(READY) ## Measure pods beside KubernetesPodOperator's, on the cluster of ASYNCACTION_TEST_KUBECONFIG
+	@$(DEV) benchmarks.kube $(ARGS)
+
 .PHONY: check
 check: $(READY) ## Check format, lint, types and the walls between the packages
 	@$(BIN)/ruff format --check

@@ -19,12 +19,17 @@ def get_provider_info() -> dict[str, Any]:
         "db-managers": ["airflow_asyncaction.store.db_manager.AsyncActionDBManager"],
         "task-decorators": [
             {"name": "async_action", "class-name": "airflow_asyncaction.decorators.async_action"},
+            {
+                "name": "async_action_kubernetes",
+                "class-name": "airflow_asyncaction.decorators.kubernetes.async_action_kubernetes",
+            },
             {"name": "async_action_local", "class-name": "airflow_asyncaction.decorators.async_action_local"},
         ],
         "operators": [
             {
                 "integration-name": "Async Action",
                 "python-modules": [
+                    "airflow_asyncaction.operators.kubernetes",
                     "airflow_asyncaction.operators.local",
                     "airflow_asyncaction.operators.service",
                 ],
@@ -35,6 +40,9 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "Async Action",
                 "python-modules": ["airflow_asyncaction.hooks.async_action"],
             }
+        ],
+        "triggers": [
+            {"integration-name": "Async Action", "python-modules": ["airflow_asyncaction.triggers.pods"]}
         ],
         "cli": ["airflow_asyncaction.cli.get_cli_commands"],
         "config": provider_config(),

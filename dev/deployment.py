@@ -60,6 +60,7 @@ class Deployment:
         database_url: str | None = None,
         config: Config | None = None,
         environ: Mapping[str, str] | None = None,
+        pods_reach_us_at: str | None = None,
         start_timeout_seconds: float = 180,
     ) -> None:
         """Prepare; nothing is written or started yet.
@@ -69,6 +70,8 @@ class Deployment:
         :param database_url: a SQLite file in ``home`` by default
         :param config: options beside or instead of ours
         :param environ: variables for all processes
+        :param pods_reach_us_at: the address of this machine for jobs elsewhere: the API server then listens
+            on all interfaces, and jobs are told this address (``Cluster.host``)
         """
         self.home = home.resolve()
         self.dags = [folder.resolve() for folder in dags]
@@ -79,9 +82,11 @@ class Deployment:
         self._start_timeout_seconds = start_timeout_seconds
         api_port, self._worker_log_port, self._trigger_log_port = free_ports(3)
         self.base_url = f"http://127.0.0.1:{api_port}"
+        self._jobs_base_url = f"http://{pods_reach_us_at}:{api_port}/async" if pods_reach_us_at else ""
+        listen_at = "0.0.0.0" if pods_reach_us_at else "127.0.0.1"  # noqa: S104 - asked for
         self.api = AirflowApi(self.base_url, user=USER, password=self.password)
         self.environ = self._environ(environ or {})
-        self.api_server = self._process("api-server", "--port", str(api_port), "--host", "127.0.0.1")
+        self.api_server = self._process("api-server", "--port", str(api_port), "--host", listen_at)
         self.scheduler = self._process("scheduler")
         self.triggerer = self._process("triggerer")
         self.dag_processor = self._process("dag-processor")
@@ -231,6 +236,7 @@ class Deployment:
                 "trigger_log_server_port": str(self._trigger_log_port),
                 "colored_console_log": "False",
             },
+            "asyncaction": {"base_url": self._jobs_base_url},
             "usage_data_collection": {"enabled": "False"},
         }
 

@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import pytest
 
+from dev.cluster import Cluster, ClusterError
 from dev.postgres import Postgres, PostgresError
 from dev.s3 import S3Error, S3Server
 
-Server = TypeVar("Server", Postgres, S3Server)
+Server = TypeVar("Server", Postgres, S3Server, Cluster)
 
 STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
 """Whether a test whose means are missing fails, rather than being skipped."""
@@ -31,6 +32,13 @@ def s3_or_skip() -> Iterator[S3Server]:
     """Run an S3 server, likewise."""
     with _run_or_skip(S3Server, S3Error) as server:
         yield server
+
+
+@contextmanager
+def kube_or_skip() -> Iterator[Cluster]:
+    """Make a namespace on the cluster of ASYNCACTION_TEST_KUBECONFIG, likewise."""
+    with _run_or_skip(lambda: Cluster(can_be_away=True), ClusterError) as cluster:
+        yield cluster
 
 
 @contextmanager

@@ -21,6 +21,18 @@ _UNHEARD_FOR = Arg(
     help="Only those of which nothing was heard for so many seconds, default 300",
 )
 _DRY_RUN = Arg(("--dry-run",), action="store_true", help="Only say what would be done")
+_PODS_IN = Arg(
+    ("--pods-in",),
+    action="append",
+    metavar="NAMESPACE",
+    help="Delete the pods in this namespace whose action is over; may be given more than once",
+)
+_KUBERNETES_CONN_ID = Arg(
+    ("--kubernetes-conn-id",),
+    default=None,
+    help="Connection to the cluster of --pods-in; by default, this one",
+)
+_CONFIG_FILE = Arg(("--config-file",), default=None, help="The kubeconfig of the cluster of --pods-in")
 _YES = Arg(("-y", "--yes"), action="store_true", help="Do not ask")
 
 
@@ -56,9 +68,10 @@ def _reap_command() -> ActionCommand:
         name="reap",
         help="End actions that nobody watches any more",
         description="End actions whose task has ended, or is gone, without having seen their end: a worker"
-        " that was killed together with its task leaves them. Their jobs, if they run, are told to stop.",
+        " that was killed together with its task leaves them. Their jobs, if they run, are told to stop. With"
+        " --pods-in, pods whose action is over are deleted.",
         func=lazy_load_command("airflow_asyncaction.cli.reap.reap"),
-        args=(_UNHEARD_FOR, _DRY_RUN),
+        args=(_UNHEARD_FOR, _DRY_RUN, _PODS_IN, _KUBERNETES_CONN_ID, _CONFIG_FILE),
     )
 
 

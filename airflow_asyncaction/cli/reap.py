@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``airflow asyncaction reap``."""
+"""``airflow asyncaction reap``: actions that nobody watches, and pods whose action is over."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.store import reaping
+from airflow_asyncaction.store.actions import Actions
 
 
 def reap(args: Namespace) -> None:
@@ -27,3 +28,22 @@ def reap(args: Namespace) -> None:
                 said = f"ended as {reaping.reap(actions, action, datetime.now(UTC))}"
         print(f"{action.id} of type {action.type} ({where}): {said}")
     print(f"{count} actions were not watched")
+    for namespace in args.pods_in or ():
+        _reap_pods(args, namespace, actions, older_than)
+
+
+def _reap_pods(args: Namespace, namespace: str, actions: Actions, older_than: timedelta) -> None:
+    from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
+    from airflow_asyncaction.runners.left_pods import delete_pod, job_pods
+
+    hook = KubernetesHook(conn_id=args.kubernetes_conn_id, config_file=args.config_file)
+    pods, count = list(job_pods(hook.core_v1_client, namespace)), 0
+    ids = [pod.action_id for pod in pods]
+    over = reaping.find_over(actions, ids, older_than=older_than, now=datetime.now(UTC))
+    for pod in (pod for pod in pods if pod.action_id in over and pod.is_left):
+        count += 1
+        if not args.dry_run:
+            delete_pod(hook.core_v1_client, pod)
+        print(f"pod {namespace}/{pod.name} of action {pod.action_id}: {'would be ' * args.dry_run}deleted")
+    print(f"{count} of {len(pods)} pods in {namespace} were left over")

@@ -15,7 +15,7 @@ from airflow_asyncaction.runners.base import Runner
 
 __all__ = ["async_action", "async_action_local"]
 
-_SET_DURING_EXECUTION = "set by the decorated function"
+SET_DURING_EXECUTION = "set by the decorated function"
 
 
 class _DecoratedService(DecoratedOperator, ServiceActionOperator):
@@ -50,15 +50,19 @@ class _DecoratedLocal(DecoratedOperator, LocalActionOperator):
     )
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(command=_SET_DURING_EXECUTION, **kwargs)
+        super().__init__(command=SET_DURING_EXECUTION, **kwargs)
 
     def make_runner(self, context: Any) -> Runner:
         """Call the function, and run the command that it returns, rendered."""
-        context_merge(context, self.op_kwargs)
-        kwargs = determine_kwargs(self.python_callable, self.op_args, context)
-        self.command = self.python_callable(*self.op_args, **kwargs)
-        self.command = self.render_template(self.command, context)
+        self.command = returned_command(self, context)
         return super().make_runner(context)
+
+
+def returned_command(operator: DecoratedOperator, context: Any) -> Any:
+    """Call the decorated function, and return what it returned, rendered."""
+    context_merge(context, operator.op_kwargs)
+    kwargs = determine_kwargs(operator.python_callable, operator.op_args, context)
+    return operator.render_template(operator.python_callable(*operator.op_args, **kwargs), context)
 
 
 def async_action(

@@ -3,7 +3,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from airflow_asyncaction.operators.local import LocalActionOperator
 from airflow_asyncaction.operators.service import ServiceActionOperator
 
-__all__ = ["LocalActionOperator", "ServiceActionOperator"]
+if TYPE_CHECKING:
+    from airflow_asyncaction.operators.kubernetes import KubeActionOperator
+
+__all__ = ["KubeActionOperator", "LocalActionOperator", "ServiceActionOperator"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the client of Kubernetes only for Dags that have pods: it takes a second."""
+    if name == "KubeActionOperator":
+        from airflow_asyncaction.operators.kubernetes import KubeActionOperator
+
+        return KubeActionOperator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

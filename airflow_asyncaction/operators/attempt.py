@@ -149,14 +149,17 @@ class Attempt:
 
     def _kill(self) -> None:
         if not self._tell_or_log(Stop(StopReason.KILLED)) and isinstance(self._runner, AdoptableRunner):
-            return  # adopted meanwhile; or who can say: then the sweep ends it, if nobody watches it
+            return  # it is the next try's; or who can say: then the sweep ends it, if nobody watches it
         self._runner.stop()
         if not self._ended.wait(_KILLED_TASK_SECONDS):
             self._tell_or_log(Abandon())
 
     def _end(self, reason: StopReason) -> None:
         """End the job when its task is interrupted by an exception, as far as it has not ended."""
-        self._tell_or_log(Stop(reason))
+        if not self._tell_or_log(Stop(reason)) and isinstance(self._runner, AdoptableRunner):
+            self._runner.orphaned()
+            self._ended.set()
+            return
         self._runner.stop()
         try:
             exit_ = self._runner.wait()

@@ -34,7 +34,7 @@ from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
-from airflow_asyncaction.runners.base import Runner
+from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 
 Seconds = timedelta | float
 """A duration; a number is seconds."""
@@ -133,6 +133,9 @@ class AsyncActionOperator(BaseOperator):
         self.log.info("Action %s of type %s", info.job_id, self.options.type)
         if not registration.was_launched:
             self._give_inputs(hook, info)
+        elif isinstance(runner, AdoptableRunner):
+            self.log.info("Its job was started before: this try goes on with it")
+            runner.expect_job()
         return self.carry_out(hook, info, runner, context)
 
     def carry_out(

@@ -56,5 +56,8 @@ class Runner(Protocol):
 class AdoptableRunner(Runner, Protocol):
     """A runner whose jobs outlive their workers. Its :meth:`run` adopts the action's job if it is there."""
 
+    def expect_job(self) -> None:
+        """Note that the action's job was started before: :meth:`run` is not to start another one."""
+
     def orphaned(self) -> None:
         """Make :meth:`run` return ``None`` soon: the worker is gone, and the next try adopts the job."""

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
+from uuid import UUID
 
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, inspect, select
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -27,15 +30,17 @@ from airflow_asyncaction.exceptions import (
     TablesMissing,
 )
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Action
+from airflow_asyncaction.protocol.actions import Action, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import (
+    Abandon,
     Accepted,
     Decision,
     Duplicate,
     Earlier,
     Message,
     Refused,
+    Stop,
     Supersede,
     decide,
     overdue,
@@ -64,7 +69,10 @@ _PRUNE_HEARTBEATS = delete(report_table).where(
     report_table.c.kind == "heartbeat",
     report_table.c.received_at < bindparam("older_than"),
 )
-
+_task_columns = TaskInstance.__table__.c
+_TASK_INSTANCE = select(_task_columns.state, _task_columns.try_number, _task_columns.max_tries).where(
+    _task_columns.id == bindparam("ti_id")
+)
 
 T = TypeVar("T")
 
@@ -190,11 +198,11 @@ class Actions:
 
         :param ti_id: the task instance that it speaks for, if it says so
         :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
-        :raises ActionAdopted: by another task instance
+        :raises ActionAdopted: another try has adopted it, or is about to
         """
         with self.transaction() as connection:
             row, message = _unsealed(rows.lock(connection, action_id), action_id, unseal)
-            if ti_id is not None and row.ti_id != ti_id:
+            if ti_id is not None and (row.ti_id != ti_id or _is_left_to_next_try(connection, row, message)):
                 raise ActionAdopted
             return self._settled(connection, row, _apply(connection, row, message, now), now)
 
@@ -357,6 +365,18 @@ class _Turns:
     def __exit__(self, *_: object) -> None:
         if self._slots is not None:
             self._slots.release()
+
+
+def _is_left_to_next_try(connection: Connection, row: Row[Any], message: Message) -> bool:
+    """Tell whether the job is not the sender's to stop, though it is killed, since the next try adopts it.
+
+    Where the scheduler gave a try up, it has replaced the task instance; where a worker shuts down, the task
+    instance is still running. Who clears or marks a task changes its state before its process is killed.
+    """
+    if not row.adoptable or row.deferral is not None or message not in (Stop(StopReason.KILLED), Abandon()):
+        return False
+    task = connection.execute(_TASK_INSTANCE, {"ti_id": UUID(row.ti_id)}).one_or_none()
+    return task is None or (task.state == TaskInstanceState.RUNNING and task.try_number <= task.max_tries)
 
 
 def _apply(connection: Connection, row: Row[Any], message: Message, now: datetime) -> Action:

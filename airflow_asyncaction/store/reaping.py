@@ -6,7 +6,7 @@ It happens when a worker is killed together with its task, and there is no next 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -98,6 +98,25 @@ def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) ->
 def reap(actions: Actions, unwatched: Unwatched, now: datetime) -> State:
     """End an action; its job, if it still runs, is told to stop (410). Returns the state it has then."""
     return actions.end(unwatched.id, Abandon(), now).state
+
+
+def find_over(
+    actions: Actions, action_ids: Sequence[JobId], *, older_than: timedelta, now: datetime
+) -> set[JobId]:
+    """Return those of the actions that are over, and of which nothing was heard for so long.
+
+    Not among them are those that succeeded by a report alone: what they started may go on.
+    """
+    over = set()
+    for start in range(0, len(action_ids), _BATCH):
+        query = rows.SELECT.where(_columns.id.in_(action_ids[start : start + _BATCH]))
+        with actions.transaction() as connection:
+            for row in connection.execute(query):
+                action = rows.to_action(row)
+                goes_on = action.completion is Completion.REPORT and action.state is State.SUCCESS
+                if action.is_done and not goes_on and row.updated_at < now - older_than:
+                    over.add(action.id)
+    return over
 
 
 def reap_if_unwatched(actions: Actions, action_id: JobId, prove: Unseal[object], now: datetime) -> Action:

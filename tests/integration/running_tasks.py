@@ -71,6 +71,12 @@ class RunningTask:
                 update(_instances).where(_instances.c.id == UUID(self.ti_id)).values(state=state)
             )
 
+    def set_retries(self, retries: int) -> None:
+        """Let it have so many retries after this try."""
+        with self.engine.begin() as connection:
+            values = {"max_tries": self.try_number - 1 + retries}
+            connection.execute(update(_instances).where(_instances.c.id == UUID(self.ti_id)).values(**values))
+
     def defer(self, trigger: str = OUR_TRIGGER) -> None:
         """Let it be deferred, as the execution API does."""
         with Session(self.engine) as session:

@@ -48,7 +48,7 @@ def again(task: RunningTask, client: HookClient, resumes: str | None = None, **s
 
 def is_adopted(answer: Answer, job: SignedJob) -> bool:
     assert answer.status == 200, answer
-    same = answer.fields["actionId"] == job.info.job_id
+    same = bool(answer.fields["actionId"] == job.info.job_id)
     assert same == (answer.fields["secretKey"] == job.info.secret_key) == answer.fields["wasLaunched"]
     return same
 
@@ -105,7 +105,7 @@ def test_a_task_that_the_scheduler_has_reset_on_its_way_goes_on_with_its_action(
 
 
 def test_nobody_resumes_the_action_of_another_task(
-    task: RunningTask, job: SignedJob, client: HookClient, new_task: NewTask
+    job: SignedJob, client: HookClient, new_task: NewTask
 ) -> None:
     assert not is_adopted(again(new_task(), client, resumes=job.info.job_id), job)
     assert job.report().status == 200
@@ -120,6 +120,44 @@ def test_the_process_that_lost_its_job_has_no_say_any_more(
         assert answer.error == (410, "superseded")
     view = job.view()
     assert (view.state, view.verb) == (State.RUNNING, None)
+
+
+@pytest.mark.parametrize("word", [Stop(StopReason.KILLED), Abandon()], ids=repr)
+def test_a_process_that_the_scheduler_gave_up_does_not_stop_what_the_next_try_adopts(
+    task: RunningTask, job: SignedJob, client: HookClient, word: Stop | Abandon
+) -> None:
+    second = task.next_try()  # its process does not run yet
+    answer = job.send("POST", "/task/word", word_to_json(word), query=f"ti={task.ti_id}")
+    assert answer.error == (410, "superseded")
+    assert is_adopted(again(second, client), job)
+
+
+@pytest.mark.parametrize(("retries", "status"), [(1, 410), (0, 200)])
+def test_a_worker_that_shuts_down_leaves_its_job_to_the_next_try_if_there_is_one(
+    task: RunningTask, job: SignedJob, retries: int, status: int
+) -> None:
+    task.set_retries(retries)
+    answer = job.send("POST", "/task/word", word_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}")
+    assert answer.status == status
+    over_time = word_to_json(Stop(StopReason.EXECUTION_TIMEOUT))
+    assert job.send("POST", "/task/word", over_time, query=f"ti={task.ti_id}").fields["verb"] == "STOP"
+
+
+@pytest.mark.parametrize("state", ["restarting", "failed", "success", "skipped"])
+def test_a_process_that_is_killed_for_a_person_stops_its_job(
+    task: RunningTask, job: SignedJob, state: TaskInstanceState
+) -> None:
+    task.set_retries(1)
+    task.set_state(state)
+    answer = job.send("POST", "/task/word", word_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}")
+    assert (answer.status, answer.fields["verb"]) == (200, "STOP")
+
+
+def test_the_job_of_a_deferred_task_that_was_cleared_is_stopped(task: RunningTask, job: SignedJob) -> None:
+    job.send("POST", "/task/defer", DEFERRAL.to_json())
+    task.next_try()
+    answer = job.send("POST", "/task/word", word_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}")
+    assert (answer.status, answer.fields["verb"]) == (200, "STOP")
 
 
 def test_a_second_process_of_the_same_try_must_prove_itself_as_well(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -15,11 +16,14 @@ from airflow.sdk.serde import deserialize
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import update
 
-from airflow_asyncaction.protocol.actions import Completion, State, StopReason
+from airflow_asyncaction.protocol import actions as protocol
+from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched, Stop
 from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
 from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import action_table
+from airflow_asyncaction.web.completer import Completer
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import HookClient, SignedJob, registered
@@ -112,7 +116,7 @@ def test_results_that_airflow_would_build_objects_of_are_text(
 
 
 def test_the_report_is_the_end_under_completion_report(task: RunningTask, deferred: NewDeferred) -> None:
-    job = deferred(completion=Completion.REPORT)
+    job = deferred(completion=protocol.Completion.REPORT)
     job.tell(CLEAN)
     assert state_of(task) == "deferred"
     job.report(status="SUCCESS", results=1)
@@ -159,9 +163,7 @@ def test_a_task_that_needs_a_worker_is_resumed_there_once_it_has_settled(
     assert job.view().is_deferred is False
 
 
-def test_files_are_taken_on_a_worker(
-    task: RunningTask, deferred: NewDeferred, actions: Actions, database: Database
-) -> None:
+def test_files_are_taken_on_a_worker(task: RunningTask, deferred: NewDeferred, actions: Actions) -> None:
     job = deferred()
     announced = {"hash": "0" * 32, "challenge": "1" * 32, "metadata": {}, "name": "x", "size": 1}
     path = f"/upload/default/{job.info.job_id}/model"
@@ -227,7 +229,7 @@ def test_what_ended_before_the_task_was_deferred_is_not_lost(
 def test_ends_that_come_at_once_complete_a_task_once(
     task: RunningTask, deferred: NewDeferred, hook: str
 ) -> None:
-    job = deferred(completion=Completion.REPORT)
+    job = deferred(completion=protocol.Completion.REPORT)
 
     def report(_: int) -> int:
         with HookClient(hook) as client:
@@ -261,3 +263,23 @@ def test_a_deferral_must_be_one(task: RunningTask, client: HookClient) -> None:
     answer = job.send("POST", "/task/defer", {"needsWorker": "perhaps", "pushesResults": True})
     assert answer.error == (400, "malformed")
     assert client.send("POST", "/task/defer", b"{}").status == 401
+
+
+def test_the_api_server_completes_by_itself_what_is_due(
+    task: RunningTask, deferred: NewDeferred, database: Database
+) -> None:
+    job = deferred()
+    job.report(status="SUCCESS")
+    at_once = Completion(settle=timedelta(0), exit_grace=timedelta(0))
+    completer = Completer(
+        Actions(database.engine, replay_window=timedelta(minutes=10), completion=at_once),
+        interval_seconds=0.05,
+    )
+    completer.start()
+    try:
+        give_up_at = time.monotonic() + 30
+        while state_of(task) != "success":
+            assert time.monotonic() < give_up_at
+            time.sleep(0.05)
+    finally:
+        completer.stop()

@@ -142,15 +142,15 @@ def test_the_command_ends_them_and_says_so(
     task: RunningTask, job: SignedJob, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task.set_state(TaskInstanceState.FAILED)
-    reap_command(Namespace(unheard_for=3600.0, dry_run=False))
+    reap_command(Namespace(unheard_for=3600.0, dry_run=False, pods_in=None))
     assert capsys.readouterr().out == "0 actions were not watched\n"
-    reap_command(Namespace(unheard_for=0.0, dry_run=True))
+    reap_command(Namespace(unheard_for=0.0, dry_run=True, pods_in=None))
     first, last = capsys.readouterr().out.splitlines()
     where = f"{task.dag_id} {task.run_id} {task.task_id} -1"
     assert first == f"{job.info.job_id} of type test ({where}): would be ended"
     assert last == "1 actions were not watched"
     assert not job.view().is_done
-    reap_command(Namespace(unheard_for=0.0, dry_run=False))
+    reap_command(Namespace(unheard_for=0.0, dry_run=False, pods_in=None))
     assert capsys.readouterr().out.splitlines()[0].endswith(": ended as STOPPED")
     assert job.view().is_done
 
@@ -158,9 +158,43 @@ def test_the_command_ends_them_and_says_so(
 @pytest.mark.parametrize("seconds", [-1.0, math.nan])
 def test_nonsense_is_no_time(seconds: float) -> None:
     with pytest.raises(SystemExit, match="--unheard-for must be a number of seconds"):
-        reap_command(Namespace(unheard_for=seconds, dry_run=False))
+        reap_command(Namespace(unheard_for=seconds, dry_run=False, pods_in=None))
 
 
 def test_airflow_has_the_command(database: Database) -> None:
     done = database.airflow("asyncaction", "reap", "--unheard-for", "99999", "--dry-run")
     assert "0 actions were not watched" in done.stdout
+
+
+@pytest.mark.parametrize("state", ["failed", "up_for_retry", None])
+def test_who_finds_a_job_may_ask_whether_it_is_watched(
+    task: RunningTask, job: SignedJob, state: TaskInstanceState | None
+) -> None:
+    for watching in (TaskInstanceState.RUNNING, TaskInstanceState.DEFERRED):
+        task.set_state(watching)
+        answer = job.send("POST", "/task/reap")
+        assert (answer.status, answer.fields["isDone"]) == (200, False)
+    task.set_state(state)
+    answer = job.send("POST", "/task/reap")
+    assert (answer.fields["state"], answer.fields["isDone"]) == ("STOPPED", True)
+    assert job.report().error == (410, "superseded")
+    assert job.send("POST", "/task/reap").fields["isDone"] is True
+
+
+def test_nobody_else_may_have_an_action_reaped(client: HookClient, job: SignedJob) -> None:
+    assert client.send("POST", "/task/reap", b"").status == 401
+    assert not job.view().is_done
+
+
+def test_pods_are_left_over_once_their_action_is_done(
+    actions: Actions, new_job: Callable[..., SignedJob]
+) -> None:
+    jobs = [new_job() for _ in range(3)]
+    jobs[0].tell(Exit(code=0))
+    detached = new_job(completion=Completion.REPORT)
+    detached.report(status="SUCCESS")
+    ids = [job.info.job_id for job in (*jobs, detached)]
+    now = datetime.now(UTC)
+    over = reaping.find_over(actions, ids, older_than=timedelta(minutes=5), now=now + HOUR)
+    assert over == {jobs[0].info.job_id}
+    assert reaping.find_over(actions, ids, older_than=timedelta(minutes=5), now=now) == set()

@@ -18,13 +18,14 @@ from sqlalchemy import create_engine
 from dev.deployment import Deployment
 from dev.postgres import Postgres
 from dev.s3 import S3Server
-from tests.means import postgres_or_skip, s3_or_skip
+from tests.means import kube_or_skip, postgres_or_skip, s3_or_skip
 from tests.system.command_lines import CommandLines
+from tests.system.kube_scene import KubeScene
 from tests.system.scene import Scene
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-LAST = ("test_stopping.py", "test_faults.py", "test_secrets.py")
+LAST = ("test_stopping.py", "test_faults.py", "test_secrets.py", "test_pods.py", "test_pod_faults.py")
 """What disturbs others comes after them, and what looks at everything comes last."""
 
 UNATTENDED = (
@@ -131,3 +132,29 @@ def scene(
             yield scene
     finally:
         engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def kube(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeScene]:
+    """Return the deployment whose jobs are pods, with a run of each Dag that needs no attention."""
+    home = tmp_path_factory.mktemp("kube")
+    with kube_or_skip() as cluster:
+        url = postgres.create("kube")
+        engine = create_engine(url)
+        deployment = Deployment(
+            home,
+            dags=[HERE / "kube_dags"],
+            database_url=url,
+            # Each process of a task imports the client of Kubernetes, which takes seconds of a core.
+            config={**CONFIG, "core": {"parallelism": "4", "dagbag_import_timeout": "120"}},
+            environ=cluster.environ,
+            pods_reach_us_at=cluster.host,
+        )
+        try:
+            with CommandLines() as command_lines, deployment:
+                scene = KubeScene(deployment, engine, command_lines, cluster)
+                scene.api.wait_for_dags({"pods_deferred", "pods_waited_for"}, timeout_seconds=180)
+                scene.trigger("pods_deferred", "pods_waited_for")
+                yield scene
+        finally:
+            engine.dispose()

@@ -73,6 +73,16 @@ def test_success_and_another_exit_is_a_mismatch(exit_: Exit) -> None:
     assert (end.state, end.error_name) == (State.ERROR, "ExitCodeMismatch")
 
 
+def test_what_a_job_reported_stands_if_nobody_saw_its_exit() -> None:
+    gone = Exit(reason="PodDeleted", message="it is gone", is_seen=False)
+    end = after(action(), SUCCESS, gone)
+    assert (end.state, end.is_done) == (State.SUCCESS, True)
+    end = after(action(), RUNNING, gone)
+    assert (end.state, end.error_name, end.error_message) == (State.ERROR, "PodDeleted", "it is gone")
+    end = after(action(completion=Completion.REPORT), RUNNING, gone)
+    assert (end.state, end.is_done) == (State.RUNNING, False)
+
+
 @pytest.mark.parametrize("exit_", [Exit(code=0), Exit(code=1), KILLED, Exit(reason="OOMKilled")])
 def test_error_and_any_exit_is_the_jobs_error(exit_: Exit) -> None:
     end = after(action(), ERROR, exit_)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -11,12 +13,12 @@ import pytest
 from airflow_asyncaction import decorators, job, operators
 from airflow_asyncaction.get_provider_info import get_provider_info
 from airflow_asyncaction.job import Job, current_job, open_job
-from airflow_asyncaction.operators import LocalActionOperator, ServiceActionOperator
+from airflow_asyncaction.operators import KubeActionOperator, LocalActionOperator, ServiceActionOperator
 from airflow_asyncaction.operators.base import AsyncActionOperator
 
 
 def test_dag_authors_have_these_operators() -> None:
-    assert sorted(operators.__all__) == ["LocalActionOperator", "ServiceActionOperator"]
+    assert sorted(operators.__all__) == ["KubeActionOperator", "LocalActionOperator", "ServiceActionOperator"]
 
 
 def test_jobs_have_these_names() -> None:
@@ -45,15 +47,24 @@ def test_every_public_name_is_there(module: Any) -> None:
 def test_dag_authors_have_these_decorators() -> None:
     assert sorted(decorators.__all__) == ["async_action", "async_action_local"]
     named = {entry["name"]: entry["class-name"] for entry in get_provider_info()["task-decorators"]}
-    assert set(named) == set(decorators.__all__)
-    for target in named.values():
+    assert set(named) == {*decorators.__all__, "async_action_kubernetes"}
+    for decorator, target in named.items():
         module, _, name = target.rpartition(".")
-        assert getattr(import_module(module), name) is getattr(decorators, name)
+        assert name == decorator
+        assert callable(getattr(import_module(module), name))
+
+
+def test_dags_without_pods_do_not_load_the_client_of_kubernetes() -> None:
+    modules = "airflow_asyncaction.operators, airflow_asyncaction.decorators"
+    program = f"import sys, {modules}; print('kubernetes' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split()[-1] == "False"
 
 
 def test_operators_share_one_base() -> None:
     assert issubclass(LocalActionOperator, AsyncActionOperator)
     assert issubclass(ServiceActionOperator, AsyncActionOperator)
+    assert issubclass(KubeActionOperator, AsyncActionOperator)
 
 
 def test_a_job_has_these_methods() -> None:

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``@task.async_action_kubernetes``: apart from the others, since the client of Kubernetes loads slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
+
+from airflow_asyncaction.decorators import SET_DURING_EXECUTION, returned_command
+from airflow_asyncaction.operators.kubernetes import KubeActionOperator
+from airflow_asyncaction.runners.base import Runner
+
+
+class _DecoratedKube(DecoratedOperator, KubeActionOperator):
+    """The function returns the container's command."""
+
+    custom_operator_name = "@task.async_action_kubernetes"
+    template_fields: Sequence[str] = (
+        *DecoratedOperator.template_fields,
+        *(name for name in KubeActionOperator.template_fields if name != "cmds"),
+    )
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(cmds=[SET_DURING_EXECUTION], **kwargs)
+
+    def make_runner(self, context: Any) -> Runner:
+        """Call the function; a string that it returns is for the shell, a list is the command."""
+        command = returned_command(self, context)
+        self.cmds = ["sh", "-c", command] if isinstance(command, str) else list(command)
+        return super().make_runner(context)
+
+
+def async_action_kubernetes(
+    python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
+) -> TaskDecorator:
+    """Make a function a task that runs the command it returns in a pod (``@task.async_action_kubernetes``).
+
+    Takes the parameters of :class:`~airflow_asyncaction.operators.kubernetes.KubeActionOperator`.
+    """
+    return task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=multiple_outputs,
+        decorated_operator_class=_DecoratedKube,
+        **kwargs,
+    )

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a container image as a pod."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow.sdk.exceptions import AirflowSkipException
+from kubernetes import client as k8s
+
+from airflow_asyncaction import settings
+from airflow_asyncaction.exceptions import ActionEnded
+from airflow_asyncaction.hooks.async_action import PATIENCE, AsyncActionHook
+from airflow_asyncaction.hooks.in_process import hook_url, is_in_process
+from airflow_asyncaction.operators.attempt import register
+from airflow_asyncaction.operators.base import AsyncActionOperator, Seconds, as_duration
+from airflow_asyncaction.operators.deferring import needs_worker
+from airflow_asyncaction.protocol.actions import StopReason
+from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
+from airflow_asyncaction.protocol.lifecycle import Stop
+from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, TaskView
+from airflow_asyncaction.runners.base import Runner
+from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
+from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
+from airflow_asyncaction.runners.pod_spec import pod_of_manifest
+from airflow_asyncaction.runners.task_log import write_pod_line
+from airflow_asyncaction.triggers.pods import PodActionTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+_NOT_TAKEN = {
+    "callbacks": "they belong to KubernetesPodOperator's own way through a pod's life",
+    "progress_callback": "report progress from the job",
+    "init_container_logs": "an init container that fails is told with the cluster's message",
+    "container_logs": "the log of the base container goes into the task log",
+    "trigger_kwargs": "the trigger is another one",
+    "logging_interval": "the log is followed while the task is deferred",
+}
+# Where a job's secret is kept.
+_IN_SECRET, _IN_ENV = "secret", "env"
+# The cluster's own word on why a pod does not start comes before the server's clock.
+_START_MARGIN = timedelta(seconds=15)
+
+
+class KubeActionOperator(AsyncActionOperator, KubernetesPodOperator):
+    """Run an image as a pod that may report back. Takes the arguments of KubernetesPodOperator.
+
+    Purpose: any image as a task, with the truth about how it ended. Deferred, it needs no worker and no
+    polling: one watch for all pods sees the exit, and the API server ends the task.
+
+    How it works: KubernetesPodOperator builds the pod; a :class:`KubeRunner` creates and watches it. After
+    ``defer_after`` the task is deferred, and a trigger watches in its place.
+
+    What it does not do: side-cars for XCom (the job reports its results), and what stands in the error about
+    ``callbacks`` and the like.
+
+    :param arguments: a mapping is the action's arguments; a list is the container's, as is ``args``
+    :param args: arguments of the container's command (templated)
+    :param job_resources: instead of an image, a whole manifest of kind Pod or Job: YAML, the path of a file,
+        or a mapping; ``${JOB_ID}``, ``${JOB_HOOK}`` and the like in it are replaced (templated)
+    :param job_secret: ``"secret"``: a Kubernetes Secret that the pod owns; ``"env"``: in the pod's
+        environment in clear, where no right on secrets is to be had
+    :param start_timeout: of the pod; ``startup_timeout_seconds`` unless given
+    :param stop_grace: ``termination_grace_period`` unless given, else 10 seconds
+    :param deferrable: ``[operators] default_deferrable`` unless given
+    :param defer_after: how long the worker waits before it defers; ``[asyncaction] defer_after`` unless given
+    """
+
+    arguments: Any  # the action's; the container's are args
+
+    template_fields: Sequence[str] = tuple(
+        dict.fromkeys(
+            (
+                *AsyncActionOperator.template_fields,
+                *KubernetesPodOperator.template_fields,
+                "args",
+                "job_resources",
+            )
+        )
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **KubernetesPodOperator.template_fields_renderers,
+        **AsyncActionOperator.template_fields_renderers,
+        "job_resources": "yaml",
+    }
+
+    def __init__(
+        self,
+        *,
+        arguments: Mapping[str, Any] | Sequence[str] | None = None,
+        args: Sequence[str] | None = None,
+        job_resources: Any = None,
+        job_secret: str = _IN_SECRET,
+        start_timeout: Seconds | None = None,
+        stop_grace: Seconds | None = None,
+        defer_after: Seconds | None = None,
+        do_xcom_push: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        for name, instead in _NOT_TAKEN.items():
+            if kwargs.get(name) is not None:
+                raise ValueError(f"KubeActionOperator takes no {name}: {instead}")
+        if job_secret not in (_IN_SECRET, _IN_ENV):
+            raise ValueError(f"job_secret is {job_secret!r}: it must be {_IN_SECRET!r} or {_IN_ENV!r}")
+        is_mapping = isinstance(arguments, Mapping)
+        if start_timeout is None:
+            start_timeout = kwargs.get("startup_timeout_seconds", 120)
+        if stop_grace is None:
+            stop_grace = kwargs.get("termination_grace_period") or 10
+        action_arguments: Any = arguments if is_mapping else None
+        super().__init__(
+            arguments=action_arguments,
+            start_timeout=start_timeout,
+            stop_grace=stop_grace,
+            do_xcom_push=do_xcom_push,
+            **kwargs,
+        )
+        self.args = args if args is not None or is_mapping else arguments
+        self.job_resources = job_resources
+        self.job_secret = job_secret
+        self.defer_after = as_duration("defer_after", defer_after, may_be_zero=True)
+        self.do_xcom_push = do_xcom_push  # the job's results: KubernetesPodOperator would add a side-car
+
+    def make_runner(self, context: Mapping[str, Any]) -> Runner:
+        """Return a runner of pods that lets go after ``defer_after`` if this task may be deferred."""
+        can_defer = self.deferrable and not is_in_process()
+        after = settings.load().defer_after if self.defer_after is None else self.defer_after
+        return self._runner(context, let_go_after=after if can_defer else None)
+
+    def spec(self, runner: Runner) -> ActionSpec:
+        """Return what is asked of the server."""
+        spec = super().spec(runner)
+        margin = None if spec.start_timeout is None else spec.start_timeout + _START_MARGIN
+        return replace(spec, adoptable=True, start_timeout=margin)
+
+    def hand_over(
+        self, hook: AsyncActionHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int
+    ) -> NoReturn:
+        """Defer the task: from here on a trigger watches the pod, and the server completes the task."""
+        if not isinstance(runner, KubeRunner):
+            raise TypeError(f"{type(runner).__name__} watches no pod")
+        deferral = Deferral(
+            needs_worker=needs_worker(self, reads_log=self.get_logs), pushes_results=self.do_xcom_push
+        )
+        hook.defer(info, deferral)
+        position = runner.position.to_json()
+        trigger = PodActionTrigger(
+            action_id=info.job_id,
+            ti_id=str(context["ti"].id),
+            pod=runner.pod,
+            container=self.base_container_name,
+            cluster={
+                "conn_id": self.kubernetes_conn_id,
+                "in_cluster": self.in_cluster,
+                "cluster_context": self.cluster_context,
+                "config_file": self.config_file,
+            },
+            log=position,
+            after_line=after_line,
+            get_logs=self.get_logs,
+            stop_grace_seconds=self.options.stop_grace.total_seconds(),
+            start_by_ms=_unix_ms(runner.start_by),
+            on_finish=self.on_finish_action.value,
+            keep_on_kill=self.on_kill_action.value == "keep_pod",
+        )
+        self.log.info("The task is deferred: a trigger watches the pod")
+        self.defer(
+            trigger=trigger,
+            method_name="resume",
+            kwargs={"action_id": info.job_id, "log": position, "after_line": after_line},
+            timeout=self._time_left(context),
+        )
+
+    def resume(self, context: Any, action_id: str, log: list[Any], after_line: int, event: Any = None) -> Any:
+        """Go on where the task was deferred: take the action's end, or look after its job again."""
+        if isinstance(event, Mapping) and "reason" in event:
+            self.log.warning("The trigger gave the pod back: %s", event["reason"])
+        return self._resume(context, action_id, position=LogPosition.from_json(log), after_line=after_line)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
+        """Go on after a deferral, also after one that failed: the job still runs.
+
+        It is stopped if ``execution_timeout`` is over; else the worker watches it in the trigger's place.
+        """
+        if next_method != TRIGGER_FAIL_REPR:
+            return super().resume_execution(next_method, next_kwargs, context)
+        failure = next_kwargs or {}
+        if failure.get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
+            return self._resume(context, stop=StopReason.EXECUTION_TIMEOUT)
+        self.log.warning("The trigger failed: %s", "".join(failure.get("traceback") or ()))
+        return self._resume(context)
+
+    def end(self, view: TaskView, info: JobInfo, runner: Runner) -> Any:
+        """Return the results, or raise what the action ended with.
+
+        :raises ActionEnded: it ended otherwise than in SUCCESS
+        :raises AirflowSkipException: with an exit code of ``skip_on_exit_code``
+        """
+        try:
+            return super().end(view, info, runner)
+        except ActionEnded as error:
+            code = json.loads(view.exit or "{}").get("code")
+            if code is not None and error.error_name == "ExitCode" and code in self.skip_on_exit_code:
+                raise AirflowSkipException(f"The pod exited with code {code}: it is skipped") from error
+            raise
+
+    def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> k8s.V1Pod:
+        """Return the pod as KubernetesPodOperator builds it, without a side-car for XCom."""
+        arguments, do_xcom_push = self.arguments, self.do_xcom_push
+        self.arguments, self.do_xcom_push = self.args or [], False
+        try:
+            return super().build_pod_request_obj(context, dry_run=dry_run)
+        finally:
+            self.arguments, self.do_xcom_push = arguments, do_xcom_push
+
+    def _runner(
+        self,
+        context: Mapping[str, Any],
+        *,
+        let_go_after: timedelta | None = None,
+        position: LogPosition | None = None,
+    ) -> KubeRunner:
+        self.name = self._set_name(self.name)
+
+        def make_pod(info: JobInfo) -> k8s.V1Pod:
+            if self.job_resources is not None:
+                variables = {
+                    name: value for name, value in info.to_environ().items() if name != JOB_SECRET_KEY
+                }
+                self.full_pod_spec = pod_of_manifest(self.job_resources, variables)
+            return self.build_pod_request_obj(context)
+
+        return KubeRunner(
+            self.client,
+            make_pod,
+            task_labels=self._get_ti_pod_labels(cast("Context", context), include_try_number=False),
+            options=PodOptions(
+                container=self.base_container_name,
+                stop_grace=self.options.stop_grace,
+                start_timeout=self.options.start_timeout,
+                let_go_after=let_go_after,
+                secret_in_env=self.job_secret == _IN_ENV,
+                get_logs=self.get_logs,
+                on_finish=self.on_finish_action.value,
+                keep_on_kill=self.on_kill_action.value == "keep_pod",
+            ),
+            write_line=self._write_line,
+            position=position or LogPosition(),
+        )
+
+    def _resume(
+        self,
+        context: Any,
+        action_id: str | None = None,
+        *,
+        position: LogPosition | None = None,
+        after_line: int = 0,
+        stop: StopReason | None = None,
+    ) -> Any:
+        runner = self._runner(context, position=position)
+        runner.expect_job()
+        hook = AsyncActionHook(hook_url())
+        info = register(hook, context, self.spec(runner), resumes=action_id).info
+        view = hook.read(info, patience=PATIENCE) if stop is None else hook.tell(info, Stop(stop))
+        if view.is_done and view.exit_seen:  # the trigger has read the log, and cleared up
+            return self.take_end(hook, info, runner, view, context)
+        return self.carry_out(hook, info, runner, context, after_line=after_line)
+
+    def _write_line(self, line: PodLine) -> None:
+        write_pod_line(self.log, line)
+
+    def _time_left(self, context: Mapping[str, Any]) -> timedelta | None:
+        if self.execution_timeout is None:
+            return None
+        elapsed = datetime.now(UTC) - context["ti"].start_date
+        left: timedelta = self.execution_timeout - elapsed
+        return max(left, timedelta(seconds=1))
+
+
+def _unix_ms(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp() * 1000)

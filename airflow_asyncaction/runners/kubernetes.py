@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a job as a pod, and says how it ended in the cluster's own words."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kubernetes import client as k8s
+
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.lifecycle import TAIL_LINES, Exit
+from airflow_asyncaction.runners.base import OnLaunched
+from airflow_asyncaction.runners.pod_api import CONFLICT, ClusterRefused, GivenUp, PodApi
+from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, Pod, PodStory, is_running
+from airflow_asyncaction.runners.pod_events import PodEvents
+from airflow_asyncaction.runners.pod_log import LogPosition, LogReader, LogThread, PodLine
+from airflow_asyncaction.runners.pod_spec import add_job, job_secret
+
+log = logging.getLogger(__name__)
+
+_TICK_SECONDS = 10.0
+_CLEAR_UP_FOR = timedelta(seconds=30)
+_DELETE_FOR = timedelta(minutes=5)
+_BEGINNING = LogPosition()
+_NEEDED_RULE = (
+    "The job's secret could not be stored: {said}. Give Airflow this rule in the namespace {namespace}: "
+    '{{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "delete"]}}; or say '
+    'job_secret="env" to put it into the pod\'s environment in clear'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodOptions:
+    """What is asked of a :class:`KubeRunner`.
+
+    :param container: name of the base container
+    :param start_timeout: in which it must be up; ``None``: it may wait for ever
+    :param let_go_after: when :meth:`KubeRunner.run` returns though the pod goes on; ``None``: never
+    :param secret_in_env: put the job's secret into the pod in clear
+    :param get_logs: copy the log
+    :param on_finish: what is done with a pod that has ended, as KubernetesPodOperator says it
+    :param keep_on_kill: do not delete the pod when the job is to stop
+    """
+
+    container: str
+    stop_grace: timedelta
+    start_timeout: timedelta | None
+    let_go_after: timedelta | None
+    secret_in_env: bool
+    get_logs: bool
+    on_finish: str
+    keep_on_kill: bool
+
+
+class _Refused(Exception):
+    """There is no pod. ``exit`` says why."""
+
+    def __init__(self, reason: str, message: str, *, is_seen: bool = True) -> None:
+        super().__init__(message)
+        self.exit = Exit(reason=reason, message=message, is_seen=is_seen)
+
+
+class KubeRunner:
+    """Runs one pod, or adopts the one that the action has.
+
+    How it works: one list finds the pods of this task; that of this action is adopted, others are deleted.
+    The pod comes before its Secret, which it owns and waits for: a crash leaves a pod at most, never a Secret
+    alone. One watch tells of its life; a thread follows its log.
+
+    What it does not do: delete a pod that has ended before :meth:`release`: the server must know the end
+    first.
+
+    :param make_pod: builds the pod; called once
+    :param task_labels: labels that the pods of this task have, and no others
+    :param write_line: takes each line of the container's log
+    :param position: how far the log was read before
+    """
+
+    name = "kubernetes"
+    copies_reported_logs = True
+
+    def __init__(
+        self,
+        client: k8s.CoreV1Api,
+        make_pod: Callable[[JobInfo], k8s.V1Pod],
+        *,
+        task_labels: Mapping[str, str],
+        options: PodOptions,
+        write_line: Callable[[PodLine], None],
+        position: LogPosition = _BEGINNING,
+    ) -> None:
+        self._api = PodApi(client, self._is_given_up)
+        self._make_pod = make_pod
+        self._task_labels = task_labels
+        self._options = options
+        self._write_line = write_line
+        self._reader = LogReader(position)
+        self._log = LogThread(self._read_log, self._reader, self._write)
+        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._story = PodStory(options.container)
+        self._events = PodEvents(client)
+        self._name = self._namespace = self._uid = ""
+        self._is_launched = self._expects_job = self._is_orphaned = False
+        self._stop_asked_at: float | None = None
+        self._deletion: threading.Thread | None = None
+        self._exit: Exit | None = None
+
+    @property
+    def position(self) -> LogPosition:
+        """How far the log was read."""
+        return self._reader.position
+
+    @property
+    def pod(self) -> dict[str, str]:
+        """The pod's ``name``, ``namespace`` and ``uid``."""
+        return {"name": self._name, "namespace": self._namespace, "uid": self._uid}
+
+    @property
+    def start_by(self) -> datetime | None:
+        """When the container must be up, if it must; known once there is a pod."""
+        return self._story.start_by
+
+    def expect_job(self) -> None:
+        """Note that the pod was created before: another one is not to be."""
+        self._expects_job = True
+
+    def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
+        """Create the pod, or adopt it, and return how it ended; ``None``: it goes on."""
+        let_go_at = None
+        if self._options.let_go_after is not None:
+            let_go_at = time.monotonic() + self._options.let_go_after.total_seconds()
+        try:
+            if self._stop_asked_at is not None:
+                raise GivenUp("It was not started")
+            self._begin(info)
+        except _Refused as refused:
+            self._exit = refused.exit
+            return self._exit
+        except GivenUp as error:
+            if not self._is_orphaned:
+                self._exit = Exit(reason="Stopped", message=f"The job was asked to stop. {error}")
+            return self._exit
+        return self._watch(on_launched, let_go_at)
+
+    def stop(self) -> None:
+        """Delete the pod with its grace, unless it has ended, or is to be kept."""
+        if self._stop_asked_at is None:
+            self._stop_asked_at = time.monotonic()
+        if self._uid and self._exit is None and not self._options.keep_on_kill:
+            self._begin_to_delete()
+        self._events.wake()
+
+    def wait(self) -> Exit | None:
+        """Return how the job ended, once it has; ``None`` if there is none."""
+        if self._uid and self._exit is None:
+            return self._watch(lambda _: None, None)
+        if self._name and self._exit is None:  # interrupted while the pod was created
+            self._begin_to_delete()
+        return self._exit
+
+    def release(self) -> None:
+        """Delete the pod, or the Secret of a pod that is kept. The server knows the end."""
+        self._close()
+        if self._exit is None or not self._uid or self._deletion is not None:
+            return
+        try:
+            if not self._keeps_pod(self._exit):
+                self._delete(_CLEAR_UP_FOR)
+            elif not self._options.secret_in_env:
+                self._api.delete_secret(self._name, self._namespace, _CLEAR_UP_FOR)
+        except (ClusterRefused, GivenUp) as error:
+            log.warning("The pod %s is left behind: %s", self._name, error)
+
+    def orphaned(self) -> None:
+        """Make :meth:`run` return ``None`` soon: the pod goes on, for the next try to adopt."""
+        self._is_orphaned = True
+        self._events.wake()
+
+    def _begin(self, info: JobInfo) -> None:
+        """Have a pod and its Secret, and watch it.
+
+        :raises _Refused: it cannot be had
+        :raises GivenUp: it is not wanted any more
+        """
+        options = self._options
+        body = self._make_pod(info)
+        add_job(body, info, secret_in_env=options.secret_in_env, on_finish=options.on_finish)
+        self._namespace = body.metadata.namespace
+        try:
+            pod, version = self._find(info)
+            is_adopted = pod is not None
+            if pod is None:
+                pod = self._create(body, info)
+                version = pod["metadata"]["resourceVersion"]
+        except ClusterRefused as error:
+            raise _Refused("PodRefused", str(error)) from error
+        metadata = pod["metadata"]
+        self._name, self._uid = metadata["name"], metadata["uid"]
+        if options.start_timeout is not None:
+            created_at = datetime.now(UTC)
+            if is_adopted:
+                created_at = datetime.fromisoformat(metadata["creationTimestamp"])
+            self._story.start_by = created_at + options.start_timeout
+        self._events.start(pod, version)
+        self._give_secret(pod, info)
+        self._story.look("ADDED", pod, datetime.now(UTC))
+        if self._stop_asked_at is not None:
+            self.stop()
+
+    def _find(self, info: JobInfo) -> tuple[Pod | None, str]:
+        """Return this action's pod and the list's version; delete the pods of earlier tries of the task.
+
+        :raises _Refused: it should be there, and is not
+        """
+        selector = ",".join((*(f"{name}={value}" for name, value in self._task_labels.items()), ACTION_LABEL))
+        answer = self._api.pods(self._namespace, selector, self._options.start_timeout)
+        found: Pod | None = None
+        for pod in answer["items"]:
+            metadata = pod["metadata"]
+            if metadata["labels"][ACTION_LABEL] == info.job_id:
+                found = pod
+            elif not _is_kept(pod):
+                log.info("The pod %s of an earlier try is deleted", metadata["name"])
+                self._api.delete_pod(
+                    metadata["name"],
+                    self._namespace,
+                    metadata["uid"],
+                    grace=self._options.stop_grace,
+                    patience=_CLEAR_UP_FOR,
+                )
+        if found is None and self._expects_job:
+            raise _Refused("PodDeleted", "The pod is gone, and nobody saw how it ended", is_seen=False)
+        return found, answer["metadata"]["resourceVersion"]
+
+    def _create(self, body: k8s.V1Pod, info: JobInfo) -> Pod:
+        self._name, patience = body.metadata.name, self._options.start_timeout
+        try:
+            created: Pod = self._api.create_pod(body, patience)
+        except ClusterRefused as refused:
+            if refused.status != CONFLICT:
+                raise
+            created = self._api.pod(self._name, self._namespace, patience)
+            if (created["metadata"].get("labels") or {}).get(ACTION_LABEL) != info.job_id:
+                raise  # else the answer was lost
+        return created
+
+    def _give_secret(self, pod: Pod, info: JobInfo) -> None:
+        if not self._options.secret_in_env and not is_running(pod, self._options.container):
+            owner = k8s.V1Pod(metadata=k8s.V1ObjectMeta(name=self._name, uid=self._uid))
+            try:
+                self._api.create_secret(job_secret(owner, info), self._namespace, self._options.start_timeout)
+            except ClusterRefused as refused:
+                self._begin_to_delete()
+                message = _NEEDED_RULE.format(said=refused, namespace=self._namespace)
+                raise _Refused("SecretRefused", message) from refused
+        self._story.secret_is_there()
+
+    def _watch(self, on_launched: OnLaunched, let_go_at: float | None) -> Exit | None:
+        """Wait for the pod's end, or for another reason to go."""
+        event: str = ""
+        pod: Pod | None = None
+        while True:
+            ended = self._story.look(event, pod, datetime.now(UTC))
+            if self._story.has_started and not self._is_launched:
+                self._launched(on_launched)
+            if ended is not None:
+                return self._finished(ended)
+            if self._is_kept_on_kill():
+                self._close()
+                said = "The job was asked to stop, and did not; its pod is kept"
+                self._exit = Exit(reason="Stopped", message=said, tail=tuple(self._tail))
+                return self._exit
+            lets_go = let_go_at is not None and time.monotonic() >= let_go_at
+            if self._is_orphaned or (lets_go and self._stop_asked_at is None):
+                self._close()
+                return None
+            event, pod = self._events.next(self._seconds_to_look(let_go_at))
+
+    def _seconds_to_look(self, let_go_at: float | None) -> float:
+        seconds = [_TICK_SECONDS]
+        if let_go_at is not None:
+            seconds.append(let_go_at - time.monotonic())
+        if self.start_by is not None and not self._is_launched:
+            seconds.append((self.start_by - datetime.now(UTC)).total_seconds())
+        if self._stop_asked_at is not None:
+            seconds.append(1.0)
+        return max(0.05, min(seconds))
+
+    def _is_kept_on_kill(self) -> bool:
+        """Tell whether the job was to stop, had its time, and is left since its pod is to be kept."""
+        if self._stop_asked_at is None or not self._options.keep_on_kill:
+            return False
+        return time.monotonic() - self._stop_asked_at >= self._options.stop_grace.total_seconds()
+
+    def _launched(self, on_launched: OnLaunched) -> None:
+        self._is_launched = True
+        node = (self._story.pod or {}).get("spec", {}).get("nodeName")
+        on_launched({"pod": self._name, "namespace": self._namespace, "node": node, "uid": self._uid})
+        if self._options.get_logs:
+            self._log.start()
+
+    def _finished(self, ended: Exit) -> Exit:
+        if self._story.is_stuck:
+            self._begin_to_delete()
+        if self._is_launched and self._options.get_logs:
+            if ended.reason == "NodeLost":
+                self._log.leave()  # nobody is there to read it
+            else:
+                self._log.finish()
+        self._exit = replace(ended, tail=tuple(self._tail))
+        return self._exit
+
+    def _close(self) -> None:
+        self._events.close()
+        self._log.leave()
+
+    def _write(self, line: PodLine) -> None:
+        self._tail.append(line.text)
+        self._write_line(line)
+
+    def _read_log(self, **options: Any) -> Any:
+        return self._api.client.read_namespaced_pod_log(
+            self._name, self._namespace, container=self._options.container, **options
+        )
+
+    def _keeps_pod(self, ended: Exit) -> bool:
+        if self._stop_asked_at is not None and self._options.keep_on_kill:
+            return True
+        on_finish = self._options.on_finish
+        return on_finish in ("keep_pod", "delete_active_pod") or (
+            on_finish == "delete_succeeded_pod" and not ended.is_clean
+        )
+
+    def _begin_to_delete(self) -> None:
+        """Delete the pod, in a thread: the cluster may be away, and the pod must not go on."""
+        self._story.deleted_by_us()
+        if self._deletion is None:
+            self._deletion = threading.Thread(target=self._delete_soon, name="asyncaction-pod-delete")
+            self._deletion.start()
+
+    def _delete_soon(self) -> None:
+        try:
+            self._delete(_DELETE_FOR)
+        except (ClusterRefused, GivenUp) as error:
+            log.warning("The pod %s could not be deleted: %s", self._name, error)
+
+    def _delete(self, patience: timedelta) -> None:
+        grace = self._options.stop_grace
+        self._api.delete_pod(self._name, self._namespace, self._uid, grace=grace, patience=patience)
+
+    def _is_given_up(self) -> bool:
+        """Tell whether the pod is not wanted any more, so that there is no use in asking for it again."""
+        return not self._uid and (self._is_orphaned or self._stop_asked_at is not None)
+
+
+def _is_kept(pod: Pod) -> bool:
+    """Tell whether a pod of an earlier try is to be left alone: it ends, or has ended and was to be kept."""
+    metadata = pod["metadata"]
+    if "deletionTimestamp" in metadata:
+        return True
+    ended = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    return ended and metadata["labels"].get(ON_FINISH_LABEL) != "delete_pod"

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods that are there although their action is over: nobody was left to delete them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from kubernetes import client as k8s
+from kubernetes.client.exceptions import ApiException
+
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL
+
+_PAGE = 500
+_ENDED = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True)
+class JobPod:
+    """A pod of an action.
+
+    :param on_finish: what is to be done with it at its end, as KubernetesPodOperator says it
+    """
+
+    action_id: JobId
+    name: str
+    namespace: str
+    phase: str
+    on_finish: str
+
+    @property
+    def is_left(self) -> bool:
+        """Whether it is to be deleted, given that its action is over."""
+        if self.phase not in _ENDED:
+            return True
+        keeps = self.on_finish == "keep_pod" or (
+            self.on_finish == "delete_succeeded_pod" and self.phase == "Failed"
+        )
+        return not keeps
+
+
+def job_pods(core: k8s.CoreV1Api, namespace: str) -> Iterator[JobPod]:
+    """Yield all pods of actions in a namespace."""
+    token: str | None = None
+    while True:
+        page = core.list_namespaced_pod(namespace, label_selector=ACTION_LABEL, limit=_PAGE, _continue=token)
+        for pod in page.items:
+            labels = pod.metadata.labels
+            yield JobPod(
+                action_id=JobId(labels[ACTION_LABEL]),
+                name=pod.metadata.name,
+                namespace=namespace,
+                phase=pod.status.phase,
+                on_finish=labels.get(ON_FINISH_LABEL, "delete_pod"),
+            )
+        token = page.metadata._continue
+        if not token:
+            return
+
+
+def delete_pod(core: k8s.CoreV1Api, pod: JobPod) -> None:
+    """Delete a pod, and with it the job's Secret, which it owns."""
+    try:
+        core.delete_namespaced_pod(pod.name, pod.namespace)
+    except ApiException as error:
+        if error.status != 404:
+            raise

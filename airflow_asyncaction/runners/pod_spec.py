@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes a pod a job: the JOB_ variables, the Secret, the labels; and pods out of whole manifests."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+from kubernetes import client as k8s
+
+from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
+from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, Pod
+
+_VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def add_job(pod: k8s.V1Pod, info: JobInfo, *, secret_in_env: bool, on_finish: str) -> None:
+    """Make a pod, that has a name, the job of an action.
+
+    All containers get the variables. The pod is run once: tries are Airflow's.
+
+    :param secret_in_env: put the secret into the pod in clear, rather than referring to :func:`job_secret`
+    :param on_finish: what is to be done with it at its end, as KubernetesPodOperator says it
+    """
+    environ = info.to_environ()
+    secret = environ.pop(JOB_SECRET_KEY)
+    variables = [k8s.V1EnvVar(name=name, value=value) for name, value in environ.items()]
+    if secret_in_env:
+        variables.append(k8s.V1EnvVar(name=JOB_SECRET_KEY, value=secret))
+    else:
+        reference = k8s.V1SecretKeySelector(name=pod.metadata.name, key=JOB_SECRET_KEY)
+        source = k8s.V1EnvVarSource(secret_key_ref=reference)
+        variables.append(k8s.V1EnvVar(name=JOB_SECRET_KEY, value_from=source))
+    names = {variable.name for variable in variables}
+    for container in (*(pod.spec.init_containers or ()), *pod.spec.containers):
+        own = [variable for variable in container.env or () if variable.name not in names]
+        container.env = [*variables, *own]  # first, so that $(JOB_ID) can be used in the others
+    pod.spec.restart_policy = "Never"
+    labels = {ACTION_LABEL: info.job_id, ON_FINISH_LABEL: on_finish}
+    pod.metadata.labels = {**(pod.metadata.labels or {}), **labels}
+
+
+def job_secret(pod: k8s.V1Pod, info: JobInfo) -> k8s.V1Secret:
+    """Return the Secret of a pod that was created: it has its name, and the cluster deletes it with it."""
+    owner = k8s.V1OwnerReference(
+        api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid, controller=True
+    )
+    metadata = k8s.V1ObjectMeta(
+        name=pod.metadata.name, owner_references=[owner], labels={ACTION_LABEL: info.job_id}
+    )
+    return k8s.V1Secret(metadata=metadata, string_data={JOB_SECRET_KEY: info.secret_key})
+
+
+def secret_of(pod: Pod, secret: Mapping[str, Any] | None) -> str:
+    """Return a job's secret key out of its Secret, as JSON, or else out of its pod's environment.
+
+    :raises ValueError: it is in neither
+    """
+    data = (secret or {}).get("data") or {}
+    if JOB_SECRET_KEY in data:
+        try:
+            return base64.b64decode(data[JOB_SECRET_KEY], validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise ValueError(f"{JOB_SECRET_KEY} in the Secret is not what was put there") from error
+    for container in (pod.get("spec") or {}).get("containers") or ():
+        for variable in container.get("env") or ():
+            if variable.get("name") == JOB_SECRET_KEY and variable.get("value"):
+                return str(variable["value"])
+    raise ValueError(f"Neither the pod nor its Secret has {JOB_SECRET_KEY}")
+
+
+def pod_of_manifest(
+    manifest: str | os.PathLike[str] | Mapping[str, Any], variables: Mapping[str, str]
+) -> k8s.V1Pod:
+    """Return the pod of a manifest of kind Pod or Job.
+
+    ``${JOB_ID}`` and the like are replaced in all strings; ``$${X}`` stands for ``${X}``, ``$X`` for itself.
+    Of a Job its pod template, ``activeDeadlineSeconds`` and labels are taken; its ``backoffLimit`` is not,
+    since tries are Airflow's.
+
+    :param manifest: YAML or JSON, the path of a file with it, or a mapping
+    :param variables: what may be replaced
+    :raises ValueError: what is wrong with it, and what to do
+    """
+    document = _replaced(_document(manifest), variables)
+    kind = document.get("kind")
+    if kind == "Job":
+        document = _pod_of_job(document)
+    elif kind != "Pod":
+        raise ValueError(f"The manifest is of kind {kind!r}: give one of kind Pod or Job")
+    containers = (document.get("spec") or {}).get("containers")
+    if not isinstance(containers, list) or not containers:
+        raise ValueError("The manifest has no containers: give spec.containers at least one")
+    document.setdefault("metadata", {})
+    pod: k8s.V1Pod = PodGenerator.deserialize_model_dict(document)
+    return pod
+
+
+def _document(manifest: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+    if isinstance(manifest, Mapping):
+        return manifest
+    text = os.fspath(manifest)
+    if "\n" not in text and not text.lstrip().startswith("{"):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            raise ValueError(f"The manifest {text!r} cannot be read: {error}") from error
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"The manifest is no single YAML document: {error}") from error
+    if not isinstance(document, Mapping):
+        raise ValueError("The manifest is no mapping: give one document of kind Pod or Job")
+    return document
+
+
+def _replaced(document: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
+    unknown: set[str] = set()
+
+    def value_of(match: re.Match[str]) -> str:
+        escape, name = match.groups()
+        if escape:
+            return match[0][1:]
+        if name not in variables:
+            unknown.add(name)
+        return variables.get(name, "")
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, str):
+            return _VARIABLE.sub(value_of, value)
+        if isinstance(value, Mapping):
+            return {replaced(name): replaced(each) for name, each in value.items()}
+        return [replaced(each) for each in value] if isinstance(value, list | tuple) else value
+
+    result: dict[str, Any] = replaced(document)
+    if unknown:
+        raise ValueError(
+            f"The manifest has unknown variables: {', '.join(sorted(unknown))}. There are "
+            f"{', '.join(sorted(variables))}; write $${{NAME}} for what the container's shell is to replace"
+        )
+    return result
+
+
+def _pod_of_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    spec, metadata = job.get("spec") or {}, job.get("metadata") or {}
+    for name in ("completions", "parallelism"):
+        if spec.get(name, 1) != 1:
+            raise ValueError(
+                f"The Job's {name} is {spec[name]!r}: a task is one pod; use mapped tasks for more"
+            )
+    template = spec.get("template")
+    if not isinstance(template, Mapping) or not isinstance(template.get("spec"), Mapping):
+        raise ValueError("The Job has no pod: give it spec.template.spec")
+    pod_metadata = dict(template.get("metadata") or {})
+    pod_metadata["labels"] = {**(metadata.get("labels") or {}), **(pod_metadata.get("labels") or {})}
+    for name in ("name", "namespace"):
+        if metadata.get(name):
+            pod_metadata.setdefault(name, metadata[name])
+    pod_spec = dict(template["spec"])
+    if spec.get("activeDeadlineSeconds") is not None:
+        pod_spec.setdefault("activeDeadlineSeconds", spec["activeDeadlineSeconds"])
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": pod_metadata, "spec": pod_spec}

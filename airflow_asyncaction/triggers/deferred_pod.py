@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pod of a deferred task: waits for its end, tells the server, and clears up; or ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+from airflow_asyncaction.exceptions import ServerError, Superseded
+from airflow_asyncaction.hooks.async_action import AsyncActionHook
+from airflow_asyncaction.protocol.actions import StopReason
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
+from airflow_asyncaction.protocol.tasks import TaskView, Word
+from airflow_asyncaction.runners.pod_end import Pod, PodStory
+from airflow_asyncaction.runners.pod_log import LogPosition
+from airflow_asyncaction.runners.reported import Shown
+from airflow_asyncaction.runners.task_log import write_pod_line
+from airflow_asyncaction.triggers.cluster import ClusterRefused, insist
+from airflow_asyncaction.triggers.job_secret import info_of
+from airflow_asyncaction.triggers.live_log import LiveLog
+from airflow_asyncaction.triggers.log_slots import LogSlots
+from airflow_asyncaction.triggers.pod_watch import PodWatch
+from airflow_asyncaction.triggers.server import Server
+
+if TYPE_CHECKING:
+    from airflow.sdk.types import Logger
+
+T = TypeVar("T")
+
+_NO_PATIENCE = timedelta(0)
+_LOOK_AT_DELETED_SECONDS = 10.0
+_LOOK_AT_STARTING_SECONDS = 75.0
+_ANSWER_SECONDS = 15.0
+_LONGEST_STOP_SECONDS = 20.0  # Airflow gives on_kill 30 s
+_LAST_LINES_SECONDS = 5.0
+
+
+class CannotWatch(Exception):
+    """The triggerer cannot see this pod through: a worker must."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodTerms:
+    """What a trigger knows of its pod.
+
+    :param start_by: when the container must be up
+    :param on_finish: what becomes of the pod at its end, as KubernetesPodOperator says it
+    :param keep_on_kill: whether it is not deleted when the task is killed
+    """
+
+    action_id: str
+    ti_id: str
+    name: str
+    uid: str
+    container: str
+    position: LogPosition
+    after_line: int
+    get_logs: bool
+    stop_grace: timedelta
+    start_by: datetime | None
+    on_finish: str
+    keep_on_kill: bool
+
+
+class DeferredPod:
+    """One pod, from the task's deferral to its end.
+
+    Purpose: nothing runs for it while nothing happens: the watch calls :meth:`pod_changed`.
+
+    How it works: :meth:`see_through` waits until the container is up, follows its log if a slot is free, and
+    tells the server the exit once the log was read to its end: the server then completes the task.
+
+    What it does not do: complete the task.
+    """
+
+    def __init__(
+        self, terms: PodTerms, watch: PodWatch, server: Server, slots: LogSlots, log: Logger
+    ) -> None:
+        self._terms = terms
+        self._watch = watch
+        self._server = server
+        self._slots = slots
+        self._log = log
+        self._story = PodStory(terms.container, start_by=terms.start_by, secret_is_there=True)
+        self._changed = asyncio.Event()
+        self._exit: Exit | None = None
+        self._refused: str | None = None
+        self._info: JobInfo | None = None
+        self._pod_log: LiveLog | None = None
+        self._is_launched = bool(terms.position.stamp)  # then the worker has seen it, and told
+        self._is_told = False
+        self._is_cleared = False
+
+    def pod_changed(self, event: str, pod: Pod | None) -> None:
+        """Take in what the watch saw."""
+        self._exit = self._story.look(event, pod, datetime.now(UTC))
+        if self._exit is not None and self._pod_log is not None:
+            self._pod_log.container_ended()
+        self._changed.set()
+
+    def watch_refused(self, reason: str) -> None:
+        """Give up: the cluster lets nobody watch."""
+        self._refused = reason
+        self._changed.set()
+
+    async def see_through(self) -> None:
+        """Wait for the end of the pod, tell it to the server, and clear up.
+
+        :raises CannotWatch: a worker must do it
+        :raises Superseded: another process of the task does it
+        """
+        try:
+            with self._watch.observed(self._terms.uid, self):
+                info = await self._read_info()
+                if not await insist(lambda: self._watch.is_there(self._terms.name, self._terms.uid)):
+                    self.pod_changed("DELETED", None)
+                exit_ = await self._until_end()
+            if self._story.is_stuck:  # it might start yet
+                await self._clear_up(succeeded=False)
+            exit_ = await self._with_last_lines(exit_)
+            await self._show_reported(info)
+            await self._ask_for_ever(lambda hook: hook.tell(info, exit_, patience=_NO_PATIENCE))
+        except ClusterRefused as refused:
+            raise CannotWatch(str(refused)) from refused
+        except Superseded:
+            raise
+        except ServerError as error:
+            raise CannotWatch(str(error)) from error
+        self._is_told = True
+        await self._clear_up(succeeded=exit_.is_clean)
+
+    async def kill(self) -> None:
+        """Do what is left to do for a task that is not deferred any more, whoever ended that.
+
+        If the server did, since the exit is known, that is to clear up. If it has resumed the task on a
+        worker, that looks after the pod. Else somebody killed the task: the job is asked to stop, and its
+        pod deleted.
+        """
+        if self._is_told and self._is_cleared:
+            return
+        try:
+            await self._kill_or_clear_up(await self._read_info())
+        except CannotWatch:
+            return  # the pod is gone
+        except Superseded:
+            self._log.info("Another process of this task looks after the pod")
+
+    async def _kill_or_clear_up(self, info: JobInfo) -> None:
+        view = await self._ask_for_a_while(lambda hook: hook.read(info, patience=_NO_PATIENCE))
+        if view is None:
+            self._log.warning("The API server does not answer: the pod is left to the sweep")
+        elif view.exit_seen:
+            self._exit = self._exit or exit_of(view)
+            await self._read_rest()
+            await self._clear_up(succeeded=exit_of(view).is_clean)
+        elif view.is_deferred:
+            await self._kill(info, is_over=view.is_done)
+
+    async def _kill(self, info: JobInfo, *, is_over: bool) -> None:
+        self._story.deleted_by_us()
+        with self._watch.observed(self._terms.uid, self):
+            if not is_over:
+                await self._tell_soon(info, Stop(StopReason.KILLED))
+                await self._ended_within(min(self._terms.stop_grace.total_seconds(), _LONGEST_STOP_SECONDS))
+            if self._exit is not None:
+                await self._read_rest()
+                await self._tell_soon(info, self._exit)
+        if not self._terms.keep_on_kill:
+            await self._delete_pod(grace_seconds=int(self._terms.stop_grace.total_seconds()))
+        if self._exit is None:
+            await self._tell_soon(info, Abandon())
+
+    async def _until_end(self) -> Exit:
+        try:
+            while self._exit is None:
+                self._changed.clear()
+                if self._refused is not None:
+                    raise CannotWatch(self._refused)
+                if self._story.has_started and not self._is_launched:
+                    await self._tell_launched()
+                    continue
+                if self._may_follow() and self._slots.take(self._changed.set):
+                    await self._follow()
+                    continue
+                await self._next_change()
+            return self._exit
+        finally:
+            self._slots.leave(self._changed.set)
+
+    async def _tell_launched(self) -> None:
+        """Tell that the container is up, which no worker may have seen."""
+        info, terms = await self._read_info(), self._terms
+        node = (self._story.pod or {}).get("spec", {}).get("nodeName")
+        job = {"pod": terms.name, "namespace": self._watch.cluster.place.namespace}
+        launched = Launched({**job, "node": node, "uid": terms.uid})
+        await self._ask_for_ever(lambda hook: hook.tell(info, launched, patience=_NO_PATIENCE))
+        self._is_launched = True
+
+    def _may_follow(self) -> bool:
+        was_followed = self._pod_log is not None
+        return self._terms.get_logs and self._story.has_started and not was_followed
+
+    async def _follow(self) -> None:
+        try:
+            await self._opened_log().follow(lambda: self._exit is not None)
+        finally:
+            self._slots.give_back()
+
+    async def _next_change(self) -> None:
+        """Wait until something happens, or a clock runs out that the story knows."""
+        try:
+            async with asyncio.timeout(self._seconds_to_look()):
+                await self._changed.wait()
+        except TimeoutError:
+            self.pod_changed("", None)
+
+    def _seconds_to_look(self) -> float | None:
+        pod = self._story.pod or {}
+        if pod.get("metadata", {}).get("deletionTimestamp"):
+            return _LOOK_AT_DELETED_SECONDS
+        if self._story.has_started:
+            return None
+        seconds = [_LOOK_AT_STARTING_SECONDS] if pod.get("status", {}).get("containerStatuses") else []
+        if self._terms.start_by is not None:
+            left = (self._terms.start_by - datetime.now(UTC)).total_seconds()
+            seconds.append(max(left, 0.0) + 0.1)
+        return min(seconds, default=None)
+
+    async def _with_last_lines(self, exit_: Exit) -> Exit:
+        await self._read_rest()
+        if self._pod_log is not None:
+            return replace(exit_, tail=self._pod_log.tail)
+        return exit_
+
+    async def _read_rest(self) -> None:
+        """Read the log to its end. The container has ended; if its node is lost, so is what is left."""
+        is_lost = self._exit is not None and self._exit.reason == "NodeLost" and self._exit.code is None
+        was_read = self._pod_log is not None and self._pod_log.is_complete
+        if self._terms.get_logs and self._story.has_started and not was_read and not is_lost:
+            await self._opened_log().follow(lambda: True)
+
+    def _opened_log(self) -> LiveLog:
+        if self._pod_log is None:
+            terms = self._terms
+            self._pod_log = LiveLog(
+                self._watch.cluster,
+                terms.name,
+                terms.container,
+                terms.position,
+                lambda line: write_pod_line(self._log, line),
+            )
+        return self._pod_log
+
+    async def _show_reported(self, info: JobInfo) -> None:
+        """Write what the job has reported since the worker looked last."""
+        shown = Shown(self._log, copies_logs=True, after_line=self._terms.after_line)
+        while True:
+            after_line = shown.last_line
+            view = await self._ask_for_ever(
+                lambda hook, after_line=after_line: hook.read(  # type: ignore[misc]
+                    info, after_line=after_line, patience=_NO_PATIENCE
+                )
+            )
+            shown.show(view)
+            if not view.has_more_logs:
+                return
+
+    async def _clear_up(self, *, succeeded: bool) -> None:
+        if self._is_cleared:
+            return
+        terms, cluster = self._terms, self._watch.cluster
+        try:
+            if is_kept(terms.on_finish, succeeded=succeeded) and not self._story.is_stuck:
+                await insist(lambda: cluster.delete_secret(terms.name))
+            else:
+                await self._delete_pod()
+        except ClusterRefused as refused:
+            self._log.warning("The pod %s could not be cleared up: %s", terms.name, refused)
+        self._is_cleared = True
+
+    async def _delete_pod(self, *, grace_seconds: int | None = None) -> None:
+        terms, cluster = self._terms, self._watch.cluster
+        await insist(lambda: cluster.delete_pod(terms.name, terms.uid, grace_seconds=grace_seconds))
+
+    async def _ended_within(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while self._exit is None:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    async def _read_info(self) -> JobInfo:
+        """Return who the job is, with its secret: read early, since it is gone once the pod is."""
+        if self._info is None:
+            terms, cluster = self._terms, self._watch.cluster
+            try:
+                self._info = await insist(lambda: info_of(cluster, self._server, terms.action_id, terms.name))
+            except ClusterRefused as refused:
+                raise CannotWatch(str(refused)) from refused
+            if self._info is None:
+                raise CannotWatch("The pod is gone, and the job's secret with it")
+        return self._info
+
+    async def _ask_for_ever(self, call: Callable[[AsyncActionHook], T]) -> T:
+        return await self._server.ask_for_ever(call, ti_id=self._terms.ti_id)
+
+    async def _ask_for_a_while(self, call: Callable[[AsyncActionHook], T]) -> T | None:
+        """Return what the server answers; ``None`` if it refuses, or does not answer for some seconds.
+
+        :raises Superseded: another process of the task has taken over
+        """
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                return await self._ask_for_ever(call)
+        except TimeoutError:
+            return None
+        except Superseded:
+            raise
+        except ServerError as error:
+            self._log.warning("%s", error)
+            return None
+
+    async def _tell_soon(self, info: JobInfo, word: Word) -> TaskView | None:
+        return await self._ask_for_a_while(lambda hook: hook.tell(info, word, patience=_NO_PATIENCE))
+
+
+def is_kept(on_finish: str, *, succeeded: bool) -> bool:
+    """Tell whether a pod that has ended is to stay."""
+    return on_finish in ("keep_pod", "delete_active_pod") or (
+        on_finish == "delete_succeeded_pod" and not succeeded
+    )
+
+
+def exit_of(view: TaskView) -> Exit:
+    """Return the exit that the server was told."""
+    fields = json.loads(view.exit or "{}")
+    return Exit(
+        code=fields.get("code"),
+        signal=fields.get("signal"),
+        reason=fields.get("reason"),
+        message=fields.get("message"),
+    )

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make bench-kube``: pods beside KubernetesPodOperator(deferrable=True), on a real cluster.
+
+``ARGS="times"``, ``"requests"`` or ``"triggerer"`` measures these alone.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from kubernetes import client as k8s
+
+from benchmarks import kube_triggerer
+from benchmarks.kube_requests import requests_per_minute
+from dev.airflow_api import TaskKey
+from dev.cluster import ACCOUNT, Cluster, ClusterError
+from dev.deployment import Deployment
+from dev.postgres import Postgres
+
+SIDES = {"theirs": "KubernetesPodOperator", "ours": "KubeActionOperator"}
+WAITING_PODS = 50
+RUNS = 12
+
+_CONFIG = {
+    "asyncaction": {"max_reports_per_second": "0"},
+    "core": {"max_active_tasks_per_dag": "64"},
+    "triggerer": {"capacity": "2500"},
+}
+_READ = re.compile(r"\b(FIRST|LAST) (\d+\.\d+)")
+_SETTLE_SECONDS = 20
+
+
+def main() -> int:
+    """Measure and print."""
+    try:
+        with Cluster() as cluster:
+            _run(cluster, sys.argv[1:] or list(PARTS))
+    except ClusterError as error:
+        print(error)
+        return 1
+    return 0
+
+
+def _run(cluster: Cluster, parts: Sequence[str]) -> None:
+    _grant_what_theirs_needs(cluster)
+    with (
+        Postgres(durable=True) as postgres,
+        tempfile.TemporaryDirectory() as home,
+        Deployment(
+            Path(home),
+            dags=[Path(__file__).with_name("kube_dags")],
+            database_url=postgres.create("airflow"),
+            config=_CONFIG,
+            environ=cluster.environ,
+            pods_reach_us_at=cluster.host,
+        ) as airflow,
+    ):
+        airflow.api.wait_for_dags({f"benchmark_{side}_timed" for side in SIDES})
+        for part in parts:
+            PARTS[part](airflow, cluster)
+
+
+def _grant_what_theirs_needs(cluster: Cluster) -> None:
+    """KubernetesPodOperator reads events; docs/kubernetes/rbac.yaml gives no right to."""
+    binding = {
+        "metadata": {"name": "benchmark"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
+        "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT}],
+    }
+    rbac = k8s.RbacAuthorizationV1Api(cluster.core.api_client)
+    rbac.create_namespaced_role_binding(cluster.namespace, binding)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What passed around a container's own life, in seconds."""
+
+    before: float  # from the task's start to the container's first instruction
+    after: float  # from the container's last instruction to the task's end
+
+
+def _times(airflow: Deployment, _: Cluster) -> None:
+    """Measure how long tasks take beside their containers."""
+    timed: dict[str, list[Timed]] = {side: [] for side in SIDES}
+    for number in range(RUNS + 1):
+        for side, all_timed in timed.items():
+            one = _timed(airflow, side, seconds=6 + number * 0.37 % 2)
+            if number > 0:  # the first one warms up
+                all_timed.append(one)
+    for what, name in (
+        ("From a task's start to its container's first instruction", "before"),
+        ("From a container's last instruction to its task's end", "after"),
+    ):
+        print(f"\n{what}; p50 of {RUNS}, in turns\n")
+        seconds = {side: [getattr(one, name) for one in timed[side]] for side in SIDES}
+        for side, operator in SIDES.items():
+            p50, least, most = statistics.median(seconds[side]), min(seconds[side]), max(seconds[side])
+            print(f"{operator:22} {p50:6.2f} s   ({least:.2f} to {most:.2f} s)")
+        theirs, ours = (statistics.median(seconds[side]) for side in SIDES)
+        print(f"{'difference':22} {ours - theirs:6.2f} s   ratio {ours / theirs:.2f} x")
+
+
+def _timed(airflow: Deployment, side: str, *, seconds: float) -> Timed:
+    dag_id = f"benchmark_{side}_timed"
+    run_id = airflow.api.trigger(dag_id, {"seconds": f"{seconds:.2f}"})
+    state = airflow.api.wait_for_run(dag_id, run_id)
+    key = TaskKey(dag_id, run_id, "pod")
+    log = airflow.api.log_text(key)
+    read = {name: float(at) for name, at in _READ.findall(log)}
+    if state != "success" or set(read) != {"FIRST", "LAST"}:
+        raise RuntimeError(f"a run of {dag_id} ended as {state}:\n{log[-4000:]}")
+    task = airflow.api.task_instance(key)
+    return Timed(read["FIRST"] - _unix(task["start_date"]), _unix(task["end_date"]) - read["LAST"])
+
+
+def _requests(airflow: Deployment, cluster: Cluster) -> None:
+    """Count what the Kubernetes API is asked while pods wait."""
+    print(f"\nRequests to the Kubernetes API while {WAITING_PODS} pods wait, per pod and minute\n")
+    per_pod = {}
+    for side, operator in SIDES.items():
+        idle = requests_per_minute(cluster.core)
+        dag_id = f"benchmark_{side}_waiting"
+        run_id = airflow.api.trigger(dag_id)
+        _wait_until_all_wait(airflow, cluster, dag_id, run_id)
+        time.sleep(_SETTLE_SECONDS)
+        waiting = requests_per_minute(cluster.core)
+        _end_waiting(airflow, cluster, dag_id, run_id)
+        per_pod[side] = max(waiting - idle, 0) / WAITING_PODS
+        print(f"{operator:22} {per_pod[side]:7.3f}   (all: {waiting:.0f} a minute, {idle:.0f} without pods)")
+    print(f"{'ratio':22} {per_pod['ours'] / per_pod['theirs']:7.4f} x")
+
+
+def _wait_until_all_wait(airflow: Deployment, cluster: Cluster, dag_id: str, run_id: str) -> None:
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        states = [task["state"] for task in airflow.api.task_instances(dag_id, run_id)]
+        pods = cluster.core.list_namespaced_pod(cluster.namespace).items
+        running = sum(pod.status.phase == "Running" for pod in pods)
+        if running == states.count("deferred") == WAITING_PODS:
+            return
+        if "failed" in states:
+            raise RuntimeError(f"a task of {dag_id} failed")
+        time.sleep(2)
+    raise RuntimeError(f"{dag_id} does not wait after 10 minutes")
+
+
+def _end_waiting(airflow: Deployment, cluster: Cluster, dag_id: str, run_id: str) -> None:
+    airflow.api.set_run_state(dag_id, run_id, "failed")
+    cluster.core.delete_collection_namespaced_pod(cluster.namespace, grace_period_seconds=0)
+    while cluster.core.list_namespaced_pod(cluster.namespace).items:
+        time.sleep(1)
+    time.sleep(_SETTLE_SECONDS)
+
+
+def _unix(time_of_day: str) -> float:
+    return datetime.fromisoformat(time_of_day).timestamp()
+
+
+PARTS = {"times": _times, "requests": _requests, "triggerer": kube_triggerer.run}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A namespace of one's own on a real Kubernetes cluster, used with the least RBAC role; gone afterwards."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from kubernetes import client as k8s
+from kubernetes import config as kube_config
+from kubernetes import utils as kube_utils
+from urllib3.exceptions import HTTPError
+
+from dev.forwarder import Forwarder
+from dev.zipapp import build_zipapp
+
+KUBECONFIG = "ASYNCACTION_TEST_KUBECONFIG"
+"""Environment variable with the path of a cluster administrator's kubeconfig."""
+
+HOST = "ASYNCACTION_TEST_HOST"
+"""Environment variable with the address at which pods reach this machine, where it cannot be found out."""
+
+IMAGE = "ASYNCACTION_TEST_IMAGE"
+"""Environment variable with another image than python:3-slim for jobs in Python."""
+
+SMALL_IMAGE = "busybox"
+
+RBAC = Path(__file__).parent.parent / "docs" / "kubernetes" / "rbac.yaml"
+ACCOUNT = "airflow-asyncaction"
+"""The ServiceAccount that :data:`RBAC` makes."""
+
+ZIPAPP = "asyncaction"
+"""The ConfigMap with the job client; mounted at /asyncaction, it is /asyncaction/asyncaction.pyz."""
+
+_TOKEN_SECONDS = 24 * 3600
+_POD_SECONDS = 60
+
+
+class ClusterError(Exception):
+    """No Kubernetes cluster can be had here."""
+
+
+class Cluster:
+    """``with Cluster() as cluster``: a namespace with the rights of docs/kubernetes/rbac.yaml.
+
+    How it works: an administrator's kubeconfig, by default the one that :data:`KUBECONFIG` names, makes the
+    namespace, the ServiceAccount with its role, and the ConfigMap :data:`ZIPAPP`. ``kubeconfig`` is a file
+    with that ServiceAccount's token and the namespace as the default one: what Airflow is to use.
+
+    What it does not do: start a cluster, or wait until the namespace is gone.
+
+    :param can_be_away: whether whoever uses ``kubeconfig`` goes through a forwarder, for :meth:`away`; the
+        cluster's certificate must be valid for 127.0.0.1, as those of local clusters are
+    """
+
+    def __init__(self, admin_kubeconfig: Path | None = None, *, can_be_away: bool = False) -> None:
+        if admin_kubeconfig is None:
+            admin_kubeconfig = Path(os.environ.get(KUBECONFIG, ""))
+        if not admin_kubeconfig.is_file():
+            raise ClusterError(
+                f"no Kubernetes cluster: set {KUBECONFIG} to the kubeconfig of any (for example of kind)"
+            )
+        self.admin_kubeconfig = admin_kubeconfig.resolve()
+        self.namespace = f"asyncaction-{secrets.token_hex(4)}"
+        self.image = os.environ.get(IMAGE, "python:3-slim")
+        self._client = kube_config.new_client_from_config(config_file=str(self.admin_kubeconfig))
+        self.core = k8s.CoreV1Api(self._client)
+        self._forwarder = self._make_forwarder() if can_be_away else None
+        self._folder: Path | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The file with which Airflow comes to the cluster."""
+        assert self._folder is not None
+        return self._folder / "kubeconfig"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Variables for a Deployment: its connection ``kubernetes_default`` is this namespace."""
+        extra = {"kube_config_path": str(self.kubeconfig), "namespace": self.namespace}
+        return {
+            "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps({"conn_type": "kubernetes", "extra": extra}),
+            "ASYNCACTION_TEST_NAMESPACE": self.namespace,
+            IMAGE: self.image,
+        }
+
+    @cached_property
+    def host(self) -> str:
+        """The address at which pods reach this machine."""
+        if given := os.environ.get(HOST):
+            return given
+        node = self.core.list_node(limit=1).items[0]
+        address = next(each.address for each in node.status.addresses if each.type == "InternalIP")
+        if not ipaddress.ip_address(address).is_loopback:
+            return _address_towards(address)
+        return _address_towards(self._address_of_a_pod())  # the node is this machine
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Let the API server be dead meanwhile, to whoever uses ``kubeconfig``."""
+        assert self._forwarder is not None, "it was not made with can_be_away"
+        with self._forwarder.cut():
+            yield
+
+    def stop(self) -> None:
+        """Delete the namespace with all that is in it, and return before it is gone."""
+        if self._folder is None:
+            return
+        try:
+            self.core.delete_collection_namespaced_pod(self.namespace, grace_period_seconds=0)
+            self.core.delete_namespace(self.namespace)
+        except (k8s.ApiException, HTTPError) as error:
+            if getattr(error, "status", None) != 404:
+                print(f"the namespace {self.namespace} may be left behind: {error}")
+        self._client.rest_client.pool_manager.clear()
+        self._open.close()
+        self._folder = None
+
+    def _start(self) -> None:
+        try:
+            self.core.create_namespace({"metadata": {"name": self.namespace}}, _request_timeout=30)
+        except HTTPError as error:
+            message = f"the Kubernetes cluster of {self.admin_kubeconfig} does not answer"
+            raise ClusterError(message) from error
+        folder = tempfile.TemporaryDirectory(prefix="asyncaction-cluster-")
+        self._folder = Path(self._open.enter_context(folder))
+        kube_utils.create_from_yaml(self._client, str(RBAC), namespace=self.namespace)
+        if self._forwarder is not None:
+            self._open.enter_context(self._forwarder)
+        self.kubeconfig.touch(mode=0o600)
+        self.kubeconfig.write_text(json.dumps(self._account()))
+        zipapp = build_zipapp(self._folder / "asyncaction.pyz").read_bytes()
+        body = {"metadata": {"name": ZIPAPP}, "binaryData": {"asyncaction.pyz": _base64(zipapp)}}
+        self.core.create_namespaced_config_map(self.namespace, body)
+        self._wait_for_default_account()
+
+    def _account(self) -> dict[str, Any]:
+        """Return a kubeconfig of the ServiceAccount; a kubeconfig may be JSON."""
+        asked = {"spec": {"expirationSeconds": _TOKEN_SECONDS}}
+        token = self.core.create_namespaced_service_account_token(ACCOUNT, self.namespace, asked).status.token
+        used = self._client.configuration
+        server = used.host if self._forwarder is None else f"https://127.0.0.1:{self._forwarder.port}"
+        cluster: dict[str, Any] = {"server": server}
+        if used.ssl_ca_cert:
+            cluster["certificate-authority-data"] = _base64(Path(used.ssl_ca_cert).read_bytes())
+        if not used.verify_ssl:
+            cluster["insecure-skip-tls-verify"] = True
+        context = {"cluster": "cluster", "user": ACCOUNT, "namespace": self.namespace}
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "context",
+            "clusters": [{"name": "cluster", "cluster": cluster}],
+            "users": [{"name": ACCOUNT, "user": {"token": token}}],
+            "contexts": [{"name": "context", "context": context}],
+        }
+
+    def _make_forwarder(self) -> Forwarder:
+        server = urlsplit(self._client.configuration.host)
+        return Forwarder(str(server.hostname), server.port or 443)
+
+    def _wait_for_default_account(self) -> None:
+        """Before it is there, and on an older cluster has its token, pods are refused."""
+        deadline = time.monotonic() + _POD_SECONDS
+        while True:
+            accounts = self.core.list_namespaced_service_account(self.namespace).items
+            if any(each.metadata.name == "default" for each in accounts):
+                return
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the cluster made no default ServiceAccount in {_POD_SECONDS} s")
+            time.sleep(0.1)
+
+    def _address_of_a_pod(self) -> str:
+        """Run a pod for a moment and return its address."""
+        container = {"name": "base", "image": SMALL_IMAGE, "command": ["sleep", "60"]}
+        spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]}
+        pod = {"metadata": {"name": "address"}, "spec": spec}
+        self.core.create_namespaced_pod(self.namespace, pod)
+        try:
+            deadline = time.monotonic() + _POD_SECONDS
+            while time.monotonic() < deadline:
+                status = self.core.read_namespaced_pod("address", self.namespace).status
+                if status.pod_ip:
+                    return str(status.pod_ip)
+                time.sleep(0.2)
+        finally:
+            self.core.delete_namespaced_pod("address", self.namespace, grace_period_seconds=0)
+        raise ClusterError(f"a pod of {SMALL_IMAGE} got no address in {_POD_SECONDS} s: set {HOST}")
+
+
+def _address_towards(address: str) -> str:
+    """Return the address of this machine on the way to another; nothing is sent."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))
+        return str(probe.getsockname()[0])
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods of actions on a real cluster, as a worker leaves them when it defers its task."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from kubernetes import client as k8s
+from kubernetes import config as kube_config
+from kubernetes.client.exceptions import ApiException
+
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.runners.pod_spec import add_job, job_secret
+from airflow_asyncaction.triggers.cluster import Place
+from dev.cluster import SMALL_IMAGE, Cluster
+
+NOBODY = "nobody"
+"""The scheduler that pods are left to which are to wait for ever."""
+
+
+@dataclass(frozen=True)
+class JobPod:
+    """A pod of an action."""
+
+    info: JobInfo
+    core: k8s.CoreV1Api
+    name: str
+    namespace: str
+    uid: str
+
+    @property
+    def place(self) -> dict[str, str]:
+        """What a trigger is told of it."""
+        return {"name": self.name, "namespace": self.namespace, "uid": self.uid}
+
+    def delete(self, *, grace_seconds: int = 0) -> None:
+        self.core.delete_namespaced_pod(self.name, self.namespace, grace_period_seconds=grace_seconds)
+
+    def read(self) -> k8s.V1Pod | None:
+        return _found(lambda: self.core.read_namespaced_pod(self.name, self.namespace))
+
+    def has_secret(self) -> bool:
+        return _found(lambda: self.core.read_namespaced_secret(self.name, self.namespace)) is not None
+
+    def wait_until(self, is_so: Callable[[k8s.V1Pod | None], bool], *, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while not is_so(self.read()):
+            assert time.monotonic() < deadline, self.read()
+            time.sleep(0.2)
+
+    def wait_until_running(self) -> None:
+        self.wait_until(lambda pod: pod is not None and pod.status.phase == "Running")
+
+    def wait_until_ended(self) -> None:
+        self.wait_until(lambda pod: pod is not None and pod.status.phase in ("Succeeded", "Failed"))
+
+    def is_going(self) -> bool:
+        """Tell whether it is gone, or about to."""
+        pod = self.read()
+        return pod is None or pod.metadata.deletion_timestamp is not None
+
+
+@dataclass(frozen=True)
+class JobPods:
+    """Makes pods in one namespace."""
+
+    cluster: Cluster
+    core: k8s.CoreV1Api
+
+    @property
+    def place(self) -> Place:
+        """Where they are, as Airflow comes there."""
+        return Place(namespace=self.cluster.namespace, config_file=str(self.cluster.kubeconfig))
+
+    def create(
+        self,
+        script: str = "sleep 300",
+        *,
+        info: JobInfo | None = None,
+        on_finish: str = "delete_pod",
+        scheduler: str | None = None,
+        secret_in_env: bool = False,
+        sidecars: Sequence[k8s.V1Container] = (),
+        **container: Any,
+    ) -> JobPod:
+        """Create a pod that runs a shell script, and its Secret."""
+        info = info or JobInfo(job_id=JobId(secrets.token_hex(16)), secret_key="s" * 43, hook="http://nobody")
+        name = f"job-{secrets.token_hex(5)}"
+        base = k8s.V1Container(
+            name="base",
+            image=SMALL_IMAGE,
+            image_pull_policy="IfNotPresent",
+            command=["sh", "-c", script],
+            **container,
+        )
+        pod = k8s.V1Pod(
+            metadata=k8s.V1ObjectMeta(name=name),
+            spec=k8s.V1PodSpec(
+                containers=[base, *sidecars], scheduler_name=scheduler, termination_grace_period_seconds=1
+            ),
+        )
+        add_job(pod, info, secret_in_env=secret_in_env, on_finish=on_finish)
+        pod = self.core.create_namespaced_pod(self.cluster.namespace, pod)
+        if not secret_in_env:
+            self.core.create_namespaced_secret(self.cluster.namespace, job_secret(pod, info))
+        return JobPod(info, self.core, name, self.cluster.namespace, pod.metadata.uid)
+
+
+@contextmanager
+def job_pods(cluster: Cluster) -> Iterator[JobPods]:
+    """Make pods with an administrator's rights: what is tested has those of its role alone."""
+    with kube_config.new_client_from_config(config_file=str(cluster.admin_kubeconfig)) as client:
+        yield JobPods(cluster, k8s.CoreV1Api(client))
+
+
+def _found(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        return None

@@ -1,0 +1,529 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trigger on a real cluster, with a real server: it is run as Airflow's triggerer runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG, BaseOperator
+from airflow.triggers.base import TriggerEvent
+from airflow.triggers.shared_stream import SharedStreamManager
+from kubernetes import client as k8s
+from structlog.testing import capture_logs
+
+from airflow_asyncaction.protocol.actions import Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
+from airflow_asyncaction.triggers import server as server_module
+from airflow_asyncaction.triggers.log_slots import LogSlots
+from airflow_asyncaction.triggers.pod_watch import watch_of
+from airflow_asyncaction.triggers.pods import PodActionTrigger
+from airflow_asyncaction.triggers.server import Server
+from airflow_asyncaction.triggers.sweep import Pace, Sweep
+from dev.cluster import SMALL_IMAGE, Cluster
+from tests.integration.databases import Database
+from tests.integration.job_pods import NOBODY, JobPods, job_pods
+from tests.integration.relay import Relay
+from tests.integration.running_tasks import RunningTask
+from tests.integration.signed_jobs import HookClient, SignedJob, registered
+from tests.integration.stored_dags import run_of, store_dag
+from tests.means import kube_or_skip
+
+pytestmark = pytest.mark.integration
+
+_SECONDS = 40.0
+_CLOSING_SECONDS = 0.3  # connections with TLS are closed in the background
+_QUICK = Pace(alone_seconds=0.5, again_seconds=1.0, between_seconds=0.05, round_seconds=0.2)
+
+
+@pytest.fixture(scope="module")
+def kube() -> Iterator[Cluster]:
+    with kube_or_skip() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def pods(kube: Cluster) -> Iterator[JobPods]:
+    with job_pods(kube) as pods:
+        yield pods
+
+
+@pytest.fixture
+def hook(mounted: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("AIRFLOW__ASYNCACTION__BASE_URL", mounted)
+    server_module.server.cache_clear()
+    yield mounted
+    server_module.server.cache_clear()
+
+
+class Deferred:
+    """A deferred task, its action and its pod."""
+
+    def __init__(self, task: RunningTask, job: SignedJob, pods: JobPods, script: str, **pod: Any) -> None:
+        self.task = task
+        self.job = job
+        self.pods = pods
+        self.options = {"on_finish": "delete_pod", **pod}
+        self.pod = pods.create(script, info=job.info, **self.options)
+
+    def trigger(self, **changes: Any) -> PodActionTrigger:
+        """Return the trigger that its worker would leave."""
+        kwargs = {
+            "action_id": self.job.info.job_id,
+            "ti_id": self.task.ti_id,
+            "pod": self.pod.place,
+            "container": "base",
+            "cluster": {
+                "conn_id": None,
+                "in_cluster": None,
+                "cluster_context": None,
+                "config_file": str(self.pods.cluster.kubeconfig),
+            },
+            "log": ["", 0],
+            "after_line": 0,
+            "get_logs": True,
+            "stop_grace_seconds": 10.0,
+            "start_by_ms": None,
+            "on_finish": self.options["on_finish"],
+            "keep_on_kill": False,
+        }
+        return PodActionTrigger(**{**kwargs, **changes})
+
+    @property
+    def state(self) -> str:
+        return str(self.task.row().state)
+
+
+NewDeferred = Callable[..., Deferred]
+
+
+@pytest.fixture
+def defer(database: Database, client: HookClient, pods: JobPods) -> NewDeferred:
+    with DAG("deferring", schedule=None) as dag:
+        dag.relative_fileloc = "deferring.py"
+        BaseOperator(task_id="task")
+    store_dag(database.engine, dag)
+
+    def new(script: str = "sleep 300", *, spec: dict[str, Any] | None = None, **pod: Any) -> Deferred:
+        task = run_of(database.engine, "deferring").first
+        job = registered(task, client, runner="kubernetes", adoptable=True, **(spec or {}))
+        deferral = Deferral(needs_worker=NeedsWorker.FOR_LOGS)
+        assert job.send("POST", "/task/defer", deferral.to_json()).status == 200
+        task.defer()
+        return Deferred(task, job, pods, script, **pod)
+
+    return new
+
+
+class Triggerer:
+    """Runs triggers as ``TriggerRunner.run_trigger`` does."""
+
+    def __init__(self) -> None:
+        self._streams = SharedStreamManager()
+        self._ids = iter(range(10**6))
+
+    def start(self, trigger: PodActionTrigger) -> Started:
+        return Started(self._streams, next(self._ids), trigger)
+
+
+class Started:
+    """A trigger that runs."""
+
+    def __init__(self, streams: SharedStreamManager, id_: int, trigger: PodActionTrigger) -> None:
+        self.events: list[TriggerEvent] = []
+        self._streams = streams
+        self._id = id_
+        self._trigger = trigger
+        self._task = asyncio.create_task(self._run())
+
+    async def cancel(self, *, killed: bool = False) -> None:
+        """Cancel it: the triggerer shuts down, or somebody acted on the task, be it the server."""
+        self._task.cancel("user" if killed else None)
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _run(self) -> None:
+        key = self._trigger.shared_stream_key()
+        stream = self._streams.subscribe(trigger_id=self._id, trigger=self._trigger, key=key)
+        try:
+            async for event in self._trigger.filter_shared_stream(stream):
+                self.events.append(event)
+        except asyncio.CancelledError as error:
+            if error.args == ("user",):
+                await asyncio.wait_for(self._trigger.on_kill(), timeout=30)
+            raise
+        finally:
+            await self._streams.unsubscribe(self._id, key)
+
+
+async def until(is_so: Callable[[], object], *, seconds: float = _SECONDS) -> None:
+    async with asyncio.timeout(seconds):
+        while not await asyncio.to_thread(is_so):  # noqa: ASYNC110 - nobody else tells
+            await asyncio.sleep(0.1)
+
+
+def run(check: Coroutine[Any, Any, None]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(3 * _SECONDS):
+            await check
+            await asyncio.sleep(_CLOSING_SECONDS)
+
+    asyncio.run(limited())
+
+
+def lines(logs: list[Any]) -> list[str]:
+    """Return what containers wrote, as it stands in the task log."""
+    return [
+        str(entry.get("positional_args", ("",))[0]) if entry["event"] == "%s" else entry["event"]
+        for entry in logs
+    ]
+
+
+def test_the_end_of_a_pod_ends_the_task_and_its_log_is_read_first(defer: NewDeferred) -> None:
+    deferred = defer("for i in $(seq 1 300); do echo line-$i; done; sleep 2; echo last")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.state == "success")
+        await until(deferred.pod.is_going)
+        await started.cancel(killed=True)  # as Airflow does once the task is not deferred any more
+        assert started.events == []
+
+    with capture_logs() as logs:
+        run(check())
+    written = [line for line in lines(logs) if line.startswith(("line-", "last"))]
+    assert written == [*(f"line-{number}" for number in range(1, 301)), "last"]
+    view = deferred.job.view()
+    assert (view.state, view.exit, view.error_name) == (State.SUCCESS, '{"code":0}', None)
+    assert '"pod"' in (view.job or "")
+
+
+def test_a_failure_is_told_with_the_last_lines(defer: NewDeferred) -> None:
+    deferred = defer("echo so it goes; exit 3")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.job.view().is_done)
+        await until(deferred.pod.is_going)
+        await started.cancel()
+
+    run(check())
+    view = deferred.job.view()
+    assert (view.state, view.error_name) == (State.ERROR, "ExitCode")
+    assert view.error_message == "The job exited with code 3\nso it goes"
+
+
+def test_the_last_second_of_a_talkative_container_is_read_whole(defer: NewDeferred) -> None:
+    deferred = defer("i=0; while [ $i -lt 20000 ]; do echo n-$i; i=$((i+1)); done")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.state == "success", seconds=90)
+        await started.cancel()
+
+    with capture_logs() as logs:
+        run(check())
+    assert [line for line in lines(logs) if line.startswith("n-")] == [f"n-{i}" for i in range(20000)]
+
+
+def test_what_the_job_reports_is_written_after_what_the_worker_wrote(defer: NewDeferred) -> None:
+    deferred = defer("sleep 1")
+    deferred.job.report(logs=["old", "new"])
+    deferred.job.report(status="SUCCESS", results={"v": 1})
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger(after_line=1))
+        await until(lambda: deferred.state == "success")
+        await started.cancel()
+
+    with capture_logs() as logs:
+        run(check())
+    assert [line for line in lines(logs) if line in ("old", "new")] == ["new"]
+    assert deferred.task.xcoms() == {"return_value": {"v": 1}}
+
+
+def test_a_triggerer_that_starts_after_the_end_tells_it(defer: NewDeferred) -> None:
+    deferred = defer("echo done; exit 0", on_finish="keep_pod")
+    deferred.pod.wait_until_ended()
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.state == "success")
+        await until(lambda: not deferred.pod.has_secret())
+        await started.cancel(killed=True)
+        assert not deferred.pod.is_going()  # it is kept
+
+    run(check())
+
+
+def test_another_triggerer_goes_on_where_the_first_one_died(defer: NewDeferred) -> None:
+    deferred = defer("echo before; sleep 4; echo after")
+
+    async def check() -> None:
+        first = Triggerer().start(deferred.trigger())
+        await asyncio.to_thread(deferred.pod.wait_until_running)
+        await first.cancel()
+        assert deferred.state == "deferred"
+        second = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.state == "success")
+        await second.cancel()
+
+    run(check())
+
+
+def test_a_server_that_is_away_at_the_end_is_told_later(
+    defer: NewDeferred, mounted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deferred = defer("sleep 2; exit 4")
+    port = int(mounted.rsplit(":", 1)[1].split("/", maxsplit=1)[0])
+
+    async def check() -> None:
+        async with Relay.to("127.0.0.1", port) as relay:
+            url = mounted.replace(f":{port}", f":{relay.port}")
+            monkeypatch.setenv("AIRFLOW__ASYNCACTION__BASE_URL", url)
+            server_module.server.cache_clear()
+            started = Triggerer().start(deferred.trigger())
+            await asyncio.to_thread(deferred.pod.wait_until_running)
+            await asyncio.sleep(0.5)
+            async with relay.away():
+                await asyncio.sleep(20)
+                assert not deferred.pod.is_going()  # nobody knows the end yet
+            await until(lambda: deferred.job.view().exit_seen)
+            await until(deferred.pod.is_going)
+            await started.cancel()
+
+    run(check())
+    assert deferred.job.view().error_name == "ExitCode"
+
+
+def test_a_pod_that_somebody_deletes_has_not_succeeded(defer: NewDeferred) -> None:
+    deferred = defer("trap 'exit 1' TERM; sleep 300 & wait")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await asyncio.to_thread(deferred.pod.wait_until_running)
+        await asyncio.to_thread(lambda: deferred.pod.delete(grace_seconds=1))
+        await until(lambda: deferred.job.view().is_done)
+        await started.cancel()
+
+    run(check())
+    assert deferred.job.view().error_name == "PodDeleted"
+
+
+def test_a_pod_that_does_not_start_in_time_is_deleted_even_if_pods_are_kept(defer: NewDeferred) -> None:
+    deferred = defer(scheduler=NOBODY, on_finish="keep_pod")
+
+    async def check() -> None:
+        start_by_ms = int(time.time() * 1000) + 2000
+        started = Triggerer().start(deferred.trigger(start_by_ms=start_by_ms))
+        await until(lambda: deferred.job.view().is_done)
+        await until(deferred.pod.is_going)
+        await started.cancel()
+
+    run(check())
+    assert "did not start in time" in (deferred.job.view().error_message or "")
+
+
+def test_a_pod_whose_secret_is_gone_is_given_back_to_a_worker(
+    defer: NewDeferred, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deferred = defer(scheduler=NOBODY)
+    deferred.pod.delete()
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "0")
+
+    async def check() -> None:
+        await until(lambda: not deferred.pod.has_secret(), seconds=90)
+        began_at = time.monotonic()
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: started.events)
+        assert 4 < time.monotonic() - began_at < 15  # not before the settle time
+        assert "gone" in started.events[0].payload["reason"]
+        await started.cancel()
+
+    run(check())
+
+
+def test_a_secret_in_the_pod_itself_is_read_there(defer: NewDeferred) -> None:
+    deferred = defer("exit 0", secret_in_env=True)
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.state == "success")
+        await started.cancel()
+
+    run(check())
+
+
+def test_a_sidecar_that_runs_on_does_not_matter(defer: NewDeferred) -> None:
+    sidecar = k8s.V1Container(
+        name="side", image=SMALL_IMAGE, image_pull_policy="IfNotPresent", command=["sleep", "300"]
+    )
+    deferred = defer("exit 0", sidecars=[sidecar])
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.state == "success")
+        await until(deferred.pod.is_going)
+        await started.cancel()
+
+    run(check())
+
+
+def test_a_pod_that_another_try_has_adopted_is_left_alone(defer: NewDeferred) -> None:
+    deferred = defer("sleep 2; exit 0")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger(ti_id="019aa000-0000-7000-8000-000000000000"))
+        await asyncio.to_thread(deferred.pod.wait_until_ended)
+        await asyncio.sleep(3)
+        assert not deferred.job.view().exit_seen
+        assert not deferred.pod.is_going()
+        assert started.events == []
+        await started.cancel()
+
+    run(check())
+
+
+def test_a_kill_asks_the_job_to_stop_and_deletes_its_pod(defer: NewDeferred) -> None:
+    deferred = defer("trap '' TERM; sleep 300")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger(stop_grace_seconds=2.0))
+        await asyncio.to_thread(deferred.pod.wait_until_running)
+        deferred.task.set_state(None)  # cleared
+        killing = asyncio.create_task(started.cancel(killed=True))
+        await until(lambda: deferred.job.view().verb is Verb.STOP)
+        assert not deferred.pod.is_going()
+        await killing
+        assert deferred.pod.is_going()
+
+    run(check())
+    view = deferred.job.view()
+    assert (view.state, view.stop_reason, view.is_done) == (State.STOPPED, StopReason.KILLED, True)
+
+
+def test_a_job_that_obeys_a_kill_is_waited_for(defer: NewDeferred) -> None:
+    deferred = defer("sleep 6; echo obeyed; exit 5")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await asyncio.to_thread(deferred.pod.wait_until_running)
+        await asyncio.sleep(1)
+        deferred.task.set_state(None)
+        await started.cancel(killed=True)
+        assert deferred.pod.is_going()
+
+    with capture_logs() as logs:
+        run(check())
+    assert lines(logs).count("obeyed") == 1
+    view = deferred.job.view()
+    assert (view.state, view.exit_seen) == (State.STOPPED, True)
+
+
+def test_a_pod_that_is_kept_on_kill_stays(defer: NewDeferred) -> None:
+    deferred = defer("sleep 300")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger(stop_grace_seconds=1.0, keep_on_kill=True))
+        await asyncio.to_thread(deferred.pod.wait_until_running)
+        deferred.task.set_state(None)
+        await started.cancel(killed=True)
+        assert not deferred.pod.is_going()
+
+    run(check())
+    assert deferred.job.view().is_done
+
+
+def test_a_kill_of_a_task_that_the_server_resumed_touches_nothing(defer: NewDeferred) -> None:
+    deferred = defer("sleep 300", spec={"completion": Completion.REPORT})
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await asyncio.to_thread(deferred.pod.wait_until_running)
+        deferred.job.report(status="SUCCESS")
+        await until(lambda: not deferred.job.view().is_deferred)
+        await started.cancel(killed=True)
+        assert not deferred.pod.is_going()
+        assert deferred.job.view().state is State.SUCCESS
+
+    run(check())
+
+
+def test_run_alone_does_the_same(defer: NewDeferred) -> None:
+    deferred = defer("exit 0")
+
+    async def check() -> None:
+        async def alone() -> None:
+            async for event in deferred.trigger().run():
+                raise AssertionError(event)
+
+        task = asyncio.create_task(alone())
+        await until(lambda: deferred.state == "success")
+        await until(deferred.pod.is_going)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    run(check())
+
+
+@asynccontextmanager
+async def swept(pods: JobPods, hook: str) -> AsyncIterator[None]:
+    watch = watch_of(pods.place)
+    async with watch.running():
+        task = asyncio.create_task(Sweep(watch, Server(hook), _QUICK).run())
+        yield
+        task.cancel()
+
+
+def test_the_sweep_ends_and_deletes_what_nobody_watches(defer: NewDeferred, pods: JobPods, hook: str) -> None:
+    lost, watched, kept, foreign = defer(), defer(), defer("exit 0", on_finish="keep_pod"), pods.create()
+    submitted = defer(spec={"completion": Completion.REPORT})
+    submitted.job.report(status="SUCCESS")
+    kept.pod.wait_until_ended()
+    for deferred in (lost, kept, submitted):
+        deferred.task.set_state(None)
+
+    async def check() -> None:
+        async with swept(pods, hook):
+            await until(lost.pod.is_going)
+            await asyncio.sleep(3)
+
+    run(check())
+    assert lost.job.view().state is State.STOPPED
+    assert not watched.job.view().is_done
+    for pod in (watched.pod, kept.pod, foreign, submitted.pod):
+        assert not pod.is_going()
+
+
+def test_the_sweep_leaves_alone_who_is_waited_for_here(defer: NewDeferred, pods: JobPods, hook: str) -> None:
+    deferred = defer()
+    deferred.task.set_state(None)
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        watch = watch_of(pods.place)
+        await until(lambda: watch.is_observed(deferred.pod.uid))
+        async with swept(pods, hook):
+            await asyncio.sleep(3)
+            assert not deferred.job.view().is_done
+        await started.cancel()
+
+    run(check())
+
+
+def test_a_slot_for_a_log_goes_to_who_waited_longest() -> None:
+    slots, woken = LogSlots(1), []
+    first, second = lambda: woken.append(1), lambda: woken.append(2)
+    assert slots.take(lambda: woken.append(0))
+    assert not slots.take(first)
+    assert not slots.take(second)
+    slots.leave(first)
+    slots.give_back()
+    assert woken == [2]
+    assert slots.take(second)
+    assert not slots.take(first)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What KubeActionOperator takes, refuses, and asks the server for. What it does, the system tests show."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.sdk import DAG, Asset, task
+from airflow.serialization.serialized_objects import DagSerialization
+from kubernetes.client import models as k8s
+
+from airflow_asyncaction.decorators.kubernetes import async_action_kubernetes
+from airflow_asyncaction.operators import KubeActionOperator
+from airflow_asyncaction.operators.deferring import needs_worker
+from airflow_asyncaction.protocol.tasks import NeedsWorker
+
+pytestmark = pytest.mark.unit
+
+
+def operator(**kwargs: Any) -> KubeActionOperator:
+    return KubeActionOperator(**{"task_id": "job", "image": "busybox", "namespace": "jobs", **kwargs})
+
+
+def container(made: KubeActionOperator) -> k8s.V1Container:
+    """Return the only container of the pod that the operator builds."""
+    (only,) = made.build_pod_request_obj(dry_run=True).spec.containers
+    return only
+
+
+def test_it_is_a_kubernetes_pod_operator() -> None:
+    assert isinstance(operator(), KubernetesPodOperator)
+    assert set(KubernetesPodOperator.template_fields) <= set(KubeActionOperator.template_fields)
+    assert {"arguments", "inputs", "args", "job_resources"} <= set(KubeActionOperator.template_fields)
+
+
+@pytest.mark.parametrize("given", [{"arguments": ["-x", "1"]}, {"args": ["-x", "1"]}])
+def test_a_list_is_the_containers_arguments(given: dict[str, Any]) -> None:
+    made = operator(cmds=["run"], **given)
+    assert (container(made).command, container(made).args) == (["run"], ["-x", "1"])
+    assert made.arguments is None
+
+
+def test_a_mapping_is_the_actions_arguments() -> None:
+    made = operator(arguments={"table": "orders"}, args=["-v"])
+    assert container(made).args == ["-v"]
+    assert made.arguments == {"table": "orders"}
+
+
+def test_results_need_no_side_car() -> None:
+    made = operator()
+    assert made.do_xcom_push
+    assert container(made).name == "base"
+    assert not operator(do_xcom_push=False).do_xcom_push
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["callbacks", "progress_callback", "container_logs", "init_container_logs", "logging_interval"],
+)
+def test_what_it_cannot_do_is_refused_with_a_way_out(argument: str) -> None:
+    with pytest.raises(ValueError, match=f"takes no {argument}: .{{10}}"):
+        operator(**{argument: 1})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"job_secret": "nowhere"}, "'secret' or 'env'"),
+        ({"defer_after": -1}, "defer_after is -1"),
+        ({"start_timeout": 0}, "start_timeout is 0"),
+    ],
+)
+def test_a_wrong_value_is_named(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        operator(**wrong)
+
+
+def test_the_names_of_kubernetes_pod_operator_mean_the_same() -> None:
+    assert operator().options.start_timeout == timedelta(seconds=120)
+    assert operator(startup_timeout_seconds=7).options.start_timeout == timedelta(seconds=7)
+    assert operator(startup_timeout_seconds=7, start_timeout=8).options.start_timeout == timedelta(seconds=8)
+    assert operator(termination_grace_period=3).options.stop_grace == timedelta(seconds=3)
+    assert operator(termination_grace_period=3, stop_grace=4).options.stop_grace == timedelta(seconds=4)
+    assert operator().options.stop_grace == timedelta(seconds=10)
+
+
+def test_a_dag_with_pods_can_be_stored_and_mapped() -> None:
+    with DAG("pods", schedule=None) as dag:
+        first = operator(arguments={"a": "{{ ds }}"}, deferrable=True)
+        KubeActionOperator.partial(task_id="mapped", image="busybox").expand(args=[["1"], ["2"]])
+
+        @async_action_kubernetes(image="busybox")
+        def command() -> list[str]:
+            return ["true"]
+
+        first >> command()
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    assert set(stored.task_ids) == {"job", "mapped", "command"}
+
+
+def test_what_only_workers_can_do_is_left_to_them() -> None:
+    def look(reads_log: bool = False, **kwargs: Any) -> NeedsWorker:
+        with DAG("needs", schedule=None):
+            return needs_worker(operator(**kwargs), reads_log=reads_log)
+
+    assert look() is NeedsWorker.ON_FAILURE
+    assert look(reads_log=True) is NeedsWorker.FOR_LOGS
+    assert look(outlets=[Asset("a")]) is NeedsWorker.ALWAYS
+    assert look(output_assets={"model": Asset("a")}) is NeedsWorker.ALWAYS
+    assert look(on_success_callback=print) is NeedsWorker.ALWAYS
+    assert look(post_execute=print) is NeedsWorker.ALWAYS
+    assert look(multiple_outputs=True) is NeedsWorker.ALWAYS
+
+
+def test_results_that_tasks_are_mapped_over_are_counted_by_a_worker() -> None:
+    with DAG("mapped", schedule=None):
+        made = operator()
+
+        @task
+        def each(item: Any) -> Any:
+            return item
+
+        each.expand(item=made.output)
+        assert needs_worker(made, reads_log=False) is NeedsWorker.ALWAYS

@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How pods end: on what a real cluster said of real pods (vectors/pods)."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_asyncaction import exceptions
+from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.runners.pod_end import (
+    PodStory,
+    end_of,
+    is_running,
+    trimmed,
+    trouble_of,
+    waiting_for,
+)
+
+pytestmark = pytest.mark.unit
+
+VECTORS = Path(__file__).parent.parent / "vectors" / "pods"
+NOW = datetime(2026, 11, 24, 16, 0, tzinfo=UTC)
+
+ENDS: dict[str, dict[str, Any]] = {
+    "success": {"code": 0},
+    "exit-3": {"code": 3, "message": "why"},
+    "sigkill": {"code": 137, "signal": "SIGKILL"},
+    "sigterm": {"code": 143, "signal": "SIGTERM"},
+    "oom": {"code": 137, "reason": "OOMKilled"},
+    "evicted": {
+        "reason": "Evicted",
+        "message": 'Usage of EmptyDir volume "scratch" exceeds the limit "5Mi".',
+    },
+    "deadline": {
+        "reason": "DeadlineExceeded",
+        "message": "Pod was active on the node longer than the specified deadline",
+    },
+    "no-command": {"code": 128, "reason": "StartError"},
+    "init-fails": {"code": 7, "reason": "InitContainerFailed"},
+    "sidecar": {"code": 0},
+    "sidecar-failed": {"code": 4},
+    "deleted": {"code": 137, "reason": "PodDeleted"},
+    "deleted-clean": {"code": 0},
+    "restarted": {"code": 5},
+}
+TROUBLES = {
+    "no-image-first": ("ImagePull", "not found"),
+    "no-image": ("ImagePull", "Back-off"),
+    "bad-image": ("InvalidImageName", "must be lowercase"),
+    "missing-secret": ("CreateContainerConfigError", 'secret "nope" not found'),
+    "waits-for-own-secret": ("CreateContainerConfigError", "not found"),
+}
+GO_ON = ("running", "unschedulable", "deleted-unscheduled")
+
+
+def _pod(name: str) -> dict[str, Any]:
+    pod: dict[str, Any] = json.loads((VECTORS / f"{name}.json").read_text())
+    return pod
+
+
+def _deleted(pod: dict[str, Any], until: datetime) -> dict[str, Any]:
+    pod["metadata"]["deletionTimestamp"] = f"{until:%Y-%m-%dT%H:%M:%SZ}"
+    return pod
+
+
+def _disrupted(pod: dict[str, Any], reason: str) -> dict[str, Any]:
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": f"by {reason}"}
+    pod["status"]["conditions"] = [condition]
+    return pod
+
+
+def test_every_vector_is_tried() -> None:
+    assert {file.stem for file in VECTORS.iterdir()} == {*ENDS, *TROUBLES, *GO_ON}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_an_end_is_named(name: str) -> None:
+    exit_ = end_of(_pod(name), "base")
+    assert exit_ is not None
+    expected = ENDS[name]
+    found = {key: getattr(exit_, key) for key in ("code", "signal", "reason")}
+    assert found == {key: expected.get(key) for key in found}
+    assert exit_.is_seen
+    if "message" in expected:
+        assert exit_.message == expected["message"]
+    if exit_.reason:
+        assert exit_.message
+        assert issubclass(getattr(exceptions, exit_.reason), exceptions.PodFailed)
+
+
+@pytest.mark.parametrize("name", [*TROUBLES, *GO_ON])
+def test_what_goes_on_has_no_end(name: str) -> None:
+    assert end_of(_pod(name), "base") is None
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_trouble_is_told_in_the_clusters_words(name: str) -> None:
+    exit_ = trouble_of(_pod(name))
+    reason, part = TROUBLES[name]
+    assert exit_ is not None
+    assert exit_.reason == reason
+    assert part in (exit_.message or "")
+    assert issubclass(getattr(exceptions, reason), exceptions.PodFailed)
+
+
+@pytest.mark.parametrize("name", ["running", "unschedulable", "success", "deleted"])
+def test_no_trouble_where_there_is_none(name: str) -> None:
+    assert trouble_of(_pod(name)) is None
+
+
+def test_what_a_pod_waits_for() -> None:
+    name, text = waiting_for(_pod("unschedulable"))
+    assert (name, text) == ("Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
+    assert waiting_for({"status": {"phase": "Pending"}})[0] == "Pending"
+    assert waiting_for({})[0] == "Pending"
+
+
+@pytest.mark.parametrize("name", [*ENDS, *TROUBLES, *GO_ON])
+def test_a_trimmed_pod_says_the_same(name: str) -> None:
+    pod = _pod(name)
+    small = trimmed(pod)
+    assert end_of(small, "base") == end_of(pod, "base")
+    assert trouble_of(small) == trouble_of(pod)
+    assert waiting_for(small) == waiting_for(pod)
+    assert is_running(small, "base") == is_running(pod, "base")
+    assert trimmed(small) == small
+
+
+def test_a_trimmed_pod_has_no_foreign_labels_and_no_spec() -> None:
+    labels = {"asyncaction/action": "x", "foreign": "y"}
+    pod = {"metadata": {"name": "p", "labels": labels}, "spec": {"nodeName": "n", "containers": [1]}}
+    small = trimmed(pod)
+    assert small["metadata"] == {"name": "p", "labels": {"asyncaction/action": "x"}}
+    assert small["spec"] == {"nodeName": "n"}
+
+
+def test_a_story_has_one_end() -> None:
+    story = PodStory("base")
+    assert story.look("ADDED", _pod("running"), NOW) is None
+    assert story.has_started
+    end = story.look("MODIFIED", _pod("exit-3"), NOW)
+    assert end is not None
+    assert story.look("DELETED", _pod("deleted"), NOW) == end
+
+
+def test_the_cause_of_a_pull_error_is_kept_when_the_cluster_forgets_it() -> None:
+    story = PodStory("base", start_by=NOW + timedelta(minutes=1))
+    first = _pod("no-image-first")
+    waiting = first["status"]["containerStatuses"][0]["state"]["waiting"]
+    waiting["message"] = "429 Too Many Requests"
+    assert story.look("MODIFIED", first, NOW) is None  # it may pass
+    assert story.look("MODIFIED", _pod("no-image"), NOW) is None
+    late = story.look("", None, NOW + timedelta(minutes=1))
+    assert late is not None
+    assert late.reason == "ImagePull"
+    assert "429 Too Many Requests" in (late.message or "")
+    assert story.is_stuck
+
+
+def test_an_image_that_is_not_there_is_told_at_once() -> None:
+    exit_ = PodStory("base").look("MODIFIED", _pod("no-image-first"), NOW)
+    assert exit_ is not None
+    assert exit_.reason == "ImagePull"
+
+
+def test_a_pod_waits_for_the_jobs_secret_but_not_for_another() -> None:
+    story = PodStory("base")
+    own = _pod("waits-for-own-secret")
+    assert story.look("MODIFIED", own, NOW) is None
+    assert story.look("", None, NOW + timedelta(hours=1)) is None
+    story.secret_is_there()
+    later = NOW + timedelta(hours=2)
+    assert story.look("MODIFIED", own, later) is None  # the node looks again soon
+    exit_ = story.look("", None, later + timedelta(minutes=2))
+    assert exit_ is not None
+    assert exit_.reason == "CreateContainerConfigError"
+    other = PodStory("base").look("MODIFIED", _pod("missing-secret"), NOW)
+    assert other is not None
+    assert other.reason == "CreateContainerConfigError"
+
+
+def test_a_pod_that_no_node_takes_ends_at_its_deadline() -> None:
+    story = PodStory("base", start_by=NOW + timedelta(seconds=5))
+    assert story.look("ADDED", _pod("unschedulable"), NOW + timedelta(seconds=4)) is None
+    exit_ = story.look("", None, NOW + timedelta(seconds=5))
+    assert exit_ is not None
+    assert exit_.reason == "Unschedulable"
+    assert "1 Insufficient cpu" in (exit_.message or "")
+    assert story.is_stuck
+
+
+def test_the_deadline_is_for_the_start_alone() -> None:
+    story = PodStory("base", start_by=NOW)
+    assert story.look("ADDED", _pod("running"), NOW + timedelta(hours=1)) is None
+    assert not story.is_stuck
+
+
+@pytest.mark.parametrize("name", ["running", "unschedulable", "deleted-unscheduled"])
+def test_a_pod_that_vanishes_was_deleted_unseen(name: str) -> None:
+    exit_ = PodStory("base").look("DELETED", _pod(name), NOW)
+    assert exit_ is not None
+    assert (exit_.reason, exit_.is_seen) == ("PodDeleted", False)
+
+
+def test_a_pod_that_was_never_seen_was_deleted_unseen() -> None:
+    exit_ = PodStory("base").look("DELETED", None, NOW)
+    assert exit_ is not None
+    assert (exit_.reason, exit_.is_seen) == ("PodDeleted", False)
+
+
+def test_a_deleted_pod_may_end_by_itself() -> None:
+    story = PodStory("base")
+    assert story.look("MODIFIED", _deleted(_pod("running"), NOW + timedelta(seconds=10)), NOW) is None
+    assert story.look("DELETED", _pod("deleted-clean"), NOW) == Exit(code=0)
+
+
+def test_a_pod_that_we_delete_ends_as_its_container_does() -> None:
+    story = PodStory("base")
+    story.look("ADDED", _pod("running"), NOW)
+    story.deleted_by_us()
+    exit_ = story.look("MODIFIED", _pod("deleted"), NOW)
+    assert exit_ is not None
+    assert (exit_.code, exit_.signal, exit_.reason) == (137, "SIGKILL", None)
+
+
+def test_a_pod_whose_node_does_not_answer_is_lost() -> None:
+    story = PodStory("base")
+    pod = _deleted(_pod("running"), NOW)
+    assert story.look("MODIFIED", pod, NOW + timedelta(seconds=29)) is None
+    exit_ = story.look("", None, NOW + timedelta(seconds=31))
+    assert exit_ is not None
+    assert exit_.reason == "NodeLost"
+
+
+def test_older_clusters_say_that_a_node_is_lost() -> None:
+    pod = _pod("running")
+    pod["status"]["reason"] = "NodeLost"
+    exit_ = end_of(pod, "base")
+    assert exit_ is not None
+    assert exit_.reason == "NodeLost"
+
+
+@pytest.mark.parametrize(
+    ("reason", "name"),
+    [
+        ("EvictionByEvictionAPI", "Evicted"),
+        ("PreemptionByScheduler", "Evicted"),
+        ("DeletionByTaintManager", "Evicted"),
+        ("DeletionByPodGC", "NodeLost"),
+    ],
+)
+def test_newer_clusters_say_why_they_take_a_pod_away(reason: str, name: str) -> None:
+    ended = end_of(_disrupted(_pod("deleted"), reason), "base")
+    assert ended is not None
+    assert (ended.reason, ended.message) == (name, f"by {reason}")
+
+
+def test_a_pod_that_vanishes_with_its_node_is_lost() -> None:
+    pod = _disrupted(_deleted(copy.deepcopy(_pod("running")), NOW), "DeletionByPodGC")
+    exit_ = PodStory("base").look("DELETED", pod, NOW)
+    assert exit_ is not None
+    assert (exit_.reason, exit_.is_seen) == ("NodeLost", False)
+
+
+def test_a_later_container_of_the_same_pod_is_not_waited_for() -> None:
+    pod = _pod("running")
+    pod["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"exitCode": 9, "reason": "Error"}}
+    exit_ = end_of(pod, "base")
+    assert exit_ is not None
+    assert exit_.code == 9

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods as jobs: variables, Secret, labels; and manifests."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes import client as k8s
+
+from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobId, JobInfo
+from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL
+from airflow_asyncaction.runners.pod_spec import add_job, job_secret, pod_of_manifest, secret_of
+
+pytestmark = pytest.mark.unit
+
+INFO = JobInfo(
+    job_id=JobId("0190a2b4-0000-7000-8000-000000000001"), secret_key="topsecret", hook="https://airflow/async"
+)
+VARIABLES = {"JOB_ID": "the-id", "JOB_HOOK": "https://hook"}
+
+
+def _pod() -> k8s.V1Pod:
+    own = [k8s.V1EnvVar(name="JOB_ID", value="wrong"), k8s.V1EnvVar(name="MINE", value="1")]
+    return k8s.V1Pod(
+        metadata=k8s.V1ObjectMeta(name="the-pod", labels={"dag_id": "d"}),
+        spec=k8s.V1PodSpec(
+            restart_policy="Always",
+            init_containers=[k8s.V1Container(name="prepare")],
+            containers=[k8s.V1Container(name="base", env=own), k8s.V1Container(name="side")],
+        ),
+    )
+
+
+def _json(model: Any) -> Any:
+    return k8s.ApiClient().sanitize_for_serialization(model)
+
+
+def test_every_container_gets_the_variables_once_and_keeps_its_own() -> None:
+    pod = _pod()
+    add_job(pod, INFO, secret_in_env=False, on_finish="keep_pod")
+    spec = _json(pod)["spec"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        environ = {variable["name"]: variable.get("value") for variable in container["env"]}
+        assert len(environ) == len(container["env"])
+        assert environ["JOB_ID"] == INFO.job_id
+        assert environ["JOB_HOOK"] == INFO.hook
+    assert "MINE" in {variable["name"] for variable in spec["containers"][0]["env"]}
+
+
+def test_a_pod_runs_once_and_carries_its_labels() -> None:
+    pod = _pod()
+    add_job(pod, INFO, secret_in_env=False, on_finish="keep_pod")
+    assert pod.spec.restart_policy == "Never"
+    assert pod.metadata.labels == {"dag_id": "d", ACTION_LABEL: INFO.job_id, ON_FINISH_LABEL: "keep_pod"}
+
+
+def test_the_secret_is_not_in_the_pod_but_in_a_secret_that_the_pod_owns() -> None:
+    pod = _pod()
+    add_job(pod, INFO, secret_in_env=False, on_finish="delete_pod")
+    assert "topsecret" not in str(_json(pod))
+    pod.metadata.uid = "the-uid"
+    secret = _json(job_secret(pod, INFO))
+    assert secret["metadata"]["name"] == "the-pod"
+    assert secret["metadata"]["labels"] == {ACTION_LABEL: INFO.job_id}
+    assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == ["the-uid"]
+    with pytest.raises(ValueError, match=JOB_SECRET_KEY):
+        secret_of(_json(pod), None)
+
+
+def test_the_secret_is_read_back() -> None:
+    in_secret = {"data": {JOB_SECRET_KEY: base64.b64encode(b"topsecret").decode()}}
+    assert secret_of({}, in_secret) == "topsecret"
+    pod = _pod()
+    add_job(pod, INFO, secret_in_env=True, on_finish="delete_pod")
+    assert secret_of(_json(pod), None) == "topsecret"
+
+
+@pytest.mark.parametrize("data", ["no base64!", base64.b64encode(b"\xff").decode()])
+def test_a_secret_that_somebody_changed_is_refused(data: str) -> None:
+    with pytest.raises(ValueError, match=JOB_SECRET_KEY):
+        secret_of({}, {"data": {JOB_SECRET_KEY: data}})
+
+
+POD = """
+apiVersion: v1
+kind: Pod
+metadata:
+  labels: {action: "${JOB_ID}"}
+spec:
+  containers:
+    - name: base
+      image: busybox
+      command: [sh, -c, "echo $HOME $${HOME} ${JOB_HOOK}/x"]
+"""
+
+
+def test_variables_are_replaced_in_all_strings(tmp_path: Path) -> None:
+    file = tmp_path / "pod.yaml"
+    file.write_text(POD)
+    for manifest in (POD, file, str(file)):
+        pod = pod_of_manifest(manifest, VARIABLES)
+        assert pod.metadata.labels == {"action": "the-id"}
+        assert pod.spec.containers[0].command[2] == "echo $HOME ${HOME} https://hook/x"
+
+
+def test_a_job_gives_its_pod() -> None:
+    container = {"name": "base", "image": "busybox"}
+    job = {
+        "kind": "Job",
+        "metadata": {"name": "j", "labels": {"team": "a", "x": "job"}},
+        "spec": {
+            "backoffLimit": 4,
+            "activeDeadlineSeconds": 60,
+            "template": {"metadata": {"labels": {"x": "pod"}}, "spec": {"containers": [container]}},
+        },
+    }
+    pod = pod_of_manifest(job, {})
+    assert pod.kind == "Pod"
+    assert pod.metadata.name == "j"
+    assert pod.metadata.labels == {"team": "a", "x": "pod"}
+    assert pod.spec.active_deadline_seconds == 60
+    assert "activeDeadlineSeconds" not in job["spec"]["template"]["spec"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ({"kind": "Deployment"}, "'Deployment'.*Pod or Job"),
+        ({"kind": "Pod", "spec": {}}, "containers"),
+        ({"kind": "Job", "spec": {"completions": 3}}, "completions is 3.*mapped"),
+        ({"kind": "Job", "spec": {"parallelism": 0}}, "parallelism is 0"),
+        ({"kind": "Job", "spec": {}}, "spec.template.spec"),
+        (
+            {"kind": "Pod", "x": "${NAME} ${JOB_ID}"},
+            r"unknown variables: NAME\..*JOB_HOOK, JOB_ID.*\$\$\{NAME\}",
+        ),
+        ("kind: Pod\n---\nkind: Pod\n", "single YAML document"),
+        ("kind: [\n", "single YAML document"),
+        ("- a\n- b\n", "no mapping"),
+        ("nowhere.yaml", "'nowhere.yaml' cannot be read"),
+    ],
+)
+def test_bad_manifests_are_refused_with_what_to_do(manifest: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        pod_of_manifest(manifest, VARIABLES)
