@@ -1,47 +1,83 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Kubernetes API server has been asked by those who run pods, from its own counters."""
+"""What Airflow asks of a Kubernetes API server, from the server's own counters."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from kubernetes import client as k8s
 
-_SAMPLE = re.compile(r"^apiserver_request_total\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="([^"]*)"')
+from dev.cluster import ACCOUNT, Cluster
+
+_GROUP = "flowcontrol.apiserver.k8s.io"
+_SAMPLE = re.compile(
+    r"^apiserver_flowcontrol_dispatched_requests_total"
+    r'\{[^}]*flow_?schema="(?P<name>[^"]*)"[^}]*\} (?P<value>\S+)$',
+    re.MULTILINE | re.IGNORECASE,
+)
 _MINUTE_SECONDS = 60
 
-# What the clients of both operators ask for. A watch of Secrets is the kubelet's, and so is all that
-# concerns pods/status. A watch, or a log that is followed, counts when it ends.
-_ASKED = {
-    "pods": {"GET", "LIST", "WATCH", "POST", "PATCH", "DELETE"},
-    "pods/log": {"GET"},
-    "secrets": {"GET", "POST", "DELETE"},
-    "events": {"GET", "LIST", "WATCH"},
-}
+
+class Requests:
+    """Counts the requests of a namespace's ServiceAccount, those of nobody else.
+
+    How it works: a FlowSchema of its own makes the API server count them. What goes on for long, a watch or a
+    log that is followed, is one request, and none to servers before 1.23.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._core = cluster.core
+        self._name = cluster.namespace
+
+    def per_minute(self) -> float:
+        """Count for a minute."""
+        before, since = self._count(), time.monotonic()
+        time.sleep(_MINUTE_SECONDS)
+        return (self._count() - before) * _MINUTE_SECONDS / (time.monotonic() - since)
+
+    def _count(self) -> float:
+        response = self._core.api_client.call_api(
+            *("/metrics", "GET"),
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+            _return_http_data_only=True,
+        )
+        samples = _SAMPLE.finditer(response.data.decode())
+        return sum(float(sample["value"]) for sample in samples if sample["name"] == self._name)
 
 
-def requests_per_minute(core: k8s.CoreV1Api) -> float:
-    """Count for a minute."""
-    before, since = _count(core), time.monotonic()
-    time.sleep(_MINUTE_SECONDS)
-    return (_count(core) - before) * _MINUTE_SECONDS / (time.monotonic() - since)
+@contextmanager
+def counted(cluster: Cluster) -> Iterator[Requests]:
+    """Let the API server count what is asked with ``cluster.kubeconfig`` meanwhile."""
+    group = k8s.ApisApi(cluster.core.api_client).get_api_versions().groups
+    version = next(each.preferred_version.version for each in group if each.name == _GROUP)
+    objects = k8s.CustomObjectsApi(cluster.core.api_client)
+    where = (_GROUP, version, "flowschemas")
+    objects.create_cluster_custom_object(*where, _flow_schema(cluster.namespace, version))
+    try:
+        yield Requests(cluster)
+    finally:
+        objects.delete_cluster_custom_object(*where, cluster.namespace)
 
 
-def _count(core: k8s.CoreV1Api) -> float:
-    response = core.api_client.call_api(
-        *("/metrics", "GET"),
-        auth_settings=["BearerToken"],
-        _preload_content=False,
-        _return_http_data_only=True,
-    )
-    metrics = response.data.decode()
-    total = 0.0
-    for sample in _SAMPLE.finditer(metrics):
-        labels = dict(_LABEL.findall(sample["labels"]))
-        subresource = labels.get("subresource")
-        resource = labels.get("resource", "") + (f"/{subresource}" if subresource else "")
-        if labels.get("verb") in _ASKED.get(resource, ()):
-            total += float(sample["value"])
-    return total
+def _flow_schema(namespace: str, version: str) -> dict[str, Any]:
+    account = {"name": ACCOUNT, "namespace": namespace}
+    everything = {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"]}
+    rule = {
+        "subjects": [{"kind": "ServiceAccount", "serviceAccount": account}],
+        "resourceRules": [everything],
+    }
+    return {
+        "apiVersion": f"{_GROUP}/{version}",
+        "kind": "FlowSchema",
+        "metadata": {"name": namespace},
+        "spec": {
+            "matchingPrecedence": 500,
+            "priorityLevelConfiguration": {"name": "workload-low"},
+            "rules": [rule],
+        },
+    }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Engine, create_engine, text
 
-from benchmarks.kube_requests import requests_per_minute
+from benchmarks.kube_requests import Requests, counted
 from benchmarks.usage import Usage
 from dev.cluster import Cluster
 from dev.deployment import Deployment
@@ -45,13 +45,14 @@ def run(airflow: Deployment, cluster: Cluster) -> None:
     pods = ("pods", cluster.namespace, str(cluster.kubeconfig))
     engine = create_engine(airflow.database_url)
     try:
-        for name, kind in (("Airflow's DateTimeTrigger", ("dates",)), ("PodActionTrigger", pods)):
-            print(f"{name:26} {_measure(airflow, cluster, engine, kind)}")
+        with counted(cluster) as requests:
+            for name, kind in (("Airflow's DateTimeTrigger", ("dates",)), ("PodActionTrigger", pods)):
+                print(f"{name:26} {_measure(airflow, requests, engine, kind)}")
     finally:
         engine.dispose()
 
 
-def _measure(airflow: Deployment, cluster: Cluster, engine: Engine, kind: Sequence[str]) -> Waiting:
+def _measure(airflow: Deployment, requests: Requests, engine: Engine, kind: Sequence[str]) -> Waiting:
     _restart_without_work(airflow, engine)
     _make(airflow, engine, 1, kind)  # what the first one loads is not the others' cost
     time.sleep(_SETTLE_SECONDS)
@@ -62,7 +63,7 @@ def _measure(airflow: Deployment, cluster: Cluster, engine: Engine, kind: Sequen
     time.sleep(_SETTLE_SECONDS)
     usage = Usage(airflow.triggerer.pid)
     cpu_seconds, since, asked = usage.cpu_seconds(), time.monotonic(), _asked(airflow)
-    kube_requests = requests_per_minute(cluster.core)
+    kube_requests = requests.per_minute()
     seconds = time.monotonic() - since
     return Waiting(
         cpu_percent=100 * (usage.cpu_seconds() - cpu_seconds) / seconds,

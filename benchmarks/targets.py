@@ -49,7 +49,7 @@ def _make(count: int, generator: Any) -> list[Target]:
 
     from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
     from airflow_asyncaction.store.actions import Actions
-    from airflow_asyncaction.store.registration import register
+    from airflow_asyncaction.store.registration import Claimant, register
 
     now, run_id = datetime.now(UTC), f"benchmark-{secrets.token_hex(4)}"
     key = {"dag_id": "benchmark", "run_id": run_id}
@@ -69,7 +69,7 @@ def _make(count: int, generator: Any) -> list[Target]:
             digest = json.dumps(hashlib.sha256(nonce.encode()).hexdigest())
             get_state_backend().set(scope, COMMITMENT_KEY, digest, session=session)
         spec = ActionSpec(type="benchmark", runner="local")
-        done = register(actions, str(ti_id), nonce, spec, now)
+        done = register(actions, Claimant.of(str(ti_id), nonce), spec, now)
         token = generator.generate(extras={"sub": str(ti_id), "scope": "execution"}, valid_for=3600)
         targets.append(Target(str(ti_id), token, done.action.id, done.secret))
     return targets

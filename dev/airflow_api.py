@@ -36,11 +36,26 @@ class TaskKey:
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One line of a task's log."""
+    """One line of a task's log.
+
+    :param error: class and message of the exception that it is about, if it is
+    """
 
     event: str
     level: str = ""
     logger: str = ""
+    error: str = ""
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> LogEntry:
+        """Read what the API answers."""
+        detail = (entry.get("error_detail") or [{}])[0]
+        return cls(
+            event=str(entry.get("event", "")),
+            level=str(entry.get("level", "")),
+            logger=str(entry.get("logger", "")),
+            error=f"{detail['exc_type']}: {detail['exc_value']}" if detail else "",
+        )
 
 
 class AirflowApi:
@@ -154,10 +169,7 @@ class AirflowApi:
             content = self._call("GET", path, query=query)["content"]
         except AirflowApiError:
             return []  # before the first line there is no log at all
-        return [
-            LogEntry(str(entry.get("event", "")), str(entry.get("level", "")), str(entry.get("logger", "")))
-            for entry in content
-        ]
+        return [LogEntry.from_json(entry) for entry in content]
 
     def log_text(self, key: TaskKey, try_number: int = 1) -> str:
         """Return the log of one try as plain lines."""

@@ -67,7 +67,8 @@ class KubeActionOperator(AsyncActionOperator, KubernetesPodOperator):
         or a mapping; ``${JOB_ID}``, ``${JOB_HOOK}`` and the like in it are replaced (templated)
     :param job_secret: ``"secret"``: a Kubernetes Secret that the pod owns; ``"env"``: in the pod's
         environment in clear, where no right on secrets is to be had
-    :param start_timeout: of the pod; ``startup_timeout_seconds`` unless given
+    :param start_timeout: of the pod, and of the job's first report where one must come;
+        ``startup_timeout_seconds``, of the pod alone, unless given
     :param stop_grace: ``termination_grace_period`` unless given, else 10 seconds
     :param deferrable: ``[operators] default_deferrable`` unless given
     :param defer_after: how long the worker waits before it defers; ``[asyncaction] defer_after`` unless given
@@ -110,6 +111,7 @@ class KubeActionOperator(AsyncActionOperator, KubernetesPodOperator):
         if job_secret not in (_IN_SECRET, _IN_ENV):
             raise ValueError(f"job_secret is {job_secret!r}: it must be {_IN_SECRET!r} or {_IN_ENV!r}")
         is_mapping = isinstance(arguments, Mapping)
+        self._expects_start = start_timeout is not None
         if start_timeout is None:
             start_timeout = kwargs.get("startup_timeout_seconds", 120)
         if stop_grace is None:
@@ -136,9 +138,10 @@ class KubeActionOperator(AsyncActionOperator, KubernetesPodOperator):
 
     def spec(self, runner: Runner) -> ActionSpec:
         """Return what is asked of the server."""
-        spec = super().spec(runner)
-        margin = None if spec.start_timeout is None else spec.start_timeout + _START_MARGIN
-        return replace(spec, adoptable=True, start_timeout=margin)
+        spec, start_timeout = super().spec(runner), None
+        if self._expects_start and spec.start_timeout is not None:
+            start_timeout = spec.start_timeout + _START_MARGIN
+        return replace(spec, adoptable=True, start_timeout=start_timeout)
 
     def hand_over(
         self, hook: AsyncActionHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int

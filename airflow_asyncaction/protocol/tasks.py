@@ -88,9 +88,7 @@ class ActionSpec:
 class NeedsWorker(StrEnum):
     """Whether a worker has something to do at the end of a deferred task."""
 
-    ALWAYS = (
-        "always"  # asset events, callbacks, an XCom backend, ...: only workers do these
-    )
+    ALWAYS = "always"  # asset events, callbacks, an XCom backend, ...: only workers do these
     FOR_LOGS = "for_logs"  # unless the trigger saw the exit: it has read the log before it told
     ON_FAILURE = "on_failure"  # only for the exception, by which Airflow decides on a retry
 

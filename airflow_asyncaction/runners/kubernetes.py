@@ -18,7 +18,14 @@ from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import TAIL_LINES, Exit
 from airflow_asyncaction.runners.base import OnLaunched
 from airflow_asyncaction.runners.pod_api import CONFLICT, ClusterRefused, GivenUp, PodApi
-from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, Pod, PodStory, is_running
+from airflow_asyncaction.runners.pod_end import (
+    ACTION_LABEL,
+    ON_FINISH_LABEL,
+    Pod,
+    PodStory,
+    is_kept,
+    is_running,
+)
 from airflow_asyncaction.runners.pod_events import PodEvents
 from airflow_asyncaction.runners.pod_log import LogPosition, LogReader, LogThread, PodLine
 from airflow_asyncaction.runners.pod_spec import add_job, job_secret
@@ -226,7 +233,7 @@ class KubeRunner:
             metadata = pod["metadata"]
             if metadata["labels"][ACTION_LABEL] == info.job_id:
                 found = pod
-            elif not _is_kept(pod):
+            elif not _is_left_alone(pod):
                 log.info("The pod %s of an earlier try is deleted", metadata["name"])
                 self._api.delete_pod(
                     metadata["name"],
@@ -333,10 +340,7 @@ class KubeRunner:
     def _keeps_pod(self, ended: Exit) -> bool:
         if self._stop_asked_at is not None and self._options.keep_on_kill:
             return True
-        on_finish = self._options.on_finish
-        return on_finish in ("keep_pod", "delete_active_pod") or (
-            on_finish == "delete_succeeded_pod" and not ended.is_clean
-        )
+        return is_kept(self._options.on_finish, succeeded=ended.is_clean)
 
     def _begin_to_delete(self) -> None:
         """Delete the pod, in a thread: the cluster may be away, and the pod must not go on."""
@@ -360,7 +364,7 @@ class KubeRunner:
         return not self._uid and (self._is_orphaned or self._stop_asked_at is not None)
 
 
-def _is_kept(pod: Pod) -> bool:
+def _is_left_alone(pod: Pod) -> bool:
     """Tell whether a pod of an earlier try is to be left alone: it ends, or has ended and was to be kept."""
     metadata = pod["metadata"]
     if "deletionTimestamp" in metadata:

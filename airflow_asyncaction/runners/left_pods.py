@@ -10,7 +10,7 @@ from kubernetes import client as k8s
 from kubernetes.client.exceptions import ApiException
 
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL
+from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, is_kept
 
 _PAGE = 500
 _ENDED = ("Succeeded", "Failed")
@@ -32,12 +32,7 @@ class JobPod:
     @property
     def is_left(self) -> bool:
         """Whether it is to be deleted, given that its action is over."""
-        if self.phase not in _ENDED:
-            return True
-        keeps = self.on_finish == "keep_pod" or (
-            self.on_finish == "delete_succeeded_pod" and self.phase == "Failed"
-        )
-        return not keeps
+        return self.phase not in _ENDED or not is_kept(self.on_finish, succeeded=self.phase == "Succeeded")
 
 
 def job_pods(core: k8s.CoreV1Api, namespace: str) -> Iterator[JobPod]:

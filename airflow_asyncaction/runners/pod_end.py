@@ -36,11 +36,16 @@ _TROUBLE = {
     "CreateContainerError": "StartError",
     "RunContainerError": "StartError",
 }
-# Errors of a registry that pass, as KubernetesPodOperator knows them: until ``start_timeout`` they may.
-_PASSING = (
-    "pull qps exceeded", "rate limit", "too many requests", "toomanyrequests", "temporarily unavailable",
-    "timeout", "bad gateway", "service unavailable", "gateway timeout",
-)  # fmt: skip
+# What passes by itself, of a registry as KubernetesPodOperator knows it, and of a busy node: until
+# ``start_timeout`` it may.
+_PASSING: Mapping[str, tuple[str, ...]] = {
+    "ImagePull": (
+        "pull qps exceeded", "rate limit", "too many requests", "toomanyrequests", "temporarily unavailable",
+        "timeout", "bad gateway", "service unavailable", "gateway timeout",
+    ),
+    "CreateContainerConfigError": ("failed to sync", "timed out", "context deadline exceeded"),
+    "StartError": ("timed out", "context deadline exceeded", "failed to reserve container name"),
+}  # fmt: skip
 _STARTED_BADLY = frozenset({"ContainerCannotRun", "StartError"})
 _NAMED_BY_POD = frozenset({"DeadlineExceeded", "ContainerStatusUnknown"})
 # Why newer clusters say that they took a pod away (condition DisruptionTarget).
@@ -53,7 +58,7 @@ _DISRUPTIONS = {
 }
 _SIGNALS_FROM = 128
 
-_SECRET_SETTLE = timedelta(minutes=1)
+_SECRET_SETTLE = timedelta(minutes=3)
 """For how long the node may go on to say that the job's Secret is not there after it was created."""
 
 _NODE_SILENCE = timedelta(seconds=30)
@@ -228,6 +233,13 @@ def is_running(pod: Pod, container: str) -> bool:
     return "running" in _status_of(status, container, "state") or _terminated(status, container) is not None
 
 
+def is_kept(on_finish: str, *, succeeded: bool) -> bool:
+    """Tell whether a pod that has ended is to stay, by its ``on_finish_action``."""
+    return on_finish in ("keep_pod", "delete_active_pod") or (
+        on_finish == "delete_succeeded_pod" and not succeeded
+    )
+
+
 def trimmed(pod: Pod) -> Pod:
     """Return what is read of a pod here and by who watches it: a small part."""
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
@@ -348,7 +360,7 @@ def _waiting(status: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
 
 def _may_pass(trouble: Exit) -> bool:
     text = (trouble.message or "").lower()
-    return trouble.reason == "ImagePull" and any(each in text for each in _PASSING)
+    return any(each in text for each in _PASSING.get(trouble.reason or "", ()))
 
 
 def _with_cause(text: str, cause: str) -> str:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from airflow_asyncaction.exceptions import ServerError, Superseded
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
-from airflow_asyncaction.protocol.actions import StopReason
+from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.tasks import TaskView, Word
-from airflow_asyncaction.runners.pod_end import Pod, PodStory
+from airflow_asyncaction.runners.pod_end import Pod, PodStory, is_kept
 from airflow_asyncaction.runners.pod_log import LogPosition
 from airflow_asyncaction.runners.reported import Shown
 from airflow_asyncaction.runners.task_log import write_pod_line
@@ -124,7 +124,7 @@ class DeferredPod:
                 await self._clear_up(succeeded=False)
             exit_ = await self._with_last_lines(exit_)
             await self._show_reported(info)
-            await self._ask_for_ever(lambda hook: hook.tell(info, exit_, patience=_NO_PATIENCE))
+            view = await self._ask_for_ever(lambda hook: hook.tell(info, exit_, patience=_NO_PATIENCE))
         except ClusterRefused as refused:
             raise CannotWatch(str(refused)) from refused
         except Superseded:
@@ -132,6 +132,8 @@ class DeferredPod:
         except ServerError as error:
             raise CannotWatch(str(error)) from error
         self._is_told = True
+        if view.state not in (State.SUCCESS, State.RUNNING):  # a worker raises it later
+            self._log.error("%s: %s", view.error_name, view.error_message)
         await self._clear_up(succeeded=exit_.is_clean)
 
     async def kill(self) -> None:
@@ -329,13 +331,6 @@ class DeferredPod:
 
     async def _tell_soon(self, info: JobInfo, word: Word) -> TaskView | None:
         return await self._ask_for_a_while(lambda hook: hook.tell(info, word, patience=_NO_PATIENCE))
-
-
-def is_kept(on_finish: str, *, succeeded: bool) -> bool:
-    """Tell whether a pod that has ended is to stay."""
-    return on_finish in ("keep_pod", "delete_active_pod") or (
-        on_finish == "delete_succeeded_pod" and not succeeded
-    )
 
 
 def exit_of(view: TaskView) -> Exit:

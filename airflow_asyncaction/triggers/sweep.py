@@ -15,9 +15,9 @@ from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.tasks import TaskView
 from airflow_asyncaction.runners.left_pods import JobPod
-from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, Pod
+from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, Pod, is_kept
 from airflow_asyncaction.triggers.cluster import ClusterError
-from airflow_asyncaction.triggers.deferred_pod import exit_of, is_kept
+from airflow_asyncaction.triggers.deferred_pod import exit_of
 from airflow_asyncaction.triggers.job_secret import info_of
 from airflow_asyncaction.triggers.pod_watch import PodWatch
 from airflow_asyncaction.triggers.server import Server, is_away

@@ -33,7 +33,11 @@ from tests.integration.signed_jobs import HookClient, SignedJob, registered
 from tests.integration.stored_dags import run_of, store_dag
 from tests.means import kube_or_skip
 
-pytestmark = pytest.mark.integration
+# The database is the same to a trigger.
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.parametrize("database", ["sqlite"], indirect=True, scope="session"),
+]
 
 _SECONDS = 40.0
 _CLOSING_SECONDS = 0.3  # connections with TLS are closed in the background
@@ -228,6 +232,22 @@ def test_the_last_second_of_a_talkative_container_is_read_whole(defer: NewDeferr
     with capture_logs() as logs:
         run(check())
     assert [line for line in lines(logs) if line.startswith("n-")] == [f"n-{i}" for i in range(20000)]
+
+
+def test_without_a_slot_the_log_is_read_at_the_end(
+    defer: NewDeferred, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deferred = defer("echo one; sleep 3; echo two")
+    monkeypatch.setattr("airflow_asyncaction.triggers.pods.log_slots", lambda: LogSlots(0))
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.state == "success")
+        await started.cancel()
+
+    with capture_logs() as logs:
+        run(check())
+    assert [line for line in lines(logs) if line in ("one", "two")] == ["one", "two"]
 
 
 def test_what_the_job_reports_is_written_after_what_the_worker_wrote(defer: NewDeferred) -> None:
@@ -514,16 +534,3 @@ def test_the_sweep_leaves_alone_who_is_waited_for_here(defer: NewDeferred, pods:
         await started.cancel()
 
     run(check())
-
-
-def test_a_slot_for_a_log_goes_to_who_waited_longest() -> None:
-    slots, woken = LogSlots(1), []
-    first, second = lambda: woken.append(1), lambda: woken.append(2)
-    assert slots.take(lambda: woken.append(0))
-    assert not slots.take(first)
-    assert not slots.take(second)
-    slots.leave(first)
-    slots.give_back()
-    assert woken == [2]
-    assert slots.take(second)
-    assert not slots.take(first)

@@ -43,9 +43,10 @@ def assert_failed(kube: KubeScene, dag_id: str, task_id: str, name: str, words: 
     assert (action.state, action.error_name) == ("ERROR", name)
     assert words in (action.error_message or "")
     assert issubclass(getattr(exceptions, name), exceptions.ActionFailed)
-    log = kube.api.log_text(kube.key(dag_id, task_id))
-    assert name in log
-    assert words in log
+    errors = [entry.error for entry in kube.api.log(kube.key(dag_id, task_id)) if entry.error]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"{name}: ")
+    assert words in errors[0]
     kube.assert_cleared_up(action)
 
 

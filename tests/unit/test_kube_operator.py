@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
@@ -16,6 +16,7 @@ from airflow_asyncaction.decorators.kubernetes import async_action_kubernetes
 from airflow_asyncaction.operators import KubeActionOperator
 from airflow_asyncaction.operators.deferring import needs_worker
 from airflow_asyncaction.protocol.tasks import NeedsWorker
+from airflow_asyncaction.runners.base import Runner
 
 pytestmark = pytest.mark.unit
 
@@ -85,6 +86,19 @@ def test_the_names_of_kubernetes_pod_operator_mean_the_same() -> None:
     assert operator(termination_grace_period=3).options.stop_grace == timedelta(seconds=3)
     assert operator(termination_grace_period=3, stop_grace=4).options.stop_grace == timedelta(seconds=4)
     assert operator().options.stop_grace == timedelta(seconds=10)
+
+
+def test_the_server_waits_for_a_first_report_only_as_it_was_asked_to() -> None:
+    class Named:
+        name = "kubernetes"
+
+    runner = cast("Runner", Named())
+    assert operator().spec(runner).start_timeout is None
+    assert operator(startup_timeout_seconds=60).spec(runner).start_timeout is None
+    asked = operator(start_timeout=60).spec(runner).start_timeout
+    assert asked is not None
+    assert asked > timedelta(seconds=60)  # the cluster's own word comes first
+    assert operator().spec(runner).adoptable
 
 
 def test_a_dag_with_pods_can_be_stored_and_mapped() -> None:

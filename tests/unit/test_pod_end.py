@@ -16,6 +16,7 @@ from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.runners.pod_end import (
     PodStory,
     end_of,
+    is_kept,
     is_running,
     trimmed,
     trouble_of,
@@ -30,8 +31,6 @@ NOW = datetime(2026, 11, 24, 16, 0, tzinfo=UTC)
 ENDS: dict[str, dict[str, Any]] = {
     "success": {"code": 0},
     "exit-3": {"code": 3, "message": "why"},
-    "sigkill": {"code": 137, "signal": "SIGKILL"},
-    "sigterm": {"code": 143, "signal": "SIGTERM"},
     "oom": {"code": 137, "reason": "OOMKilled"},
     "evicted": {
         "reason": "Evicted",
@@ -140,6 +139,15 @@ def test_a_trimmed_pod_has_no_foreign_labels_and_no_spec() -> None:
     assert small["spec"] == {"nodeName": "n"}
 
 
+@pytest.mark.parametrize(("code", "signal"), [(137, "SIGKILL"), (143, "SIGTERM"), (200, None)])
+def test_a_code_above_128_is_a_signal(code: int, signal: str | None) -> None:
+    pod = _pod("exit-3")
+    pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] = code
+    exit_ = end_of(pod, "base")
+    assert exit_ is not None
+    assert (exit_.code, exit_.signal) == (code, signal)
+
+
 def test_a_story_has_one_end() -> None:
     story = PodStory("base")
     assert story.look("ADDED", _pod("running"), NOW) is None
@@ -177,12 +185,40 @@ def test_a_pod_waits_for_the_jobs_secret_but_not_for_another() -> None:
     story.secret_is_there()
     later = NOW + timedelta(hours=2)
     assert story.look("MODIFIED", own, later) is None  # the node looks again soon
-    exit_ = story.look("", None, later + timedelta(minutes=2))
+    exit_ = story.look("", None, later + timedelta(minutes=4))
     assert exit_ is not None
     assert exit_.reason == "CreateContainerConfigError"
     other = PodStory("base").look("MODIFIED", _pod("missing-secret"), NOW)
     assert other is not None
     assert other.reason == "CreateContainerConfigError"
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["failed to sync secret cache: timed out waiting for the condition", "context deadline exceeded"],
+)
+def test_what_a_busy_node_says_may_pass(message: str) -> None:
+    pod = _pod("missing-secret")
+    pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"] = message
+    story = PodStory("base", start_by=NOW + timedelta(minutes=1), secret_is_there=True)
+    assert story.look("MODIFIED", pod, NOW) is None
+    late = story.look("", None, NOW + timedelta(minutes=1))
+    assert late is not None
+    assert (late.reason, message in (late.message or "")) == ("CreateContainerConfigError", True)
+
+
+@pytest.mark.parametrize(
+    ("on_finish", "succeeded", "kept"),
+    [
+        ("delete_pod", False, False),
+        ("keep_pod", True, True),
+        ("delete_active_pod", True, True),
+        ("delete_succeeded_pod", True, False),
+        ("delete_succeeded_pod", False, True),
+    ],
+)
+def test_a_pod_that_has_ended_may_be_kept(on_finish: str, succeeded: bool, kept: bool) -> None:
+    assert is_kept(on_finish, succeeded=succeeded) is kept
 
 
 def test_a_pod_that_no_node_takes_ends_at_its_deadline() -> None:

@@ -70,7 +70,8 @@ def some_ends(**mode: Any) -> None:
     shell("exit_3", "echo why; exit 3", **mode)
     limits = k8s.V1ResourceRequirements(limits={"memory": "20Mi"})
     shell("out_of_memory", "head -c 200m /dev/zero | tail", container_resources=limits, **mode)
-    shell("many_lines", "seq 1 50000", **mode)
+    # Without the pause, a container runtime that is late drops what is in its pipes when the container ends.
+    shell("many_lines", "seq 1 50000; sleep 0.5", **mode)
 
 
 def other_ends(**mode: Any) -> None:
@@ -107,7 +108,7 @@ AT_ONCE: dict[str, Any] = {"deferrable": True, "defer_after": 0}
 FAST: dict[str, Any] = {"retry_delay": timedelta(0)}
 
 with DAG("pods_waited_for", schedule=None):
-    some_ends(deferrable=False)
+    some_ends(deferrable=True, defer_after=300)  # they end before
 
 with DAG("pods_deferred", schedule=None):
     some_ends(**AT_ONCE)
@@ -119,7 +120,7 @@ with DAG("pods_deferred", schedule=None):
 
     downstream(python("passes_on", REPORTER, **AT_ONCE).output)
 
-    @task.async_action_kubernetes(**SMALL, **AT_ONCE)
+    @task.async_action_kubernetes(**SMALL, **AT_ONCE)  # type: ignore[untyped-decorator]
     def decorated(number: int) -> str:
         return f"echo number {number}; exit $(({number} - 7))"
 
