@@ -46,7 +46,7 @@ _NOT_TAKEN = {
 # Where a job's secret is kept.
 _IN_SECRET, _IN_ENV = "secret", "env"
 # The cluster's own word on why a pod does not start comes before the server's clock.
-_START_MARGIN = timedelta(seconds=15)
+_START_MARGIN = timedelta(minutes=1)
 
 
 class KubeActionOperator(AsyncActionOperator, KubernetesPodOperator):

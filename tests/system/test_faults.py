@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.scene import Scene, StoredAction, assert_gone, eventually
-from tests.unit.live_processes import all_pids, parent_of
+from tests.unit.live_processes import all_pids, kill_with_descendants, parent_of
 
 pytestmark = pytest.mark.system
 
@@ -106,18 +106,3 @@ def command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
     except OSError:
         return ""
-
-
-def kill_with_descendants(pid: int, *, but: int) -> None:
-    """Kill a process and all below it but one, and what is below that: the guard ends its job by itself."""
-    children = [child for child in all_pids() if child != but and is_child(child, pid)]
-    os.kill(pid, signal.SIGKILL)
-    for child in children:
-        kill_with_descendants(child, but=but)
-
-
-def is_child(child: int, pid: int) -> bool:
-    try:
-        return parent_of(child) == pid
-    except OSError:
-        return False

@@ -12,7 +12,7 @@ import pytest
 from airflow_asyncaction.protocol.signing import Content
 from tests.system.kube_scene import KubeScene
 from tests.system.scene import eventually
-from tests.unit.live_processes import parent_of
+from tests.unit.live_processes import kill_with_descendants, parent_of
 
 pytestmark = pytest.mark.system
 
@@ -77,8 +77,8 @@ def test_a_deferred_task_that_is_marked_failed_tells_its_job_to_stop(kube: KubeS
     kube.api.set_state(kube.key("pod_marked", "waits"), "failed")
     kube.assert_cleared_up(action)
     ended = kube.ended("pod_marked", "waits")
-    assert (ended.state, ended.verb) == ("STOPPED", "STOP")
-    eventually(lambda: "told to stop" in kube.events("pod_marked", "waits"), "the job obeyed")
+    assert (ended.state, ended.verb, ended.error_name) == ("STOPPED", "STOP", "Killed")
+    assert ended.error_message == "The job was asked to stop, and did"
 
 
 @pytest.mark.usefixtures("started")
@@ -139,8 +139,11 @@ def test_a_scheduler_that_was_killed_loses_nothing(kube: KubeScene) -> None:
     kube.trigger(dag_id)
     deferred, waited_for = kube.deferred(dag_id, "deferred"), kube.attempt(dag_id, "waited_for")
     kube.running_pod(waited_for)
-    kube.deployment.scheduler.kill()
-    kube.deployment.scheduler.start()
+    scheduler = kube.deployment.scheduler
+    assert scheduler.pid is not None
+    kill_with_descendants(scheduler.pid)  # its workers as well
+    scheduler.wait(60)
+    scheduler.start()
     for action, task_id in ((deferred, "deferred"), (waited_for, "waited_for")):
         assert kube.state_of(dag_id, task_id) == "success"
         (only,) = kube.actions(dag_id, task_id)

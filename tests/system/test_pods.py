@@ -20,7 +20,7 @@ OTHER_FAILURES = {
     "no_image": ("ImagePull", "127.0.0.1:1/nothing:1"),
     "no_config": ("CreateContainerConfigError", '"nothing" not found'),
     "no_node": ("Unschedulable", "Insufficient cpu"),
-    "too_long": ("DeadlineExceeded", "longer than specified deadline"),
+    "too_long": ("DeadlineExceeded", "longer than the specified deadline"),
     "bad_init": ("InitContainerFailed", "prepare"),
 }
 RESULTS = {"rows": 3, "deep": [None, {"x": 0.5}], "none": None}

@@ -80,6 +80,21 @@ def kill_all(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def kill_with_descendants(pid: int, *, but: int = -1) -> None:
+    """Kill a process and all below it but one, and what is below that: the guard ends its job by itself."""
+    children = [child for child in all_pids() if child != but and is_child(child, pid)]
+    os.kill(pid, signal.SIGKILL)
+    for child in children:
+        kill_with_descendants(child, but=but)
+
+
+def is_child(child: int, pid: int) -> bool:
+    try:
+        return parent_of(child) == pid
+    except OSError:
+        return False
+
+
 def guards_of(parent: int) -> list[int]:
     """Return the guards that a process is the parent of."""
     guards = []

@@ -31,7 +31,7 @@ with open_job() as job:
     print("up", flush=True)
     job.log("waits")
     for second in range(600):
-        if job.is_stopping:
+        if job.is_stopping():
             print("told to stop", flush=True)
             sys.exit(1)
         job.log(f"second {{second}}")
