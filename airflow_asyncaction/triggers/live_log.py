@@ -20,7 +20,7 @@ from airflow_asyncaction.runners.pod_log import (
 from airflow_asyncaction.triggers.cluster import Cluster, ClusterAway, ClusterRefused
 
 _NO_LOG = (400, 404)
-_PIECE_BYTES = 16 * 1024
+_PIECE_BYTES = 1024  # a line takes Airflow a millisecond or more to log: other triggers are to have turns
 
 
 class LiveLog:
