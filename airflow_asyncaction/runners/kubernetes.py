@@ -144,7 +144,7 @@ class KubeRunner:
         if self._options.let_go_after is not None:
             let_go_at = time.monotonic() + self._options.let_go_after.total_seconds()
         try:
-            if self._stop_asked_at is not None:
+            if self._stop_asked_at is not None and not self._expects_job:
                 raise GivenUp("It was not started")
             self._begin(info)
         except _Refused as refused:

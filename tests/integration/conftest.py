@@ -13,13 +13,15 @@ import pytest
 from airflow_asyncaction import settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.web.app import create_app
+from dev.cluster import Cluster
 from dev.postgres import Postgres
 from tests.integration.databases import Database, sqlite_in
 from tests.integration.file_servers import SERVERS, Folder, Kept, Serve, serving
+from tests.integration.job_pods import JobPods, job_pods
 from tests.integration.running_tasks import RunningTask, running_task
 from tests.integration.servers import served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
-from tests.means import postgres_or_skip
+from tests.means import kube_or_skip, postgres_or_skip
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +110,18 @@ def actions(database: Database) -> Actions:
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path / "store")
+
+
+@pytest.fixture(scope="module")
+def kube() -> Iterator[Cluster]:
+    with kube_or_skip() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def pods(kube: Cluster) -> Iterator[JobPods]:
+    with job_pods(kube) as pods:
+        yield pods
 
 
 @pytest.fixture

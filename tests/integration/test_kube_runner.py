@@ -23,7 +23,6 @@ from airflow_asyncaction.runners.pod_end import ACTION_LABEL
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import add_job
 from dev.cluster import ACCOUNT, Cluster
-from tests.means import kube_or_skip
 
 pytestmark = pytest.mark.integration
 
@@ -41,15 +40,9 @@ OPTIONS = PodOptions(
 BEGINNING = LogPosition()
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with kube_or_skip() as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def scene(cluster: Cluster) -> Iterator[Scene]:
-    scene = Scene(cluster)
+def scene(kube: Cluster) -> Iterator[Scene]:
+    scene = Scene(kube)
     yield scene
     scene.expect_nothing_left()
 
@@ -243,20 +236,20 @@ def test_a_crash_between_the_pod_and_its_secret(scene: Scene) -> None:
     assert scene.run(runner) == Exit(code=0, tail=("hello",))
 
 
-def test_no_right_on_secrets(scene: Scene, cluster: Cluster) -> None:
-    rbac = k8s.RbacAuthorizationV1Api(cluster.core.api_client)
-    role = rbac.read_namespaced_role(ACCOUNT, cluster.namespace)
+def test_no_right_on_secrets(scene: Scene, kube: Cluster) -> None:
+    rbac = k8s.RbacAuthorizationV1Api(kube.core.api_client)
+    role = rbac.read_namespaced_role(ACCOUNT, kube.namespace)
     few = [rule for rule in role.rules if "secrets" not in rule.resources]
-    _set_rules(rbac, cluster, few)
+    _set_rules(rbac, kube, few)
     try:
         exit_ = scene.ended("true")
         assert exit_.reason == "SecretRefused"
-        for part in ('"resources": ["secrets"]', 'job_secret="env"', "forbidden", cluster.namespace):
+        for part in ('"resources": ["secrets"]', 'job_secret="env"', "forbidden", kube.namespace):
             assert part in (exit_.message or "")
         scene.expect_nothing_left()
         assert scene.ended("test ${#JOB_SECRET_KEY} = 32", secret_in_env=True).code == 0
     finally:
-        _set_rules(rbac, cluster, role.rules)
+        _set_rules(rbac, kube, role.rules)
 
 
 def _set_rules(rbac: k8s.RbacAuthorizationV1Api, cluster: Cluster, rules: list[Any]) -> None:
@@ -306,6 +299,18 @@ def test_a_stop_before_the_start_starts_nothing(scene: Scene) -> None:
     assert exit_ is not None
     assert exit_.reason == "Stopped"
     assert not scene.pods()
+
+
+def test_a_stop_before_an_adopted_pod_is_looked_at_deletes_it(scene: Scene) -> None:
+    first = scene.runner("sleep 100", let_go_after=timedelta(seconds=0))
+    assert scene.run(first) is None
+    second = scene.runner()
+    second.expect_job()
+    second.stop()
+    exit_ = scene.run(second)
+    assert exit_ is not None
+    assert "was not started" not in (exit_.message or "")
+    assert all(pod.metadata.deletion_timestamp is not None for pod in scene.pods())
 
 
 def test_a_kept_pod_loses_its_secret(scene: Scene) -> None:

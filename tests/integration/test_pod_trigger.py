@@ -24,14 +24,13 @@ from airflow_asyncaction.triggers.pod_watch import watch_of
 from airflow_asyncaction.triggers.pods import PodActionTrigger
 from airflow_asyncaction.triggers.server import Server
 from airflow_asyncaction.triggers.sweep import Pace, Sweep
-from dev.cluster import SMALL_IMAGE, Cluster
+from dev.cluster import SMALL_IMAGE
 from tests.integration.databases import Database
-from tests.integration.job_pods import NOBODY, JobPods, job_pods
+from tests.integration.job_pods import NOBODY, JobPods
 from tests.integration.relay import Relay
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import HookClient, SignedJob, registered
 from tests.integration.stored_dags import run_of, store_dag
-from tests.means import kube_or_skip
 
 # The database is the same to a trigger.
 pytestmark = [
@@ -42,18 +41,6 @@ pytestmark = [
 _SECONDS = 40.0
 _CLOSING_SECONDS = 0.3  # connections with TLS are closed in the background
 _QUICK = Pace(alone_seconds=0.5, again_seconds=1.0, between_seconds=0.05, round_seconds=0.2)
-
-
-@pytest.fixture(scope="module")
-def kube() -> Iterator[Cluster]:
-    with kube_or_skip() as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def pods(kube: Cluster) -> Iterator[JobPods]:
-    with job_pods(kube) as pods:
-        yield pods
 
 
 @pytest.fixture

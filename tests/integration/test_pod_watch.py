@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -14,27 +14,13 @@ from airflow_asyncaction.runners.pod_end import Pod
 from airflow_asyncaction.triggers.cluster import Cluster as KubeClient
 from airflow_asyncaction.triggers.cluster import ClusterAway, ClusterRefused
 from airflow_asyncaction.triggers.pod_watch import PodWatch, watch_of
-from dev.cluster import Cluster
-from tests.integration.job_pods import NOBODY, JobPod, JobPods, job_pods
+from tests.integration.job_pods import NOBODY, JobPod, JobPods
 from tests.integration.relay import Relay
-from tests.means import kube_or_skip
 
 pytestmark = pytest.mark.integration
 
 _SECONDS = 30
 _CLOSING_SECONDS = 0.3  # connections with TLS are closed in the background
-
-
-@pytest.fixture(scope="module")
-def kube() -> Iterator[Cluster]:
-    with kube_or_skip() as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def pods(kube: Cluster) -> Iterator[JobPods]:
-    with job_pods(kube) as pods:
-        yield pods
 
 
 class Seen:
