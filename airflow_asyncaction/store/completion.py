@@ -19,7 +19,7 @@ from airflow.models.trigger import Trigger
 from airflow.models.xcom import XComModel
 from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import Connection, Row, exists, select
+from sqlalchemy import Connection, Row, exists, null, or_, select
 from sqlalchemy.orm import Session
 
 from airflow_asyncaction.protocol import strict_json
@@ -33,10 +33,28 @@ from airflow_asyncaction.store.models import action_table, file_table
 
 log = logging.getLogger(__name__)
 
-_DEFERRED_ACTIONS = rows.SELECT.join(
-    TaskInstance.__table__, TaskInstance.__table__.c.id == action_table.c.ti_id
-).where(
-    TaskInstance.__table__.c.state == TaskInstanceState.DEFERRED.value, action_table.c.deferral.is_not(None)
+_columns = action_table.c
+_tasks = TaskInstance.__table__
+# What a job sends may be large, and says nothing on whether its task is due.
+_NOT_LOOKED_AT = {"arguments", "results", "status_details", "error_message", "agent", "job", "secret"}
+_MAY_BE_DUE = (
+    select(
+        *(
+            null().label(column.name) if column.name in _NOT_LOOKED_AT else column
+            for column in rows.SELECT.selected_columns
+        )
+    )
+    .join(_tasks, _tasks.c.id == _columns.ti_id)
+    .where(
+        _tasks.c.state == TaskInstanceState.DEFERRED.value,
+        _columns.deferral.is_not(None),
+        or_(
+            _columns.ended_at.is_not(None),
+            _columns.verb.is_not(None),
+            _columns.heartbeat_timeout_seconds.is_not(None),
+            _columns.start_timeout_seconds.is_not(None),
+        ),
+    )
 )
 
 
@@ -100,7 +118,7 @@ class Completion:
 
     def find_due(self, connection: Connection, now: datetime) -> Iterator[JobId]:
         """Yield the actions of deferred tasks that may be due, by a clock or from before."""
-        for row in connection.execute(_DEFERRED_ACTIONS):
+        for row in connection.execute(_MAY_BE_DUE):
             action = rows.to_action(row)
             if self._is_due(action, now) or overdue(action, now) is not None:
                 yield action.id

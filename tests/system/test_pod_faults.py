@@ -152,6 +152,21 @@ def test_a_scheduler_that_was_killed_loses_nothing(kube: KubeScene) -> None:
 
 
 @pytest.mark.usefixtures("started")
+def test_a_cluster_that_is_away_at_the_end_loses_nothing(kube: KubeScene) -> None:
+    dag_id, task_ids = "pod_without_cluster", ("deferred", "waited_for")
+    kube.trigger(dag_id)
+    actions = [kube.attempt(dag_id, task_id) for task_id in task_ids]
+    for action in actions:
+        kube.running_pod(action)
+    with kube.cluster.away():
+        time.sleep(OUTAGE_SECONDS)
+    for task_id, action in zip(task_ids, actions, strict=True):
+        assert kube.state_of(dag_id, task_id) == "success"
+        assert lines(kube, dag_id, task_id) == numbered(15)
+        kube.assert_cleared_up(action)
+
+
+@pytest.mark.usefixtures("started")
 def test_an_api_server_that_is_away_at_the_end_loses_nothing(kube: KubeScene) -> None:
     dag_id = "pod_without_api_server"
     kube.trigger(dag_id)

@@ -136,6 +136,10 @@ with DAG("pod_scheduler_killed", schedule=None):
     sleeper("deferred", 40, **AT_ONCE)
     sleeper("waited_for", 40, deferrable=False, retries=2, **FAST)
 
+with DAG("pod_without_cluster", schedule=None):
+    sleeper("deferred", 15, **AT_ONCE)
+    sleeper("waited_for", 15, deferrable=False)
+
 with DAG("pod_without_api_server", schedule=None):
     python("reports", f"import time; time.sleep(15)\n{REPORTER}", **AT_ONCE)
 
