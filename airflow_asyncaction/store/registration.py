@@ -116,7 +116,7 @@ def _adopt(connection: Connection, action_id: JobId, task: Row[Any], claimant: C
         "deferral": None,
     }
     rows.write(connection, action_id, changes)
-    return _read(connection, action_id)
+    return _registered(_read(connection, action_id))
 
 
 def _running_task(connection: Connection, ti_id: str) -> Row[Any]:
@@ -203,14 +203,14 @@ def _insert(
             "updated_at": now,
         },
     )
-    return _read(connection, action_id)
+    return Registered(rows.to_action(_read(connection, action_id)), new_secret)
 
 
-def _read(connection: Connection, action_id: JobId) -> Registered:
+def _read(connection: Connection, action_id: JobId) -> Row[Any]:
     row = rows.read(connection, action_id)
     if row is None:
         raise AssertionError("a row can be read in the transaction that wrote it")
-    return _registered(row)
+    return row
 
 
 def _registered(row: Row[Any]) -> Registered:
