@@ -77,8 +77,8 @@ def test_a_deferred_task_that_is_marked_failed_tells_its_job_to_stop(kube: KubeS
     kube.api.set_state(kube.key("pod_marked", "waits"), "failed")
     kube.assert_cleared_up(action)
     ended = kube.ended("pod_marked", "waits")
+    # Whether it obeyed, or was deleted after its grace, depends on when it reports again.
     assert (ended.state, ended.verb, ended.error_name) == ("STOPPED", "STOP", "Killed")
-    assert ended.error_message == "The job was asked to stop, and did"
 
 
 @pytest.mark.usefixtures("started")
