@@ -173,14 +173,17 @@ class KubeRunner:
         return self._exit
 
     def release(self) -> None:
-        """Delete the pod, or the Secret of a pod that is kept. The server knows the end."""
+        """Delete the pod, unless it is kept, and its Secret. The server knows the end.
+
+        The cluster deletes the Secret with the pod by itself, but may take minutes for it.
+        """
         self._close()
-        if self._exit is None or not self._uid or self._deletion is not None:
+        if self._exit is None or not self._uid:
             return
         try:
-            if not self._keeps_pod(self._exit):
+            if self._deletion is None and not self._keeps_pod(self._exit):
                 self._delete(_CLEAR_UP_FOR)
-            elif not self._options.secret_in_env:
+            if not self._options.secret_in_env:
                 self._api.delete_secret(self._name, self._namespace, _CLEAR_UP_FOR)
         except (ClusterRefused, GivenUp) as error:
             log.warning("The pod %s is left behind: %s", self._name, error)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -20,7 +21,7 @@ from airflow_asyncaction.runners.pod_end import Pod, PodStory, is_kept
 from airflow_asyncaction.runners.pod_log import LogPosition
 from airflow_asyncaction.runners.reported import Shown
 from airflow_asyncaction.runners.task_log import write_pod_line
-from airflow_asyncaction.triggers.cluster import ClusterRefused, insist
+from airflow_asyncaction.triggers.cluster import ClusterError, ClusterRefused, insist
 from airflow_asyncaction.triggers.job_secret import info_of
 from airflow_asyncaction.triggers.live_log import LiveLog
 from airflow_asyncaction.triggers.log_slots import LogSlots
@@ -174,6 +175,7 @@ class DeferredPod:
                 await self._tell_soon(info, self._exit)
         if not self._terms.keep_on_kill:
             await self._delete_pod(grace_seconds=int(self._terms.stop_grace.total_seconds()))
+            await self._delete_secret()
         if self._exit is None:
             await self._tell_soon(info, Abandon())
 
@@ -275,15 +277,19 @@ class DeferredPod:
     async def _clear_up(self, *, succeeded: bool) -> None:
         if self._is_cleared:
             return
-        terms, cluster = self._terms, self._watch.cluster
+        terms = self._terms
         try:
-            if is_kept(terms.on_finish, succeeded=succeeded) and not self._story.is_stuck:
-                await insist(lambda: cluster.delete_secret(terms.name))
-            else:
+            if self._story.is_stuck or not is_kept(terms.on_finish, succeeded=succeeded):
                 await self._delete_pod()
         except ClusterRefused as refused:
-            self._log.warning("The pod %s could not be cleared up: %s", terms.name, refused)
+            self._log.warning("The pod %s could not be deleted: %s", terms.name, refused)
+        await self._delete_secret()
         self._is_cleared = True
+
+    async def _delete_secret(self) -> None:
+        """Delete the job's Secret: of a pod that is kept, or the cluster does it, but may take minutes."""
+        with suppress(ClusterError):
+            await self._watch.cluster.delete_secret(self._terms.name)
 
     async def _delete_pod(self, *, grace_seconds: int | None = None) -> None:
         terms, cluster = self._terms, self._watch.cluster

@@ -133,7 +133,7 @@ class Scene:
         return [each.metadata.name for each in names if each.metadata.name.startswith(self.labels["task_id"])]
 
     def expect_nothing_left(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180  # a busy node takes its time with a pod that never started
         while (self.pods() or self.secrets()) and time.monotonic() < deadline:
             time.sleep(0.5)
         assert not self.pods()

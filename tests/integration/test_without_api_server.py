@@ -115,7 +115,7 @@ def test_what_no_job_can_be_given_fails_before_anything_is_registered(
 
 def test_what_a_job_said_last_explains_its_exit(local: DagRun) -> None:
     assert local.actions["fails"][0].error_message == "The job exited with code 3\nso long"
-    assert "ActionFailed: ExitCode: The job exited with code 3" in local.log
+    assert "airflow_asyncaction.exceptions.ExitCode: ExitCode: The job exited with code 3" in local.log
 
 
 def test_output_comes_line_by_line(local: DagRun) -> None:

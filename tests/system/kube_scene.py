@@ -39,7 +39,7 @@ class KubeScene(Scene):
 
         return eventually(look, f"the pod of {action} runs")
 
-    def assert_cleared_up(self, action: StoredAction, seconds: float = 60) -> None:
+    def assert_cleared_up(self, action: StoredAction, seconds: float = 180) -> None:
         """Wait until neither a pod nor a Secret of the action is left."""
         core, namespace = self.cluster.core, self.cluster.namespace
         selector = {"label_selector": f"{ACTION_LABEL}={action.id}"}
