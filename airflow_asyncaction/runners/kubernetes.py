@@ -359,7 +359,8 @@ class KubeRunner:
             log.warning("The pod %s could not be deleted: %s", self._name, error)
 
     def _delete(self, patience: timedelta) -> None:
-        grace = self._options.stop_grace
+        # A kubelet may take a minute for the grace of a pod that never started.
+        grace = timedelta(0) if self._story.is_stuck else self._options.stop_grace
         self._api.delete_pod(self._name, self._namespace, self._uid, grace=grace, patience=patience)
 
     def _is_given_up(self) -> bool:

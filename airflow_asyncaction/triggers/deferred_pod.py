@@ -279,7 +279,9 @@ class DeferredPod:
             return
         terms = self._terms
         try:
-            if self._story.is_stuck or not is_kept(terms.on_finish, succeeded=succeeded):
+            if self._story.is_stuck:  # a kubelet may take a minute for the grace of what never started
+                await self._delete_pod(grace_seconds=0)
+            elif not is_kept(terms.on_finish, succeeded=succeeded):
                 await self._delete_pod()
         except ClusterRefused as refused:
             self._log.warning("The pod %s could not be deleted: %s", terms.name, refused)
