@@ -20,6 +20,7 @@ from airflow_asyncaction.runners.base import OnLaunched
 from airflow_asyncaction.runners.pod_api import CONFLICT, ClusterRefused, GivenUp, PodApi
 from airflow_asyncaction.runners.pod_end import (
     ACTION_LABEL,
+    ENDED_PHASES,
     ON_FINISH_LABEL,
     Pod,
     PodStory,
@@ -373,5 +374,5 @@ def _is_left_alone(pod: Pod) -> bool:
     metadata = pod["metadata"]
     if "deletionTimestamp" in metadata:
         return True
-    ended = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    ended = pod.get("status", {}).get("phase") in ENDED_PHASES
     return ended and metadata["labels"].get(ON_FINISH_LABEL) != "delete_pod"

@@ -10,10 +10,9 @@ from kubernetes import client as k8s
 from kubernetes.client.exceptions import ApiException
 
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, is_kept
+from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ENDED_PHASES, ON_FINISH_LABEL, is_kept
 
 _PAGE = 500
-_ENDED = ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,9 @@ class JobPod:
     @property
     def is_left(self) -> bool:
         """Whether it is to be deleted, given that its action is over."""
-        return self.phase not in _ENDED or not is_kept(self.on_finish, succeeded=self.phase == "Succeeded")
+        return self.phase not in ENDED_PHASES or not is_kept(
+            self.on_finish, succeeded=self.phase == "Succeeded"
+        )
 
 
 def job_pods(core: k8s.CoreV1Api, namespace: str) -> Iterator[JobPod]:

@@ -22,6 +22,9 @@ ACTION_LABEL = "asyncaction/action"
 ON_FINISH_LABEL = "asyncaction/on-finish"
 """Label of pods: ``delete_pod``, ``keep_pod`` or ``delete_succeeded_pod``."""
 
+ENDED_PHASES = ("Succeeded", "Failed")
+"""Phases of a pod none of whose containers will run any more."""
+
 _OWN_PREFIX = "asyncaction/"
 _KEPT_METADATA = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp")
 

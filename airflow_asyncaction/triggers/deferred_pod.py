@@ -38,7 +38,6 @@ _LOOK_AT_DELETED_SECONDS = 10.0
 _LOOK_AT_STARTING_SECONDS = 75.0
 _ANSWER_SECONDS = 15.0
 _LONGEST_STOP_SECONDS = 20.0  # Airflow gives on_kill 30 s
-_LAST_LINES_SECONDS = 5.0
 
 
 class CannotWatch(Exception):
@@ -337,8 +336,8 @@ class DeferredPod:
             self._log.warning("%s", error)
             return None
 
-    async def _tell_soon(self, info: JobInfo, word: Word) -> TaskView | None:
-        return await self._ask_for_a_while(lambda hook: hook.tell(info, word, patience=_NO_PATIENCE))
+    async def _tell_soon(self, info: JobInfo, word: Word) -> None:
+        await self._ask_for_a_while(lambda hook: hook.tell(info, word, patience=_NO_PATIENCE))
 
 
 def exit_of(view: TaskView) -> Exit:

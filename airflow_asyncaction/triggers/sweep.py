@@ -15,7 +15,7 @@ from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.tasks import TaskView
 from airflow_asyncaction.runners.left_pods import JobPod
-from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, Pod, is_kept
+from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ENDED_PHASES, ON_FINISH_LABEL, Pod, is_kept
 from airflow_asyncaction.triggers.cluster import ClusterError
 from airflow_asyncaction.triggers.deferred_pod import exit_of
 from airflow_asyncaction.triggers.job_secret import info_of
@@ -25,7 +25,6 @@ from airflow_asyncaction.triggers.server import Server, is_away
 log = logging.getLogger(__name__)
 
 _NO_PATIENCE = timedelta(0)
-_ENDED = ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,7 @@ def _may_go_on(view: TaskView, pod: JobPod) -> bool:
     What was only to be submitted may, until it ends by itself (``completion="report"``); so may the sidecars
     of a pod that was kept by who saw the exit of its container.
     """
-    if pod.phase in _ENDED:
+    if pod.phase in ENDED_PHASES:
         return False
     if view.exit_seen:
         return is_kept(pod.on_finish, succeeded=exit_of(view).is_clean)
