@@ -38,7 +38,7 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [
             {
                 "integration-name": "Async Action",
-                "python-modules": ["airflow_asyncaction.hooks.async_action"],
+                "python-modules": ["airflow_asyncaction.hooks.task"],
             }
         ],
         "triggers": [

@@ -89,7 +89,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
     from kubernetes import config as kube_config
 
     from airflow_asyncaction import settings
-    from airflow_asyncaction.hooks.async_action import AsyncActionHook
+    from airflow_asyncaction.hooks.task import TaskHook
     from airflow_asyncaction.protocol.job_info import JobInfo
     from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker
     from airflow_asyncaction.store.actions import Actions
@@ -105,7 +105,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
         spec = ActionSpec(type="benchmark", runner="kubernetes", adoptable=True)
         done = register(actions, Claimant.of(ti_id, nonce), spec, datetime.now(UTC))
         info = JobInfo(job_id=done.action.id, secret_key=done.secret, hook=base_url)
-        AsyncActionHook(base_url).defer(info, Deferral(needs_worker=NeedsWorker.ON_FAILURE))
+        TaskHook(base_url).defer(info, Deferral(needs_worker=NeedsWorker.ON_FAILURE))
         return PodActionTrigger(
             action_id=info.job_id,
             ti_id=ti_id,

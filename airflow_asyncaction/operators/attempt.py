@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.log import mask_secret
 
 from airflow_asyncaction.exceptions import ServerError, Superseded
-from airflow_asyncaction.hooks.async_action import PATIENCE, AsyncActionHook, Registration
+from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.job_info import JobInfo
@@ -32,7 +32,7 @@ _TELL_PATIENCE = timedelta(seconds=1)
 
 
 def register(
-    hook: AsyncActionHook, context: Mapping[str, Any], spec: ActionSpec, *, resumes: str | None = None
+    hook: TaskHook, context: Mapping[str, Any], spec: ActionSpec, *, resumes: str | None = None
 ) -> Registration:
     """Register the action of the task instance that this process runs: the hook speaks for it then.
 
@@ -73,7 +73,7 @@ class Attempt:
 
     def __init__(
         self,
-        hook: AsyncActionHook,
+        hook: TaskHook,
         info: JobInfo,
         runner: Runner,
         log: Logger,

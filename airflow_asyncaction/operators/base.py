@@ -23,8 +23,8 @@ from airflow_asyncaction.exceptions import (
     ServerError,
     error_class,
 )
-from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.in_process import hook_url
+from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.operators.attempt import Attempt, register
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
 from airflow_asyncaction.operators.outputs import by_property, checked_assets, emit_events, push_files
@@ -54,7 +54,7 @@ class ActionOptions:
     accept_v1: bool
 
 
-class AsyncActionOperator(BaseOperator):
+class BaseActionOperator(BaseOperator):
     """Base of the operators: registers an action, lets a runner carry it out, and ends as it ends.
 
     A subclass names its runner (:meth:`make_runner`), and adds what that needs.
@@ -126,7 +126,7 @@ class AsyncActionOperator(BaseOperator):
     def execute(self, context: Any) -> Any:
         """Run the job; its results are returned, and any other end than SUCCESS is raised."""
         runner = self.make_runner(context)
-        hook = AsyncActionHook(hook_url())
+        hook = TaskHook(hook_url())
         registration = register(hook, context, self.spec(runner))
         info = registration.info
         context["ti"].xcom_push(key="action_id", value=info.job_id)
@@ -139,7 +139,7 @@ class AsyncActionOperator(BaseOperator):
         return self.carry_out(hook, info, runner, context)
 
     def carry_out(
-        self, hook: AsyncActionHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int = 0
+        self, hook: TaskHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int = 0
     ) -> Any:
         """Let the runner carry a registered action out; return its results, or raise what it ended with."""
         interval = settings.load().poll_interval
@@ -149,9 +149,7 @@ class AsyncActionOperator(BaseOperator):
             self.hand_over(hook, info, runner, context, after_line=self._attempt.last_line)
         return self.take_end(hook, info, runner, view, context)
 
-    def take_end(
-        self, hook: AsyncActionHook, info: JobInfo, runner: Runner, view: TaskView, context: Any
-    ) -> Any:
+    def take_end(self, hook: TaskHook, info: JobInfo, runner: Runner, view: TaskView, context: Any) -> Any:
         """Return the results of an action that is done, or raise what it ended with.
 
         :raises ActionEnded: it ended otherwise than in SUCCESS
@@ -161,7 +159,7 @@ class AsyncActionOperator(BaseOperator):
         return self.end(view, info, runner)
 
     def hand_over(
-        self, hook: AsyncActionHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int
+        self, hook: TaskHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int
     ) -> NoReturn:
         """Defer the task of a job that its runner has let go.
 
@@ -186,7 +184,7 @@ class AsyncActionOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error  # whoever stopped it wants no retry
         raise error
 
-    def _give_inputs(self, hook: AsyncActionHook, info: JobInfo) -> None:
+    def _give_inputs(self, hook: TaskHook, info: JobInfo) -> None:
         try:
             give_inputs(hook, info, checked_inputs(self.inputs), store=self.file_store)
         except BaseException as error:  # nothing is launched: the action ends here
@@ -194,7 +192,7 @@ class AsyncActionOperator(BaseOperator):
                 hook.tell(info, Exit(reason="InputFailed", message=str(error)), patience=timedelta(seconds=5))
             raise
 
-    def _take_outputs(self, hook: AsyncActionHook, info: JobInfo, view: TaskView, context: Any) -> None:
+    def _take_outputs(self, hook: TaskHook, info: JobInfo, view: TaskView, context: Any) -> None:
         """Let Airflow know what files the job has left, however it ended."""
         try:
             files = by_property(hook.outputs(info))

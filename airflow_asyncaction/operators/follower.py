@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_asyncaction.exceptions import ServerError
-from airflow_asyncaction.hooks.async_action import AsyncActionHook
+from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import StopReason, Verb
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
@@ -41,7 +41,7 @@ class Follower:
 
     def __init__(
         self,
-        hook: AsyncActionHook,
+        hook: TaskHook,
         info: JobInfo,
         log: Logger,
         *,

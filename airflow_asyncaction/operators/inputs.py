@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from airflow.sdk import ObjectStoragePath
 
 from airflow_asyncaction.exceptions import MalformedReport
-from airflow_asyncaction.hooks.async_action import PATIENCE, AsyncActionHook
+from airflow_asyncaction.hooks.task import PATIENCE, TaskHook
 from airflow_asyncaction.job.content import Contents
 from airflow_asyncaction.job.files import guess_mimetype
 from airflow_asyncaction.job.transfer import Source, send_file
@@ -57,7 +57,7 @@ def checked_property_name(argument: str, name: Any) -> str:
         raise ValueError(f"{argument}: {name!r} cannot be a name. {error}") from None
 
 
-def give_inputs(hook: AsyncActionHook, info: JobInfo, inputs: Mapping[str, Any], *, store: str) -> None:
+def give_inputs(hook: TaskHook, info: JobInfo, inputs: Mapping[str, Any], *, store: str) -> None:
     """Attach inputs to an action before its job is launched, each as one or more files in their order.
 
     What another action has left is linked, not copied. Anything else is read by this process, twice (to know

@@ -16,10 +16,10 @@ from kubernetes import client as k8s
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ActionEnded
-from airflow_asyncaction.hooks.async_action import PATIENCE, AsyncActionHook
 from airflow_asyncaction.hooks.in_process import hook_url, is_in_process
+from airflow_asyncaction.hooks.task import PATIENCE, TaskHook
 from airflow_asyncaction.operators.attempt import register
-from airflow_asyncaction.operators.base import AsyncActionOperator, Seconds, as_duration
+from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
 from airflow_asyncaction.operators.deferring import needs_worker
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
@@ -49,7 +49,7 @@ _IN_SECRET, _IN_ENV = "secret", "env"
 _START_MARGIN = timedelta(minutes=1)
 
 
-class KubeActionOperator(AsyncActionOperator, KubernetesPodOperator):
+class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     """Run an image as a pod that may report back. Takes the arguments of KubernetesPodOperator.
 
     Purpose: any image as a task, with the truth about how it ended. Deferred, it needs no worker and no
@@ -79,7 +79,7 @@ class KubeActionOperator(AsyncActionOperator, KubernetesPodOperator):
     template_fields: Sequence[str] = tuple(
         dict.fromkeys(
             (
-                *AsyncActionOperator.template_fields,
+                *BaseActionOperator.template_fields,
                 *KubernetesPodOperator.template_fields,
                 "args",
                 "job_resources",
@@ -88,7 +88,7 @@ class KubeActionOperator(AsyncActionOperator, KubernetesPodOperator):
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
         **KubernetesPodOperator.template_fields_renderers,
-        **AsyncActionOperator.template_fields_renderers,
+        **BaseActionOperator.template_fields_renderers,
         "job_resources": "yaml",
     }
 
@@ -144,7 +144,7 @@ class KubeActionOperator(AsyncActionOperator, KubernetesPodOperator):
         return replace(spec, adoptable=True, start_timeout=start_timeout)
 
     def hand_over(
-        self, hook: AsyncActionHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int
+        self, hook: TaskHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int
     ) -> NoReturn:
         """Defer the task: from here on a trigger watches the pod, and the server completes the task."""
         if not isinstance(runner, KubeRunner):
@@ -269,7 +269,7 @@ class KubeActionOperator(AsyncActionOperator, KubernetesPodOperator):
     ) -> Any:
         runner = self._runner(context, position=position)
         runner.expect_job()
-        hook = AsyncActionHook(hook_url())
+        hook = TaskHook(hook_url())
         info = register(hook, context, self.spec(runner), resumes=action_id).info
         view = hook.read(info, patience=PATIENCE) if stop is None else hook.tell(info, Stop(stop))
         if view.is_done and view.exit_seen:  # the trigger has read the log, and cleared up

@@ -7,12 +7,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from airflow_asyncaction.operators.base import AsyncActionOperator
+from airflow_asyncaction.operators.base import BaseActionOperator
 from airflow_asyncaction.runners.base import Runner
 from airflow_asyncaction.runners.local import LocalRunner, base_environ
 
 
-class LocalActionOperator(AsyncActionOperator):
+class LocalActionOperator(BaseActionOperator):
     """Run a command, in any language, that may report back.
 
     The job runs in the worker's environment without Airflow's own configuration, connections and variables
@@ -24,14 +24,14 @@ class LocalActionOperator(AsyncActionOperator):
     :param env: variables to add (templated)
     :param cwd: the folder to start in; the worker's unless given (templated)
 
-    For the other parameters see :class:`~airflow_asyncaction.operators.base.AsyncActionOperator`.
+    For the other parameters see :class:`~airflow_asyncaction.operators.base.BaseActionOperator`.
     """
 
-    template_fields: Sequence[str] = ("command", "env", "cwd", *AsyncActionOperator.template_fields)
+    template_fields: Sequence[str] = ("command", "env", "cwd", *BaseActionOperator.template_fields)
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "command": "bash",
         "env": "json",
-        **AsyncActionOperator.template_fields_renderers,
+        **BaseActionOperator.template_fields_renderers,
     }
     template_ext: Sequence[str] = (".sh", ".bash")
     ui_color = "#f0ede4"

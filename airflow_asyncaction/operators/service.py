@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
 
 from airflow_asyncaction.job import Job
-from airflow_asyncaction.operators.base import AsyncActionOperator
+from airflow_asyncaction.operators.base import BaseActionOperator
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.tasks import TaskView
 from airflow_asyncaction.runners.base import Runner
 from airflow_asyncaction.runners.service import ServiceRunner
 
 
-class ServiceActionOperator(AsyncActionOperator):
+class ServiceActionOperator(BaseActionOperator):
     """Run a callable, sync or ``async def``, that may report how it gets on.
 
     It runs in the task process, as with PythonOperator, and takes from the context what it has parameters
@@ -30,14 +30,14 @@ class ServiceActionOperator(AsyncActionOperator):
     :param op_args: positional arguments (templated)
     :param op_kwargs: keyword arguments (templated)
 
-    For the other parameters see :class:`~airflow_asyncaction.operators.base.AsyncActionOperator`.
+    For the other parameters see :class:`~airflow_asyncaction.operators.base.BaseActionOperator`.
     """
 
-    template_fields: Sequence[str] = ("op_args", "op_kwargs", *AsyncActionOperator.template_fields)
+    template_fields: Sequence[str] = ("op_args", "op_kwargs", *BaseActionOperator.template_fields)
     template_fields_renderers: ClassVar[dict[str, str]] = {
         "op_args": "py",
         "op_kwargs": "py",
-        **AsyncActionOperator.template_fields_renderers,
+        **BaseActionOperator.template_fields_renderers,
     }
     shallow_copy_attrs: Sequence[str] = ("python_callable", "op_kwargs")
     ui_color = "#e8f0e4"

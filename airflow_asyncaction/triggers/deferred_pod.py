@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from airflow_asyncaction.exceptions import ServerError, Superseded
-from airflow_asyncaction.hooks.async_action import AsyncActionHook
+from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
@@ -317,10 +317,10 @@ class DeferredPod:
                 raise CannotWatch("The pod is gone, and the job's secret with it")
         return self._info
 
-    async def _ask_for_ever(self, call: Callable[[AsyncActionHook], T]) -> T:
+    async def _ask_for_ever(self, call: Callable[[TaskHook], T]) -> T:
         return await self._server.ask_for_ever(call, ti_id=self._terms.ti_id)
 
-    async def _ask_for_a_while(self, call: Callable[[AsyncActionHook], T]) -> T | None:
+    async def _ask_for_a_while(self, call: Callable[[TaskHook], T]) -> T | None:
         """Return what the server answers; ``None`` if it refuses, or does not answer for some seconds.
 
         :raises Superseded: another process of the task has taken over

@@ -13,8 +13,8 @@ from functools import cache
 from typing import TypeVar
 
 from airflow_asyncaction.exceptions import ServerError
-from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.in_process import hook_url
+from airflow_asyncaction.hooks.task import TaskHook
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Server:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="asyncaction-tell")
         self._local = threading.local()
 
-    async def ask(self, call: Callable[[AsyncActionHook], T], *, ti_id: str | None = None) -> T:
+    async def ask(self, call: Callable[[TaskHook], T], *, ti_id: str | None = None) -> T:
         """Return what the server answers.
 
         :param call: called in a thread; it must have no patience of its own
@@ -49,7 +49,7 @@ class Server:
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._call, call, ti_id)
 
-    async def ask_for_ever(self, call: Callable[[AsyncActionHook], T], *, ti_id: str | None = None) -> T:
+    async def ask_for_ever(self, call: Callable[[TaskHook], T], *, ti_id: str | None = None) -> T:
         """Return what the server answers, however long it is away.
 
         :raises ServerError: it refuses
@@ -66,10 +66,10 @@ class Server:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
-    def _call(self, call: Callable[[AsyncActionHook], T], ti_id: str | None) -> T:
+    def _call(self, call: Callable[[TaskHook], T], ti_id: str | None) -> T:
         hook = getattr(self._local, "hook", None)
         if hook is None:
-            hook = self._local.hook = AsyncActionHook(self.base_url)
+            hook = self._local.hook = TaskHook(self.base_url)
         hook.ti_id = ti_id
         return call(hook)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from airflow_asyncaction.hooks.async_action import AsyncActionHook
+from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import State, Verb
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
@@ -39,7 +39,7 @@ def follow(server: TaskServer, *, copies_logs: bool = True) -> tuple[Follower, t
     stopped = threading.Event()
     info = JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key="s" * 43, hook=server.url)
     follower = Follower(
-        AsyncActionHook(server.url),
+        TaskHook(server.url),
         info,
         cast("Logger", logging.getLogger("task")),
         interval=timedelta(seconds=0.05),

@@ -11,9 +11,9 @@ import pytest
 from airflow.sdk import DAG, Asset, ObjectStoragePath
 
 from airflow_asyncaction.decorators import async_action, async_action_local
-from airflow_asyncaction.hooks.async_action import AsyncActionHook
+from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.operators import LocalActionOperator
-from airflow_asyncaction.operators.base import AsyncActionOperator
+from airflow_asyncaction.operators.base import BaseActionOperator
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs, sources
 from airflow_asyncaction.operators.outputs import by_property, emit_events, push_files
 from airflow_asyncaction.protocol.files import FileReference
@@ -115,7 +115,7 @@ def test_inputs_must_be_a_mapping() -> None:
 
 
 def test_nothing_is_asked_of_the_server_without_inputs() -> None:
-    give_inputs(AsyncActionHook("http://127.0.0.1:9"), SimpleNamespace(hook=""), {}, store="default")  # type: ignore[arg-type]
+    give_inputs(TaskHook("http://127.0.0.1:9"), SimpleNamespace(hook=""), {}, store="default")  # type: ignore[arg-type]
 
 
 def test_outputs_are_grouped_by_property() -> None:
@@ -178,8 +178,8 @@ def test_decorated_functions_take_inputs_and_assets() -> None:
         run()
 
     called, ran = dag.get_task("count"), dag.get_task("run")
-    assert isinstance(called, AsyncActionOperator)
-    assert isinstance(ran, AsyncActionOperator)
+    assert isinstance(called, BaseActionOperator)
+    assert isinstance(ran, BaseActionOperator)
     assert {"inputs", "arguments"} <= {*called.template_fields} & {*ran.template_fields}
     called.render_template_fields({"ds": "2026-01-01"})
     assert called.inputs == {"data": "/data/2026-01-01.csv"}

@@ -14,7 +14,7 @@ from airflow_asyncaction import decorators, job, operators
 from airflow_asyncaction.get_provider_info import get_provider_info
 from airflow_asyncaction.job import Job, current_job, open_job
 from airflow_asyncaction.operators import KubeActionOperator, LocalActionOperator, ServiceActionOperator
-from airflow_asyncaction.operators.base import AsyncActionOperator
+from airflow_asyncaction.operators.base import BaseActionOperator
 
 
 def test_dag_authors_have_these_operators() -> None:
@@ -62,9 +62,9 @@ def test_dags_without_pods_do_not_load_the_client_of_kubernetes() -> None:
 
 
 def test_operators_share_one_base() -> None:
-    assert issubclass(LocalActionOperator, AsyncActionOperator)
-    assert issubclass(ServiceActionOperator, AsyncActionOperator)
-    assert issubclass(KubeActionOperator, AsyncActionOperator)
+    assert issubclass(LocalActionOperator, BaseActionOperator)
+    assert issubclass(ServiceActionOperator, BaseActionOperator)
+    assert issubclass(KubeActionOperator, BaseActionOperator)
 
 
 def test_a_job_has_these_methods() -> None:

@@ -41,7 +41,7 @@ class Registration:
     was_launched: bool
 
 
-class AsyncActionHook(BaseHook):
+class TaskHook(BaseHook):
     """HTTP client to the routes that tasks call.
 
     It belongs to one thread.
@@ -59,9 +59,9 @@ class AsyncActionHook(BaseHook):
         self._session.trust_env = False  # the API server is not behind the worker's web proxy
         self._clock_offset_ms = 0
 
-    def clone(self) -> AsyncActionHook:
+    def clone(self) -> TaskHook:
         """Return another one, for another thread."""
-        return AsyncActionHook(self.base_url, ti_id=self.ti_id)
+        return TaskHook(self.base_url, ti_id=self.ti_id)
 
     def register(
         self,
