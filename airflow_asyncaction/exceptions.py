@@ -20,6 +20,7 @@ AsyncActionError
 │   │   ├── ExitCode            ... of a process or pod: its exit code was not 0
 │   │   ├── Signal              ... a signal killed it
 │   │   ├── ExitCodeMismatch    ... it had reported SUCCESS, and failed then
+│   │   ├── NoRunner            ... no configured runner is for its type
 │   │   └── NoReport            ... it had to report its end, and did not
 │   ├── ActionTimedOut          TIMEOUT
 │   │   ├── JobNeverStarted     ... its start_timeout
@@ -189,6 +190,10 @@ class Signal(ActionFailed):
 
 class ExitCodeMismatch(ActionFailed):
     """The job had reported SUCCESS, and its process failed then."""
+
+
+class NoRunner(ActionFailed):
+    """No runner of [asyncaction] runners is for actions of this type."""
 
 
 class NoReport(ActionFailed):

@@ -100,6 +100,21 @@ OPTIONS = (
         " ends within it costs no trigger.",
     ),
     Option(
+        "runners",
+        "string",
+        "",
+        "What runs the actions whose operator names no runner: a JSON list, or the path of a YAML or JSON file."
+        " The first runner whose actions match the action's type launches it.",
+        '[{"name": "etl", "kind": "local", "actions": ["etl.*"], "command": ["etl", "{{ action.type }}"]}]',
+    ),
+    Option(
+        "fallback_on_first",
+        "boolean",
+        "False",
+        "Whether the first of the runners takes the actions that none of them is for. Else these end as the"
+        " error NoRunner.",
+    ),
+    Option(
         "live_pod_logs",
         "integer",
         "100",
@@ -164,6 +179,8 @@ class Settings:
     max_reports_per_second: float
     poll_interval: timedelta
     defer_after: timedelta
+    runners: str
+    fallback_on_first: bool
     live_pod_logs: int
     web_threads: int
     gc_freeze: bool
@@ -200,6 +217,8 @@ def load() -> Settings:
         max_reports_per_second=values["max_reports_per_second"],
         poll_interval=timedelta(seconds=_above_zero("poll_interval", values["poll_interval"])),
         defer_after=timedelta(seconds=values["defer_after"]),
+        runners=values["runners"],
+        fallback_on_first=values["fallback_on_first"],
         live_pod_logs=values["live_pod_logs"],
         web_threads=values["web_threads"],
         gc_freeze=values["gc_freeze"],
