@@ -29,6 +29,7 @@ AsyncActionError
 ├── ActionNotFound              no such action is stored
 ├── ActionAdopted               another process of the task has taken the action over
 ├── RegistrationRefused         a task instance did not prove what it is
+├── PersonRefused               what a person, or a service, asks for cannot be had
 ├── FileRefused                 a file cannot be taken or given
 ├── FileStoreUnavailable        a file store does not answer, or is full
 ├── SecretUnreadable            a job's secret was encrypted with another key
@@ -254,6 +255,18 @@ class RegistrationRefused(AsyncActionError):
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class PersonRefused(AsyncActionError):
+    """What a person, or a service, asks for cannot be had.
+
+    ``code`` is the stable ``error`` of the answer's body; ``more`` goes into the body as well.
+    """
+
+    def __init__(self, message: str, *, code: str, **more: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.more = more
 
 
 class FileRefused(AsyncActionError):

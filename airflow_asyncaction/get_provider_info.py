@@ -8,6 +8,50 @@ from typing import Any
 from airflow_asyncaction import __version__
 from airflow_asyncaction.settings import provider_config
 
+# A person's way to another deployment (hooks.async_action). Airflow reads forms from here alone.
+_CONNECTION_TYPE = {
+    "connection-type": "asyncaction",
+    "hook-class-name": "airflow_asyncaction.hooks.async_action.AsyncActionHook",
+    "hook-name": "Async Action",
+    "ui-field-behaviour": {
+        "hidden-fields": [],
+        "relabeling": {"host": "URL of the hook", "schema": "Scheme (if not in the URL)"},
+        "placeholders": {
+            "host": "https://airflow.example.org/async",
+            "schema": "https",
+            "login": "whoever may trigger the operations' Dags there",
+        },
+    },
+    "conn-fields": {
+        "kind": {
+            "label": "What serves it",
+            "description": "airflow: an Airflow with this package. webda: a webda server (login and password"
+            " are sent as HTTP Basic).",
+            "schema": {
+                "type": ["string", "null"],
+                "enum": ["airflow", "webda", None],
+                "default": "airflow",
+            },
+        },
+        "token": {
+            "label": "Bearer token (instead of login and password)",
+            "schema": {"type": ["string", "null"], "format": "password"},
+        },
+        "airflow_url": {
+            "label": "URL of that Airflow, for /auth/token (if it is not the hook's parent)",
+            "schema": {"type": ["string", "null"]},
+        },
+        "verify": {
+            "label": "Verify certificates: true, false, or the path of a CA file or folder",
+            "schema": {"type": ["string", "null"], "default": "true"},
+        },
+        "timeout": {
+            "label": "Seconds to wait for an answer",
+            "schema": {"type": ["number", "null"], "default": 30},
+        },
+    },
+}
+
 
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's metadata (entry point ``apache_airflow_provider``)."""
@@ -25,12 +69,16 @@ def get_provider_info() -> dict[str, Any]:
             },
             {"name": "async_action_local", "class-name": "airflow_asyncaction.decorators.async_action_local"},
         ],
+        "connection-types": [_CONNECTION_TYPE],
+        "extra-links": ["airflow_asyncaction.links.ActionLink"],
         "operators": [
             {
                 "integration-name": "Async Action",
                 "python-modules": [
                     "airflow_asyncaction.operators.kubernetes",
                     "airflow_asyncaction.operators.local",
+                    "airflow_asyncaction.operators.remote",
+                    "airflow_asyncaction.operators.routed",
                     "airflow_asyncaction.operators.service",
                 ],
             }
@@ -38,11 +86,17 @@ def get_provider_info() -> dict[str, Any]:
         "hooks": [
             {
                 "integration-name": "Async Action",
-                "python-modules": ["airflow_asyncaction.hooks.task"],
+                "python-modules": ["airflow_asyncaction.hooks.async_action"],
             }
         ],
         "triggers": [
-            {"integration-name": "Async Action", "python-modules": ["airflow_asyncaction.triggers.pods"]}
+            {
+                "integration-name": "Async Action",
+                "python-modules": [
+                    "airflow_asyncaction.triggers.pods",
+                    "airflow_asyncaction.triggers.remote",
+                ],
+            }
         ],
         "cli": ["airflow_asyncaction.cli.get_cli_commands"],
         "config": provider_config(),

@@ -103,8 +103,8 @@ OPTIONS = (
         "runners",
         "string",
         "",
-        "What runs the actions whose operator names no runner: a JSON list, or the path of a YAML or JSON file."
-        " The first runner whose actions match the action's type launches it.",
+        "What runs the actions whose operator names no runner: a JSON list, or the path of a YAML or JSON"
+        " file. The first runner whose actions match the action's type launches it.",
         '[{"name": "etl", "kind": "local", "actions": ["etl.*"], "command": ["etl", "{{ action.type }}"]}]',
     ),
     Option(

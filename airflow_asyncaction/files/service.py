@@ -209,6 +209,27 @@ class Files:
             found = files.attached_in(connection, signed.action_id, Role.OUTPUT)
         return [self._record(*each) for each in found]
 
+    def of_action(self, action_id: JobId) -> list[tuple[Role, FileRecord]]:
+        """Return an action's attached files: its inputs, then its outputs. For who may see the action."""
+        with self._actions.transaction() as connection:
+            found = [
+                (role, *each) for role in Role for each in files.attached_in(connection, action_id, role)
+            ]
+        return [(role, self._record(file, content)) for role, file, content in found]
+
+    def locate_for_person(
+        self, action_id: JobId, property_: str, index: int, content_url: str, now: datetime
+    ) -> Location:
+        """Return where to have a file of an action, for who may see the action.
+
+        :raises FileRefused: there is none
+        """
+        with self._actions.transaction() as connection:
+            found = files.attached(connection, action_id, checked_property(property_), _checked_index(index))
+        if found is None:
+            raise _no_such_file()
+        return self._location(*found, content_url, now)
+
     def settle(self, action_id: JobId) -> None:
         """Attach what an action's job has sent to object stores and never told. Refusals are logged only."""
         if not self._stores.direct:

@@ -70,7 +70,6 @@ class TaskHook(BaseHook):
         spec: ActionSpec,
         *,
         resumes: str | None = None,
-        traceparent: str | None = None,
     ) -> Registration:
         """Register the action of a running task instance, and return what its job is to be given.
 
@@ -87,7 +86,7 @@ class TaskHook(BaseHook):
             hook=self.base_url,
             orchestrator=answer["orchestrator"],
             arguments=spec.arguments,
-            traceparent=traceparent,
+            traceparent=spec.traceparent,
         )
         return Registration(info, was_launched=answer["wasLaunched"])
 

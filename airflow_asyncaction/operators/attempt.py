@@ -7,6 +7,7 @@ import hashlib
 import secrets
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,8 @@ def register(
     nonce = secrets.token_hex(32)
     digest = hashlib.sha256(nonce.encode()).hexdigest()
     context["task_state_store"].set(COMMITMENT_KEY, digest, retention=_COMMITMENT_RETENTION)
-    registration = hook.register(ti_id, nonce, spec, resumes=resumes, traceparent=_traceparent())
+    traced = replace(spec, traceparent=_traceparent())
+    registration = hook.register(ti_id, nonce, traced, resumes=resumes)
     hook.ti_id = ti_id
     mask_secret(registration.info.secret_key)  # wherever else it might be shown
     return registration

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from airflow_asyncaction import settings
+from airflow_asyncaction import links, settings
 
 if TYPE_CHECKING:
     from airflow_asyncaction.web.completer import Completer
@@ -60,6 +60,7 @@ class LazyApp:
         from airflow_asyncaction.web.completer import Completer
 
         services = open_services()
+        _make_pools()
         self._completer = Completer(services.actions)
         self._completer.start()
         return create_asgi_app(services)
@@ -88,6 +89,19 @@ class HookRoot:
         await self._app(scope, receive, send)
 
 
+def _make_pools() -> None:
+    """Make the pools that limit how many actions of a runner run at a time."""
+    from airflow import settings as airflow_settings
+
+    from airflow_asyncaction.runner_config import routing_pools
+    from airflow_asyncaction.store.pools import ensure_pools
+
+    try:
+        ensure_pools(airflow_settings.get_engine(), routing_pools())
+    except ValueError as error:  # the Dags that need runners say so too; jobs of others go on
+        log.error("%s", error)  # noqa: TRY400 - it says what to do
+
+
 def _build_mounted() -> None:
     try:
         AsyncActionPlugin.fastapi_apps[0]["app"].build()
@@ -102,6 +116,25 @@ def _strip_prefix(scope: Scope) -> None:
         scope["path"] = app_root + path
 
 
+def _views(url: str) -> list[dict[str, str]]:
+    """Return where Airflow's UI shows the page: in its navigation, and as a tab."""
+    page = f"{url}/ui"
+    run = "{DAG_ID}/{RUN_ID}"
+    tabs = {
+        "dag": f"{page}/dag/{{DAG_ID}}",
+        "dag_run": f"{page}/run/{run}",
+        "task_instance": f"{page}/task/{run}/{{TASK_ID}}/{{MAP_INDEX}}",
+    }
+    nav = {"name": "Async actions", "href": f"{page}/", "destination": "nav", "url_route": "async_actions"}
+    return [
+        {**nav, "category": "browse"},
+        *(
+            {"name": "Async actions", "href": href, "destination": where, "url_route": links.TAB}
+            for where, href in tabs.items()
+        ),
+    ]
+
+
 class AsyncActionPlugin(AirflowPlugin):
     """Found by the entry point ``airflow.plugins``."""
 
@@ -111,3 +144,4 @@ class AsyncActionPlugin(AirflowPlugin):
     fastapi_root_middlewares = [  # noqa: RUF012
         {"middleware": HookRoot, "args": [settings.load().url], "name": "asyncaction"}
     ]
+    external_views = _views(settings.load().url)

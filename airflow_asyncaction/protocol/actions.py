@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -31,8 +31,14 @@ class State(StrEnum):
         """Whether nothing more is to come."""
         return self in _ENDS
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no task has registered it yet."""
+        return self in _WAITING
+
 
 _ENDS = frozenset({State.SUCCESS, State.ERROR, State.TIMEOUT, State.STOPPED})
+_WAITING = frozenset({State.SCHEDULED, State.QUEUED})
 
 
 class Completion(StrEnum):
@@ -127,6 +133,13 @@ def answer(action: Action, *, now: datetime) -> dict[str, Any]:
 def unix_ms(moment: datetime) -> int:
     """Return a moment as Unix time in ms."""
     return int(moment.timestamp() * 1000)
+
+
+def iso_time(moment: datetime | None) -> str | None:
+    """Return a moment as people and programs are told it: ISO 8601, UTC, with ms."""
+    if moment is None:
+        return None
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def in_seconds(duration: timedelta | None) -> float | None:

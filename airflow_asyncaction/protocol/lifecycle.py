@@ -90,7 +90,24 @@ class TimeOut:
     message: str
 
 
-Message = Report | Launched | Exit | Stop | Abandon | Supersede | TimeOut
+@dataclass(frozen=True)
+class Due:
+    """The time has come that an action was scheduled for."""
+
+
+@dataclass(frozen=True)
+class Unlaunched:
+    """Nothing will ever launch a queued action: its Dag run ended without it, or is gone.
+
+    :param state: the end that it has thereby
+    """
+
+    state: State
+    name: str | None = None
+    message: str | None = None
+
+
+Message = Report | Launched | Exit | Stop | Abandon | Supersede | TimeOut | Due | Unlaunched
 
 
 @dataclass(frozen=True)
@@ -162,13 +179,15 @@ def decide(
         case Exit():
             return Accepted(_exited(action, message, now))
         case Stop():
-            return Accepted(_stopping(action, message))
+            return Accepted(_stopping(action, message, now))
         case Abandon():
             return Accepted(_abandoned(action, now))
         case Supersede():
             return Accepted(_fenced(action, now, "Superseded", "A newer attempt took over"))
         case TimeOut():
             return Accepted(_timed_out(action, message, now))
+        case Due() | Unlaunched():
+            return Accepted(_waited(action, message, now))
         case _:
             assert_never(message)
 
@@ -259,9 +278,27 @@ def _launched(action: Action, launched: Launched, now: datetime) -> Action:
     return replace(action, job=job, state=State.RUNNING, started_at=action.started_at or now)
 
 
-def _stopping(action: Action, stop: Stop) -> Action:
+def _waited(action: Action, message: Due | Unlaunched, now: datetime) -> Action:
+    if not action.state.is_waiting:
+        return action
+    if isinstance(message, Due):
+        return replace(action, state=State.QUEUED)
+    return replace(
+        action,
+        state=message.state,
+        error_name=message.name,
+        error_message=message.message,
+        ended_at=now,
+        fenced=True,
+    )
+
+
+def _stopping(action: Action, stop: Stop, now: datetime) -> Action:
     if action.state.is_end:
         return action
+    if action.state.is_waiting:
+        stopped = replace(action, verb=Verb.STOP, stop_reason=stop.reason)
+        return _fenced(stopped, now, stop.reason.value, "It was stopped before its job was launched")
     return replace(action, verb=Verb.STOP, stop_reason=action.stop_reason or stop.reason)
 
 

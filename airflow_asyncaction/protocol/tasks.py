@@ -37,6 +37,7 @@ class ActionSpec:
     :param runner: name of the kind of runner
     :param log_limit: log lines to keep
     :param adoptable: whether the job may outlive its worker: then another process of the task adopts it
+    :param traceparent: W3C trace context of the task
     """
 
     type: str
@@ -49,6 +50,7 @@ class ActionSpec:
     accept_v1: bool = True
     log_limit: int = 10_000
     adoptable: bool = False
+    traceparent: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the body's ``spec``."""
@@ -63,6 +65,7 @@ class ActionSpec:
             "acceptV1": self.accept_v1,
             "logLimit": self.log_limit,
             "adoptable": self.adoptable,
+            "traceparent": self.traceparent,
         }
 
     @classmethod
@@ -82,6 +85,7 @@ class ActionSpec:
             accept_v1=_typed(fields, "acceptV1", bool),
             log_limit=max(0, min(_typed(fields, "logLimit", int), 10**6)),
             adoptable=_optional(fields, "adoptable", bool) is True,
+            traceparent=printable(_optional(fields, "traceparent", str) or "")[:55] or None,
         )
 
 

@@ -90,8 +90,24 @@ action_table = Table(
     Column("adoptable", Boolean(create_constraint=False), nullable=True),
     # How the server is to complete the task (protocol.tasks.Deferral) while no worker waits for it.
     Column("deferral", Text, nullable=True),
+    # Of an action that was asked for before its task ran: who did, when, and for when. created_at is then the
+    # moment its task registered it, by which its clocks go.
+    Column("requested_by", String(250), nullable=True),
+    Column("requested_at", UtcDateTime, nullable=True),
+    Column("scheduled_at", UtcDateTime, nullable=True),
+    # sha256, hex, of who asked, for what, and their key: the same key is the same action.
+    Column("idempotency", String(64), nullable=True),
+    # ... and of what else they asked for: with the same key it must be the same.
+    Column("request", String(64), nullable=True),
+    # W3C trace context of the task.
+    Column("traceparent", String(55), nullable=True),
     UniqueConstraint("ti_id"),
+    Index(None, "idempotency", unique=True),
     Index(None, "dag_id", "run_id", "task_id", "map_index"),
+    # Ids are of version 7, in order of time: a page of a list is a range of one of these, or of the key.
+    Index(None, "dag_id", "id"),
+    Index(None, "type", "id"),
+    Index(None, "state", "id"),
 )
 
 report_table = Table(

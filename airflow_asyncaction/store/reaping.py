@@ -38,6 +38,7 @@ _WATCHING = frozenset(
 
 _columns = action_table.c
 _ENDS = [state.value for state in State if state.is_end]
+_WAITING = [state.value for state in State if state.is_waiting]  # nothing is launched yet
 _MAY_BE_UNWATCHED = (  # as Action.is_done says, in SQL
     select(
         _columns.id,
@@ -51,7 +52,7 @@ _MAY_BE_UNWATCHED = (  # as Action.is_done says, in SQL
     .where(
         _columns.updated_at < bindparam("before"),
         or_(
-            _columns.state.not_in(_ENDS),
+            _columns.state.not_in(_ENDS + _WAITING),
             and_(
                 _columns.fenced.is_(False),
                 _columns.completion != Completion.REPORT.value,

@@ -25,10 +25,10 @@ from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import RegistrationRefused
-from airflow_asyncaction.protocol.actions import Action, in_seconds
+from airflow_asyncaction.protocol.actions import Action, State, StopReason, in_seconds
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
-from airflow_asyncaction.store import rows, secret
+from airflow_asyncaction.store import reports, rows, secret
 from airflow_asyncaction.store.actions import Actions, supersede
 from airflow_asyncaction.store.models import action_table
 
@@ -88,6 +88,10 @@ def _register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: datet
         _use_commitment(connection, task, claimant.digest)
         earlier = _earlier_actions(connection, task)
         for row in earlier:
+            if not row.registration:
+                _check_wanted(row)
+            if State(row.state).is_waiting:
+                return _take_queued(connection, row.id, task, claimant, spec, now)
             if row.adoptable and _is_to_adopt(row, claimant):
                 return _adopt(connection, row.id, task, claimant)
         for row in (row for row in earlier if not row.fenced):
@@ -116,6 +120,34 @@ def _adopt(connection: Connection, action_id: JobId, task: Row[Any], claimant: C
         "deferral": None,
     }
     rows.write(connection, action_id, changes)
+    return _registered(_read(connection, action_id))
+
+
+def _check_wanted(row: Row[Any]) -> None:
+    if row.stop_reason == StopReason.REQUESTED.value:
+        raise RegistrationRefused("The action was stopped before its job was launched", code="stopped")
+
+
+def _take_queued(
+    connection: Connection,
+    action_id: JobId,
+    task: Row[Any],
+    claimant: Claimant,
+    spec: ActionSpec,
+    now: datetime,
+) -> Registered:
+    """Make the action that somebody has asked for that of the task which now carries it out."""
+    changes = {
+        **_spec_columns(spec),
+        "attempt": max(task.try_number, 1),
+        "ti_id": claimant.ti_id,
+        "registration": claimant.digest,
+        "state": State.STARTING.value,
+        "created_at": now,
+        "updated_at": now,
+    }
+    rows.write(connection, action_id, changes)
+    reports.keep_message(connection, action_id, "registered", now)
     return _registered(_read(connection, action_id))
 
 
@@ -193,7 +225,7 @@ def _insert(
             "map_index": task.map_index,
             "registration": digest,
             "secret": secret.encrypt(new_secret),
-            "state": "STARTING",
+            "state": State.STARTING.value,
             "fenced": False,
             "log_lines": 0,
             "log_lines_dropped": 0,
@@ -229,4 +261,5 @@ def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
         "accept_v1": spec.accept_v1,
         "log_limit": spec.log_limit,
         "adoptable": spec.adoptable,
+        "traceparent": spec.traceparent,
     }

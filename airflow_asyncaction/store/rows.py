@@ -21,7 +21,13 @@ Transaction = Connection
 
 _FIELDS = tuple(field.name for field in fields(Action))
 
-_NOT_OF_AN_ACTION = {"registration", "dag_id", "run_id", "task_id", "map_index", "runner"}
+_NOT_OF_AN_ACTION = {"registration", "dag_id", "run_id", "task_id", "map_index", "runner", "traceparent"} | {
+    "requested_by",
+    "requested_at",
+    "scheduled_at",
+    "idempotency",
+    "request",
+}
 
 SELECT = select(*(column for column in action_table.c if column.name not in _NOT_OF_AN_ACTION))
 """All that makes :func:`to_action`, and whose it is."""

@@ -17,12 +17,17 @@ from airflow_asyncaction.web.buffered import BufferedWsgi, Receive, Scope, Send,
 from airflow_asyncaction.web.content import CONTENT_PATH, ContentApp
 from airflow_asyncaction.web.files import HookUrl, files_blueprint
 from airflow_asyncaction.web.jobs import jobs_blueprint
+from airflow_asyncaction.web.page import page_blueprint
 from airflow_asyncaction.web.refusals import register_error_handlers
 from airflow_asyncaction.web.task_files import task_files_blueprint
 from airflow_asyncaction.web.tasks import tasks_blueprint
+from airflow_asyncaction.web.users import users_blueprint
 from airflow_asyncaction.web.wire import end_chunked_input, requested_hook_url
 
 _WARM_REQUESTS = 50
+# People wait for Airflow's own answers: they must not take the threads of jobs.
+_PEOPLE_THREADS = 4
+_PEOPLE_PATHS = ("/actions", "/ui/", "/openapi.json")
 
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -44,6 +49,8 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     app.register_blueprint(files_blueprint(files, settings, hook_url))
     app.register_blueprint(tasks_blueprint(actions, settings))
     app.register_blueprint(task_files_blueprint(files, settings, hook_url))
+    app.register_blueprint(users_blueprint(actions, files, settings))
+    app.register_blueprint(page_blueprint())
     register_error_handlers(app)
     app.after_request(_not_for_caches)
     app.wsgi_app = _Wire(app.wsgi_app)  # type: ignore[method-assign]
@@ -60,17 +67,28 @@ def create_asgi_app(services: Services | None = None) -> AsgiApp:
     app: WsgiApp = create_app(services)
     if settings.gc_freeze:
         app = FreezeWhenWarm(app)
-    small = BufferedWsgi(app, max_body_bytes=settings.limits.body_bytes, threads=max(1, settings.web_threads))
+    max_body_bytes = settings.limits.body_bytes
+    for_jobs = BufferedWsgi(app, max_body_bytes=max_body_bytes, threads=max(1, settings.web_threads))
+    for_people = BufferedWsgi(app, max_body_bytes=max_body_bytes, threads=_PEOPLE_THREADS)
     threads = ThreadPoolExecutor(max(2, settings.file_threads), thread_name_prefix="asyncaction-files")
     contents = ContentApp(services.files, threads=threads, patience=settings.transfer_patience)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        is_content = scope["path"].removeprefix(scope["root_path"]).startswith(CONTENT_PATH)
-        await (contents if is_content else small)(scope, receive, send)
+        path = scope["path"].removeprefix(scope["root_path"])
+        if path.startswith(CONTENT_PATH):
+            await contents(scope, receive, send)
+        elif path.startswith(_PEOPLE_PATHS) or _is_of_an_operation(scope["method"], path):
+            await for_people(scope, receive, send)
+        else:
+            await for_jobs(scope, receive, send)
 
     return serve
+
+
+def _is_of_an_operation(method: str, path: str) -> bool:
+    return path.count("/") <= 1 and (method == "PUT" or (method == "GET" and path in ("", "/")))
 
 
 def _configured_hook_url(_: Request) -> str:
@@ -78,7 +96,7 @@ def _configured_hook_url(_: Request) -> str:
 
 
 def _not_for_caches(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 

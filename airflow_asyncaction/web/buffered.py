@@ -16,6 +16,9 @@ from typing import Any
 
 from a2wsgi.wsgi import build_environ
 
+LOOP = "asyncaction.loop"
+"""Key of the WSGI environment under which the server's event loop is."""
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -56,7 +59,7 @@ class BufferedWsgi:
         if body is None:
             return
         loop = asyncio.get_running_loop()
-        answer = await loop.run_in_executor(self._threads, self._answer, scope, body)
+        answer = await loop.run_in_executor(self._threads, self._answer, scope, body, loop)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
 
@@ -73,11 +76,12 @@ class BufferedWsgi:
             if len(body) > self._max_body_bytes:
                 return bytes(body[: self._max_body_bytes + 1])
 
-    def _answer(self, scope: Any, body: bytes) -> _Answer:
+    def _answer(self, scope: Any, body: bytes, loop: asyncio.AbstractEventLoop) -> _Answer:
         unread: Any = io.BytesIO(body)
         readable: Any = {**scope, "query_string": b""}
         environ: dict[str, Any] = dict(build_environ(readable, unread))
         environ["QUERY_STRING"] = scope["query_string"].decode("latin-1")  # may be any bytes
+        environ[LOOP] = loop
         environ["wsgi.input_terminated"] = True  # what came in chunks has no length, and ends all the same
         answer = _Answer()
         chunks = self._app(environ, answer.start)

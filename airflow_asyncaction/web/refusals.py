@@ -19,6 +19,7 @@ from airflow_asyncaction.exceptions import (
     FileRefused,
     FileStoreUnavailable,
     MalformedReport,
+    PersonRefused,
     RegistrationRefused,
     ReportTooLarge,
     SecretUnreadable,
@@ -35,7 +36,12 @@ _RETRY_AFTER = {"Retry-After": "2"}
 _CLOSE = {"Connection": "close"}  # the rest of the body is not read
 
 _REFUSED_STATUS = {"already_ended": 409, "nonce_reused": 409, "superseded": 410}
-_REGISTRATION_STATUS = {"already_registered": 409, "no_such_task_instance": 404, "not_proven": 403}
+_REGISTRATION_STATUS = {
+    "already_registered": 409,
+    "no_such_task_instance": 404,
+    "not_proven": 403,
+    "stopped": 409,
+}
 _FILE_STATUS = {
     "already_ended": 409,
     "bad_token": 403,
@@ -50,6 +56,21 @@ _FILE_STATUS = {
     "too_large": 413,
     "too_many_files": 409,
     "too_slow": 408,
+}
+_PERSON_STATUS = {
+    "already_ended": 409,
+    "bad_schema": 500,
+    "csrf": 403,
+    "forbidden": 403,
+    "idempotency_key_reused": 422,
+    "invalid_input": 400,
+    "malformed": 400,
+    "no_airflow": 503,
+    "no_such_action": 404,
+    "no_such_file": 404,
+    "no_such_operation": 404,
+    "not_signed_in": 401,
+    "run_refused": 409,
 }
 _HTTP_CODES = {
     404: "no_such_route",
@@ -129,6 +150,11 @@ def _report_refused(error: ReportRefused) -> Refusal:
     return Refusal(_REFUSED_STATUS[error.refused.code], error.refused.code, error.refused.message)
 
 
+def _person_refused(error: PersonRefused) -> Refusal:
+    headers = {"WWW-Authenticate": "Bearer"} if error.code == "not_signed_in" else {}
+    return Refusal(_PERSON_STATUS[error.code], error.code, str(error), error.more, headers)
+
+
 def _file_refused(error: FileRefused) -> Refusal:
     return Refusal(_FILE_STATUS[error.code], error.code, str(error))
 
@@ -170,6 +196,7 @@ _ANSWERS: dict[type[BaseException], Callable[[Any], Refusal]] = {
     MalformedReport: _malformed,
     ReportTooLarge: lambda error: Refusal(413, error.code, str(error)),
     ReportRefused: _report_refused,
+    PersonRefused: _person_refused,
     FileRefused: _file_refused,
     FileStoreUnavailable: _file_store,
     RegistrationRefused: _registration,

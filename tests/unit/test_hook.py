@@ -161,9 +161,9 @@ def test_a_redirect_is_not_followed() -> None:
 def test_registration_returns_what_the_job_is_given() -> None:
     given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "orchestrator": "here", "wasLaunched": False}
     with TaskServer([Answer(fields=given)]) as server:
-        spec = ActionSpec(type="t", runner="local")
+        spec = ActionSpec(type="t", runner="local", traceparent="00-a-b-01")
         hook = TaskHook(server.url + "/")
-        registration = hook.register("ti", "nonce", spec, traceparent="00-a-b-01")
+        registration = hook.register("ti", "nonce", spec)
         sent = json.loads(server.requests[0].body)
     assert not registration.was_launched
     environ = registration.info.to_environ()

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make Dags that are operations: from a function, from a type and a JSON Schema, from a file of webda's."""
+
+from __future__ import annotations
+
+from airflow_asyncaction.operation_dags.dags import async_operation
+from airflow_asyncaction.operation_dags.webda import load_operations
+
+__all__ = ["async_operation", "load_operations"]

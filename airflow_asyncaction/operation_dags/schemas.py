@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An operation's JSON Schema as a Dag's Params, and a run's conf as the operation's input."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from airflow.sdk import Param
+from jsonschema import Draft202012Validator, SchemaError
+from pydantic import PydanticSchemaGenerationError, TypeAdapter
+
+from airflow_asyncaction.protocol.operations import Schema
+
+_DEFS = "$defs"
+_REF = "$ref"
+_NULL = "null"
+_JOB = "job"
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def checked(schema: Any, *, what: str) -> Schema:
+    """Return the schema of an operation's input.
+
+    :param what: the schema's name in an error
+    :raises ValueError: it is no JSON Schema, or not one of an object
+    """
+    try:
+        json.dumps(schema)
+        Draft202012Validator.check_schema(schema)
+    except (TypeError, ValueError, SchemaError) as error:
+        raise ValueError(f"{what} is no JSON Schema: {str(error).splitlines()[0]}") from None
+    if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
+        raise ValueError(f'{what} must be the schema of an object ("type": "object"): arguments have names')
+    if not isinstance(schema.get("properties", {}), Mapping):
+        raise ValueError(f"{what}: properties must be an object")
+    return {"type": "object", **schema}
+
+
+def params_of(schema: Schema) -> dict[str, Param]:
+    """Return the Params by which Airflow shows its form for a schema, and checks a run's conf.
+
+    What is neither required nor has a default may be left empty in the form.
+    """
+    required = set(schema.get("required", ()))
+    return {
+        name: _param(_with_defs(part, schema), is_required=name in required)
+        for name, part in schema.get("properties", {}).items()
+    }
+
+
+def input_of(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any]:
+    """Return an operation's input: a run's conf, and defaults. What was left empty in a form is not there."""
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    given = {
+        name: value
+        for name, value in (conf or {}).items()
+        if value is not None or name not in properties or _takes_null(properties[name], schema)
+    }
+    defaults = {
+        name: part["default"]
+        for name, part in properties.items()
+        if isinstance(part, Mapping) and "default" in part
+    }
+    return {**defaults, **given}
+
+
+def input_schema_of(function: Callable[..., Any]) -> Schema:
+    """Return the schema of what a function takes, by its annotations; ``job`` is not part of it.
+
+    :raises TypeError: it takes what has no name, or what JSON has no schema for
+    """
+    hints = get_type_hints(function, include_extras=True)
+    properties, required = {}, []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == _JOB:
+            continue
+        if parameter.kind not in _NAMED:
+            raise TypeError(f"{function.__name__} takes {parameter}: an operation's arguments have names")
+        properties[name] = _schema_of(hints.get(name, Any), f"{function.__name__}({name})")
+        if parameter.default is inspect.Parameter.empty:
+            required.append(name)
+        else:
+            adapter = TypeAdapter[Any](hints.get(name, Any))
+            properties[name]["default"] = adapter.dump_python(parameter.default, mode="json")
+    return _lifted({"type": "object", "properties": properties, "required": required})
+
+
+def output_schema_of(function: Callable[..., Any]) -> Schema | None:
+    """Return the schema of what a function returns, if it is annotated."""
+    hint = get_type_hints(function, include_extras=True).get("return", Any)
+    return None if hint is Any else _schema_of(hint, f"what {function.__name__} returns")
+
+
+def as_annotated(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a function's arguments as its annotations say: a date, for example, rather than a string.
+
+    :raises ValueError: one is of another type
+    """
+    hints = get_type_hints(function, include_extras=True)
+    return {
+        name: TypeAdapter[Any](hints.get(name, Any)).validate_python(value) for name, value in given.items()
+    }
+
+
+def _schema_of(hint: Any, what: str) -> Schema:
+    try:
+        return TypeAdapter[Any](hint).json_schema()
+    except (PydanticSchemaGenerationError, ValueError) as error:
+        raise TypeError(f"{what}: JSON has no schema for it ({str(error).splitlines()[0]})") from None
+
+
+def _lifted(schema: Schema) -> Schema:
+    """Return a schema with the definitions of its properties at its own top, where their references look."""
+    defs: dict[str, Any] = {}
+    for part in schema["properties"].values():
+        defs.update(part.pop(_DEFS, {}))
+    return {**schema, _DEFS: defs} if defs else schema
+
+
+def _param(part: Schema, *, is_required: bool) -> Param:
+    description = part.get("description")
+    schema = {key: value for key, value in part.items() if key not in ("default", "description")}
+    if "default" in part:
+        return Param(part["default"], description, schema=schema)
+    if is_required:
+        return Param(description=description, schema=schema)
+    return Param(None, description, schema=_or_null(schema))
+
+
+def _or_null(schema: Schema) -> Schema:
+    type_ = schema.get("type")
+    if type_ is None or "enum" in schema or "const" in schema:
+        outside = {key: schema[key] for key in (_DEFS, "title") if key in schema}
+        inside = {key: value for key, value in schema.items() if key not in outside}
+        return {**outside, "anyOf": [inside, {"type": _NULL}]} if inside else schema
+    types = [type_] if isinstance(type_, str) else list(type_)
+    return {**schema, "type": [*types, *([_NULL] if _NULL not in types else [])]}
+
+
+def _with_defs(part: Any, schema: Schema) -> Schema:
+    """Return a property's schema with the definitions that it may refer to."""
+    own: Schema = dict(part) if isinstance(part, Mapping) else {}
+    is_referring = _DEFS in schema and f'"{_REF}"' in json.dumps(own)
+    return {**own, _DEFS: schema[_DEFS]} if is_referring else own
+
+
+def _takes_null(part: Any, schema: Schema) -> bool:
+    return bool(Draft202012Validator(_with_defs(part, schema)).is_valid(None))

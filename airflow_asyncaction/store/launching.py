@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Actions that are asked for before their task runs: they are there at once, and their task registers them.
+
+Whoever asks writes the action's row, then has Airflow create the Dag run that the row names. Between the two
+anything may crash: :func:`settle` ends what nothing will launch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow.models.dagrun import DagRun
+from airflow.utils.state import DagRunState
+from sqlalchemy import and_, bindparam, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from uuid6 import uuid7
+
+from airflow_asyncaction.exceptions import ActionNotFound
+from airflow_asyncaction.protocol.actions import Completion, State
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.lifecycle import Due, Unlaunched
+from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.store import reports, secret
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.listing import ActionRecord, find
+from airflow_asyncaction.store.models import action_table
+from airflow_asyncaction.store.operations import Operation
+
+RUN_GRACE = timedelta(minutes=1)
+"""How long after an action was asked for its Dag run may be missing: its creation may be under way."""
+_BATCH = 200
+
+_columns = action_table.c
+_runs = DagRun.__table__.c
+_WAITING = [state.value for state in State if state.is_waiting]
+_TO_SETTLE = (
+    select(_columns.id, _columns.state, _columns.dag_id, _columns.run_id, _runs.state.label("run_state"))
+    .outerjoin(DagRun.__table__, and_(_runs.dag_id == _columns.dag_id, _runs.run_id == _columns.run_id))
+    .where(
+        _columns.state.in_(_WAITING),
+        or_(
+            _runs.state.in_([DagRunState.SUCCESS.value, DagRunState.FAILED.value]),
+            and_(_runs.state.is_(None), _columns.requested_at < bindparam("missing_since")),
+            and_(_columns.state == State.SCHEDULED.value, _columns.scheduled_at <= bindparam("now")),
+        ),
+    )
+    .order_by(_columns.id)
+    .limit(_BATCH)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What somebody asks for.
+
+    :param arguments: of the action, validated, a JSON object
+    :param requested_by: name of the user
+    :param scheduled_at: when it is to run; ``None``: now
+    :param idempotency_key: the same key of the same user for the same operation is the same action
+    """
+
+    operation: Operation
+    arguments: JsonText
+    requested_by: str
+    scheduled_at: datetime | None = None
+    idempotency_key: str | None = None
+
+    @property
+    def idempotency(self) -> str | None:
+        """What is stored of the key: sha256, hex, of who asks, for what, and the key."""
+        if self.idempotency_key is None:
+            return None
+        return _digest(self.requested_by, self.operation.id, self.idempotency_key)
+
+    @property
+    def request(self) -> str:
+        """What is stored of the rest of what is asked for: sha256, hex."""
+        return _digest(self.arguments, str(self.scheduled_at))
+
+
+@dataclass(frozen=True)
+class Queued:
+    """An action that was asked for.
+
+    :param is_new: whether it was this request that asked for it first
+    """
+
+    action: ActionRecord
+    is_new: bool
+
+
+def queue(actions: Actions, launch: Launch, now: datetime) -> Queued:
+    """Write the action that is asked for, or find the one that was asked for under the same key."""
+    action_id = JobId(str(uuid7()))
+    try:
+        with actions.transaction() as connection:
+            connection.execute(insert(action_table), _row(action_id, launch, now))
+            reports.keep_message(connection, action_id, "queued", now)
+    except IntegrityError:
+        return Queued(_of_key(actions, launch), is_new=False)
+    return Queued(find(actions, action_id), is_new=True)
+
+
+def refuse(actions: Actions, action_id: JobId, message: str, now: datetime) -> None:
+    """End an action whose Dag run Airflow did not create; its key is free again."""
+    actions.end(action_id, Unlaunched(State.ERROR, "RunRefused", message), now)
+    with actions.transaction() as connection:
+        connection.execute(update(action_table).where(_columns.id == action_id).values(idempotency=None))
+
+
+def settle(actions: Actions, now: datetime) -> None:
+    """Queue the actions whose time has come, and end those that nothing will launch any more."""
+    with actions.transaction() as connection:
+        found = connection.execute(_TO_SETTLE, {"now": now, "missing_since": now - RUN_GRACE}).all()
+    for row in found:
+        try:
+            actions.end(row.id, _message(row), now)
+        except ActionNotFound:  # it was cleaned away meanwhile
+            continue
+
+
+def _message(row: Any) -> Due | Unlaunched:
+    match row.run_state:
+        case DagRunState.SUCCESS.value:
+            return Unlaunched(State.SUCCESS)
+        case DagRunState.FAILED.value:
+            return Unlaunched(State.ERROR, "RunFailed", "The Dag run failed before it launched the job")
+        case None:
+            return Unlaunched(State.STOPPED, "RunDeleted", "The Dag run is gone, or was never created")
+        case _:
+            return Due()
+
+
+def _of_key(actions: Actions, launch: Launch) -> ActionRecord:
+    with actions.transaction() as connection:
+        query = select(_columns.id).where(_columns.idempotency == launch.idempotency)
+        action_id = connection.scalar(query)
+    if action_id is None:
+        raise ActionNotFound("The action of this Idempotency-Key is gone")
+    return find(actions, action_id)
+
+
+def run_id_of(action_id: JobId) -> str:
+    """Return the id of the Dag run that is created for an action."""
+    return f"async__{action_id}"
+
+
+def _row(action_id: JobId, launch: Launch, now: datetime) -> dict[str, Any]:
+    scheduled_at = launch.scheduled_at
+    is_later = scheduled_at is not None and scheduled_at > now
+    return {
+        "id": action_id,
+        "type": launch.operation.declaration.type[:250],
+        "runner": "",
+        "attempt": 1,
+        "dag_id": launch.operation.id,
+        "run_id": run_id_of(action_id),
+        "task_id": launch.operation.task_id,
+        "map_index": -1,
+        "registration": "",
+        "secret": secret.encrypt(secret.new_secret()),
+        "accept_v1": True,
+        "arguments": launch.arguments,
+        "completion": Completion.EXIT.value,
+        "require_report": False,
+        "log_limit": 0,
+        "state": (State.SCHEDULED if is_later else State.QUEUED).value,
+        "fenced": False,
+        "log_lines": 0,
+        "log_lines_dropped": 0,
+        "report_count": 0,
+        "refused_count": 0,
+        "created_at": now,
+        "updated_at": max(now, scheduled_at or now),  # by which it is old one day
+        "adoptable": False,
+        "requested_by": launch.requested_by[:250],
+        "requested_at": now,
+        "scheduled_at": scheduled_at,
+        "idempotency": launch.idempotency,
+        "request": launch.request,
+    }
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

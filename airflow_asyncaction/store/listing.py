@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Actions as people look at them: one, or a page of a list, at a cost that does not grow with the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, false, literal_column, select, union_all
+
+from airflow_asyncaction.exceptions import ActionNotFound
+from airflow_asyncaction.protocol.actions import Action, State, iso_time
+from airflow_asyncaction.protocol.job_info import JobId, is_job_id
+from airflow_asyncaction.store import log_lines, rows
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.models import action_table, report_table
+
+_MOST_RANGES = 100
+"""Of so many Dags the newest actions are looked up one by one; of more, in one go through all actions."""
+_REPORTS_PAGE = 200
+
+_columns = action_table.c
+_NEVER_SHOWN = {"secret", "registration", "idempotency", "ti_id"}
+_SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHOWN))
+_LARGE = {"arguments", "results", "agent"}
+_SHORT = select(
+    *(
+        literal_column("NULL").label(column.name) if column.name in _LARGE else column
+        for column in _SHOWN.selected_columns
+    )
+)
+_CHANGED = select(_columns.updated_at, _columns.dag_id)
+_reports = report_table.c
+_REPORTS = select(
+    _reports.id,
+    _reports.kind,
+    _reports.received_at,
+    _reports.scheme,
+    _reports.refused_with,
+    _reports.body,
+    _reports.log_count,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filter:
+    """Which actions are wanted: those to which all that is given applies.
+
+    :param since: created at that time or later; ``until``: before
+    """
+
+    type: str | None = None
+    states: Collection[State] = ()
+    dag_id: str | None = None
+    run_id: str | None = None
+    task_id: str | None = None
+    map_index: int | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ActionRecord:
+    """An action with all that people are shown of it.
+
+    :param row: of ``async_action``, without what is never shown
+    """
+
+    row: Any
+
+    @property
+    def id(self) -> JobId:
+        """Its uuid."""
+        return JobId(self.row.id)
+
+    @property
+    def dag_id(self) -> str:
+        """The Dag it belongs to: who may see that may see it."""
+        return str(self.row.dag_id)
+
+    @property
+    def state(self) -> State:
+        """Where it stands."""
+        return State(self.row.state)
+
+    @property
+    def arguments(self) -> str:
+        """What it was asked for with, as JSON."""
+        return str(self.row.arguments)
+
+    @property
+    def has_results(self) -> bool:
+        """Whether its job, or its task, has told any: they may be ``null``."""
+        return self.row.results is not None
+
+    @property
+    def status_details(self) -> Any:
+        """What its job has told last of how it gets on, parsed."""
+        return _parsed(self.row.status_details)
+
+    @property
+    def is_done(self) -> bool:
+        """As :attr:`Action.is_done`."""
+        return self._action.is_done
+
+    @property
+    def _action(self) -> Action:
+        return rows.to_action(self.row)
+
+    def to_short_json(self, now: datetime) -> dict[str, Any]:
+        """Return it as it stands in a list."""
+        row = self.row
+        progress, message = _progress(row.status_details)
+        return {
+            "uuid": row.id,
+            "type": row.type,
+            "status": row.state,
+            "action": row.verb if row.verb and not self.state.is_end else None,
+            "stopReason": row.stop_reason,
+            "runner": row.runner or None,
+            "attempt": row.attempt,
+            "dagId": row.dag_id,
+            "runId": row.run_id,
+            "taskId": row.task_id,
+            "mapIndex": row.map_index,
+            "errorName": row.error_name,
+            "errorMessage": row.error_message,
+            "progress": progress,
+            "message": message,
+            "job": _parsed(row.job),
+            "reportCount": row.report_count,
+            "refusedCount": row.refused_count,
+            "logLines": row.log_lines,
+            "logLinesDropped": row.log_lines_dropped,
+            "createdAt": iso_time(row.requested_at or row.created_at),
+            "scheduledAt": iso_time(row.scheduled_at),
+            "startedAt": iso_time(row.started_at),
+            "lastReportAt": iso_time(row.last_report_at),
+            "endedAt": iso_time(row.ended_at),
+            "requestedBy": row.requested_by,
+            "isDone": self._action.is_done,
+            "serverTime": iso_time(now),
+        }
+
+    def to_json(self, now: datetime) -> dict[str, Any]:
+        """Return all that is shown of it."""
+        row = self.row
+        return {
+            **self.to_short_json(now),
+            "arguments": _parsed(row.arguments),
+            "results": _parsed(row.results),
+            "hasResults": row.results is not None,
+            "statusDetails": _parsed(row.status_details),
+            "agent": _parsed(row.agent),
+            "exit": _parsed(row.exit),
+        }
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some actions, the newest first.
+
+    :param next: id of the last one, if there are more: ask for those before it
+    """
+
+    actions: tuple[ActionRecord, ...]
+    next: JobId | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What tells whether anything about an action is new."""
+
+    dag_id: str
+    updated_at: datetime
+
+
+def find(actions: Actions, uuid: str, *, short: bool = False) -> ActionRecord:
+    """Return an action.
+
+    :param short: without what a list does not show
+    :raises ActionNotFound: there is none
+    """
+    query = _SHORT if short else _SHOWN
+    with actions.transaction() as connection:
+        row = connection.execute(query.where(_columns.id == _checked(uuid))).one_or_none()
+    if row is None:
+        raise _not_found(uuid)
+    return ActionRecord(row)
+
+
+def find_change(actions: Actions, uuid: str) -> Change:
+    """Return what tells whether anything about an action is new.
+
+    :raises ActionNotFound: there is none
+    """
+    with actions.transaction() as connection:
+        row = connection.execute(_CHANGED.where(_columns.id == _checked(uuid))).one_or_none()
+    if row is None:
+        raise _not_found(uuid)
+    return Change(row.dag_id, row.updated_at)
+
+
+def list_actions(
+    actions: Actions,
+    wanted: Filter,
+    *,
+    dag_ids: Collection[str] | None = None,
+    limit: int,
+    before: JobId | None = None,
+) -> Page:
+    """Return the newest actions that are wanted.
+
+    :param dag_ids: of these Dags only; ``None``: of all
+    :param before: only those that were created before this one
+    """
+    query = _SHORT.where(*_conditions(wanted, before))
+    with actions.transaction() as connection:
+        found = connection.execute(_newest(query, wanted, dag_ids, limit + 1)).all()
+    more = len(found) > limit
+    records = tuple(ActionRecord(row) for row in found[:limit])
+    return Page(records, records[-1].id if more else None)
+
+
+def read_logs(actions: Actions, action_id: JobId, after: int) -> log_lines.LogPage:
+    """Return the lines after line number ``after``, at most some 2000."""
+    with actions.transaction() as connection:
+        return log_lines.page(connection, action_id, after)
+
+
+def read_reports(actions: Actions, action_id: JobId, after: int) -> dict[str, Any]:
+    """Return what came about an action after the report of id ``after``, as people are shown it."""
+    query = (
+        _REPORTS.where(_reports.action_id == action_id, _reports.id > after)
+        .order_by(_reports.id)
+        .limit(_REPORTS_PAGE + 1)
+    )
+    with actions.transaction() as connection:
+        found = connection.execute(query).all()
+    return {
+        "reports": [_report_json(row) for row in found[:_REPORTS_PAGE]],
+        "hasMore": len(found) > _REPORTS_PAGE,
+    }
+
+
+def _report_json(row: Any) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "receivedAt": iso_time(row.received_at),
+        "scheme": row.scheme,
+        "refusedWith": row.refused_with,
+        "body": row.body,
+        "logCount": row.log_count,
+    }
+
+
+def _conditions(wanted: Filter, before: JobId | None) -> list[Any]:
+    given: Sequence[tuple[Any, Any]] = (
+        (_columns.type, wanted.type),
+        (_columns.dag_id, wanted.dag_id),
+        (_columns.run_id, wanted.run_id),
+        (_columns.task_id, wanted.task_id),
+        (_columns.map_index, wanted.map_index),
+    )
+    conditions = [column == value for column, value in given if value is not None]
+    states = [state.value for state in wanted.states]
+    if len(states) == 1:
+        conditions.append(_columns.state == states[0])
+    elif states:
+        conditions.append(_columns.state.in_(states))
+    if before is not None:
+        conditions.append(_columns.id < before)
+    if wanted.since is not None:
+        conditions.append(_columns.id >= _first_id_of(wanted.since))
+    if wanted.until is not None:
+        conditions.append(_columns.id < _first_id_of(wanted.until))
+    return conditions
+
+
+def _newest(query: Select[Any], wanted: Filter, dag_ids: Collection[str] | None, count: int) -> Any:
+    """Return the query for the newest ones: each of its parts reads a range of an index from its end."""
+    newest = query.order_by(_columns.id.desc()).limit(count)
+    if dag_ids is None:
+        return newest
+    if wanted.dag_id is not None:
+        return newest if wanted.dag_id in dag_ids else newest.where(false())
+    if len(dag_ids) > _MOST_RANGES or not dag_ids:
+        return newest.where(_columns.dag_id.in_(dag_ids))
+    parts = [select(newest.where(_columns.dag_id == dag_id).subquery()) for dag_id in sorted(dag_ids)]
+    if len(parts) == 1:
+        return parts[0]
+    merged = union_all(*parts).subquery()
+    return select(merged).order_by(merged.c.id.desc()).limit(count)
+
+
+def _first_id_of(moment: datetime) -> JobId:
+    """Return the least id that an action of this time can have: ids are of version 7."""
+    ms = min(max(0, int(moment.timestamp() * 1000)), 2**48 - 1)
+    return JobId(str(UUID(int=ms << 80)))
+
+
+def _checked(uuid: str) -> JobId:
+    if not is_job_id(uuid):
+        raise _not_found(uuid)
+    return JobId(uuid.lower())
+
+
+def _not_found(uuid: str) -> ActionNotFound:
+    return ActionNotFound(f"There is no action {uuid[:50]!r}, or it is not yours to see")
+
+
+def _progress(status_details: str | None) -> tuple[float | None, str | None]:
+    """Return progress (0 to 100) and message, as far as a job has told them."""
+    details = _parsed(status_details)
+    progress, message = details, None
+    if isinstance(details, dict):
+        progress, message = details.get("progress"), details.get("message")
+    is_number = isinstance(progress, int | float) and not isinstance(progress, bool)
+    return progress if is_number else None, None if message is None else str(message)
+
+
+def _parsed(text: str | None) -> Any:
+    return None if text is None else json.loads(text)

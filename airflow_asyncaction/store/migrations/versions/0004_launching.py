@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Add what actions need that are asked for before their task runs, the trace context, indexes for lists."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from airflow.migrations.db_types import TIMESTAMP
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+_TABLE = "async_action"
+_INDEXES = {
+    "ix_async_action_idempotency": ["idempotency"],
+    "ix_async_action_dag_id_id": ["dag_id", "id"],
+    "ix_async_action_type_id": ["type", "id"],
+    "ix_async_action_state_id": ["state", "id"],
+}
+
+
+def upgrade() -> None:
+    """Add them, where they are not there already (see 0001)."""
+    is_offline = op.get_context().as_sql
+    inspector = None if is_offline else sa.inspect(op.get_bind())
+    existing = {column["name"] for column in inspector.get_columns(_TABLE)} if inspector else set()
+    indexes = {index["name"] for index in inspector.get_indexes(_TABLE)} if inspector else set()
+    for column in _columns():
+        if column.name not in existing:
+            op.add_column(_TABLE, column)
+    for name, columns in _INDEXES.items():
+        if name not in indexes:
+            op.create_index(name, _TABLE, columns, unique=columns == ["idempotency"])
+
+
+def downgrade() -> None:
+    """Drop them: actions that are only queued are then never launched."""
+    for name in _INDEXES:
+        op.drop_index(name, _TABLE)
+    with op.batch_alter_table(_TABLE) as table:
+        for column in reversed(_columns()):
+            table.drop_column(column.name)
+
+
+def _columns() -> list[sa.Column[object]]:
+    return [
+        sa.Column("requested_by", sa.String(250)),
+        sa.Column("requested_at", TIMESTAMP),
+        sa.Column("scheduled_at", TIMESTAMP),
+        sa.Column("idempotency", sa.String(64)),
+        sa.Column("request", sa.String(64)),
+        sa.Column("traceparent", sa.String(55)),
+    ]

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations as Airflow's own tables have them: Dags with the tag ``async-operation``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from airflow.configuration import conf
+from airflow.models.dag import DagModel, DagTag
+from airflow.models.serialized_dag import SerializedDagModel
+from airflow.serialization.definitions.dag import SerializedDAG
+from airflow.serialization.definitions.notset import is_arg_set
+from sqlalchemy import Connection, bindparam, select
+from sqlalchemy.orm import Session
+
+from airflow_asyncaction.protocol.operations import TAG, Declaration, Schema
+from airflow_asyncaction.store.actions import Actions
+
+_OUR_MODULES = "airflow_asyncaction."
+_CACHED = 512
+# By Dag: the newest version's hash, and what it declares. To read that takes milliseconds.
+_CACHE: dict[str, tuple[str | None, tuple[str, Declaration]]] = {}
+
+_dags = DagModel.__table__.c
+_serialized = SerializedDagModel.__table__.c
+_OPERATIONS = (
+    select(_dags.dag_id, _dags.is_paused, _dags.description)
+    .join(DagTag.__table__, DagTag.__table__.c.dag_id == _dags.dag_id)
+    .where(DagTag.__table__.c.name == TAG, _dags.is_stale.is_(False))
+    .order_by(_dags.dag_id)
+)
+_NEWEST_HASH = (
+    select(_serialized.dag_hash)
+    .where(_serialized.dag_id == bindparam("dag_id"))
+    .order_by(_serialized.created_at.desc())
+    .limit(1)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """What may be launched.
+
+    :param id: of the operation, which is the Dag's
+    :param task_id: of the task that carries it out; ``""`` if none of the Dag's is known to register actions
+    """
+
+    id: str
+    task_id: str
+    declaration: Declaration
+    description: str | None
+    is_paused: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as people and programs are told it."""
+        said = self.declaration
+        return {
+            "id": self.id,
+            "type": said.type,
+            "description": self.description,
+            "input": said.input,
+            "output": said.output,
+            "permission": said.permission,
+            "isPaused": self.is_paused,
+        }
+
+
+def operation_ids(actions: Actions, dag_ids: Collection[str] | None) -> list[str]:
+    """Return the ids of all operations, in order.
+
+    :param dag_ids: of these only; ``None``: of all
+    """
+    with actions.transaction() as connection:
+        found = connection.execute(_OPERATIONS).all()
+    return [row.dag_id for row in found if dag_ids is None or row.dag_id in dag_ids]
+
+
+def find_operations(actions: Actions, ids: Collection[str]) -> list[Operation]:
+    """Return operations by their ids, in order; those that are none are left out."""
+    with actions.transaction() as connection:
+        return list(_operations(connection, ids))
+
+
+def team_of(dag_id: str) -> str | None:
+    """Return the team that a Dag belongs to, where Airflow has teams."""
+    return DagModel.get_team_name(dag_id) if conf.getboolean("core", "multi_team", fallback=False) else None
+
+
+def _operations(connection: Connection, ids: Collection[str]) -> Iterator[Operation]:
+    for row in connection.execute(_OPERATIONS.where(_dags.dag_id.in_(ids))).all():
+        task_id, declaration = _declared(connection, row.dag_id)
+        yield Operation(
+            id=row.dag_id,
+            task_id=task_id,
+            declaration=declaration,
+            description=row.description,
+            is_paused=bool(row.is_paused),
+        )
+
+
+def _declared(connection: Connection, dag_id: str) -> tuple[str, Declaration]:
+    """Return the task that carries an operation out, and what the Dag's newest version declares."""
+    dag_hash = connection.scalar(_NEWEST_HASH, {"dag_id": dag_id})
+    known = _CACHE.get(dag_id)
+    if known is not None and known[0] == dag_hash:
+        return known[1]
+    with Session(bind=connection) as session:
+        dag = SerializedDagModel.get_dag(dag_id, session=session)
+        declared = ("", Declaration(type=dag_id)) if dag is None else _declared_by(dag)
+    if len(_CACHE) >= _CACHED:
+        _CACHE.clear()
+    _CACHE[dag_id] = (dag_hash, declared)
+    return declared
+
+
+def _declared_by(dag: SerializedDAG) -> tuple[str, Declaration]:
+    tasks = sorted(dag.tasks, key=lambda task: (len(task.get_flat_relative_ids(upstream=True)), task.task_id))
+    for task in tasks:
+        said = Declaration.from_doc(getattr(task, "doc_json", None))
+        if said is not None:
+            return task.task_id, said if said.input is not None else replace(said, input=_params(dag))
+    ours = (task.task_id for task in tasks if str(getattr(task, "_task_module", "")).startswith(_OUR_MODULES))
+    task_id = next(ours, "")
+    return task_id, Declaration(type=task_id or dag.dag_id, input=_params(dag))
+
+
+def _params(dag: SerializedDAG) -> Schema:
+    """Return what a Dag's Params say as one schema, of the object that a run's conf is."""
+    properties, required = {}, []
+    for name in dag.params:
+        param = dag.params.get_param(name)
+        properties[name] = dict(param.schema)
+        if param.description:
+            properties[name].setdefault("description", param.description)
+        if is_arg_set(param.value):
+            properties[name]["default"] = param.value
+        else:
+            required.append(name)
+    return {"type": "object", "properties": properties, "required": required}

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launching and stopping, for people: our row says what is asked for, Airflow's Dag run makes it happen."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Request
+
+from airflow_asyncaction.exceptions import PersonRefused, StoreUnavailable
+from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.actions import StopReason, iso_time
+from airflow_asyncaction.protocol.lifecycle import Stop
+from airflow_asyncaction.store import launching
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.launching import Launch, Queued
+from airflow_asyncaction.store.listing import ActionRecord, find
+from airflow_asyncaction.store.operations import Operation, find_operations
+from airflow_asyncaction.web.airflow_api import create_run, fail_run
+from airflow_asyncaction.web.asked import checked_input, idempotency_key_of, time_of
+from airflow_asyncaction.web.people import Person
+
+log = logging.getLogger(__name__)
+
+
+def launch(
+    actions: Actions, request: Request, person: Person, operation_id: str, fields: dict[str, Any]
+) -> ActionRecord:
+    """Launch an operation, at once or at the time of ``?schedule=``; return its action.
+
+    :param fields: its input
+    :raises PersonRefused: there is no such operation, they may not, the input is wrong, or Airflow refuses
+    """
+    operation = _operation(actions, person, operation_id)
+    wanted = Launch(
+        operation=operation,
+        arguments=checked_input(fields, operation.declaration.input),
+        requested_by=person.name,
+        scheduled_at=time_of(request, "schedule"),
+        idempotency_key=idempotency_key_of(request),
+    )
+    queued = launching.queue(actions, wanted, datetime.now(UTC))
+    _check_same(queued, wanted)
+    if queued.action.state.is_waiting:  # whoever came first may have died before Airflow had it
+        _create_run(actions, request, queued.action, wanted)
+    return queued.action
+
+
+def stop(actions: Actions, request: Request, person: Person, action: ActionRecord) -> ActionRecord:
+    """Ask an action's job to stop; one that is not launched yet never will be.
+
+    :raises PersonRefused: they may not, or it has ended
+    """
+    person.check("PUT", action.dag_id, "TASK_INSTANCE")
+    if action.state.is_end:
+        raise PersonRefused(f"The action has ended as {action.state}", code="already_ended")
+    actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC))
+    stopped = find(actions, action.id)
+    if stopped.state.is_end and action.state.is_waiting:
+        try:
+            fail_run(request, action.dag_id, action.row.run_id)
+        except (PersonRefused, StoreUnavailable) as error:
+            log.info("The run of stopped action %s goes on, without it: %s", action.id, error)
+    return stopped
+
+
+def _operation(actions: Actions, person: Person, operation_id: str) -> Operation:
+    found = find_operations(actions, [operation_id])
+    if not found or not person.may("GET", operation_id, "RUN"):
+        said = f"There is no operation {operation_id[:250]!r}, or it is not yours to see: see GET /async"
+        raise PersonRefused(said, code="no_such_operation")
+    person.check("POST", operation_id, "RUN")
+    return found[0]
+
+
+def _check_same(queued: Queued, wanted: Launch) -> None:
+    if queued.is_new:
+        return
+    if queued.action.row.request != wanted.request:
+        said = "This Idempotency-Key was used before, with another input or time: use a new one"
+        raise PersonRefused(said, code="idempotency_key_reused")
+
+
+def _create_run(actions: Actions, request: Request, action: ActionRecord, wanted: Launch) -> None:
+    run = {
+        "dag_run_id": action.row.run_id,
+        "logical_date": None,
+        "run_after": iso_time(wanted.scheduled_at or datetime.now(UTC)),
+        "conf": strict_json.loads(wanted.arguments),
+    }
+    try:
+        create_run(request, wanted.operation.id, run)
+    except PersonRefused as error:
+        launching.refuse(actions, action.id, str(error), datetime.now(UTC))
+        raise

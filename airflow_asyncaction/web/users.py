@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of people and services: launch operations, look at actions, stop them.
+
+Every one of them knows who asks (``people``), and asks Airflow what they may.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from flask import Blueprint, Response, jsonify, redirect, request
+from werkzeug.wrappers import Response as AnyResponse
+
+from airflow_asyncaction.exceptions import ActionNotFound, PersonRefused
+from airflow_asyncaction.files.service import Files
+from airflow_asyncaction.protocol.reports import parse_object
+from airflow_asyncaction.settings import Settings
+from airflow_asyncaction.store import listing
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.listing import ActionRecord
+from airflow_asyncaction.store.log_lines import LogPage
+from airflow_asyncaction.store.operations import find_operations, operation_ids
+from airflow_asyncaction.web import launching
+from airflow_asyncaction.web.asked import LARGEST_NUMBER, cursor_of, filter_of, flag_of, number_of
+from airflow_asyncaction.web.content import CONTENT_PATH
+from airflow_asyncaction.web.openapi import openapi
+from airflow_asyncaction.web.people import Person, person_of
+from airflow_asyncaction.web.wire import raw_body
+
+T = TypeVar("T")
+
+_PAGE = 50
+_LARGEST_PAGE = 200
+
+
+def users_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
+    """Return the routes below ``/actions``, those of operations, and the description of both."""
+    blueprint = Blueprint("users", __name__)
+    _operation_routes(blueprint, actions, settings)
+    _action_routes(blueprint, actions)
+    _file_routes(blueprint, actions, files)
+
+    @blueprint.get("/openapi.json")
+    def description() -> Response:
+        return jsonify(openapi(request.script_root))
+
+    return blueprint
+
+
+def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings) -> None:
+    @blueprint.get("/")
+    def operations() -> Response:
+        ids = operation_ids(actions, person_of(request).dag_ids("POST", "RUN"))
+        if not flag_of(request, "full"):
+            return jsonify(ids)
+        return jsonify({found.id: found.to_json() for found in find_operations(actions, ids)})
+
+    @blueprint.put("/<operation_id>")
+    def launch(operation_id: str) -> Response:
+        person = person_of(request)
+        fields = parse_object(raw_body(request, settings.limits.body_bytes))
+        action = launching.launch(actions, request, person, operation_id, fields)
+        response = _action_json(person, action)
+        response.status_code = 202
+        response.headers["Location"] = f"{request.script_root}/actions/{action.id}"
+        return response
+
+
+def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
+    @blueprint.get("/actions")
+    def list_() -> AnyResponse:
+        now, wanted = datetime.now(UTC), filter_of(request)
+        page = listing.list_actions(
+            actions,
+            wanted,
+            dag_ids=person_of(request).dag_ids("GET", "TASK_INSTANCE"),
+            limit=number_of(request, "limit", default=_PAGE, least=1, most=_LARGEST_PAGE),
+            before=cursor_of(request),
+        )
+        shown = [action.to_short_json(now) for action in page.actions]
+        for fields in shown:
+            del fields["serverTime"]
+        response = jsonify({"actions": shown, "nextCursor": page.next})
+        response.set_etag(hashlib.sha256(response.get_data()).hexdigest()[:32])
+        return response.make_conditional(request)
+
+    @blueprint.get("/actions/<uuid>")
+    def action(uuid: str) -> AnyResponse:
+        person = person_of(request)
+        found = _visible(actions, person, uuid)
+        response = _action_json(person, found)
+        rights = "-".join(map(str, _rights(person, found).values()))
+        response.set_etag(f"{found.id}-{found.row.updated_at.timestamp()}-{rights}")
+        return response.make_conditional(request)
+
+    @blueprint.get("/actions/<uuid>/logs")
+    def logs(uuid: str) -> Response:
+        found = _visible(actions, person_of(request), uuid, "TASK_LOGS")
+        page = listing.read_logs(actions, found.id, _after("after"))
+        return jsonify(_logs_json(page, found))
+
+    @blueprint.get("/actions/<uuid>/reports")
+    def reports(uuid: str) -> Response:
+        found = _visible(actions, person_of(request), uuid)
+        return jsonify(listing.read_reports(actions, found.id, _after("after")))
+
+    @blueprint.get("/actions/<uuid>/changes")
+    def changes(uuid: str) -> AnyResponse:
+        return _changes(actions, person_of(request), uuid)
+
+    @blueprint.put("/actions/<uuid>/stop")
+    def stop(uuid: str) -> Response:
+        person = person_of(request)
+        found = launching.stop(actions, request, person, _visible(actions, person, uuid))
+        return _action_json(person, found)
+
+
+def _file_routes(blueprint: Blueprint, actions: Actions, files: Files) -> None:
+    @blueprint.get("/actions/<uuid>/files")
+    def list_files(uuid: str) -> Response:
+        found = _visible(actions, person_of(request), uuid, "XCOM")
+        shown = [
+            {"property": file.property, "role": role.value, **file.to_map()}
+            for role, file in files.of_action(found.id)
+        ]
+        return jsonify({"files": shown})
+
+    @blueprint.get("/actions/<uuid>/files/<property_>/<int:index>")
+    def download(uuid: str, property_: str, index: int) -> AnyResponse:
+        found = _visible(actions, person_of(request), uuid, "XCOM")
+        content_url = request.script_root + CONTENT_PATH  # a path: the browser is at the right host
+        location = files.locate_for_person(found.id, property_, index, content_url, datetime.now(UTC))
+        response = redirect(location.url)
+        response.autocorrect_location_header = False
+        return response
+
+
+def _changes(actions: Actions, person: Person, uuid: str) -> AnyResponse:
+    """Answer what is new of an action: mostly that nothing is, by one look at one row."""
+    after_line, after_report = _after("afterLine"), _after("afterReport")
+    change = _or_refuse(uuid, lambda: listing.find_change(actions, uuid))
+    may_see_logs = person.may("GET", change.dag_id, "TASK_LOGS")
+    if not person.may("GET", change.dag_id, "TASK_INSTANCE"):
+        raise _no_such_action(uuid)
+    etag = f"{uuid}-{change.updated_at.timestamp()}-{after_line}-{after_report}-{may_see_logs}"
+    if request.if_none_match.contains(etag):
+        unchanged = Response(status=304)
+        unchanged.set_etag(etag)
+        return unchanged
+    found = _or_refuse(uuid, lambda: listing.find(actions, uuid, short=True))
+    page = listing.read_logs(actions, found.id, after_line) if may_see_logs else LogPage(1, (), False)
+    response = jsonify(
+        {
+            "action": found.to_short_json(datetime.now(UTC)) | {"statusDetails": found.status_details},
+            "logs": _logs_json(page, found),
+            "reports": listing.read_reports(actions, found.id, after_report),
+        }
+    )
+    response.set_etag(etag)
+    return response
+
+
+def _visible(actions: Actions, person: Person, uuid: str, entity: str = "TASK_INSTANCE") -> ActionRecord:
+    """Return an action that somebody may see.
+
+    :param entity: what of it
+    :raises PersonRefused: they may not, which is no other answer than that there is none; or not that of it
+    """
+    found = _or_refuse(uuid, lambda: listing.find(actions, uuid))
+    if not person.may("GET", found.dag_id, "TASK_INSTANCE"):
+        raise _no_such_action(uuid)
+    if entity != "TASK_INSTANCE":
+        person.check("GET", found.dag_id, entity)
+    return found
+
+
+def _or_refuse(uuid: str, look: Callable[[], T]) -> T:
+    try:
+        return look()
+    except ActionNotFound:
+        raise _no_such_action(uuid) from None
+
+
+def _no_such_action(uuid: str) -> PersonRefused:
+    said = f"There is no action {uuid[:50]!r}, or it is not yours to see"
+    return PersonRefused(said, code="no_such_action")
+
+
+def _action_json(person: Person, action: ActionRecord) -> Response:
+    fields = action.to_json(datetime.now(UTC))
+    rights = _rights(person, action)
+    if not rights["canSeeResults"]:
+        fields["results"] = None
+    return jsonify({**fields, **rights})
+
+
+def _rights(person: Person, action: ActionRecord) -> dict[str, bool]:
+    """Return what the person may do with an action beyond looking at it."""
+    return {
+        "canSeeResults": person.may("GET", action.dag_id, "XCOM"),
+        "canStop": person.may("PUT", action.dag_id, "TASK_INSTANCE"),
+    }
+
+
+def _logs_json(page: LogPage, action: ActionRecord) -> dict[str, Any]:
+    return {
+        "firstLine": page.first_line,
+        "lastLine": page.last_line,
+        "lines": [line.to_json() for line in page.lines],
+        "hasMore": page.has_more,
+        "isDone": action.is_done,
+    }
+
+
+def _after(name: str) -> int:
+    return number_of(request, name, default=0, least=0, most=LARGEST_NUMBER)
