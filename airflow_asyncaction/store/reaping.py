@@ -51,8 +51,9 @@ _MAY_BE_UNWATCHED = (  # as Action.is_done says, in SQL
     )
     .where(
         _columns.updated_at < bindparam("before"),
+        _columns.state.not_in(_WAITING),
         or_(
-            _columns.state.not_in(_ENDS + _WAITING),
+            _columns.state.not_in(_ENDS),
             and_(
                 _columns.fenced.is_(False),
                 _columns.completion != Completion.REPORT.value,

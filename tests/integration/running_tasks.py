@@ -120,11 +120,12 @@ class RunningTask:
         return again
 
 
-def running_task(engine: Engine, *, dag_id: str = "dag", map_index: int = -1) -> RunningTask:
+def running_task(
+    engine: Engine, *, dag_id: str = "dag", map_index: int = -1, run_id: str | None = None
+) -> RunningTask:
     """Return a running task of a Dag run of its own."""
-    task = RunningTask(
-        engine, str(uuid7()), f"manual__{secrets.token_hex(8)}", dag_id=dag_id, map_index=map_index
-    )
+    run_id = run_id or f"manual__{secrets.token_hex(8)}"
+    task = RunningTask(engine, str(uuid7()), run_id, dag_id=dag_id, map_index=map_index)
     with engine.begin() as connection:
         connection.execute(
             insert(_runs).values(

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Actions that are asked for before their task runs: queued once, taken by their task, or settled."""
+
+from __future__ import annotations
+
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.models.dagrun import DagRun
+from sqlalchemy import delete, insert
+
+from airflow_asyncaction.exceptions import RegistrationRefused
+from airflow_asyncaction.protocol.actions import State, StopReason
+from airflow_asyncaction.protocol.lifecycle import Stop
+from airflow_asyncaction.protocol.operations import Declaration
+from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.protocol.tasks import ActionSpec
+from airflow_asyncaction.store import launching, reaping
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.launching import RUN_GRACE, Launch
+from airflow_asyncaction.store.listing import ActionRecord, find, read_reports
+from airflow_asyncaction.store.operations import Operation
+from airflow_asyncaction.store.registration import Claimant, Registered, register
+from tests.integration.databases import Database
+from tests.integration.running_tasks import RunningTask, running_task
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+SPEC = ActionSpec(type="etl.load", runner="local", arguments=JsonText('{"table": "t", "rows": 10}'))
+
+_runs = DagRun.metadata.tables["dag_run"]
+
+
+def launch(**given: Any) -> Launch:
+    operation = Operation(
+        id=f"dag_{secrets.token_hex(4)}",
+        task_id="task",
+        declaration=Declaration(type="etl"),
+        description=None,
+        is_paused=False,
+    )
+    defaults = {"operation": operation, "arguments": JsonText('{"table": "t"}'), "requested_by": "ann"}
+    return Launch(**{**defaults, **given})
+
+
+def started(database: Database, queued: ActionRecord) -> RunningTask:
+    """Let the task of a queued action run."""
+    return running_task(database.engine, dag_id=queued.dag_id, run_id=queued.row.run_id)
+
+
+def registered(actions: Actions, task: RunningTask, spec: ActionSpec = SPEC) -> Registered:
+    return register(actions, Claimant.of(task.ti_id, task.commit()), spec, NOW)
+
+
+def run(database: Database, action: ActionRecord, state: str) -> None:
+    """Let the Dag run of an action be in a state, without that its task ever ran."""
+    values = {"dag_id": action.dag_id, "run_id": action.row.run_id, "run_type": "manual", "state": state}
+    with database.engine.begin() as connection:
+        connection.execute(delete(_runs).where(_runs.c.run_id == action.row.run_id))
+        connection.execute(insert(_runs).values(**values, run_after=NOW))
+
+
+def test_an_action_is_there_as_soon_as_it_is_asked_for(actions: Actions) -> None:
+    wanted = launch(requested_by="ann")
+    queued = launching.queue(actions, wanted, NOW)
+    shown = queued.action.to_json(NOW)
+    assert queued.is_new
+    assert (shown["status"], shown["arguments"], shown["requestedBy"]) == ("QUEUED", {"table": "t"}, "ann")
+    assert (shown["dagId"], shown["runId"]) == (wanted.operation.id, f"async__{queued.action.id}")
+    assert shown["createdAt"] == "2026-11-24T12:00:00.000Z"
+    assert shown["isDone"] is False
+    kinds = [report["kind"] for report in read_reports(actions, queued.action.id, 0)["reports"]]
+    assert kinds == ["queued"]
+
+
+def test_the_task_takes_the_action_that_was_asked_for(database: Database, actions: Actions) -> None:
+    queued = launching.queue(actions, launch(), NOW - timedelta(hours=1)).action
+    task = started(database, queued)
+    taken = registered(actions, task)
+    assert taken.action.id == queued.id
+    assert taken.action.state is State.STARTING
+    shown = find(actions, queued.id).to_json(NOW)
+    assert (shown["type"], shown["arguments"]) == ("etl.load", {"table": "t", "rows": 10})
+    assert shown["createdAt"] == "2026-11-24T11:00:00.000Z"
+    assert taken.action.created_at == NOW  # its clocks go from here
+    kinds = [report["kind"] for report in read_reports(actions, queued.id, 0)["reports"]]
+    assert kinds == ["queued", "registered"]
+
+
+def test_the_next_try_has_an_action_of_its_own(database: Database, actions: Actions) -> None:
+    queued = launching.queue(actions, launch(), NOW).action
+    task = started(database, queued)
+    registered(actions, task)
+    again = registered(actions, task.next_try())
+    assert again.action.id != queued.id
+    assert find(actions, queued.id).state is State.STOPPED
+
+
+def test_twenty_requests_under_one_key_are_one_action(actions: Actions) -> None:
+    wanted = launch(idempotency_key="k")
+    with ThreadPoolExecutor(20) as threads:
+        queued = list(threads.map(lambda _: launching.queue(actions, wanted, NOW), range(20)))
+    assert len({each.action.id for each in queued}) == 1
+    assert [each.is_new for each in queued].count(True) == 1
+
+
+def test_a_key_is_of_one_user_and_one_operation(actions: Actions) -> None:
+    wanted = launch(idempotency_key="k")
+    ids = {
+        launching.queue(actions, each, NOW).action.id
+        for each in (wanted, replace(wanted, requested_by="bob"), replace(launch(), idempotency_key="k"))
+    }
+    assert len(ids) == 3
+
+
+def test_what_was_asked_for_with_a_key_is_known(actions: Actions) -> None:
+    wanted = launch(idempotency_key="k")
+    first = launching.queue(actions, wanted, NOW).action
+    assert first.row.request == wanted.request
+    assert replace(wanted, arguments=JsonText("{}")).request != wanted.request
+    assert replace(wanted, scheduled_at=NOW).request != wanted.request
+
+
+def test_a_refused_run_frees_its_key(actions: Actions) -> None:
+    wanted = launch(idempotency_key="k")
+    first = launching.queue(actions, wanted, NOW).action
+    launching.refuse(actions, first.id, "no manual runs", NOW)
+    shown = find(actions, first.id).to_json(NOW)
+    assert (shown["status"], shown["errorName"], shown["errorMessage"]) == (
+        "ERROR",
+        "RunRefused",
+        "no manual runs",
+    )
+    assert launching.queue(actions, wanted, NOW).is_new
+
+
+def test_a_scheduled_action_is_queued_when_its_time_has_come(database: Database, actions: Actions) -> None:
+    at = NOW + timedelta(days=1)
+    action = launching.queue(actions, launch(scheduled_at=at), NOW).action
+    run(database, action, "queued")
+    assert action.state is State.SCHEDULED
+    launching.settle(actions, at - timedelta(seconds=1))
+    assert find(actions, action.id).state is State.SCHEDULED
+    launching.settle(actions, at)
+    assert find(actions, action.id).state is State.QUEUED
+    launching.settle(actions, at + timedelta(days=2))
+    assert find(actions, action.id).state is State.QUEUED  # its run waits: for a slot, or an unpaused Dag
+
+
+@pytest.mark.parametrize(
+    ("run_state", "end"),
+    [("failed", ("ERROR", "RunFailed")), ("success", ("SUCCESS", None)), ("running", ("QUEUED", None))],
+)
+def test_an_action_ends_with_a_run_that_never_launched_it(
+    database: Database, actions: Actions, run_state: str, end: tuple[str, str | None]
+) -> None:
+    action = launching.queue(actions, launch(), NOW).action
+    run(database, action, run_state)
+    launching.settle(actions, NOW + timedelta(hours=1))
+    shown = find(actions, action.id).to_json(NOW)
+    assert (shown["status"], shown["errorName"]) == end
+
+
+def test_an_action_without_a_run_ends_after_the_grace(actions: Actions) -> None:
+    action = launching.queue(actions, launch(), NOW).action
+    launching.settle(actions, NOW + RUN_GRACE)
+    assert find(actions, action.id).state is State.QUEUED
+    launching.settle(actions, NOW + RUN_GRACE + timedelta(seconds=1))
+    shown = find(actions, action.id).to_json(NOW)
+    assert (shown["status"], shown["errorName"], shown["isDone"]) == ("STOPPED", "RunDeleted", True)
+
+
+def test_an_action_that_was_stopped_in_time_is_never_launched(database: Database, actions: Actions) -> None:
+    action = launching.queue(actions, launch(), NOW).action
+    actions.end(action.id, Stop(StopReason.REQUESTED), NOW)
+    assert find(actions, action.id).state is State.STOPPED
+    task = started(database, action)
+    with pytest.raises(RegistrationRefused, match="stopped before") as refused:
+        registered(actions, task)
+    assert refused.value.code == "stopped"
+
+
+def test_what_is_queued_is_not_reaped(actions: Actions) -> None:
+    action = launching.queue(actions, launch(), NOW).action
+    unwatched = reaping.find_unwatched(actions, older_than=timedelta(0), now=NOW + timedelta(days=1))
+    assert action.id not in {each.id for each in unwatched}
+
+
+def test_a_scheduled_action_is_not_old_before_its_time(actions: Actions) -> None:
+    at = NOW + timedelta(days=300)
+    assert launching.queue(actions, launch(scheduled_at=at), NOW).action.row.updated_at == at
+
+
+def test_a_time_that_is_past_is_now(actions: Actions) -> None:
+    past = launch(scheduled_at=NOW - timedelta(days=1))
+    assert launching.queue(actions, past, NOW).action.state is State.QUEUED

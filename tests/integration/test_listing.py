@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lists of actions: what is asked for, page by page, at a cost that does not grow with the table."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, event, insert, text
+from uuid6 import uuid7
+
+from airflow_asyncaction.exceptions import ActionNotFound
+from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.listing import Filter, Page, find, list_actions
+from airflow_asyncaction.store.models import action_table
+from dev.postgres import Postgres
+from tests.integration.databases import Database
+
+NOW = datetime.now(UTC)
+MILLION = 1_000_000
+PAGE = 50
+MOST_BLOCKS = 6 * PAGE
+"""Blocks of 8 KiB that one page may read: a row each, and a few of the index for every range it reads."""
+
+
+def insert_action(database: Database, **given: Any) -> JobId:
+    columns = {
+        "id": str(uuid7()),
+        "type": "etl.load",
+        "runner": "local",
+        "attempt": 1,
+        "dag_id": "listed",
+        "run_id": "run",
+        "task_id": "task",
+        "map_index": -1,
+        "registration": "x",
+        "secret": "x",
+        "accept_v1": True,
+        "arguments": "{}",
+        "completion": "exit",
+        "require_report": False,
+        "log_limit": 10,
+        "state": "SUCCESS",
+        "fenced": False,
+        "log_lines": 0,
+        "log_lines_dropped": 0,
+        "report_count": 0,
+        "refused_count": 0,
+        "created_at": NOW,
+        "updated_at": NOW,
+        **given,
+    }
+    with database.engine.begin() as connection:
+        connection.execute(insert(action_table), columns)
+    return JobId(str(columns["id"]))
+
+
+def ids(page: Page) -> list[JobId]:
+    return [action.id for action in page.actions]
+
+
+def test_the_newest_come_first_and_a_cursor_goes_on(database: Database, actions: Actions) -> None:
+    run_id = secrets.token_hex(4)
+    made = [insert_action(database, run_id=run_id) for _ in range(5)][::-1]
+    wanted = Filter(run_id=run_id)
+    first = list_actions(actions, wanted, limit=2)
+    second = list_actions(actions, wanted, limit=2, before=first.next)
+    third = list_actions(actions, wanted, limit=2, before=second.next)
+    assert [ids(first), ids(second), ids(third)] == [made[:2], made[2:4], made[4:]]
+    assert third.next is None
+
+
+def test_a_list_is_filtered_by_all_that_is_given(database: Database, actions: Actions) -> None:
+    run_id = secrets.token_hex(4)
+    plain = insert_action(database, run_id=run_id)
+    other = {
+        "type": insert_action(database, run_id=run_id, type="other"),
+        "dag": insert_action(database, run_id=run_id, dag_id="other"),
+        "task": insert_action(database, run_id=run_id, task_id="other"),
+        "mapped": insert_action(database, run_id=run_id, map_index=3),
+        "error": insert_action(database, run_id=run_id, state="ERROR"),
+    }
+    found = {
+        "type": Filter(run_id=run_id, type="other"),
+        "dag": Filter(run_id=run_id, dag_id="other"),
+        "task": Filter(run_id=run_id, task_id="other"),
+        "mapped": Filter(run_id=run_id, map_index=3),
+        "error": Filter(run_id=run_id, states=[State.ERROR]),
+    }
+    for name, wanted in found.items():
+        assert ids(list_actions(actions, wanted, limit=9)) == [other[name]], name
+    both = Filter(
+        run_id=run_id, states=[State.SUCCESS, State.ERROR], type="etl.load", task_id="task", map_index=-1
+    )
+    assert set(ids(list_actions(actions, both, limit=9))) == {plain, other["error"], other["dag"]}
+
+
+def test_a_list_is_of_a_time(database: Database, actions: Actions) -> None:
+    run_id = secrets.token_hex(4)
+    action = insert_action(database, run_id=run_id)
+    now = datetime.now(UTC)
+    for wanted, count in (
+        (Filter(run_id=run_id, since=now - timedelta(minutes=1)), 1),
+        (Filter(run_id=run_id, since=now + timedelta(minutes=1)), 0),
+        (Filter(run_id=run_id, until=now + timedelta(minutes=1)), 1),
+        (Filter(run_id=run_id, until=now - timedelta(minutes=1)), 0),
+    ):
+        assert ids(list_actions(actions, wanted, limit=9)) == [action][:count]
+
+
+@pytest.mark.parametrize("dags", [1, 2, 150])
+def test_nobody_sees_actions_of_dags_that_are_not_theirs(
+    database: Database, actions: Actions, dags: int
+) -> None:
+    mark = secrets.token_hex(4)
+    mine = [insert_action(database, dag_id=f"{mark}_{n % dags}") for n in range(6)][::-1]
+    insert_action(database, dag_id=f"{mark}_theirs")
+    visible = {f"{mark}_{n}" for n in range(dags)}
+    assert ids(list_actions(actions, Filter(), dag_ids=visible, limit=9)) == mine
+    assert ids(list_actions(actions, Filter(), dag_ids=visible, limit=4)) == mine[:4]
+    theirs = Filter(dag_id=f"{mark}_theirs")
+    assert ids(list_actions(actions, theirs, dag_ids=visible, limit=9)) == []
+    assert ids(list_actions(actions, Filter(), dag_ids=set(), limit=9)) == []
+
+
+def test_secrets_are_not_even_read(database: Database, actions: Actions) -> None:
+    action_id = insert_action(database, secret="hidden", registration="hidden")
+    with statements(database) as sent:
+        find(actions, action_id)
+        list_actions(actions, Filter(), limit=1)
+    assert len(sent) == 2
+    assert not any(column in statement for statement, _ in sent for column in ("secret", "registration"))
+
+
+@pytest.mark.parametrize("uuid", ["", "x", "%", "0" * 36, str(uuid7())])
+def test_what_is_no_action_is_not_found(actions: Actions, uuid: str) -> None:
+    with pytest.raises(ActionNotFound):
+        find(actions, uuid)
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
+    """Yield what is sent to the database meanwhile."""
+    sent: list[tuple[str, Any]] = []
+
+    def note(*args: Any) -> None:
+        sent.append((args[2], args[3]))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+
+
+@pytest.fixture(scope="module")
+def million(postgres_server: Postgres) -> Iterator[Database]:
+    """Return a database of a million actions of 40 Dags: one in 10 000 failed, two are of a rare type."""
+    database = Database("postgresql", postgres_server.create("million"))
+    with database.in_use():
+        database.airflow("db", "migrate")
+        with database.engine.begin() as connection:
+            connection.execute(_FILL)
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE async_action"))
+        yield database
+
+
+_FILL = text(f"""
+    INSERT INTO async_action (
+        id, type, runner, attempt, dag_id, run_id, task_id, map_index, registration, secret, accept_v1,
+        arguments, completion, require_report, log_limit, state, fenced, log_lines, log_lines_dropped,
+        report_count, refused_count, created_at, updated_at)
+    SELECT
+        (lpad(to_hex(1790000000000 + n), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,
+        CASE WHEN n IN (1, 500000) THEN 'rare' ELSE 'etl.' || n % 7 END,
+        'local', 1, 'dag_' || n % 40, 'run_' || n, 'task', -1, 'x', repeat('x', 200), true,
+        '{{}}', 'exit', false, 10000, CASE WHEN n % 10000 = 0 THEN 'ERROR' ELSE 'SUCCESS' END, false, 0, 0,
+        3, 0, now(), now()
+    FROM generate_series(1, {MILLION}) AS n
+""")  # noqa: S608 - a number
+
+
+def _id_of(n: int) -> JobId:
+    hexes = f"{1790000000000 + n:012x}70008{n:015x}"
+    return JobId("-".join((hexes[:8], hexes[8:12], hexes[12:16], hexes[16:20], hexes[20:])))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "more", "count"),
+    [
+        (Filter(), {}, PAGE),
+        (Filter(), {"before": _id_of(1000)}, PAGE),
+        (Filter(type="etl.3"), {"before": _id_of(500_000)}, PAGE),
+        (Filter(type="rare"), {}, 2),
+        (Filter(type="never"), {}, 0),
+        (Filter(states=[State.ERROR]), {}, PAGE),
+        (Filter(states=[State.RUNNING, State.QUEUED]), {}, 0),
+        (Filter(dag_id="dag_3"), {"before": _id_of(900)}, 23),
+        (Filter(run_id="run_77", dag_id="dag_37"), {}, 1),
+        (Filter(), {"dag_ids": {"dag_1"}}, PAGE),
+        (Filter(), {"dag_ids": {f"dag_{n}" for n in range(12)}}, PAGE),
+        (Filter(), {"dag_ids": {"gone"}}, 0),
+        (Filter(since=datetime(2030, 1, 1, tzinfo=UTC)), {}, 0),
+    ],
+    ids=str,
+)
+def test_a_page_of_a_million_actions_reads_few_blocks(
+    million: Database, wanted: Filter, more: dict[str, Any], count: int
+) -> None:
+    actions = Actions(million.engine, replay_window=timedelta(minutes=10))
+    with statements(million) as sent:
+        page = list_actions(actions, wanted, limit=PAGE, **more)
+    assert len(page.actions) == count
+    ((statement, parameters),) = sent
+    with million.engine.connect() as connection:
+        blocks = blocks_read(connection, statement, parameters)
+    assert blocks <= MOST_BLOCKS * max(1, len(more.get("dag_ids", ())) // 2)
+
+
+def blocks_read(connection: Connection, statement: str, parameters: Any) -> int:
+    """Return how many blocks of 8 KiB PostgreSQL looks at for a statement."""
+    explained = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
+    found = explained.scalar_one()
+    (plan,) = found if isinstance(found, list) else json.loads(found)
+    return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations' schemas: as Params, of functions, from webda's file; and what a run's conf gives the action."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.definitions._internal.types import NOTSET
+from jsonschema import Draft202012Validator
+from pydantic import BaseModel
+
+from airflow_asyncaction.job import Job
+from airflow_asyncaction.operation_dags import async_operation, load_operations
+from airflow_asyncaction.operation_dags.schemas import (
+    as_annotated,
+    checked,
+    input_of,
+    input_schema_of,
+    output_schema_of,
+    params_of,
+)
+from airflow_asyncaction.protocol.operations import TAG, Declaration
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "table": {"type": "string", "description": "Where to"},
+        "rows": {"type": "integer", "default": 10},
+        "note": {"type": "string"},
+        "mode": {"enum": ["a", "b"]},
+        "where": {"$ref": "#/$defs/Where"},
+    },
+    "required": ["table"],
+    "$defs": {"Where": {"type": ["object", "null"]}},
+}
+
+WEBDA = {
+    "application": {"name": "shop"},
+    "operations": {
+        "Shop.Import": {"id": "Shop.Import", "input": "Import", "output": "Done", "permission": "role = 'x'"},
+        "Shop.Ping": {},
+    },
+    "schemas": {
+        "Import": {
+            "type": "object",
+            "properties": {
+                "files": {"type": "array", "items": {"$ref": "#/schemas/File"}},
+                "n": {"$ref": "#/definitions/N"},
+            },
+            "definitions": {"N": {"type": "integer"}},
+            "required": ["files"],
+        },
+        "File": {
+            "type": "object",
+            "properties": {
+                "name": {"$ref": "#/definitions/Name"},
+                "parts": {"items": {"$ref": "#/schemas/File"}},
+            },
+            "definitions": {"Name": {"type": "string"}},
+            "required": ["name"],
+        },
+        "Done": {"type": "object"},
+    },
+}
+
+
+class Point(BaseModel):
+    x: int
+    y: int = 0
+
+
+def load(table: str, day: date = date(2026, 1, 2), point: Point | None = None, *, job: Job) -> dict[str, int]:
+    """Load a table.
+
+    More.
+    """
+    return {"n": len(table) + day.day + (point.x if point else 0) + len(str(job))}
+
+
+def test_required_arguments_have_no_default_and_others_may_be_left_empty() -> None:
+    params = params_of(SCHEMA)
+    assert params["table"].value is NOTSET
+    assert params["rows"].value == 10
+    for name in ("note", "mode", "where"):
+        assert params[name].value is None
+        assert params[name].resolve(None) is None, name
+    assert params["table"].description == "Where to"
+    assert params["where"].resolve({"a": 1}) == {"a": 1}
+
+
+def test_what_was_left_empty_in_the_form_is_not_in_the_input() -> None:
+    form = {"table": "t", "rows": 3, "note": None, "mode": None, "where": None}
+    assert input_of(form, SCHEMA) == {"table": "t", "rows": 3, "where": None}  # where takes null
+    assert input_of({}, SCHEMA) == {"rows": 10}
+    assert input_of(None, SCHEMA) == {"rows": 10}
+    assert input_of({"table": "t", "more": None}, SCHEMA) == {"table": "t", "rows": 10, "more": None}
+
+
+def test_a_function_says_by_its_annotations_what_it_takes() -> None:
+    schema = input_schema_of(load)
+    Draft202012Validator.check_schema(schema)
+    assert set(schema["properties"]) == {"table", "day", "point"}
+    assert schema["required"] == ["table"]
+    assert schema["properties"]["day"]["default"] == "2026-01-02"
+    validator = Draft202012Validator(schema)
+    assert validator.is_valid({"table": "t", "point": {"x": 1}})
+    assert not validator.is_valid({"table": "t", "point": {"y": 1}})
+    assert output_schema_of(load) == {"type": "object", "additionalProperties": {"type": "integer"}}
+
+
+def test_a_function_is_given_what_its_annotations_say() -> None:
+    given = as_annotated(load, {"table": "t", "day": "2026-11-24", "point": {"x": 4}})
+    assert given == {"table": "t", "day": date(2026, 11, 24), "point": Point(x=4)}
+    with pytest.raises(ValueError, match="date"):
+        as_annotated(load, {"day": "no"})
+
+
+def test_a_function_cannot_take_what_has_no_name() -> None:
+    def takes_any(*tables: str) -> None: ...
+
+    with pytest.raises(TypeError, match="have names"):
+        input_schema_of(takes_any)
+
+
+def test_a_function_cannot_take_what_is_no_json() -> None:
+    def takes_dag(dag: DAG) -> None: ...
+
+    with pytest.raises(TypeError, match=r"takes_dag\(dag\).*no schema"):
+        input_schema_of(takes_dag)
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "array"}, "schema of an object"),
+        ({"type": 3}, "no JSON Schema"),
+        ({"properties": 3}, "JSON Schema|properties"),
+        ("x", "JSON Schema|object"),
+        ({"default": {1, 2}}, "no JSON Schema"),
+    ],
+)
+def test_a_schema_that_makes_no_sense_is_refused(schema: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        async_operation(id="op", input=schema)
+
+
+def test_a_schema_may_leave_out_that_it_is_of_an_object() -> None:
+    assert checked({"properties": {"a": {}}}, what="x")["type"] == "object"
+
+
+@pytest.mark.parametrize(
+    "doc", [None, "", "no json", "[]", '"x"', '{"asyncOperation": 3}', '{"asyncOperation": {"type": 3}}']
+)
+def test_other_documents_of_a_task_declare_nothing(doc: str | None) -> None:
+    assert Declaration.from_doc(doc) is None
+
+
+def test_a_declaration_survives_as_a_document() -> None:
+    declared = Declaration(type="etl.load", input=SCHEMA, output=None, permission="x")
+    assert Declaration.from_doc(declared.to_doc()) == declared
+
+
+def test_a_function_becomes_a_dag() -> None:
+    dag = async_operation(load)
+    assert dag.dag_id == "load"
+    assert TAG in dag.tags
+    assert dag.description == "Load a table."
+    assert dag.is_paused_upon_creation is False
+    (task,) = dag.tasks
+    declared = Declaration.from_doc(task.doc_json)
+    assert declared is not None
+    assert (declared.type, declared.input) == ("load", input_schema_of(load))
+
+
+def test_a_decorator_takes_options() -> None:
+    dag = async_operation(id="my.load", type="etl.load", tags=["mine"], action={"retries": 2})(load)
+    assert (dag.dag_id, set(dag.tags)) == ("my.load", {TAG, "mine"})
+    assert dag.tasks[0].retries == 2
+    assert dag.tasks[0].options.type == "etl.load"
+
+
+def test_a_scheduled_operation_needs_defaults() -> None:
+    with pytest.raises(Exception, match="required params without default"):
+        async_operation(schedule="@daily")(load).validate()
+
+
+def test_an_operation_needs_a_name() -> None:
+    with pytest.raises(ValueError, match="an id or a type"):
+        async_operation(input=SCHEMA)
+
+
+def test_webdas_file_becomes_one_dag_an_operation(tmp_path: Path) -> None:
+    file = tmp_path / "operations.json"
+    file.write_text(json.dumps(WEBDA))
+    dags = load_operations(file, tags=["more"])
+    assert set(dags) == {"Shop.Import", "Shop.Ping"}
+    assert set(dags["Shop.Import"].tags) == {TAG, "shop", "more"}
+    declared = Declaration.from_doc(dags["Shop.Import"].tasks[0].doc_json)
+    assert declared is not None
+    assert declared.permission == "role = 'x'"
+    assert declared.output == {"type": "object"}
+    validator = Draft202012Validator(declared.input or {})
+    assert validator.is_valid({"files": [{"name": "a", "parts": [{"name": "b"}]}], "n": 3})
+    assert not validator.is_valid({"files": [{"name": "a", "parts": [{"name": 3}]}]})
+    assert not validator.is_valid({"files": [], "n": "x"})
+    assert params_of(declared.input or {})["files"].resolve([{"name": "a"}]) == [{"name": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("no json", "is not JSON"),
+        ("[]", "operations is missing"),
+        ('{"operations": []}', "operations is missing"),
+        ('{"operations": {"a": 3}}', "operations.a is not an object"),
+        ('{"operations": {"a": {"input": "X"}}}', "names 'X', which schemas has not"),
+        ('{"operations": {"a": {"input": 3}}}', "neither the name of a schema nor one"),
+        ('{"operations": {"a": {"input": {"type": "array"}}}}', "schema of an object"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "operations.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=said):
+        load_operations(file)
