@@ -59,6 +59,10 @@ dist: dist/asyncaction.pyz $(READY) ## Build the wheel and the job client as one
 	@$(UV) build --quiet --wheel --out-dir dist --no-build-isolation --python $(BIN)/python .
 	@ls -l dist
 
+.PHONY: docs
+docs: $(READY) ## Build the documentation into build/site
+	@NO_MKDOCS_2_WARNING=1 $(DEV) mkdocs build --strict --quiet
+
 .PHONY: asyncaction.pyz
 asyncaction.pyz: dist/asyncaction.pyz ## Build the job client as one file
 

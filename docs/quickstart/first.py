@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Dag of the quick start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.sdk import DAG, task
+
+from airflow_asyncaction.operators import LocalActionOperator
+
+HERE = Path(__file__).parent
+
+with DAG("first", tags=["asyncaction"]) as dag:
+    load = LocalActionOperator(
+        task_id="load",
+        command=["sh", str(HERE / "load.sh")],  # or ["python", ".../load.py"], or ["node", ".../load.mjs"]
+        arguments={"table": "orders"},
+        heartbeat_timeout=60,  # no report for a minute: it is stopped, and the task fails
+    )
+
+    @task
+    def count(loaded: dict[str, int]) -> int:
+        """Take what the job has reported as its results."""
+        return loaded["rows"]
+
+    count(load.output)
+
+if __name__ == "__main__":
+    dag.test()

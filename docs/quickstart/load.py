@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job of the quick start, in Python: the standard library is all it needs."""
+
+from __future__ import annotations
+
+import time
+
+from airflow_asyncaction.job import open_job
+
+with open_job() as job:
+    for percent in (25, 50, 75):
+        time.sleep(1)  # the work
+        job.progress(percent, "loading")
+        job.log(f"loaded a part of {job.arguments['table']}")
+    job.result({"rows": 1200})

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation names all that it should, its programs run, and its pages build without a warning."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from airflow_asyncaction import exceptions, runner_config
+from airflow_asyncaction.protocol.actions import State, StopReason
+from airflow_asyncaction.settings import OPTIONS
+from airflow_asyncaction.testing import TestedJob
+from airflow_asyncaction.web import refusals
+from docs import hooks
+from tests.means import STRICT
+
+pytestmark = pytest.mark.unit
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+
+
+def page(name: str) -> str:
+    return hooks.filled((DOCS / name).read_text())
+
+
+def headings(name: str) -> set[str]:
+    """Return what headings name: one may name several errors."""
+    lines = re.findall(r"^#+ (.+)$", page(name), re.MULTILINE)
+    return {word for line in lines for word in line.split(", ")}
+
+
+def below(kind: type[exceptions.AsyncActionError]) -> list[type[exceptions.AsyncActionError]]:
+    children = kind.__subclasses__()
+    return [*children, *(found for child in children for found in below(child))]
+
+
+def refusal_codes() -> set[str]:
+    """Return every ``error`` that a route may answer with."""
+    source = Path(refusals.__file__).read_text()
+    codes = set(re.findall(r'(?:Refusal\(\s*\d+|_HTTP_CODES\.get\(status), "(\w+)"', source))
+    for name, table in vars(refusals).items():
+        if name.endswith("_STATUS"):
+            codes |= set(table)
+        elif name == "_HTTP_CODES":
+            codes |= set(table.values())
+    return codes | {kind.code for kind in below(exceptions.ProtocolError) if "code" in vars(kind)}  # type: ignore[attr-defined]
+
+
+def blocks(language: str) -> list[Any]:
+    """Return the blocks of code in a language that stand in the pages."""
+    found: list[Any] = []
+    for path in PAGES:
+        for indent, name, code in BLOCK.findall(hooks.filled(path.read_text())):
+            if name == language:
+                text = re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)
+                found.append(pytest.param(text, id=f"{path.stem}-{len(found)}"))
+    return found
+
+
+@pytest.mark.parametrize("kind", below(exceptions.ActionEnded), ids=lambda kind: kind.__name__)
+def test_each_error_of_an_action_is_explained(kind: type[exceptions.ActionEnded]) -> None:
+    if kind in (
+        exceptions.ActionFailed,
+        exceptions.ActionTimedOut,
+        exceptions.ActionStopped,
+        exceptions.PodFailed,
+    ):
+        assert f"`{kind.__name__}`" in page("troubleshooting.md")
+    else:
+        assert kind.__name__ in headings("troubleshooting.md")
+
+
+def test_each_name_that_the_code_gives_an_end_is_explained() -> None:
+    given = re.compile(r'(?:reason=|State\.[A-Z]+, )"([A-Z]\w+)"|return "([A-Z][a-z]\w+)", f"')
+    sources = [path.read_text() for path in (ROOT / "airflow_asyncaction").rglob("*.py")]
+    named = {name for text in sources for match in given.findall(text) for name in match if name}
+    assert {"GuardLost", "CommandNotFound", "InputFailed", "NoReport", "RunFailed", "PodDeleted"} <= named
+    explained = headings("troubleshooting.md") | {"PodFailed"}
+    assert named | {reason.value for reason in StopReason} <= explained
+
+
+def test_there_are_codes() -> None:
+    assert {"bad_signature", "internal", "no_such_file", "too_many", "csrf"} <= refusal_codes()
+
+
+@pytest.mark.parametrize("code", sorted(refusal_codes()))
+def test_each_code_of_an_answer_is_explained(code: str) -> None:
+    assert f"\n| `{code}` |" in page("troubleshooting.md")
+
+
+def test_no_code_is_explained_that_there_is_not() -> None:
+    explained = set(re.findall(r"^\| `([a-z_]+)` \| \d", page("troubleshooting.md"), re.MULTILINE))
+    assert explained - refusal_codes() == set()
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_each_option_is_in_the_reference(option: Any) -> None:
+    assert option.name in headings("configuration.md")
+    assert option.description in page("configuration.md")
+
+
+def test_each_metric_is_in_the_table() -> None:
+    from airflow_asyncaction.store.metrics import METRICS
+
+    assert all(f"`{metric.name}`" in page("metrics.md") for metric in METRICS)
+
+
+def test_options_that_pages_name_are_there() -> None:
+    known = {option.name for option in OPTIONS}
+    named = {
+        name
+        for path in [*PAGES, ROOT / "README.md", ROOT / "PROTOCOL.md"]
+        for name in re.findall(r"\[asyncaction\] (\w+)", path.read_text())
+    }
+    assert named - known == set()
+
+
+def test_states_are_those_that_there_are() -> None:
+    named = re.findall(
+        r"\b(SCHEDULED|QUEUED|STARTING|RUNNING|SUCCESS|ERROR|TIMEOUT|STOPPED)\b", page("protocol.md")
+    )
+    assert set(named) == {state.value for state in State}
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_in_pages_can_be_run(code: str) -> None:
+    compiled = compile(code, "page", "exec")
+    if "with DAG(" in code:
+        exec(compiled, {"__name__": "page", "__file__": __file__})  # noqa: S102 - our own pages
+
+
+@pytest.mark.parametrize("code", blocks("sh"))
+def test_shell_in_pages_can_be_read(code: str) -> None:
+    subprocess.run(["sh", "-n"], input=code, text=True, check=True)
+
+
+@pytest.mark.parametrize("code", [*blocks("yaml"), *blocks("json")])
+def test_yaml_and_json_in_pages_can_be_read(code: str) -> None:
+    value = yaml.safe_load(code)
+    if isinstance(value, list):  # [asyncaction] runners
+        assert runner_config.parse(json.dumps(value))
+
+
+@pytest.mark.parametrize(
+    ("program", "script"), [("sh", "load.sh"), (sys.executable, "load.py"), ("node", "load.mjs")]
+)
+def test_jobs_of_the_quick_start_report(program: str, script: str, server: Any, tmp_path: Path) -> None:
+    needed = [program, "curl", "openssl"] if program == "sh" else [program]
+    if missing := [name for name in needed if shutil.which(name) is None]:
+        (pytest.fail if STRICT else pytest.skip)(f"not installed: {', '.join(missing)}")
+    for path in (DOCS / "quickstart" / script, ROOT / "example_dags" / "jobs" / "signing.sh"):
+        shutil.copy(path, tmp_path)
+    job: TestedJob = server.new_job(arguments={"table": "orders"})
+    environ = {**os.environ, **job.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([program, str(tmp_path / script)], env=environ, check=True, timeout=60)
+    assert job.action.state is State.SUCCESS
+    assert job.action.results == '{"rows":1200}'
+    assert json.loads(job.action.status_details or "") == {"progress": 75, "message": "loading"}
+    assert len(job.logs) == 3
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environ = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    outside = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="?https?://')
+    for path in (tmp_path / "site").rglob("*.html"):
+        assert not outside.search(path.read_text()), f"{path.name} needs a network"
