@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.files.services import open_services
-from airflow_asyncaction.store import reaping
+from airflow_asyncaction.store import metrics, reaping
 from airflow_asyncaction.store.actions import Actions
 
 
@@ -17,6 +17,7 @@ def reap(args: Namespace) -> None:
     """End actions that nobody watches, and print them."""
     if not args.unheard_for >= 0:
         raise SystemExit("--unheard-for must be a number of seconds, 0 or more")
+    metrics.initialise()
     actions, count = open_services().actions, 0
     older_than = timedelta(seconds=args.unheard_for)
     for action in reaping.find_unwatched(actions, older_than=older_than, now=datetime.now(UTC)):

@@ -48,7 +48,7 @@ from airflow_asyncaction.protocol.lifecycle import (
 from airflow_asyncaction.protocol.reports import Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
-from airflow_asyncaction.store import log_lines, reports, rows, secret
+from airflow_asyncaction.store import ends, log_lines, reports, rows, secret
 from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import metadata, report_table
 from airflow_asyncaction.store.reports import Envelope
@@ -139,12 +139,13 @@ class Actions:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """Run one transaction.
+        """Run one transaction; after it, tell of the actions that it ended.
 
         :raises StoreUnavailable: the database does not answer
         """
         try:
             with self._turns, self._engine.begin() as connection:
+                ended = ends.noted(connection)
                 yield connection
         except (OperationalError, PoolTimeout) as error:
             raise StoreUnavailable from error
@@ -153,6 +154,7 @@ class Actions:
             if error.connection_invalidated:
                 raise StoreUnavailable from error
             raise
+        ends.tell(ended, self.transaction)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Do some work in one transaction; once more, if somebody wrote the same in the same moment.
@@ -318,6 +320,7 @@ class Actions:
             case Accepted(after):
                 changes = rows.changes(before, after, now)
                 self._keep_report(connection, row, changes, report, envelope, now)
+                ends.note(connection, before, after)
                 if report.is_terminal:
                     self._completion.complete(connection, row, after, now)
                 return Outcome(after, has_ended=report.is_terminal)
@@ -345,6 +348,7 @@ class Actions:
         after = _accepted(decide(action, time_out, now))
         rows.write(connection, action.id, rows.changes(action, after, now))
         reports.keep_message(connection, action.id, "timeout", now)
+        ends.note(connection, action, after)
         return after
 
 
@@ -384,6 +388,7 @@ def _apply(connection: Connection, row: Row[Any], message: Message, now: datetim
     after = _accepted(decide(before, message, now))
     rows.write(connection, row.id, rows.changes(before, after, now))
     reports.keep_message(connection, row.id, type(message).__name__.lower(), now)
+    ends.note(connection, before, after)
     return after
 
 

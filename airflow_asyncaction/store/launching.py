@@ -91,6 +91,10 @@ class Queued:
     action: ActionRecord
     is_new: bool
 
+    def is_what(self, wanted: Launch) -> bool:
+        """Tell whether it is what is wanted: not so if a key was used before, with another input or time."""
+        return bool(self.action.row.request == wanted.request)
+
 
 def queue(actions: Actions, launch: Launch, now: datetime) -> Queued:
     """Write the action that is asked for, or find the one that was asked for under the same key."""

@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completes the deferred tasks that no message completes: for which a time has come, or a server had died."""
+"""Completes the deferred tasks that no message completes: for which a time has come, or a server had died.
+
+It counts the actions that have not ended, too, where metrics are on.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from datetime import UTC, datetime
 
 from airflow_asyncaction.exceptions import StoreUnavailable
+from airflow_asyncaction.store import launching, metrics
 from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.unended import count_unended
 
 log = logging.getLogger(__name__)
 
 _INTERVAL_SECONDS = 3.0
+_COUNT_INTERVAL_SECONDS = 10.0
 
 
 class Completer:
@@ -24,6 +32,7 @@ class Completer:
     def __init__(self, actions: Actions, *, interval_seconds: float = _INTERVAL_SECONDS) -> None:
         self._actions = actions
         self._interval_seconds = interval_seconds
+        self._counted_at = -math.inf
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asyncaction-completer", daemon=True)
 
@@ -39,8 +48,16 @@ class Completer:
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_seconds):
             try:
+                launching.settle(self._actions, datetime.now(UTC))
                 self._actions.complete_due(datetime.now(UTC))
+                self._count_unended()
             except StoreUnavailable:
                 log.warning("The database does not answer: deferred tasks are looked at again later")
             except Exception:  # it must go on: tasks wait for it
                 log.exception("Deferred tasks could not be looked at")
+
+    def _count_unended(self) -> None:
+        now = time.monotonic()
+        if metrics.are_on() and now - self._counted_at >= _COUNT_INTERVAL_SECONDS:
+            self._counted_at = now
+            metrics.tell_unended(count_unended(self._actions))

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import time
+from datetime import datetime, timedelta
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, g, jsonify, request
 from werkzeug.exceptions import TooManyRequests
 
 from airflow_asyncaction.files.service import Files
 from airflow_asyncaction.protocol.actions import Action, answer
 from airflow_asyncaction.protocol.reports import Report, parse
 from airflow_asyncaction.settings import Settings
+from airflow_asyncaction.store import metrics
 from airflow_asyncaction.store.actions import Actions, Credentials
 from airflow_asyncaction.web.rate_limit import RateLimit
 from airflow_asyncaction.web.refusals import ReportRefused
@@ -22,6 +24,9 @@ def jobs_blueprint(actions: Actions, files: Files, settings: Settings) -> Bluepr
     """Return the routes ``/status``, the hook root and ``/job``."""
     blueprint = Blueprint("jobs", __name__)
     rate_limit = RateLimit(settings.max_reports_per_second)
+    if metrics.are_on():
+        blueprint.before_request(_start_clock)
+        blueprint.after_request(_count)
 
     @blueprint.post("/")
     @blueprint.post("/status")
@@ -52,3 +57,14 @@ def jobs_blueprint(actions: Actions, files: Files, settings: Settings) -> Bluepr
 
 def _answer(action: Action, now: datetime) -> Response:
     return jsonify(answer(action, now=now))
+
+
+def _start_clock() -> None:
+    g.started_at = time.monotonic()
+
+
+def _count(response: Response) -> Response:
+    if request.method == "POST":  # a report; what refuses it has answered by now
+        refused_with = None if response.status_code == 200 else response.get_json()["error"]
+        metrics.count_report(refused_with, timedelta(seconds=time.monotonic() - g.started_at))
+    return response

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``airflow asyncaction list|show|logs|stop``: on a machine that has the database."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from datetime import UTC, datetime, timedelta
+
+from airflow.utils.cli import suppress_logs_and_warning
+
+from airflow_asyncaction.cli.given import is_confirmed, moment, plain_errors, states
+from airflow_asyncaction.cli.output import Fields, print_action, print_actions, print_line, visible
+from airflow_asyncaction.cli.runs import audited, fail_run
+from airflow_asyncaction.files.services import open_services
+from airflow_asyncaction.protocol.actions import StopReason, iso_time
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.lifecycle import Stop
+from airflow_asyncaction.store import listing, metrics
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.listing import ActionRecord, Filter
+
+_PAGE = 200
+_FOLLOW_SECONDS = 1.0
+# A job whose exit nobody tells is never done: so long after its end no line is expected any more.
+_LINGER = timedelta(seconds=30)
+
+
+@suppress_logs_and_warning
+@plain_errors
+def list_(args: Namespace) -> None:
+    """Print the newest actions."""
+    if args.limit < 1:
+        raise SystemExit("--limit must be 1 or more")
+    wanted = Filter(
+        type=args.type,
+        states=states(args.status),
+        dag_id=args.dag_id,
+        run_id=args.run_id,
+        since=moment(args.since, "--since"),
+    )
+    print_actions(_listed(open_services().actions, wanted, args.limit), args.output)
+
+
+@suppress_logs_and_warning
+@plain_errors
+def show(args: Namespace) -> None:
+    """Print one action."""
+    found = listing.find(open_services().actions, args.uuid)
+    print_action(found.to_json(datetime.now(UTC)), args.output)
+
+
+@suppress_logs_and_warning
+@plain_errors
+def logs(args: Namespace) -> None:
+    """Print the log lines that an action's job has reported; with --follow, until it has ended."""
+    actions = open_services().actions
+    action = listing.find(actions, args.uuid)
+    last_line = _print_lines(actions, action.id, 0)
+    while args.follow and not _is_over(action):
+        time.sleep(_FOLLOW_SECONDS)
+        action = listing.find(actions, args.uuid, short=True)  # before its lines: none comes after its end
+        last_line = _print_lines(actions, action.id, last_line)
+
+
+@suppress_logs_and_warning
+@plain_errors
+@audited
+def stop(args: Namespace) -> None:
+    """Ask an action's job to stop."""
+    metrics.initialise()
+    actions = open_services().actions
+    action = listing.find(actions, args.uuid)
+    if action.state.is_end:
+        raise SystemExit(f"The action has ended as {action.state}")
+    row = action.row
+    where = visible(f"{row.type} of {row.dag_id} {row.run_id} {row.task_id}")
+    if not args.yes and not is_confirmed(f"Stop action {action.id}, {where}?"):
+        raise SystemExit("Nothing was changed")
+    actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC))
+    stopped = listing.find(actions, action.id)
+    if action.state.is_waiting and stopped.state.is_end:
+        fail_run(row.dag_id, row.run_id)
+    print_action(stopped.to_json(datetime.now(UTC)), args.output)
+
+
+def _listed(actions: Actions, wanted: Filter, limit: int) -> list[Fields]:
+    found: list[Fields] = []
+    before, now = None, datetime.now(UTC)
+    while len(found) < limit:
+        page = listing.list_actions(actions, wanted, limit=min(_PAGE, limit - len(found)), before=before)
+        found += [action.to_short_json(now) for action in page.actions]
+        before = page.next
+        if before is None:
+            break
+    return found
+
+
+def _print_lines(actions: Actions, action_id: JobId, after: int) -> int:
+    """Print the lines after one, and return the number of the last one."""
+    while True:
+        page = listing.read_logs(actions, action_id, after)
+        if page.lines and page.first_line > after + 1:
+            print(f"... {page.first_line - after - 1} lines were dropped ...")
+        for line in page.lines:
+            print_line(line, _written_at(line.time_ms))
+        after = max(after, page.last_line)
+        if not page.has_more:
+            return after
+
+
+def _written_at(time_ms: int | None) -> str | None:
+    if time_ms is None:
+        return None
+    try:
+        return iso_time(datetime.fromtimestamp(time_ms / 1000, UTC))
+    except (ValueError, OverflowError, OSError):  # whatever a job takes for the time
+        return None
+
+
+def _is_over(action: ActionRecord) -> bool:
+    ended_at = action.row.ended_at
+    return action.is_done or (ended_at is not None and datetime.now(UTC) - ended_at > _LINGER)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How commands show actions: ``-o table|json|yaml|plain`` as Airflow's own; what jobs sent is mere text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from airflow.cli.simple_table import AirflowConsole
+from rich.markup import escape
+
+from airflow_asyncaction.protocol.reports import LogLine
+
+Fields = Mapping[str, Any]
+"""An action as JSON has it."""
+
+
+def print_actions(actions: Sequence[Fields], output: str) -> None:
+    """Print a list of actions: in JSON and YAML with all fields of a list, in tables with the main ones."""
+    _print([dict(action) for action in actions], [_main_fields(action) for action in actions], output)
+
+
+def print_action(action: Fields, output: str) -> None:
+    """Print one action with all its fields."""
+    rows = [{"field": name, "value": _cell(value)} for name, value in action.items()]
+    _print(dict(action), rows, output)
+
+
+def print_line(line: LogLine, time: str | None) -> None:
+    """Print one line of a job's log.
+
+    :param time: when the job wrote it, if it said so
+    """
+    print(f"{time or '-'} {line.level:<7} {visible(line.message)}", flush=True)
+
+
+def visible(text: str) -> str:
+    """Return a text in which nothing commands a terminal: what a job sends is never more than text."""
+    return "".join(char if char.isprintable() or char == "\t" else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def _print(data: Any, rows: list[dict[str, str]], output: str) -> None:
+    """Print data as it is, or as rows: ``print_as`` would make text of numbers and booleans."""
+    console = AirflowConsole()
+    match output:
+        case "json":
+            console.print_as_json(data)
+        case "yaml":
+            console.print_as_yaml(data)
+        case "plain":
+            console.print_as_plain_table(rows)
+        case _:
+            console.print_as_table([{name: escape(value) for name, value in row.items()} for row in rows])
+
+
+def _main_fields(action: Fields) -> dict[str, str]:
+    task = action["taskId"] if action["mapIndex"] < 0 else f"{action['taskId']}[{action['mapIndex']}]"
+    fields = {
+        "uuid": action["uuid"],
+        "type": action["type"],
+        "status": action["status"],
+        "dag_id": action["dagId"],
+        "run_id": action["runId"],
+        "task": task,
+        "progress": action["progress"],
+        "created_at": action["createdAt"][:19] + "Z",
+        "error": action["errorName"],
+    }
+    return {name: _cell(value) for name, value in fields.items()}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

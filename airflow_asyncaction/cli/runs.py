@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dag runs, created and failed as Airflow's own local commands do, and entered in its audit log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from typing import Any, ParamSpec, TypeVar, cast
+
+from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
+from airflow.api.common.trigger_dag import trigger_dag
+from airflow.exceptions import DagNotFound, DagRunAlreadyExists
+from airflow.models.dagbag import DBDagBag
+from airflow.models.dagrun import DagRun
+from airflow.utils.cli import action_cli
+from airflow.utils.session import create_session
+from airflow.utils.types import DagRunTriggeredByType
+
+from airflow_asyncaction.exceptions import PersonRefused
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def audited(command: Callable[P, T]) -> Callable[P, T]:
+    """Let Airflow's audit log know of a command."""
+    return cast("Callable[P, T]", action_cli(check_db=False)(command))
+
+
+def create_run(dag_id: str, run_id: str, conf: dict[str, Any], run_after: datetime, user: str) -> None:
+    """Create a Dag run, unless it is there already.
+
+    :raises PersonRefused: Airflow refuses, and says why
+    """
+    try:
+        with suppress(DagRunAlreadyExists):
+            trigger_dag(
+                dag_id=dag_id,
+                triggered_by=DagRunTriggeredByType.CLI,
+                triggering_user_name=user,
+                run_id=run_id,
+                conf=conf,
+                run_after=run_after,
+            )
+    except (DagNotFound, ValueError) as error:  # Params that are not valid are a ValueError, too
+        raise PersonRefused(f"Airflow refuses: {error}", code="run_refused") from error
+
+
+def fail_run(dag_id: str, run_id: str) -> None:
+    """Mark a Dag run as failed, if there is one."""
+    with create_session() as session:
+        for run in DagRun.find(dag_id=dag_id, run_id=run_id, session=session):
+            dag = DBDagBag().get_dag_for_run(run, session=session)
+            if dag is not None:
+                set_dag_run_state_to_failed(dag=dag, run_id=run_id, commit=True, session=session)

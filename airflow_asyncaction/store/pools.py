@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Airflow's pools, which bound how many actions of a runner run at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from airflow.models.pool import Pool
+from sqlalchemy import Engine
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+_DESCRIPTION = "Made by airflow-asyncaction: concurrency_limit in [asyncaction] runners"
+
+
+def ensure_pools(engine: Engine, slots: Mapping[str, int]) -> None:
+    """Make pools, or give them so many slots. Deferred tasks count: their jobs run.
+
+    Processes that do it at the same time do not get in each other's way.
+
+    :param slots: by the pool's name
+    """
+    for name, count in slots.items():
+        try:
+            _ensure(engine, name, count)
+        except IntegrityError:  # another process has made it meanwhile
+            _ensure(engine, name, count)
+
+
+def _ensure(engine: Engine, name: str, slots: int) -> None:
+    with Session(engine) as session:
+        Pool.create_or_update_pool(name, slots, _DESCRIPTION, include_deferred=True, session=session)
+        session.commit()

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The span of an action that has ended: beneath its task's, with its reports as events.
+
+The tracer is Airflow's: ``[traces] otel_on``, and the ``OTEL_`` variables. Nothing here raises.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
+
+from airflow.configuration import conf
+from sqlalchemy import Connection, bindparam, select
+
+from airflow_asyncaction.protocol.actions import Action, State
+from airflow_asyncaction.store.models import action_table, report_table
+
+log = logging.getLogger(__name__)
+
+MAX_EVENTS = 100
+"""Of more reports, the last ones are events."""
+_TRACER = "airflow_asyncaction"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_columns = action_table.c
+_ROW = select(
+    _columns.dag_id,
+    _columns.run_id,
+    _columns.task_id,
+    _columns.map_index,
+    _columns.runner,
+    _columns.report_count,
+    _columns.refused_count,
+    _columns.traceparent,
+).where(_columns.id == bindparam("action_id"))
+_reports = report_table.c
+_REPORTS = (
+    select(_reports.kind, _reports.received_at, _reports.refused_with, _reports.scheme, _reports.log_count)
+    .where(_reports.action_id == bindparam("action_id"))
+    .order_by(_reports.id.desc())
+    .limit(MAX_EVENTS)
+)
+
+
+@cache
+def are_on() -> bool:
+    """Tell whether anybody receives spans; as it is configured when this is first asked."""
+    return conf.getboolean("traces", "otel_on", fallback=False)
+
+
+def emit(action: Action, transaction: Callable[[], AbstractContextManager[Connection]]) -> None:
+    """Emit the span of an action that has ended, where spans are on and its task's is sampled.
+
+    :param transaction: begins one, to read what is emitted
+    """
+    if not are_on():
+        return
+    try:
+        _emit(action, transaction)
+    except Exception:  # what reads the database, or a span processor of the user's own
+        log.warning("The span of action %s cannot be emitted", action.id, exc_info=True)
+
+
+def _emit(action: Action, transaction: Callable[[], AbstractContextManager[Connection]]) -> None:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+    with transaction() as connection:
+        row = connection.execute(_ROW, {"action_id": action.id}).one_or_none()
+        reports = connection.execute(_REPORTS, {"action_id": action.id}).all()
+    if row is None:
+        return
+    carrier = {"traceparent": row.traceparent or ""}
+    # Not within the span of the request that happened to end it.
+    parent = TraceContextTextMapPropagator().extract(carrier, context=Context())
+    span = trace.get_tracer(_TRACER).start_span(
+        f"async_action {action.type}",
+        context=parent,
+        kind=trace.SpanKind.CONSUMER,  # asked for by the task, carried out elsewhere
+        attributes=_attributes(action, row),
+        start_time=_ns(action.started_at or action.created_at),
+    )
+    for name, attributes, at in _events(reports):
+        span.add_event(name, attributes, at)
+    if action.state in (State.ERROR, State.TIMEOUT):
+        span.set_status(trace.StatusCode.ERROR, action.error_name)
+    elif action.state is State.SUCCESS:
+        span.set_status(trace.StatusCode.OK)
+    span.end(_ns(action.ended_at or datetime.now(UTC)))
+
+
+def _attributes(action: Action, row: Any) -> dict[str, str | int]:
+    """Return what the span says of its action: by Airflow's names what its own spans say, too."""
+    attributes = {
+        "airflow.dag_id": row.dag_id,
+        "airflow.dag_run.run_id": row.run_id,
+        "airflow.task_id": row.task_id,
+        "airflow.task_instance.map_index": row.map_index,
+        "asyncaction.id": action.id,
+        "asyncaction.type": action.type,
+        "asyncaction.attempt": action.attempt,
+        "asyncaction.runner": row.runner,
+        "asyncaction.state": action.state.value,
+        "asyncaction.reports": row.report_count,
+        "asyncaction.reports_refused": row.refused_count,
+    }
+    if action.error_name is not None:
+        attributes["asyncaction.error_name"] = action.error_name
+    return attributes
+
+
+def _events(reports: Sequence[Any]) -> Sequence[tuple[str, dict[str, str | int], int]]:
+    """Return name, attributes and time of the reports' events, in order."""
+    events = []
+    for report in reversed(reports):
+        attributes: dict[str, str | int] = {"scheme": report.scheme, "log_lines": report.log_count}
+        if report.refused_with is not None:
+            attributes["refused_with"] = report.refused_with
+        events.append((report.kind, attributes, _ns(report.received_at)))
+    return events
+
+
+def _ns(moment: datetime) -> int:
+    """Return a moment as Unix time in ns."""
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics as a StatsD server receives them: each report and each end once, and no harm where it fails."""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from airflow._shared.observability.metrics import stats as shared_stats
+from airflow._shared.observability.metrics.base_stats_logger import NoStatsLogger
+from airflow.observability import stats
+
+from airflow_asyncaction import settings
+from airflow_asyncaction.protocol import actions as protocol
+from airflow_asyncaction.protocol.actions import State, StopReason
+from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Stop
+from airflow_asyncaction.store import metrics
+from airflow_asyncaction.store.actions import Actions, supersede
+from airflow_asyncaction.store.metrics import METRICS, Kind
+from airflow_asyncaction.store.unended import count_unended
+from airflow_asyncaction.web.app import create_app
+from airflow_asyncaction.web.completer import Completer
+from tests.integration.databases import Database
+from tests.integration.running_tasks import RunningTask
+from tests.integration.servers import Prepared, served_mounted
+from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
+
+pytestmark = pytest.mark.integration
+
+_LINE = re.compile(r"airflow\.(?P<name>asyncaction[^:,]*)(?P<tags>(,[^:]*)?):(?P<value>[^|]*)\|(?P<kind>\w+)")
+_KINDS = {"c": Kind.COUNTER, "g": Kind.GAUGE, "ms": Kind.TIMER}
+_PATIENCE_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Received:
+    """One value that came."""
+
+    name: str
+    tags: str
+    value: float
+    kind: Kind
+
+
+class StatsdServer:
+    """A UDP socket, and what has come to it."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self._received: list[Received] = []
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def received(self) -> list[Received]:
+        """Return all that has come; nothing on one machine is under way when its sender has been answered."""
+        self._socket.settimeout(0.05)
+        try:
+            while True:
+                self._received += _parsed(self._socket.recv(65536).decode())
+        except TimeoutError:
+            return self._received
+
+    def counts(self) -> Counter[str]:
+        """Return the sum of each counter."""
+        counts: Counter[str] = Counter()
+        for one in self.received():
+            if one.kind is Kind.COUNTER:
+                counts[one.name] += int(one.value)
+        return counts
+
+    def of(self, metric: metrics.Metric) -> list[Received]:
+        return [one for one in self.received() if one.name == metric.name]
+
+
+def _parsed(text: str) -> list[Received]:
+    return [
+        Received(found["name"], found["tags"], float(found["value"]), _KINDS[found["kind"]])
+        for found in _LINE.finditer(text)
+    ]
+
+
+def close_client() -> None:
+    """Close the socket that Airflow leaves open when metrics are configured anew."""
+    client = getattr(shared_stats._backend, "statsd", None)
+    if client is not None:
+        client.close()
+
+
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def configure() -> Iterator[Configure]:
+    """Return what configures metrics as Airflow's API server does."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def set_options(**options: str) -> None:
+            for name, value in options.items():
+                patch.setenv(f"AIRFLOW__METRICS__{name.upper()}", value)
+            metrics.are_on.cache_clear()
+            metrics._complain.cache_clear()
+            close_client()
+            metrics.initialise()
+
+        yield set_options
+    close_client()
+    metrics.are_on.cache_clear()
+    stats.initialize(factory=NoStatsLogger, export_legacy_names=False)
+
+
+@pytest.fixture
+def statsd(configure: Configure) -> Iterator[StatsdServer]:
+    server = StatsdServer()
+    configure(statsd_on="True", statsd_host="127.0.0.1", statsd_port=str(server.port))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hook(database: Database) -> Iterator[str]:  # noqa: ARG001
+    with served_mounted(Prepared(create_app())) as url:
+        yield url + settings.load().url
+
+
+@pytest.fixture
+def job(statsd: StatsdServer, new_job: NewJob) -> SignedJob:  # noqa: ARG001 - it counts from here on
+    return new_job()
+
+
+def test_reports_are_counted_and_timed(statsd: StatsdServer, job: SignedJob) -> None:
+    answers = [job.report(), job.report(logs=["line"]), job.send("POST", "/status", b"no json")]
+    job.send("GET", "/job")
+    stranger = job.send("POST", "/status", time_ms=1)
+    assert [answer.status for answer in (*answers, stranger)] == [200, 200, 400, 401]
+    assert statsd.counts() == {
+        "asyncaction.reports.accepted": 2,
+        "asyncaction.reports.refused": 2,
+        "asyncaction.reports.refused.malformed": 1,
+        "asyncaction.reports.refused.stale_time": 1,
+    }
+    latencies = statsd.of(metrics.REPORT_LATENCY)
+    assert len(latencies) == 4
+    assert all(0 < one.value < 10_000 and one.kind is Kind.TIMER for one in latencies)
+
+
+def ended(statsd: StatsdServer) -> dict[str, int]:
+    """Return how many actions have ended by their state, and make sure that the sum is that of all."""
+    prefix = metrics.ACTIONS_ENDED.name
+    counts = {name: count for name, count in statsd.counts().items() if name.startswith(prefix)}
+    if counts:
+        assert counts.pop(prefix) == sum(counts.values())
+    return {name.removeprefix(f"{prefix}."): count for name, count in counts.items()}
+
+
+def test_an_end_is_counted_when_nothing_more_can_change_it(statsd: StatsdServer, job: SignedJob) -> None:
+    job.report(status="SUCCESS")
+    assert ended(statsd) == {}
+    job.tell(Exit(code=3))
+    assert ended(statsd) == {"error": 1}
+    job.tell(Exit(code=3))
+    job.report(status="ERROR")
+    assert ended(statsd) == {"error": 1}
+    (duration,) = statsd.of(metrics.ACTION_DURATION)
+    assert 0 <= duration.value < 60_000
+
+
+def test_a_report_that_is_sent_again_ends_nothing_again(statsd: StatsdServer, new_job: NewJob) -> None:
+    job = new_job(completion=protocol.Completion.REPORT)
+    for _ in range(2):
+        assert job.report(nonce="n" * 20, status="SUCCESS").status == 200
+    assert ended(statsd) == {"success": 1}
+    assert statsd.counts()["asyncaction.reports.accepted"] == 2
+
+
+def test_whoever_ends_an_action_it_is_counted_once(
+    statsd: StatsdServer, new_job: NewJob, actions: Actions
+) -> None:
+    stopped = new_job()
+    stopped.tell(Stop(StopReason.REQUESTED))
+    stopped.tell(Exit(code=0))
+    stopped.tell(Abandon())
+    late = new_job(start_timeout=timedelta(milliseconds=1))
+    time.sleep(0.01)
+    assert late.view().is_done
+    assert late.view().is_done
+    unwatched = new_job().info.job_id
+    assert actions.end(unwatched, Abandon(), datetime.now(UTC)).state is State.STOPPED
+    actions.end(unwatched, Abandon(), datetime.now(UTC))
+    assert ended(statsd) == {"stopped": 2, "timeout": 1}
+
+
+def test_an_action_ends_when_the_next_try_takes_over(
+    statsd: StatsdServer, new_task: Callable[..., RunningTask], client: HookClient
+) -> None:
+    task = new_task()
+    registered(task, client)
+    registered(task.next_try(), client)
+    assert ended(statsd) == {"stopped": 1}
+
+
+def test_what_is_rolled_back_is_not_counted(statsd: StatsdServer, job: SignedJob, actions: Actions) -> None:
+    with suppress(ZeroDivisionError), actions.transaction() as connection:
+        supersede(connection, job.info.job_id, datetime.now(UTC))
+        assert 1 / 0
+    with actions.transaction():
+        pass
+    assert ended(statsd) == {}
+    actions.end(job.info.job_id, Abandon(), datetime.now(UTC))
+    assert ended(statsd) == {"stopped": 1}
+
+
+def test_tags_say_the_type_and_the_state(statsd: StatsdServer, configure: Configure, new_job: NewJob) -> None:
+    configure(statsd_influxdb_enabled="True")
+    new_job(type="etl.load, all=1").tell(Exit(code=0))
+    new_job().report(status="NONSENSE")
+    (counted,) = statsd.of(metrics.ACTIONS_ENDED)
+    assert counted.tags == ",state=success,type=etl.load__all_1"
+    assert {one.tags for one in statsd.of(metrics.REPORTS_REFUSED)} == {",reason=malformed"}
+
+
+def test_a_server_tells_how_many_have_not_ended(
+    statsd: StatsdServer, job: SignedJob, actions: Actions
+) -> None:
+    before = count_unended(actions)
+    assert set(before) == {State.SCHEDULED, State.QUEUED, State.STARTING, State.RUNNING}
+    job.report()
+    completer = Completer(actions, interval_seconds=0.05)
+    completer.start()
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while not statsd.of(metrics.ACTIONS_UNENDED) and time.monotonic() < deadline:
+        pass
+    time.sleep(0.3)
+    completer.stop()
+    gauges = {one.name: one.value for one in statsd.received() if one.kind is Kind.GAUGE}
+    name = metrics.ACTIONS_UNENDED.name
+    assert gauges[name] == sum(before.values())
+    assert gauges[f"{name}.starting"] == before[State.STARTING] - 1
+    assert gauges[f"{name}.running"] == before[State.RUNNING] + 1
+    assert gauges[f"{name}.scheduled"] == before[State.SCHEDULED]
+    # It looks for what is due much more often. Another test's server may tell them, too.
+    assert len(statsd.of(metrics.ACTIONS_UNENDED)) <= 2
+
+
+def test_all_that_is_sent_is_described(statsd: StatsdServer, job: SignedJob) -> None:
+    job.report()
+    job.send("POST", "/status", b"no json")
+    job.tell(Exit(code=0))
+    metrics.tell_unended({State.QUEUED: 1})
+    described = {metric.name: metric for metric in METRICS}
+    sent = statsd.received()
+    assert {one.name for one in sent} >= set(described)
+    for one in sent:
+        metric = described.get(one.name) or described[one.name.rpartition(".")[0]]
+        assert one.kind is metric.kind
+        assert one.name == metric.name or metric.suffix is not None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"statsd_host": "127.0.0.1", "statsd_port": "1"},
+        {"statsd_host": "127.0.0.1", "statsd_custom_client_path": "airflow_asyncaction.nowhere"},
+        {"statsd_host": "no.such.host.invalid"},
+    ],
+)
+def test_a_failing_metrics_server_fails_no_report(
+    configure: Configure,
+    new_job: NewJob,
+    options: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    configure(statsd_on="True", **options)
+    job = new_job()
+    with caplog.at_level(logging.WARNING, "airflow_asyncaction"):
+        assert job.report().status == 200
+        assert job.report(status="SUCCESS").status == 200
+        assert job.tell(Exit(code=0)).is_done
+    assert caplog.text.count("Metrics cannot be sent") <= 1
+
+
+def test_nothing_is_counted_where_metrics_are_off(
+    configure: Configure, new_job: NewJob, actions: Actions
+) -> None:
+    server = StatsdServer()
+    configure(statsd_host="127.0.0.1", statsd_port=str(server.port))
+    job = new_job()
+    job.report(status="SUCCESS")
+    job.tell(Exit(code=0))
+    completer = Completer(actions, interval_seconds=0.02)
+    completer.start()
+    time.sleep(0.1)
+    completer.stop()
+    assert server.received() == []
+    server.close()
