@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every night at three: Airflow is the cron, and the command is a template file."""
+"""Every night at three: Airflow is the cron of a command, here a template file, and of a Python callable."""
 
 from __future__ import annotations
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, task
 
+from airflow_asyncaction.job import current_job
 from airflow_asyncaction.operators import LocalActionOperator
 
 with DAG(
@@ -15,7 +16,14 @@ with DAG(
     tags=["asyncaction"],
     doc_md=__doc__,
 ) as dag:
-    LocalActionOperator(task_id="vacuum", type="example.vacuum", command="jobs/nightly.sh")
+    vacuum = LocalActionOperator(task_id="vacuum", type="example.vacuum", command="jobs/nightly.sh")
+
+    @task.async_action(type="example.count")
+    def count(tables: list[str]) -> int:
+        current_job().progress(100, "counted")
+        return len(tables)
+
+    vacuum >> count(["customers", "orders"])
 
 if __name__ == "__main__":
     dag.test()

@@ -6,12 +6,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_asyncaction.operators.local import LocalActionOperator
+from airflow_asyncaction.operators.remote import RemoteActionOperator
+from airflow_asyncaction.operators.routed import AsyncActionOperator
 from airflow_asyncaction.operators.service import ServiceActionOperator
 
 if TYPE_CHECKING:
     from airflow_asyncaction.operators.kubernetes import KubeActionOperator
 
-__all__ = ["KubeActionOperator", "LocalActionOperator", "ServiceActionOperator"]
+__all__ = [
+    "AsyncActionOperator",
+    "KubeActionOperator",
+    "LocalActionOperator",
+    "RemoteActionOperator",
+    "ServiceActionOperator",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,6 +25,7 @@ from airflow_asyncaction.exceptions import (
 )
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import TaskHook
+from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import Attempt, register
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
 from airflow_asyncaction.operators.outputs import by_property, checked_assets, emit_events, push_files
@@ -33,6 +34,7 @@ from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.operations import Declaration
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 
@@ -80,6 +82,7 @@ class BaseActionOperator(BaseOperator):
     :param file_store: name of the file store that inputs are put into
     """
 
+    operator_extra_links = (ActionLink(),)
     template_fields: Sequence[str] = ("arguments", "inputs")
     template_fields_renderers: ClassVar[dict[str, str]] = {"arguments": "json", "inputs": "json"}
 
@@ -103,6 +106,8 @@ class BaseActionOperator(BaseOperator):
         self.output_assets = checked_assets(output_assets)
         if self.output_assets:
             kwargs["outlets"] = _all_outlets(kwargs.get("outlets"), self.output_assets)
+        if type is not None:  # so that the API server knows it, should the Dag be launched as an operation
+            kwargs.setdefault("doc_json", Declaration(type=type).to_doc())
         super().__init__(**kwargs)
         self.arguments = arguments
         self.inputs = inputs
@@ -117,7 +122,13 @@ class BaseActionOperator(BaseOperator):
             logs_limit=logs_limit,
             accept_v1=accept_v1,
         )
+        self.acts_for: BaseOperator | None = None
         self._attempt: Attempt | None = None
+
+    @property
+    def airflow_task(self) -> BaseOperator:
+        """What Airflow knows as the task: this, unless it carries out what another operator was asked for."""
+        return self.acts_for or self
 
     @abstractmethod
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
@@ -125,6 +136,10 @@ class BaseActionOperator(BaseOperator):
 
     def execute(self, context: Any) -> Any:
         """Run the job; its results are returned, and any other end than SUCCESS is raised."""
+        return self.perform(context)
+
+    def perform(self, context: Any) -> Any:
+        """Do what :meth:`execute` does, which Airflow lets nobody call but itself."""
         runner = self.make_runner(context)
         hook = TaskHook(hook_url())
         registration = register(hook, context, self.spec(runner))
@@ -202,7 +217,7 @@ class BaseActionOperator(BaseOperator):
             self.log.warning("%s", error)  # the action's own failure is the one to be raised
             return
         push_files(context["ti"], files)
-        emit_events(self, context, self.output_assets, files)
+        emit_events(self.airflow_task, context, self.output_assets, files)
 
     def spec(self, runner: Runner) -> ActionSpec:
         """Return what is asked of the server."""

@@ -35,7 +35,7 @@ from airflow_asyncaction.triggers.pods import PodActionTrigger
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_NOT_TAKEN = {
+NOT_TAKEN = {
     "callbacks": "they belong to KubernetesPodOperator's own way through a pod's life",
     "progress_callback": "report progress from the job",
     "init_container_logs": "an init container that fails is told with the cluster's message",
@@ -105,7 +105,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         do_xcom_push: bool = True,
         **kwargs: Any,
     ) -> None:
-        for name, instead in _NOT_TAKEN.items():
+        for name, instead in NOT_TAKEN.items():
             if kwargs.get(name) is not None:
                 raise ValueError(f"KubeActionOperator takes no {name}: {instead}")
         if job_secret not in (_IN_SECRET, _IN_ENV):
@@ -150,7 +150,8 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         if not isinstance(runner, KubeRunner):
             raise TypeError(f"{type(runner).__name__} watches no pod")
         deferral = Deferral(
-            needs_worker=needs_worker(self, reads_log=self.get_logs), pushes_results=self.do_xcom_push
+            needs_worker=needs_worker(self.airflow_task, reads_log=self.get_logs),
+            pushes_results=self.do_xcom_push,
         )
         hook.defer(info, deferral)
         position = runner.position.to_json()

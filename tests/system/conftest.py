@@ -15,17 +15,25 @@ from pathlib import Path
 import pytest
 from sqlalchemy import create_engine
 
-from dev.deployment import Deployment
+from dev.deployment import USER, Deployment
 from dev.postgres import Postgres
 from dev.s3 import S3Server
 from tests.means import kube_or_skip, postgres_or_skip, s3_or_skip
 from tests.system.command_lines import CommandLines
 from tests.system.kube_scene import KubeScene
+from tests.system.runners import in_pods, on_laptop
 from tests.system.scene import Scene
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-LAST = ("test_stopping.py", "test_faults.py", "test_secrets.py", "test_pods.py", "test_pod_faults.py")
+LAST = (
+    "test_stopping.py",
+    "test_faults.py",
+    "test_secrets.py",
+    "test_routed_pods.py",
+    "test_pods.py",
+    "test_pod_faults.py",
+)
 """What disturbs others comes after them, and what looks at everything comes last."""
 
 UNATTENDED = (
@@ -36,7 +44,9 @@ UNATTENDED = (
     "files_on_default",
     "files_on_lake",
     "files_from_everywhere",
+    "routed_by_type",
 )
+KUBE_UNATTENDED = ("pods_deferred", "pods_waited_for", "routed_by_type")
 EXAMPLES = {
     "fan_out": ("curl", "openssl"),
     "files": ("curl", "openssl"),
@@ -44,11 +54,13 @@ EXAMPLES = {
     "node_job": ("node",),
     "python_callable": (),
     "retries": (),
+    "routed": ("nice",),
     "shell_job": ("curl", "openssl"),
     "unmodified_program": (),
 }
 """Example Dags that end by themselves, and the programs that they need."""
 
+PEOPLE = f"{USER}:admin,viewer:viewer"
 CONFIG = {
     # An outage of the API server is not to end tasks by itself, however slow this machine is.
     "workers": {
@@ -110,13 +122,14 @@ def scene(
     (folder / "inputs" / "one.txt").write_text("one\n")
     (folder / "inputs" / "sub" / "two.txt").write_text("two\n")
     stores = {"default": (home / "asyncaction").as_uri(), "lake": "s3://aws_test@lake/files"}
+    ours = {**CONFIG["asyncaction"], "file_stores": json.dumps(stores), "runners": on_laptop()}
     url = postgres.create("airflow")
     engine = create_engine(url)
     deployment = Deployment(
         home,
         dags=[ROOT / "example_dags", HERE / "dags"],
         database_url=url,
-        config={**CONFIG, "asyncaction": {**CONFIG["asyncaction"], "file_stores": json.dumps(stores)}},
+        config={**CONFIG, "core": {"simple_auth_manager_users": PEOPLE}, "asyncaction": ours},
         environ={"ASYNCACTION_TEST_FOLDER": str(folder), "AIRFLOW_CONN_AWS_TEST": s3.connection},
     )
     try:
@@ -146,15 +159,19 @@ def kube(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             dags=[HERE / "kube_dags"],
             database_url=url,
             # Each process of a task imports the client of Kubernetes, which takes seconds of a core.
-            config={**CONFIG, "core": {"parallelism": "4", "dagbag_import_timeout": "120"}},
+            config={
+                **CONFIG,
+                "core": {"parallelism": "4", "dagbag_import_timeout": "120"},
+                "asyncaction": {**CONFIG["asyncaction"], "runners": in_pods()},
+            },
             environ=cluster.environ,
             pods_reach_us_at=cluster.host,
         )
         try:
             with CommandLines() as command_lines, deployment:
                 scene = KubeScene(deployment, engine, command_lines, cluster)
-                scene.api.wait_for_dags({"pods_deferred", "pods_waited_for"}, timeout_seconds=180)
-                scene.trigger("pods_deferred", "pods_waited_for")
+                scene.api.wait_for_dags({*KUBE_UNATTENDED, "nightly_pods"}, timeout_seconds=180)
+                scene.trigger(*KUBE_UNATTENDED)
                 yield scene
         finally:
             engine.dispose()

@@ -18,7 +18,13 @@ from airflow_asyncaction.operators.base import BaseActionOperator
 
 
 def test_dag_authors_have_these_operators() -> None:
-    assert sorted(operators.__all__) == ["KubeActionOperator", "LocalActionOperator", "ServiceActionOperator"]
+    assert sorted(operators.__all__) == [
+        "AsyncActionOperator",
+        "KubeActionOperator",
+        "LocalActionOperator",
+        "RemoteActionOperator",
+        "ServiceActionOperator",
+    ]
 
 
 def test_jobs_have_these_names() -> None:

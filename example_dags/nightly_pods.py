@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every night at three, a pod; nobody's worker waits for it."""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG
+
+from airflow_asyncaction.operators import KubeActionOperator
+
+with DAG("nightly_pods", schedule="0 3 * * *", catchup=False, tags=["asyncaction"], doc_md=__doc__) as dag:
+    KubeActionOperator(
+        task_id="vacuum",
+        type="example.vacuum",
+        image="busybox",
+        image_pull_policy="IfNotPresent",
+        cmds=["sh", "-c", "echo vacuuming orders"],
+        deferrable=True,
+    )
+
+if __name__ == "__main__":
+    dag.test()

@@ -1,0 +1,1 @@
+../../../example_dags/nightly_pods.py

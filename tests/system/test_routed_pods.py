@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Dag of test_routing.py in pods, by configuration alone, each of its tasks deferred."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.system.kube_scene import KubeScene
+from tests.system.test_routing import DAG_ID, assert_results
+
+pytestmark = pytest.mark.system
+
+
+def test_the_same_actions_run_in_pods(kube: KubeScene) -> None:
+    assert_results(kube)
+
+
+@pytest.mark.parametrize("task_id", ["loads", "adds", "on_worker", "fails"])
+def test_routed_tasks_are_deferred_and_leave_nothing(kube: KubeScene, task_id: str) -> None:
+    kube.state_of(DAG_ID, task_id)
+    events = kube.events(DAG_ID, task_id)
+    assert any(event.startswith("Runner pods (kubernetes) launches") for event in events)
+    assert events.count("The task is deferred: a trigger watches the pod") == 1
+    kube.assert_cleared_up(kube.action(DAG_ID, task_id))
+
+
+def test_what_the_task_needs_a_worker_for_is_seen(kube: KubeScene) -> None:
+    """Its outlets and its end are the routed operator's: the server completes only what has neither."""
+    for task_id, times in {"loads": 1, "on_worker": 2, "fails": 2}.items():
+        kube.state_of(DAG_ID, task_id)
+        launched = [event for event in kube.events(DAG_ID, task_id) if event.startswith("Runner pods ")]
+        assert len(launched) == times
+    assert kube.events(DAG_ID, "fails").count("exits soon") == 1
+
+
+def test_the_nightly_pod_of_the_examples_runs(kube: KubeScene) -> None:
+    kube.trigger("nightly_pods")
+    assert kube.end_of("nightly_pods") == "success"
+    assert "vacuuming orders" in kube.events("nightly_pods", "vacuum")

@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``[asyncaction] runners``: what is read and refused, which runner is chosen, what the scheduler is told."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from airflow.sdk import DAG, Asset
+from airflow.serialization.serialized_objects import DagSerialization
+from jinja2 import StrictUndefined, UndefinedError
+from jinja2.sandbox import SandboxedEnvironment
+from kubernetes import client as k8s
+
+from airflow_asyncaction import runner_config, settings
+from airflow_asyncaction.operators import AsyncActionOperator, KubeActionOperator
+from airflow_asyncaction.operators.pod_options import pod_arguments
+from airflow_asyncaction.runner_config import RunnerConfig, parse
+from airflow_asyncaction.runners.local import LocalRunner
+from airflow_asyncaction.runners.routing import NoMatch, choose, imported, matches, rendered
+
+pytestmark = pytest.mark.unit
+
+LOCAL = {"name": "here", "kind": "local", "command": "true"}
+Configure = Callable[..., None]
+
+
+@pytest.fixture
+def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
+    """Return what configures runners, as entries."""
+
+    def clear() -> None:
+        settings.load.cache_clear()
+        runner_config.load.cache_clear()
+
+    def set_runners(*entries: dict[str, Any], fallback_on_first: bool = False) -> None:
+        clear()
+        monkeypatch.setenv("AIRFLOW__ASYNCACTION__RUNNERS", json.dumps(entries))
+        monkeypatch.setenv("AIRFLOW__ASYNCACTION__FALLBACK_ON_FIRST", str(fallback_on_first))
+
+    yield set_runners
+    clear()
+
+
+def runners(*entries: dict[str, Any]) -> tuple[RunnerConfig, ...]:
+    return parse(json.dumps(entries))
+
+
+def named(name: str, *actions: str) -> dict[str, Any]:
+    return {**LOCAL, "name": name, "actions": list(actions)}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "type_", "is_match"),
+    [
+        ("*", "etl.load", True),
+        ("*", "", True),
+        ("etl.*", "etl.load", True),
+        ("etl.*", "etl.load.orders", True),
+        ("etl.*", "etl", False),
+        ("etl.*", "etlxload", False),
+        ("etl.*", "my.etl.load", False),
+        ("*.load", "etl.load", True),
+        ("e*.l*d", "etl.load", True),
+        ("report", "report", True),
+        ("report", "reports", False),
+        ("Report", "report", False),
+        ("r?port", "report", False),
+        ("[r]eport", "report", False),
+        ("a*", "a\nb", True),
+    ],
+)
+def test_a_star_stands_for_any_text_and_all_else_for_itself(pattern: str, type_: str, is_match: bool) -> None:
+    assert matches(pattern, type_) is is_match
+
+
+@pytest.mark.parametrize(
+    ("type_", "fallback", "name"),
+    [
+        ("etl.load", False, "etl"),
+        ("etl.sql", False, "etl"),
+        ("my.sql", False, "sql"),
+        ("other", False, None),
+        ("other", True, "etl"),
+        ("my.sql", True, "sql"),
+    ],
+)
+def test_the_first_runner_that_is_for_a_type_is_chosen(type_: str, fallback: bool, name: str | None) -> None:
+    configured = runners(named("etl", "etl.*"), named("sql", "*.sql", "sql"))
+    choice = choose(configured, type_, fallback_on_first=fallback)
+    assert (choice.name if isinstance(choice, RunnerConfig) else None) == name
+
+
+def test_without_a_match_it_is_said_what_was_looked_at() -> None:
+    choice = choose(runners(named("etl", "etl.*", "load"), named("sql", "*.sql")), "report")
+    assert isinstance(choice, NoMatch)
+    for said in ("'report'", "etl is for etl.*, load", "sql is for *.sql", "fallback_on_first"):
+        assert said in str(choice)
+
+
+@pytest.mark.parametrize("fallback", [True, False])
+def test_without_runners_there_is_none_to_choose(fallback: bool) -> None:
+    choice = choose((), "report", fallback_on_first=fallback)
+    assert isinstance(choice, NoMatch)
+    assert "[asyncaction] runners is empty" in str(choice)
+
+
+def test_an_entry_has_defaults() -> None:
+    (only,) = runners(LOCAL)
+    assert (only.actions, only.queue, only.pool, only.slots) == (("*",), None, None, None)
+    assert only.options == {"command": "true"}
+
+
+def test_nothing_configured_is_no_runner() -> None:
+    assert parse("") == parse(" \n") == parse("[]") == ()
+
+
+@pytest.mark.parametrize("name", ["runners.json", "runners.yaml", "runners.yml"])
+def test_a_path_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(json.dumps([LOCAL]))
+    assert parse(str(tmp_path / name)) == runners(LOCAL)
+
+
+def test_a_file_may_be_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "runners.yaml"
+    path.write_text("- name: here\n  kind: local\n  actions: ['etl.*']\n  command: [echo, '{{ ds }}']\n")
+    (only,) = parse(str(path))
+    assert (only.name, only.actions, only.options["command"]) == ("here", ("etl.*",), ["echo", "{{ ds }}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("runners.toml", "must be a JSON list, or the path of a file that ends in .json, .yaml, .yml"),
+        ("[{]", "must be a JSON list, or the path"),
+        ("{}", "must be a list of runners: it is of type dict"),
+        ('["local"]', "number 1 is of type str: it must be an object"),
+        ("/no/such/runners.yaml", "/no/such/runners.yaml cannot be read"),
+    ],
+)
+def test_what_is_no_list_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as raised:
+        parse(text)
+    assert str(raised.value).startswith("[asyncaction] runners")
+
+
+def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "runners.yaml"
+    path.write_text("- [")
+    with pytest.raises(ValueError, match=f"{path} cannot be read"):
+        parse(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": None}, "number 1 has the name None"),
+        ({"name": "a b"}, "number 1 has the name 'a b'"),
+        ({"kind": "pod"}, "here: kind: it is 'pod': it must be one of 'local', 'service', 'kubernetes', or"),
+        ({"kind": None}, "here: kind: it is None"),
+        ({"kind": "my runner.Class"}, "here: kind: "),
+        ({"actions": "etl.*"}, "here: actions: it must be a list of types"),
+        ({"actions": []}, "here: actions: "),
+        ({"actions": [1]}, "here: actions: "),
+        ({"queue": 1}, "here: queue: it is 1"),
+        ({"pool": "{{ ds }}"}, "here: pool: it is '{{ ds }}': it must be a name, and no template"),
+        ({"concurrency_limit": 0}, "here: concurrency_limit: it is 0: it must be an integer of 1 or more"),
+        ({"concurrency_limit": True}, "here: concurrency_limit: it is True"),
+        ({"concurrency_limit": 2, "pool": "p"}, "here: concurrency_limit: it makes a pool of its own"),
+        ({"comand": "x"}, "here: comand: there is no such option: did you mean 'command'?"),
+        ({"image": "x"}, "here: image: there is no such option"),
+        ({"command": ""}, "here: command: it must be a string for the shell, or a list of strings"),
+        ({"command": ["a", 1]}, "here: command: "),
+        ({"env": {"N": 1}}, "here: env: it must be an object of strings"),
+        ({"cwd": 3}, "here: cwd: "),
+        ({"heartbeat_timeout": 0}, "here: heartbeat_timeout: it must be a number of seconds above 0"),
+        ({"stop_grace": "5"}, "here: stop_grace: it must be a number of seconds, 0 or more"),
+        ({"completion": "done"}, 'here: completion: it must be "exit" or "report"'),
+        ({"require_report": 1}, "here: require_report: it must be true or false"),
+        ({"kind": "service"}, "here: command: there is no such option"),
+    ],
+)
+def test_a_wrong_entry_is_refused_by_name_and_field(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"[asyncaction] runners: {said}")):
+        runners({**LOCAL, **change})
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"kind": "local"}, "r: command: it is missing: a runner of kind 'local' needs a string for"),
+        ({"kind": "service"}, "r: callable: it is missing: a runner of kind 'service' needs the name of"),
+        ({"kind": "service", "callable": "a.b.c"}, 'r: callable: it must be the name of a callable, "pack'),
+        ({"kind": "service", "callable": "a:b", "completion": "report"}, "r: completion: it must be"),
+        ({"kind": "my.Runner", "stop_grace": -1}, "r: stop_grace: "),
+        ({"kind": "kubernetes", "start_timeout": "soon"}, "r: start_timeout: "),
+    ],
+)
+def test_each_kind_has_what_it_needs(entry: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        runners({"name": "r", **entry})
+
+
+def test_two_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two are named 'here': rename one"):
+        runners(LOCAL, LOCAL)
+
+
+def test_a_limit_is_a_pool_of_that_many_slots(configure: Configure) -> None:
+    configure({**LOCAL, "concurrency_limit": 3}, {**named("other", "x"), "pool": "theirs"})
+    assert runner_config.routing_pools() == {"asyncaction_here": 3}
+
+
+def test_options_are_rendered_once_wherever_strings_are() -> None:
+    environment = SandboxedEnvironment(undefined=StrictUndefined)
+    action = {"type": "etl", "arguments": {"table": "{{ 6 * 7 }}; rm"}}
+    option = {"a": ["{{ action.type }}", {"b": "{{ action.arguments.table }}"}, 3, None], "c": True}
+    assert rendered(option, environment, {"action": action}) == {
+        "a": ["etl", {"b": "{{ 6 * 7 }}; rm"}, 3, None],
+        "c": True,
+    }
+    with pytest.raises(UndefinedError, match="tabel"):
+        rendered("{{ action.arguments.tabel }}", environment, {"action": action})
+
+
+def test_what_a_path_names_is_imported() -> None:
+    assert imported("json:dumps") is json.dumps
+    assert imported("json.decoder:JSONDecoder.decode") is json.JSONDecoder.decode
+    assert imported("datetime.timedelta") is timedelta
+    with pytest.raises(ImportError, match="There is no dumbs in json"):
+        imported("json:dumbs")
+    with pytest.raises(ImportError):
+        imported("no.such.Class")
+
+
+def operator(type_: Any = "etl.load", **kwargs: Any) -> AsyncActionOperator:
+    return AsyncActionOperator(task_id="t", type=type_, **kwargs)
+
+
+def test_queue_and_pool_of_the_runner_are_the_tasks(configure: Configure) -> None:
+    configure({**LOCAL, "queue": "big", "concurrency_limit": 2})
+    with DAG("routed", schedule=None) as dag:
+        operator()
+        AsyncActionOperator.partial(task_id="mapped", type="x").expand(arguments=[{}, {}])
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    for task_id in ("t", "mapped"):
+        task = cast("Any", stored.get_task(task_id))
+        assert (task.queue, task.pool) == ("big", "asyncaction_here")
+
+
+def test_what_the_author_gives_wins(configure: Configure) -> None:
+    configure({**LOCAL, "queue": "big", "pool": "few", "stop_grace": 1, "heartbeat_timeout": 2})
+    made = operator(queue="mine", stop_grace=3)
+    assert (made.queue, made.pool) == ("mine", "few")
+    assert made.options.stop_grace == timedelta(seconds=3)
+    assert made.options.heartbeat_timeout == timedelta(seconds=2)
+    with DAG("defaults", schedule=None, default_args={"pool": "theirs", "heartbeat_timeout": 4}) as dag:
+        defaulted = operator()
+        AsyncActionOperator.partial(task_id="mapped", type="x", queue="mine").expand(arguments=[{}])
+    assert (defaulted.queue, defaulted.pool) == ("big", "theirs")
+    assert defaulted.options.heartbeat_timeout == timedelta(seconds=4)
+    mapped = cast("Any", dag.get_task("mapped"))
+    assert (mapped.queue, mapped.pool) == ("mine", "theirs")
+
+
+def test_a_type_without_runner_is_no_error_of_the_dag(configure: Configure) -> None:
+    configure(named("sql", "*.sql"))
+    assert (operator().pool, operator().queue) == ("default_pool", "default")
+
+
+@pytest.mark.parametrize("type_", ["{{ ds }}", "", None, 7])
+def test_a_type_is_plain_text(configure: Configure, type_: Any) -> None:
+    configure(LOCAL)
+    with pytest.raises(ValueError, match=r"type is .*: it must be plain text"):
+        operator(type_)
+
+
+def test_the_runner_is_made_of_rendered_options(configure: Configure, tmp_path: Path) -> None:
+    configure({**LOCAL, "command": ["{{ action.type }}", "{{ ds }}"], "cwd": str(tmp_path)})
+    with DAG("made", schedule=None, render_template_as_native_obj=True):
+        made = operator(output_assets={"model": Asset("model")}, arguments={"n": 1})
+    assert isinstance(made.make_runner({"ds": "2026-11-24"}), LocalRunner)
+    assert made.outlets == [Asset("model")]
+
+
+def test_an_option_that_cannot_be_rendered_is_named(configure: Configure) -> None:
+    configure({**LOCAL, "command": ["{{ action.arguments.tabel }}"]})
+    with DAG("made", schedule=None):
+        made = operator(arguments={"table": "orders"})
+    with pytest.raises(ValueError, match=r"runners: here: command: .* no attribute 'tabel'"):
+        made.make_runner({})
+
+
+def test_arguments_are_an_object(configure: Configure) -> None:
+    configure(LOCAL)
+    with DAG("made", schedule=None):
+        made = operator(arguments=["orders"])
+    with pytest.raises(ValueError, match="arguments is of type list: it must be a mapping"):
+        made.make_runner({})
+
+
+def test_a_deferred_task_needs_the_runner_that_has_its_job(configure: Configure) -> None:
+    configure(LOCAL)
+    with DAG("resumed", schedule=None):
+        made = operator()
+    with pytest.raises(ValueError, match="runners has no pods any more, which has the job: put it back"):
+        made.resume_execution("resume", {"runner": "pods", "action_id": "x"}, {})
+
+
+def test_types_are_not_mapped_over(configure: Configure) -> None:
+    configure(LOCAL)
+    with pytest.raises(TypeError, match="cannot be mapped over types"):
+        AsyncActionOperator.partial(task_id="mapped")
+
+
+def test_a_wrong_configuration_is_an_error_of_the_dag(configure: Configure) -> None:
+    configure({**LOCAL, "kind": "locla"})
+    with pytest.raises(ValueError, match=re.escape("[asyncaction] runners: here: kind: it is 'locla'")):
+        operator()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("jobResources", "did you mean 'job_resources'?"),
+        ("arguments", "there is no such option"),
+        ("callbacks", "there is no such option"),
+        ("task_id", "there is no such option"),
+        ("inputs", "there is no such option"),
+    ],
+)
+def test_options_of_pods_are_those_of_the_operator(configure: Configure, option: str, said: str) -> None:
+    configure({"name": "pods", "kind": "kubernetes", "image": "busybox", "deferrable": True, option: {}})
+    with pytest.raises(ValueError, match=re.escape(f"pods: {option}: ")) as raised:
+        operator()
+    assert said in str(raised.value)
+
+
+def test_every_plain_option_of_pods_is_taken(configure: Configure) -> None:
+    options = {
+        "image": "busybox",
+        "cmds": ["true"],
+        "args": ["{{ action.type }}"],
+        "namespace": "jobs",
+        "env_vars": {"A": "b"},
+        "container_resources": {"limits": {"memory": "20Mi"}},
+        "job_secret": "env",
+        "defer_after": 0,
+        "deferrable": True,
+        "start_timeout": 60,
+        "kubernetes_conn_id": "cluster",
+    }
+    configure({"name": "pods", "kind": "kubernetes", **options})
+    assert operator().options.start_timeout == timedelta(minutes=1)
+
+
+def test_objects_of_pods_are_written_like_in_a_manifest() -> None:
+    options = {
+        "volumes": [{"name": "client", "configMap": {"name": "asyncaction"}}],
+        "volume_mounts": [{"name": "client", "mountPath": "/client"}],
+        "container_resources": {"limits": {"memory": "20Mi"}},
+        "tolerations": [{"key": "jobs", "operator": "Exists"}],
+        "env_vars": {"A": "b"},
+        "labels": {"team": "etl"},
+        "cmds": ["true"],
+    }
+    made = KubeActionOperator(task_id="t", image="busybox", **pod_arguments(options))
+    spec = k8s.ApiClient().sanitize_for_serialization(made.build_pod_request_obj(dry_run=True))["spec"]
+    container = spec["containers"][0]
+    assert spec["volumes"] == options["volumes"]
+    assert spec["tolerations"] == options["tolerations"]
+    assert container["volumeMounts"] == options["volume_mounts"]
+    assert container["resources"] == options["container_resources"]
+    assert container["env"] == [{"name": "A", "value": "b"}]
+
+
+def test_what_is_no_object_of_pods_is_named() -> None:
+    with pytest.raises(ValueError, match=r"volumes is no V1Volume: .*name"):
+        pod_arguments({"volumes": [{"configMap": {"name": "asyncaction"}}]})
