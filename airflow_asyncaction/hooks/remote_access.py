@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How another deployment is spoken to: what is sent, and what its answers mean. Touches no socket."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode, urlsplit, urlunsplit
+
+from airflow_asyncaction.exceptions import ServerError
+from airflow_asyncaction.hooks.remote_words import Look, Position, RemoteAction, RemoteLogs
+
+T = TypeVar("T")
+
+_OK = range(200, 300)
+_UNAUTHORIZED = 401
+_NOT_MODIFIED = 304
+_LONGEST_RETRY_AFTER_SECONDS = 60.0
+_TRUE, _FALSE = ("true", "1", "yes", "on", ""), ("false", "0", "no", "off")
+
+
+class Kind(StrEnum):
+    """What serves the routes there."""
+
+    AIRFLOW = "airflow"  # this package, in another Airflow
+    WEBDA = "webda"  # webda's AsyncJobService
+
+
+_PATHS = {Kind.AIRFLOW: "/async", Kind.WEBDA: "/async/jobs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A connection of type ``asyncaction``, read.
+
+    :param base_url: of the routes, without a trailing slash
+    :param airflow_url: where ``/auth/token`` is
+    :param token: a bearer token to be used as it is
+    :param verify: whether certificates are verified; or the path of a file or folder with those of the
+        authorities
+    """
+
+    base_url: str
+    airflow_url: str
+    kind: Kind = Kind.AIRFLOW
+    login: str | None = None
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    verify: bool | str = True
+    timeout_seconds: float = 30.0
+
+    @classmethod
+    def of(cls, connection: Any, extra: Mapping[str, Any]) -> Target:
+        """Read Airflow's connection.
+
+        :param extra: its extra, which is read in one way by workers and in another by triggers
+        :raises ValueError: a field makes no sense
+        """
+        kind = _kind(extra.get("kind"))
+        base_url = _base_url(connection, kind)
+        return cls(
+            base_url=base_url,
+            airflow_url=str(extra.get("airflow_url") or base_url.rpartition("/")[0]).rstrip("/"),
+            kind=kind,
+            login=connection.login or None,
+            password=connection.password,
+            token=extra.get("token") or None,
+            verify=_verify(extra.get("verify")),
+            timeout_seconds=_seconds(extra.get("timeout")),
+        )
+
+    @property
+    def signs_in(self) -> bool:
+        """Whether a token is to be fetched with login and password."""
+        return self.kind is Kind.AIRFLOW and self.token is None and self.login is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One request."""
+
+    method: str
+    url: str
+    body: bytes = field(default=b"", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def shown_url(self) -> str:
+        """The URL as it may stand in errors: without a query."""
+        return self.url.partition("?")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One answer.
+
+    :param headers: with names in lower case
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+class Access:
+    """Proves to another deployment who calls.
+
+    Purpose: one text for requests that are sent by threads and by asyncio: :meth:`exchange` is a generator
+    which yields what is to be sent and is given the answers.
+
+    It keeps a fetched token until that is refused.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.token: str | None = target.token
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether a token is to be fetched before anything else."""
+        return self.target.signs_in and self.token is None
+
+    def call(
+        self,
+        method: str,
+        path: str = "",
+        *,
+        query: Mapping[str, Any] | None = None,
+        fields: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Call:
+        """Return a request to a route.
+
+        :param path: below the base URL, quoted; ``""`` is that itself
+        :param query: ``None`` is left out, a sequence is repeated
+        :param fields: the body, to be sent as JSON
+        """
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        text = f"?{urlencode(given, doseq=True)}" if given else ""
+        sent = {"Accept": "application/json", **(headers or {})}
+        body = b""
+        if fields is not None:
+            body = json.dumps(fields, allow_nan=False).encode()
+            sent["Content-Type"] = "application/json"
+        return Call(method=method, url=f"{self.target.base_url}{path}{text}", body=body, headers=sent)
+
+    def exchange(self, call: Call) -> Generator[Call, Answer, Answer]:
+        """Return the answer to a request, signed in anew if the token was refused.
+
+        :raises ServerError: signing in failed
+        """
+        if self.needs_token:
+            yield from self.sign_in()
+        used = self.token
+        answer = yield self._authorized(call)
+        if answer.status != _UNAUTHORIZED or not self.target.signs_in:
+            return answer
+        if self.token == used:  # else somebody else has fetched one meanwhile
+            yield from self.sign_in()
+        return (yield self._authorized(call))
+
+    def sign_in(self) -> Generator[Call, Answer, None]:
+        """Fetch a token.
+
+        :raises ServerError: none came
+        """
+        body = json.dumps({"username": self.target.login, "password": self.target.password or ""})
+        call = Call(
+            method="POST",
+            url=f"{self.target.airflow_url}/auth/token",
+            body=body.encode(),
+            headers={"Content-Type": "application/json", "Accept": "application/json"},
+        )
+        answer = yield call
+        fields = _json(answer)
+        token = fields.get("access_token") if isinstance(fields, dict) else None
+        if answer.status in _OK and isinstance(token, str):
+            self.token = token
+            return
+        # 5xx and the like may pass; a refusal stays one.
+        code = "not_signed_in" if answer.status in (400, 401, 403, 422) else ""
+        what = "login and password of the connection are refused" if code else "no token came"
+        raise ServerError(
+            f"{call.shown_url} answered {answer.status}: {what}", status=answer.status, code=code
+        )
+
+    def _authorized(self, call: Call) -> Call:
+        target = self.target
+        if self.token is not None:
+            value = f"Bearer {self.token}"
+        elif target.kind is Kind.WEBDA and target.login is not None:
+            pair = f"{target.login}:{target.password or ''}"
+            value = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        else:
+            return call
+        return replace(call, headers={**call.headers, "Authorization": value})
+
+
+def quoted(*parts: object) -> str:
+    """Return a path of these parts."""
+    return "".join(f"/{quote(str(part), safe='')}" for part in parts)
+
+
+def read(call: Call, answer: Answer) -> Any:
+    """Return the JSON of an answer; ``None`` if it has no body.
+
+    :raises ServerError: it is a refusal, or no JSON
+    """
+    if answer.status not in _OK:
+        raise refusal(call, answer)
+    if not answer.body:
+        return None
+    value = _json(answer)
+    if value is None:
+        raise ServerError(f"{call.shown_url} answered {answer.status} without JSON", status=answer.status)
+    return value
+
+
+def refusal(call: Call, answer: Answer) -> ServerError:
+    """Return the error that an answer is."""
+    fields = _json(answer)
+    message = f"{call.method} {call.shown_url} answered {answer.status}"
+    if not isinstance(fields, dict) or "error" not in fields:
+        return ServerError(
+            f"{message}: is it the URL of the hook, such as https://airflow.example.org/async?",
+            status=answer.status,
+        )
+    code = str(fields["error"])
+    where = f" at {fields['path']}" if fields.get("path") else ""
+    return ServerError(
+        f"{message} {code}{where}: {fields.get('message', '')}", status=answer.status, code=code
+    )
+
+
+def retry_after_seconds(answer: Answer) -> float:
+    """Return how long the server asks to be left alone; at most a minute."""
+    try:
+        seconds = float(answer.headers.get("retry-after", "0"))
+    except ValueError:  # a date
+        return 0.0
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS) if math.isfinite(seconds) else 0.0
+
+
+def parsed(call: Call, answer: Answer, parse: Callable[[Any], T]) -> T:
+    """Return what ``parse`` makes of the JSON of an answer.
+
+    :raises ServerError: it is a refusal, or cannot be read
+    """
+    value = read(call, answer)
+    try:
+        return parse(value)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ServerError(
+            f"{call.shown_url} answered what cannot be read ({type(error).__name__}: {error})",
+            status=answer.status,
+            code="not_understood",
+        ) from None
+
+
+def look_call(access: Access, uuid: str, position: Position) -> Call:
+    """Return the request for what is new of an action: a small one, which many may send."""
+    if access.target.kind is Kind.WEBDA:
+        return access.call("GET", quoted("actions", uuid))
+    headers = {"If-None-Match": position.etag} if position.etag else {}
+    query = {"afterLine": position.line, "afterReport": position.report}
+    return access.call("GET", quoted("actions", uuid, "changes"), query=query, headers=headers)
+
+
+def look_of(access: Access, call: Call, answer: Answer, position: Position) -> Look:
+    """Return what an answer to :func:`look_call` shows.
+
+    :raises ServerError: it is a refusal
+    """
+    if answer.status == _NOT_MODIFIED:
+        return Look(position=position)
+
+    def show(fields: Any) -> Look:
+        if access.target.kind is Kind.WEBDA:
+            return _webda_look(fields, position)
+        logs = RemoteLogs.from_json(fields["logs"], after=position.line)
+        reports = [int(report["id"]) for report in fields.get("reports", {}).get("reports", ())]
+        seen = Position(
+            line=logs.last_line,
+            report=max([position.report, *reports]),
+            etag=answer.headers.get("etag"),
+        )
+        return Look(position=seen, action=RemoteAction.from_json(fields["action"]), logs=logs)
+
+    return parsed(call, answer, show)
+
+
+def _webda_look(fields: Any, position: Position) -> Look:
+    logs = RemoteLogs.from_list(fields.get("logs"), after=position.line)
+    action = RemoteAction.from_json(fields)
+    return Look(position=Position(line=logs.last_line), action=action, logs=logs)
+
+
+def _json(answer: Answer) -> Any:
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _kind(value: Any) -> Kind:
+    try:
+        return Kind(str(value or Kind.AIRFLOW).lower())
+    except ValueError:
+        raise ValueError(f'kind is {value!r}: it must be "airflow" or "webda"') from None
+
+
+def _base_url(connection: Any, kind: Kind) -> str:
+    host = (connection.host or "").strip()
+    if not host:
+        raise ValueError("the connection has no host: https://airflow.example.org/async, or a name alone")
+    if "://" not in host:
+        host = f"{connection.schema or 'https'}://{host}"
+    parts = urlsplit(host)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("host is no URL such as https://airflow.example.org/async; or schema not http(s)")
+    if parts.username or parts.password:
+        raise ValueError("host has a user or password in it: use login and password")
+    place = parts.netloc
+    if connection.port and parts.port is None:
+        place = f"{place}:{connection.port}"
+    return urlunsplit((parts.scheme, place, parts.path.rstrip("/") or _PATHS[kind], "", ""))
+
+
+def _verify(value: Any) -> bool | str:
+    if value is None or isinstance(value, bool):
+        return value is not False
+    text = str(value).strip()
+    if text.lower() in _TRUE:
+        return True
+    return False if text.lower() in _FALSE else text
+
+
+def _seconds(value: Any) -> float:
+    try:
+        seconds = 30.0 if value in (None, "") else float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"timeout is {value!r}: it must be a positive number of seconds")
+    return seconds

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sends requests to another deployment, from a thread."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import secrets
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+from airflow.sdk.log import mask_secret
+
+from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
+from airflow_asyncaction.hooks.remote_access import Access, Answer, Call, refusal, retry_after_seconds
+from airflow_asyncaction.hooks.remote_words import RemoteFile
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 15.0
+_WORTH_A_RETRY = frozenset({429, 502, 503, 504})
+_PIECE_BYTES = 1024 * 1024
+
+
+class RemoteSession:
+    """Connections to another deployment. It belongs to one thread; its access may be shared.
+
+    Requests go through the worker's web proxy, if it has one. Nothing but the access says who calls: no
+    ~/.netrc, no cookie.
+    """
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self._session = requests.Session()
+        self._session.auth = _no_auth  # else requests looks into ~/.netrc
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+
+    def ask(self, call: Call, patience: timedelta) -> Answer:
+        """Return the answer; those that pass by themselves, and outages, are waited for.
+
+        :raises ServerUnreachable: no answer came for that long
+        :raises ServerError: signing in failed, or the server was away for that long
+        """
+        give_up_at = time.monotonic() + patience.total_seconds()
+        pause = _FIRST_PAUSE_SECONDS
+        while True:
+            tried = self._try(call)
+            if isinstance(tried, Answer):
+                return tried
+            problem, asked_seconds = tried
+            wait_seconds = max(asked_seconds, pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            if time.monotonic() + wait_seconds > give_up_at:
+                raise problem
+            log.warning("%s; trying again in %.1f s", problem, wait_seconds)
+            time.sleep(wait_seconds)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    def fetch(self, url: str, file: RemoteFile, path: Path) -> None:
+        """Write a content from wherever it is kept: that is told nothing of who asks.
+
+        :raises ServerError: it cannot be fetched, or is not what its hash says
+        """
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ServerError(f"The content of {file.name} has no http URL", code="not_understood")
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        target = self.access.target
+        try:
+            with (
+                requests.Session() as session,
+                session.get(
+                    url, stream=True, timeout=target.timeout_seconds, verify=target.verify, auth=_no_auth
+                ) as answer,
+            ):
+                if not answer.ok:
+                    message = f"The content of {file.name} answered {answer.status_code}"
+                    raise ServerError(message, status=answer.status_code)
+                _write_verified(answer.iter_content(_PIECE_BYTES), file, part)
+            part.replace(path)
+        except requests.RequestException as error:
+            raise ServerUnreachable(
+                f"The content of {file.name} cannot be fetched ({type(error).__name__})"
+            ) from None
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _try(self, call: Call) -> Answer | tuple[ServerError, float]:
+        """Return the answer; or why it is worth another try, and in how many seconds at the earliest."""
+        try:
+            answer = self._exchange(call)
+        except ServerError as error:
+            if error.status not in _WORTH_A_RETRY and not isinstance(error, ServerUnreachable):
+                raise
+            return error, 0.0
+        if answer.status in _WORTH_A_RETRY:
+            return refusal(call, answer), retry_after_seconds(answer)
+        return answer
+
+    def _exchange(self, call: Call) -> Answer:
+        known = self.access.token
+        flow = self.access.exchange(call)
+        sent = next(flow)
+        while True:
+            answer = self._send(sent)
+            try:
+                sent = flow.send(answer)
+            except StopIteration as end:
+                result: Answer = end.value
+                if self.access.token != known:
+                    mask_secret(self.access.token)  # wherever it might be shown
+                return result
+
+    def _send(self, call: Call) -> Answer:
+        target = self.access.target
+        try:
+            answer = self._session.request(
+                call.method,
+                call.url,
+                data=call.body or None,
+                headers=dict(call.headers),
+                timeout=target.timeout_seconds,
+                verify=target.verify,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            reason = type(error).__name__
+            # Not "from error": it has the request, and that the token.
+            raise ServerUnreachable(f"{target.base_url} cannot be reached ({reason})") from None
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        return Answer(status=answer.status_code, headers=headers, body=answer.content)
+
+
+def _write_verified(pieces: Iterator[bytes], file: RemoteFile, path: Path) -> None:
+    digest = hashlib.sha256() if file.sha256 else hashlib.md5(usedforsecurity=False)
+    with path.open("wb") as written:
+        for piece in pieces:
+            digest.update(piece)
+            written.write(piece)
+    if digest.hexdigest() != (file.sha256 or file.hash):
+        raise ServerError(f"The content of {file.name} is not what its hash says", code="not_understood")
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What another deployment says of its operations, actions, log lines and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.protocol.reports import MAX_TIME_MS, LogLine
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteOperation:
+    """One operation that may be launched.
+
+    :param input: JSON Schema of its arguments, if they have one
+    :param output: JSON Schema of its results, likewise
+    """
+
+    id: str
+    type: str
+    description: str | None = None
+    input: Any = None
+    output: Any = None
+    permission: str | None = None
+    is_paused: bool = False
+
+    @classmethod
+    def from_json(cls, id_: str, fields: Fields) -> RemoteOperation:
+        """Read one entry of ``GET /?full=true``."""
+        return cls(
+            id=id_,
+            type=str(fields.get("type") or id_),
+            description=fields.get("description"),
+            input=fields.get("input"),
+            output=fields.get("output"),
+            permission=fields.get("permission"),
+            is_paused=bool(fields.get("isPaused")),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteAction:
+    """One action as it stands there.
+
+    :param uuid: its id; ``""`` where a webda server did not say it
+    :param state: as the action's own page shows it
+    :param is_done: whether nothing more is to come: its logs are complete as well
+    :param results: any JSON value; ``None`` as well if there are none (yet), or in a list
+    :param progress: in percent
+    :param fields: everything, as it came
+    """
+
+    uuid: str
+    type: str
+    state: State
+    is_done: bool
+    stop_reason: str | None = None
+    results: Any = None
+    error_name: str | None = None
+    error_message: str | None = None
+    progress: float | None = None
+    message: str | None = None
+    created_at: datetime | None = None
+    scheduled_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    fields: Fields = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> RemoteAction:
+        """Read an action.
+
+        :raises ValueError: it is none
+        """
+        state = State(fields["status"])
+        return cls(
+            uuid=str(fields["uuid"]),
+            type=str(fields["type"]),
+            state=state,
+            is_done=bool(fields.get("isDone", state.is_end)),
+            stop_reason=_text(fields.get("stopReason")),
+            results=fields.get("results"),
+            error_name=_text(fields.get("errorName")),
+            error_message=_text(fields.get("errorMessage")),
+            progress=_number(fields.get("progress")),
+            message=_text(fields.get("message")),
+            created_at=_moment(fields.get("createdAt")),
+            scheduled_at=_moment(fields.get("scheduledAt")),
+            started_at=_moment(fields.get("startedAt")),
+            ended_at=_moment(fields.get("endedAt")),
+            fields=fields,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteLogs:
+    """Some log lines of an action. Lines are numbered from 1.
+
+    :param first_line: number of the first of these; lines that are missing before it were dropped
+    :param last_line: number of the last of these, or of the last that was asked for
+    """
+
+    lines: tuple[LogLine, ...] = ()
+    first_line: int = 1
+    last_line: int = 0
+    has_more: bool = False
+
+    @classmethod
+    def from_json(cls, fields: Fields, *, after: int) -> RemoteLogs:
+        """Read what ``/logs`` answers.
+
+        :param after: the line after which was asked
+        """
+        lines = tuple(_line(line) for line in fields["lines"])
+        first = int(fields.get("firstLine") or after + 1)
+        return cls(
+            lines=lines,
+            first_line=first,
+            last_line=max(after, first + len(lines) - 1) if lines else after,
+            has_more=bool(fields.get("hasMore")),
+        )
+
+    @classmethod
+    def from_list(cls, messages: Any, *, after: int) -> RemoteLogs:
+        """Read the ``logs`` of a webda action: its last lines, which have no numbers."""
+        lines = tuple(_line(message) for message in messages or ())[after:]
+        return cls(lines=lines, first_line=after + 1, last_line=after + len(lines))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """One file of an action.
+
+    :param role: ``"input"`` or ``"output"``
+    :param hash: md5 of the content, in hex
+    """
+
+    property: str
+    index: int
+    role: str
+    name: str
+    size_bytes: int
+    mimetype: str
+    hash: str
+    sha256: str | None = None
+    metadata: Fields = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> RemoteFile:
+        """Read one entry of ``/files``."""
+        return cls(
+            property=str(fields["property"]),
+            index=int(fields["index"]),
+            role=str(fields["role"]),
+            name=str(fields["name"]),
+            size_bytes=int(fields["size"]),
+            mimetype=str(fields.get("mimetype") or "application/octet-stream"),
+            hash=str(fields["hash"]),
+            sha256=_text(fields.get("sha256")),
+            metadata=fields.get("metadata") or {},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """How much of an action was seen.
+
+    :param line: number of the last log line
+    :param report: id of the last report
+    :param etag: of the last look
+    """
+
+    line: int = 0
+    report: int = 0
+    etag: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What one look at an action has shown that was not seen before.
+
+    :param action: ``None``: nothing is new
+    """
+
+    position: Position
+    action: RemoteAction | None = None
+    logs: RemoteLogs = RemoteLogs()
+
+    @property
+    def is_last(self) -> bool:
+        """Whether all there is to see was seen."""
+        return self.action is not None and self.action.is_done and not self.logs.has_more
+
+
+def _line(line: Any) -> LogLine:
+    if not isinstance(line, Mapping):
+        return LogLine(str(line))
+    time_ms = line.get("time")
+    return LogLine(
+        str(line.get("message", "")),
+        str(line.get("level") or "INFO"),
+        time_ms if isinstance(time_ms, int) and 0 < time_ms <= MAX_TIME_MS else None,
+        _text(line.get("stream")),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _moment(value: Any) -> datetime | None:
+    return datetime.fromisoformat(value) if isinstance(value, str) else None
