@@ -99,7 +99,7 @@ def _make_pools() -> None:
     try:
         ensure_pools(airflow_settings.get_engine(), routing_pools())
     except ValueError as error:  # the Dags that need runners say so too; jobs of others go on
-        log.error("%s", error)  # noqa: TRY400 - it says what to do
+        log.error("%s", error)
 
 
 def _build_mounted() -> None:
@@ -117,20 +117,22 @@ def _strip_prefix(scope: Scope) -> None:
 
 
 def _views(url: str) -> list[dict[str, str]]:
-    """Return where Airflow's UI shows the page: in its navigation, and as a tab."""
-    page = f"{url}/ui"
-    run = "{DAG_ID}/{RUN_ID}"
+    """Return where Airflow's UI shows the page: in its navigation, and as a tab.
+
+    Airflow finds a view by its ``url_route`` alone, so that each has its own.
+    """
+    page, run = f"{url}/ui", "{DAG_ID}/{RUN_ID}"
     tabs = {
-        "dag": f"{page}/dag/{{DAG_ID}}",
-        "dag_run": f"{page}/run/{run}",
-        "task_instance": f"{page}/task/{run}/{{TASK_ID}}/{{MAP_INDEX}}",
+        "dag": ("async_actions_of_dag", f"{page}/dag/{{DAG_ID}}"),
+        "dag_run": ("async_actions_of_run", f"{page}/run/{run}"),
+        "task_instance": (links.TAB, f"{page}/task/{run}/{{TASK_ID}}/{{MAP_INDEX}}"),
     }
     nav = {"name": "Async actions", "href": f"{page}/", "destination": "nav", "url_route": "async_actions"}
     return [
         {**nav, "category": "browse"},
         *(
-            {"name": "Async actions", "href": href, "destination": where, "url_route": links.TAB}
-            for where, href in tabs.items()
+            {"name": "Async actions", "href": href, "destination": where, "url_route": route}
+            for where, (route, href) in tabs.items()
         ),
     ]
 

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// One action, whole: how it stands, what came, what went in and out, and the way to stop it.
+
+import { AIRFLOW, ApiError, ROOT, Source, ask, path, query, serverNow } from "./api.js";
+import { fill, make, say } from "./dom.js";
+import { FileTable, JsonPanel } from "./contents.js";
+import { ENDS, age } from "./format.js";
+import { LogView } from "./log.js";
+import { Facts, Progress, State, crumbs, notice, time } from "./parts.js";
+import { StopButton } from "./stop.js";
+import { isFramed } from "./theme.js";
+import { Timeline, exitWords } from "./timeline.js";
+
+/** Shows the action of an id, or of the newest attempt of a task instance. */
+export class ActionView {
+  onChange = () => {};
+  isFilled = false;
+  #attempts = new Source();
+  #shown = null;
+
+  /** @param {Object} place `uuid`, or `dagId`, `runId`, `taskId`, `mapIndex` */
+  constructor(place) {
+    this.place = place;
+    this.element = make("div", { class: "action" });
+    if (place.uuid) this.#open(place.uuid);
+    setInterval(() => document.hidden || this.#shown?.showAge(), 1000);
+  }
+
+  /** Ask for what is new, once. @returns {Promise<number|void>} */
+  async tick() {
+    if (!this.place.uuid && (this.#shown === null || this.#shown.hasEnded)) await this.#findNewest();
+    if (this.#shown === null || this.#shown.isComplete) return this.place.uuid ? Infinity : undefined;
+    const isMore = await this.#shown.update();
+    if (!this.isFilled) fill(this.element, this.#shown.element);
+    this.isFilled = true;
+    if (isMore) return 0;
+    return this.place.uuid && this.#shown.isComplete ? Infinity : undefined;
+  }
+
+  async #findNewest() {
+    const found = await this.#attempts.get(attemptsUrl(this.place));
+    if (found === null) return;
+    const newest = found.actions[0]?.uuid;
+    if (newest === undefined) fill(this.element, crumbs(this.place), notice("This task has no async action", WAITING));
+    else if (newest !== this.#shown?.uuid) this.#open(newest);
+  }
+
+  #open(uuid) {
+    this.#shown = new Panels(uuid, () => this.onChange());
+    this.isFilled = false;
+  }
+}
+
+const WAITING = "One is shown here as soon as the task asks for it.";
+
+/** Everything about one action. */
+class Panels {
+  hasEnded = false;
+  isComplete = false;
+  #source = new Source();
+  #whole = {};
+  #seen = "";
+  #state = new State();
+  #progress = new Progress();
+  #facts = new Facts();
+  #timeline = new Timeline();
+  #title = make("h1");
+  #age = make("span", { class: "quiet" });
+  #live = make("p", { class: "unseen", role: "status" });
+  #crumbs = make("div");
+  #attempts = make("nav", { class: "attempts", "aria-label": "Attempts", hidden: true });
+  #error = make("section", { class: "error", hidden: true, "aria-label": "Error" });
+  #arguments = new JsonPanel("Arguments");
+  #results = new JsonPanel("Results");
+  #details = new JsonPanel("Status details");
+  #files;
+  #log;
+  #stop;
+
+  constructor(uuid, onChange) {
+    this.uuid = uuid;
+    this.#files = new FileTable(uuid);
+    this.#log = new LogView(() => `${this.#whole.type ?? "action"}-${uuid.slice(0, 8)}.log`.replace(/[^\w.-]+/g, "_"));
+    this.#stop = new StopButton(uuid, onChange);
+    const title = make("div", { class: "title" }, this.#state.element, this.#title, this.#age, this.#stop.element);
+    const head = make("header", {}, this.#crumbs, title, this.#attempts, this.#progress.element, this.#live);
+    const contents = [this.#arguments, this.#results, this.#details].map((panel) => panel.element);
+    const wide = make("div", { class: "wide" }, this.#log.element, this.#files.element, ...contents);
+    const facts = make("section", { class: "panel" }, make("h2", {}, "About"), this.#facts.element);
+    const side = make("div", { class: "side" }, facts, this.#timeline.element);
+    this.element = make("div", {}, head, this.#error, make("div", { class: "columns" }, wide, side));
+  }
+
+  /** Take what is new. @returns {Promise<boolean>} whether there is more at once */
+  async update() {
+    const after = query({ afterLine: this.#log.after, afterReport: this.#timeline.after });
+    const found = await this.#source.get(`${path("actions", this.uuid, "changes")}?${after}`);
+    if (found === null) return false;
+    try {
+      return await this.#take(found);
+    } catch (error) {
+      this.#source.forget();
+      throw error;
+    }
+  }
+
+  /** Show how long it has run by now. */
+  showAge() {
+    say(this.#age, this.#whole.type === undefined ? "" : age(this.#whole, serverNow()));
+  }
+
+  async #take({ action, logs, reports }) {
+    const isMore = logs.hasMore || reports.hasMore;
+    const seen = JSON.stringify([action.status, action.isDone, action.action, action.reportCount > 0, isMore]);
+    if (seen !== this.#seen) await this.#readWhole(action);
+    this.#seen = seen;
+    this.#log.append(logs);
+    this.#timeline.append(reports);
+    if (reports.reports.some((report) => report.kind === "file")) this.#files.show(await this.#askFor("files"));
+    this.#show({ ...this.#whole, ...action });
+    this.hasEnded = ENDS.includes(action.status);
+    this.isComplete = action.isDone && !isMore;
+    return isMore;
+  }
+
+  async #readWhole(action) {
+    this.#whole = await ask(path("actions", this.uuid));
+    this.#files.show(await this.#askFor("files"));
+    if (action.taskId) this.#showAttempts((await ask(attemptsUrl(action))).actions);
+  }
+
+  async #askFor(what) {
+    try {
+      return await ask(path("actions", this.uuid, what));
+    } catch (error) {
+      if (error instanceof ApiError && !error.isPassing) return null; // the rest can be shown without
+      throw error;
+    }
+  }
+
+  #show(action) {
+    this.#whole = action;
+    document.title = `${action.type} · ${action.status}`;
+    if (this.#title.textContent === "") fill(this.#crumbs, crumbs(action));
+    say(this.#title, action.type);
+    say(this.#live, `${action.type} is ${action.status}`);
+    this.#state.show(action);
+    this.#progress.show(action);
+    this.#stop.show(action);
+    this.#showError(action);
+    this.#facts.show(facts(action));
+    this.#timeline.show(action);
+    this.#arguments.show(action.arguments, isFilled(action.arguments));
+    this.#results.show(action.results, Boolean(action.hasResults), action.canSeeResults !== false);
+    this.#details.show(action.statusDetails, hasMoreThanProgress(action.statusDetails));
+    this.#log.explain(...whyNoLines(action));
+    this.showAge();
+  }
+
+  #showError({ errorName, errorMessage, status }) {
+    this.#error.hidden = !errorName && !errorMessage;
+    if (this.#error.hidden) return;
+    this.#error.dataset.state = status;
+    const message = make("pre", { tabindex: 0, role: "group", "aria-label": "Error message" }, errorMessage ?? "");
+    const shown = `${errorName ?? ""}${errorMessage ?? ""}`;
+    if (shown !== this.#error.textContent) fill(this.#error, make("h2", {}, errorName ?? ""), errorMessage ? message : null);
+  }
+
+  #showAttempts(actions) {
+    this.#attempts.hidden = actions.length < 2;
+    const links = [...actions].reverse().map((each) => {
+      const state = new State();
+      state.show(each);
+      const current = each.uuid === this.uuid ? "true" : null;
+      const href = path("ui", "action", each.uuid);
+      return make("li", {}, make("a", { href, "aria-current": current }, `Attempt ${each.attempt}`, state.element));
+    });
+    fill(this.#attempts, make("ol", {}, ...links));
+  }
+}
+
+function attemptsUrl({ dagId: dag, runId: run, taskId: task, mapIndex }) {
+  return `${ROOT}/actions?${query({ dag, run, task, mapIndex, limit: 50 })}`;
+}
+
+function facts(action) {
+  return [
+    ["Attempt", action.attempt || null],
+    ["Runner", action.runner],
+    ["Requested by", action.requestedBy],
+    ["Created", time(action.createdAt)],
+    ["Scheduled for", time(action.scheduledAt)],
+    ["Started", time(action.startedAt)],
+    ["Last report", time(action.lastReportAt)],
+    ["Ended", time(action.endedAt)],
+    ["Reports", action.refusedCount ? `${action.reportCount}, ${action.refusedCount} refused` : action.reportCount],
+    ["Stop reason", action.stopReason],
+    ["Exit", exitWords(action.exit)],
+    ...named(action.job, action.agent),
+    ["Action", make("code", {}, action.uuid)],
+  ];
+}
+
+const LONGEST_FACT = 500;
+const NAMES = { hostname: "Host", host: "Host", pod: "Pod", node: "Node", namespace: "Namespace", pid: "Process" };
+
+function named(...sources) {
+  const values = new Map();
+  for (const [name, value] of sources.flatMap((source) => Object.entries(source ?? {})).slice(0, 40)) {
+    if (!["string", "number", "boolean"].includes(typeof value)) continue;
+    const title = Object.hasOwn(NAMES, name) ? NAMES[name] : name;
+    if (!values.has(title)) values.set(title, String(value).slice(0, LONGEST_FACT));
+  }
+  return [...values];
+}
+
+function whyNoLines(action) {
+  if (!action.isDone && !action.startedAt) return ["Nothing is running yet."];
+  if (action.logLines > action.logLinesDropped) return ["You may not see the lines that the job has reported."];
+  const words = ["The job has reported no lines. What it prints is in the log of its Airflow task"];
+  const { dagId, runId, taskId, mapIndex } = action;
+  if (!taskId) return [`${words[0]}.`];
+  if (isFramed()) return [`${words[0]}: the tab “Logs” of task ${taskId}.`];
+  const parts = [dagId, "runs", runId, "tasks", taskId, ...(mapIndex >= 0 ? ["mapped", mapIndex] : [])];
+  const href = `${AIRFLOW}/dags/${parts.map((part) => encodeURIComponent(part)).join("/")}`;
+  return [`${words[0]}: `, make("a", { href }, taskId), "."];
+}
+
+function isFilled(value) {
+  return value !== null && value !== undefined && Object.keys(Object(value)).length > 0;
+}
+
+function hasMoreThanProgress(details) {
+  if (details === null || typeof details !== "object") return false;
+  return Object.keys(details).some((name) => name !== "progress" && name !== "message");
+}

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Speaks to the user routes, and decides when.
+
+const TICK_MS = 2000;
+const LONGEST_WAIT_MS = 30000;
+const DATE_CHARS = "Tue, 24 Nov 2026 18:00:00 GMT".length;
+
+/** Where this app is mounted, and Airflow around it; without a slash at the end. */
+export const { root: ROOT, airflow: AIRFLOW } = document.documentElement.dataset;
+
+/** The server's clock minus this machine's, in ms. */
+let clockSkewMs = 0;
+
+/** An answer that is an error: `code` as the protocol has it, `status` of HTTP (0: nobody answered). */
+export class ApiError extends Error {
+  constructor(status, code, message, retryAfterMs = 0) {
+    super(message);
+    this.status = status;
+    this.code = code;
+    this.retryAfterMs = retryAfterMs;
+  }
+
+  /** Whether asking again later may help. */
+  get isPassing() {
+    return this.status === 0 || this.status === 429 || this.status >= 500;
+  }
+}
+
+/** @returns {number} the server's time, in ms */
+export function serverNow() {
+  return Date.now() + clockSkewMs;
+}
+
+/**
+ * Join a path of this app, each part encoded.
+ * @param {...(string|number)} parts
+ */
+export function path(...parts) {
+  return `${ROOT}/${parts.map((part) => encodeURIComponent(part)).join("/")}`;
+}
+
+/**
+ * Write a query; what is empty is left out, and lists are repeated.
+ * @param {Object<string, *>} fields
+ */
+export function query(fields) {
+  const pairs = Object.entries(fields).flatMap(([name, value]) =>
+    (Array.isArray(value) ? value : [value]).map((each) => [name, each]),
+  );
+  return new URLSearchParams(pairs.filter(([, value]) => value !== "" && value !== null && value !== undefined));
+}
+
+/** Asks for one thing again and again; what has not changed is not sent again. */
+export class Source {
+  #etag = null;
+  #url = null;
+
+  /**
+   * @param {string} url another than the last time: nothing is known of it
+   * @returns {Promise<?Object>} null: as it was
+   */
+  async get(url) {
+    const headers = this.#etag !== null && url === this.#url ? { "If-None-Match": this.#etag } : {};
+    const answer = await send("GET", url, headers);
+    if (answer.status === 304) return null;
+    const found = await answer.json();
+    this.#url = url;
+    this.#etag = answer.headers.get("ETag");
+    const date = answer.headers.get("Date")?.slice(-DATE_CHARS); // some servers send two of them
+    const serverMs = Date.parse(found.serverTime ?? found.action?.serverTime ?? date);
+    if (!Number.isNaN(serverMs)) clockSkewMs = serverMs - Date.now();
+    return found;
+  }
+
+  /** Have all sent again the next time: what came was not taken. */
+  forget() {
+    this.#etag = null;
+  }
+}
+
+/**
+ * Ask once.
+ * @param {string} url
+ * @param {string} method
+ * @returns {Promise<Object>}
+ */
+export async function ask(url, method = "GET") {
+  return (await send(method, url, {})).json();
+}
+
+async function send(method, url, headers) {
+  let answer;
+  try {
+    answer = await fetch(url, {
+      method,
+      credentials: "same-origin",
+      cache: "no-store",
+      headers: { "X-Requested-With": "asyncaction", Accept: "application/json", ...headers },
+    });
+  } catch {
+    throw new ApiError(0, "unreachable", "The server cannot be reached");
+  }
+  if (!answer.ok && answer.status !== 304) throw await errorOf(answer);
+  return answer;
+}
+
+async function errorOf(answer) {
+  const retryAfterMs = 1000 * Number(answer.headers.get("Retry-After") ?? 0) || 0;
+  const body = await answer.json().catch(() => ({}));
+  const message = typeof body.message === "string" ? body.message : `The server answered ${answer.status}`;
+  return new ApiError(answer.status, String(body.error ?? ""), message, retryAfterMs);
+}
+
+/** Does something now and every 2 s, while the page is seen; less often while the server is away. */
+export class Ticker {
+  #timer = null;
+  #isBusy = false;
+  #isOver = false;
+  #isLate = false;
+  #failures = 0;
+  #onVisibility = () => this.#run();
+
+  /**
+   * @param {() => Promise<number|void>} tick returns ms until the next one, if not 2 s; Infinity: it was the last
+   * @param {(error: ?ApiError, waitMs: number) => void} onTrouble null: it is over; Infinity: no more ticks
+   */
+  constructor(tick, onTrouble) {
+    this.tick = tick;
+    this.onTrouble = onTrouble;
+    document.addEventListener("visibilitychange", this.#onVisibility);
+    this.#run();
+  }
+
+  /** Tick now: something else is to be shown. */
+  now() {
+    this.#isOver = false;
+    this.#isLate = this.#isBusy;
+    this.#run();
+  }
+
+  async #run() {
+    clearTimeout(this.#timer);
+    if (this.#isBusy || this.#isOver || document.hidden) return;
+    this.#isBusy = true;
+    const waitMs = await this.#try();
+    this.#isBusy = false;
+    this.#isOver = waitMs === Infinity && !this.#isLate;
+    if (!this.#isOver) this.#timer = setTimeout(() => this.#run(), this.#isLate ? 0 : waitMs);
+    this.#isLate = false;
+  }
+
+  async #try() {
+    try {
+      const waitMs = (await this.tick()) ?? TICK_MS;
+      if (this.#failures > 0) this.onTrouble(null, waitMs);
+      this.#failures = 0;
+      return waitMs;
+    } catch (error) {
+      if (!(error instanceof ApiError)) console.error(error);
+      this.#failures += 1;
+      const backOffMs = Math.max(error.retryAfterMs ?? 0, TICK_MS * 2 ** Math.min(this.#failures, 8));
+      const waitMs = error.isPassing === false ? Infinity : Math.min(LONGEST_WAIT_MS, backOffMs);
+      this.onTrouble(error, waitMs);
+      return waitMs;
+    }
+  }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// What went into an action and what came out: JSON and files.
+
+import { path } from "./api.js";
+import { fill, make, say } from "./dom.js";
+import { pretty, size } from "./format.js";
+
+/** A value, written out. */
+export class JsonPanel {
+  #text;
+
+  /** @param {string} title */
+  constructor(title) {
+    this.#text = make("pre", { tabindex: 0, role: "group", "aria-label": title });
+    this.element = make("section", { class: "panel", hidden: true }, make("h2", {}, title), this.#text);
+  }
+
+  /** @param {*} value @param {boolean} isThere @param {boolean} isShown whether this person may see it */
+  show(value, isThere, isShown = true) {
+    this.element.hidden = !isThere;
+    if (isThere) say(this.#text, isShown ? pretty(value) : "You may not see them.");
+  }
+}
+
+/** The files of one action. */
+export class FileTable {
+  #shown = "";
+  #body = make("tbody");
+
+  /** @param {string} uuid */
+  constructor(uuid) {
+    this.uuid = uuid;
+    const head = make("tr", {}, ...["File", "Role", "Size", "SHA-256"].map((name) => make("th", { scope: "col" }, name)));
+    const table = make("table", {}, make("caption", { class: "unseen" }, "Files"), make("thead", {}, head), this.#body);
+    const scroll = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Files" }, table);
+    this.element = make("section", { class: "panel files", hidden: true }, make("h2", {}, "Files"), scroll);
+  }
+
+  /** @param {?{files: Object[]}} found null: as it was */
+  show(found) {
+    const shown = JSON.stringify(found);
+    if (found === null || shown === this.#shown) return;
+    this.#shown = shown;
+    this.element.hidden = found.files.length === 0;
+    fill(this.#body, ...found.files.map((file) => this.#row(file)));
+  }
+
+  #row(file) {
+    const href = path("actions", this.uuid, "files", file.property, file.index);
+    const place = file.index > 0 ? `${file.property} [${file.index}]` : file.property;
+    const link = make("a", { href, download: file.name ?? "" }, file.name || place);
+    const about = make("div", { class: "quiet" }, [place, file.mimetype].filter(Boolean).join(" · "));
+    return make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, link, about),
+      make("td", {}, file.role),
+      make("td", { class: "number nowrap", title: `${file.size} bytes` }, size(file.size)),
+      make("td", {}, make("code", { title: `SHA-256 ${file.sha256}\nMD5 ${file.hash}` }, file.sha256 ?? file.hash)),
+    );
+  }
+}

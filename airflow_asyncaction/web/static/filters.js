@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the list is narrowed to; it is in the page's address as well, for reloads and for others.
+
+import { query } from "./api.js";
+import { make } from "./dom.js";
+import { STATES } from "./format.js";
+
+const PAUSE_MS = 300;
+const HOUR_MS = 3600e3;
+const SINCE = { "": "Any time", 1: "Last hour", 24: "Last 24 hours", 168: "Last 7 days", 720: "Last 30 days" };
+
+/** The form of filters. */
+export class Filters {
+  #texts = {};
+  #states = STATES.map((value) => make("input", { type: "checkbox", value }));
+  #hours = make("select", {}, ...Object.entries(SINCE).map(([value, name]) => make("option", { value }, name)));
+  #clear = make("button", { type: "button", class: "plain", on: { click: () => this.#reset() } }, "Clear filters");
+  #timer = null;
+
+  /**
+   * @param {Object} place `dagId`, `runId`: what needs no filter
+   * @param {() => void} onChange
+   */
+  constructor(place, onChange) {
+    this.onChange = onChange;
+    const names = { type: "Type", ...(!place.dagId && { dag: "Dag" }), ...(!place.runId && { run: "Run" }) };
+    const fields = Object.entries(names).map(([name, title]) => {
+      this.#texts[name] = make("input", { type: "search", spellcheck: "false", autocomplete: "off" });
+      return make("label", { class: "field" }, title, this.#texts[name]);
+    });
+    const since = make("label", { class: "field" }, "Created", this.#hours);
+    const chips = this.#states.map((box) => make("label", { class: "chip", "data-state": box.value }, box, box.value));
+    const states = make("fieldset", { class: "chips" }, make("legend", { class: "unseen" }, "States"), ...chips);
+    this.element = make("form", { role: "search", "aria-label": "Filters", class: "filters" });
+    this.element.append(...fields, since, states, this.#clear);
+    this.element.addEventListener("input", () => this.#soon());
+    this.element.addEventListener("submit", (event) => event.preventDefault());
+    this.#read();
+  }
+
+  /** @returns {Object} as the route takes them */
+  get fields() {
+    const { hours, ...rest } = this.asked;
+    return { ...rest, since: hours && this.since };
+  }
+
+  /** @returns {boolean} whether there are any */
+  get isSet() {
+    return query(this.asked).size > 0;
+  }
+
+  #soon() {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#take(), PAUSE_MS);
+  }
+
+  #take() {
+    const texts = Object.entries(this.#texts).map(([name, input]) => [name, input.value.trim()]);
+    const status = this.#states.filter((box) => box.checked).map((box) => box.value);
+    this.asked = { ...Object.fromEntries(texts), status, hours: this.#hours.value };
+    this.since = new Date(Date.now() - Number(this.#hours.value) * HOUR_MS).toISOString();
+    this.#clear.hidden = !this.isSet;
+    const search = query(this.asked).toString();
+    window.history.replaceState(null, "", search ? `?${search}` : window.location.pathname);
+    this.onChange();
+  }
+
+  #read() {
+    const given = new URLSearchParams(window.location.search);
+    for (const [name, input] of Object.entries(this.#texts)) input.value = given.get(name) ?? "";
+    for (const box of this.#states) box.checked = given.getAll("status").includes(box.value);
+    this.#hours.value = Object.hasOwn(SINCE, given.get("hours") ?? "") ? given.get("hours") ?? "" : "";
+    this.#take();
+  }
+
+  #reset() {
+    this.element.reset();
+    this.#texts.type.focus();
+    this.#take();
+  }
+}

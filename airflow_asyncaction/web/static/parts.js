@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the list and the view of one action both show.
+
+import { path } from "./api.js";
+import { fill, make, say } from "./dom.js";
+import { STATES, moment } from "./format.js";
+
+/** A state, by colour and word. */
+export class State {
+  element = make("span", { class: "state" });
+
+  /** @param {Object} action */
+  show(action) {
+    const isStopping = action.action === "STOP";
+    this.element.dataset.state = STATES.includes(action.status) ? action.status : "";
+    say(this.element, isStopping ? "STOPPING" : action.status);
+    this.element.title = isStopping ? `${action.status}, and asked to stop` : "";
+  }
+}
+
+/** A progress bar with its message. */
+export class Progress {
+  #bar = make("progress", { max: 100 });
+  #percent = make("span", { class: "percent" });
+  #message = make("span", { class: "message" });
+  #line = make("div", { class: "progress-line" }, this.#bar, this.#percent);
+  element = make("div", { class: "progress" }, this.#line, this.#message);
+
+  /** @param {Object} action */
+  show(action) {
+    const isKnown = typeof action.progress === "number";
+    const isRunning = action.status === "RUNNING" || action.status === "STARTING";
+    this.#line.hidden = !isKnown;
+    this.element.dataset.state = isRunning ? "RUNNING" : action.status;
+    if (isKnown) {
+      this.#bar.value = action.progress;
+      this.#bar.setAttribute("aria-label", `Progress of ${action.type}`);
+    }
+    say(this.#percent, isKnown ? `${Math.round(action.progress)} %` : "");
+    say(this.#message, action.message ?? "");
+    this.#message.title = action.message ?? "";
+  }
+}
+
+/**
+ * Return a time, to the ms in its tool tip.
+ * @param {?string} iso
+ */
+export function time(iso, text = moment(iso)) {
+  return iso ? make("time", { datetime: iso, title: iso }, text) : "";
+}
+
+/** @param {Object} action @returns {string} its view */
+export function actionPath(action) {
+  return path("ui", "action", action.uuid);
+}
+
+/**
+ * Return the way from the list of everything to a place, each step a link but the last.
+ * @param {Object} place `dagId`, `runId`, `taskId`, `mapIndex`, `uuid`: as far as they are given
+ */
+export function crumbs(place) {
+  const { dagId, runId, taskId, mapIndex = -1, uuid } = place;
+  const task = mapIndex >= 0 ? `${taskId} [${mapIndex}]` : taskId;
+  const steps = [
+    ["Async actions", path("ui", "")],
+    dagId && [dagId, path("ui", "dag", dagId)],
+    dagId && runId && [runId, path("ui", "run", dagId, runId)],
+    dagId && runId && taskId && [task, path("ui", "task", dagId, runId, taskId, mapIndex)],
+    uuid && [uuid.slice(0, 8), null],
+  ].filter(Boolean);
+  const items = steps.map(([name, href], index) => {
+    const isLast = index === steps.length - 1;
+    return make("li", {}, isLast || !href ? make("span", { "aria-current": "page" }, name) : make("a", { href }, name));
+  });
+  return make("nav", { "aria-label": "Where this is", class: "crumbs" }, make("ol", {}, ...items));
+}
+
+/**
+ * Return what a view says instead of data.
+ * @param {string} title
+ * @param {...(Node|string)} body
+ */
+export function notice(title, ...body) {
+  const element = make("section", { class: "notice" }, make("h2", {}, title));
+  if (body.length > 0) element.append(make("p", {}, ...body));
+  return element;
+}
+
+/** A table of names and values, which changes only where they do. */
+export class Facts {
+  #shown = "";
+  element = make("dl", { class: "facts" });
+
+  /** @param {Array<[string, ?(string|number|Node)]>} pairs those without a value are left out */
+  show(pairs) {
+    const filled = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
+    const shown = JSON.stringify(filled.map(([name, value]) => [name, value.textContent ?? value]));
+    if (shown === this.#shown) return;
+    this.#shown = shown;
+    fill(this.element, ...filled.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+  }
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stops an action, once a person has said so twice.
+
+import { ApiError, ask, path } from "./api.js";
+import { make, say } from "./dom.js";
+import { ENDS } from "./format.js";
+
+const WHAT_HAPPENS =
+  "The job is asked to stop, and killed if it has not after its grace time. Its task fails, and is not retried.";
+
+/** The button, with the dialog that asks back. */
+export class StopButton {
+  #open = make("button", { type: "button", class: "danger", hidden: true, on: { click: () => this.#ask() } }, "Stop");
+  #question = make("h2", { id: "stop-question" });
+  #trouble = make("p", { class: "trouble", role: "alert" });
+  #keep = make("button", { type: "button", on: { click: () => this.#dialog.close() } }, "Cancel");
+  #stop = make("button", { type: "button", class: "danger solid", on: { click: () => this.#send() } }, "Stop it");
+  #dialog = make(
+    "dialog",
+    { "aria-labelledby": "stop-question" },
+    this.#question,
+    make("p", {}, WHAT_HAPPENS),
+    this.#trouble,
+    make("div", { class: "buttons" }, this.#keep, this.#stop),
+  );
+  element = make("div", { class: "stop" }, this.#open, this.#dialog);
+
+  /**
+   * @param {string} uuid
+   * @param {() => void} onDone
+   */
+  constructor(uuid, onDone) {
+    this.uuid = uuid;
+    this.onDone = onDone;
+  }
+
+  /** @param {Object} action */
+  show(action) {
+    const isStopping = action.action === "STOP";
+    this.#open.hidden = ENDS.includes(action.status) || action.canStop === false;
+    this.#open.disabled = isStopping;
+    say(this.#open, isStopping ? "Stopping…" : "Stop");
+    say(this.#question, `Stop ${action.type}?`);
+    if (this.#open.hidden && this.#dialog.open) this.#dialog.close();
+  }
+
+  #ask() {
+    say(this.#trouble, "");
+    this.#dialog.showModal();
+    this.#keep.focus();
+  }
+
+  async #send() {
+    this.#stop.disabled = true;
+    try {
+      await ask(path("actions", this.uuid, "stop"), "PUT");
+      this.#dialog.close();
+      this.onDone();
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      say(this.#trouble, error.status === 403 ? "You may not stop this action." : `${error.message}.`);
+      if (error.status === 409) this.onDone();
+    } finally {
+      this.#stop.disabled = false;
+    }
+  }
+}

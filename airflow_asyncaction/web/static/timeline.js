@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// What came about an action, in order: each report, what was refused and why, and the runner's words.
+
+import { arrange, fill, make, say } from "./dom.js";
+import { ENDS, clockOf, counted, moment, prettyText } from "./format.js";
+
+const MOST = 400;
+const REPEATED = ["heartbeat", "report", "RUNNING"];
+const TITLES = {
+  queued: "Queued",
+  launched: "Launched",
+  heartbeat: "Heartbeat",
+  report: "Report",
+  RUNNING: "Report",
+  SUCCESS: "Reported SUCCESS",
+  ERROR: "Reported ERROR",
+  exit: "Process ended",
+  stop: "Asked to stop",
+  abandon: "Given up: nobody watches it any more",
+  supersede: "Replaced by a newer attempt",
+  timeout: "A clock ran out",
+  deferred: "Task deferred; its worker is free",
+  file: "File",
+};
+const REASONS = {
+  already_ended: "the action had ended, with another status",
+  superseded: "a newer attempt had taken over, or Airflow had ended the action",
+  nonce_reused: "another report was sent under the same nonce",
+  malformed: "it was not as the protocol has it",
+  stale_time: "its time was too far from the server's clock",
+  too_large: "it was too large",
+};
+
+/** The time line of one action. */
+export class Timeline {
+  after = 0;
+  #reports = [];
+  #entries = new Map();
+  #list = make("ol", { class: "events" });
+  element = make("section", { class: "panel timeline" }, make("h2", {}, "Time line"), this.#list);
+
+  /**
+   * Add the reports that have come.
+   * @param {{reports: Object[]}} page
+   */
+  append({ reports }) {
+    this.#reports.push(...reports);
+    if (reports.length > 0) this.after = reports.at(-1).id;
+  }
+
+  /** @param {Object} action */
+  show(action) {
+    const events = [...beginnings(action), ...grouped(this.#reports, action), ...ends(action)];
+    events.sort((one, other) => Date.parse(one.at) - Date.parse(other.at));
+    const left = Math.max(0, events.length - MOST);
+    const entries = new Map();
+    for (const event of events.slice(left)) {
+      const entry = this.#entries.get(event.key) ?? new Entry();
+      entry.show(event);
+      entries.set(event.key, entry);
+    }
+    this.#entries = entries;
+    arrange(this.#list, [...entries.values()].map((entry) => entry.element));
+    if (left > 0) this.#list.prepend(make("li", { class: "quiet" }, `${counted(left, "earlier event")} not shown`));
+  }
+}
+
+class Entry {
+  #time = make("time");
+  #title = make("span", { class: "event-title" });
+  #more = make("span", { class: "event-more" });
+  #body = null;
+  element = make("li", {}, this.#time, make("div", {}, this.#title, this.#more));
+
+  show({ at, title, more = "", tone = "", body = null }) {
+    this.element.dataset.tone = tone;
+    this.#time.dateTime = at;
+    this.#time.title = `${moment(at)} (${at})`;
+    say(this.#time, clockOf(at));
+    say(this.#title, title);
+    say(this.#more, more);
+    if (body && this.#body === null) {
+      this.#body = make("pre", { tabindex: 0, role: "group", "aria-label": "What was sent" });
+      fill(this.#body, prettyText(body));
+      this.element.lastChild.append(make("details", {}, make("summary", {}, "What was sent"), this.#body));
+    }
+  }
+}
+
+function beginnings({ createdAt, scheduledAt, startedAt, requestedBy }) {
+  return [
+    { key: "created", at: createdAt, title: "Created", more: requestedBy ? `by ${requestedBy}` : "" },
+    scheduledAt && { key: "scheduled", at: createdAt, title: "Scheduled", more: `to run at ${moment(scheduledAt)}` },
+    startedAt && { key: "started", at: startedAt, title: "Started" },
+  ].filter(Boolean);
+}
+
+function ends({ status, endedAt, errorName }) {
+  if (!endedAt || !ENDS.includes(status)) return [];
+  const more = errorName ?? "";
+  return [{ key: "ended", at: endedAt, title: `Ended: ${status}`, more, tone: status === "SUCCESS" ? "good" : "bad" }];
+}
+
+function grouped(reports, action) {
+  const events = [];
+  let last = null;
+  for (const report of reports) {
+    const canRepeat = !report.refusedWith && REPEATED.includes(report.kind);
+    const isHeartbeat = report.kind === "heartbeat";
+    if (canRepeat && last?.isHeartbeat === isHeartbeat) {
+      last.add(report);
+    } else {
+      last = canRepeat ? new Repeated(report, isHeartbeat) : null;
+      events.push(last ?? single(report, action));
+    }
+  }
+  return events;
+}
+
+/** Reports of one sort that came one after the other. */
+class Repeated {
+  #count = 1;
+  #lines = 0;
+
+  constructor(report, isHeartbeat) {
+    this.key = report.id;
+    this.at = report.receivedAt;
+    this.to = report.receivedAt;
+    this.isHeartbeat = isHeartbeat;
+    this.#lines = report.logCount;
+  }
+
+  add(report) {
+    this.#count += 1;
+    this.#lines += report.logCount;
+    this.to = report.receivedAt;
+  }
+
+  get title() {
+    const noun = this.isHeartbeat ? "heartbeat" : "report";
+    return this.#count > 1 ? counted(this.#count, noun) : TITLES[noun];
+  }
+
+  get more() {
+    const until = this.#count > 1 ? `until ${clockOf(this.to)}` : "";
+    return [until, this.#lines > 0 ? counted(this.#lines, "log line") : ""].filter(Boolean).join(", ");
+  }
+}
+
+function single({ id, kind, receivedAt, refusedWith, body, logCount, scheme }, action) {
+  const title = Object.hasOwn(TITLES, kind) ? TITLES[kind] : kind;
+  const event = { key: id, at: receivedAt, title, body };
+  if (refusedWith) {
+    const reason = Object.hasOwn(REASONS, refusedWith) ? `${REASONS[refusedWith]} (${refusedWith})` : refusedWith;
+    return { ...event, title: `Refused: ${title}`, more: reason, tone: "refused" };
+  }
+  const exit = kind === "exit" ? exitWords(action.exit) : "";
+  const lines = logCount > 0 && kind !== "file" ? counted(logCount, "log line") : "";
+  const signed = scheme === "v1" && kind === kind.toUpperCase() ? "signed with v1" : "";
+  return { ...event, more: [exit, lines, signed].filter(Boolean).join(", ") };
+}
+
+/** @param {?Object} exit as the runner saw it @returns {string} e.g. `code 137, OOMKilled` */
+export function exitWords(exit) {
+  const { code, signal, reason } = exit ?? {};
+  const isThere = (value) => value !== null && value !== undefined;
+  return [isThere(code) && `code ${code}`, isThere(signal) && `signal ${signal}`, reason].filter(Boolean).join(", ");
+}

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A browser, as a person would have it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.means import STRICT
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-sandbox",  # tests may run as root; it opens nothing but the Airflow of the tests
+)
+
+
+@contextmanager
+def browser_or_skip() -> Iterator[Browser]:
+    """Run a Chromium; where there is none, skip with a line that says how to get it, or fail."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        said = "no chromium on the PATH: apt-get install chromium"
+        if STRICT:
+            pytest.fail(said)
+        pytest.skip(said)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
+        try:
+            yield browser
+        finally:
+            browser.close()

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs to be looked at: one takes its time, one leaves things, one means harm, one is silent."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from airflow.sdk import DAG, task
+
+from airflow_asyncaction.job import current_job
+from airflow_asyncaction.operators import LocalActionOperator
+
+MARKUP = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'><b id=pwned>!</b>"
+SECONDS = 1200  # longer than these tests take: somebody stops it
+LEVELS = ("INFO", "INFO", "DEBUG", "INFO", "WARNING", "INFO", "ERROR")
+
+
+@task.async_action(type="etl.load", stop_grace=20)
+def load() -> str:
+    job = current_job()
+    for second in range(SECONDS):
+        if job.is_stopping():
+            raise InterruptedError("asked to stop")
+        job.progress(30 + 60 * second / SECONDS, f"loading partition {second + 1} of {SECONDS}")
+        job.log(f"copied partition {second + 1}", LEVELS[second % len(LEVELS)])
+        time.sleep(1)
+    return "loaded"
+
+
+@task.async_action(type="etl.report")
+def leave() -> dict[str, int]:
+    job = current_job()
+    path = Path(tempfile.mkdtemp()) / "orders.csv"
+    path.write_text("order,amount\n1,20\n2,30\n")
+    for percent in (20, 60, 100):
+        job.progress(percent, "writing the report")
+        job.log(f"{percent} % of the report is written")
+    job.upload("orders", path)
+    return {"orders": 2}
+
+
+@task.async_action(type="etl.hostile")
+def harm() -> None:
+    job = current_job()
+    path = Path(tempfile.mkdtemp()) / MARKUP.replace("/", "")
+    path.write_text(MARKUP)
+    job.upload("harm", path, metadata={MARKUP: MARKUP})
+    job.log(MARKUP)
+    job.log(f"\u202e{MARKUP}", MARKUP[:16])
+    job.progress(50, MARKUP)
+    job.fail(MARKUP, MARKUP)
+
+
+with DAG("page_load", schedule=None, tags=["asyncaction"]):
+    load()
+
+with DAG("page_leave", schedule=None, tags=["asyncaction"]):
+    leave()
+
+with DAG("page_harm", schedule=None, tags=["asyncaction"]):
+    harm()
+
+with DAG("page_silent", schedule=None, tags=["asyncaction"]):
+    LocalActionOperator(task_id="say", type="shell.echo", command="echo printed", arguments={"html": MARKUP})

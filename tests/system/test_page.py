@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page, as people use it in a browser, inside Airflow's UI and alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Browser, FrameLocator, Page, Request, expect
+
+from dev.deployment import Deployment
+from dev.postgres import Postgres
+from tests.system.browser import browser_or_skip
+from tests.system.conftest import CONFIG
+from tests.system.page_dags.pages import MARKUP
+from tests.system.page_scene import AUTH_MANAGERS, VIEWER, PageScene, Theme, frame_of, serious
+
+pytestmark = pytest.mark.system
+
+HERE = Path(__file__).parent
+DAGS = {"page_load", "page_leave", "page_harm", "page_silent"}
+PATIENCE_MS = 90_000
+"""A task may take long to start; what is shown once it has is in time."""
+
+IN_TIME_MS = 4_000
+"""2 s, and as much again for a machine that does other things as well."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browser_or_skip() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module", params=list(AUTH_MANAGERS))
+def scene(
+    request: pytest.FixtureRequest,
+    browser: Browser,
+    postgres: Postgres,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[PageScene]:
+    """Return a deployment of each auth manager, in which some runs have ended."""
+    kind = str(request.param)
+    deployment = Deployment(
+        tmp_path_factory.mktemp(kind),
+        dags=[HERE / "page_dags"],
+        database_url=postgres.create(f"page_{kind}"),
+        config={**CONFIG, "core": {**AUTH_MANAGERS[kind], "parallelism": "4"}},
+    )
+    with deployment:
+        scene = PageScene(kind, deployment, browser)
+        scene.make_users()
+        scene.api.wait_for_dags(DAGS, timeout_seconds=180)
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def runs(scene: PageScene) -> dict[str, str]:
+    """Return the runs of what ends by itself."""
+    runs = {dag_id: scene.api.trigger(dag_id) for dag_id in ("page_leave", "page_harm", "page_silent")}
+    for dag_id, run_id in runs.items():
+        state = scene.api.wait_for_run(dag_id, run_id, timeout_seconds=180)
+        assert state == ("failed" if dag_id == "page_harm" else "success")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def running(scene: PageScene) -> Iterator[str]:
+    """Return a run whose job goes on until these tests are over."""
+    run_id = scene.api.trigger("page_load")
+    yield run_id
+    scene.api.set_run_state("page_load", run_id, "failed")
+
+
+def expect_to_move(view: FrameLocator | Page) -> None:
+    """Expect the progress to move by itself."""
+    bar = view.locator("header progress")
+    expect(bar).to_be_visible(timeout=PATIENCE_MS)
+    now = bar.get_attribute("value")
+    assert now is not None
+    expect(bar).not_to_have_attribute("value", now, timeout=IN_TIME_MS)
+
+
+def test_a_run_is_started_in_airflows_ui_watched_and_stopped(scene: PageScene) -> None:
+    scene.api.unpause("page_load")
+    with scene.page() as page:
+        page.goto(f"{scene.deployment.base_url}/dags/page_load")
+        page.get_by_role("button", name="Trigger").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="Trigger").click()
+        expect(page.get_by_role("dialog")).to_be_hidden()
+        view = scene.open(page, "/dags/page_load/plugin/async_actions_of_dag")
+        row = view.locator("tbody tr", has_text="etl.load").first
+        expect(row.locator(".state")).to_have_text("RUNNING", timeout=PATIENCE_MS)
+        row.get_by_role("link", name="etl.load").click()
+        expect(view.get_by_role("heading", name="etl.load")).to_be_visible()
+        expect_to_move(view)
+        expect(view.get_by_role("log")).to_contain_text("copied partition", timeout=PATIENCE_MS)
+        view.get_by_role("button", name="Stop").click()
+        view.get_by_role("button", name="Cancel").click()
+        expect(view.locator("header .state").first).to_have_text("RUNNING")
+        view.get_by_role("button", name="Stop").click()
+        scene.keep(page, "stop")
+        view.get_by_role("button", name="Stop it").click()
+        expect(view.locator(".title .state")).to_have_text(re.compile("STOPPING|STOPPED"), timeout=IN_TIME_MS)
+        expect(view.locator(".title .state")).to_have_text("STOPPED", timeout=PATIENCE_MS)
+        expect(view.get_by_role("button", name="Stop")).to_be_hidden()
+        expect(view.locator(".events")).to_contain_text("Asked to stop")
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_theme_is_airflows_and_everybody_can_read_it(
+    scene: PageScene, running: str, theme: Theme
+) -> None:
+    with scene.page(theme=theme) as page:
+        view = scene.open(page, "/plugin/async_actions")
+        expect(view.locator("tbody tr").nth(2)).to_be_visible()
+        expect(view.locator("html")).to_have_attribute("data-theme", theme)
+        scene.keep(page, f"list-{theme}")
+        view = scene.open_task(page, "page_load", running, "load")
+        expect_to_move(view)
+        expect(view.locator("html")).to_have_attribute("data-theme", theme)
+        scene.keep(page, f"action-{theme}")
+        other = "light" if theme == "dark" else "dark"
+        page.evaluate("theme => document.documentElement.className = theme", other)
+        expect(view.locator("html")).to_have_attribute("data-theme", other)
+    with scene.page(theme=theme, width=900) as page:
+        scene.open_alone(page)
+        expect(page.locator("tbody tr").nth(2)).to_be_visible()
+        assert serious(page) == []
+        page.locator("tbody tr", has_text="etl.report").get_by_role("link", name="etl.report").click()
+        expect(page.get_by_role("heading", name="Results")).to_be_visible()
+        assert serious(page) == []
+        scene.keep(page, f"ended-{theme}")
+
+
+def test_what_a_job_leaves_is_shown_and_downloaded(scene: PageScene, runs: dict[str, str]) -> None:
+    with scene.page() as page:
+        view = scene.open_task(page, "page_leave", runs["page_leave"], "leave")
+        expect(view.locator(".title .state")).to_have_text("SUCCESS")
+        expect(view.get_by_role("group", name="Results")).to_have_text(re.compile(r'"orders": 2'))
+        with page.expect_download() as downloaded:
+            view.get_by_role("link", name="orders.csv").click()
+        assert downloaded.value.path().read_text() == "order,amount\n1,20\n2,30\n"
+        with page.expect_download() as downloaded:
+            view.get_by_role("button", name="Download").click()
+        lines = downloaded.value.path().read_text().splitlines()
+        assert [line.split(" ", 2)[1:] for line in lines[:3]] == [
+            ["INFO", f"{number} % of the report is written"] for number in (20, 60, 100)
+        ]
+        view.get_by_label("Search the log").fill("60 %")
+        expect(view.get_by_role("log").locator("mark")).to_have_text("60 %")
+        expect(view.locator(".line:visible")).to_have_count(1)
+        expect(view.locator(".events")).to_contain_text("Ended: SUCCESS")
+
+
+def test_what_a_job_says_is_never_markup(scene: PageScene, runs: dict[str, str]) -> None:
+    with scene.page() as page:
+        view = scene.open_task(page, "page_harm", runs["page_harm"], "harm")
+        expect(view.locator(".error")).to_contain_text(MARKUP)
+        expect(view.get_by_role("log")).to_contain_text(MARKUP)
+        expect(view.locator("header .message")).to_have_text(MARKUP)
+        expect(view.locator(".files")).to_contain_text(MARKUP.replace("/", ""))
+        for opened in (page, view):
+            assert opened.locator("#pwned, main script, main img").count() == 0
+        assert frame_of(page).evaluate("'pwned' in window || 'pwned' in window.parent") is False
+        scene.open_alone(page)
+        expect(page.locator("tbody tr", has_text="etl.hostile").locator(".message")).to_have_text(MARKUP)
+        assert page.evaluate("'pwned' in window") is False
+        assert page.locator("#pwned, main script, main img").count() == 0
+
+
+def test_a_silent_program_has_its_log_in_airflow(scene: PageScene, runs: dict[str, str]) -> None:
+    run_id = runs["page_silent"]
+    with scene.page() as page:
+        view = scene.open_task(page, "page_silent", run_id, "say")
+        expect(view.locator(".log")).to_contain_text("the tab “Logs” of task say")
+        scene.open_alone(page, f"task/page_silent/{quote(run_id, safe='')}/say/-1")
+        page.locator(".log").get_by_role("link", name="say").click()
+        page.wait_for_url(f"**/dags/page_silent/runs/{quote(run_id, safe='')}/tasks/say*")
+
+
+def test_a_viewer_sees_and_cannot_stop(scene: PageScene, running: str) -> None:
+    with scene.page(VIEWER) as page:
+        # FAB's roles Viewer and User may not read plugins: Airflow shows them no tab.
+        scene.open_alone(page, f"task/page_load/{quote(running, safe='')}/load/-1")
+        expect_to_move(page)
+        expect(page.get_by_role("button", name="Stop")).to_be_hidden()
+        uuid = page.locator(".facts code").inner_text()
+        headers = "{method: 'PUT', headers: {'X-Requested-With': 'asyncaction'}}"
+        stop = f"fetch('/async/actions/{uuid}/stop', {headers}).then(answer => answer.status)"
+        assert page.evaluate(stop) == 403
+        expect(page.locator(".title .state")).to_have_text("RUNNING")
+
+
+def test_nobody_is_stopped_from_another_site(scene: PageScene, running: str) -> None:
+    with scene.page() as page:
+        view = scene.open_task(page, "page_load", running, "load")
+        uuid = view.locator(".facts code").inner_text()
+        stop = f"fetch('/async/actions/{uuid}/stop', {{method: 'PUT'}}).then(answer => answer.status)"
+        assert frame_of(page).evaluate(stop) == 403
+
+
+def test_a_tick_is_one_small_request_and_none_while_hidden(scene: PageScene, running: str) -> None:
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        if "/async/actions" in request.url:
+            asked.append(request.url)
+
+    with scene.page() as page:
+        scene.open_alone(page, f"task/page_load/{quote(running, safe='')}/load/%7BMAP_INDEX%7D")
+        expect_to_move(page)
+        page.on("request", note)
+        page.wait_for_timeout(6_500)
+        assert 2 <= len(asked) <= 4
+        assert all("/changes?" in url for url in asked)
+        page.evaluate("Object.defineProperty(document, 'hidden', {get: () => true, configurable: true})")
+        page.wait_for_timeout(2_500)
+        asked.clear()
+        page.wait_for_timeout(5_000)
+        assert asked == []
+        page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+        expect_to_move(page)
+
+
+def test_a_task_without_an_action_says_so(scene: PageScene) -> None:
+    with scene.page() as page:
+        scene.open_alone(page, "task/page_load/none/load/-1")
+        expect(page.get_by_role("heading", name="This task has no async action")).to_be_visible()
+
+
+def test_who_is_not_signed_in_is_told_where(scene: PageScene) -> None:
+    with scene.page() as page:
+        page.context.clear_cookies()
+        scene.open_alone(page)
+        page.get_by_role("link", name="Sign in to Airflow").click()
+        expect(page.locator("input[type=password]")).to_be_visible()
+
+
+@pytest.mark.usefixtures("runs")
+def test_filters_are_in_the_address(scene: PageScene) -> None:
+    with scene.page() as page:
+        scene.open_alone(page)
+        expect(page.locator("tbody tr").nth(2)).to_be_visible()
+        page.locator(".chip", has_text="ERROR").click()
+        expect(page.locator("tbody tr")).to_have_count(1, timeout=IN_TIME_MS)
+        page.reload()
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.get_by_label("Type").fill("nothing")
+        expect(page.locator(".empty")).to_have_text("No action is like this.")
+        page.get_by_role("button", name="Clear filters").click()
+        expect(page.locator("tbody tr").nth(2)).to_be_visible()
