@@ -21,7 +21,7 @@ from airflow_asyncaction.web.page import page_blueprint
 from airflow_asyncaction.web.refusals import register_error_handlers
 from airflow_asyncaction.web.task_files import task_files_blueprint
 from airflow_asyncaction.web.tasks import tasks_blueprint
-from airflow_asyncaction.web.users import users_blueprint
+from airflow_asyncaction.web.users import OPERATION, OperationIdConverter, users_blueprint
 from airflow_asyncaction.web.wire import end_chunked_input, requested_hook_url
 
 _WARM_REQUESTS = 50
@@ -44,6 +44,7 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     app = Flask("airflow_asyncaction", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.converters[OPERATION] = OperationIdConverter
     app.url_map.merge_slashes = False  # "//" is not redirected: a signature covers the path
     app.register_blueprint(jobs_blueprint(actions, files, settings))
     app.register_blueprint(files_blueprint(files, settings, hook_url))

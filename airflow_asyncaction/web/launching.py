@@ -15,7 +15,7 @@ from airflow_asyncaction.protocol.actions import StopReason, iso_time
 from airflow_asyncaction.protocol.lifecycle import Stop
 from airflow_asyncaction.store import launching
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.launching import Launch, Queued
+from airflow_asyncaction.store.launching import Launch
 from airflow_asyncaction.store.listing import ActionRecord, find
 from airflow_asyncaction.store.operations import Operation, find_operations
 from airflow_asyncaction.web.airflow_api import create_run, fail_run
@@ -42,7 +42,9 @@ def launch(
         idempotency_key=idempotency_key_of(request),
     )
     queued = launching.queue(actions, wanted, datetime.now(UTC))
-    _check_same(queued, wanted)
+    if not queued.is_what(wanted):
+        said = "This Idempotency-Key was used before, with another input or time: use a new one"
+        raise PersonRefused(said, code="idempotency_key_reused")
     if queued.action.state.is_waiting:  # whoever came first may have died before Airflow had it
         _create_run(actions, request, queued.action, wanted)
     return queued.action
@@ -73,14 +75,6 @@ def _operation(actions: Actions, person: Person, operation_id: str) -> Operation
         raise PersonRefused(said, code="no_such_operation")
     person.check("POST", operation_id, "RUN")
     return found[0]
-
-
-def _check_same(queued: Queued, wanted: Launch) -> None:
-    if queued.is_new:
-        return
-    if queued.action.row.request != wanted.request:
-        said = "This Idempotency-Key was used before, with another input or time: use a new one"
-        raise PersonRefused(said, code="idempotency_key_reused")
 
 
 def _create_run(actions: Actions, request: Request, action: ActionRecord, wanted: Launch) -> None:

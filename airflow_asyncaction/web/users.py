@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from flask import Blueprint, Response, jsonify, redirect, request
+from werkzeug.routing import BaseConverter
 from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.exceptions import ActionNotFound, PersonRefused
@@ -32,8 +33,17 @@ from airflow_asyncaction.web.wire import raw_body
 
 T = TypeVar("T")
 
+OPERATION = "operation"
+"""Name of the URL converter of operation ids."""
+
 _PAGE = 50
 _LARGEST_PAGE = 200
+
+
+class OperationIdConverter(BaseConverter):
+    """An operation's id: anything but the routes that only jobs have."""
+
+    regex = "(?!(?:status|job)$)[^/]+"
 
 
 def users_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
@@ -58,7 +68,7 @@ def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings
             return jsonify(ids)
         return jsonify({found.id: found.to_json() for found in find_operations(actions, ids)})
 
-    @blueprint.put("/<operation_id>")
+    @blueprint.put(f"/<{OPERATION}:operation_id>")
     def launch(operation_id: str) -> Response:
         person = person_of(request)
         fields = parse_object(raw_body(request, settings.limits.body_bytes))

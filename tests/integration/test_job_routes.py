@@ -185,9 +185,9 @@ def test_a_long_line_is_cut_and_marked(job: SignedJob) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "error"),
     [
-        ("POST", "/nothing", (404, "no_such_route")),
+        ("POST", "/nothing/there", (404, "no_such_route")),
         ("POST", "/status/", (404, "no_such_route")),
-        ("POST", "/task", (404, "no_such_route")),
+        ("POST", "/task/nothing", (404, "no_such_route")),
         ("GET", "/status", (405, "method_not_allowed")),
         ("PUT", "/status", (405, "method_not_allowed")),
         ("OPTIONS", "/status", (405, "method_not_allowed")),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from datetime import timedelta
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 
 from airflow_asyncaction import settings

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations: launched by people and services, as Airflow permits, and followed to their end."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, settings
+
+from dev.deployment import USER
+from tests.system.people import Person, error
+from tests.system.scene import Scene
+
+pytestmark = pytest.mark.system
+
+OPERATIONS = {"echo.Import", "echo.said", "etl.load", "tagged", "tagged_later"}
+
+
+@pytest.fixture(scope="module")
+def ann(scene: Scene) -> Person:
+    """Return somebody who may do everything; all operations are parsed."""
+    scene.api.wait_for_dags(OPERATIONS, timeout_seconds=180)
+    for dag_id in ("tagged", "tagged_later"):
+        scene.api.unpause(dag_id)
+    return Person(scene.deployment, USER)
+
+
+@pytest.fixture(scope="module")
+def viewer(scene: Scene, ann: Person) -> Person:  # noqa: ARG001 - what it waits for
+    """Return somebody who may look at everything, and change nothing."""
+    return Person(scene.deployment, "viewer")
+
+
+@pytest.fixture(scope="module")
+def loaded(ann: Person) -> dict[str, Any]:
+    """Return an action that ended, with a log line, a result and a file."""
+    action = ann.launch("etl.load", {"table": "orders", "day": "2026-11-24"})
+    return ann.wait(action["uuid"])
+
+
+def test_operations_are_told_with_what_they_take(ann: Person) -> None:
+    ids = ann.get("/")
+    assert set(ids) >= OPERATIONS
+    assert ids == sorted(ids)
+    told = ann.get("/?full=true")
+    assert list(told) == ids
+    load = told["etl.load"]
+    assert load["input"]["properties"]["day"] == {
+        "type": "string",
+        "format": "date",
+        "default": "2026-01-02",
+    }
+    assert load["input"]["required"] == ["table"]
+    assert load["output"]["type"] == "object"
+    assert (load["description"], load["permission"]) == ("Load a table.", "role = 'loader'")
+    assert told["echo.Import"]["input"]["$defs"]["File"]["required"] == ["name"]
+    assert told["tagged"]["input"]["properties"] == {"n": {"type": "integer", "default": 1}}
+    assert told["tagged_later"]["type"] == "echo.second"
+
+
+def test_an_operation_runs_and_gives_what_it_returns(
+    ann: Person, scene: Scene, loaded: dict[str, Any]
+) -> None:
+    assert (loaded["status"], loaded["results"]) == ("SUCCESS", {"table": "orders", "weekday": 2})
+    assert (loaded["type"], loaded["requestedBy"]) == ("etl.load", USER)
+    run = scene.api.dag_run("etl.load", loaded["runId"])
+    assert run["conf"] == {"table": "orders", "day": "2026-11-24"}
+    assert run["triggering_user_name"] == USER
+    logs = ann.get(f"/actions/{loaded['uuid']}/logs")
+    assert [line["message"] for line in logs["lines"] if "stream" not in line] == ["loaded orders"]
+    kinds = [report["kind"] for report in ann.get(f"/actions/{loaded['uuid']}/reports")["reports"]]
+    assert kinds[:3] == ["queued", "registered", "launched"]
+    assert "exit" in kinds
+
+
+def test_it_is_in_airflows_audit_log(scene: Scene, loaded: dict[str, Any]) -> None:
+    entries = scene.api._call("GET", "/eventLogs", query={"dag_id": "etl.load", "event": "trigger_dag_run"})
+    assert loaded["runId"] in str(entries["event_logs"])
+    assert {entry["owner"] for entry in entries["event_logs"]} == {USER}
+
+
+def test_its_files_can_be_had(ann: Person, loaded: dict[str, Any]) -> None:
+    (file,) = ann.get(f"/actions/{loaded['uuid']}/files")["files"]
+    assert (file["property"], file["role"], file["name"]) == ("report", "output", "report.py")
+    answer = ann.send("GET", f"/actions/{loaded['uuid']}/files/report/0")
+    assert answer.status_code == 302
+    content = requests.get(requests.compat.urljoin(ann.hook, answer.headers["Location"]), timeout=60)
+    assert len(content.content) == file["size"]
+    assert content.headers["Content-Disposition"].startswith("attachment")
+
+
+def test_the_action_is_there_at_once(ann: Person) -> None:
+    before = time.monotonic()
+    action = ann.launch("echo.said", {"text": "at once"})
+    assert (action["status"], action["isDone"]) == ("QUEUED", False)
+    assert ann.get(f"/actions/{action['uuid']}")["uuid"] == action["uuid"]
+    assert time.monotonic() - before < 30  # it does not wait for a scheduler, let alone for a worker
+    assert ann.wait(action["uuid"])["results"] == {"type": "echo.said", "text": "at once"}
+
+
+def test_an_input_is_nobodys_template(ann: Person) -> None:
+    action = ann.launch("echo.said", {"text": "{{ 6 * 7 }} {% raw %}"})
+    assert ann.wait(action["uuid"])["results"]["text"] == "{{ 6 * 7 }} {% raw %}"
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "path"),
+    [
+        ("echo.said", {"text": 3}, "$.text"),
+        ("echo.said", {"text": "x" * 41}, "$.text"),
+        ("echo.said", {}, "$"),
+        ("echo.said", {"text": "x", "more": 1}, "$"),
+        ("etl.load", {"table": "t", "day": "yesterday"}, "$.day"),
+        ("echo.Import", {"files": [{"name": "a"}, {"name": 3}]}, "$.files[1].name"),
+        ("tagged", {"n": "x"}, "$.n"),
+    ],
+)
+def test_a_wrong_input_is_refused_with_its_path(
+    ann: Person, operation: str, body: dict[str, Any], path: str
+) -> None:
+    answer = ann.send("PUT", f"/{operation}", body)
+    assert error(answer) == (400, "invalid_input")
+    assert answer.json()["path"] == path
+
+
+@pytest.mark.parametrize("body", [[], "x", None, 3])
+def test_an_input_is_an_object(ann: Person, body: Any) -> None:
+    if body is None:  # nothing at all is an empty object
+        assert error(ann.send("PUT", "/echo.said")) == (400, "invalid_input")
+    else:
+        assert error(ann.send("PUT", "/echo.said", body)) == (400, "malformed")
+
+
+def test_what_is_no_operation_cannot_be_launched(ann: Person) -> None:
+    for name in ("shell_job", "nothing", "..", "a b"):
+        assert error(ann.send("PUT", f"/{name}", {}))[0] in (404, 405), name
+
+
+def test_twenty_calls_with_one_key_are_one_run(ann: Person, scene: Scene) -> None:
+    def launch(_: int) -> str:
+        return str(ann.launch("echo.said", {"text": "once"}, Idempotency_Key="only-once")["uuid"])
+
+    with ThreadPoolExecutor(20) as threads:
+        uuids = set(threads.map(launch, range(20)))
+    (uuid,) = uuids
+    assert ann.wait(uuid)["status"] == "SUCCESS"
+    assert launch(0) == uuid  # also when it is over
+    runs = scene.api._call("GET", "/dags/echo.said/dagRuns", query={"limit": 100})["dag_runs"]
+    assert [run["conf"] for run in runs].count({"text": "once"}) == 1
+    other = ann.send("PUT", "/echo.said", {"text": "twice"}, Idempotency_Key="only-once")
+    assert error(other) == (422, "idempotency_key_reused")
+
+
+def test_an_operation_runs_at_its_time(ann: Person) -> None:
+    at = datetime.now(UTC) + timedelta(seconds=4)
+    action = ann.launch("echo.said", {"text": "later"}, f"?schedule={int(at.timestamp() * 1000)}")
+    assert action["status"] == "SCHEDULED"
+    assert abs(datetime.fromisoformat(action["scheduledAt"]) - at) < timedelta(milliseconds=2)
+    assert datetime.fromisoformat(ann.wait(action["uuid"])["startedAt"]) >= at
+
+
+@pytest.mark.parametrize("when", ["tomorrow", "2026-11-24", "2026-11-24T10:00:00", "-1", "9" * 16, ""])
+def test_a_time_that_makes_no_sense_is_refused(ann: Person, when: str) -> None:
+    answer = ann.send("PUT", f"/echo.said?schedule={when}", {"text": "x"})
+    assert error(answer) == (400, "malformed")
+    assert answer.json()["field"] == "schedule"
+
+
+def test_who_may_only_look_only_looks(ann: Person, viewer: Person, loaded: dict[str, Any]) -> None:
+    assert viewer.get("/") == []
+    assert error(viewer.send("PUT", "/echo.said", {"text": "x"})) == (403, "forbidden")
+    assert viewer.get(f"/actions/{loaded['uuid']}")["canStop"] is False
+    assert viewer.get("/actions?dag=etl.load")["actions"]
+    later = ann.launch("echo.said", {"text": "x"}, "?schedule=2100-01-01T00:00:00Z")
+    assert error(viewer.send("PUT", f"/actions/{later['uuid']}/stop")) == (403, "forbidden")
+    assert ann.send("PUT", f"/actions/{later['uuid']}/stop").status_code == 200
+
+
+def test_nobody_gets_nothing(ann: Person, loaded: dict[str, Any]) -> None:
+    uuid = loaded["uuid"]
+    for path in ("/", "/actions", f"/actions/{uuid}", f"/actions/{uuid}/logs", f"/actions/{uuid}/changes"):
+        for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Cookie": "_token=nonsense"}):
+            answer = requests.get(ann.hook + path, headers=headers, timeout=60)
+            assert error(answer) == (401, "not_signed_in"), (path, headers)
+
+
+def test_another_origin_cannot_make_a_browser_launch_anything(ann: Person) -> None:
+    cookie = {"_token": ann.token}
+    url = f"{ann.hook}/echo.said"
+    assert requests.get(f"{ann.hook}/actions", cookies=cookie, timeout=60).status_code == 200
+    forged = requests.put(url, json={"text": "x"}, cookies=cookie, timeout=60)
+    assert error(forged) == (403, "csrf")
+    own = {"X-Requested-With": "asyncaction"}
+    launched = requests.put(url, json={"text": "x"}, cookies=cookie, headers=own, timeout=60)
+    assert launched.status_code == 202
+
+
+def test_a_running_action_is_asked_to_stop(ann: Person) -> None:
+    action = ann.launch("etl.load", {"table": "t", "seconds": 300})
+    ann.wait(action["uuid"], "RUNNING")
+    stopping = ann.send("PUT", f"/actions/{action['uuid']}/stop").json()
+    assert (stopping["action"], stopping["stopReason"]) == ("STOP", "Requested")
+    assert ann.wait(action["uuid"])["status"] in ("STOPPED", "SUCCESS")
+    assert error(ann.send("PUT", f"/actions/{action['uuid']}/stop")) == (409, "already_ended")
+
+
+def test_an_action_that_waits_is_stopped_with_its_run(ann: Person, scene: Scene) -> None:
+    action = ann.launch("echo.said", {"text": "never"}, "?schedule=2100-01-01T00:00:00Z")
+    stopped = ann.send("PUT", f"/actions/{action['uuid']}/stop").json()
+    assert (stopped["status"], stopped["errorName"], stopped["isDone"]) == ("STOPPED", "Requested", True)
+    assert scene.api.dag_run("echo.said", action["runId"])["state"] == "failed"
+
+
+def test_a_dag_that_merely_has_the_tag_ends_with_its_run(ann: Person) -> None:
+    well, badly = (ann.launch("tagged", {"n": n})["uuid"] for n in (0, 1))
+    assert ann.wait(well)["status"] == "SUCCESS"
+    failed = ann.wait(badly)
+    assert (failed["status"], failed["errorName"]) == ("ERROR", "RunFailed")
+
+
+def test_the_action_of_a_larger_dag_is_that_of_its_own_task(ann: Person) -> None:
+    done = ann.wait(ann.launch("tagged_later", {})["uuid"])
+    assert (done["taskId"], done["results"]) == ("second", {"type": "echo.second", "a": 1})
+
+
+def test_what_has_not_changed_is_not_sent_again(ann: Person, loaded: dict[str, Any]) -> None:
+    uuid = loaded["uuid"]
+    for path in (f"/actions/{uuid}", "/actions?dag=etl.load&limit=1", f"/actions/{uuid}/changes?afterLine=1"):
+        first = ann.send("GET", path)
+        again = ann.send("GET", path, If_None_Match=first.headers["ETag"])
+        assert (first.status_code, again.status_code, again.content) == (200, 304, b""), path
+
+
+def test_a_list_goes_on_where_it_was(ann: Person, loaded: dict[str, Any]) -> None:  # noqa: ARG001
+    whole = [action["uuid"] for action in ann.get("/actions?limit=200&status=SUCCESS")["actions"]]
+    pages, cursor = [], ""
+    while True:
+        page = ann.get(f"/actions?limit=3&status=SUCCESS{cursor}")
+        pages += [action["uuid"] for action in page["actions"]]
+        if page["nextCursor"] is None or len(pages) >= len(whole):
+            break
+        cursor = f"&cursor={page['nextCursor']}"
+    assert pages[: len(whole)] == whole[: len(pages)]
+
+
+@pytest.fixture(scope="module")
+def described(ann: Person, loaded: dict[str, Any]) -> Any:
+    """Return the description, with ids that exist as well as those that anybody can think of."""
+    description = ann.get("/openapi.json")
+    later = ann.launch("echo.said", {"text": "x"}, "?schedule=2100-01-01T00:00:00Z")
+    uuids = [loaded["uuid"], later["uuid"], "01a20ee4-4af2-7bb1-a676-3cddf341fe8d"]
+    description["components"]["parameters"]["uuid"]["schema"] = {"enum": uuids}
+    (operation_id,) = (
+        parameter
+        for parameter in description["paths"]["/{operationId}"]["put"]["parameters"]
+        if parameter.get("name") == "operationId"
+    )
+    operation_id["schema"] = {"enum": ["echo.said", "nothing"]}
+    schema = schemathesis.openapi.from_dict(description)
+    schema.config.update(base_url=ann.hook)
+    return schema
+
+
+described_routes = schemathesis.pytest.from_fixture("described")
+
+
+@described_routes.parametrize()
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_routes_are_as_they_are_described(case: Any, ann: Person) -> None:
+    # POST / is the job's route: Allow has it. Which inputs are right is for an operation's own schema to say.
+    excluded = [
+        check
+        for check in schemathesis.checks.CHECKS.get_all()
+        if check.__name__ in ("unsupported_method", "positive_data_acceptance", "negative_data_rejection")
+        and (case.operation.path == "/{operationId}" or check.__name__ == "unsupported_method")
+    ]
+    case.call_and_validate(headers=ann.headers, excluded_checks=excluded)
