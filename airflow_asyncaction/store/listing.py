@@ -10,7 +10,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, false, literal_column, select, union_all
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.state import State as TaskStates
+from sqlalchemy import Select, bindparam, false, literal_column, select, union_all
 
 from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.protocol.actions import Action, State, iso_time
@@ -33,6 +35,26 @@ _SHORT = select(
         for column in _SHOWN.selected_columns
     )
 )
+_NEXT_ATTEMPT = (
+    select(_columns.id)
+    .where(
+        _columns.dag_id == bindparam("dag_id"),
+        _columns.run_id == bindparam("run_id"),
+        _columns.task_id == bindparam("task_id"),
+        _columns.map_index == bindparam("map_index"),
+        _columns.id > bindparam("after"),
+    )
+    .order_by(_columns.id)
+    .limit(1)
+)
+_tasks = TaskInstance.__table__.c
+_TASK_STATE = select(_tasks.state).where(
+    _tasks.dag_id == bindparam("dag_id"),
+    _tasks.run_id == bindparam("run_id"),
+    _tasks.task_id == bindparam("task_id"),
+    _tasks.map_index == bindparam("map_index"),
+)
+_OVER = TaskStates.finished  # UP_FOR_RETRY is not among them
 _CHANGED = select(_columns.updated_at, _columns.dag_id)
 _reports = report_table.c
 _REPORTS = select(
@@ -161,6 +183,18 @@ class ActionRecord:
 
 
 @dataclass(frozen=True)
+class Outlook:
+    """What is to come of a task whose action has ended: each try has an action of its own.
+
+    :param next_attempt: the action of the next try, once it is there
+    :param is_final: whether the end is that of the task as well, as far as Airflow knows now
+    """
+
+    next_attempt: JobId | None
+    is_final: bool
+
+
+@dataclass(frozen=True)
 class Page:
     """Some actions, the newest first.
 
@@ -203,6 +237,21 @@ def find_change(actions: Actions, uuid: str) -> Change:
     if row is None:
         raise _not_found(uuid)
     return Change(row.dag_id, row.updated_at)
+
+
+def find_outlook(actions: Actions, action: ActionRecord) -> Outlook:
+    """Return what is to come after an action."""
+    if not action.is_done:
+        return Outlook(None, is_final=False)
+    if action.state is State.SUCCESS:
+        return Outlook(None, is_final=True)
+    names = ("dag_id", "run_id", "task_id", "map_index")
+    key = {name: getattr(action.row, name) for name in names}
+    with actions.transaction() as connection:
+        next_attempt = connection.scalar(_NEXT_ATTEMPT, {**key, "after": action.id})
+        task = connection.execute(_TASK_STATE, key).one_or_none()
+    is_over = task is None or task.state in _OVER
+    return Outlook(next_attempt, is_final=next_attempt is None and is_over)
 
 
 def list_actions(

@@ -7,6 +7,7 @@ Every one of them knows who asks (``people``), and asks Airflow what they may.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -73,7 +74,7 @@ def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings
         person = person_of(request)
         fields = parse_object(raw_body(request, settings.limits.body_bytes))
         action = launching.launch(actions, request, person, operation_id, fields)
-        response = _action_json(person, action)
+        response = jsonify(_shown(actions, person, action))
         response.status_code = 202
         response.headers["Location"] = f"{request.script_root}/actions/{action.id}"
         return response
@@ -93,18 +94,13 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
         shown = [action.to_short_json(now) for action in page.actions]
         for fields in shown:
             del fields["serverTime"]
-        response = jsonify({"actions": shown, "nextCursor": page.next})
-        response.set_etag(hashlib.sha256(response.get_data()).hexdigest()[:32])
-        return response.make_conditional(request)
+        return _unless_known({"actions": shown, "nextCursor": page.next})
 
     @blueprint.get("/actions/<uuid>")
     def action(uuid: str) -> AnyResponse:
         person = person_of(request)
         found = _visible(actions, person, uuid)
-        response = _action_json(person, found)
-        rights = "-".join(map(str, _rights(person, found).values()))
-        response.set_etag(f"{found.id}-{found.row.updated_at.timestamp()}-{rights}")
-        return response.make_conditional(request)
+        return _unless_known(_shown(actions, person, found))
 
     @blueprint.get("/actions/<uuid>/logs")
     def logs(uuid: str) -> Response:
@@ -125,7 +121,7 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
     def stop(uuid: str) -> Response:
         person = person_of(request)
         found = launching.stop(actions, request, person, _visible(actions, person, uuid))
-        return _action_json(person, found)
+        return jsonify(_shown(actions, person, found))
 
 
 def _file_routes(blueprint: Blueprint, actions: Actions, files: Files) -> None:
@@ -199,12 +195,13 @@ def _no_such_action(uuid: str) -> PersonRefused:
     return PersonRefused(said, code="no_such_action")
 
 
-def _action_json(person: Person, action: ActionRecord) -> Response:
-    fields = action.to_json(datetime.now(UTC))
-    rights = _rights(person, action)
+def _shown(actions: Actions, person: Person, action: ActionRecord) -> dict[str, Any]:
+    """Return all that a person is shown of an action."""
+    fields, rights = action.to_json(datetime.now(UTC)), _rights(person, action)
     if not rights["canSeeResults"]:
         fields["results"] = None
-    return jsonify({**fields, **rights})
+    outlook = listing.find_outlook(actions, action)
+    return {**fields, **rights, "nextAttempt": outlook.next_attempt, "isFinal": outlook.is_final}
 
 
 def _rights(person: Person, action: ActionRecord) -> dict[str, bool]:
@@ -227,3 +224,11 @@ def _logs_json(page: LogPage, action: ActionRecord) -> dict[str, Any]:
 
 def _after(name: str) -> int:
     return number_of(request, name, default=0, least=0, most=LARGEST_NUMBER)
+
+
+def _unless_known(fields: dict[str, Any]) -> AnyResponse:
+    """Answer 304 to who has the same already, but for the time."""
+    known = json.dumps({**fields, "serverTime": None}, sort_keys=True)
+    response = jsonify(fields)
+    response.set_etag(hashlib.sha256(known.encode()).hexdigest()[:32])
+    return response.make_conditional(request)

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import time
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Param
 
-from airflow_asyncaction.job import Job
+from airflow_asyncaction.job import Job, Request
 from airflow_asyncaction.operation_dags import async_operation, load_operations
 from airflow_asyncaction.operators import AsyncActionOperator
 
@@ -26,6 +26,15 @@ def load(table: str, day: date = date(2026, 1, 2), seconds: float = 0, *, job: J
     job.log(f"loaded {table}")
     job.upload("report", Path(__file__), name="report.py")
     return {"table": table, "weekday": day.isoweekday()}
+
+
+@async_operation(id="etl.flaky", action={"retries": 1, "retry_delay": timedelta(seconds=1)})  # type: ignore[untyped-decorator]
+def flaky(fails: int, *, job: Job) -> int:
+    """Fail so many times."""
+    attempt = int(job.send(Request("GET", "/job"))["attempt"])
+    if attempt <= fails:
+        raise RuntimeError(f"attempt {attempt} fails")
+    return attempt
 
 
 async_operation(
