@@ -234,6 +234,8 @@ class AsyncActionHook(BaseHook):
     ) -> RemoteAction:
         """Wait until an action is done, and return it, however it ended.
 
+        If its task there is tried again, the last try's action is returned.
+
         :param timeout: for ever unless given
         :raises TimeoutError: it is not done in time; it goes on
         :raises ServerError: the server refuses
@@ -244,12 +246,26 @@ class AsyncActionHook(BaseHook):
             call = look_call(self.session.access, uuid, position)
             look = look_of(self.session.access, call, self._ask(call), position)
             if look.is_last:
-                return self.get(uuid)
-            position = look.position
+                action = self.get(uuid)
+                if action.is_final:
+                    return action
+                uuid, position = action.next_attempt or uuid, Position()
+            else:
+                position = look.position
             if give_up_at is not None and time.monotonic() >= give_up_at:
                 raise TimeoutError(f"Action {uuid} is not done after {timeout}")
             if not look.logs.has_more:
                 time.sleep(poll_interval.total_seconds() * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+
+    def next_attempt(self, action: RemoteAction, *, poll_interval: timedelta) -> str | None:
+        """Wait until it is clear what follows an action that is done; return the next try's, or ``None``.
+
+        :raises ServerError: the server refuses
+        """
+        while not action.is_final and action.next_attempt is None:
+            time.sleep(poll_interval.total_seconds() * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            action = self.get(action.uuid)
+        return action.next_attempt
 
     def list(
         self,

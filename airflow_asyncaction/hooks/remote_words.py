@@ -53,6 +53,8 @@ class RemoteAction:
     :param is_done: whether nothing more is to come: its logs are complete as well
     :param results: any JSON value; ``None`` as well if there are none (yet), or in a list
     :param progress: in percent
+    :param next_attempt: the action of the next try there, if this one has failed and that one is there
+    :param is_final: whether no other try is to follow
     :param fields: everything, as it came
     """
 
@@ -66,6 +68,8 @@ class RemoteAction:
     error_message: str | None = None
     progress: float | None = None
     message: str | None = None
+    next_attempt: str | None = None
+    is_final: bool = True
     created_at: datetime | None = None
     scheduled_at: datetime | None = None
     started_at: datetime | None = None
@@ -90,6 +94,8 @@ class RemoteAction:
             error_message=_text(fields.get("errorMessage")),
             progress=_number(fields.get("progress")),
             message=_text(fields.get("message")),
+            next_attempt=_text(fields.get("nextAttempt")),
+            is_final=bool(fields.get("isFinal", True)),
             created_at=_moment(fields.get("createdAt")),
             scheduled_at=_moment(fields.get("scheduledAt")),
             started_at=_moment(fields.get("startedAt")),

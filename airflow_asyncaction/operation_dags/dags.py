@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, overload
 
 from airflow.sdk import DAG
 
@@ -18,6 +18,18 @@ from airflow_asyncaction.operation_dags.schemas import (
 from airflow_asyncaction.protocol.operations import TAG, Declaration, Schema
 
 _TASK_ID = "action"
+
+
+@overload
+def async_operation(function: Callable[..., Any], **options: Any) -> DAG: ...
+
+
+@overload
+def async_operation(*, input: Schema, **options: Any) -> DAG: ...
+
+
+@overload
+def async_operation(**options: Any) -> Callable[[Callable[..., Any]], DAG]: ...
 
 
 def async_operation(

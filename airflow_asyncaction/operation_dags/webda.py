@@ -51,9 +51,10 @@ def _operation(
 ) -> DAG:
     if not isinstance(operation, Mapping):
         raise ValueError(f"{file}: operations.{name} is not an object")
+    schema = _schema(operation, "input", name, schemas, file) or _EMPTY
     dag: DAG = async_operation(
+        input=schema,
         id=operation.get("id", name),
-        input=_schema(operation, "input", name, schemas, file) or _EMPTY,
         output=_schema(operation, "output", name, schemas, file),
         permission=operation.get("permission"),
         **{**options, "tags": [*tags, *options.get("tags", ())]},

@@ -48,11 +48,11 @@ class RemoteActionOperator(BaseOperator):
     its errors are raised as those of actions here, its progress and log are in the task log.
 
     How it works: the launch has a key that belongs to this try, so a process that takes a try over goes on
-    with the same action; a new try stops what an earlier one has left running, and launches anew. Deferred,
-    one small request for each look is all that it costs.
+    with the same action; a new try stops what an earlier one has left running, and launches anew. If the
+    operation's task there is tried again, which is an action of its own, it goes on with that. Deferred, one
+    small request for each look is all that it costs.
 
-    What it does not do: follow retries of the operation's task there, each of which is an action of its own
-    (retry this task instead); wait for an operation of a webda server, which does not tell what it launched.
+    What it does not do: wait for an operation of a webda server, which does not tell what it launched.
 
     :param operation: its id there (templated)
     :param arguments: JSON-able object, as the operation's schema wants it (templated)
@@ -109,14 +109,14 @@ class RemoteActionOperator(BaseOperator):
         hook = AsyncActionHook(self.asyncaction_conn_id)
         if self.wait_for_completion and hook.kind is Kind.WEBDA:
             raise ValueError("A webda server does not tell what it has launched: wait_for_completion=False")
-        key = str(uuid.uuid5(uuid.UUID(str(context["ti"].id)), self.operation))
+        key = self._key(context)
         self._stop_left(hook, context, key)
         action = hook.launch(self.operation, self.arguments, schedule=self.schedule, idempotency_key=key)
         context["ti"].xcom_push(key="action_id", value=action.uuid)
         self.log.info("Action %s of operation %s is %s", action.uuid or "?", self.operation, action.state)
         if not self.wait_for_completion:
             return action.uuid or None
-        context["task_state_store"].set(_STATE_KEY, {"actionId": action.uuid, "key": key})
+        self._remember(context, action.uuid)
         defers = self.deferrable and not is_in_process()
         return self._see_through(hook, action.uuid, context, defers=defers)
 
@@ -173,7 +173,13 @@ class RemoteActionOperator(BaseOperator):
         self._stopping = None
         if not is_done:
             self._hand_over(action_id, context, after_line=line)
-        action = hook.clone(patience=timedelta(minutes=10)).get(action_id)
+        patient = hook.clone(patience=timedelta(minutes=10))
+        action = patient.get(action_id)
+        following = patient.next_attempt(action, poll_interval=timedelta(seconds=self._interval_seconds))
+        if following is not None:
+            self.log.info("Action %s ended as %s; its next try is %s", action.uuid, action.state, following)
+            self._remember(context, following)
+            return self._see_through(hook, following, context, defers=self.deferrable and not is_in_process())
         context["task_state_store"].delete(_STATE_KEY)
         self.log.info("Action %s ended as %s", action.uuid, action.state)
         return results_of(action, stopped_by_us=self._is_killed)
@@ -217,6 +223,13 @@ class RemoteActionOperator(BaseOperator):
             stop_on_kill=self.stop_on_kill,
         )
         self.defer(trigger=trigger, method_name="resume", timeout=self._time_left(context))
+
+    def _key(self, context: Any) -> str:
+        """Return what makes a launch of this try unique."""
+        return str(uuid.uuid5(uuid.UUID(str(context["ti"].id)), self.operation))
+
+    def _remember(self, context: Any, action_id: str) -> None:
+        context["task_state_store"].set(_STATE_KEY, {"actionId": action_id, "key": self._key(context)})
 
     def _stop_left(self, hook: AsyncActionHook, context: Any, key: str) -> None:
         """Stop what an earlier try has left running, since its worker has died."""

@@ -42,9 +42,9 @@ _LARGEST_PAGE = 200
 
 
 class OperationIdConverter(BaseConverter):
-    """An operation's id: anything but the routes that only jobs have."""
+    """An operation's id: any name of a Dag but those of the routes that only jobs have."""
 
-    regex = "(?!(?:status|job)$)[^/]+"
+    regex = r"(?!(?:status|job)$)[\w.~-]*\w[\w.~-]*"
 
 
 def users_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:

@@ -294,7 +294,7 @@ def test_the_mount_serves_behind_a_proxy(job: SignedJob, seen_under: str) -> Non
             assert behind.send("POST", "", {"status": "SUCCESS"}).fields["status"] == "SUCCESS"
             assert behind.send("GET", "/job").status == 200
             assert behind.view().state == "SUCCESS"
-            assert client.send("POST", "/nothing").error == (404, "no_such_route")
+            assert client.send("POST", "/nothing/there").error == (404, "no_such_route")
         with HookClient(url + seen_under) as client:
             assert b"Airflow" in client.send("GET", "/asyncx").body
             assert b"Airflow" in client.send("GET", "/home").body

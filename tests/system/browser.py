@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.means import STRICT
 
@@ -32,6 +32,7 @@ def browser_or_skip() -> Iterator[Browser]:
         if STRICT:
             pytest.fail(said)
         pytest.skip(said)
+    expect.set_options(timeout=30_000)  # this machine does other things as well
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
         try:

@@ -27,7 +27,7 @@ RESULTS: dict[str, dict[str, Any]] = {
 
 
 def test_there_is_a_test_of_every_example() -> None:
-    others = {"nightly_pods", "stopping"}  # have tests of their own
+    others = {"nightly_pods", "operations", "remote", "stopping"}  # have tests of their own
     files = {path.stem for path in (ROOT / "example_dags").glob("*.py")}
     assert files == {*EXAMPLES, *others} == {*RESULTS, *others}
 

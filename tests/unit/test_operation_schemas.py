@@ -181,7 +181,9 @@ def test_a_decorator_takes_options() -> None:
     dag = async_operation(id="my.load", type="etl.load", tags=["mine"], action={"retries": 2})(load)
     assert (dag.dag_id, set(dag.tags)) == ("my.load", {TAG, "mine"})
     assert dag.tasks[0].retries == 2
-    assert dag.tasks[0].options.type == "etl.load"
+    declared = Declaration.from_doc(dag.tasks[0].doc_json)
+    assert declared is not None
+    assert declared.type == "etl.load"
 
 
 def test_a_scheduled_operation_needs_defaults() -> None:

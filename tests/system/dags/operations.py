@@ -16,7 +16,7 @@ from airflow_asyncaction.operation_dags import async_operation, load_operations
 from airflow_asyncaction.operators import AsyncActionOperator
 
 
-@async_operation(id="etl.load", permission="role = 'loader'", action={"stop_grace": 20})  # type: ignore[untyped-decorator]
+@async_operation(id="etl.load", permission="role = 'loader'", action={"stop_grace": 20})
 def load(table: str, day: date = date(2026, 1, 2), seconds: float = 0, *, job: Job) -> dict[str, str | int]:
     """Load a table."""
     until = time.monotonic() + seconds
@@ -28,7 +28,7 @@ def load(table: str, day: date = date(2026, 1, 2), seconds: float = 0, *, job: J
     return {"table": table, "weekday": day.isoweekday()}
 
 
-@async_operation(id="etl.flaky", action={"retries": 1, "retry_delay": timedelta(seconds=1)})  # type: ignore[untyped-decorator]
+@async_operation(id="etl.flaky", action={"retries": 1, "retry_delay": timedelta(seconds=1)})
 def flaky(fails: int, *, job: Job) -> int:
     """Fail so many times."""
     attempt = int(job.send(Request("GET", "/job"))["attempt"])

@@ -30,7 +30,7 @@ def remote(task_id: str, does: str, **options: Any) -> RemoteActionOperator:
     )
 
 
-@async_operation(id="remote_work", type="remote.work", action={"stop_grace": 20})  # type: ignore[untyped-decorator]
+@async_operation(id="remote_work", type="remote.work", action={"stop_grace": 20})
 def work(does: str, name: str) -> dict[str, Any]:
     """Do as the caller says."""
     job = current_job()
@@ -55,6 +55,16 @@ with DAG("remote_ends", schedule=None) as remote_ends:
     remote("waits_for_failure", "fail", **WAITS)
     remote("defers_for_failure", "fail", **DEFERS)
     remote("launches", "succeed", wait_for_completion=False, schedule="2100-01-01T00:00:00Z")
+
+    for task_id, ways in {"waits_for_retry": WAITS, "defers_for_retry": DEFERS}.items():
+        RemoteActionOperator(
+            task_id=task_id,
+            operation="etl.flaky",
+            arguments={"fails": 1},
+            asyncaction_conn_id="itself",
+            poll_interval=0.5,
+            **ways,
+        )
 
 with DAG("remote_stops", schedule=None) as remote_stops:
     remote("killed", "run_on", **WAITS)

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations: anybody whom Airflow lets trigger these Dags can launch them, from anywhere.
+
+::
+
+    curl -X PUT "$AIRFLOW/async/orders.export" -H "Authorization: Bearer $TOKEN" -d '{"month": "2026-11"}'
+
+Airflow's own trigger form has a field for each argument; the first one runs each night as well.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+
+from airflow_asyncaction.job import Job
+from airflow_asyncaction.operation_dags import async_operation, load_operations
+
+
+@async_operation(id="orders.count", schedule="0 3 * * *", tags=["asyncaction"])
+def count(country: str = "all", steps: int = 5, *, job: Job) -> dict[str, str | int]:
+    """Count the orders of a country."""
+    for step in range(steps):
+        job.progress(100 * step / steps, f"part {step + 1} of {steps}")
+        time.sleep(0.2)
+    return {"country": country, "orders": 120 * steps}
+
+
+@async_operation(id="orders.export", tags=["asyncaction"])
+def export(month: str, format: Literal["csv", "json"] = "csv", *, job: Job) -> str:  # noqa: A002
+    """Export the orders of a month."""
+    job.log(f"exporting {month}")
+    return f"orders-{month}.{format}"
+
+
+# What runs these is configured, by their types: [asyncaction] runners.
+load_operations(Path(__file__).with_name("operations.json"), tags=["asyncaction"])
