@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink
@@ -21,6 +21,12 @@ class ActionLink(BaseOperatorLink):
 
     name = "Async action"
 
+    def push(self, context: Any) -> None:
+        """Leave the URL now: else a worker does when it ends the task, which none may for a deferred one."""
+        ti = context["ti"]
+        url = _url(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
+        ti.xcom_push(key=self.xcom_key, value=url)
+
     @property
     def xcom_key(self) -> str:
         """Where the worker leaves the URL."""
@@ -28,10 +34,14 @@ class ActionLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the path below Airflow's own: the host is the one at which people have Airflow."""
-        from airflow.configuration import conf
+        return _url(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
 
-        root = "/" + conf.get("api", "base_url", fallback="").partition("://")[2].partition("/")[2]
-        parts = {"dags": ti_key.dag_id, "runs": ti_key.run_id, "tasks": ti_key.task_id}
-        path = "/".join(f"{kind}/{quote(name, safe='')}" for kind, name in parts.items())
-        mapped = "" if ti_key.map_index < 0 else f"/mapped/{ti_key.map_index}"
-        return f"{root.rstrip('/')}/{path}{mapped}/plugin/{TAB}"
+
+def _url(dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str:
+    from airflow.configuration import conf
+
+    root = "/" + conf.get("api", "base_url", fallback="").partition("://")[2].partition("/")[2]
+    parts = {"dags": dag_id, "runs": run_id, "tasks": task_id}
+    path = "/".join(f"{kind}/{quote(name, safe='')}" for kind, name in parts.items())
+    mapped = "" if map_index is None or map_index < 0 else f"/mapped/{map_index}"
+    return f"{root.rstrip('/')}/{path}{mapped}/plugin/{TAB}"

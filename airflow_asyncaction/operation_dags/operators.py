@@ -11,9 +11,13 @@ from airflow_asyncaction.operators.routed import AsyncActionOperator
 from airflow_asyncaction.operators.service import ServiceActionOperator
 from airflow_asyncaction.protocol.operations import Declaration, Schema
 
+_NAME = "@async_operation"  # as Airflow's UI shows it
+
 
 class OperationOperator(AsyncActionOperator):
     """Runs the action of an operation with the runner that is configured for its type."""
+
+    custom_operator_name = _NAME
 
     def __init__(self, *, declaration: Declaration, **kwargs: Any) -> None:
         super().__init__(type=declaration.type, doc_json=declaration.to_doc(), **kwargs)
@@ -27,6 +31,8 @@ class OperationOperator(AsyncActionOperator):
 
 class FunctionOperator(ServiceActionOperator):
     """Runs the function of an operation with its input as keyword arguments."""
+
+    custom_operator_name = _NAME
 
     def __init__(
         self, *, declaration: Declaration, python_callable: Callable[..., Any], **kwargs: Any

@@ -18,6 +18,7 @@ from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ActionEnded
 from airflow_asyncaction.hooks.in_process import hook_url, is_in_process
 from airflow_asyncaction.hooks.task import PATIENCE, TaskHook
+from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
 from airflow_asyncaction.operators.deferring import needs_worker
@@ -153,6 +154,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             needs_worker=needs_worker(self.airflow_task, reads_log=self.get_logs),
             pushes_results=self.do_xcom_push,
         )
+        ActionLink().push(context)
         hook.defer(info, deferral)
         position = runner.position.to_json()
         trigger = PodActionTrigger(

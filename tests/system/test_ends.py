@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -53,9 +54,12 @@ def test_only_a_success_leaves_its_result_as_xcom(scene: Scene) -> None:
     assert scene.api.xcoms(scene.key("ends", "success_0")) == {
         "action_id": action_id,
         "return_value": {"rows": 3},
+        "async_action_link": "/dags/ends/runs/"
+        + quote(scene.runs["ends"], safe="")
+        + "/tasks/success_0/plugin/async_action",
     }
     for task_id in ("success_1", "error_0", "none_3"):
-        assert set(scene.api.xcoms(scene.key("ends", task_id))) == {"action_id"}
+        assert set(scene.api.xcoms(scene.key("ends", task_id))) == {"action_id", "async_action_link"}
 
 
 @pytest.mark.parametrize(("map_index", "value"), list(enumerate([0, False, "", None, []])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -43,10 +44,14 @@ def test_an_example_ends_well_with_its_results(scene: Scene, dag_id: str) -> Non
     assert results == RESULTS[dag_id]
 
 
-def test_a_task_has_the_id_of_its_action_as_xcom(scene: Scene) -> None:
+def test_a_task_has_the_id_of_its_action_and_the_way_to_it_as_xcoms(scene: Scene) -> None:
     scene.end_of("unmodified_program")
-    xcoms = scene.api.xcoms(scene.key("unmodified_program", "copy"))
-    assert xcoms == {"action_id": scene.action("unmodified_program", "copy").id}
+    key = scene.key("unmodified_program", "copy")
+    run = quote(key.run_id, safe="")
+    assert scene.api.xcoms(key) == {
+        "action_id": scene.action("unmodified_program", "copy").id,
+        "async_action_link": f"/dags/unmodified_program/runs/{run}/tasks/copy/plugin/async_action",
+    }
 
 
 def test_mapped_tasks_have_results_of_their_own(scene: Scene) -> None:
