@@ -41,7 +41,7 @@ def launch(args: Namespace) -> None:
     queued = launching.queue(actions, wanted, datetime.now(UTC))
     if not queued.is_what(wanted):
         raise SystemExit("This --idempotency-key was used before, with another input or time: use a new one")
-    if queued.action.state.is_waiting:  # whoever came first may have died before Airflow had it
+    if launching.needs_run(actions, queued, datetime.now(UTC)):
         _create_run(actions, queued, wanted)
     if operation.is_paused:
         print(f"The Dag {operation.id} is paused: nothing runs before it is not any more", file=sys.stderr)

@@ -31,11 +31,13 @@ from airflow_asyncaction.store.operations import Operation
 
 RUN_GRACE = timedelta(minutes=1)
 """How long after an action was asked for its Dag run may be missing: its creation may be under way."""
+_CREATION = timedelta(seconds=10)  # the longest that Airflow takes for it
 _BATCH = 200
 
 _columns = action_table.c
 _runs = DagRun.__table__.c
 _WAITING = [state.value for state in State if state.is_waiting]
+_RUN = select(_runs.id).where(_runs.dag_id == bindparam("dag_id"), _runs.run_id == bindparam("run_id"))
 _TO_SETTLE = (
     select(_columns.id, _columns.state, _columns.dag_id, _columns.run_id, _runs.state.label("run_state"))
     .outerjoin(DagRun.__table__, and_(_runs.dag_id == _columns.dag_id, _runs.run_id == _columns.run_id))
@@ -106,6 +108,16 @@ def queue(actions: Actions, launch: Launch, now: datetime) -> Queued:
     except IntegrityError:
         return Queued(_of_key(actions, launch), is_new=False)
     return Queued(find(actions, action_id), is_new=True)
+
+
+def needs_run(actions: Actions, queued: Queued, now: datetime) -> bool:
+    """Tell whether a Dag run is to be created for an action: by who asked first, unless they died before."""
+    action = queued.action
+    if queued.is_new or not action.state.is_waiting or now - action.row.requested_at < _CREATION:
+        return queued.is_new
+    with actions.transaction() as connection:
+        key = {"dag_id": action.dag_id, "run_id": action.row.run_id}
+        return connection.execute(_RUN, key).one_or_none() is None
 
 
 def refuse(actions: Actions, action_id: JobId, message: str, now: datetime) -> None:

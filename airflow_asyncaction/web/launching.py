@@ -41,11 +41,12 @@ def launch(
         scheduled_at=time_of(request, "schedule"),
         idempotency_key=idempotency_key_of(request),
     )
-    queued = launching.queue(actions, wanted, datetime.now(UTC))
+    now = datetime.now(UTC)
+    queued = launching.queue(actions, wanted, now)
     if not queued.is_what(wanted):
         said = "This Idempotency-Key was used before, with another input or time: use a new one"
         raise PersonRefused(said, code="idempotency_key_reused")
-    if queued.action.state.is_waiting:  # whoever came first may have died before Airflow had it
+    if launching.needs_run(actions, queued, now):
         _create_run(actions, request, queued.action, wanted)
     return queued.action
 

@@ -124,6 +124,16 @@ def test_what_was_asked_for_with_a_key_is_known(actions: Actions) -> None:
     assert replace(wanted, scheduled_at=NOW).request != wanted.request
 
 
+def test_only_who_asked_first_creates_the_run_unless_they_died(database: Database, actions: Actions) -> None:
+    wanted = launch(idempotency_key="k")
+    assert launching.needs_run(actions, launching.queue(actions, wanted, NOW), NOW)
+    again, late = launching.queue(actions, wanted, NOW), NOW + timedelta(seconds=30)
+    assert not launching.needs_run(actions, again, NOW + timedelta(seconds=1))
+    assert launching.needs_run(actions, again, late)
+    run(database, again.action, "queued")
+    assert not launching.needs_run(actions, again, late)
+
+
 def test_a_refused_run_frees_its_key(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     first = launching.queue(actions, wanted, NOW).action

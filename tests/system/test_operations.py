@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -19,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+from dev.airflow_api import AirflowApiError
 from dev.deployment import USER
 from tests.system.people import Person, error
 from tests.system.scene import Scene, eventually
@@ -95,6 +97,17 @@ def test_an_operation_runs_and_gives_what_it_returns(
     kinds = [report["kind"] for report in ann.get(f"/actions/{loaded['uuid']}/reports")["reports"]]
     assert kinds[:2] == ["queued", "registered"]
     assert {"launched", "RUNNING", "exit"} <= set(kinds)
+
+
+def test_airflows_own_api_starts_the_same(ann: Person, scene: Scene) -> None:
+    scene.trigger("etl.load", conf={"table": "by hand", "seconds": None})
+    assert scene.end_of("etl.load") == "success"
+    (action,) = ann.get(f"/actions?dag=etl.load&run={quote(scene.runs['etl.load'], safe='')}")["actions"]
+    done = ann.get(f"/actions/{action['uuid']}")
+    assert (done["status"], done["results"]["table"]) == ("SUCCESS", "by hand")
+    assert (done["requestedBy"], done["arguments"]["seconds"]) == (None, 0)
+    with pytest.raises(AirflowApiError, match="Invalid input for param day"):
+        scene.trigger("etl.load", conf={"table": "t", "day": 3})
 
 
 def test_it_is_in_airflows_audit_log(scene: Scene, loaded: dict[str, Any]) -> None:
