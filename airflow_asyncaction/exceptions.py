@@ -29,7 +29,7 @@ AsyncActionError
 ├── ActionNotFound              no such action is stored
 ├── ActionAdopted               another process of the task has taken the action over
 ├── RegistrationRefused         a task instance did not prove what it is
-├── PersonRefused               what a person, or a service, asks for cannot be had
+├── UserRefused                 what a user asks for cannot be had
 ├── FileRefused                 a file cannot be taken or given
 ├── FileStoreUnavailable        a file store does not answer, or is full
 ├── SecretUnreadable            a job's secret was encrypted with another key
@@ -257,8 +257,8 @@ class RegistrationRefused(AsyncActionError):
         self.code = code
 
 
-class PersonRefused(AsyncActionError):
-    """What a person, or a service, asks for cannot be had.
+class UserRefused(AsyncActionError):
+    """What a user asks for cannot be had.
 
     ``code`` is the stable ``error`` of the answer's body; ``more`` goes into the body as well.
     """

@@ -8,7 +8,7 @@ from typing import Any
 from airflow_asyncaction import __version__
 from airflow_asyncaction.settings import provider_config
 
-# A person's way to another deployment (hooks.async_action). Airflow reads forms from here alone.
+# A user's way to another deployment (hooks.async_action). Airflow reads forms from here alone.
 _CONNECTION_TYPE = {
     "connection-type": "asyncaction",
     "hook-class-name": "airflow_asyncaction.hooks.async_action.AsyncActionHook",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client of Airflow's public REST API: what a person could do in the UI, from Python."""
+"""A client of Airflow's public REST API: what a user could do in the UI, from Python."""
 
 from __future__ import annotations
 

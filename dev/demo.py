@@ -39,7 +39,7 @@ class Part:
     """One example Dag.
 
     :param needs: programs without which it is left out
-    :param stop_at: a log line at which its task is marked failed, as a person would in the UI
+    :param stop_at: a log line at which its task is marked failed, as a user would in the UI
     :param state: how its tasks should end
     :param line: what one of its tasks must have logged in the end
     """
@@ -199,7 +199,8 @@ def _report(
 
 
 def _where(deployment: Deployment) -> str:
-    return f"UI: {deployment.base_url} (user {USER}, password {deployment.password})"
+    page = f"{deployment.base_url}/plugin/async_actions"
+    return f"UI: {deployment.base_url} (user {USER}, password {deployment.password}); actions: {page}"
 
 
 def _wait_for_interrupt() -> None:

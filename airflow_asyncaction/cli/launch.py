@@ -13,7 +13,7 @@ from airflow.utils.platform import getuser
 from airflow_asyncaction.cli.given import idempotency_key, json_object, moment, plain_errors
 from airflow_asyncaction.cli.output import print_action
 from airflow_asyncaction.cli.runs import audited, create_run
-from airflow_asyncaction.exceptions import PersonRefused
+from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.store import launching, listing, metrics
@@ -60,6 +60,6 @@ def _create_run(actions: Actions, queued: Queued, wanted: Launch) -> None:
     conf = strict_json.loads(wanted.arguments)
     try:
         create_run(row.dag_id, row.run_id, conf, wanted.scheduled_at or now, wanted.requested_by)
-    except PersonRefused as error:
+    except UserRefused as error:
         launching.refuse(actions, queued.action.id, str(error), datetime.now(UTC))
         raise

@@ -17,7 +17,7 @@ from airflow.utils.cli import action_cli
 from airflow.utils.session import create_session
 from airflow.utils.types import DagRunTriggeredByType
 
-from airflow_asyncaction.exceptions import PersonRefused
+from airflow_asyncaction.exceptions import UserRefused
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def audited(command: Callable[P, T]) -> Callable[P, T]:
 def create_run(dag_id: str, run_id: str, conf: dict[str, Any], run_after: datetime, user: str) -> None:
     """Create a Dag run, unless it is there already.
 
-    :raises PersonRefused: Airflow refuses, and says why
+    :raises UserRefused: Airflow refuses, and says why
     """
     try:
         with suppress(DagRunAlreadyExists):
@@ -44,7 +44,7 @@ def create_run(dag_id: str, run_id: str, conf: dict[str, Any], run_after: dateti
                 run_after=run_after,
             )
     except (DagNotFound, ValueError) as error:  # Params that are not valid are a ValueError, too
-        raise PersonRefused(f"Airflow refuses: {error}", code="run_refused") from error
+        raise UserRefused(f"Airflow refuses: {error}", code="run_refused") from error
 
 
 def fail_run(dag_id: str, run_id: str) -> None:

@@ -217,7 +217,7 @@ class Files:
             ]
         return [(role, self._record(file, content)) for role, file, content in found]
 
-    def locate_for_person(
+    def locate_for_user(
         self, action_id: JobId, property_: str, index: int, content_url: str, now: datetime
     ) -> Location:
         """Return where to have a file of an action, for who may see the action.

@@ -57,7 +57,7 @@ class Verb(StrEnum):
 class StopReason(StrEnum):
     """Why a job is asked to stop."""
 
-    REQUESTED = "Requested"  # a person asked for it: no retry
+    REQUESTED = "Requested"  # a user asked for it: no retry
     KILLED = "Killed"  # its task was killed: cleared, marked, or its worker goes away
     EXECUTION_TIMEOUT = "ExecutionTimeout"  # Airflow's execution_timeout ran out
 

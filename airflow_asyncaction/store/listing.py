@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions as people look at them: one, or a page of a list, at a cost that does not grow with the table."""
+"""Actions as users look at them: one, or a page of a list, at a cost that does not grow with the table."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class ActionRecord:
-    """An action with all that people are shown of it.
+    """An action with all that users are shown of it.
 
     :param row: of ``async_action``, without what is never shown
     """
@@ -282,7 +282,7 @@ def read_logs(actions: Actions, action_id: JobId, after: int) -> log_lines.LogPa
 
 
 def read_reports(actions: Actions, action_id: JobId, after: int) -> dict[str, Any]:
-    """Return what came about an action after the report of id ``after``, as people are shown it."""
+    """Return what came about an action after the report of id ``after``, as users are shown it."""
     query = (
         _REPORTS.where(_reports.action_id == action_id, _reports.id > after)
         .order_by(_reports.id)

@@ -54,7 +54,7 @@ class Operation:
     is_paused: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as people and programs are told it."""
+        """Return it as users are told it."""
         said = self.declaration
         return {
             "id": self.id,
@@ -83,9 +83,14 @@ def find_operations(actions: Actions, ids: Collection[str]) -> list[Operation]:
         return list(_operations(connection, ids))
 
 
+def are_teams() -> bool:
+    """Tell whether Airflow has teams: what somebody may do is then another question for each Dag."""
+    return conf.getboolean("core", "multi_team", fallback=False)
+
+
 def team_of(dag_id: str) -> str | None:
     """Return the team that a Dag belongs to, where Airflow has teams."""
-    return DagModel.get_team_name(dag_id) if conf.getboolean("core", "multi_team", fallback=False) else None
+    return DagModel.get_team_name(dag_id) if are_teams() else None
 
 
 def _operations(connection: Connection, ids: Collection[str]) -> Iterator[Operation]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 from flask import Request
 
-from airflow_asyncaction.exceptions import PersonRefused, StoreUnavailable
+from airflow_asyncaction.exceptions import StoreUnavailable, UserRefused
 from airflow_asyncaction.web.buffered import LOOP
 
 _TIMEOUT_SECONDS = 60.0
@@ -24,7 +24,7 @@ def create_run(request: Request, dag_id: str, run: dict[str, Any]) -> None:
 
     :param request: whose sender's it is to be
     :param run: body of Airflow's ``POST dagRuns``
-    :raises PersonRefused: Airflow refuses, and says why
+    :raises UserRefused: Airflow refuses, and says why
     """
     answer = _call(request, "POST", f"{_DAGS}/{quote(dag_id, safe='')}/dagRuns", run)
     if answer.status_code != httpx.codes.CONFLICT:
@@ -34,7 +34,7 @@ def create_run(request: Request, dag_id: str, run: dict[str, Any]) -> None:
 def fail_run(request: Request, dag_id: str, run_id: str) -> None:
     """Mark a Dag run as failed.
 
-    :raises PersonRefused: Airflow refuses, and says why
+    :raises UserRefused: Airflow refuses, and says why
     """
     path = f"{_DAGS}/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
     _check(_call(request, "PATCH", path, {"state": "failed"}))
@@ -44,7 +44,7 @@ def _call(request: Request, method: str, path: str, body: dict[str, Any]) -> htt
     loop = request.environ.get(LOOP)
     app = (request.environ.get("asgi.scope") or {}).get("app")
     if loop is None or app is None:
-        raise PersonRefused("Operations are launched by Airflow's API server alone", code="no_airflow")
+        raise UserRefused("Operations are launched by Airflow's API server alone", code="no_airflow")
     headers = {name: request.headers[name] for name in _PROOFS if name in request.headers}
 
     async def send() -> httpx.Response:
@@ -67,7 +67,7 @@ def _check(answer: httpx.Response) -> None:
         detail = None
     said = f"Airflow refuses ({answer.status_code}): {detail or answer.reason_phrase}"
     if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        raise PersonRefused(said, code="forbidden")
+        raise UserRefused(said, code="forbidden")
     if answer.is_server_error:
         raise StoreUnavailable(said)
-    raise PersonRefused(said, code="run_refused")
+    raise UserRefused(said, code="run_refused")

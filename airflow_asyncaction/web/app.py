@@ -25,9 +25,9 @@ from airflow_asyncaction.web.users import OPERATION, OperationIdConverter, users
 from airflow_asyncaction.web.wire import end_chunked_input, requested_hook_url
 
 _WARM_REQUESTS = 50
-# People wait for Airflow's own answers: they must not take the threads of jobs.
-_PEOPLE_THREADS = 4
-_PEOPLE_PATHS = ("/actions", "/ui/", "/openapi.json")
+# Users wait for Airflow's own answers: they must not take the threads of jobs.
+_USER_THREADS = 4
+_USER_PATHS = ("/actions", "/ui/", "/openapi.json")
 
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -70,7 +70,7 @@ def create_asgi_app(services: Services | None = None) -> AsgiApp:
         app = FreezeWhenWarm(app)
     max_body_bytes = settings.limits.body_bytes
     for_jobs = BufferedWsgi(app, max_body_bytes=max_body_bytes, threads=max(1, settings.web_threads))
-    for_people = BufferedWsgi(app, max_body_bytes=max_body_bytes, threads=_PEOPLE_THREADS)
+    for_users = BufferedWsgi(app, max_body_bytes=max_body_bytes, threads=_USER_THREADS)
     threads = ThreadPoolExecutor(max(2, settings.file_threads), thread_name_prefix="asyncaction-files")
     contents = ContentApp(services.files, threads=threads, patience=settings.transfer_patience)
 
@@ -80,8 +80,8 @@ def create_asgi_app(services: Services | None = None) -> AsgiApp:
         path = scope["path"].removeprefix(scope["root_path"])
         if path.startswith(CONTENT_PATH):
             await contents(scope, receive, send)
-        elif path.startswith(_PEOPLE_PATHS) or _is_of_an_operation(scope["method"], path):
-            await for_people(scope, receive, send)
+        elif path.startswith(_USER_PATHS) or _is_of_an_operation(scope["method"], path):
+            await for_users(scope, receive, send)
         else:
             await for_jobs(scope, receive, send)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What people ask for in queries, headers and bodies, checked: nonsense is a 400 that names the parameter."""
+"""What users ask for in queries, headers and bodies, checked: nonsense is a 400 that names the parameter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jsonschema.exceptions import best_match
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from airflow_asyncaction.exceptions import PersonRefused
+from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.operations import Schema
@@ -30,7 +30,7 @@ _UNIX_MS = re.compile(r"\d{1,15}")
 def filter_of(request: Request) -> Filter:
     """Return which actions a request asks for.
 
-    :raises PersonRefused: a parameter makes no sense
+    :raises UserRefused: a parameter makes no sense
     """
     return Filter(
         type=text_of(request, "type"),
@@ -110,7 +110,7 @@ def checked_input(fields: Mapping[str, Any], schema: Schema | None) -> JsonText:
     """Return the input of an operation as it is stored.
 
     :param schema: that it must be valid under
-    :raises PersonRefused: it is not; the first mistake is named with its JSON path
+    :raises UserRefused: it is not; the first mistake is named with its JSON path
     """
     if schema is not None:
         validator = Draft202012Validator(schema, registry=Registry(), format_checker=FormatChecker())
@@ -119,11 +119,11 @@ def checked_input(fields: Mapping[str, Any], schema: Schema | None) -> JsonText:
             mistake = best_match(validator.iter_errors(fields))
         except (SchemaError, Unresolvable, re.error, RecursionError) as error:
             said = f"The operation's schema cannot be used: {str(error).splitlines()[0][:200]}"
-            raise PersonRefused(said, code="bad_schema") from error
+            raise UserRefused(said, code="bad_schema") from error
         if mistake is not None:
             path = mistake.json_path
             said = f"{path}: {mistake.message[:500]}"
-            raise PersonRefused(said, code="invalid_input", path=path[:500])
+            raise UserRefused(said, code="invalid_input", path=path[:500])
     return dumps(dict(sorted(fields.items())))
 
 
@@ -134,5 +134,5 @@ def _state(value: str) -> State:
         raise _malformed("status", f"must be one of {', '.join(State)}") from None
 
 
-def _malformed(name: str, said: str) -> PersonRefused:
-    return PersonRefused(f"{name} {said}", code="malformed", field=name)
+def _malformed(name: str, said: str) -> UserRefused:
+    return UserRefused(f"{name} {said}", code="malformed", field=name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launching and stopping, for people: our row says what is asked for, Airflow's Dag run makes it happen."""
+"""Launching and stopping, for users: our row says what is asked for, Airflow's Dag run makes it happen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from flask import Request
 
-from airflow_asyncaction.exceptions import PersonRefused, StoreUnavailable
+from airflow_asyncaction.exceptions import StoreUnavailable, UserRefused
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import StopReason, iso_time
 from airflow_asyncaction.protocol.lifecycle import Stop
@@ -20,24 +20,24 @@ from airflow_asyncaction.store.listing import ActionRecord, find
 from airflow_asyncaction.store.operations import Operation, find_operations
 from airflow_asyncaction.web.airflow_api import create_run, fail_run
 from airflow_asyncaction.web.asked import checked_input, idempotency_key_of, time_of
-from airflow_asyncaction.web.people import Person
+from airflow_asyncaction.web.permissions import User
 
 log = logging.getLogger(__name__)
 
 
 def launch(
-    actions: Actions, request: Request, person: Person, operation_id: str, fields: dict[str, Any]
+    actions: Actions, request: Request, user: User, operation_id: str, fields: dict[str, Any]
 ) -> ActionRecord:
     """Launch an operation, at once or at the time of ``?schedule=``; return its action.
 
     :param fields: its input
-    :raises PersonRefused: there is no such operation, they may not, the input is wrong, or Airflow refuses
+    :raises UserRefused: there is no such operation, they may not, the input is wrong, or Airflow refuses
     """
-    operation = _operation(actions, person, operation_id)
+    operation = _operation(actions, user, operation_id)
     wanted = Launch(
         operation=operation,
         arguments=checked_input(fields, operation.declaration.input),
-        requested_by=person.name,
+        requested_by=user.name,
         scheduled_at=time_of(request, "schedule"),
         idempotency_key=idempotency_key_of(request),
     )
@@ -45,36 +45,36 @@ def launch(
     queued = launching.queue(actions, wanted, now)
     if not queued.is_what(wanted):
         said = "This Idempotency-Key was used before, with another input or time: use a new one"
-        raise PersonRefused(said, code="idempotency_key_reused")
+        raise UserRefused(said, code="idempotency_key_reused")
     if launching.needs_run(actions, queued, now):
         _create_run(actions, request, queued.action, wanted)
     return queued.action
 
 
-def stop(actions: Actions, request: Request, person: Person, action: ActionRecord) -> ActionRecord:
+def stop(actions: Actions, request: Request, user: User, action: ActionRecord) -> ActionRecord:
     """Ask an action's job to stop; one that is not launched yet never will be.
 
-    :raises PersonRefused: they may not, or it has ended
+    :raises UserRefused: they may not, or it has ended
     """
-    person.check("PUT", action.dag_id, "TASK_INSTANCE")
+    user.check("PUT", action.dag_id, "TASK_INSTANCE")
     if action.state.is_end:
-        raise PersonRefused(f"The action has ended as {action.state}", code="already_ended")
+        raise UserRefused(f"The action has ended as {action.state}", code="already_ended")
     actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC))
     stopped = find(actions, action.id)
     if stopped.state.is_end and action.state.is_waiting:
         try:
             fail_run(request, action.dag_id, action.row.run_id)
-        except (PersonRefused, StoreUnavailable) as error:
+        except (UserRefused, StoreUnavailable) as error:
             log.info("The run of stopped action %s goes on, without it: %s", action.id, error)
     return stopped
 
 
-def _operation(actions: Actions, person: Person, operation_id: str) -> Operation:
+def _operation(actions: Actions, user: User, operation_id: str) -> Operation:
     found = find_operations(actions, [operation_id])
-    if not found or not person.may("GET", operation_id, "RUN"):
+    if not found or not user.may("GET", operation_id, "RUN"):
         said = f"There is no operation {operation_id[:250]!r}, or it is not yours to see: see GET /async"
-        raise PersonRefused(said, code="no_such_operation")
-    person.check("POST", operation_id, "RUN")
+        raise UserRefused(said, code="no_such_operation")
+    user.check("POST", operation_id, "RUN")
     return found[0]
 
 
@@ -87,6 +87,6 @@ def _create_run(actions: Actions, request: Request, action: ActionRecord, wanted
     }
     try:
         create_run(request, wanted.operation.id, run)
-    except PersonRefused as error:
+    except UserRefused as error:
         launching.refuse(actions, action.id, str(error), datetime.now(UTC))
         raise

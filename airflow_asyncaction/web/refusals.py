@@ -19,13 +19,13 @@ from airflow_asyncaction.exceptions import (
     FileRefused,
     FileStoreUnavailable,
     MalformedReport,
-    PersonRefused,
     RegistrationRefused,
     ReportTooLarge,
     SecretUnreadable,
     SignatureError,
     StaleTime,
     StoreUnavailable,
+    UserRefused,
 )
 from airflow_asyncaction.protocol.actions import unix_ms
 from airflow_asyncaction.protocol.lifecycle import Refused
@@ -57,7 +57,7 @@ _FILE_STATUS = {
     "too_many_files": 409,
     "too_slow": 408,
 }
-_PERSON_STATUS = {
+_USER_STATUS = {
     "already_ended": 409,
     "bad_schema": 500,
     "csrf": 403,
@@ -150,9 +150,9 @@ def _report_refused(error: ReportRefused) -> Refusal:
     return Refusal(_REFUSED_STATUS[error.refused.code], error.refused.code, error.refused.message)
 
 
-def _person_refused(error: PersonRefused) -> Refusal:
+def _user_refused(error: UserRefused) -> Refusal:
     headers = {"WWW-Authenticate": "Bearer"} if error.code == "not_signed_in" else {}
-    return Refusal(_PERSON_STATUS[error.code], error.code, str(error), error.more, headers)
+    return Refusal(_USER_STATUS[error.code], error.code, str(error), error.more, headers)
 
 
 def _file_refused(error: FileRefused) -> Refusal:
@@ -196,7 +196,7 @@ _ANSWERS: dict[type[BaseException], Callable[[Any], Refusal]] = {
     MalformedReport: _malformed,
     ReportTooLarge: lambda error: Refusal(413, error.code, str(error)),
     ReportRefused: _report_refused,
-    PersonRefused: _person_refused,
+    UserRefused: _user_refused,
     FileRefused: _file_refused,
     FileStoreUnavailable: _file_store,
     RegistrationRefused: _registration,

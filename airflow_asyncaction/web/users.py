@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of people and services: launch operations, look at actions, stop them.
+"""The routes of users, people and services: launch operations, look at actions, stop them.
 
-Every one of them knows who asks (``people``), and asks Airflow what they may.
+Every one of them knows who asks, and has Airflow say what they may do (``permissions``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flask import Blueprint, Response, jsonify, redirect, request
 from werkzeug.routing import BaseConverter
 from werkzeug.wrappers import Response as AnyResponse
 
-from airflow_asyncaction.exceptions import ActionNotFound, PersonRefused
+from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
 from airflow_asyncaction.files.service import Files
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
@@ -29,7 +29,7 @@ from airflow_asyncaction.web import launching
 from airflow_asyncaction.web.asked import LARGEST_NUMBER, cursor_of, filter_of, flag_of, number_of
 from airflow_asyncaction.web.content import CONTENT_PATH
 from airflow_asyncaction.web.openapi import openapi
-from airflow_asyncaction.web.people import Person, person_of
+from airflow_asyncaction.web.permissions import User, user_of
 from airflow_asyncaction.web.wire import raw_body
 
 T = TypeVar("T")
@@ -64,17 +64,17 @@ def users_blueprint(actions: Actions, files: Files, settings: Settings) -> Bluep
 def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings) -> None:
     @blueprint.get("/")
     def operations() -> Response:
-        ids = operation_ids(actions, person_of(request).dag_ids("POST", "RUN"))
+        ids = operation_ids(actions, user_of(request).dag_ids("POST", "RUN"))
         if not flag_of(request, "full"):
             return jsonify(ids)
         return jsonify({found.id: found.to_json() for found in find_operations(actions, ids)})
 
     @blueprint.put(f"/<{OPERATION}:operation_id>")
     def launch(operation_id: str) -> Response:
-        person = person_of(request)
+        user = user_of(request)
         fields = parse_object(raw_body(request, settings.limits.body_bytes))
-        action = launching.launch(actions, request, person, operation_id, fields)
-        response = jsonify(_shown(actions, person, action))
+        action = launching.launch(actions, request, user, operation_id, fields)
+        response = jsonify(_shown(actions, user, action))
         response.status_code = 202
         response.headers["Location"] = f"{request.script_root}/actions/{action.id}"
         return response
@@ -87,7 +87,7 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
         page = listing.list_actions(
             actions,
             wanted,
-            dag_ids=person_of(request).dag_ids("GET", "TASK_INSTANCE"),
+            dag_ids=user_of(request).dag_ids("GET", "TASK_INSTANCE"),
             limit=number_of(request, "limit", default=_PAGE, least=1, most=_LARGEST_PAGE),
             before=cursor_of(request),
         )
@@ -98,36 +98,36 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
 
     @blueprint.get("/actions/<uuid>")
     def action(uuid: str) -> AnyResponse:
-        person = person_of(request)
-        found = _visible(actions, person, uuid)
-        return _unless_known(_shown(actions, person, found))
+        user = user_of(request)
+        found = _visible(actions, user, uuid)
+        return _unless_known(_shown(actions, user, found))
 
     @blueprint.get("/actions/<uuid>/logs")
     def logs(uuid: str) -> Response:
-        found = _visible(actions, person_of(request), uuid, "TASK_LOGS")
+        found = _visible(actions, user_of(request), uuid, "TASK_LOGS")
         page = listing.read_logs(actions, found.id, _after("after"))
         return jsonify(_logs_json(page, found))
 
     @blueprint.get("/actions/<uuid>/reports")
     def reports(uuid: str) -> Response:
-        found = _visible(actions, person_of(request), uuid)
+        found = _visible(actions, user_of(request), uuid)
         return jsonify(listing.read_reports(actions, found.id, _after("after")))
 
     @blueprint.get("/actions/<uuid>/changes")
     def changes(uuid: str) -> AnyResponse:
-        return _changes(actions, person_of(request), uuid)
+        return _changes(actions, user_of(request), uuid)
 
     @blueprint.put("/actions/<uuid>/stop")
     def stop(uuid: str) -> Response:
-        person = person_of(request)
-        found = launching.stop(actions, request, person, _visible(actions, person, uuid))
-        return jsonify(_shown(actions, person, found))
+        user = user_of(request)
+        found = launching.stop(actions, request, user, _visible(actions, user, uuid))
+        return jsonify(_shown(actions, user, found))
 
 
 def _file_routes(blueprint: Blueprint, actions: Actions, files: Files) -> None:
     @blueprint.get("/actions/<uuid>/files")
     def list_files(uuid: str) -> Response:
-        found = _visible(actions, person_of(request), uuid, "XCOM")
+        found = _visible(actions, user_of(request), uuid, "XCOM")
         shown = [
             {"property": file.property, "role": role.value, **file.to_map()}
             for role, file in files.of_action(found.id)
@@ -136,20 +136,20 @@ def _file_routes(blueprint: Blueprint, actions: Actions, files: Files) -> None:
 
     @blueprint.get("/actions/<uuid>/files/<property_>/<int:index>")
     def download(uuid: str, property_: str, index: int) -> AnyResponse:
-        found = _visible(actions, person_of(request), uuid, "XCOM")
+        found = _visible(actions, user_of(request), uuid, "XCOM")
         content_url = request.script_root + CONTENT_PATH  # a path: the browser is at the right host
-        location = files.locate_for_person(found.id, property_, index, content_url, datetime.now(UTC))
+        location = files.locate_for_user(found.id, property_, index, content_url, datetime.now(UTC))
         response = redirect(location.url)
         response.autocorrect_location_header = False
         return response
 
 
-def _changes(actions: Actions, person: Person, uuid: str) -> AnyResponse:
+def _changes(actions: Actions, user: User, uuid: str) -> AnyResponse:
     """Answer what is new of an action: mostly that nothing is, by one look at one row."""
     after_line, after_report = _after("afterLine"), _after("afterReport")
     change = _or_refuse(uuid, lambda: listing.find_change(actions, uuid))
-    may_see_logs = person.may("GET", change.dag_id, "TASK_LOGS")
-    if not person.may("GET", change.dag_id, "TASK_INSTANCE"):
+    may_see_logs = user.may("GET", change.dag_id, "TASK_LOGS")
+    if not user.may("GET", change.dag_id, "TASK_INSTANCE"):
         raise _no_such_action(uuid)
     etag = f"{uuid}-{change.updated_at.timestamp()}-{after_line}-{after_report}-{may_see_logs}"
     if request.if_none_match.contains(etag):
@@ -169,17 +169,17 @@ def _changes(actions: Actions, person: Person, uuid: str) -> AnyResponse:
     return response
 
 
-def _visible(actions: Actions, person: Person, uuid: str, entity: str = "TASK_INSTANCE") -> ActionRecord:
+def _visible(actions: Actions, user: User, uuid: str, entity: str = "TASK_INSTANCE") -> ActionRecord:
     """Return an action that somebody may see.
 
     :param entity: what of it
-    :raises PersonRefused: they may not, which is no other answer than that there is none; or not that of it
+    :raises UserRefused: they may not, which is no other answer than that there is none; or not that of it
     """
     found = _or_refuse(uuid, lambda: listing.find(actions, uuid))
-    if not person.may("GET", found.dag_id, "TASK_INSTANCE"):
+    if not user.may("GET", found.dag_id, "TASK_INSTANCE"):
         raise _no_such_action(uuid)
     if entity != "TASK_INSTANCE":
-        person.check("GET", found.dag_id, entity)
+        user.check("GET", found.dag_id, entity)
     return found
 
 
@@ -190,25 +190,25 @@ def _or_refuse(uuid: str, look: Callable[[], T]) -> T:
         raise _no_such_action(uuid) from None
 
 
-def _no_such_action(uuid: str) -> PersonRefused:
+def _no_such_action(uuid: str) -> UserRefused:
     said = f"There is no action {uuid[:50]!r}, or it is not yours to see"
-    return PersonRefused(said, code="no_such_action")
+    return UserRefused(said, code="no_such_action")
 
 
-def _shown(actions: Actions, person: Person, action: ActionRecord) -> dict[str, Any]:
-    """Return all that a person is shown of an action."""
-    fields, rights = action.to_json(datetime.now(UTC)), _rights(person, action)
+def _shown(actions: Actions, user: User, action: ActionRecord) -> dict[str, Any]:
+    """Return all that a user is shown of an action."""
+    fields, rights = action.to_json(datetime.now(UTC)), _rights(user, action)
     if not rights["canSeeResults"]:
         fields["results"] = None
     outlook = listing.find_outlook(actions, action)
     return {**fields, **rights, "nextAttempt": outlook.next_attempt, "isFinal": outlook.is_final}
 
 
-def _rights(person: Person, action: ActionRecord) -> dict[str, bool]:
-    """Return what the person may do with an action beyond looking at it."""
+def _rights(user: User, action: ActionRecord) -> dict[str, bool]:
+    """Return what the user may do with an action beyond looking at it."""
     return {
-        "canSeeResults": person.may("GET", action.dag_id, "XCOM"),
-        "canStop": person.may("PUT", action.dag_id, "TASK_INSTANCE"),
+        "canSeeResults": user.may("GET", action.dag_id, "XCOM"),
+        "canStop": user.may("PUT", action.dag_id, "TASK_INSTANCE"),
     }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A browser, as a person would have it."""
+"""A browser, as a user would have it."""
 
 from __future__ import annotations
 

@@ -6,17 +6,35 @@ from __future__ import annotations
 import os
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from dev.deployment import USER
 from tests.system.scene import Scene, StoredAction, assert_gone, eventually
+from tests.system.users import User
 from tests.unit.live_processes import all_pids, kill_with_descendants, parent_of
 
 pytestmark = pytest.mark.system
 
 OUTAGE_SECONDS = 8
 SUPERVISED = ("supervisor_killed", "supervisor_of_talker_killed")
+
+
+def test_what_is_scheduled_outlives_airflow(scene: Scene) -> None:
+    user = User(scene.deployment, USER)
+    at = datetime.now(UTC) + timedelta(seconds=OUTAGE_SECONDS)
+    when = quote(at.isoformat())
+    uuid = user.launch("echo.said", {"text": "after all"}, f"?schedule={when}")["uuid"]
+    for process in (scene.deployment.api_server, scene.deployment.scheduler):
+        process.kill()
+    time.sleep(OUTAGE_SECONDS)
+    for process in (scene.deployment.api_server, scene.deployment.scheduler):
+        process.start()
+    scene.deployment.wait_until_healthy()
+    assert user.wait(uuid)["results"] == {"type": "echo.said", "text": "after all"}
 
 
 def test_a_job_reports_over_an_outage_of_the_api_server(scene: Scene) -> None:

@@ -22,8 +22,8 @@ from schemathesis.specs.openapi.checks import (
 
 from dev.airflow_api import AirflowApiError
 from dev.deployment import USER
-from tests.system.people import Person, error
 from tests.system.scene import Scene, eventually
+from tests.system.users import User, error
 
 pytestmark = pytest.mark.system
 
@@ -43,28 +43,28 @@ DESCRIBED = (
 
 
 @pytest.fixture(scope="module")
-def ann(scene: Scene) -> Person:
+def ann(scene: Scene) -> User:
     """Return somebody who may do everything; all operations are parsed."""
     scene.api.wait_for_dags(OPERATIONS, timeout_seconds=180)
     for dag_id in ("tagged", "tagged_later"):
         scene.api.unpause(dag_id)
-    return Person(scene.deployment, USER)
+    return User(scene.deployment, USER)
 
 
 @pytest.fixture(scope="module")
-def viewer(scene: Scene, ann: Person) -> Person:  # noqa: ARG001 - what it waits for
+def viewer(scene: Scene, ann: User) -> User:  # noqa: ARG001 - what it waits for
     """Return somebody who may look at everything, and change nothing."""
-    return Person(scene.deployment, "viewer")
+    return User(scene.deployment, "viewer")
 
 
 @pytest.fixture(scope="module")
-def loaded(ann: Person) -> dict[str, Any]:
+def loaded(ann: User) -> dict[str, Any]:
     """Return an action that ended, with a log line, a result and a file."""
     action = ann.launch("etl.load", {"table": "orders", "day": "2026-11-24"})
     return ann.wait(action["uuid"])
 
 
-def test_operations_are_told_with_what_they_take(ann: Person) -> None:
+def test_operations_are_told_with_what_they_take(ann: User) -> None:
     ids = ann.get("/")
     assert set(ids) >= OPERATIONS
     assert ids == sorted(ids)
@@ -84,9 +84,7 @@ def test_operations_are_told_with_what_they_take(ann: Person) -> None:
     assert told["tagged_later"]["type"] == "echo.second"
 
 
-def test_an_operation_runs_and_gives_what_it_returns(
-    ann: Person, scene: Scene, loaded: dict[str, Any]
-) -> None:
+def test_an_operation_runs_and_gives_what_it_returns(ann: User, scene: Scene, loaded: dict[str, Any]) -> None:
     assert (loaded["status"], loaded["results"]) == ("SUCCESS", {"table": "orders", "weekday": 2})
     assert (loaded["type"], loaded["requestedBy"]) == ("etl.load", USER)
     run = scene.api.dag_run("etl.load", loaded["runId"])
@@ -99,7 +97,7 @@ def test_an_operation_runs_and_gives_what_it_returns(
     assert {"launched", "RUNNING", "exit"} <= set(kinds)
 
 
-def test_airflows_own_api_starts_the_same(ann: Person, scene: Scene) -> None:
+def test_airflows_own_api_starts_the_same(ann: User, scene: Scene) -> None:
     scene.trigger("etl.load", conf={"table": "by hand", "seconds": None})
     assert scene.end_of("etl.load") == "success"
     (action,) = ann.get(f"/actions?dag=etl.load&run={quote(scene.runs['etl.load'], safe='')}")["actions"]
@@ -116,7 +114,7 @@ def test_it_is_in_airflows_audit_log(scene: Scene, loaded: dict[str, Any]) -> No
     assert {entry["owner"] for entry in entries["event_logs"]} == {USER}
 
 
-def test_its_files_can_be_had(ann: Person, loaded: dict[str, Any]) -> None:
+def test_its_files_can_be_had(ann: User, loaded: dict[str, Any]) -> None:
     (file,) = ann.get(f"/actions/{loaded['uuid']}/files")["files"]
     assert (file["property"], file["role"], file["name"]) == ("report", "output", "report.py")
     answer = ann.send("GET", f"/actions/{loaded['uuid']}/files/report/0")
@@ -126,7 +124,7 @@ def test_its_files_can_be_had(ann: Person, loaded: dict[str, Any]) -> None:
     assert content.headers["Content-Disposition"].startswith("attachment")
 
 
-def test_the_action_is_there_at_once(ann: Person) -> None:
+def test_the_action_is_there_at_once(ann: User) -> None:
     before = time.monotonic()
     action = ann.launch("echo.said", {"text": "at once"})
     assert (action["status"], action["isDone"]) == ("QUEUED", False)
@@ -135,7 +133,7 @@ def test_the_action_is_there_at_once(ann: Person) -> None:
     assert ann.wait(action["uuid"])["results"] == {"type": "echo.said", "text": "at once"}
 
 
-def test_an_input_is_nobodys_template(ann: Person) -> None:
+def test_an_input_is_nobodys_template(ann: User) -> None:
     action = ann.launch("echo.said", {"text": "{{ 6 * 7 }} {% raw %}"})
     assert ann.wait(action["uuid"])["results"]["text"] == "{{ 6 * 7 }} {% raw %}"
 
@@ -153,7 +151,7 @@ def test_an_input_is_nobodys_template(ann: Person) -> None:
     ],
 )
 def test_a_wrong_input_is_refused_with_its_path(
-    ann: Person, operation: str, body: dict[str, Any], path: str
+    ann: User, operation: str, body: dict[str, Any], path: str
 ) -> None:
     answer = ann.send("PUT", f"/{operation}", body)
     assert error(answer) == (400, "invalid_input")
@@ -161,19 +159,19 @@ def test_a_wrong_input_is_refused_with_its_path(
 
 
 @pytest.mark.parametrize("body", [[], "x", None, 3])
-def test_an_input_is_an_object(ann: Person, body: Any) -> None:
+def test_an_input_is_an_object(ann: User, body: Any) -> None:
     if body is None:  # nothing at all is an empty object
         assert error(ann.send("PUT", "/echo.said")) == (400, "invalid_input")
     else:
         assert error(ann.send("PUT", "/echo.said", body)) == (400, "malformed")
 
 
-def test_what_is_no_operation_cannot_be_launched(ann: Person) -> None:
+def test_what_is_no_operation_cannot_be_launched(ann: User) -> None:
     for name in ("shell_job", "nothing", "a b"):
         assert error(ann.send("PUT", f"/{name}", {}))[0] in (404, 405), name
 
 
-def test_twenty_calls_with_one_key_are_one_run(ann: Person, scene: Scene) -> None:
+def test_twenty_calls_with_one_key_are_one_run(ann: User, scene: Scene) -> None:
     def launch(_: int) -> str:
         return str(ann.launch("echo.said", {"text": "once"}, Idempotency_Key="only-once")["uuid"])
 
@@ -188,7 +186,7 @@ def test_twenty_calls_with_one_key_are_one_run(ann: Person, scene: Scene) -> Non
     assert error(other) == (422, "idempotency_key_reused")
 
 
-def test_an_operation_runs_at_its_time(ann: Person) -> None:
+def test_an_operation_runs_at_its_time(ann: User) -> None:
     at = datetime.now(UTC) + timedelta(seconds=4)
     action = ann.launch("echo.said", {"text": "later"}, f"?schedule={int(at.timestamp() * 1000)}")
     assert action["status"] == "SCHEDULED"
@@ -197,13 +195,13 @@ def test_an_operation_runs_at_its_time(ann: Person) -> None:
 
 
 @pytest.mark.parametrize("when", ["tomorrow", "2026-11-24", "2026-11-24T10:00:00", "-1", "9" * 16, ""])
-def test_a_time_that_makes_no_sense_is_refused(ann: Person, when: str) -> None:
+def test_a_time_that_makes_no_sense_is_refused(ann: User, when: str) -> None:
     answer = ann.send("PUT", f"/echo.said?schedule={when}", {"text": "x"})
     assert error(answer) == (400, "malformed")
     assert answer.json()["field"] == "schedule"
 
 
-def test_who_may_only_look_only_looks(ann: Person, viewer: Person, loaded: dict[str, Any]) -> None:
+def test_who_may_only_look_only_looks(ann: User, viewer: User, loaded: dict[str, Any]) -> None:
     assert viewer.get("/") == []
     assert error(viewer.send("PUT", "/echo.said", {"text": "x"})) == (403, "forbidden")
     assert viewer.get(f"/actions/{loaded['uuid']}")["canStop"] is False
@@ -213,7 +211,7 @@ def test_who_may_only_look_only_looks(ann: Person, viewer: Person, loaded: dict[
     assert ann.send("PUT", f"/actions/{later['uuid']}/stop").status_code == 200
 
 
-def test_nobody_gets_nothing(ann: Person, loaded: dict[str, Any]) -> None:
+def test_nobody_gets_nothing(ann: User, loaded: dict[str, Any]) -> None:
     uuid = loaded["uuid"]
     for path in ("/", "/actions", f"/actions/{uuid}", f"/actions/{uuid}/logs", f"/actions/{uuid}/changes"):
         for headers in ({}, {"Authorization": "Bearer nonsense"}, {"Cookie": "_token=nonsense"}):
@@ -221,7 +219,7 @@ def test_nobody_gets_nothing(ann: Person, loaded: dict[str, Any]) -> None:
             assert error(answer) == (401, "not_signed_in"), (path, headers)
 
 
-def test_another_origin_cannot_make_a_browser_launch_anything(ann: Person) -> None:
+def test_another_origin_cannot_make_a_browser_launch_anything(ann: User) -> None:
     cookie = {"_token": ann.token}
     url = f"{ann.hook}/echo.said"
     assert requests.get(f"{ann.hook}/actions", cookies=cookie, timeout=60).status_code == 200
@@ -232,7 +230,7 @@ def test_another_origin_cannot_make_a_browser_launch_anything(ann: Person) -> No
     assert launched.status_code == 202
 
 
-def test_a_running_action_is_asked_to_stop(ann: Person) -> None:
+def test_a_running_action_is_asked_to_stop(ann: User) -> None:
     action = ann.launch("etl.load", {"table": "t", "seconds": 300})
     ann.wait(action["uuid"], "RUNNING")
     stopping = ann.send("PUT", f"/actions/{action['uuid']}/stop").json()
@@ -241,26 +239,26 @@ def test_a_running_action_is_asked_to_stop(ann: Person) -> None:
     assert error(ann.send("PUT", f"/actions/{action['uuid']}/stop")) == (409, "already_ended")
 
 
-def test_an_action_that_waits_is_stopped_with_its_run(ann: Person, scene: Scene) -> None:
+def test_an_action_that_waits_is_stopped_with_its_run(ann: User, scene: Scene) -> None:
     action = ann.launch("echo.said", {"text": "never"}, "?schedule=2100-01-01T00:00:00Z")
     stopped = ann.send("PUT", f"/actions/{action['uuid']}/stop").json()
     assert (stopped["status"], stopped["errorName"], stopped["isDone"]) == ("STOPPED", "Requested", True)
     assert scene.api.dag_run("echo.said", action["runId"])["state"] == "failed"
 
 
-def test_a_dag_that_merely_has_the_tag_ends_with_its_run(ann: Person) -> None:
+def test_a_dag_that_merely_has_the_tag_ends_with_its_run(ann: User) -> None:
     well, badly = (ann.launch("tagged", {"n": n})["uuid"] for n in (0, 1))
     assert ann.wait(well)["status"] == "SUCCESS"
     failed = ann.wait(badly)
     assert (failed["status"], failed["errorName"]) == ("ERROR", "RunFailed")
 
 
-def test_the_action_of_a_larger_dag_is_that_of_its_own_task(ann: Person) -> None:
+def test_the_action_of_a_larger_dag_is_that_of_its_own_task(ann: User) -> None:
     done = ann.wait(ann.launch("tagged_later", {})["uuid"])
     assert (done["taskId"], done["results"]) == ("second", {"type": "echo.second", "a": 1})
 
 
-def test_an_action_that_failed_tells_of_the_next_try(ann: Person) -> None:
+def test_an_action_that_failed_tells_of_the_next_try(ann: User) -> None:
     first = ann.launch("etl.flaky", {"fails": 1})["uuid"]
     failed = ann.wait(first)
     assert (failed["status"], failed["isFinal"]) == ("ERROR", False)
@@ -270,14 +268,14 @@ def test_an_action_that_failed_tells_of_the_next_try(ann: Person) -> None:
     assert (done["isFinal"], done["nextAttempt"]) == (True, None)
 
 
-def test_the_last_try_is_final(ann: Person) -> None:
+def test_the_last_try_is_final(ann: User) -> None:
     first = ann.launch("etl.flaky", {"fails": 9})["uuid"]
     second = eventually(lambda: ann.get(f"/actions/{first}")["nextAttempt"], "the next try's action")
     assert ann.wait(second)["status"] == "ERROR"
     eventually(lambda: ann.get(f"/actions/{second}")["isFinal"], "its task has failed")
 
 
-def test_what_has_not_changed_is_not_sent_again(ann: Person, loaded: dict[str, Any]) -> None:
+def test_what_has_not_changed_is_not_sent_again(ann: User, loaded: dict[str, Any]) -> None:
     uuid = loaded["uuid"]
     for path in (f"/actions/{uuid}", "/actions?dag=etl.load&limit=1", f"/actions/{uuid}/changes?afterLine=1"):
         first = ann.send("GET", path)
@@ -285,7 +283,7 @@ def test_what_has_not_changed_is_not_sent_again(ann: Person, loaded: dict[str, A
         assert (first.status_code, again.status_code, again.content) == (200, 304, b""), path
 
 
-def test_a_list_goes_on_where_it_was(ann: Person, loaded: dict[str, Any]) -> None:  # noqa: ARG001
+def test_a_list_goes_on_where_it_was(ann: User, loaded: dict[str, Any]) -> None:  # noqa: ARG001
     whole = [action["uuid"] for action in ann.get("/actions?limit=200&status=SUCCESS")["actions"]]
     pages, cursor = [], ""
     while True:
@@ -298,7 +296,7 @@ def test_a_list_goes_on_where_it_was(ann: Person, loaded: dict[str, Any]) -> Non
 
 
 @pytest.fixture(scope="module")
-def described(ann: Person, loaded: dict[str, Any]) -> Any:
+def described(ann: User, loaded: dict[str, Any]) -> Any:
     """Return the description, with ids that exist as well as those that anybody can think of."""
     description = ann.get("/openapi.json")
     later = ann.launch("echo.said", {"text": "x"}, "?schedule=2100-01-01T00:00:00Z")
@@ -324,7 +322,7 @@ def test_every_route_is_described(described: Any) -> None:
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("operation_id", DESCRIBED)
 def test_routes_are_as_they_are_described(
-    described: Any, ann: Person, operation_id: str, mode: GenerationMode
+    described: Any, ann: User, operation_id: str, mode: GenerationMode
 ) -> None:
     operation = described.find_operation_by_id(operation_id)
     excluded = [unsupported_method]  # of "/": POST is the job's

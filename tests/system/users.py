@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""People and services: signed in to Airflow, over HTTP, each with their own token."""
+"""Users, people and services: signed in to Airflow, over HTTP, each with their own token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dev.deployment import Deployment
 from tests.system.scene import eventually
 
 
-class Person:
+class User:
     """A user of a deployment whose auth manager is the simple one."""
 
     def __init__(self, deployment: Deployment, name: str) -> None:
@@ -24,7 +24,7 @@ class Person:
         self.headers = {"Authorization": f"Bearer {self.token}"}
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
-        """Send a request to a route of people; header names are written with ``_``."""
+        """Send a request to a route of users; header names are written with ``_``."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return requests.request(
             method,

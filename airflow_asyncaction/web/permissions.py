@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a person, or a service, is, and what they may do: Airflow's auth manager says so, whichever it is."""
+"""Who a user is, a person or a service, and what they may do: Airflow's auth manager says so."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flask import Request
 from jwt import InvalidTokenError
 
-from airflow_asyncaction.exceptions import PersonRefused
-from airflow_asyncaction.store.operations import team_of
+from airflow_asyncaction.exceptions import UserRefused
+from airflow_asyncaction.store.operations import are_teams, team_of
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager, ResourceMethod
@@ -30,18 +30,20 @@ _READING = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True)
-class Person:
+class User:
     """Somebody whom Airflow knows.
 
-    How it works: what an action, or an operation, is to a person is what its Dag is to them.
+    How it works: what they may do with an action, or an operation, is what they may do with its Dag.
+
+    :param known: as the auth manager knows them
     """
 
-    user: BaseUser
+    known: BaseUser
 
     @property
     def name(self) -> str:
         """Of the user."""
-        return self.user.get_name()
+        return self.known.get_name()
 
     def may(self, method: ResourceMethod, dag_id: str, entity: str) -> bool:
         """Tell whether they may do that to an entity (name of ``DagAccessEntity``) of a Dag."""
@@ -50,47 +52,47 @@ class Person:
         details = DagDetails(id=dag_id, team_name=team_of(dag_id))
         return _outside_flask(
             lambda: _auth_manager().is_authorized_dag(
-                method=method, access_entity=DagAccessEntity[entity], details=details, user=self.user
+                method=method, access_entity=DagAccessEntity[entity], details=details, user=self.known
             )
         )
 
     def check(self, method: ResourceMethod, dag_id: str, entity: str) -> None:
         """Make sure that they may.
 
-        :raises PersonRefused: they may not
+        :raises UserRefused: they may not
         """
         if not self.may(method, dag_id, entity):
             said = f"You may not {method} {entity} of the Dag {dag_id}: ask for the permission in Airflow"
-            raise PersonRefused(said, code="forbidden")
+            raise UserRefused(said, code="forbidden")
 
     def dag_ids(self, method: ResourceMethod, entity: str) -> set[str] | None:
         """Return the Dags to whose entity they may do that; ``None``: all."""
         from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
 
         manager = _auth_manager()
-        of_all = _outside_flask(
+        may_all = _outside_flask(
             lambda: manager.is_authorized_dag(
-                method=method, access_entity=DagAccessEntity[entity], user=self.user
+                method=method, access_entity=DagAccessEntity[entity], user=self.known
             )
         )
-        if of_all:
+        if may_all and not are_teams():
             return None
-        found = _outside_flask(lambda: manager.get_authorized_dag_ids(user=self.user))
+        found = _outside_flask(lambda: manager.get_authorized_dag_ids(user=self.known))
         return {dag_id for dag_id in found if self.may(method, dag_id, entity)}
 
 
-def person_of(request: Request) -> Person:
+def user_of(request: Request) -> User:
     """Return who sends a request: a bearer token goes before the cookie, as in Airflow.
 
-    :raises PersonRefused: nobody whom Airflow knows; or another origin may have made a browser send it
+    :raises UserRefused: nobody whom Airflow knows; or another origin may have made a browser send it
     """
     header = request.headers.get("Authorization", "")
     if header[: len(_BEARER)].lower() == _BEARER:
-        return Person(_user_of_token(header[len(_BEARER) :].strip()))
+        return User(_user_of_token(header[len(_BEARER) :].strip()))
     if request.method not in _READING and CSRF_HEADER not in request.headers:
-        raise PersonRefused(f"A request with a cookie needs the header {CSRF_HEADER}", code="csrf")
+        raise UserRefused(f"A request with a cookie needs the header {CSRF_HEADER}", code="csrf")
     user = _user_of_middleware(request)
-    return Person(user if user is not None else _user_of_token(request.cookies.get(_COOKIE, "")))
+    return User(user if user is not None else _user_of_token(request.cookies.get(_COOKIE, "")))
 
 
 def _user_of_middleware(request: Request) -> BaseUser | None:
@@ -105,12 +107,12 @@ def _user_of_middleware(request: Request) -> BaseUser | None:
 
 def _user_of_token(token: str) -> BaseUser:
     if not token:
-        raise PersonRefused("Sign in to Airflow, or send a token of POST /auth/token", code="not_signed_in")
+        raise UserRefused("Sign in to Airflow, or send a token of POST /auth/token", code="not_signed_in")
     try:
         return _outside_flask(lambda: asyncio.run(_auth_manager().get_user_from_token(token)))
     except InvalidTokenError:
         said = "The token is not valid, or not any more: get one by POST /auth/token"
-        raise PersonRefused(said, code="not_signed_in") from None
+        raise UserRefused(said, code="not_signed_in") from None
 
 
 def _auth_manager() -> BaseAuthManager[Any]:
@@ -119,7 +121,7 @@ def _auth_manager() -> BaseAuthManager[Any]:
     try:
         return get_auth_manager()
     except RuntimeError:
-        raise PersonRefused("People are served by Airflow's API server alone", code="no_airflow") from None
+        raise UserRefused("Users are served by Airflow's API server alone", code="no_airflow") from None
 
 
 def _outside_flask(function: Callable[[], T]) -> T:
