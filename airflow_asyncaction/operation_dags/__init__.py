@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make Dags that are operations: from a function, from a type and a JSON Schema, from a file of webda's."""
+"""Make Dags that are operations: from a function, from a type and a JSON Schema, from a file of webda's.
+
+The name is not by chance: Airflow's dag processor reads only files that have "dag" somewhere in them.
+"""
 
 from __future__ import annotations
 

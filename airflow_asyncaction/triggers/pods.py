@@ -7,7 +7,6 @@ import asyncio
 import contextvars
 import time
 from collections.abc import AsyncIterator, Hashable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,13 +17,13 @@ from airflow_asyncaction.exceptions import Superseded
 from airflow_asyncaction.runners.pod_log import LogPosition
 from airflow_asyncaction.triggers.cluster import Place
 from airflow_asyncaction.triggers.deferred_pod import CannotWatch, DeferredPod, PodTerms
+from airflow_asyncaction.triggers.killing import to_its_end
 from airflow_asyncaction.triggers.log_slots import log_slots
 from airflow_asyncaction.triggers.pod_watch import watch_of
 from airflow_asyncaction.triggers.server import server
 from airflow_asyncaction.triggers.sweep import Sweep
 
 _COMPLETED_WITHIN_SECONDS = 120.0
-_killing: set[asyncio.Task[None]] = set()
 
 
 class PodActionTrigger(BaseEventTrigger):
@@ -110,18 +109,8 @@ class PodActionTrigger(BaseEventTrigger):
                 yield event
 
     async def on_kill(self) -> None:
-        """Clear up after the server has completed the task; end the pod if it was killed.
-
-        It takes longer than Airflow lets it: the triggerer cancels a trigger anew each second until it is
-        gone, this method with it. So it is done by a task of its own, which is cancelled by nobody.
-        """
-        killing = asyncio.create_task(self._kill())
-        _killing.add(killing)
-        killing.add_done_callback(_killing.discard)
-        while not killing.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.shield(killing)
-        killing.result()
+        """Clear up after the server has completed the task; end the pod if it was killed."""
+        await to_its_end(self._kill())
 
     async def _kill(self) -> None:
         pod = self._deferred_pod()

@@ -9,7 +9,6 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from airflow_asyncaction.hooks.remote_client import remote_client
 from airflow_asyncaction.hooks.remote_words import Look, Position
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.runners.reported import describe_progress
+from airflow_asyncaction.triggers.killing import to_its_end
 from airflow_asyncaction.triggers.server import is_away
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _LONGEST_PAUSE_SECONDS = 30.0
 _KILL_PATIENCE_SECONDS = 25.0
-_killing: set[asyncio.Task[None]] = set()
 
 
 class RemoteLog:
@@ -138,20 +137,9 @@ class RemoteActionTrigger(BaseTrigger):
         yield TriggerEvent({"action_id": self.action_id, "after_line": after_line})
 
     async def on_kill(self) -> None:
-        """Stop the action there: somebody has marked or cleared the task.
-
-        The triggerer cancels a trigger anew each second until it is gone, this method with it. So it is done
-        by a task of its own, which is cancelled by nobody.
-        """
-        if not self.stop_on_kill:
-            return
-        killing = asyncio.create_task(self._kill())
-        _killing.add(killing)
-        killing.add_done_callback(_killing.discard)
-        while not killing.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.shield(killing)
-        killing.result()
+        """Stop the action there: somebody has marked or cleared the task."""
+        if self.stop_on_kill:
+            await to_its_end(self._kill())
 
     async def _follow(self) -> int:
         """Look until the end; return the last line that was seen."""
