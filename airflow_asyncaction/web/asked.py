@@ -24,6 +24,7 @@ from airflow_asyncaction.store.listing import Filter
 LARGEST_NUMBER = 2**31 - 1
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it
 _UNIX_MS = re.compile(r"\d{1,15}")
 
 
@@ -124,7 +125,11 @@ def checked_input(fields: Mapping[str, Any], schema: Schema | None) -> JsonText:
             path = mistake.json_path
             said = f"{path}: {mistake.message[:500]}"
             raise UserRefused(said, code="invalid_input", path=path[:500])
-    return dumps(dict(sorted(fields.items())))
+    text = dumps(dict(sorted(fields.items())))
+    if _NUL.search(text):
+        said = "$: a string has the character NUL, which databases do not take"
+        raise UserRefused(said, code="invalid_input", path="$")
+    return text
 
 
 def _state(value: str) -> State:

@@ -72,7 +72,7 @@ CONFIG = {
     "scheduler": {
         "task_instance_heartbeat_timeout": "45",
         "task_instance_heartbeat_timeout_detection_interval": "2",
-        "scheduler_health_check_threshold": "15",
+        "scheduler_health_check_threshold": "45",  # a busy scheduler must not take its own tasks for orphans
         "orphaned_tasks_check_interval": "3",
     },
     "asyncaction": {"poll_interval": "0.5"},

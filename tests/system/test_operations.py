@@ -98,7 +98,7 @@ def test_an_operation_runs_and_gives_what_it_returns(ann: User, scene: Scene, lo
 
 
 def test_airflows_own_api_starts_the_same(ann: User, scene: Scene) -> None:
-    scene.trigger("etl.load", conf={"table": "by hand", "seconds": None})
+    scene.trigger("etl.load", conf={"table": "by hand"})
     assert scene.end_of("etl.load") == "success"
     (action,) = ann.get(f"/actions?dag=etl.load&run={quote(scene.runs['etl.load'], safe='')}")["actions"]
     done = ann.get(f"/actions/{action['uuid']}")
@@ -144,6 +144,7 @@ def test_an_input_is_nobodys_template(ann: User) -> None:
         ("echo.said", {"text": 3}, "$.text"),
         ("echo.said", {"text": "x" * 41}, "$.text"),
         ("echo.said", {}, "$"),
+        ("echo.said", {"text": "a\0b"}, "$"),
         ("echo.said", {"text": "x", "more": 1}, "$"),
         ("etl.load", {"table": "t", "day": "yesterday"}, "$.day"),
         ("echo.Import", {"files": [{"name": "a"}, {"name": 3}]}, "$.files[1].name"),
