@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from airflow_asyncaction.exceptions import AsyncActionError, MalformedReport, StoreUnavailable
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.reports import parse_object
+from airflow_asyncaction.web.asked import IDEMPOTENCY_KEY
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def json_object(text: str | None) -> dict[str, Any]:
 
 def idempotency_key(text: str | None) -> str | None:
     """Return a key as a header could have it, too."""
-    if text is not None and not re.fullmatch(r"[\x21-\x7e]{1,255}", text):
+    if text is not None and not IDEMPOTENCY_KEY.fullmatch(text):
         raise SystemExit("--idempotency-key must be 1 to 255 visible ASCII characters")
     return text
 

@@ -8,7 +8,7 @@ import random
 import time
 import uuid as uuid_module
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -39,6 +39,7 @@ from airflow_asyncaction.hooks.remote_words import (
     RemoteLogs,
     RemoteOperation,
 )
+from airflow_asyncaction.protocol.actions import iso_time
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -354,4 +355,4 @@ def _iso(moment: datetime | None) -> str | None:
         return None
     if moment.tzinfo is None:
         raise ValueError(f"{moment.isoformat()} needs a time zone")
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return iso_time(moment)

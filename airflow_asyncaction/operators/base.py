@@ -194,7 +194,7 @@ class BaseActionOperator(BaseOperator):
         """
         if view.state is State.SUCCESS:
             return None if view.results is None else strict_json.for_xcom(view.results)
-        error = _as_exception(view, info)
+        error = as_exception(info.job_id, view.state, view.error_name, view.error_message)
         if view.stop_reason is StopReason.REQUESTED and isinstance(error, ActionStopped):
             raise AirflowFailException(str(error)) from error  # whoever stopped it wants no retry
         raise error
@@ -240,10 +240,13 @@ def _all_outlets(outlets: Any, assets: Mapping[str, Asset]) -> list[Any]:
     return [*given, *(asset for asset in assets.values() if asset not in given)]
 
 
-def _as_exception(view: TaskView, info: JobInfo) -> ActionEnded:
+def as_exception(
+    action_id: str, state: State, error_name: str | None, error_message: str | None
+) -> ActionEnded:
+    """Return what an action that ended otherwise than in SUCCESS is raised as."""
     kinds = {State.TIMEOUT: ActionTimedOut, State.STOPPED: ActionStopped}
-    kind = error_class(kinds.get(view.state, ActionFailed), view.error_name)
-    return kind(action_id=info.job_id, error_name=view.error_name, error_message=view.error_message)
+    kind = error_class(kinds.get(state, ActionFailed), error_name)
+    return kind(action_id=action_id, error_name=error_name, error_message=error_message)
 
 
 def _arguments_json(arguments: Mapping[str, Any] | None) -> strict_json.JsonText:

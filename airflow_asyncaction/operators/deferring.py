@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the API server alone can complete a task, or Airflow has something to do on a worker."""
+"""How a task is deferred: who can complete it then, and for how long it may wait."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import BaseOperator
@@ -40,3 +42,11 @@ def _has_listeners() -> bool:
     from airflow.sdk.listener import get_listener_manager
 
     return bool(get_listener_manager().has_listeners)
+
+
+def time_left(execution_timeout: timedelta | None, context: Mapping[str, Any]) -> timedelta | None:
+    """Return how much of its ``execution_timeout`` a task has left; at least some, to be stopped in order."""
+    if execution_timeout is None:
+        return None
+    elapsed: timedelta = datetime.now(UTC) - context["ti"].start_date
+    return max(execution_timeout - elapsed, timedelta(seconds=1))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
@@ -21,7 +21,7 @@ from airflow_asyncaction.hooks.task import PATIENCE, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
-from airflow_asyncaction.operators.deferring import needs_worker
+from airflow_asyncaction.operators.deferring import needs_worker, time_left
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Stop
@@ -181,7 +181,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             trigger=trigger,
             method_name="resume",
             kwargs={"action_id": info.job_id, "log": position, "after_line": after_line},
-            timeout=self._time_left(context),
+            timeout=time_left(self.execution_timeout, context),
         )
 
     def resume(self, context: Any, action_id: str, log: list[Any], after_line: int, event: Any = None) -> Any:
@@ -281,13 +281,6 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
     def _write_line(self, line: PodLine) -> None:
         write_pod_line(self.log, line)
-
-    def _time_left(self, context: Mapping[str, Any]) -> timedelta | None:
-        if self.execution_timeout is None:
-            return None
-        elapsed = datetime.now(UTC) - context["ti"].start_date
-        left: timedelta = self.execution_timeout - elapsed
-        return max(left, timedelta(seconds=1))
 
 
 def _unix_ms(moment: datetime | None) -> int | None:

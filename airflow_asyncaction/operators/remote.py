@@ -8,7 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator
@@ -17,19 +17,13 @@ from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.exceptions import (
-    ActionEnded,
-    ActionFailed,
-    ActionStopped,
-    ActionTimedOut,
-    ServerError,
-    error_class,
-)
+from airflow_asyncaction.exceptions import ActionStopped, ServerError
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.in_process import is_in_process
 from airflow_asyncaction.hooks.remote_access import Kind
 from airflow_asyncaction.hooks.remote_words import Position, RemoteAction
-from airflow_asyncaction.operators.base import Seconds, as_duration
+from airflow_asyncaction.operators.base import Seconds, as_duration, as_exception
+from airflow_asyncaction.operators.deferring import time_left
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.triggers.remote import RemoteActionTrigger, RemoteLog
@@ -222,7 +216,7 @@ class RemoteActionOperator(BaseOperator):
             copies_logs=self.copies_logs,
             stop_on_kill=self.stop_on_kill,
         )
-        self.defer(trigger=trigger, method_name="resume", timeout=self._time_left(context))
+        self.defer(trigger=trigger, method_name="resume", timeout=time_left(self.execution_timeout, context))
 
     def _key(self, context: Any) -> str:
         """Return what makes a launch of this try unique."""
@@ -251,12 +245,6 @@ class RemoteActionOperator(BaseOperator):
         interval = settings.load().poll_interval if self.poll_interval is None else self.poll_interval
         return interval.total_seconds()
 
-    def _time_left(self, context: Mapping[str, Any]) -> timedelta | None:
-        if self.execution_timeout is None:
-            return None
-        left: timedelta = self.execution_timeout - (datetime.now(UTC) - context["ti"].start_date)
-        return max(left, timedelta(seconds=1))
-
 
 def results_of(action: RemoteAction, *, stopped_by_us: bool = False) -> Any:
     """Return the results of an action that is done, or raise what it ended with.
@@ -271,9 +259,7 @@ def results_of(action: RemoteAction, *, stopped_by_us: bool = False) -> Any:
             message = "The connection's user may not see results there: that needs the right to read XComs"
             raise ServerError(message, status=403, code="forbidden")
         return strict_json.for_xcom(strict_json.dumps(action.results))
-    parents: dict[State, type[ActionEnded]] = {State.TIMEOUT: ActionTimedOut, State.STOPPED: ActionStopped}
-    kind = error_class(parents.get(action.state, ActionFailed), action.error_name)
-    error = kind(action_id=action.uuid, error_name=action.error_name, error_message=action.error_message)
+    error = as_exception(action.uuid, action.state, action.error_name, action.error_message)
     is_requested = action.stop_reason == StopReason.REQUESTED and not stopped_by_us
     if is_requested and isinstance(error, ActionStopped):
         raise AirflowFailException(str(error)) from error

@@ -141,15 +141,24 @@ def _status(fields: Mapping[str, Any]) -> ReportedStatus | None:
         raise MalformedReport("status is not RUNNING, SUCCESS or ERROR", field="status") from None
 
 
+def progress_of(details: Any) -> tuple[float | None, Any]:
+    """Return the progress (0 to 100) and the message in a job's ``statusDetails``, as far as it told them."""
+    progress, message = details, None
+    if isinstance(details, dict):
+        progress, message = details.get("progress"), details.get("message")
+    is_number = isinstance(progress, int | float) and not isinstance(progress, bool)
+    return progress if is_number else None, message
+
+
 def _status_details(fields: Mapping[str, Any]) -> JsonText | None:
     if "statusDetails" not in fields:
         return None
     details = fields["statusDetails"]
-    progress = details.get("progress") if isinstance(details, dict) else details
-    if isinstance(progress, int | float) and not isinstance(progress, bool):
+    progress, _ = progress_of(details)
+    if progress is not None:
         if not 0 <= progress <= 100:
             raise MalformedReport("progress is outside 0..100", field="statusDetails")
-    elif isinstance(details, dict) and progress is not None:
+    elif isinstance(details, dict) and details.get("progress") is not None:
         raise MalformedReport("progress is not a number", field="statusDetails")
     return strict_json.dumps(details)
 

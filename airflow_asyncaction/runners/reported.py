@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from airflow_asyncaction.protocol.reports import SERVER_STREAM
+from airflow_asyncaction.protocol.reports import SERVER_STREAM, progress_of
 from airflow_asyncaction.protocol.tasks import TaskView
 from airflow_asyncaction.runners.task_log import write_log_line
 
@@ -44,12 +44,8 @@ class Shown:
 
 def describe_progress(status_details: str) -> str:
     """Return one line for a job's ``statusDetails``, such as ``progress 40 % loading``."""
-    details = json.loads(status_details)
-    if isinstance(details, dict):
-        progress, message = details.get("progress"), details.get("message")
-    else:
-        progress, message = details, None
-    if isinstance(progress, int | float) and not isinstance(progress, bool):
+    progress, message = progress_of(json.loads(status_details))
+    if progress is not None:
         text = f"progress {progress:g} %"
         return f"{text} {message}" if message else text
     return f"status details {message if message is not None else status_details}"

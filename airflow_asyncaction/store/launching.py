@@ -23,7 +23,7 @@ from airflow_asyncaction.protocol.actions import Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Due, Unlaunched
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.store import reports, secret
+from airflow_asyncaction.store import reports, rows, secret
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.listing import ActionRecord, find
 from airflow_asyncaction.store.models import action_table
@@ -39,7 +39,7 @@ _runs = DagRun.__table__.c
 _WAITING = [state.value for state in State if state.is_waiting]
 _RUN = select(_runs.id).where(_runs.dag_id == bindparam("dag_id"), _runs.run_id == bindparam("run_id"))
 _TO_SETTLE = (
-    select(_columns.id, _columns.state, _columns.dag_id, _columns.run_id, _runs.state.label("run_state"))
+    select(_columns.id, _runs.state.label("run_state"))
     .outerjoin(DagRun.__table__, and_(_runs.dag_id == _columns.dag_id, _runs.run_id == _columns.run_id))
     .where(
         _columns.state.in_(_WAITING),
@@ -159,11 +159,6 @@ def _of_key(actions: Actions, launch: Launch) -> ActionRecord:
     return find(actions, action_id)
 
 
-def run_id_of(action_id: JobId) -> str:
-    """Return the id of the Dag run that is created for an action."""
-    return f"async__{action_id}"
-
-
 def _row(action_id: JobId, launch: Launch, now: datetime) -> dict[str, Any]:
     scheduled_at = launch.scheduled_at
     is_later = scheduled_at is not None and scheduled_at > now
@@ -173,7 +168,7 @@ def _row(action_id: JobId, launch: Launch, now: datetime) -> dict[str, Any]:
         "runner": "",
         "attempt": 1,
         "dag_id": launch.operation.id,
-        "run_id": run_id_of(action_id),
+        "run_id": f"async__{action_id}",
         "task_id": launch.operation.task_id,
         "map_index": -1,
         "registration": "",
@@ -184,11 +179,7 @@ def _row(action_id: JobId, launch: Launch, now: datetime) -> dict[str, Any]:
         "require_report": False,
         "log_limit": 0,
         "state": (State.SCHEDULED if is_later else State.QUEUED).value,
-        "fenced": False,
-        "log_lines": 0,
-        "log_lines_dropped": 0,
-        "report_count": 0,
-        "refused_count": 0,
+        **rows.UNTOUCHED,
         "created_at": now,
         "updated_at": max(now, scheduled_at or now),  # by which it is old one day
         "adoptable": False,

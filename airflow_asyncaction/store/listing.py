@@ -15,8 +15,9 @@ from airflow.utils.state import State as TaskStates
 from sqlalchemy import Select, bindparam, false, literal_column, select, union_all
 
 from airflow_asyncaction.exceptions import ActionNotFound
-from airflow_asyncaction.protocol.actions import Action, State, iso_time
+from airflow_asyncaction.protocol.actions import State, iso_time
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
+from airflow_asyncaction.protocol.reports import progress_of
 from airflow_asyncaction.store import log_lines, rows
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
@@ -110,11 +111,6 @@ class ActionRecord:
         return State(self.row.state)
 
     @property
-    def arguments(self) -> str:
-        """What it was asked for with, as JSON."""
-        return str(self.row.arguments)
-
-    @property
     def has_results(self) -> bool:
         """Whether its job, or its task, has told any: they may be ``null``."""
         return self.row.results is not None
@@ -127,16 +123,12 @@ class ActionRecord:
     @property
     def is_done(self) -> bool:
         """As :attr:`Action.is_done`."""
-        return self._action.is_done
-
-    @property
-    def _action(self) -> Action:
-        return rows.to_action(self.row)
+        return rows.to_action(self.row).is_done
 
     def to_short_json(self, now: datetime) -> dict[str, Any]:
         """Return it as it stands in a list."""
         row = self.row
-        progress, message = _progress(row.status_details)
+        progress, message = progress_of(self.status_details)
         return {
             "uuid": row.id,
             "type": row.type,
@@ -152,7 +144,7 @@ class ActionRecord:
             "errorName": row.error_name,
             "errorMessage": row.error_message,
             "progress": progress,
-            "message": message,
+            "message": None if message is None else str(message),
             "job": _parsed(row.job),
             "reportCount": row.report_count,
             "refusedCount": row.refused_count,
@@ -164,7 +156,7 @@ class ActionRecord:
             "lastReportAt": iso_time(row.last_report_at),
             "endedAt": iso_time(row.ended_at),
             "requestedBy": row.requested_by,
-            "isDone": self._action.is_done,
+            "isDone": self.is_done,
             "serverTime": iso_time(now),
         }
 
@@ -175,8 +167,8 @@ class ActionRecord:
             **self.to_short_json(now),
             "arguments": _parsed(row.arguments),
             "results": _parsed(row.results),
-            "hasResults": row.results is not None,
-            "statusDetails": _parsed(row.status_details),
+            "hasResults": self.has_results,
+            "statusDetails": self.status_details,
             "agent": _parsed(row.agent),
             "exit": _parsed(row.exit),
         }
@@ -361,16 +353,6 @@ def _checked(uuid: str) -> JobId:
 
 def _not_found(uuid: str) -> ActionNotFound:
     return ActionNotFound(f"There is no action {uuid[:50]!r}, or it is not yours to see")
-
-
-def _progress(status_details: str | None) -> tuple[float | None, str | None]:
-    """Return progress (0 to 100) and message, as far as a job has told them."""
-    details = _parsed(status_details)
-    progress, message = details, None
-    if isinstance(details, dict):
-        progress, message = details.get("progress"), details.get("message")
-    is_number = isinstance(progress, int | float) and not isinstance(progress, bool)
-    return progress if is_number else None, None if message is None else str(message)
 
 
 def _parsed(text: str | None) -> Any:

@@ -51,6 +51,10 @@ _UPDATE_WITH_REPORT = _UPDATE.add_cte(
 _LOCK_SQLITE = _UPDATE.values(updated_at=action_table.c.updated_at)
 
 
+UNTOUCHED = {"fenced": False, "log_lines": 0, "log_lines_dropped": 0, "report_count": 0, "refused_count": 0}
+"""Columns of an action of which nothing was heard yet."""
+
+
 def read(connection: Connection, action_id: JobId) -> Row[Any] | None:
     """Return the action's row without locking it."""
     return connection.execute(_SELECT, {"action_id": action_id}).one_or_none()

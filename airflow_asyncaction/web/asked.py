@@ -23,7 +23,7 @@ from airflow_asyncaction.store.listing import Filter
 
 LARGEST_NUMBER = 2**31 - 1
 
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it
 _UNIX_MS = re.compile(r"\d{1,15}")
 
@@ -102,7 +102,7 @@ def time_of(request: Request, name: str) -> datetime | None:
 def idempotency_key_of(request: Request) -> str | None:
     """Return the header Idempotency-Key."""
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not _KEY.fullmatch(key):
+    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         raise _malformed("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
     return key
 

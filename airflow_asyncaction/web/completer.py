@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Completes the deferred tasks that no message completes: for which a time has come, or a server had died.
 
-It counts the actions that have not ended, too, where metrics are on.
+Likewise the actions that wait for their Dag run. Where metrics are on it counts what has not ended.
 """
 
 from __future__ import annotations
@@ -47,14 +47,19 @@ class Completer:
 
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_seconds):
-            try:
-                launching.settle(self._actions, datetime.now(UTC))
-                self._actions.complete_due(datetime.now(UTC))
-                self._count_unended()
-            except StoreUnavailable:
-                log.warning("The database does not answer: deferred tasks are looked at again later")
-            except Exception:  # it must go on: tasks wait for it
-                log.exception("Deferred tasks could not be looked at")
+            for look in (self._complete_due, self._settle, self._count_unended):  # none is in another's way
+                try:
+                    look()
+                except StoreUnavailable:
+                    log.warning("The database does not answer: it is looked at again later")
+                except Exception:  # it must go on: tasks wait for it
+                    log.exception("What is due could not be looked at (%s)", look.__name__)
+
+    def _complete_due(self) -> None:
+        self._actions.complete_due(datetime.now(UTC))
+
+    def _settle(self) -> None:
+        launching.settle(self._actions, datetime.now(UTC))
 
     def _count_unended(self) -> None:
         now = time.monotonic()
