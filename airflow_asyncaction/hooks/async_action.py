@@ -126,8 +126,10 @@ class AsyncActionHook(BaseHook):
 
         :raises ServerError: the server refuses
         """
-        root = "" if self.kind is Kind.WEBDA else "/"
-        call = self.session.access.call("GET", root, query={"full": "true" if full else None})
+        is_webda = self.kind is Kind.WEBDA
+        # webda's routes are found only with their whole query, be it empty.
+        query = {"full": "true" if full else "" if is_webda else None}
+        call = self.session.access.call("GET", "" if is_webda else "/", query=query)
         answer = self._ask(call)
         if full:
             return parsed(call, answer, _operations)
@@ -149,10 +151,11 @@ class AsyncActionHook(BaseHook):
         :raises ServerError: the server refuses: the arguments are not as its schema says, for example
         :raises ValueError: ``schedule`` is no time, or has no time zone
         """
+        due_ms = as_unix_ms(schedule)
         call = self.session.access.call(
             "PUT",
             quoted(operation),
-            query={"schedule": as_unix_ms(schedule)},
+            query={"schedule": "" if due_ms is None and self.kind is Kind.WEBDA else due_ms},
             fields={} if arguments is None else dict(arguments),
             headers={"Idempotency-Key": idempotency_key or str(uuid_module.uuid4())},
         )

@@ -20,7 +20,15 @@ T = TypeVar("T")
 _OK = range(200, 300)
 _UNAUTHORIZED = 401
 _NOT_MODIFIED = 304
+_FAILED = 500  # and above: the server has, or what stands before it
 _LONGEST_RETRY_AFTER_SECONDS = 60.0
+_WHERE = "is it the URL of the hook, such as https://airflow.example.org/async?"
+# For servers that give no reason, as webda's.
+_QUESTIONS = {
+    400: "are the arguments as the operation's schema says?",
+    403: "may the connection's user do that?",
+    404: f"is there such an operation or action; and {_WHERE}",
+}
 _TRUE, _FALSE = ("true", "1", "yes", "on", ""), ("false", "0", "no", "off")
 
 
@@ -226,10 +234,8 @@ def refusal(call: Call, answer: Answer) -> ServerError:
     fields = _json(answer)
     message = f"{call.method} {call.shown_url} answered {answer.status}"
     if not isinstance(fields, dict) or "error" not in fields:
-        return ServerError(
-            f"{message}: is it the URL of the hook, such as https://airflow.example.org/async?",
-            status=answer.status,
-        )
+        question = f": {_QUESTIONS.get(answer.status, _WHERE)}" if answer.status < _FAILED else ""
+        return ServerError(message + question, status=answer.status)
     code = str(fields["error"])
     where = f" at {fields['path']}" if fields.get("path") else ""
     return ServerError(

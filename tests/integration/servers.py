@@ -42,6 +42,18 @@ class Prepared(LazyApp):
         return BufferedWsgi(self._flask, max_body_bytes=settings.load().limits.body_bytes, threads=4)
 
 
+class Uncompleted(LazyApp):
+    """The mounted app in a test's process: what is due is completed when a test says so, and not meanwhile.
+
+    Its metrics and spans are those of the whole process, and tests leave actions behind that fall due.
+    """
+
+    def _build(self) -> AsgiApp:
+        app = super()._build()
+        self.close()
+        return app
+
+
 @contextmanager
 def served_alone(app: Flask) -> Iterator[str]:
     """Serve the Flask app at the root of werkzeug's threaded server; yield the hook."""
@@ -74,7 +86,7 @@ def airflow_like(app: LazyApp | None = None, root_path: str = "") -> FastAPI:
 @contextmanager
 def served_mounted(app: LazyApp | None = None, root_path: str = "") -> Iterator[str]:
     """Serve the app as the API server mounts it, under uvicorn; yield the server's URL without the mount."""
-    app = app or LazyApp()
+    app = app or Uncompleted()
     config = uvicorn.Config(airflow_like(app, root_path), log_config=None, lifespan="off", ws="none")
     server = uvicorn.Server(config)
     with socket.socket() as listener:

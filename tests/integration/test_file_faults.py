@@ -10,7 +10,7 @@ import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -334,17 +334,23 @@ def test_a_server_that_is_killed_leaves_no_file_that_is_not_whole(
                 time.sleep(random.uniform(0.1, 0.4))  # noqa: S311
                 server.kill()
                 server.start()
-            time.sleep(0.5)
+            give_up_at = time.monotonic() + 30
+            while stored_by(senders) < 5 and time.monotonic() < give_up_at:
+                time.sleep(0.1)
         for sender in senders:
             assert_whole(sender)
     assert sum(sender.failures for sender in senders) >= 5
-    assert sum(len(sender.stored) for sender in senders) >= 5
+    assert stored_by(senders) >= 5
     assert_kept_as_told(folder, database)
     stores = FileStores(folder.options().file_stores)
     collect(actions, stores, older_than=timedelta(0), now=datetime.now(UTC))
     rows = folder.content_rows(database.engine)
     assert folder.names() == {f"contents/{row.id[-2:]}/{row.id}" for row in rows}
     assert {row.id for row in rows} == {row.content_id for row in folder.attached_rows(database.engine)}
+
+
+def stored_by(senders: Sequence[Sender]) -> int:
+    return sum(len(sender.stored) for sender in senders)
 
 
 def assert_whole(sender: Sender) -> None:

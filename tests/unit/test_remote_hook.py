@@ -434,18 +434,33 @@ def webda(new_hook: NewHook, remote: RemoteDeployment) -> AsyncActionHook:
 def test_a_webda_server_lists_and_launches_with_basic_authentication(
     webda: AsyncActionHook, remote: RemoteDeployment
 ) -> None:
-    remote.faults = [Answer(text=json.dumps(WEBDA_OPERATIONS)), Answer(204), Answer(204)]
+    listed = json.dumps(["Etl.Load"])
+    remote.faults = [Answer(text=json.dumps(WEBDA_OPERATIONS)), Answer(text=listed), Answer(204), Answer(204)]
     assert webda.kind is Kind.WEBDA
     assert webda.operations(full=True)["Etl.Load"].input == SCHEMA
+    assert webda.operations() == ["Etl.Load"]
     action = webda.launch("Etl.Load", DAYS)
     assert (action.uuid, action.state) == ("", State.QUEUED)
     assert webda.launch("Etl.Load", DAYS, schedule=5000).state is State.SCHEDULED
-    listing, launch, scheduling = remote.requests
-    assert listing.path == "/af/async/jobs?full=true"
+    full, listing, launch, scheduling = remote.requests
+    # @webda/async 3.0.1 answers 404 to a route without its query.
+    assert [full.path, listing.path] == ["/af/async/jobs?full=true", "/af/async/jobs?full="]
     pair = base64.b64encode(f"{LOGIN}:{PASSWORD}".encode()).decode()
-    assert listing.headers["Authorization"] == f"Basic {pair}"
-    assert (launch.method, launch.path, json.loads(launch.body)) == ("PUT", "/af/async/jobs/Etl.Load", DAYS)
+    assert full.headers["Authorization"] == f"Basic {pair}"
+    assert (launch.method, json.loads(launch.body)) == ("PUT", DAYS)
+    assert launch.path == "/af/async/jobs/Etl.Load?schedule="
     assert scheduling.path == "/af/async/jobs/Etl.Load?schedule=5000"
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(400, "schema"), (403, "user"), (404, "such an operation"), (405, "URL of the hook")]
+)
+def test_a_refusal_without_a_reason_is_asked_about(
+    webda: AsyncActionHook, remote: RemoteDeployment, status: int, said: str
+) -> None:
+    remote.faults = [Answer(status)]
+    with pytest.raises(ServerError, match=f"answered {status}: .*{said}"):
+        webda.launch("Etl.Load", DAYS)
 
 
 def test_a_launch_at_a_webda_server_is_never_sent_again(
