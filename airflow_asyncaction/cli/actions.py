@@ -13,10 +13,9 @@ from airflow_asyncaction.cli.given import is_confirmed, moment, plain_errors, st
 from airflow_asyncaction.cli.output import Fields, print_action, print_actions, print_line, visible
 from airflow_asyncaction.cli.runs import audited, fail_run
 from airflow_asyncaction.files.services import open_services
-from airflow_asyncaction.protocol.actions import StopReason, iso_time
+from airflow_asyncaction.protocol.actions import iso_time
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import Stop
-from airflow_asyncaction.store import listing, metrics
+from airflow_asyncaction.store import launching, listing, metrics
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.listing import ActionRecord, Filter
 
@@ -77,10 +76,7 @@ def stop(args: Namespace) -> None:
     where = visible(f"{row.type} of {row.dag_id} {row.run_id} {row.task_id}")
     if not args.yes and not is_confirmed(f"Stop action {action.id}, {where}?"):
         raise SystemExit("Nothing was changed")
-    actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC))
-    stopped = listing.find(actions, action.id)
-    if action.state.is_waiting and stopped.state.is_end:
-        fail_run(row.dag_id, row.run_id)
+    stopped = launching.stop(actions, action, fail_run)
     print_action(stopped.to_json(datetime.now(UTC)), args.output)
 
 

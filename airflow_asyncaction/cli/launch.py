@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from datetime import UTC, datetime
+from functools import partial
 
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.platform import getuser
@@ -13,12 +14,10 @@ from airflow.utils.platform import getuser
 from airflow_asyncaction.cli.given import idempotency_key, json_object, moment, plain_errors
 from airflow_asyncaction.cli.output import print_action
 from airflow_asyncaction.cli.runs import audited, create_run
-from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.files.services import open_services
-from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.store import launching, listing, metrics
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.launching import Launch, Queued
+from airflow_asyncaction.store.launching import Launch
 from airflow_asyncaction.store.operations import Operation, find_operations
 from airflow_asyncaction.web.asked import checked_input
 
@@ -38,14 +37,10 @@ def launch(args: Namespace) -> None:
         scheduled_at=moment(args.schedule, "--schedule"),
         idempotency_key=idempotency_key(args.idempotency_key),
     )
-    queued = launching.queue(actions, wanted, datetime.now(UTC))
-    if not queued.is_what(wanted):
-        raise SystemExit("This --idempotency-key was used before, with another input or time: use a new one")
-    if launching.needs_run(actions, queued, datetime.now(UTC)):
-        _create_run(actions, queued, wanted)
+    action = launching.launch(actions, wanted, partial(create_run, user=wanted.requested_by))
     if operation.is_paused:
         print(f"The Dag {operation.id} is paused: nothing runs before it is not any more", file=sys.stderr)
-    print_action(listing.find(actions, queued.action.id).to_json(datetime.now(UTC)), args.output)
+    print_action(listing.find(actions, action.id).to_json(datetime.now(UTC)), args.output)
 
 
 def _operation(actions: Actions, operation_id: str) -> Operation:
@@ -53,13 +48,3 @@ def _operation(actions: Actions, operation_id: str) -> Operation:
     if not found:
         raise SystemExit(f"There is no operation {operation_id!r}: a Dag with the tag async-operation is one")
     return found[0]
-
-
-def _create_run(actions: Actions, queued: Queued, wanted: Launch) -> None:
-    row, now = queued.action.row, datetime.now(UTC)
-    conf = strict_json.loads(wanted.arguments)
-    try:
-        create_run(row.dag_id, row.run_id, conf, wanted.scheduled_at or now, wanted.requested_by)
-    except UserRefused as error:
-        launching.refuse(actions, queued.action.id, str(error), datetime.now(UTC))
-        raise

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
 from airflow.api.common.trigger_dag import trigger_dag
@@ -18,6 +17,7 @@ from airflow.utils.session import create_session
 from airflow.utils.types import DagRunTriggeredByType
 
 from airflow_asyncaction.exceptions import UserRefused
+from airflow_asyncaction.store.launching import WantedRun
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,20 +28,21 @@ def audited(command: Callable[P, T]) -> Callable[P, T]:
     return cast("Callable[P, T]", action_cli(check_db=False)(command))
 
 
-def create_run(dag_id: str, run_id: str, conf: dict[str, Any], run_after: datetime, user: str) -> None:
+def create_run(run: WantedRun, *, user: str) -> None:
     """Create a Dag run, unless it is there already.
 
+    :param user: whose it is to be
     :raises UserRefused: Airflow refuses, and says why
     """
     try:
         with suppress(DagRunAlreadyExists):
             trigger_dag(
-                dag_id=dag_id,
+                dag_id=run.dag_id,
                 triggered_by=DagRunTriggeredByType.CLI,
                 triggering_user_name=user,
-                run_id=run_id,
-                conf=conf,
-                run_after=run_after,
+                run_id=run.run_id,
+                conf=run.conf,
+                run_after=run.run_after,
             )
     except (DagNotFound, ValueError) as error:  # Params that are not valid are a ValueError, too
         raise UserRefused(f"Airflow refuses: {error}", code="run_refused") from error

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Actions that are asked for before their task runs: they are there at once, and their task registers them.
 
-Whoever asks writes the action's row, then has Airflow create the Dag run that the row names. Between the two
-anything may crash: :func:`settle` ends what nothing will launch.
+:func:`launch` writes an action's row, and then has Airflow create its Dag run. Anything may crash in between:
+:func:`settle` ends what nothing will launch.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.models.dagrun import DagRun
@@ -18,10 +19,11 @@ from sqlalchemy import and_, bindparam, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
-from airflow_asyncaction.exceptions import ActionNotFound
-from airflow_asyncaction.protocol.actions import Completion, State
+from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
+from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import Due, Unlaunched
+from airflow_asyncaction.protocol.lifecycle import Due, Stop, Unlaunched
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store import reports, rows, secret
 from airflow_asyncaction.store.actions import Actions
@@ -98,15 +100,70 @@ class Queued:
         return bool(self.action.row.request == wanted.request)
 
 
-def queue(actions: Actions, launch: Launch, now: datetime) -> Queued:
+@dataclass(frozen=True, kw_only=True)
+class WantedRun:
+    """A Dag run that Airflow is to create, unless it is there already.
+
+    :param conf: the action's arguments
+    """
+
+    dag_id: str
+    run_id: str
+    conf: dict[str, Any]
+    run_after: datetime
+
+
+def launch(actions: Actions, wanted: Launch, create_run: Callable[[WantedRun], None]) -> ActionRecord:
+    """Launch an operation, and return its action; or find the action that was launched under the same key.
+
+    :param create_run: has Airflow create a Dag run; raises UserRefused if Airflow refuses
+    :raises UserRefused: Airflow refuses, or the key was used for something else
+    """
+    now = datetime.now(UTC)
+    queued = queue(actions, wanted, now)
+    action = queued.action
+    if not queued.is_what(wanted):
+        said = "This idempotency key was used before, with another input or time: use a new one"
+        raise UserRefused(said, code="idempotency_key_reused")
+    if needs_run(actions, queued, now):
+        run = WantedRun(
+            dag_id=action.dag_id,
+            run_id=action.row.run_id,
+            conf=strict_json.loads(wanted.arguments),
+            run_after=wanted.scheduled_at or now,
+        )
+        try:
+            create_run(run)
+        except UserRefused as error:
+            refuse(actions, action.id, str(error), datetime.now(UTC))
+            raise
+    return action
+
+
+def stop(actions: Actions, action: ActionRecord, fail_run: Callable[[str, str], None]) -> ActionRecord:
+    """Ask an action's job to stop; one that is not launched yet never will be.
+
+    :param fail_run: marks the Dag run of these ids as failed
+    :raises UserRefused: it has ended
+    """
+    if action.state.is_end:
+        raise UserRefused(f"The action has ended as {action.state}", code="already_ended")
+    actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC))
+    stopped = find(actions, action.id)
+    if action.state.is_waiting and stopped.state.is_end:
+        fail_run(action.dag_id, action.row.run_id)
+    return stopped
+
+
+def queue(actions: Actions, wanted: Launch, now: datetime) -> Queued:
     """Write the action that is asked for, or find the one that was asked for under the same key."""
     action_id = JobId(str(uuid7()))
     try:
         with actions.transaction() as connection:
-            connection.execute(insert(action_table), _row(action_id, launch, now))
+            connection.execute(insert(action_table), _row(action_id, wanted, now))
             reports.keep_message(connection, action_id, "queued", now)
     except IntegrityError:
-        return Queued(_of_key(actions, launch), is_new=False)
+        return Queued(_of_key(actions, wanted), is_new=False)
     return Queued(find(actions, action_id), is_new=True)
 
 
@@ -150,31 +207,31 @@ def _message(row: Any) -> Due | Unlaunched:
             return Due()
 
 
-def _of_key(actions: Actions, launch: Launch) -> ActionRecord:
+def _of_key(actions: Actions, wanted: Launch) -> ActionRecord:
     with actions.transaction() as connection:
-        query = select(_columns.id).where(_columns.idempotency == launch.idempotency)
+        query = select(_columns.id).where(_columns.idempotency == wanted.idempotency)
         action_id = connection.scalar(query)
     if action_id is None:
         raise ActionNotFound("The action of this Idempotency-Key is gone")
     return find(actions, action_id)
 
 
-def _row(action_id: JobId, launch: Launch, now: datetime) -> dict[str, Any]:
-    scheduled_at = launch.scheduled_at
+def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
+    scheduled_at = wanted.scheduled_at
     is_later = scheduled_at is not None and scheduled_at > now
     return {
         "id": action_id,
-        "type": launch.operation.declaration.type[:250],
+        "type": wanted.operation.declaration.type[:250],
         "runner": "",
         "attempt": 1,
-        "dag_id": launch.operation.id,
+        "dag_id": wanted.operation.id,
         "run_id": f"async__{action_id}",
-        "task_id": launch.operation.task_id,
+        "task_id": wanted.operation.task_id,
         "map_index": -1,
         "registration": "",
         "secret": secret.encrypt(secret.new_secret()),
         "accept_v1": True,
-        "arguments": launch.arguments,
+        "arguments": wanted.arguments,
         "completion": Completion.EXIT.value,
         "require_report": False,
         "log_limit": 0,
@@ -183,11 +240,11 @@ def _row(action_id: JobId, launch: Launch, now: datetime) -> dict[str, Any]:
         "created_at": now,
         "updated_at": max(now, scheduled_at or now),  # by which it is old one day
         "adoptable": False,
-        "requested_by": launch.requested_by[:250],
+        "requested_by": wanted.requested_by[:250],
         "requested_at": now,
         "scheduled_at": scheduled_at,
-        "idempotency": launch.idempotency,
-        "request": launch.request,
+        "idempotency": wanted.idempotency,
+        "request": wanted.request,
     }
 
 

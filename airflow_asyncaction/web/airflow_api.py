@@ -12,6 +12,8 @@ import httpx
 from flask import Request
 
 from airflow_asyncaction.exceptions import StoreUnavailable, UserRefused
+from airflow_asyncaction.protocol.actions import iso_time
+from airflow_asyncaction.store.launching import WantedRun
 from airflow_asyncaction.web.buffered import LOOP
 
 _TIMEOUT_SECONDS = 60.0
@@ -19,14 +21,19 @@ _PROOFS = ("authorization", "cookie")
 _DAGS = "/api/v2/dags"
 
 
-def create_run(request: Request, dag_id: str, run: dict[str, Any]) -> None:
+def create_run(request: Request, run: WantedRun) -> None:
     """Create a Dag run, unless it is there already.
 
     :param request: whose sender's it is to be
-    :param run: body of Airflow's ``POST dagRuns``
     :raises UserRefused: Airflow refuses, and says why
     """
-    answer = _call(request, "POST", f"{_DAGS}/{quote(dag_id, safe='')}/dagRuns", run)
+    body = {
+        "dag_run_id": run.run_id,
+        "logical_date": None,
+        "run_after": iso_time(run.run_after),
+        "conf": run.conf,
+    }
+    answer = _call(request, "POST", f"{_DAGS}/{quote(run.dag_id, safe='')}/dagRuns", body)
     if answer.status_code != httpx.codes.CONFLICT:
         _check(answer)
 

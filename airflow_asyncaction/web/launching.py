@@ -4,19 +4,16 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from flask import Request
 
 from airflow_asyncaction.exceptions import StoreUnavailable, UserRefused
-from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import StopReason, iso_time
-from airflow_asyncaction.protocol.lifecycle import Stop
 from airflow_asyncaction.store import launching
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.launching import Launch
-from airflow_asyncaction.store.listing import ActionRecord, find
+from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.store.operations import Operation, find_operations
 from airflow_asyncaction.web.airflow_api import create_run, fail_run
 from airflow_asyncaction.web.asked import checked_input, idempotency_key_of, time_of
@@ -41,14 +38,7 @@ def launch(
         scheduled_at=time_of(request, "schedule"),
         idempotency_key=idempotency_key_of(request),
     )
-    now = datetime.now(UTC)
-    queued = launching.queue(actions, wanted, now)
-    if not queued.is_what(wanted):
-        said = "This Idempotency-Key was used before, with another input or time: use a new one"
-        raise UserRefused(said, code="idempotency_key_reused")
-    if launching.needs_run(actions, queued, now):
-        _create_run(actions, request, queued.action, wanted)
-    return queued.action
+    return launching.launch(actions, wanted, partial(create_run, request))
 
 
 def stop(actions: Actions, request: Request, user: User, action: ActionRecord) -> ActionRecord:
@@ -57,16 +47,14 @@ def stop(actions: Actions, request: Request, user: User, action: ActionRecord) -
     :raises UserRefused: they may not, or it has ended
     """
     user.check("PUT", action.dag_id, "TASK_INSTANCE")
-    if action.state.is_end:
-        raise UserRefused(f"The action has ended as {action.state}", code="already_ended")
-    actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC))
-    stopped = find(actions, action.id)
-    if stopped.state.is_end and action.state.is_waiting:
+
+    def fail(dag_id: str, run_id: str) -> None:
         try:
-            fail_run(request, action.dag_id, action.row.run_id)
+            fail_run(request, dag_id, run_id)
         except (UserRefused, StoreUnavailable) as error:
             log.info("The run of stopped action %s goes on, without it: %s", action.id, error)
-    return stopped
+
+    return launching.stop(actions, action, fail)
 
 
 def _operation(actions: Actions, user: User, operation_id: str) -> Operation:
@@ -76,17 +64,3 @@ def _operation(actions: Actions, user: User, operation_id: str) -> Operation:
         raise UserRefused(said, code="no_such_operation")
     user.check("POST", operation_id, "RUN")
     return found[0]
-
-
-def _create_run(actions: Actions, request: Request, action: ActionRecord, wanted: Launch) -> None:
-    run = {
-        "dag_run_id": action.row.run_id,
-        "logical_date": None,
-        "run_after": iso_time(wanted.scheduled_at or datetime.now(UTC)),
-        "conf": strict_json.loads(wanted.arguments),
-    }
-    try:
-        create_run(request, wanted.operation.id, run)
-    except UserRefused as error:
-        launching.refuse(actions, action.id, str(error), datetime.now(UTC))
-        raise

@@ -324,7 +324,7 @@ def test_the_same_key_is_the_same_action(run: Run, operation: str, database: Dat
     assert first["uuid"] == second["uuid"]
     assert len(runs_of(database, operation)) == 1
     other = run("launch", operation, "--input", '{"table": "u"}', "--idempotency-key", "once")
-    assert "--idempotency-key was used before" in str(other.said)
+    assert "idempotency key was used before" in str(other.said)
 
 
 def test_a_paused_operation_says_so(run: Run, operation: str, database: Database) -> None:
