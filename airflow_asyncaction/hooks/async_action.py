@@ -9,7 +9,6 @@ import time
 import uuid as uuid_module
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, overload
 from urllib.parse import urljoin
@@ -29,6 +28,7 @@ from airflow_asyncaction.hooks.remote_access import (
     quoted,
     read,
     refusal,
+    stopping,
 )
 from airflow_asyncaction.hooks.remote_session import RemoteSession
 from airflow_asyncaction.hooks.remote_words import (
@@ -38,6 +38,7 @@ from airflow_asyncaction.hooks.remote_words import (
     RemoteFile,
     RemoteLogs,
     RemoteOperation,
+    Watch,
 )
 from airflow_asyncaction.protocol.actions import iso_time
 
@@ -179,8 +180,7 @@ class AsyncActionHook(BaseHook):
 
         :raises ServerError: the server refuses, or is away
         """
-        call = look_call(self.session.access, uuid, position)
-        return look_of(self.session.access, call, self._ask(call, timedelta(0)), position)
+        return self._look(uuid, position, timedelta(0))
 
     def logs(self, uuid: str, after: int = 0) -> RemoteLogs:
         """Return log lines after the given one; not all if there are many (``has_more``).
@@ -220,14 +220,20 @@ class AsyncActionHook(BaseHook):
     def stop(self, uuid: str) -> RemoteAction:
         """Ask an action to stop, and return it; one that has ended is left as it is.
 
+        If it has failed, the next try is prevented, or asked to stop and returned if it is there already.
+
         :raises ServerError: the server refuses
         """
         self._need_airflow("stop")
-        call = self.session.access.call("PUT", quoted("actions", uuid, "stop"))
-        answer = self._ask(call)
-        if answer.status == HTTPStatus.CONFLICT and refusal(call, answer).code == "already_ended":
-            return self.get(uuid)
-        return parsed(call, answer, RemoteAction.from_json)
+        flow = stopping(self.session.access, uuid)
+        call = next(flow)
+        while True:
+            answer = self._ask(call)
+            try:
+                call = flow.send(answer)
+            except StopIteration as end:
+                stopped: RemoteAction = end.value
+                return stopped
 
     def wait(
         self,
@@ -245,31 +251,16 @@ class AsyncActionHook(BaseHook):
         :raises ServerError: the server refuses
         """
         give_up_at = None if timeout is None else time.monotonic() + timeout.total_seconds()
-        position = Position()
+        watch = Watch(action_id=uuid)
         while True:
-            call = look_call(self.session.access, uuid, position)
-            look = look_of(self.session.access, call, self._ask(call), position)
+            look = self._look(watch.action_id, watch.position, self.patience)
             if look.is_last:
-                action = self.get(uuid)
-                if action.is_final:
-                    return action
-                uuid, position = action.next_attempt or uuid, Position()
-            else:
-                position = look.position
+                return self.get(watch.action_id)
+            watch = watch.after(look)
             if give_up_at is not None and time.monotonic() >= give_up_at:
-                raise TimeoutError(f"Action {uuid} is not done after {timeout}")
-            if not look.logs.has_more:
+                raise TimeoutError(f"Action {watch.action_id} is not done after {timeout}")
+            if not look.has_more:
                 time.sleep(poll_interval.total_seconds() * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-
-    def next_attempt(self, action: RemoteAction, *, poll_interval: timedelta) -> str | None:
-        """Wait until it is clear what follows an action that is done; return the next try's, or ``None``.
-
-        :raises ServerError: the server refuses
-        """
-        while not action.is_final and action.next_attempt is None:
-            time.sleep(poll_interval.total_seconds() * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
-            action = self.get(action.uuid)
-        return action.next_attempt
 
     def list(
         self,
@@ -309,6 +300,10 @@ class AsyncActionHook(BaseHook):
             yield from actions
             if not asked["cursor"]:
                 return
+
+    def _look(self, uuid: str, position: Position, patience: timedelta) -> Look:
+        call = look_call(self.session.access, uuid, position)
+        return look_of(self.session.access, call, self._ask(call, patience), position)
 
     def _ask(self, call: Call, patience: timedelta | None = None) -> Answer:
         return self.session.ask(call, self.patience if patience is None else patience)

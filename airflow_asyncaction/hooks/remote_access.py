@@ -6,19 +6,25 @@ from __future__ import annotations
 import base64
 import json
 import math
+import ssl
+import threading
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
-from airflow_asyncaction.exceptions import ServerError
+from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
 from airflow_asyncaction.hooks.remote_words import Look, Position, RemoteAction, RemoteLogs
 
 T = TypeVar("T")
 
+UNVERIFIED = "unverified_certificate"
+"""Code of the error that no answer came, since the other deployment's certificate cannot be verified."""
+
 _OK = range(200, 300)
 _UNAUTHORIZED = 401
+_CONFLICT = 409
 _NOT_MODIFIED = 304
 _FAILED = 500  # and above: the server has, or what stands before it
 _LONGEST_RETRY_AFTER_SECONDS = 60.0
@@ -115,23 +121,34 @@ class Answer:
     body: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SignIn:
+    """A token is needed: :meth:`Access.sign_in` is to be carried out, by one at a time.
+
+    :param refused: the token that is of no use, if there was one
+    """
+
+    refused: str | None = field(repr=False)
+
+
+Flow = Generator[Call | SignIn, Any, T]
+"""Yields what is to be sent or done, and is given the answers."""
+
+
 class Access:
     """Proves to another deployment who calls.
 
-    Purpose: one text for requests that are sent by threads and by asyncio: :meth:`exchange` is a generator
-    which yields what is to be sent and is given the answers.
+    Purpose: one text for requests that are sent by threads and by asyncio, as a :data:`Flow`.
 
     It keeps a fetched token until that is refused.
+
+    :ivar signing_in: for threads that share it
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
         self.token: str | None = target.token
-
-    @property
-    def needs_token(self) -> bool:
-        """Whether a token is to be fetched before anything else."""
-        return self.target.signs_in and self.token is None
+        self.signing_in = threading.Lock()
 
     def call(
         self,
@@ -157,26 +174,28 @@ class Access:
             sent["Content-Type"] = "application/json"
         return Call(method=method, url=f"{self.target.base_url}{path}{text}", body=body, headers=sent)
 
-    def exchange(self, call: Call) -> Generator[Call, Answer, Answer]:
+    def exchange(self, call: Call) -> Flow[Answer]:
         """Return the answer to a request, signed in anew if the token was refused.
 
         :raises ServerError: signing in failed
         """
-        if self.needs_token:
-            yield from self.sign_in()
+        if self.target.signs_in and self.token is None:
+            yield SignIn(refused=None)
         used = self.token
-        answer = yield self._authorized(call)
+        answer: Answer = yield self._authorized(call)
         if answer.status != _UNAUTHORIZED or not self.target.signs_in:
             return answer
-        if self.token == used:  # else somebody else has fetched one meanwhile
-            yield from self.sign_in()
-        return (yield self._authorized(call))
+        yield SignIn(refused=used)
+        answer = yield self._authorized(call)
+        return answer
 
-    def sign_in(self) -> Generator[Call, Answer, None]:
-        """Fetch a token.
+    def sign_in(self, asked: SignIn) -> Flow[bool]:
+        """Fetch a token, and return whether that was needed: somebody else may have fetched one meanwhile.
 
         :raises ServerError: none came
         """
+        if self.token != asked.refused:
+            return False
         body = json.dumps({"username": self.target.login, "password": self.target.password or ""})
         call = Call(
             method="POST",
@@ -184,12 +203,12 @@ class Access:
             body=body.encode(),
             headers={"Content-Type": "application/json", "Accept": "application/json"},
         )
-        answer = yield call
+        answer: Answer = yield call
         fields = _json(answer)
         token = fields.get("access_token") if isinstance(fields, dict) else None
         if answer.status in _OK and isinstance(token, str):
             self.token = token
-            return
+            return True
         # 5xx and the like may pass; a refusal stays one.
         code = "not_signed_in" if answer.status in (400, 401, 403, 422) else ""
         what = "login and password of the connection are refused" if code else "no token came"
@@ -207,6 +226,55 @@ class Access:
         else:
             return call
         return replace(call, headers={**call.headers, "Authorization": value})
+
+
+def stopping(access: Access, uuid: str) -> Generator[Call, Answer, RemoteAction]:
+    """Ask an action to stop; if it has ended and another try follows, that. Return the one it came to.
+
+    :raises ServerError: the server refuses
+    """
+    while True:
+        call = access.call("PUT", quoted("actions", uuid, "stop"))
+        answer = yield call
+        if answer.status != _CONFLICT or refusal(call, answer).code != "already_ended":
+            return parsed(call, answer, RemoteAction.from_json)
+        call = access.call("GET", quoted("actions", uuid))
+        action = parsed(call, (yield call), RemoteAction.from_json)
+        if action.next_attempt is None:
+            return action
+        uuid = action.next_attempt
+
+
+def origin_of(url: str) -> str:
+    """Return scheme, host and port of a URL.
+
+    :raises ValueError: it is none
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def unreachable(call: Call, error: Exception) -> ServerError:
+    """Return the error that it is if a request has failed with one of a library.
+
+    It must not be raised "from" that: which has the request, and that the token.
+    """
+    problem = _certificate_problem(error)
+    place = origin_of(call.url)
+    if problem is None:
+        return ServerUnreachable(f"{place} cannot be reached ({type(error).__name__})")
+    known = "verify of the connection, or REQUESTS_CA_BUNDLE, names the authorities' certificates"
+    return ServerError(f"The certificate of {place} cannot be verified ({problem}): {known}", code=UNVERIFIED)
+
+
+def _certificate_problem(error: BaseException | None) -> str | None:
+    """Return why a certificate was not accepted, if that is below an error."""
+    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
+        wrapped = (value for value in error.args if isinstance(value, BaseException))
+        error = next(wrapped, None) or error.__cause__ or error.__context__
+    return None if error is None else error.verify_message
 
 
 def quoted(*parts: object) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,24 +16,26 @@ import httpx
 from airflow.sdk import BaseHook
 from airflow.sdk.log import amask_secret
 
-from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
+from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.remote_access import (
     Access,
     Answer,
     Call,
+    Flow,
+    SignIn,
     Target,
     look_call,
     look_of,
-    quoted,
-    read,
-    refusal,
+    origin_of,
+    stopping,
+    unreachable,
 )
+from airflow_asyncaction.hooks.remote_session import surroundings
 from airflow_asyncaction.hooks.remote_words import Look, Position
 
 T = TypeVar("T")
 
 _MOST_CONNECTIONS = 20
-_CONFLICT = 409
 
 
 @dataclass
@@ -57,37 +60,39 @@ class RemoteClient:
         :raises ServerError: the server refuses, or is away
         """
         call = look_call(self._access, uuid, position)
-        return look_of(self._access, call, await self._exchange(call), position)
+        return look_of(self._access, call, await self._ask(call), position)
 
     async def stop(self, uuid: str) -> None:
-        """Ask an action to stop, unless it has ended.
+        """Ask an action to stop, or the try that follows one that has ended.
 
         :raises ServerError: the server refuses, or is away
         """
-        call = self._access.call("PUT", quoted("actions", uuid, "stop"))
-        answer = await self._exchange(call)
-        if answer.status != _CONFLICT or refusal(call, answer).code != "already_ended":
-            read(call, answer)
+        flow = stopping(self._access, uuid)
+        call = next(flow)
+        while True:
+            answer = await self._ask(call)
+            try:
+                call = flow.send(answer)
+            except StopIteration:
+                return
 
-    async def _exchange(self, call: Call) -> Answer:
-        if self._access.needs_token:
-            async with self._signing_in:  # a thousand triggers that start at once need one token
-                if self._access.needs_token:
-                    await self._drive(self._access.sign_in())
+    async def _ask(self, call: Call) -> Answer:
         return await self._drive(self._access.exchange(call))
 
-    async def _drive(self, flow: Generator[Call, Answer, T]) -> T:
-        known = self._access.token
-        sent = next(flow)
+    async def _drive(self, flow: Flow[T]) -> T:
+        answer = None
         while True:
-            answer = await self._send(sent)
             try:
-                sent = flow.send(answer)
+                step = flow.send(answer)
             except StopIteration as end:
                 result: T = end.value
-                if self._access.token != known:
-                    await amask_secret(self._access.token)
                 return result
+            answer = await (self._sign_in(step) if isinstance(step, SignIn) else self._send(step))
+
+    async def _sign_in(self, asked: SignIn) -> None:
+        async with self._signing_in:
+            if await self._drive(self._access.sign_in(asked)):
+                await amask_secret(self._access.token)
 
     async def _send(self, call: Call) -> Answer:
         try:
@@ -95,9 +100,7 @@ class RemoteClient:
                 call.method, call.url, content=call.body or None, headers=dict(call.headers)
             )
         except httpx.HTTPError as error:
-            reason = type(error).__name__
-            # Not "from error": it has the request, and that the token.
-            raise ServerUnreachable(f"{self._access.target.base_url} cannot be reached ({reason})") from None
+            raise unreachable(call, error) from None
         headers = {name.lower(): value for name, value in answer.headers.items()}
         return Answer(status=answer.status_code, headers=headers, body=answer.content)
 
@@ -132,16 +135,29 @@ async def remote_client(conn_id: str) -> AsyncIterator[RemoteClient]:
 
 def _http(target: Target) -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        verify=_ssl(target.verify),
         timeout=httpx.Timeout(target.timeout_seconds, pool=None),  # many may wait for a connection
-        limits=httpx.Limits(max_connections=_MOST_CONNECTIONS),
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,
+        trust_env=False,
+        mounts={
+            origin_of(url): _transport(url, target.verify) for url in (target.base_url, target.airflow_url)
+        },
+    )
+
+
+def _transport(url: str, verify: bool | str) -> httpx.AsyncHTTPTransport:
+    authorities, proxy = surroundings(url, verify)
+    return httpx.AsyncHTTPTransport(
+        verify=_ssl(authorities), proxy=proxy, limits=httpx.Limits(max_connections=_MOST_CONNECTIONS)
     )
 
 
 def _ssl(verify: bool | str) -> ssl.SSLContext | bool:
     if isinstance(verify, bool):
         return verify
-    if Path(verify).is_dir():
-        return ssl.create_default_context(capath=verify)
-    return ssl.create_default_context(cafile=verify)
+    try:
+        if Path(verify).is_dir():
+            return ssl.create_default_context(capath=verify)
+        return ssl.create_default_context(cafile=verify)
+    except OSError as error:
+        raise ServerError(f"The certificates in {verify} cannot be read: {error}", code="malformed") from None

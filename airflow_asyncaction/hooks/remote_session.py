@@ -12,16 +12,29 @@ from collections.abc import Iterator
 from datetime import timedelta
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import TypeVar
 
 import requests
 from airflow.sdk.log import mask_secret
+from requests.utils import select_proxy
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
-from airflow_asyncaction.hooks.remote_access import Access, Answer, Call, refusal, retry_after_seconds
+from airflow_asyncaction.hooks.remote_access import (
+    Access,
+    Answer,
+    Call,
+    Flow,
+    SignIn,
+    origin_of,
+    refusal,
+    retry_after_seconds,
+    unreachable,
+)
 from airflow_asyncaction.hooks.remote_words import RemoteFile
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
@@ -67,15 +80,18 @@ class RemoteSession:
 
         :raises ServerError: it cannot be fetched, or is not what its hash says
         """
-        if urlsplit(url).scheme not in ("http", "https"):
+        origin = _http_origin(url)
+        if origin is None:
             raise ServerError(f"The content of {file.name} has no http URL", code="not_understood")
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         target = self.access.target
+        # The connection knows the deployment's certificate, not that of a file store elsewhere.
+        verify = target.verify if origin == origin_of(target.base_url) else True
         try:
             with (
                 requests.Session() as session,
                 session.get(
-                    url, stream=True, timeout=target.timeout_seconds, verify=target.verify, auth=_no_auth
+                    url, stream=True, timeout=target.timeout_seconds, verify=verify, auth=_no_auth
                 ) as answer,
             ):
                 if not answer.ok:
@@ -84,16 +100,14 @@ class RemoteSession:
                 _write_verified(answer.iter_content(_PIECE_BYTES), file, part)
             part.replace(path)
         except requests.RequestException as error:
-            raise ServerUnreachable(
-                f"The content of {file.name} cannot be fetched ({type(error).__name__})"
-            ) from None
+            raise unreachable(Call(method="GET", url=url), error) from None
         finally:
             part.unlink(missing_ok=True)
 
     def _try(self, call: Call) -> Answer | tuple[ServerError, float]:
         """Return the answer; or why it is worth another try, and in how many seconds at the earliest."""
         try:
-            answer = self._exchange(call)
+            answer = self._drive(self.access.exchange(call))
         except ServerError as error:
             if error.status not in _WORTH_A_RETRY and not isinstance(error, ServerUnreachable):
                 raise
@@ -102,19 +116,23 @@ class RemoteSession:
             return refusal(call, answer), retry_after_seconds(answer)
         return answer
 
-    def _exchange(self, call: Call) -> Answer:
-        known = self.access.token
-        flow = self.access.exchange(call)
-        sent = next(flow)
+    def _drive(self, flow: Flow[T]) -> T:
+        answer = None
         while True:
-            answer = self._send(sent)
             try:
-                sent = flow.send(answer)
+                step = flow.send(answer)
             except StopIteration as end:
-                result: Answer = end.value
-                if self.access.token != known:
-                    mask_secret(self.access.token)  # wherever it might be shown
+                result: T = end.value
                 return result
+            if isinstance(step, SignIn):
+                self._sign_in(step)
+            else:
+                answer = self._send(step)
+
+    def _sign_in(self, asked: SignIn) -> None:
+        with self.access.signing_in:
+            if self._drive(self.access.sign_in(asked)):
+                mask_secret(self.access.token)  # wherever it might be shown
 
     def _send(self, call: Call) -> Answer:
         target = self.access.target
@@ -129,11 +147,24 @@ class RemoteSession:
                 allow_redirects=False,
             )
         except requests.RequestException as error:
-            reason = type(error).__name__
-            # Not "from error": it has the request, and that the token.
-            raise ServerUnreachable(f"{target.base_url} cannot be reached ({reason})") from None
+            raise unreachable(call, error) from None
         headers = {name.lower(): value for name, value in answer.headers.items()}
         return Answer(status=answer.status_code, headers=headers, body=answer.content)
+
+
+def surroundings(url: str, verify: bool | str) -> tuple[bool | str, str | None]:
+    """Return what authorities and which web proxy are used for a URL, with the environment considered.
+
+    Others that send requests must use the same: each library reads the environment in its own way.
+
+    :param verify: as a connection says
+    """
+    with requests.Session() as session:
+        settings = session.merge_environment_settings(url, {}, None, verify, None)
+    proxy = select_proxy(url, settings["proxies"])
+    if proxy and "://" not in proxy:
+        proxy = f"http://{proxy}"
+    return settings["verify"] or False, proxy or None
 
 
 def _write_verified(pieces: Iterator[bytes], file: RemoteFile, path: Path) -> None:
@@ -144,6 +175,14 @@ def _write_verified(pieces: Iterator[bytes], file: RemoteFile, path: Path) -> No
             written.write(piece)
     if digest.hexdigest() != (file.sha256 or file.hash):
         raise ServerError(f"The content of {file.name} is not what its hash says", code="not_understood")
+
+
+def _http_origin(url: str) -> str | None:
+    try:
+        origin = origin_of(url)
+    except ValueError:  # its port is none
+        return None
+    return origin if origin.startswith(("http://", "https://")) else None
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:

@@ -199,9 +199,38 @@ class Look:
     logs: RemoteLogs = RemoteLogs()
 
     @property
-    def is_last(self) -> bool:
-        """Whether all there is to see was seen."""
+    def is_whole(self) -> bool:
+        """Whether all of this action was seen: another try may follow."""
         return self.action is not None and self.action.is_done and not self.logs.has_more
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing more is to come."""
+        return self.is_whole and self.action is not None and self.action.is_final
+
+    @property
+    def next_attempt(self) -> str | None:
+        """The action to go on with, once all of this one was seen."""
+        return self.action.next_attempt if self.is_whole and self.action is not None else None
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there is more to see at once."""
+        return self.logs.has_more or self.next_attempt is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Which of the tries is looked at, and how much of it was seen."""
+
+    action_id: str
+    position: Position = Position()
+
+    def after(self, look: Look) -> Watch:
+        """Return what is to be looked at next."""
+        if look.next_attempt is not None:
+            return Watch(action_id=look.next_attempt)
+        return Watch(action_id=self.action_id, position=look.position)
 
 
 def _line(line: Any) -> LogLine:

@@ -21,13 +21,12 @@ from airflow_asyncaction.exceptions import ActionStopped, ServerError
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.in_process import is_in_process
 from airflow_asyncaction.hooks.remote_access import Kind
-from airflow_asyncaction.hooks.remote_words import Position, RemoteAction
+from airflow_asyncaction.hooks.remote_words import Position, RemoteAction, Watch
 from airflow_asyncaction.operators.base import Seconds, as_duration, as_exception
 from airflow_asyncaction.operators.deferring import time_left
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.triggers.remote import RemoteActionTrigger, RemoteLog
-from airflow_asyncaction.triggers.server import is_away
 
 _STATE_KEY = "asyncaction.remote"
 # Airflow kills a task process 5 s after it told it to end.
@@ -95,7 +94,8 @@ class RemoteActionOperator(BaseOperator):
         self.wait_for_completion = wait_for_completion
         self.copies_logs = copies_logs
         self.stop_on_kill = stop_on_kill
-        self._stopping: tuple[AsyncActionHook, str] | None = None
+        self._stopping: AsyncActionHook | None = None
+        self._watch = Watch(action_id="")
         self._is_killed = False
 
     def execute(self, context: Any) -> Any:
@@ -112,12 +112,13 @@ class RemoteActionOperator(BaseOperator):
             return action.uuid or None
         self._remember(context, action.uuid)
         defers = self.deferrable and not is_in_process()
-        return self._see_through(hook, action.uuid, context, defers=defers)
+        return self._see_through(hook, Watch(action_id=action.uuid), context, defers=defers)
 
     def resume(self, context: Any, event: Mapping[str, Any]) -> Any:
         """Go on where the task was deferred: take the action's end."""
         hook = AsyncActionHook(self.asyncaction_conn_id)
-        return self._see_through(hook, event["action_id"], context, after_line=event["after_line"])
+        seen = Watch(action_id=event["action_id"], position=Position(line=event["after_line"]))
+        return self._see_through(hook, seen, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
         """Go on after a deferral, also after one that failed: the action goes on.
@@ -134,85 +135,70 @@ class RemoteActionOperator(BaseOperator):
                 self._stop(hook, left["actionId"], _STOP_PATIENCE)
             return super().resume_execution(next_method, next_kwargs, context)
         self.log.warning("The trigger failed: %s", "".join(failure.get("traceback") or ()))
-        return self._see_through(hook, left["actionId"], context)
+        return self._see_through(hook, Watch(action_id=left["actionId"]), context)
 
     def on_kill(self) -> None:
         """Stop the action: Airflow is about to kill this process. Called from a signal handler."""
         stopping, self._stopping = self._stopping, None
         if stopping is not None:
             self._is_killed = True
-            hook, action_id = stopping
-            arguments = (hook, action_id, _KILLED_TASK_PATIENCE)
+            arguments = (stopping, self._watch.action_id, _KILLED_TASK_PATIENCE)
             threading.Thread(target=self._stop, args=arguments, name="asyncaction-kill").start()
 
-    def _see_through(
-        self,
-        hook: AsyncActionHook,
-        action_id: str,
-        context: Any,
-        *,
-        after_line: int = 0,
-        defers: bool = False,
-    ) -> Any:
-        """Follow an action to its end, or until this task is deferred."""
+    def _see_through(self, hook: AsyncActionHook, watch: Watch, context: Any, *, defers: bool = False) -> Any:
+        """Follow an action, and the tries after it, to the end, or until this task is deferred."""
+        self._watch = watch
         # The clone has read its connection: a signal handler cannot ask Airflow for it.
-        self._stopping = (hook.clone(), action_id) if self.stop_on_kill else None
+        self._stopping = hook.clone() if self.stop_on_kill else None
         try:
-            line, is_done = self._follow(hook, action_id, after_line, defers=defers)
+            is_over = self._follow(hook, context, defers=defers)
         except BaseException:  # Airflow's execution_timeout, or the other deployment refuses
             stopping, self._stopping = self._stopping, None
             if stopping is not None:
-                self._stop(hook, action_id, _STOP_PATIENCE)
+                self._stop(hook, self._watch.action_id, _STOP_PATIENCE)
             raise
         self._stopping = None
-        if not is_done:
-            self._hand_over(action_id, context, after_line=line)
-        patient = hook.clone(patience=timedelta(minutes=10))
-        action = patient.get(action_id)
-        following = patient.next_attempt(action, poll_interval=timedelta(seconds=self._interval_seconds))
-        if following is not None:
-            self.log.info("Action %s ended as %s; its next try is %s", action.uuid, action.state, following)
-            self._remember(context, following)
-            return self._see_through(hook, following, context, defers=self.deferrable and not is_in_process())
+        if not is_over:
+            self._hand_over(context)
+        action = hook.clone(patience=timedelta(minutes=10)).get(self._watch.action_id)
         context["task_state_store"].delete(_STATE_KEY)
         self.log.info("Action %s ended as %s", action.uuid, action.state)
         return results_of(action, stopped_by_us=self._is_killed)
 
-    def _follow(
-        self, hook: AsyncActionHook, action_id: str, after_line: int, *, defers: bool
-    ) -> tuple[int, bool]:
-        """Return the last line that was seen, and whether the action is done."""
+    def _follow(self, hook: AsyncActionHook, context: Any, *, defers: bool) -> bool:
+        """Look until the end, or until it is time to defer; return whether nothing more is to come."""
         defer_after = settings.load().defer_after if self.defer_after is None else self.defer_after
         let_go_at = time.monotonic() + defer_after.total_seconds()
         shown = RemoteLog(self.log, copies_logs=self.copies_logs)
-        position = Position(line=after_line)
         while True:
             has_more = False
             try:
-                look = hook.look(action_id, position)
+                look = hook.look(self._watch.action_id, self._watch.position)
             except ServerError as error:
-                if not is_away(error):
+                if not shown.may_pass(error):
                     raise
-                shown.away(error)
             else:
-                shown.show(look, after_line=position.line)
-                position, has_more = look.position, look.logs.has_more
+                shown.show(look, after_line=self._watch.position.line)
+                self._watch, has_more = self._watch.after(look), look.has_more
                 if look.is_last:
-                    return position.line, True
-                if look.action is not None and look.action.state is State.SCHEDULED:
+                    return True
+                if look.next_attempt is not None:
+                    self._remember(context, look.next_attempt)
+                elif look.is_whole or (look.action is not None and look.action.state is State.SCHEDULED):
                     let_go_at = 0.0  # nothing is to be seen for a while
             if defers and time.monotonic() >= let_go_at:
-                return position.line, False
+                return False
             if not has_more:
                 time.sleep(self._interval_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
 
-    def _hand_over(self, action_id: str, context: Any, *, after_line: int) -> None:
-        self.log.info("The task is deferred: a trigger watches action %s", action_id)
+    def _hand_over(self, context: Any) -> None:
+        watch = self._watch
+        self.log.info("The task is deferred: a trigger watches action %s", watch.action_id)
         trigger = RemoteActionTrigger(
             asyncaction_conn_id=self.asyncaction_conn_id,
-            action_id=action_id,
+            action_id=watch.action_id,
             poll_interval_seconds=self._interval_seconds,
-            after_line=after_line,
+            after_line=watch.position.line,
             copies_logs=self.copies_logs,
             stop_on_kill=self.stop_on_kill,
         )

@@ -16,8 +16,9 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ServerError
+from airflow_asyncaction.hooks.remote_access import UNVERIFIED
 from airflow_asyncaction.hooks.remote_client import remote_client
-from airflow_asyncaction.hooks.remote_words import Look, Position
+from airflow_asyncaction.hooks.remote_words import Look, Position, Watch
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.runners.reported import describe_progress
 from airflow_asyncaction.triggers.killing import to_its_end
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _LONGEST_PAUSE_SECONDS = 30.0
 _KILL_PATIENCE_SECONDS = 25.0
+# Certificates are renewed; but if one cannot be verified for so long, somebody has to know.
+_UNVERIFIED_PATIENCE_SECONDS = 600.0
 
 
 class RemoteLog:
@@ -43,16 +46,17 @@ class RemoteLog:
         self._log = log
         self._copies_logs = copies_logs
         self._last_progress: str | None = None
-        self._is_away = False
+        self._problem: str | None = None
+        self._unverified_at: float | None = None
 
     def show(self, look: Look, *, after_line: int) -> None:
         """Write what a look has shown.
 
         :param after_line: the last line that was seen before
         """
-        if self._is_away:
+        if self._problem is not None:
             self._log.info("The other deployment answers again")
-            self._is_away = False
+        self._problem = self._unverified_at = None
         if look.action is not None:
             self._show_progress(look.action.fields)
         dropped = look.logs.first_line - after_line - 1
@@ -60,12 +64,26 @@ class RemoteLog:
             self._log.warning("%d lines were dropped there (logs_limit)", dropped)
         for line in look.logs.lines if self._copies_logs else ():
             self._write(line)
+        if look.action is not None and look.next_attempt is not None:
+            ended = look.action
+            self._log.info(
+                "Action %s ended as %s; its next try is %s", ended.uuid, ended.state, look.next_attempt
+            )
 
-    def away(self, error: ServerError) -> None:
-        """Write, once, that the other deployment does not answer."""
-        if not self._is_away:
+    def may_pass(self, error: ServerError) -> bool:
+        """Tell whether another look may succeed where one has failed; and write, once, that this one has."""
+        if not is_away(error):
+            return False
+        if error.code != UNVERIFIED:
+            self._unverified_at = None
+        elif self._unverified_at is None:
+            self._unverified_at = time.monotonic()
+        elif time.monotonic() - self._unverified_at > _UNVERIFIED_PATIENCE_SECONDS:
+            return False
+        if self._problem != error.code:
             self._log.warning("%s; the action goes on there, and this task looks again", error)
-        self._is_away = True
+        self._problem = error.code
+        return True
 
     def _show_progress(self, fields: Any) -> None:
         details = fields.get("statusDetails")
@@ -91,8 +109,11 @@ class RemoteActionTrigger(BaseTrigger):
     """Waits for the end of an action of another deployment; its progress and log go into the task log.
 
     How it works: one small request for each look. The other deployment may be away for as long as it likes.
-    It fires once the action is done, or the other deployment refuses to say, which the worker then sees too;
-    never before the settle time is over.
+    If the operation's task there is tried again, which is an action of its own, it goes on with that. It
+    fires once nothing more is to come, or the other deployment refuses to say, which the worker then sees
+    too; never before the settle time is over.
+
+    What it does not do: remember the next try. One that is started anew goes through the tries once more.
 
     :param after_line: the last log line that is in the task log
     :param stop_on_kill: whether the action is stopped if somebody marks or clears the task
@@ -144,26 +165,26 @@ class RemoteActionTrigger(BaseTrigger):
     async def _follow(self) -> int:
         """Look until the end; return the last line that was seen."""
         shown = RemoteLog(self.log, copies_logs=self.copies_logs)
-        position = Position(line=self.after_line)
+        watch = Watch(action_id=self.action_id, position=Position(line=self.after_line))
         pause = self.poll_interval_seconds
         async with remote_client(self.asyncaction_conn_id) as remote:
             while True:
                 try:
-                    look = await remote.look(self.action_id, position)
+                    look = await remote.look(watch.action_id, watch.position)
                 except ServerError as error:
-                    if not is_away(error):
+                    if not shown.may_pass(error):
                         self.log.warning("%s", error)
-                        return position.line
-                    shown.away(error)
+                        return watch.position.line
                     pause = min(2 * pause, max(_LONGEST_PAUSE_SECONDS, self.poll_interval_seconds))
                     await asyncio.sleep(_jittered(pause))
                     continue
                 pause = self.poll_interval_seconds
-                shown.show(look, after_line=position.line)
-                position = look.position
+                shown.show(look, after_line=watch.position.line)
+                watch = watch.after(look)
+                self.action_id = watch.action_id
                 if look.is_last:
-                    return position.line
-                if not look.logs.has_more:
+                    return watch.position.line
+                if not look.has_more:
                     await asyncio.sleep(_jittered(pause))
 
     async def _kill(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,9 +40,11 @@ from airflow_asyncaction.exceptions import (
     ServerError,
 )
 from airflow_asyncaction.hooks import remote_client
+from airflow_asyncaction.hooks.remote_access import UNVERIFIED
 from airflow_asyncaction.operators.remote import RemoteActionOperator
+from airflow_asyncaction.triggers import remote as remote_trigger
 from airflow_asyncaction.triggers.remote import RemoteActionTrigger
-from tests.unit.remote_deployment import PASSWORD, Remote, RemoteDeployment, refused
+from tests.unit.remote_deployment import PASSWORD, Remote, RemoteDeployment, certify, refused
 from tests.unit.task_server import Answer
 
 pytestmark = pytest.mark.integration
@@ -272,6 +275,63 @@ def test_a_task_that_is_killed_stops_its_action(serve: Serve, stops: bool, statu
     assert remote.action().status == status
 
 
+def fail_for_now(action: Remote) -> None:
+    """Fail, with another try to follow."""
+    action.say(f"a line of {action.uuid}")
+    action.end("ERROR", errorName="Late", isFinal=False)
+
+
+def eventually(look: Callable[[], Any]) -> None:
+    give_up_at = time.monotonic() + 10
+    while not look():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+
+
+def test_a_waiting_task_goes_on_with_the_next_try(serve: Serve) -> None:
+    remote, task = serve(fail_for_now), Task()
+    threading.Timer(0.4, lambda: remote.try_again(remote.action())).start()
+
+    def end() -> None:
+        eventually(lambda: len(remote.actions) > 1)
+        second = list(remote.actions.values())[1]
+        eventually(lambda: task.store["asyncaction.remote"]["actionId"] == second.uuid)
+        second.say("a line of the second")
+        second.end(results=2, isFinal=True)
+
+    threading.Thread(target=end).start()
+    with capture_logs() as logged, timeout(20):
+        assert operator().execute(task.context) == 2
+    first, second = remote.actions
+    events = [entry["event"] for entry in logged]
+    assert events.count(f"a line of {first}") == 1
+    assert events.count("a line of the second") == 1
+    assert f"Action {first} ended as ERROR; its next try is {second}" in events
+    assert task.store == {}
+
+
+@pytest.mark.parametrize(("stops", "is_final"), [(True, True), (False, False)])
+def test_a_task_that_runs_out_of_time_during_a_retry_delay_there_prevents_the_next_try(
+    serve: Serve, stops: bool, is_final: bool
+) -> None:
+    remote = serve(fail_for_now)
+    with pytest.raises(AirflowTaskTimeout), timeout(0.6):
+        operator(stop_on_kill=stops).execute(Task().context)
+    assert remote.action().more["isFinal"] is is_final
+
+
+def test_a_task_that_is_killed_during_a_retry_delay_there_prevents_the_next_try(serve: Serve) -> None:
+    remote, made = serve(fail_for_now), operator()
+    before = signal.signal(signal.SIGTERM, lambda *_: made.on_kill())
+    threading.Timer(0.6, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    try:
+        with pytest.raises(ActionFailed, match="Late"), timeout(20):
+            made.execute(Task().context)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert remote.action().more["isFinal"] is True
+
+
 def test_a_webda_server_is_refused_before_anything_is_launched(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,6 +375,135 @@ def test_a_deferred_task_ends_with_the_operation(serve: Serve) -> None:
     assert [entry["event"] for entry in logged].count("line 11") == 1
     assert task.store == {}
     assert remote_client._shared == {}
+
+
+def test_a_task_is_deferred_at_once_while_the_next_try_is_awaited_and_its_trigger_goes_on_with_that(
+    serve: Serve,
+) -> None:
+    remote, task = serve(fail_for_now), Task()
+    with pytest.raises(TaskDeferred) as raised, timeout(5):
+        operator(deferrable=True, defer_after=60).execute(task.context)
+    first = remote.action()
+
+    def go_on() -> None:
+        time.sleep(0.3)
+        second = remote.try_again(first)
+        second.say("a line of the second")
+        time.sleep(0.3)
+        second.end(results=2, isFinal=True)
+
+    threading.Thread(target=go_on).start()
+    trigger, started_anew = trigger_of(raised.value), trigger_of(raised.value)
+    with capture_logs() as logged:
+        event = asyncio.run(event_of(trigger))
+    assert event == {"action_id": first.more["nextAttempt"], "after_line": 1}
+    assert trigger.action_id == first.more["nextAttempt"]
+    events = [entry["event"] for entry in logged]
+    assert events.count("a line of the second") == 1
+    assert sum("its next try is" in said for said in events) == 1
+    assert asyncio.run(event_of(started_anew)) == event
+    assert operator().resume(task.context, event) == 2
+
+
+def test_a_look_during_a_retry_delay_costs_nothing(serve: Serve) -> None:
+    remote, task = serve(fail_for_now), Task()
+    trigger = trigger_of(deferred(task))
+    threading.Timer(0.6, lambda: remote.action().end("ERROR", isFinal=True)).start()
+    asyncio.run(event_of(trigger))
+    looks = remote.seen("GET", "/async/actions/.*/changes")
+    assert len(looks) > 5
+    assert sum("afterLine=0" in look.path for look in looks) <= 2
+
+
+@pytest.mark.parametrize("moved_on", [True, False])
+def test_a_trigger_that_is_killed_stops_whatever_is_the_last_try(serve: Serve, moved_on: bool) -> None:
+    remote = serve(fail_for_now)
+    trigger = trigger_of(deferred(Task()))
+    second = remote.try_again(remote.action())
+
+    async def killed() -> None:
+        if moved_on:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(event_of(trigger), 1)
+            assert trigger.action_id == second.uuid
+        await trigger.on_kill()
+
+    asyncio.run(killed())
+    assert second.status == "STOPPED"
+
+
+def test_a_trigger_that_is_killed_during_a_retry_delay_prevents_the_next_try(serve: Serve) -> None:
+    remote = serve(fail_for_now)
+    asyncio.run(trigger_of(deferred(Task())).on_kill())
+    assert remote.action().more["isFinal"] is True
+
+
+def test_what_an_earlier_try_has_left_is_stopped_though_it_is_another_try_by_now(serve: Serve) -> None:
+    remote, task = serve(fail_for_now), Task()
+    deferred(task)  # and then its triggerer dies
+    second = remote.try_again(remote.action())
+    with pytest.raises(TaskDeferred):
+        operator(deferrable=True, defer_after=0).execute(task.next_try().context)
+    assert second.status == "STOPPED"
+
+
+def test_a_trigger_trusts_whom_the_worker_trusts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = certify(tmp_path / "c.pem")
+    with RemoteDeployment(certificate=certificate) as remote:
+        monkeypatch.setenv("AIRFLOW_CONN_THERE", remote.connection())
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        trigger = trigger_of(deferred(Task()))
+        remote.action().end()
+        event = asyncio.run(asyncio.wait_for(event_of(trigger), 5))
+        assert event["action_id"] == remote.action().uuid
+
+
+def test_a_certificate_that_cannot_be_verified_is_said_and_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_trigger, "_UNVERIFIED_PATIENCE_SECONDS", 0.3)
+    certificate = certify(tmp_path / "c.pem")
+    with RemoteDeployment(certificate=certificate) as remote:
+        monkeypatch.setenv("AIRFLOW_CONN_THERE", remote.connection(extra={"verify": str(certificate)}))
+        task = Task()
+        trigger = trigger_of(deferred(task))
+        monkeypatch.setenv("AIRFLOW_CONN_THERE", remote.connection())
+        with capture_logs() as logged:
+            event = asyncio.run(asyncio.wait_for(event_of(trigger), 10))
+        said = [entry["event"] for entry in logged if "cannot be verified (self-signed" in entry["event"]]
+        assert ["this task looks again" in text for text in said] == [True, False]
+        with pytest.raises(ServerError, match="cannot be verified") as raised:
+            operator().resume(task.context, event)
+        assert raised.value.code == UNVERIFIED
+
+
+@pytest.mark.parametrize("has_proxy", [True, False])
+def test_a_trigger_takes_the_way_that_the_worker_takes(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, has_proxy: bool
+) -> None:
+    remote = serve(run_on)
+    for name in ("http_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    if has_proxy:
+        monkeypatch.setenv("HTTP_PROXY", remote.root.removesuffix("/af"))
+        monkeypatch.setenv("AIRFLOW_CONN_THERE", remote.connection(host="http://there.invalid/af/async"))
+    else:
+        monkeypatch.setenv("HTTP_PROXY", "http://there.invalid:3128")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.0/8")
+    trigger = trigger_of(deferred(Task()))
+    remote.action().end()
+    asyncio.run(asyncio.wait_for(event_of(trigger), 5))
+    assert all(request.path.startswith("http://there.invalid/") is has_proxy for request in remote.requests)
+
+
+def test_a_trigger_keeps_no_cookie(serve: Serve) -> None:
+    remote = serve(run_on)
+    trigger = trigger_of(deferred(Task()))
+    before = len(remote.requests)
+    remote.faults = [Answer(503, text="away", headers={"Set-Cookie": "_token=x; Path=/"})]
+    threading.Timer(0.5, lambda: remote.action().end()).start()
+    asyncio.run(event_of(trigger))
+    assert not any("Cookie" in request.headers for request in remote.requests[before:])
 
 
 def test_a_trigger_has_no_secret_among_its_arguments(serve: Serve) -> None:
@@ -374,6 +563,25 @@ def test_many_triggers_share_one_token(serve: Serve) -> None:
     asyncio.run(all_of_them())
     assert len(remote.tokens) - before == 1
     assert remote_client._shared == {}
+
+
+def test_many_triggers_whose_token_has_expired_share_the_next_one(serve: Serve) -> None:
+    remote = serve(run_on)
+    triggers = [trigger_of(deferred(Task())) for _ in range(20)]
+    remote.sign_in_seconds = 0.2
+
+    async def all_of_them() -> int:
+        running = [asyncio.create_task(event_of(trigger)) for trigger in triggers]
+        await asyncio.sleep(1)  # all have a token
+        remote.tokens.append("another: that one has expired")
+        signed_in = len(remote.seen("POST", "/auth/token"))
+        await asyncio.sleep(1)
+        for action in remote.actions.values():
+            action.end()
+        await asyncio.gather(*running)
+        return len(remote.seen("POST", "/auth/token")) - signed_in
+
+    assert asyncio.run(all_of_them()) == 1
 
 
 @pytest.mark.parametrize(("stops", "status"), [(True, "STOPPED"), (False, "QUEUED")])

@@ -6,18 +6,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 import pytest
 
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.remote_words import RemoteAction
 from airflow_asyncaction.protocol.actions import State
+from dev.airflow_api import TaskKey
 from dev.deployment import USER
 from tests.system.scene import Scene, eventually
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("started")]
 
 ATTENDED = ("killed", "killed_deferred", "stopped_there")
+BETWEEN_TRIES = ("killed_between_tries", "killed_between_tries_deferred")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,19 @@ def started(scene: Scene, hook: AsyncActionHook) -> None:
     for task_id in ("killed", "killed_deferred"):
         scene.api.set_state(scene.key("remote_stops", task_id), "failed")
     hook.stop(ids["stopped_there"])
+    for task_id in BETWEEN_TRIES:
+        eventually(partial(awaits_next_try, scene, hook, task_id), f"{task_id} awaits the next try")
+        scene.api.set_state(scene.key("remote_stops", task_id), "failed")
+
+
+def awaits_next_try(scene: Scene, hook: AsyncActionHook, task_id: str) -> bool:
+    """Tell whether a task's action has failed, and Airflow has put its task off."""
+    action_id = scene.api.xcoms(scene.key("remote_stops", task_id)).get("action_id")
+    if action_id is None:
+        return False
+    row = hook.get(action_id).fields
+    key = TaskKey(row["dagId"], row["runId"], row["taskId"], row["mapIndex"])
+    return str(scene.api.task_instance(key)["state"]) == "up_for_retry"
 
 
 def up(scene: Scene, name: str) -> str:
@@ -108,6 +124,16 @@ def test_who_ends_the_task_stops_the_operation(scene: Scene, hook: AsyncActionHo
     assert scene.state_of("remote_stops", task_id) == "failed"
     action = hook.wait(up(scene, task_id), timeout=timedelta(minutes=2))
     assert (action.state, action.error_name) == (State.STOPPED, "InterruptedError")
+
+
+@pytest.mark.parametrize("task_id", BETWEEN_TRIES)
+def test_who_ends_the_task_between_two_tries_prevents_the_next_one(
+    scene: Scene, hook: AsyncActionHook, task_id: str
+) -> None:
+    assert scene.state_of("remote_stops", task_id) == "failed"
+    action = launched_by(scene, hook, "remote_stops", task_id)
+    done = hook.wait(action.uuid, timeout=timedelta(minutes=2))
+    assert (done.uuid, done.state, done.next_attempt) == (action.uuid, State.ERROR, None)
 
 
 @pytest.mark.parametrize("task_id", ["late", "late_deferred"])

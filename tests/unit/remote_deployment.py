@@ -7,12 +7,21 @@ import base64
 import hashlib
 import json
 import re
+import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.unit.task_server import Answer, Request
 
@@ -25,6 +34,24 @@ SCHEMA = {"type": "object", "required": ["days"]}
 
 def refused(status: int, code: str, **more: Any) -> Answer:
     return Answer(status, {"error": code, "message": f"about {code}", **more})
+
+
+def certify(path: Path) -> Path:
+    """Write a certificate for this machine, and its key, which nobody knows yet; return the path."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, path.name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(secret + certificate.public_bytes(pem))
+    return path
 
 
 @dataclass
@@ -77,25 +104,37 @@ class RemoteDeployment:
     :param faults: answers that come before any of its own; ``None`` closes the connection after the request
         was carried out
     :param on_launch: told of each action that is launched
+    :param certificate: file with the certificate and its key, for HTTPS
     """
 
-    def __init__(self, *, on_launch: Callable[[Remote], None] | None = None) -> None:
+    def __init__(
+        self, *, on_launch: Callable[[Remote], None] | None = None, certificate: Path | None = None
+    ) -> None:
         self.actions: dict[str, Remote] = {}
         self.keys: dict[str, tuple[str, Any]] = {}
         self.requests: list[Request] = []
         self.faults: list[Answer | None] = []
         self.tokens: list[str] = []
         self.is_away = False
+        self.sign_in_seconds = 0.0
         self.page_size = 2
         self.has_sha256 = True
         self.content_url = "{url}/content/signed"
         self._on_launch = on_launch
+        self._certificate = certificate
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
-        self.root = f"http://127.0.0.1:{self._server.server_port}/af"
+        if self._certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self._certificate)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        scheme = "http" if self._certificate is None else "https"
+        self.root = f"{scheme}://127.0.0.1:{self._server.server_port}/af"
         self.url = f"{self.root}/async"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
@@ -120,6 +159,14 @@ class RemoteDeployment:
         """Return the only action."""
         (action,) = self.actions.values()
         return action
+
+    def try_again(self, failed: Remote) -> Remote:
+        """Return the next try of an action that has ended with ``isFinal`` false."""
+        uuid = f"{failed.uuid[:-12]}{len(self.actions):012}"
+        following = Remote(uuid, failed.operation, failed.arguments, status="RUNNING")
+        self.actions[uuid] = following
+        failed.more["nextAttempt"] = uuid
+        return following
 
     def answer(self, request: Request) -> Answer:
         """Return what is answered."""
@@ -151,6 +198,7 @@ class RemoteDeployment:
         ]
 
     def _sign_in(self, fields: Mapping[str, Any]) -> Answer:
+        time.sleep(self.sign_in_seconds)
         if fields != {"username": LOGIN, "password": PASSWORD}:
             return Answer(401, {"detail": "Invalid credentials"})
         self.tokens.append(f"token-{len(self.tokens)}-of-this-deployment")
@@ -237,8 +285,10 @@ class RemoteDeployment:
     def _stop(self, _: Request, __: Mapping[str, Any], uuid: str) -> Answer:
         action = self.actions.get(uuid)
         if action is not None and action.status in ENDS:
-            return refused(409, "already_ended")
-        if action is not None:
+            if action.more.get("isFinal", True) or "nextAttempt" in action.more:
+                return refused(409, "already_ended")
+            action.more["isFinal"] = True
+        elif action is not None:
             action.end("STOPPED", stopReason="Requested", errorName="Requested", errorMessage="asked to stop")
         return self._of(uuid, Remote.whole)
 

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +20,20 @@ import pytest
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
 from airflow_asyncaction.hooks.async_action import AsyncActionHook, as_unix_ms
-from airflow_asyncaction.hooks.remote_access import Kind, Target
+from airflow_asyncaction.hooks.remote_access import UNVERIFIED, Kind, Target, origin_of
+from airflow_asyncaction.hooks.remote_session import surroundings
 from airflow_asyncaction.hooks.remote_words import Position
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.reports import LogLine
-from tests.unit.remote_deployment import CONTENT, LOGIN, PASSWORD, SCHEMA, RemoteDeployment, refused
+from tests.unit.remote_deployment import (
+    CONTENT,
+    LOGIN,
+    PASSWORD,
+    SCHEMA,
+    RemoteDeployment,
+    certify,
+    refused,
+)
 from tests.unit.task_server import Answer, TaskServer
 
 AWAY = Answer(503, text="away")
@@ -195,6 +205,45 @@ def test_stopping_what_has_ended_is_no_error(hook: AsyncActionHook) -> None:
         hook.stop("nothing")
 
 
+def test_waiting_goes_on_with_the_next_try_and_reads_no_log_twice(
+    hook: AsyncActionHook, remote: RemoteDeployment
+) -> None:
+    uuid = hook.launch("etl.load", DAYS).uuid
+    first = remote.action()
+    first.say("one", "two")
+    first.end("ERROR", isFinal=False)
+    threading.Timer(0.3, lambda: remote.try_again(first).end(results=2, isFinal=True)).start()
+    done = hook.wait(uuid, timeout=timedelta(seconds=20), poll_interval=timedelta(seconds=0.02))
+    assert (done.uuid, done.results) == (first.more["nextAttempt"], 2)
+    looks = remote.seen("GET", f"/async/actions/{uuid}/changes")
+    assert len(looks) > 5
+    assert sum("afterLine=0" in look.path for look in looks) == 1
+    assert len(remote.seen("GET", "/async/actions/[^/]+")) == 1
+
+
+def test_waiting_ends_once_no_other_try_follows(hook: AsyncActionHook, remote: RemoteDeployment) -> None:
+    uuid = hook.launch("etl.load", DAYS).uuid
+    remote.action().end("ERROR", isFinal=False)
+    with pytest.raises(TimeoutError):
+        hook.wait(uuid, timeout=timedelta(seconds=0.1), poll_interval=timedelta(seconds=0.02))
+    threading.Timer(0.2, lambda: remote.action().end("ERROR", isFinal=True)).start()
+    assert hook.wait(uuid, poll_interval=timedelta(seconds=0.02)).state is State.ERROR
+
+
+def test_stopping_prevents_the_next_try_or_stops_it(hook: AsyncActionHook, remote: RemoteDeployment) -> None:
+    uuid = hook.launch("etl.load", DAYS).uuid
+    first = remote.action()
+    first.end("ERROR", isFinal=False)
+    assert hook.stop(uuid).is_final
+    first.more["isFinal"] = False
+    second = remote.try_again(first)
+    second.end("ERROR", isFinal=False)
+    third = remote.try_again(second)
+    stopped = hook.stop(uuid)
+    assert (stopped.uuid, stopped.state) == (third.uuid, State.STOPPED)
+    assert hook.stop(uuid).uuid == third.uuid
+
+
 @pytest.mark.parametrize("has_sha256", [True, False])
 def test_a_content_is_fetched_without_the_token_and_verified(
     hook: AsyncActionHook, remote: RemoteDeployment, tmp_path: Path, has_sha256: bool
@@ -226,13 +275,82 @@ def test_a_content_that_is_not_the_files_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["file:///etc/passwd", "http://h:99999/x", "http://h:x/x"])
 def test_a_content_must_have_an_http_url(
-    hook: AsyncActionHook, remote: RemoteDeployment, tmp_path: Path
+    hook: AsyncActionHook, remote: RemoteDeployment, tmp_path: Path, place: str
 ) -> None:
     uuid = hook.launch("etl.load", DAYS).uuid
-    remote.content_url = "file:///etc/passwd"
+    remote.content_url = place
     with pytest.raises(ServerError, match="has no http URL"):
         hook.download(uuid, "model", 0, tmp_path / "x")
+
+
+def test_a_content_elsewhere_is_not_trusted_as_the_deployment_is(new_hook: NewHook, tmp_path: Path) -> None:
+    path, both = tmp_path / "model.bin", tmp_path / "both.pem"
+    mine, other = certify(tmp_path / "a.pem"), certify(tmp_path / "b.pem")
+    both.write_bytes(mine.read_bytes() + other.read_bytes())
+    with RemoteDeployment(certificate=mine) as there, RemoteDeployment(certificate=other) as elsewhere:
+        hook = new_hook(host=there.url, extra={"verify": str(both)})
+        uuid = hook.launch("etl.load", DAYS).uuid
+        hook.download(uuid, "model", 0, path)
+        assert path.read_bytes() == CONTENT
+        there.content_url = f"{elsewhere.url}/content/signed"
+        with pytest.raises(ServerError, match=f"certificate of {origin_of(elsewhere.url)}.*self-signed"):
+            hook.download(uuid, "model", 0, path)
+        assert elsewhere.requests == []
+
+
+def test_a_certificate_that_cannot_be_verified_is_said_at_once(
+    new_hook: NewHook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = certify(tmp_path / "c.pem")
+    with RemoteDeployment(certificate=certificate) as there:
+        hook = new_hook(host=there.url)
+        with pytest.raises(ServerError, match=r"cannot be verified \(self-signed") as raised:
+            hook.clone(patience=timedelta(minutes=5)).operations()
+        assert raised.value.code == UNVERIFIED
+        assert new_hook(host=there.url, extra={"verify": str(certificate)}).operations() == ["etl.load"]
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        assert hook.operations() == ["etl.load"]
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://A.org/x", "https://a.org:443"),
+        ("https://user:pw@a.org:443?q", "https://a.org:443"),
+        ("http://a.org", "http://a.org:80"),
+        ("http://[::1]:8080/x", "http://[::1]:8080"),
+    ],
+)
+def test_an_origin_is_scheme_host_and_port(url: str, origin: str) -> None:
+    assert origin_of(url) == origin
+
+
+def test_the_environment_says_who_is_trusted_and_what_the_way_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CURL_CA_BUNDLE", "/curl.pem")
+    assert surroundings("https://a.org", True) == ("/curl.pem", None)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/ca.pem")
+    monkeypatch.setenv("HTTPS_PROXY", "proxy:3128")
+    monkeypatch.setenv("NO_PROXY", "b.org,10.0.0.0/8")
+    assert surroundings("https://a.org", True) == ("/ca.pem", "http://proxy:3128")
+    assert surroundings("https://a.org", "/own.pem") == ("/own.pem", "http://proxy:3128")
+    assert surroundings("https://www.b.org", False) == (False, None)
+    assert surroundings("https://10.1.2.3", False) == (False, None)
+
+
+def test_threads_that_share_a_token_fetch_one_once_it_is_refused(
+    hook: AsyncActionHook, remote: RemoteDeployment
+) -> None:
+    hook.operations()
+    remote.tokens.append("another: that one has expired")
+    remote.sign_in_seconds = 0.2
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(hook.clone().operations) for _ in range(8)]
+    assert [each.result() for each in asked] == [["etl.load"]] * 8
+    assert len(remote.seen("POST", "/auth/token")) == 2
 
 
 def test_one_token_serves_many_requests_and_is_fetched_anew_once_it_is_refused(

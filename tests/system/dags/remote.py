@@ -49,6 +49,14 @@ def work(does: str, name: str) -> dict[str, Any]:
     return {"did": name}
 
 
+@async_operation(
+    id="remote_retry", type="remote.retry", action={"retries": 1, "retry_delay": timedelta(hours=1)}
+)
+def retry(name: str) -> None:
+    """Fail, and be tried again in an hour."""
+    raise LookupError(f"{name} has no table orders")
+
+
 with DAG("remote_ends", schedule=None) as remote_ends:
     remote("waits", "succeed", **WAITS)
     remote("defers", "succeed", **DEFERS)
@@ -72,3 +80,13 @@ with DAG("remote_stops", schedule=None) as remote_stops:
     remote("late", "run_on", execution_timeout=timedelta(seconds=25), **WAITS)
     remote("late_deferred", "run_on", execution_timeout=timedelta(seconds=25), **DEFERS)
     remote("stopped_there", "run_on", retries=3, **DEFERS)
+
+    for task_id, ways in {"killed_between_tries": WAITS, "killed_between_tries_deferred": DEFERS}.items():
+        RemoteActionOperator(
+            task_id=task_id,
+            operation="remote_retry",
+            arguments={"name": task_id},
+            asyncaction_conn_id="itself",
+            poll_interval=0.5,
+            **ways,
+        )
