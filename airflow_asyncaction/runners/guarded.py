@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import IO, cast
 
 from airflow_asyncaction.runners.output import OutputPipe
 
@@ -100,24 +99,24 @@ class GuardProcess:
     """
 
     def __init__(self, label: str, environ: Mapping[str, str]) -> None:
-        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as writing_ends:
-            self._status, status = _pipe(on_failure, writing_ends)
-            stdout, job_stdout = _pipe(on_failure, writing_ends)
-            stderr, job_stderr = _pipe(on_failure, writing_ends)
+        with contextlib.ExitStack() as on_failure, contextlib.ExitStack() as its_ends:
+            self._status, status = _pipe(on_failure, its_ends)
+            stdout, job_stdout = _pipe(on_failure, its_ends)
+            stderr, job_stderr = _pipe(on_failure, its_ends)
+            # Not Popen's own: that may be interrupted when the guard runs and nobody has it. It then ends.
+            orders, self._lifeline = _pipe(its_ends, on_failure)
             fds = (status.fileno(), stdout.fileno(), stderr.fileno())
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(GUARD), *map(str, fds), label],
-                stdin=subprocess.PIPE,
+                stdin=orders,
                 stdout=job_stdout,
                 stderr=job_stderr,
-                bufsize=0,
                 env=dict(environ),
                 pass_fds=fds,
                 start_new_session=True,
             )
             on_failure.pop_all()
         os.set_blocking(self._status.fileno(), False)
-        self._lifeline = cast("IO[bytes]", self._process.stdin)
         self._outputs = (stdout, stderr)
         self.pipes = (OutputPipe("stdout", stdout.fileno()), OutputPipe("stderr", stderr.fileno()))
         self._words: deque[bytes] = deque()
@@ -198,10 +197,10 @@ class GuardProcess:
         self.is_gone = self.is_gone or b"" in words
 
 
-def _pipe(on_failure: contextlib.ExitStack, writing_ends: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
-    """Return the ends of a new pipe: the reading one is closed on failure, the writing one in any case."""
+def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
+    """Return the ends of a new pipe, the reading one and the writing one, and by whom each is closed."""
     read_fd, write_fd = os.pipe()
-    return on_failure.enter_context(FileIO(read_fd)), writing_ends.enter_context(FileIO(write_fd, "w"))
+    return reading.enter_context(FileIO(read_fd)), writing.enter_context(FileIO(write_fd, "w"))
 
 
 def _read_all(fd: int, kept: deque[bytes]) -> Iterable[bytes]:

@@ -354,6 +354,8 @@ def test_an_exception_out_of_a_handler_ends_the_job(
     assert run.stdout[-1] == "bye"
 
 
+# Python's own word about a process that was interrupted in the making: it holds that process fast.
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.parametrize("seconds", [0.001, 0.002, 0.004, 0.008, 0.016, 0.024, 0.032])
 def test_an_exception_while_it_is_being_started_leaves_nothing(
     on_alarm: Callable[[Callable[[], None], float], None], seconds: float
