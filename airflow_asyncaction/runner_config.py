@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from jinja2 import TemplateSyntaxError, nodes
+from jinja2.sandbox import SandboxedEnvironment
 
 from airflow_asyncaction import settings
 
@@ -25,6 +28,8 @@ _FILES = (".json", ".yaml", ".yml")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,50}")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_SHELL = re.compile(r"(.*/)?(ba|da|a|z|k|fi)?sh")
+_TAKES_PROGRAM = re.compile(r"-\w*c\w*")
 _POOL_PREFIX = "asyncaction_"
 
 
@@ -176,6 +181,57 @@ def _check_options(runner: str, kind: str, options: Mapping[str, Any]) -> None:
     for name in _REQUIRED.get(kind, ()):
         if name not in options:
             raise _wrong(runner, name, f"it is missing: a runner of kind {kind!r} needs {checks[name][1]}")
+    _check_programs(runner, kind, options)
+
+
+def _check_programs(runner: str, kind: str, options: Mapping[str, Any]) -> None:
+    """Refuse to let whoever launches an action write a part of a program, or of a manifest."""
+    code = [(name, options[name]) for name in _CODE.get(kind, ()) if isinstance(options.get(name), str)]
+    for name, text in (*code, *_programs(options)):
+        try:
+            is_open = _reads_input(text)
+        except TemplateSyntaxError as error:
+            raise _wrong(runner, name, f"it is no template: {error}") from None
+        if is_open:
+            problem = "whoever launches an action could write code into it"
+            instead = "an element of its own in a list, a variable in env, or JOB_ARGUMENTS"
+            raise _wrong(runner, name, f"{problem}: what they give must come by {instead}")
+
+
+def _programs(fields: Any) -> Iterator[tuple[str, str]]:
+    """Yield what shells in commands run, ``TEXT`` of ``sh -c TEXT``, however deep: pods have containers."""
+    if isinstance(fields, list):
+        for each in fields:
+            yield from _programs(each)
+    elif isinstance(fields, dict):
+        lists = [(name, fields[name]) for name in _COMMANDS if isinstance(fields.get(name), list)]
+        yield from _program(
+            [(name, word) for name, words in lists for word in words if isinstance(word, str)]
+        )
+        for each in fields.values():
+            yield from _programs(each)
+
+
+def _program(command: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    is_of_shell, before = False, ""
+    for name, word in command:
+        if is_of_shell and _TAKES_PROGRAM.fullmatch(before):
+            yield name, word
+        is_of_shell |= _SHELL.fullmatch(word) is not None
+        before = word
+
+
+def _reads_input(template: str) -> bool:
+    """Tell whether a template can see what whoever launches an action writes."""
+    tree = SandboxedEnvironment().parse(template)
+    parts: dict[int, Any] = {id(node.node): node.attr for node in tree.find_all(nodes.Getattr)}
+    for item in tree.find_all(nodes.Getitem):
+        parts[id(item.node)] = getattr(item.arg, "value", None)
+    seen = {(name.name, parts.get(id(name))) for name in tree.find_all(nodes.Name)}
+    return any(
+        name == "params" or (name == "action" and part != "type") or (name, part) == ("dag_run", "conf")
+        for name, part in seen
+    )
 
 
 def _flat(checks: Mapping[str, _Check]) -> list[tuple[str, Callable[[Any], bool], str]]:
@@ -247,5 +303,7 @@ _OPTIONS: Mapping[str, Mapping[str, _Check]] = {
     },
     KUBERNETES: {},
 }
+_CODE: Mapping[str, tuple[str, ...]] = {LOCAL: ("command",), KUBERNETES: ("job_resources",)}
+_COMMANDS = ("command", "cmds", "args")
 _REQUIRED: Mapping[str, tuple[str, ...]] = {LOCAL: ("command",), SERVICE: ("callable",)}
 _OF_ALL_KINDS = frozenset({"name", "kind", "actions", "queue", "pool", "concurrency_limit"})

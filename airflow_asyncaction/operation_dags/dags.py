@@ -10,6 +10,7 @@ from airflow.sdk import DAG
 
 from airflow_asyncaction.operation_dags.operators import FunctionOperator, OperationOperator
 from airflow_asyncaction.operation_dags.schemas import (
+    check_names,
     checked,
     input_schema_of,
     output_schema_of,
@@ -64,7 +65,7 @@ def async_operation(
     :param schedule: as a Dag's: then every required argument needs a default
     :param action: options of the task's operator, such as ``retries`` or ``heartbeat_timeout``
     :param dag_options: of the Dag
-    :raises ValueError: the schema makes no sense
+    :raises ValueError: the schema makes no sense, or has arguments that the function has not
     """
 
     def of_function(function: Callable[..., Any]) -> DAG:
@@ -75,6 +76,7 @@ def async_operation(
             output=output if output is not None else output_schema_of(function),
             permission=permission,
         )
+        check_names(function, (declaration.input or {}).get("properties", {}))
         described = {"description": _first_line(function.__doc__), **dag_options}
         with _dag(name, declaration, schedule, tags, described) as dag:
             FunctionOperator(

@@ -5,17 +5,21 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from airflow.sdk import Param
 from jsonschema import Draft202012Validator, SchemaError
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
+from referencing import Registry
+from referencing.exceptions import Unresolvable
 
 from airflow_asyncaction.protocol.operations import Schema
 
 _DEFS = "$defs"
 _REF = "$ref"
+_INPUT = "input"
 _NULL = "null"
 _JOB = "job"
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -46,7 +50,7 @@ def params_of(schema: Schema) -> dict[str, Param]:
     """
     required = set(schema.get("required", ()))
     return {
-        name: _param(_with_defs(part, schema), is_required=name in required)
+        name: _param(_alone(part, schema), is_required=name in required)
         for name, part in schema.get("properties", {}).items()
     }
 
@@ -57,7 +61,7 @@ def input_of(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any]:
     given = {
         name: value
         for name, value in (conf or {}).items()
-        if value is not None or name not in properties or _takes_null(properties[name], schema)
+        if value is not None or name not in properties or _takes_null(_alone(properties[name], schema))
     }
     defaults = {
         name: part["default"]
@@ -85,7 +89,13 @@ def input_schema_of(function: Callable[..., Any]) -> Schema:
         else:
             adapter = TypeAdapter[Any](hints.get(name, Any))
             properties[name]["default"] = adapter.dump_python(parameter.default, mode="json")
-    return _lifted({"type": "object", "properties": properties, "required": required})
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": False,
+    }
+    return _lifted(schema)
 
 
 def output_schema_of(function: Callable[..., Any]) -> Schema | None:
@@ -94,11 +104,29 @@ def output_schema_of(function: Callable[..., Any]) -> Schema | None:
     return None if hint is Any else _schema_of(hint, f"what {function.__name__} returns")
 
 
+def check_names(function: Callable[..., Any], given: Collection[str]) -> None:
+    """Refuse arguments that a function does not have; calls by Airflow drop them.
+
+    :raises ValueError: there is one, or it is ``job``, which is not for whoever launches an operation
+    """
+    parameters = inspect.signature(function).parameters
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    known = [name for name, each in parameters.items() if each.kind in _NAMED and name != _JOB]
+    for name in given:
+        if name == _JOB:
+            raise ValueError(f"{_JOB!r} cannot be an argument of an operation: its function is given the job")
+        if name not in known and not takes_any:
+            near = get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
+            raise ValueError(f"The operation's function has no argument {name!r}: {hint}")
+
+
 def as_annotated(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return a function's arguments as its annotations say: a date, for example, rather than a string.
 
-    :raises ValueError: one is of another type
+    :raises ValueError: one is of another type, or the function has none of that name
     """
+    check_names(function, given)
     hints = get_type_hints(function, include_extras=True)
     return {
         name: TypeAdapter[Any](hints.get(name, Any)).validate_python(value) for name, value in given.items()
@@ -131,21 +159,42 @@ def _param(part: Schema, *, is_required: bool) -> Param:
 
 
 def _or_null(schema: Schema) -> Schema:
-    type_ = schema.get("type")
-    if type_ is None or "enum" in schema or "const" in schema:
-        outside = {key: schema[key] for key in (_DEFS, "title") if key in schema}
-        inside = {key: value for key, value in schema.items() if key not in outside}
-        return {**outside, "anyOf": [inside, {"type": _NULL}]} if inside else schema
-    types = [type_] if isinstance(type_, str) else list(type_)
-    return {**schema, "type": [*types, *([_NULL] if _NULL not in types else [])]}
+    if _takes_null(schema):
+        return schema
+    if "type" in schema:  # by which Airflow's form chooses the field
+        types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
+        loosened = {**schema, "type": [*types, _NULL]}
+        if _takes_null(loosened):
+            return loosened
+    outside = {key: schema[key] for key in (_DEFS, "title") if key in schema}
+    inside = {key: value for key, value in schema.items() if key not in outside}
+    return {**outside, "anyOf": [inside, {"type": _NULL}]}
 
 
-def _with_defs(part: Any, schema: Schema) -> Schema:
-    """Return a property's schema with the definitions that it may refer to."""
+def _takes_null(schema: Schema) -> bool:
+    try:
+        return bool(Draft202012Validator(schema, registry=Registry()).is_valid(None))
+    except Unresolvable:
+        return False
+
+
+def _alone(part: Any, schema: Schema) -> Schema:
+    """Return a property's schema that can stand alone: where it refers to the whole, it has the whole."""
     own: Schema = dict(part) if isinstance(part, Mapping) else {}
-    is_referring = _DEFS in schema and f'"{_REF}"' in json.dumps(own)
-    return {**own, _DEFS: schema[_DEFS]} if is_referring else own
+    if f'"{_REF}"' not in json.dumps(own):
+        return own
+    whole = {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
+    return {**_moved(own), _DEFS: {_INPUT: _moved(whole)}}
 
 
-def _takes_null(part: Any, schema: Schema) -> bool:
-    return bool(Draft202012Validator(_with_defs(part, schema)).is_valid(None))
+def _moved(part: Any) -> Any:
+    """Return a part of a schema with its references to what is now one of the definitions."""
+    if isinstance(part, list):
+        return [_moved(each) for each in part]
+    if not isinstance(part, Mapping) or isinstance(part.get("$id"), str):  # its references are to itself
+        return part
+    moved = {key: _moved(value) for key, value in part.items()}
+    reference = moved.get(_REF)
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        moved[_REF] = f"#/{_DEFS}/{_INPUT}{reference.removeprefix('#')}"
+    return moved

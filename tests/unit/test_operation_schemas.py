@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk import DAG
 from airflow.sdk.definitions._internal.types import NOTSET
+from airflow.serialization.serialized_objects import DagSerialization
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
@@ -120,6 +124,38 @@ def test_a_function_is_given_what_its_annotations_say() -> None:
         as_annotated(load, {"day": "no"})
 
 
+def test_a_function_is_given_only_what_it_has() -> None:
+    assert input_schema_of(load)["additionalProperties"] is False
+    for given, said in (
+        ({"table": "t", "days": "2026-11-24"}, "no argument 'days': did you mean 'day'?"),
+        ({"table": "t", "other": 1}, "no argument 'other': there are table, day, point"),
+        ({"table": "t", "job": None}, "'job' cannot be an argument"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(said)):
+            as_annotated(load, given)
+
+
+def test_a_run_with_an_unknown_argument_is_refused_whatever_started_it() -> None:
+    task: Any = async_operation(load).tasks[0]
+    run = SimpleNamespace(conf={"table": "t", "dry_run": True})  # Airflow's own form and API take it
+    with pytest.raises(ValueError, match="no argument 'dry_run'"):
+        task.render_template_fields({"dag_run": run})
+
+
+def test_a_function_may_take_any_names() -> None:
+    def takes_any(table: str, **others: Any) -> None: ...
+
+    async_operation(takes_any, input={"properties": {"table": {}, "other": {}}})
+    assert as_annotated(takes_any, {"table": "t", "more": 1}) == {"table": "t", "more": 1}
+    with pytest.raises(ValueError, match="'job'"):
+        as_annotated(takes_any, {"job": 1})
+
+
+def test_a_schema_has_only_arguments_of_its_function() -> None:
+    with pytest.raises(ValueError, match="no argument 'tabel': did you mean 'table'"):
+        async_operation(load, input={"properties": {"tabel": {}}})
+
+
 def test_a_function_cannot_take_what_has_no_name() -> None:
     def takes_any(*tables: str) -> None: ...
 
@@ -211,6 +247,59 @@ def test_webdas_file_becomes_one_dag_an_operation(tmp_path: Path) -> None:
     assert not validator.is_valid({"files": [{"name": "a", "parts": [{"name": 3}]}]})
     assert not validator.is_valid({"files": [], "n": "x"})
     assert params_of(declared.input or {})["files"].resolve([{"name": "a"}]) == [{"name": "a"}]
+
+
+REFERRING: dict[str, Any] = {
+    "$schema": "http://json-schema.org/draft-07/schema#",
+    "$id": "https://shop.example/import",
+    "type": "object",
+    "required": ["n"],
+    "properties": {
+        "n": {"$ref": "#/definitions/N"},
+        "of_definitions": {"$ref": "#/definitions/N"},
+        "of_defs": {"type": "array", "items": {"$ref": "#/$defs/M"}},
+        "of_property": {"$ref": "#/properties/of_defs"},
+        "of_all": {"allOf": [{"$ref": "#/definitions/N"}], "type": "integer"},
+        "of_whole": {"$ref": "#"},
+        "of_anchor": {"$ref": "#small"},
+    },
+    "definitions": {"N": {"type": "integer"}},
+    "$defs": {
+        "M": {"type": "object", "properties": {"n": {"$ref": "#/definitions/N"}}},
+        "S": {"$anchor": "small", "type": "integer", "maximum": 9},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def triggered() -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what gives a run's Params, as Airflow's API server has them of a Dag with references."""
+    dag = async_operation(id="referring", input=REFERRING)
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    return lambda conf: stored.params.deep_merge(conf).validate()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wrong"),
+    [
+        ("n", 3, "x"),
+        ("of_definitions", 3, "x"),
+        ("of_defs", [{"n": 3}], [{"n": "x"}]),
+        ("of_property", [{"n": 3}], [{"n": "x"}]),
+        ("of_all", 3, "x"),
+        ("of_whole", {"n": 3, "of_whole": {"n": 4}}, {"n": 3, "of_whole": {"n": "x"}}),
+        ("of_anchor", 9, 10),
+    ],
+)
+def test_params_take_what_they_refer_to(
+    triggered: Callable[[dict[str, Any]], dict[str, Any]], name: str, value: Any, wrong: Any
+) -> None:
+    given = triggered({"n": 1, name: value})
+    assert given[name] == value
+    assert all(given[other] is None for other in REFERRING["properties"] if other not in ("n", name))
+    assert input_of({"n": 1, **given}, REFERRING) == {"n": 1, name: value}
+    with pytest.raises(Exception, match=f"Invalid input for param {name}"):
+        triggered({"n": 1, name: wrong})
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,72 @@ def test_each_kind_has_what_it_needs(entry: dict[str, Any], said: str) -> None:
         runners({"name": "r", **entry})
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ action.arguments.table }}",
+        "{{ action['arguments']['table'] }}",
+        "{% for table in action.arguments.tables %}{{ table }} {% endfor %}",
+        "{% set a = action %}{{ a.arguments }}",
+        "{{ action | tojson }}",
+        "{{ action[part] }}",
+        "{{ params.table }}",
+        "{{ dag_run.conf['table'] }}",
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "field", "before", "after"),
+    [
+        ("local", "command", None, None),
+        ("local", "command", ["sh", "-c"], []),
+        ("local", "command", ["nice", "/bin/bash", "-euo", "pipefail", "-c"], ["vacuum", "x"]),
+        ("kubernetes", "cmds", ["sh", "-ec"], []),
+        ("my.Runner", "command", ["sh", "-c"], []),
+        ("kubernetes", "job_resources", None, None),
+    ],
+)
+def test_who_launches_an_action_writes_no_program(
+    kind: str, field: str, before: list[str] | None, after: list[str] | None, template: str
+) -> None:
+    program = f"vacuum '{template}'"
+    value = program if before is None else [*before, program, *(after or [])]
+    said = f"[asyncaction] runners: r: {field}: whoever launches an action could write code into it"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        runners({"name": "r", "kind": kind, field: value})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cmds": ["sh", "-c"], "args": ["vacuum {{ params.table }}"]},
+        {"full_pod_spec": {"spec": {"containers": [{"args": ["sh", "-c", "vacuum {{ params.table }}"]}]}}},
+    ],
+)
+def test_nor_one_of_a_pod(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"r: args: .* could write code"):
+        runners({"name": "r", "kind": "kubernetes", **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"command": "vacuum {{ action.type }} {{ ds }} {{ dag_run.run_id }} {{ action['type'] }}"},
+        {"command": ["vacuum", "{{ action.arguments.table }}"]},
+        {"command": ["sh", "vacuum.sh", "{{ action.arguments.table }}"]},
+        {"command": ["sh", "-c", 'vacuum "$1"', "sh", "{{ action.arguments.table }}"]},
+        {"command": 'vacuum "$TABLE"', "env": {"TABLE": "{{ params.table }}"}},
+    ],
+)
+def test_what_no_shell_takes_for_program_may_be_an_argument(options: dict[str, Any]) -> None:
+    (only,) = runners({**LOCAL, **options})
+    assert only.options == options
+
+
+def test_a_program_that_is_no_template_is_refused() -> None:
+    with pytest.raises(ValueError, match="here: command: it is no template: "):
+        runners({**LOCAL, "command": "vacuum {{ action.type"})
+
+
 def test_two_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="two are named 'here': rename one"):
         runners(LOCAL, LOCAL)
