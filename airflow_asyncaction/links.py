@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseOperatorLink
 
@@ -37,11 +37,15 @@ class ActionLink(BaseOperatorLink):
         return _url(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
 
 
-def _url(dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str:
+def airflow_root() -> str:
+    """Return the path below which people have Airflow, without a slash at its end: that of its base URL."""
     from airflow.configuration import conf
 
-    root = "/" + conf.get("api", "base_url", fallback="").partition("://")[2].partition("/")[2]
+    return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+
+
+def _url(dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str:
     parts = {"dags": dag_id, "runs": run_id, "tasks": task_id}
     path = "/".join(f"{kind}/{quote(name, safe='')}" for kind, name in parts.items())
     mapped = "" if map_index is None or map_index < 0 else f"/mapped/{map_index}"
-    return f"{root.rstrip('/')}/{path}{mapped}/plugin/{TAB}"
+    return f"{airflow_root()}/{path}{mapped}/plugin/{TAB}"

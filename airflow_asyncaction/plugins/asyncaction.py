@@ -119,9 +119,9 @@ def _strip_prefix(scope: Scope) -> None:
 def _views(url: str) -> list[dict[str, str]]:
     """Return where Airflow's UI shows the page: in its navigation, and as a tab.
 
-    Airflow finds a view by its ``url_route`` alone, so that each has its own.
+    Airflow finds a view by its ``url_route`` alone, so that each has its own. It leaves an ``href`` as it is.
     """
-    page, run = f"{url}/ui", "{DAG_ID}/{RUN_ID}"
+    page, run = f"{links.airflow_root()}{url}/ui", "{DAG_ID}/{RUN_ID}"
     tabs = {
         "dag": ("async_actions_of_dag", f"{page}/dag/{{DAG_ID}}"),
         "dag_run": ("async_actions_of_run", f"{page}/run/{run}"),

@@ -9,6 +9,9 @@ from string import Template
 
 from flask import Blueprint, Response, abort, request
 from markupsafe import escape
+from werkzeug.wrappers import Response as AnyResponse
+
+from airflow_asyncaction.web.wire import redirection
 
 DOCUMENT = "index.html"
 
@@ -35,6 +38,10 @@ def page_blueprint() -> Blueprint:
     contents = _contents()
     version = _version(contents)
     document = Template(contents.pop(DOCUMENT).decode())
+
+    @blueprint.get("")
+    def show_list() -> AnyResponse:
+        return redirection(f"{request.script_root}/ui/")
 
     @blueprint.get("/")
     @blueprint.get("/<path:view>")

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.utils import redirect
+from werkzeug.wrappers import Response
 
 _CHUNK_BYTES = 64 * 1024
+_ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 
 
 def raw_body(request: Request, max_bytes: int) -> bytes:
@@ -45,12 +49,13 @@ def raw_path(environ: dict[str, Any]) -> bytes:
     if routed in (b"", b"/"):
         return b""  # the hook itself: no request goes to less than "/"
     sent = _sent_path(environ)
-    start = sent.find(b"/")
-    while start >= 0:
-        if unquote_to_bytes(sent[start:]) == routed:
-            return sent[start:]
-        start = sent.find(b"/", start + 1)
-    return quote(routed).encode()
+    start = len(unquote_to_bytes(sent)) - len(routed)
+    for escape in _ESCAPE.finditer(sent):
+        if escape.start() >= start:
+            break
+        start += 2
+    path = sent[max(start, 0) :]
+    return path if path[:1] == b"/" and unquote_to_bytes(path) == routed else quote(routed).encode()
 
 
 def _sent_path(environ: dict[str, Any]) -> bytes:
@@ -73,3 +78,10 @@ def end_chunked_input(environ: dict[str, Any]) -> None:
     """
     if "CONTENT_LENGTH" not in environ and "chunked" in environ.get("HTTP_TRANSFER_ENCODING", ""):
         environ["wsgi.input_terminated"] = True
+
+
+def redirection(url: str) -> Response:
+    """Return a redirect to a URL as it is: a path stays one, since the client knows the right host."""
+    response = redirect(url)
+    response.autocorrect_location_header = False
+    return response

@@ -310,6 +310,14 @@ def test_an_odd_path_leads_nowhere(victim: SignedJob, path: str) -> None:
     assert lives(victim)
 
 
+@pytest.mark.parametrize("path", ["/" + "a" * 60_000 + "!", "/" * 60_000, "/%ff" + "/%2F" * 15_000], ids=len)
+def test_a_long_path_is_looked_at_once(victim: SignedJob, path: str) -> None:
+    """What is looked at again from each of its characters keeps the server from all others for minutes."""
+    for method in ("GET", "PUT", "POST"):
+        assert 400 <= sent_raw(victim.client.hook, method, path, []).status < 500
+    assert lives(victim)
+
+
 @pytest.mark.parametrize("path", ["/Status", "/status.json", "/" + "a" * 20_000], ids=lambda path: path[:20])
 def test_what_may_be_an_operation_is_for_people(victim: SignedJob, path: str) -> None:
     for method in ("GET", "POST", "DELETE"):
