@@ -11,7 +11,7 @@ from airflow.utils.cli import suppress_logs_and_warning
 
 from airflow_asyncaction.cli.given import is_confirmed, moment, plain_errors, states
 from airflow_asyncaction.cli.output import Fields, print_action, print_actions, print_line, visible
-from airflow_asyncaction.cli.runs import audited, fail_run
+from airflow_asyncaction.cli.runs import audited, fail_run, fail_task
 from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.protocol.actions import iso_time
 from airflow_asyncaction.protocol.job_info import JobId
@@ -70,13 +70,11 @@ def stop(args: Namespace) -> None:
     metrics.initialise()
     actions = open_services().actions
     action = listing.find(actions, args.uuid)
-    if action.state.is_end:
-        raise SystemExit(f"The action has ended as {action.state}")
     row = action.row
     where = visible(f"{row.type} of {row.dag_id} {row.run_id} {row.task_id}")
     if not args.yes and not is_confirmed(f"Stop action {action.id}, {where}?"):
         raise SystemExit("Nothing was changed")
-    stopped = launching.stop(actions, action, fail_run)
+    stopped = launching.stop(actions, action, fail_run=fail_run, fail_task=fail_task)
     print_action(stopped.to_json(datetime.now(UTC)), args.output)
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from airflow import settings
 from airflow.utils.session import create_session
 
+from airflow_asyncaction.cli.given import is_confirmed, plain_errors
 from airflow_asyncaction.store.db_manager import AsyncActionDBManager
 from airflow_asyncaction.store.secret import rotate_all
 
@@ -20,6 +21,7 @@ def _manager() -> Iterator[AsyncActionDBManager]:
         yield AsyncActionDBManager(session)
 
 
+@plain_errors
 def check(_args: Namespace) -> None:
     """Print the revision; exit with 1 if it is not the newest."""
     with _manager() as manager:
@@ -30,25 +32,27 @@ def check(_args: Namespace) -> None:
         raise SystemExit("They are not at this release's: run 'airflow db migrate'")
 
 
+@plain_errors
 def upgrade(_args: Namespace) -> None:
     """Create or upgrade the tables."""
     with _manager() as manager:
         manager.upgradedb()
 
 
+@plain_errors
 def downgrade(args: Namespace) -> None:
     """Take migrations back."""
     if not args.to_revision:
         raise SystemExit("--to-revision is missing: give a revision such as 0001, or 'base'")
     if not args.yes:
         question = f"Take the tables of async actions in {settings.get_engine().url!r} back"
-        said = input(f"{question} to {args.to_revision}? What newer columns hold is lost. [y/N] ")
-        if said.strip().lower() != "y":
+        if not is_confirmed(f"{question} to {args.to_revision}? What newer columns hold is lost."):
             raise SystemExit("Nothing was changed")
     with _manager() as manager:
         manager.downgrade(args.to_revision)
 
 
+@plain_errors
 def rotate_keys(_args: Namespace) -> None:
     """Encrypt all secrets anew."""
     done = rotate_all(settings.get_engine())

@@ -5,19 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
 from airflow.api.common.trigger_dag import trigger_dag
 from airflow.exceptions import DagNotFound, DagRunAlreadyExists
 from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
+from airflow.serialization.definitions.dag import SerializedDAG
 from airflow.utils.cli import action_cli
 from airflow.utils.session import create_session
+from airflow.utils.state import TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType
 
 from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.store.launching import WantedRun
+from airflow_asyncaction.store.listing import ActionRecord
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,10 +51,36 @@ def create_run(run: WantedRun, *, user: str) -> None:
         raise UserRefused(f"Airflow refuses: {error}", code="run_refused") from error
 
 
-def fail_run(dag_id: str, run_id: str) -> None:
-    """Mark a Dag run as failed, if there is one."""
+def fail_run(action: ActionRecord) -> None:
+    """Mark the Dag run of an action as failed, if there is one."""
+
+    def fail(dag: SerializedDAG, session: Any) -> None:
+        set_dag_run_state_to_failed(dag=dag, run_id=action.row.run_id, commit=True, session=session)
+
+    _change(action, fail)
+
+
+def fail_task(action: ActionRecord) -> None:
+    """Mark the task instance of an action as failed, if there is one: it is not tried again."""
+    row = action.row
+
+    def fail(dag: SerializedDAG, session: Any) -> None:
+        if dag.has_task(row.task_id):
+            dag.set_task_instance_state(
+                task_id=row.task_id,
+                map_indexes=[row.map_index],
+                run_id=row.run_id,
+                state=TaskInstanceState.FAILED,
+                session=session,
+            )
+
+    _change(action, fail)
+
+
+def _change(action: ActionRecord, change: Callable[[SerializedDAG, Any], None]) -> None:
+    """Change the Dag run of an action, if there is one, with its Dag as it is in that run."""
     with create_session() as session:
-        for run in DagRun.find(dag_id=dag_id, run_id=run_id, session=session):
+        for run in DagRun.find(dag_id=action.dag_id, run_id=action.row.run_id, session=session):
             dag = DBDagBag().get_dag_for_run(run, session=session)
             if dag is not None:
-                set_dag_run_state_to_failed(dag=dag, run_id=run_id, commit=True, session=session)
+                change(dag, session)

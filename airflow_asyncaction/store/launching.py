@@ -8,6 +8,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,13 +29,14 @@ from airflow_asyncaction.protocol.lifecycle import Due, Stop, Unlaunched
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store import reports, rows, secret
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.listing import ActionRecord, find
+from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
 
 RUN_GRACE = timedelta(minutes=1)
 """How long after an action was asked for its Dag run may be missing: its creation may be under way."""
-_CREATION = timedelta(seconds=10)  # the longest that Airflow takes for it
+_CREATION = timedelta(seconds=2)  # it seldom takes longer; who creates it again then is told that it is there
+_PAUSE_SECONDS = 0.1
 _BATCH = 200
 
 _columns = action_table.c
@@ -41,7 +44,7 @@ _runs = DagRun.__table__.c
 _WAITING = [state.value for state in State if state.is_waiting]
 _RUN = select(_runs.id).where(_runs.dag_id == bindparam("dag_id"), _runs.run_id == bindparam("run_id"))
 _TO_SETTLE = (
-    select(_columns.id, _runs.state.label("run_state"))
+    select(_columns.id, _columns.task_id, _runs.state.label("run_state"))
     .outerjoin(DagRun.__table__, and_(_runs.dag_id == _columns.dag_id, _runs.run_id == _columns.run_id))
     .where(
         _columns.state.in_(_WAITING),
@@ -82,7 +85,8 @@ class Launch:
     @property
     def request(self) -> str:
         """What is stored of the rest of what is asked for: sha256, hex."""
-        return _digest(self.arguments, str(self.scheduled_at))
+        arguments = json.dumps(strict_json.loads(self.arguments), sort_keys=True)
+        return _digest(arguments, str(self.scheduled_at))
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ def launch(actions: Actions, wanted: Launch, create_run: Callable[[WantedRun], N
     if not queued.is_what(wanted):
         said = "This idempotency key was used before, with another input or time: use a new one"
         raise UserRefused(said, code="idempotency_key_reused")
-    if needs_run(actions, queued, now):
+    if _needs_run(actions, queued):
         run = WantedRun(
             dag_id=action.dag_id,
             run_id=action.row.run_id,
@@ -140,19 +144,39 @@ def launch(actions: Actions, wanted: Launch, create_run: Callable[[WantedRun], N
     return action
 
 
-def stop(actions: Actions, action: ActionRecord, fail_run: Callable[[str, str], None]) -> ActionRecord:
+def stop(
+    actions: Actions,
+    action: ActionRecord,
+    *,
+    fail_run: Callable[[ActionRecord], None],
+    fail_task: Callable[[ActionRecord], None],
+) -> ActionRecord:
     """Ask an action's job to stop; one that is not launched yet never will be.
 
-    :param fail_run: marks the Dag run of these ids as failed
-    :raises UserRefused: it has ended
+    One that has failed is not tried again.
+
+    :param fail_run: marks the action's Dag run as failed
+    :param fail_task: marks the action's task instance as failed
+    :raises UserRefused: it has ended, and is not to be tried again; or the next try is there already
     """
-    if action.state.is_end:
+    if not action.state.is_end:
+        actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC))
+        stopped = find(actions, action.id)
+        if action.state.is_waiting and stopped.state.is_end:
+            fail_run(action)
+        return stopped
+    if not _is_to_be_tried_again(actions, action):
         raise UserRefused(f"The action has ended as {action.state}", code="already_ended")
-    actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC))
-    stopped = find(actions, action.id)
-    if action.state.is_waiting and stopped.state.is_end:
-        fail_run(action.dag_id, action.row.run_id)
-    return stopped
+    fail_task(action)
+    return action
+
+
+def _is_to_be_tried_again(actions: Actions, action: ActionRecord) -> bool:
+    """Tell whether an action has failed and the next try is to come, as far as Airflow knows now."""
+    if action.state is State.SUCCESS or action.row.stop_reason == StopReason.REQUESTED:
+        return False
+    outlook = find_outlook(actions, action)
+    return not outlook.is_final and outlook.next_attempt is None
 
 
 def queue(actions: Actions, wanted: Launch, now: datetime) -> Queued:
@@ -167,21 +191,33 @@ def queue(actions: Actions, wanted: Launch, now: datetime) -> Queued:
     return Queued(find(actions, action_id), is_new=True)
 
 
-def needs_run(actions: Actions, queued: Queued, now: datetime) -> bool:
-    """Tell whether a Dag run is to be created for an action: by who asked first, unless they died before."""
+def _needs_run(actions: Actions, queued: Queued) -> bool:
+    """Tell whether a Dag run is to be created for an action.
+
+    Whoever asked first creates it; who asks again gives them a moment, since they may have failed, or died.
+    """
     action = queued.action
-    if queued.is_new or not action.state.is_waiting or now - action.row.requested_at < _CREATION:
+    if queued.is_new or not action.state.is_waiting:
         return queued.is_new
+    age = datetime.now(UTC) - action.row.requested_at
+    give_up_at = time.monotonic() + (_CREATION - age).total_seconds()
+    while not _has_run(actions, action):
+        if time.monotonic() >= give_up_at:
+            return True
+        time.sleep(_PAUSE_SECONDS)
+    return False
+
+
+def _has_run(actions: Actions, action: ActionRecord) -> bool:
     with actions.transaction() as connection:
         key = {"dag_id": action.dag_id, "run_id": action.row.run_id}
-        return connection.execute(_RUN, key).one_or_none() is None
+        return connection.execute(_RUN, key).one_or_none() is not None
 
 
 def refuse(actions: Actions, action_id: JobId, message: str, now: datetime) -> None:
     """End an action whose Dag run Airflow did not create; its key is free again."""
     actions.end(action_id, Unlaunched(State.ERROR, "RunRefused", message), now)
-    with actions.transaction() as connection:
-        connection.execute(update(action_table).where(_columns.id == action_id).values(idempotency=None))
+    _free_key(actions, action_id)
 
 
 def settle(actions: Actions, now: datetime) -> None:
@@ -191,8 +227,16 @@ def settle(actions: Actions, now: datetime) -> None:
     for row in found:
         try:
             actions.end(row.id, _message(row), now)
+            if row.run_state is None:
+                _free_key(actions, row.id)
         except ActionNotFound:  # it was cleaned away meanwhile
             continue
+
+
+def _free_key(actions: Actions, action_id: JobId) -> None:
+    """Let the key of an action that was never launched be used again."""
+    with actions.transaction() as connection:
+        connection.execute(update(action_table).where(_columns.id == action_id).values(idempotency=None))
 
 
 def _message(row: Any) -> Due | Unlaunched:
@@ -200,7 +244,8 @@ def _message(row: Any) -> Due | Unlaunched:
         case DagRunState.SUCCESS.value:
             return Unlaunched(State.SUCCESS)
         case DagRunState.FAILED.value:
-            return Unlaunched(State.ERROR, "RunFailed", "The Dag run failed before it launched the job")
+            before = " before it launched the job" if row.task_id else ""
+            return Unlaunched(State.ERROR, "RunFailed", f"The Dag run failed{before}")
         case None:
             return Unlaunched(State.STOPPED, "RunDeleted", "The Dag run is gone, or was never created")
         case _:

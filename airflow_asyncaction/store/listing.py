@@ -12,7 +12,7 @@ from uuid import UUID
 
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import State as TaskStates
-from sqlalchemy import Select, bindparam, false, literal_column, select, union_all
+from sqlalchemy import Select, bindparam, literal_column, select, union_all
 
 from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.protocol.actions import State, iso_time
@@ -22,8 +22,8 @@ from airflow_asyncaction.store import log_lines, rows
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
 
-_MOST_RANGES = 100
-"""Of so many Dags the newest actions are looked up one by one; of more, in one go through all actions."""
+_MOST_RANGES = 200
+"""So many ranges of an index are read for a page; if more were needed, it is one go through all actions."""
 _REPORTS_PAGE = 200
 
 _columns = action_table.c
@@ -56,7 +56,7 @@ _TASK_STATE = select(_tasks.state).where(
     _tasks.map_index == bindparam("map_index"),
 )
 _OVER = TaskStates.finished  # UP_FOR_RETRY is not among them
-_CHANGED = select(_columns.updated_at, _columns.dag_id)
+_CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
 _reports = report_table.c
 _REPORTS = select(
     _reports.id,
@@ -203,6 +203,12 @@ class Change:
 
     dag_id: str
     updated_at: datetime
+    state: State
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether another try may follow, of which the action's own row does not tell."""
+        return self.state.is_end and self.state is not State.SUCCESS
 
 
 def find(actions: Actions, uuid: str, *, short: bool = False) -> ActionRecord:
@@ -228,7 +234,7 @@ def find_change(actions: Actions, uuid: str) -> Change:
         row = connection.execute(_CHANGED.where(_columns.id == _checked(uuid))).one_or_none()
     if row is None:
         raise _not_found(uuid)
-    return Change(row.dag_id, row.updated_at)
+    return Change(row.dag_id, row.updated_at, State(row.state))
 
 
 def find_outlook(actions: Actions, action: ActionRecord) -> Outlook:
@@ -259,12 +265,16 @@ def list_actions(
     :param dag_ids: of these Dags only; ``None``: of all
     :param before: only those that were created before this one
     """
-    query = _SHORT.where(*_conditions(wanted, before))
+    conditions, ranges = _conditions(wanted, before), _ranges(wanted, dag_ids)
     with actions.transaction() as connection:
-        found = connection.execute(_newest(query, wanted, dag_ids, limit + 1)).all()
-    more = len(found) > limit
-    records = tuple(ActionRecord(row) for row in found[:limit])
-    return Page(records, records[-1].id if more else None)
+        if len(ranges) == 1:
+            found = _newest(_SHORT.where(*conditions, *ranges[0]), limit + 1)
+        else:
+            ids = connection.scalars(_newest_ids(conditions, ranges, limit + 1)).all() if ranges else []
+            found = _newest(_SHORT.where(_columns.id.in_(ids)), limit + 1)
+        newest = connection.execute(found).all()
+    records = tuple(ActionRecord(row) for row in newest[:limit])
+    return Page(records, records[-1].id if len(newest) > limit else None)
 
 
 def read_logs(actions: Actions, action_id: JobId, after: int) -> log_lines.LogPage:
@@ -273,8 +283,11 @@ def read_logs(actions: Actions, action_id: JobId, after: int) -> log_lines.LogPa
         return log_lines.page(connection, action_id, after)
 
 
-def read_reports(actions: Actions, action_id: JobId, after: int) -> dict[str, Any]:
-    """Return what came about an action after the report of id ``after``, as users are shown it."""
+def read_reports(actions: Actions, action_id: JobId, after: int, *, bodies: bool) -> dict[str, Any]:
+    """Return what came about an action after the report of id ``after``, as users are shown it.
+
+    :param bodies: whether with what was in those that were refused
+    """
     query = (
         _REPORTS.where(_reports.action_id == action_id, _reports.id > after)
         .order_by(_reports.id)
@@ -283,37 +296,61 @@ def read_reports(actions: Actions, action_id: JobId, after: int) -> dict[str, An
     with actions.transaction() as connection:
         found = connection.execute(query).all()
     return {
-        "reports": [_report_json(row) for row in found[:_REPORTS_PAGE]],
+        "reports": [_report_json(row, bodies=bodies) for row in found[:_REPORTS_PAGE]],
         "hasMore": len(found) > _REPORTS_PAGE,
     }
 
 
-def _report_json(row: Any) -> dict[str, Any]:
+def _report_json(row: Any, *, bodies: bool) -> dict[str, Any]:
     return {
         "id": row.id,
         "kind": row.kind,
         "receivedAt": iso_time(row.received_at),
         "scheme": row.scheme,
         "refusedWith": row.refused_with,
-        "body": row.body,
+        "body": row.body if bodies else None,
         "logCount": row.log_count,
     }
+
+
+def _newest(query: Select[Any], count: int) -> Select[Any]:
+    return query.order_by(_columns.id.desc()).limit(count)
+
+
+def _newest_ids(conditions: Sequence[Any], ranges: Sequence[Sequence[Any]], count: int) -> Select[tuple[str]]:
+    """Return the query for the ids of the newest ones: the newest of each range, and of these the newest."""
+    parts = [_newest(select(_columns.id).where(*conditions, *range_), count) for range_ in ranges]
+    id_ = literal_column("id", _columns.id.type)
+    merged = union_all(*(select(id_).select_from(part.subquery()) for part in parts)).subquery()
+    return select(id_).select_from(merged).order_by(id_.desc()).limit(count)
+
+
+def _ranges(wanted: Filter, dag_ids: Collection[str] | None) -> list[list[Any]]:
+    """Return conditions of which each wanted one meets one: each is a range of an index, read backwards."""
+    states = [state.value for state in sorted(set(wanted.states or State))]
+    dags = dag_ids
+    if wanted.dag_id is not None:
+        dags = [wanted.dag_id] if dag_ids is None or wanted.dag_id in dag_ids else []
+    are_theirs: list[Any] = []
+    if dags is not None:
+        if len(dags) * len(states) <= _MOST_RANGES:
+            return [
+                [_columns.dag_id == dag, _columns.state == state] for dag in sorted(dags) for state in states
+            ]
+        are_theirs = [_columns.dag_id.in_(dags)]
+    if wanted.type is not None or wanted.states:
+        return [[_columns.state == state, *are_theirs] for state in states]
+    return [are_theirs]
 
 
 def _conditions(wanted: Filter, before: JobId | None) -> list[Any]:
     given: Sequence[tuple[Any, Any]] = (
         (_columns.type, wanted.type),
-        (_columns.dag_id, wanted.dag_id),
         (_columns.run_id, wanted.run_id),
         (_columns.task_id, wanted.task_id),
         (_columns.map_index, wanted.map_index),
     )
     conditions = [column == value for column, value in given if value is not None]
-    states = [state.value for state in wanted.states]
-    if len(states) == 1:
-        conditions.append(_columns.state == states[0])
-    elif states:
-        conditions.append(_columns.state.in_(states))
     if before is not None:
         conditions.append(_columns.id < before)
     if wanted.since is not None:
@@ -321,22 +358,6 @@ def _conditions(wanted: Filter, before: JobId | None) -> list[Any]:
     if wanted.until is not None:
         conditions.append(_columns.id < _first_id_of(wanted.until))
     return conditions
-
-
-def _newest(query: Select[Any], wanted: Filter, dag_ids: Collection[str] | None, count: int) -> Any:
-    """Return the query for the newest ones: each of its parts reads a range of an index from its end."""
-    newest = query.order_by(_columns.id.desc()).limit(count)
-    if dag_ids is None:
-        return newest
-    if wanted.dag_id is not None:
-        return newest if wanted.dag_id in dag_ids else newest.where(false())
-    if len(dag_ids) > _MOST_RANGES or not dag_ids:
-        return newest.where(_columns.dag_id.in_(dag_ids))
-    parts = [select(newest.where(_columns.dag_id == dag_id).subquery()) for dag_id in sorted(dag_ids)]
-    if len(parts) == 1:
-        return parts[0]
-    merged = union_all(*parts).subquery()
-    return select(merged).order_by(merged.c.id.desc()).limit(count)
 
 
 def _first_id_of(moment: datetime) -> JobId:

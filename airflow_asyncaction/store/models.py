@@ -105,8 +105,8 @@ action_table = Table(
     Index(None, "idempotency", unique=True),
     Index(None, "dag_id", "run_id", "task_id", "map_index"),
     # Ids are of version 7, in order of time: a page of a list is a range of one of these, or of the key.
-    Index(None, "dag_id", "id"),
-    Index(None, "type", "id"),
+    Index(None, "dag_id", "state", "id"),
+    Index(None, "type", "state", "id"),
     Index(None, "state", "id"),
 )
 

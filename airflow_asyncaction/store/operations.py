@@ -12,6 +12,7 @@ from airflow.models.dag import DagModel, DagTag
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.serialization.definitions.dag import SerializedDAG
 from airflow.serialization.definitions.notset import is_arg_set
+from airflow.utils.session import create_session
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.orm import Session
 
@@ -93,6 +94,14 @@ def team_of(dag_id: str) -> str | None:
     return DagModel.get_team_name(dag_id) if are_teams() else None
 
 
+def is_nobodys(dag_id: str) -> bool:
+    """Tell whether nobody knows any more which team a Dag belongs to: there are teams, and it was deleted."""
+    if not are_teams():
+        return False
+    with create_session() as session:
+        return session.scalar(select(_dags.dag_id).where(_dags.dag_id == dag_id)) is None
+
+
 def _operations(connection: Connection, ids: Collection[str]) -> Iterator[Operation]:
     for row in connection.execute(_OPERATIONS.where(_dags.dag_id.in_(ids))).all():
         task_id, declaration = _declared(connection, row.dag_id)
@@ -121,7 +130,11 @@ def _declared(connection: Connection, dag_id: str) -> tuple[str, Declaration]:
 
 
 def _declared_by(dag: SerializedDAG) -> tuple[str, Declaration]:
-    tasks = sorted(dag.tasks, key=lambda task: (len(task.get_flat_relative_ids(upstream=True)), task.task_id))
+    # A mapped task has no action of its own, but one for each of what it is mapped over.
+    tasks = [
+        task for task in dag.tasks if not task.is_mapped and task.get_closest_mapped_task_group() is None
+    ]
+    tasks.sort(key=lambda task: (len(task.get_flat_relative_ids(upstream=True)), task.task_id))
     for task in tasks:
         said = Declaration.from_doc(getattr(task, "doc_json", None))
         if said is not None:

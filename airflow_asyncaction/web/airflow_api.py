@@ -14,11 +14,11 @@ from flask import Request
 from airflow_asyncaction.exceptions import StoreUnavailable, UserRefused
 from airflow_asyncaction.protocol.actions import iso_time
 from airflow_asyncaction.store.launching import WantedRun
+from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.web.buffered import LOOP
 
 _TIMEOUT_SECONDS = 60.0
 _PROOFS = ("authorization", "cookie")
-_DAGS = "/api/v2/dags"
 
 
 def create_run(request: Request, run: WantedRun) -> None:
@@ -33,18 +33,33 @@ def create_run(request: Request, run: WantedRun) -> None:
         "run_after": iso_time(run.run_after),
         "conf": run.conf,
     }
-    answer = _call(request, "POST", f"{_DAGS}/{quote(run.dag_id, safe='')}/dagRuns", body)
+    answer = _call(request, "POST", _path("dags", run.dag_id, "dagRuns"), body)
     if answer.status_code != httpx.codes.CONFLICT:
         _check(answer)
 
 
-def fail_run(request: Request, dag_id: str, run_id: str) -> None:
-    """Mark a Dag run as failed.
+def fail_run(request: Request, action: ActionRecord) -> None:
+    """Mark the Dag run of an action as failed.
 
     :raises UserRefused: Airflow refuses, and says why
     """
-    path = f"{_DAGS}/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"
+    path = _path("dags", action.dag_id, "dagRuns", action.row.run_id)
     _check(_call(request, "PATCH", path, {"state": "failed"}))
+
+
+def fail_task(request: Request, action: ActionRecord) -> None:
+    """Mark the task instance of an action as failed: it is not tried again.
+
+    :raises UserRefused: Airflow refuses, and says why
+    """
+    row = action.row
+    task = ("taskInstances", row.task_id, row.map_index)
+    path = _path("dags", row.dag_id, "dagRuns", row.run_id, *task)
+    _check(_call(request, "PATCH", path, {"new_state": "failed"}))
+
+
+def _path(*parts: object) -> str:
+    return "/api/v2" + "".join(f"/{quote(str(part), safe='')}" for part in parts)
 
 
 def _call(request: Request, method: str, path: str, body: dict[str, Any]) -> httpx.Response:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from flask import Request
-from jsonschema import Draft202012Validator, FormatChecker, SchemaError
+from jsonschema import Draft202012Validator, FormatChecker, SchemaError, ValidationError
 from jsonschema.exceptions import best_match
+from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
@@ -35,7 +36,7 @@ def filter_of(request: Request) -> Filter:
     """
     return Filter(
         type=text_of(request, "type"),
-        states=[_state(value) for value in request.args.getlist("status")],
+        states={_state(value) for value in request.args.getlist("status")},
         dag_id=text_of(request, "dag"),
         run_id=text_of(request, "run"),
         task_id=text_of(request, "task"),
@@ -114,22 +115,49 @@ def checked_input(fields: Mapping[str, Any], schema: Schema | None) -> JsonText:
     :raises UserRefused: it is not; the first mistake is named with its JSON path
     """
     if schema is not None:
-        validator = Draft202012Validator(schema, registry=Registry(), format_checker=FormatChecker())
-        try:
-            Draft202012Validator.check_schema(schema)
-            mistake = best_match(validator.iter_errors(fields))
-        except (SchemaError, Unresolvable, re.error, RecursionError) as error:
-            said = f"The operation's schema cannot be used: {str(error).splitlines()[0][:200]}"
-            raise UserRefused(said, code="bad_schema") from error
-        if mistake is not None:
-            path = mistake.json_path
-            said = f"{path}: {mistake.message[:500]}"
-            raise UserRefused(said, code="invalid_input", path=path[:500])
+        _check(fields, schema)
     text = dumps(dict(sorted(fields.items())))
     if _NUL.search(text):
-        said = "$: a string has the character NUL, which databases do not take"
-        raise UserRefused(said, code="invalid_input", path="$")
+        raise _invalid("$", "a string has the character NUL, which databases do not take")
     return text
+
+
+def _check(fields: Mapping[str, Any], schema: Schema) -> None:
+    validator = _Validator(schema, registry=Registry(), format_checker=FormatChecker())
+    try:
+        _Validator.check_schema(schema)
+        mistake = best_match(validator.iter_errors(fields))
+    except (SchemaError, Unresolvable, re.error) as error:
+        said = f"The operation's schema cannot be used: {str(error).splitlines()[0][:200]}"
+        raise UserRefused(said, code="bad_schema") from error
+    except (OverflowError, RecursionError) as error:
+        raise _invalid("$", f"it cannot be checked ({error})") from error
+    if mistake is not None:
+        raise _invalid(mistake.json_path, mistake.message)
+
+
+def _invalid(path: str, said: str) -> UserRefused:
+    return UserRefused(f"{path}: {said[:500]}", code="invalid_input", path=path[:500])
+
+
+def _unique_items(_: object, is_on: Any, items: Any, __: object) -> Iterator[ValidationError]:
+    """Check that an array has no item twice: jsonschema compares each with each."""
+    if is_on and isinstance(items, list) and len({_hashable(item) for item in items}) < len(items):
+        yield ValidationError(f"{str(items)[:200]} has an item twice")
+
+
+def _hashable(value: Any) -> Hashable:
+    """Return what is equal for equal JSON: 1 and 1.0 are, 1 and true are not."""
+    match value:
+        case dict():
+            return frozenset((name, _hashable(one)) for name, one in value.items())
+        case list():
+            return tuple(map(_hashable, value))
+        case _:
+            return (isinstance(value, bool), value)
+
+
+_Validator = extend(Draft202012Validator, {"uniqueItems": _unique_items})  # type: ignore[no-untyped-call]
 
 
 def _state(value: str) -> State:

@@ -15,7 +15,7 @@ from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.launching import Launch
 from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.store.operations import Operation, find_operations
-from airflow_asyncaction.web.airflow_api import create_run, fail_run
+from airflow_asyncaction.web.airflow_api import create_run, fail_run, fail_task
 from airflow_asyncaction.web.asked import checked_input, idempotency_key_of, time_of
 from airflow_asyncaction.web.permissions import User
 
@@ -42,19 +42,20 @@ def launch(
 
 
 def stop(actions: Actions, request: Request, user: User, action: ActionRecord) -> ActionRecord:
-    """Ask an action's job to stop; one that is not launched yet never will be.
+    """Ask an action's job to stop; one that is not launched yet never will be, a failed one not tried again.
 
     :raises UserRefused: they may not, or it has ended
     """
     user.check("PUT", action.dag_id, "TASK_INSTANCE")
 
-    def fail(dag_id: str, run_id: str) -> None:
+    def try_to_fail_run(action: ActionRecord) -> None:
         try:
-            fail_run(request, dag_id, run_id)
+            fail_run(request, action)
         except (UserRefused, StoreUnavailable) as error:
             log.info("The run of stopped action %s goes on, without it: %s", action.id, error)
 
-    return launching.stop(actions, action, fail)
+    fail = partial(fail_task, request)
+    return launching.stop(actions, action, fail_run=try_to_fail_run, fail_task=fail)
 
 
 def _operation(actions: Actions, user: User, operation_id: str) -> Operation:

@@ -13,7 +13,7 @@ from flask import Request
 from jwt import InvalidTokenError
 
 from airflow_asyncaction.exceptions import UserRefused
-from airflow_asyncaction.store.operations import are_teams, team_of
+from airflow_asyncaction.store.operations import are_teams, is_nobodys, team_of
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager, ResourceMethod
@@ -47,6 +47,9 @@ class User:
 
     def may(self, method: ResourceMethod, dag_id: str, entity: str) -> bool:
         """Tell whether they may do that to an entity (name of ``DagAccessEntity``) of a Dag."""
+        return not is_nobodys(dag_id) and self._may(method, dag_id, entity)
+
+    def _may(self, method: ResourceMethod, dag_id: str, entity: str) -> bool:
         from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 
         details = DagDetails(id=dag_id, team_name=team_of(dag_id))
@@ -78,7 +81,7 @@ class User:
         if may_all and not are_teams():
             return None
         found = _outside_flask(lambda: manager.get_authorized_dag_ids(user=self.known))
-        return {dag_id for dag_id in found if self.may(method, dag_id, entity)}
+        return {dag_id for dag_id in found if self._may(method, dag_id, entity)}
 
 
 def user_of(request: Request) -> User:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from flask import Blueprint, Response, jsonify, redirect, request
+from flask import Blueprint, Response, jsonify, request
 from werkzeug.routing import BaseConverter
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -30,7 +30,7 @@ from airflow_asyncaction.web.asked import LARGEST_NUMBER, cursor_of, filter_of, 
 from airflow_asyncaction.web.content import CONTENT_PATH
 from airflow_asyncaction.web.openapi import openapi
 from airflow_asyncaction.web.permissions import User, user_of
-from airflow_asyncaction.web.wire import raw_body
+from airflow_asyncaction.web.wire import raw_body, redirection
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ _LARGEST_PAGE = 200
 class OperationIdConverter(BaseConverter):
     """An operation's id: any name of a Dag but those of the routes that only jobs have."""
 
-    regex = r"(?!(?:status|job)$)[\w.~-]*\w[\w.~-]*"
+    regex = r"(?!(?:status|job)$)[.~-]*\w[\w.~-]*"  # which can match in one way only: anybody may ask
 
 
 def users_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
@@ -91,7 +91,7 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
             limit=number_of(request, "limit", default=_PAGE, least=1, most=_LARGEST_PAGE),
             before=cursor_of(request),
         )
-        shown = [action.to_short_json(now) for action in page.actions]
+        shown = [_without_output(action.to_short_json(now)) for action in page.actions]
         for fields in shown:
             del fields["serverTime"]
         return _unless_known({"actions": shown, "nextCursor": page.next})
@@ -110,8 +110,10 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
 
     @blueprint.get("/actions/<uuid>/reports")
     def reports(uuid: str) -> Response:
-        found = _visible(actions, user_of(request), uuid)
-        return jsonify(listing.read_reports(actions, found.id, _after("after")))
+        user = user_of(request)
+        found = _visible(actions, user, uuid)
+        bodies = _may_see_bodies(user, found.dag_id)
+        return jsonify(listing.read_reports(actions, found.id, _after("after"), bodies=bodies))
 
     @blueprint.get("/actions/<uuid>/changes")
     def changes(uuid: str) -> AnyResponse:
@@ -139,9 +141,7 @@ def _file_routes(blueprint: Blueprint, actions: Actions, files: Files) -> None:
         found = _visible(actions, user_of(request), uuid, "XCOM")
         content_url = request.script_root + CONTENT_PATH  # a path: the browser is at the right host
         location = files.locate_for_user(found.id, property_, index, content_url, datetime.now(UTC))
-        response = redirect(location.url)
-        response.autocorrect_location_header = False
-        return response
+        return redirection(location.url)
 
 
 def _changes(actions: Actions, user: User, uuid: str) -> AnyResponse:
@@ -151,18 +151,27 @@ def _changes(actions: Actions, user: User, uuid: str) -> AnyResponse:
     may_see_logs = user.may("GET", change.dag_id, "TASK_LOGS")
     if not user.may("GET", change.dag_id, "TASK_INSTANCE"):
         raise _no_such_action(uuid)
-    etag = f"{uuid}-{change.updated_at.timestamp()}-{after_line}-{after_report}-{may_see_logs}"
-    if request.if_none_match.contains(etag):
+    known = [uuid, change.updated_at.timestamp(), after_line, after_report, may_see_logs]
+    if change.has_failed:
+        known += _outlook(actions, _or_refuse(uuid, lambda: listing.find(actions, uuid, short=True))).values()
+    etag = "-".join(map(str, known))
+    if request.if_none_match.contains_weak(etag):  # which a proxy that compresses has made of it
         unchanged = Response(status=304)
         unchanged.set_etag(etag)
         return unchanged
     found = _or_refuse(uuid, lambda: listing.find(actions, uuid, short=True))
     page = listing.read_logs(actions, found.id, after_line) if may_see_logs else LogPage(1, (), False)
+    fields = found.to_short_json(datetime.now(UTC))
+    bodies = _may_see_bodies(user, found.dag_id)
     response = jsonify(
         {
-            "action": found.to_short_json(datetime.now(UTC)) | {"statusDetails": found.status_details},
+            "action": {
+                **(fields if may_see_logs else _without_output(fields)),
+                "statusDetails": found.status_details,
+                **_outlook(actions, found),
+            },
             "logs": _logs_json(page, found),
-            "reports": listing.read_reports(actions, found.id, after_report),
+            "reports": listing.read_reports(actions, found.id, after_report, bodies=bodies),
         }
     )
     response.set_etag(etag)
@@ -200,8 +209,26 @@ def _shown(actions: Actions, user: User, action: ActionRecord) -> dict[str, Any]
     fields, rights = action.to_json(datetime.now(UTC)), _rights(user, action)
     if not rights["canSeeResults"]:
         fields["results"] = None
+    if not user.may("GET", action.dag_id, "TASK_LOGS"):
+        fields = _without_output(fields)
+    return {**fields, **rights, **_outlook(actions, action)}
+
+
+def _outlook(actions: Actions, action: ActionRecord) -> dict[str, Any]:
+    """Return what is to come after an action."""
     outlook = listing.find_outlook(actions, action)
-    return {**fields, **rights, "nextAttempt": outlook.next_attempt, "isFinal": outlook.is_final}
+    return {"nextAttempt": outlook.next_attempt, "isFinal": outlook.is_final}
+
+
+def _without_output(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return an action without the lines of its job's output that its error may end with."""
+    message = fields["errorMessage"]
+    return {**fields, "errorMessage": message and message.partition("\n")[0]}
+
+
+def _may_see_bodies(user: User, dag_id: str) -> bool:
+    """Tell whether somebody may see what reports had in them: lines, and results."""
+    return user.may("GET", dag_id, "TASK_LOGS") and user.may("GET", dag_id, "XCOM")
 
 
 def _rights(user: User, action: ActionRecord) -> dict[str, bool]:

@@ -112,6 +112,9 @@ def test_keys_are_rotated(database: Database, new_job: NewJob) -> None:
 def test_rotating_without_the_old_key_changes_nothing(database: Database, job: SignedJob) -> None:
     with fernet_keys(Fernet.generate_key().decode()), pytest.raises(SecretUnreadable):
         rotate_all(database.engine)
+    other = {FERNET_KEY: Fernet.generate_key().decode()}
+    done = database.airflow("asyncaction", "db", "rotate-keys", environ=other, fails=True)
+    assert "Traceback" not in done.stderr
     assert job.report().status == 200
 
 

@@ -13,15 +13,16 @@ import pytest
 from airflow.models.dagrun import DagRun
 from sqlalchemy import delete, insert
 
-from airflow_asyncaction.exceptions import RegistrationRefused
+from airflow_asyncaction.exceptions import RegistrationRefused, StoreUnavailable
 from airflow_asyncaction.protocol.actions import State, StopReason
+from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Stop
 from airflow_asyncaction.protocol.operations import Declaration
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.store import launching, reaping
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.launching import RUN_GRACE, Launch
+from airflow_asyncaction.store.launching import RUN_GRACE, Launch, WantedRun
 from airflow_asyncaction.store.listing import ActionRecord, find, read_reports
 from airflow_asyncaction.store.operations import Operation
 from airflow_asyncaction.store.registration import Claimant, Registered, register
@@ -72,7 +73,7 @@ def test_an_action_is_there_as_soon_as_it_is_asked_for(actions: Actions) -> None
     assert (shown["dagId"], shown["runId"]) == (wanted.operation.id, f"async__{queued.action.id}")
     assert shown["createdAt"] == "2026-11-24T12:00:00.000Z"
     assert shown["isDone"] is False
-    kinds = [report["kind"] for report in read_reports(actions, queued.action.id, 0)["reports"]]
+    kinds = [report["kind"] for report in read_reports(actions, queued.action.id, 0, bodies=True)["reports"]]
     assert kinds == ["queued"]
 
 
@@ -86,7 +87,7 @@ def test_the_task_takes_the_action_that_was_asked_for(database: Database, action
     assert (shown["type"], shown["arguments"]) == ("etl.load", {"table": "t", "rows": 10})
     assert shown["createdAt"] == "2026-11-24T11:00:00.000Z"
     assert taken.action.created_at == NOW  # its clocks go from here
-    kinds = [report["kind"] for report in read_reports(actions, queued.id, 0)["reports"]]
+    kinds = [report["kind"] for report in read_reports(actions, queued.id, 0, bodies=True)["reports"]]
     assert kinds == ["queued", "registered"]
 
 
@@ -124,14 +125,40 @@ def test_what_was_asked_for_with_a_key_is_known(actions: Actions) -> None:
     assert replace(wanted, scheduled_at=NOW).request != wanted.request
 
 
-def test_only_who_asked_first_creates_the_run_unless_they_died(database: Database, actions: Actions) -> None:
+def test_only_who_asked_first_creates_the_run(database: Database, actions: Actions) -> None:
+    created: list[WantedRun] = []
+
+    def create(wanted: WantedRun) -> None:
+        created.append(wanted)
+        run(database, find(actions, JobId(wanted.run_id.removeprefix("async__"))), "queued")
+
+    wanted = launch(idempotency_key="k", arguments=JsonText('{"table":"orders"}'))
+    with ThreadPoolExecutor(8) as threads:
+        launched = list(threads.map(lambda _: launching.launch(actions, wanted, create), range(8)))
+    (action_id,) = {action.id for action in launched}
+    (asked,) = created
+    assert (asked.run_id, asked.conf) == (f"async__{action_id}", {"table": "orders"})
+
+
+def test_a_run_that_was_not_created_is_created_when_it_is_asked_for_again(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
-    assert launching.needs_run(actions, launching.queue(actions, wanted, NOW), NOW)
-    again, late = launching.queue(actions, wanted, NOW), NOW + timedelta(seconds=30)
-    assert not launching.needs_run(actions, again, NOW + timedelta(seconds=1))
-    assert launching.needs_run(actions, again, late)
-    run(database, again.action, "queued")
-    assert not launching.needs_run(actions, again, late)
+    created: list[WantedRun] = []
+
+    def fail(_: WantedRun) -> None:
+        raise StoreUnavailable
+
+    with pytest.raises(StoreUnavailable):
+        launching.launch(actions, wanted, fail)
+    again = launching.launch(actions, wanted, created.append)
+    assert [asked.run_id for asked in created] == [again.row.run_id]
+
+
+def test_the_order_of_names_makes_no_other_input(actions: Actions) -> None:
+    wanted = launch(idempotency_key="k", arguments=JsonText('{"of":{"a":1,"b":2}}'))
+    first = launching.queue(actions, wanted, NOW)
+    other = replace(wanted, arguments=JsonText('{"of":{"b":2,"a":1}}'))
+    assert launching.queue(actions, other, NOW).is_what(other)
+    assert launching.queue(actions, other, NOW).action.id == first.action.id
 
 
 def test_a_refused_run_frees_its_key(actions: Actions) -> None:
@@ -175,12 +202,14 @@ def test_an_action_ends_with_a_run_that_never_launched_it(
 
 
 def test_an_action_without_a_run_ends_after_the_grace(actions: Actions) -> None:
-    action = launching.queue(actions, launch(), NOW).action
+    wanted = launch(idempotency_key="k")
+    action = launching.queue(actions, wanted, NOW).action
     launching.settle(actions, NOW + RUN_GRACE)
     assert find(actions, action.id).state is State.QUEUED
     launching.settle(actions, NOW + RUN_GRACE + timedelta(seconds=1))
     shown = find(actions, action.id).to_json(NOW)
     assert (shown["status"], shown["errorName"], shown["isDone"]) == ("STOPPED", "RunDeleted", True)
+    assert launching.queue(actions, wanted, NOW).is_new
 
 
 def test_an_action_that_was_stopped_in_time_is_never_launched(database: Database, actions: Actions) -> None:

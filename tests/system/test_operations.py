@@ -27,7 +27,10 @@ from tests.system.users import User, error
 
 pytestmark = pytest.mark.system
 
-OPERATIONS = {"echo.Import", "echo.said", "etl.flaky", "etl.load", "tagged", "tagged_later"}
+OPERATIONS = {
+    *("echo.Import", "echo.said", "etl.fails", "etl.flaky", "etl.load"),
+    *("tagged", "tagged_later", "tagged_mapped"),
+}
 DESCRIBED = (
     "downloadFile",
     "getAction",
@@ -46,7 +49,7 @@ DESCRIBED = (
 def ann(scene: Scene) -> User:
     """Return somebody who may do everything; all operations are parsed."""
     scene.api.wait_for_dags(OPERATIONS, timeout_seconds=180)
-    for dag_id in ("tagged", "tagged_later"):
+    for dag_id in ("tagged", "tagged_later", "tagged_mapped"):
         scene.api.unpause(dag_id)
     return User(scene.deployment, USER)
 
@@ -106,6 +109,8 @@ def test_airflows_own_api_starts_the_same(ann: User, scene: Scene) -> None:
     assert (done["requestedBy"], done["arguments"]["seconds"]) == (None, 0)
     with pytest.raises(AirflowApiError, match="Invalid input for param day"):
         scene.trigger("etl.load", conf={"table": "t", "day": 3})
+    scene.trigger("etl.load", conf={"table": "t", "second": 3})
+    assert scene.end_of("etl.load") == "failed"
 
 
 def test_it_is_in_airflows_audit_log(scene: Scene, loaded: dict[str, Any]) -> None:
@@ -147,6 +152,7 @@ def test_an_input_is_nobodys_template(ann: User) -> None:
         ("echo.said", {"text": "a\0b"}, "$"),
         ("echo.said", {"text": "x", "more": 1}, "$"),
         ("etl.load", {"table": "t", "day": "yesterday"}, "$.day"),
+        ("etl.load", {"table": "t", "second": 3}, "$"),
         ("echo.Import", {"files": [{"name": "a"}, {"name": 3}]}, "$.files[1].name"),
         ("tagged", {"n": "x"}, "$.n"),
     ],
@@ -245,6 +251,35 @@ def test_an_action_that_waits_is_stopped_with_its_run(ann: User, scene: Scene) -
     stopped = ann.send("PUT", f"/actions/{action['uuid']}/stop").json()
     assert (stopped["status"], stopped["errorName"], stopped["isDone"]) == ("STOPPED", "Requested", True)
     assert scene.api.dag_run("echo.said", action["runId"])["state"] == "failed"
+
+
+def test_a_failed_action_is_not_tried_again_once_it_is_stopped(ann: User, scene: Scene) -> None:
+    action = ann.launch("etl.fails", {})
+    path = f"/actions/{action['uuid']}"
+    failed = ann.wait(action["uuid"])
+    assert (failed["status"], failed["isFinal"], failed["nextAttempt"]) == ("ERROR", False, None)
+    seen = ann.send("GET", f"{path}/changes?afterLine=9&afterReport=9")
+    assert seen.json()["action"]["isFinal"] is False
+    weak = f"W/{seen.headers['ETag']}"  # as a proxy that compresses has it
+    again = ann.send("GET", f"{path}/changes?afterLine=9&afterReport=9", If_None_Match=weak)
+    assert again.status_code == 304
+    stopped = ann.send("PUT", f"{path}/stop")
+    assert (stopped.status_code, stopped.json()["status"]) == (200, "ERROR")
+    assert ann.get(path)["isFinal"] is True
+    changed = ann.send("GET", f"{path}/changes?afterLine=9&afterReport=9", If_None_Match=weak)
+    assert (changed.status_code, changed.json()["action"]["isFinal"]) == (200, True)
+    assert error(ann.send("PUT", f"{path}/stop")) == (409, "already_ended")
+    eventually(
+        lambda: scene.api.dag_run("etl.fails", action["runId"])["state"] == "failed", "the run has failed"
+    )
+
+
+def test_an_operation_of_mapped_tasks_ends_with_its_run(ann: User) -> None:
+    action = ann.launch("tagged_mapped", {})
+    done = ann.wait(action["uuid"])
+    assert (done["status"], done["taskId"], done["runner"]) == ("SUCCESS", "", None)
+    jobs = ann.get(f"/actions?dag=tagged_mapped&run={action['runId']}&task=each")["actions"]
+    assert {(job["mapIndex"], job["status"]) for job in jobs} == {(0, "SUCCESS"), (1, "SUCCESS")}
 
 
 def test_a_dag_that_merely_has_the_tag_ends_with_its_run(ann: User) -> None:

@@ -13,7 +13,7 @@ from airflow.sdk import DAG, Param
 
 from airflow_asyncaction.job import Job, Request
 from airflow_asyncaction.operation_dags import async_operation, load_operations
-from airflow_asyncaction.operators import AsyncActionOperator
+from airflow_asyncaction.operators import AsyncActionOperator, LocalActionOperator
 
 
 @async_operation(id="etl.load", permission="role = 'loader'", action={"stop_grace": 20})
@@ -37,6 +37,12 @@ def flaky(fails: int, *, job: Job) -> int:
     return attempt
 
 
+@async_operation(id="etl.fails", action={"retries": 1, "retry_delay": timedelta(minutes=10)})
+def fails() -> None:
+    """Fail, and wait long for the next try."""
+    raise RuntimeError("it fails")
+
+
 async_operation(
     type="echo.said",
     input={
@@ -50,6 +56,9 @@ load_operations(Path(__file__).with_name("operations.json"), tags=["webda"])
 
 with DAG("tagged", tags=["async-operation"], params={"n": Param(1, type="integer")}, schedule=None):
     BashOperator(task_id="fails", bash_command="exit {{ params.n }}")
+
+with DAG("tagged_mapped", tags=["async-operation"], schedule=None):
+    LocalActionOperator.partial(task_id="each").expand(command=["true", "true"])
 
 with DAG("tagged_later", tags=["async-operation"], schedule=None):
     first = BashOperator(task_id="first", bash_command="true")

@@ -15,8 +15,8 @@ depends_on = None
 _TABLE = "async_action"
 _INDEXES = {
     "ix_async_action_idempotency": ["idempotency"],
-    "ix_async_action_dag_id_id": ["dag_id", "id"],
-    "ix_async_action_type_id": ["type", "id"],
+    "ix_async_action_dag_id_state_id": ["dag_id", "state", "id"],
+    "ix_async_action_type_state_id": ["type", "state", "id"],
     "ix_async_action_state_id": ["state", "id"],
 }
 

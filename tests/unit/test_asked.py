@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The input of an operation is checked against its schema, at a cost that grows with it and no faster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from airflow_asyncaction.exceptions import UserRefused
+from airflow_asyncaction.web.asked import checked_input
+
+pytestmark = pytest.mark.unit
+
+UNIQUE = {"properties": {"days": {"uniqueItems": True}}}
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 1) | st.sampled_from([0.0, 1.0, 0.5, "", "a", "1"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def is_valid(value: Any, schema: dict[str, Any]) -> bool:
+    try:
+        checked_input({"days": value}, schema)
+    except UserRefused as error:
+        if (error.code, error.more["path"]) != ("invalid_input", "$.days"):
+            raise
+        return False
+    return True
+
+
+@given(items=st.lists(values, max_size=4))
+def test_an_item_is_there_twice_as_jsonschema_has_it(items: list[Any]) -> None:
+    assert is_valid(items, UNIQUE) == Draft202012Validator({"uniqueItems": True}).is_valid(items)
+
+
+def test_many_items_are_compared_once() -> None:
+    """jsonschema compares each with each: for so many it takes hours."""
+    items = [{"day": number} for number in range(100_000)]
+    assert is_valid(items, UNIQUE)
+    assert not is_valid([*items, {"day": 1.0}], UNIQUE)
+
+
+@pytest.mark.parametrize(
+    ("value", "schema"),
+    [
+        (10**400, {"multipleOf": 0.01}),
+        ("a{99999999999999}", {"format": "regex"}),
+        ("(" * 5000, {"format": "regex"}),
+    ],
+)
+def test_what_cannot_be_checked_is_no_input(value: Any, schema: dict[str, Any]) -> None:
+    with pytest.raises(UserRefused) as refused:
+        checked_input({"days": value}, {"properties": {"days": schema}})
+    assert refused.value.code == "invalid_input"
