@@ -4,24 +4,28 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, FrameLocator, Page, Request, expect
+from playwright.sync_api import Browser, FrameLocator, Page, Request, Route, expect
 
 from dev.deployment import Deployment
 from dev.postgres import Postgres
 from tests.system.browser import browser_or_skip
 from tests.system.conftest import CONFIG
-from tests.system.page_dags.pages import MARKUP
+from tests.system.page_dags.pages import MARKUP, ROWS
 from tests.system.page_scene import AUTH_MANAGERS, VIEWER, PageScene, Theme, frame_of, serious
 
 pytestmark = pytest.mark.system
 
 HERE = Path(__file__).parent
-DAGS = {"page_load", "page_leave", "page_harm", "page_silent"}
+DAGS = {"page_load", "page_leave", "page_harm", "page_silent", "page_talk", "page_retried"}
+ENDING = ("page_leave", "page_harm", "page_silent", "page_talk")
 PATIENCE_MS = 90_000
 """A task may take long to start; what is shown once it has is in time."""
 
@@ -60,7 +64,7 @@ def scene(
 @pytest.fixture(scope="module")
 def runs(scene: PageScene) -> dict[str, str]:
     """Return the runs of what ends by itself."""
-    runs = {dag_id: scene.api.trigger(dag_id) for dag_id in ("page_leave", "page_harm", "page_silent")}
+    runs = {dag_id: scene.api.trigger(dag_id) for dag_id in ENDING}
     for dag_id, run_id in runs.items():
         state = scene.api.wait_for_run(dag_id, run_id, timeout_seconds=180)
         assert state == ("failed" if dag_id == "page_harm" else "success")
@@ -82,6 +86,29 @@ def expect_to_move(view: FrameLocator | Page) -> None:
     now = bar.get_attribute("value")
     assert now is not None
     expect(bar).not_to_have_attribute("value", now, timeout=IN_TIME_MS)
+
+
+def asked_by(page: Page) -> list[str]:
+    """Return a list which gets all that a page asks the user routes from now on."""
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        if "/async/actions" in request.url:
+            asked.append(request.url)
+
+    page.on("request", note)
+    return asked
+
+
+def see_again(page: Page) -> None:
+    """Have a page take it that its tab is seen again."""
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def open_load(scene: PageScene, page: Page, run_id: str) -> None:
+    """Open the action that goes on, in a window of its own."""
+    scene.open_alone(page, f"task/page_load/{quote(run_id, safe='')}/load/-1")
+    expect_to_move(page)
 
 
 def test_a_run_is_started_in_airflows_ui_watched_and_stopped(scene: PageScene) -> None:
@@ -157,6 +184,59 @@ def test_what_a_job_leaves_is_shown_and_downloaded(scene: PageScene, runs: dict[
         expect(view.locator(".events")).to_contain_text("Ended: SUCCESS")
 
 
+def test_a_long_log_is_shown_in_part_and_downloaded_whole(scene: PageScene, runs: dict[str, str]) -> None:
+    with scene.page() as page:
+        scene.open_alone(page, f"task/page_talk/{quote(runs['page_talk'], safe='')}/talk/-1")
+        expect(page.locator(".log h2")).to_contain_text("the last 10,000 lines")
+        expect(page.locator(".line")).to_have_count(10_000)
+        expect(page.locator(".gap")).to_have_text(re.compile(r"^20\d earlier lines not shown here: Download"))
+        expect(page.locator(".line").last).to_be_in_viewport()
+        with page.expect_download() as downloaded:
+            page.get_by_role("button", name="Download").click()
+        lines = downloaded.value.path().read_text().splitlines()
+        written = [line.split(" ", 2)[2] for line in lines if line.endswith("is there")]
+        assert written == [f"row {row} is there" for row in range(1, ROWS + 1)]
+
+
+def test_a_search_in_a_long_log_marks_what_is_on_the_screen(scene: PageScene, runs: dict[str, str]) -> None:
+    with scene.page() as page:
+        scene.open_alone(page, f"task/page_talk/{quote(runs['page_talk'], safe='')}/talk/-1")
+        expect(page.locator(".line")).to_have_count(10_000)
+        page.get_by_label("Search the log").fill("row 7")
+        newest = page.locator(".line:visible").last
+        expect(newest).to_contain_text("row 7999 ")
+        expect(newest.locator("mark")).to_have_text("row 7")
+        page.get_by_label("Search the log").fill("e")
+        expect(page.locator(".log h2")).to_contain_text("10000 of the last")
+        expect(page.locator(".line").last.locator("mark").first).to_have_text("e")
+        assert page.locator(".line:has(mark)").count() < 500
+        page.get_by_role("log").evaluate("pane => pane.scrollTop = 0")
+        expect(page.locator(".line").first.locator("mark")).to_have_count(2)
+
+
+def test_a_search_does_not_follow_by_itself(scene: PageScene, runs: dict[str, str]) -> None:
+    with scene.page() as page:
+        scene.open_alone(page, f"task/page_talk/{quote(runs['page_talk'], safe='')}/talk/-1")
+        expect(page.locator(".line")).to_have_count(10_000)
+        pane, follow = page.get_by_role("log"), page.get_by_label("Follow")
+        expect(follow).to_be_checked()
+        pane.hover()
+        page.mouse.wheel(0, -3_000)
+        expect(follow).not_to_be_checked()
+        page.get_by_label("Search the log").fill("row 777")
+        expect(page.locator(".log h2")).to_contain_text("11 of")
+        page.wait_for_timeout(500)
+        expect(follow).not_to_be_checked()
+        page.get_by_label("Search the log").fill("")
+        expect(page.locator(".log h2")).not_to_contain_text("11 of")
+        page.wait_for_timeout(500)
+        expect(follow).not_to_be_checked()
+        assert pane.evaluate("pane => pane.scrollHeight - pane.scrollTop - pane.clientHeight") > 1_000
+        pane.hover()
+        page.mouse.wheel(0, 1_000_000)
+        expect(follow).to_be_checked()
+
+
 def test_what_a_job_says_is_never_markup(scene: PageScene, runs: dict[str, str]) -> None:
     with scene.page() as page:
         view = scene.open_task(page, "page_harm", runs["page_harm"], "harm")
@@ -205,16 +285,10 @@ def test_nobody_is_stopped_from_another_site(scene: PageScene, running: str) -> 
 
 
 def test_a_tick_is_one_small_request_and_none_while_hidden(scene: PageScene, running: str) -> None:
-    asked: list[str] = []
-
-    def note(request: Request) -> None:
-        if "/async/actions" in request.url:
-            asked.append(request.url)
-
     with scene.page() as page:
         scene.open_alone(page, f"task/page_load/{quote(running, safe='')}/load/%7BMAP_INDEX%7D")
         expect_to_move(page)
-        page.on("request", note)
+        asked = asked_by(page)
         page.wait_for_timeout(6_500)
         assert 2 <= len(asked) <= 4
         assert all("/changes?" in url for url in asked)
@@ -223,7 +297,8 @@ def test_a_tick_is_one_small_request_and_none_while_hidden(scene: PageScene, run
         asked.clear()
         page.wait_for_timeout(5_000)
         assert asked == []
-        page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+        page.evaluate("delete document.hidden")
+        see_again(page)
         expect_to_move(page)
 
 
@@ -241,6 +316,103 @@ def test_who_is_not_signed_in_is_told_where(scene: PageScene) -> None:
         expect(page.locator("input[type=password]")).to_be_visible()
 
 
+def test_a_page_goes_on_once_its_reader_is_signed_in_again(scene: PageScene, running: str) -> None:
+    with scene.page() as page:
+        open_load(scene, page, running)
+        cookies: Any = page.context.cookies()
+        page.context.clear_cookies()
+        expect(page.locator("#note")).to_contain_text("You are not signed in")
+        page.context.add_cookies(cookies)
+        see_again(page)
+        expect(page.locator("#note")).to_be_hidden()
+        expect_to_move(page)
+
+
+def test_a_page_that_has_shown_nothing_yet_goes_on_as_well(scene: PageScene, running: str) -> None:
+    with scene.page() as page:
+        cookies: Any = page.context.cookies()
+        page.context.clear_cookies()
+        scene.open_alone(page, f"run/page_load/{quote(running, safe='')}")
+        expect(page.get_by_role("heading", name="You are not signed in")).to_be_visible()
+        page.context.add_cookies(cookies)
+        see_again(page)
+        expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def test_a_sign_in_page_instead_of_an_answer_is_named(scene: PageScene, running: str) -> None:
+    def sign_in(route: Route) -> None:
+        route.fulfill(content_type="text/html", body="<!doctype html><title>Sign in</title>")
+
+    with scene.page() as page:
+        open_load(scene, page, running)
+        page.route("**/async/actions/**", sign_in)
+        expect(page.locator("#note")).to_contain_text("no JSON: you may have to sign in again")
+        page.unroute("**/async/actions/**")
+        expect(page.locator("#note")).to_be_hidden()
+        expect_to_move(page)
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_way_back_leads_to_the_same_page_of_the_list(scene: PageScene) -> None:
+    def shorten(route: Route) -> None:
+        route.continue_(url=route.request.url.replace("limit=50", "limit=1"))
+
+    with scene.page() as page:
+        page.route(re.compile(r"/async/actions\?"), shorten)
+        scene.open_alone(page)
+        number = page.locator(".pages span")
+        shown = page.locator("tbody th a")
+        links = []
+        for name in ("Newest", "Page 2", "Page 3"):
+            expect(number).to_have_text(name)
+            expect(page.get_by_role("button", name="Older")).to_be_enabled()
+            expect(shown).to_have_count(1)
+            links.append(shown.get_attribute("href") or "")
+            if name != "Page 3":
+                page.get_by_role("button", name="Older").click()
+        assert len(set(links)) == 3
+        shown.click()
+        expect(page.locator(".facts")).to_be_visible()
+        page.go_back()
+        expect(number).to_have_text("Page 3")
+        expect(shown).to_have_attribute("href", links[2])
+        page.go_back()
+        expect(number).to_have_text("Page 2")
+        expect(shown).to_have_attribute("href", links[1])
+        page.go_forward()
+        expect(shown).to_have_attribute("href", links[2])
+        page.reload()
+        expect(shown).to_have_attribute("href", links[2])
+        page.get_by_role("button", name="Newer").click()
+        expect(number).to_have_text("Page 2")
+        expect(shown).to_have_attribute("href", links[1])
+        page.locator(".chip", has_text="ERROR").click()
+        expect(number).to_have_text("Newest")
+        assert page.url.endswith("/ui/?status=ERROR")
+
+
+def test_an_old_row_that_ended_unseen_has_its_right_duration(scene: PageScene, running: str) -> None:
+    def ago(**time: float) -> str:
+        return (datetime.now(UTC) - timedelta(**time)).isoformat()
+
+    told = {"createdAt": ago(hours=30), "startedAt": ago(hours=30)}
+
+    def retell(route: Route) -> None:
+        headers = {name: value for name, value in route.request.headers.items() if name != "if-none-match"}
+        action = route.fetch(headers=headers).json()["actions"][0]
+        route.fulfill(json={"actions": [{**action, **told}], "nextCursor": None})
+
+    with scene.page() as page:
+        page.route(re.compile(r"/async/actions\?"), retell)
+        scene.open_alone(page, f"run/page_load/{quote(running, safe='')}")
+        took = page.locator("tbody td").last
+        expect(took).to_have_text("1 d 6 h")
+        told |= {"status": "SUCCESS", "endedAt": ago(hours=5)}
+        expect(page.locator("tbody .state")).to_have_text("SUCCESS")
+        expect(took).to_have_text("1 d 1 h", timeout=IN_TIME_MS)
+        page.unroute_all(behavior="ignoreErrors")
+
+
 @pytest.mark.usefixtures("runs")
 def test_filters_are_in_the_address(scene: PageScene) -> None:
     with scene.page() as page:
@@ -254,3 +426,19 @@ def test_filters_are_in_the_address(scene: PageScene) -> None:
         expect(page.locator(".empty")).to_have_text("No action is like this.")
         page.get_by_role("button", name="Clear filters").click()
         expect(page.locator("tbody tr").nth(2)).to_be_visible()
+
+
+def test_the_page_of_a_try_finds_the_next_one(scene: PageScene) -> None:
+    scene.api.trigger("page_retried")
+    with scene.page() as page:
+        scene.open_alone(page, "dag/page_retried")
+        row = page.locator("tbody tr")
+        expect(row.locator(".state")).to_have_text("ERROR", timeout=PATIENCE_MS)
+        row.get_by_role("link", name="etl.retried").click()
+        expect(page.locator(".title")).to_contain_text("another try may follow")
+        expect(page.get_by_role("navigation", name="Attempts")).to_be_hidden()
+        asked, since = asked_by(page), time.monotonic()
+        expect(page.get_by_role("link", name="Attempt 2")).to_be_visible(timeout=PATIENCE_MS)
+        looks = sum("/changes?" in url for url in asked)
+        assert 1 <= looks <= (time.monotonic() - since) / 10 + 1
+        expect(page.locator(".title")).not_to_contain_text("another try")

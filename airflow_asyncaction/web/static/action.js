@@ -28,21 +28,27 @@ export class ActionView {
 
   /** Ask for what is new, once. @returns {Promise<number|void>} */
   async tick() {
-    if (!this.place.uuid && (this.#shown === null || this.#shown.hasEnded)) await this.#findNewest();
-    if (this.#shown === null || this.#shown.isComplete) return this.place.uuid ? Infinity : undefined;
+    const isOver = this.#shown === null || (this.#shown.hasEnded && !this.#shown.mayFollow);
+    if (!this.place.uuid && isOver) await this.#findNewest();
+    if (this.#shown === null || this.#shown.isComplete) return this.#waitMs;
     const isMore = await this.#shown.update();
     if (!this.isFilled) fill(this.element, this.#shown.element);
     this.isFilled = true;
-    if (isMore) return 0;
-    return this.place.uuid && this.#shown.isComplete ? Infinity : undefined;
+    return isMore ? 0 : this.#waitMs;
+  }
+
+  get #waitMs() {
+    if (!this.place.uuid) return undefined;
+    if (this.#shown.mayFollow) return SELDOM_MS;
+    return this.#shown.isComplete ? Infinity : undefined;
   }
 
   async #findNewest() {
-    const found = await this.#attempts.get(attemptsUrl(this.place));
-    if (found === null) return;
-    const newest = found.actions[0]?.uuid;
-    if (newest === undefined) fill(this.element, crumbs(this.place), notice("This task has no async action", WAITING));
-    else if (newest !== this.#shown?.uuid) this.#open(newest);
+    await this.#attempts.get(attemptsUrl(this.place), ({ actions }) => {
+      const newest = actions[0]?.uuid;
+      if (newest === undefined) fill(this.element, crumbs(this.place), notice("This task has no async action", WAITING));
+      else if (newest !== this.#shown?.uuid) this.#open(newest);
+    });
   }
 
   #open(uuid) {
@@ -51,11 +57,15 @@ export class ActionView {
   }
 }
 
+const SELDOM_MS = 10000;
 const WAITING = "One is shown here as soon as the task asks for it.";
 
 /** Everything about one action. */
 class Panels {
   hasEnded = false;
+  /** Whether another try may follow, which is an action of its own. */
+  mayFollow = false;
+  /** Whether nothing new comes any more. */
   isComplete = false;
   #source = new Source();
   #whole = {};
@@ -80,7 +90,8 @@ class Panels {
   constructor(uuid, onChange) {
     this.uuid = uuid;
     this.#files = new FileTable(uuid);
-    this.#log = new LogView(() => `${this.#whole.type ?? "action"}-${uuid.slice(0, 8)}.log`.replace(/[^\w.-]+/g, "_"));
+    const logName = () => `${this.#whole.type ?? "action"}-${uuid.slice(0, 8)}.log`.replace(/[^\w.-]+/g, "_");
+    this.#log = new LogView(uuid, logName);
     this.#stop = new StopButton(uuid, onChange);
     const title = make("div", { class: "title" }, this.#state.element, this.#title, this.#age, this.#stop.element);
     const head = make("header", {}, this.#crumbs, title, this.#attempts, this.#progress.element, this.#live);
@@ -94,32 +105,31 @@ class Panels {
   /** Take what is new. @returns {Promise<boolean>} whether there is more at once */
   async update() {
     const after = query({ afterLine: this.#log.after, afterReport: this.#timeline.after });
-    const found = await this.#source.get(`${path("actions", this.uuid, "changes")}?${after}`);
-    if (found === null) return false;
-    try {
-      return await this.#take(found);
-    } catch (error) {
-      this.#source.forget();
-      throw error;
-    }
+    const url = `${path("actions", this.uuid, "changes")}?${after}`;
+    return (await this.#source.get(url, (found) => this.#take(found))) ?? false;
   }
 
   /** Show how long it has run by now. */
   showAge() {
-    say(this.#age, this.#whole.type === undefined ? "" : age(this.#whole, serverNow()));
+    if (this.#whole.type === undefined) return;
+    const isStopped = this.#whole.stopReason === "Requested"; // it is not tried again
+    const parts = [age(this.#whole, serverNow()), this.mayFollow && !isStopped && "another try may follow"];
+    say(this.#age, parts.filter(Boolean).join(" · "));
   }
 
   async #take({ action, logs, reports }) {
     const isMore = logs.hasMore || reports.hasMore;
-    const seen = JSON.stringify([action.status, action.isDone, action.action, action.reportCount > 0, isMore]);
+    const { status, isDone, isFinal, nextAttempt } = action;
+    const seen = JSON.stringify([status, isDone, isFinal, nextAttempt, action.action, action.reportCount > 0, isMore]);
     if (seen !== this.#seen) await this.#readWhole(action);
     this.#seen = seen;
     this.#log.append(logs);
     this.#timeline.append(reports);
     if (reports.reports.some((report) => report.kind === "file")) this.#files.show(await this.#askFor("files"));
+    this.hasEnded = ENDS.includes(status);
+    this.mayFollow = isDone && !isMore && !isFinal && !nextAttempt;
+    this.isComplete = isDone && !isMore && !this.mayFollow;
     this.#show({ ...this.#whole, ...action });
-    this.hasEnded = ENDS.includes(action.status);
-    this.isComplete = action.isDone && !isMore;
     return isMore;
   }
 

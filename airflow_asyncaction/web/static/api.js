@@ -11,7 +11,7 @@ export const { root: ROOT, airflow: AIRFLOW } = document.documentElement.dataset
 /** The server's clock minus this machine's, in ms. */
 let clockSkewMs = 0;
 
-/** An answer that is an error: `code` as the protocol has it, `status` of HTTP (0: nobody answered). */
+/** An answer that is an error, or none: `code` as the protocol has it, `status` of HTTP (0: nobody answered). */
 export class ApiError extends Error {
   constructor(status, code, message, retryAfterMs = 0) {
     super(message);
@@ -22,7 +22,7 @@ export class ApiError extends Error {
 
   /** Whether asking again later may help. */
   get isPassing() {
-    return this.status === 0 || this.status === 429 || this.status >= 500;
+    return this.status < 400 || this.status === 429 || this.status >= 500;
   }
 }
 
@@ -57,24 +57,21 @@ export class Source {
 
   /**
    * @param {string} url another than the last time: nothing is known of it
-   * @returns {Promise<?Object>} null: as it was
+   * @param {(found: Object) => *} take gets what is new; what it fails to take is sent again the next time
+   * @returns {Promise<*>} what `take` returns; undefined: all is as it was
    */
-  async get(url) {
+  async get(url, take) {
     const headers = this.#etag !== null && url === this.#url ? { "If-None-Match": this.#etag } : {};
     const answer = await send("GET", url, headers);
-    if (answer.status === 304) return null;
-    const found = await answer.json();
-    this.#url = url;
-    this.#etag = answer.headers.get("ETag");
+    if (answer.status === 304) return undefined;
+    const found = await jsonOf(answer);
     const date = answer.headers.get("Date")?.slice(-DATE_CHARS); // some servers send two of them
     const serverMs = Date.parse(found.serverTime ?? found.action?.serverTime ?? date);
     if (!Number.isNaN(serverMs)) clockSkewMs = serverMs - Date.now();
-    return found;
-  }
-
-  /** Have all sent again the next time: what came was not taken. */
-  forget() {
-    this.#etag = null;
+    const taken = await take(found);
+    this.#url = url;
+    this.#etag = answer.headers.get("ETag");
+    return taken;
   }
 }
 
@@ -85,7 +82,7 @@ export class Source {
  * @returns {Promise<Object>}
  */
 export async function ask(url, method = "GET") {
-  return (await send(method, url, {})).json();
+  return jsonOf(await send(method, url, {}));
 }
 
 async function send(method, url, headers) {
@@ -104,6 +101,15 @@ async function send(method, url, headers) {
   return answer;
 }
 
+async function jsonOf(answer) {
+  try {
+    return await answer.json();
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw new ApiError(0, "unreachable", "The server cannot be reached");
+    throw new ApiError(answer.status, "no_json", "The server answered no JSON: you may have to sign in again");
+  }
+}
+
 async function errorOf(answer) {
   const retryAfterMs = 1000 * Number(answer.headers.get("Retry-After") ?? 0) || 0;
   const body = await answer.json().catch(() => ({}));
@@ -118,7 +124,6 @@ export class Ticker {
   #isOver = false;
   #isLate = false;
   #failures = 0;
-  #onVisibility = () => this.#run();
 
   /**
    * @param {() => Promise<number|void>} tick returns ms until the next one, if not 2 s; Infinity: it was the last
@@ -127,7 +132,7 @@ export class Ticker {
   constructor(tick, onTrouble) {
     this.tick = tick;
     this.onTrouble = onTrouble;
-    document.addEventListener("visibilitychange", this.#onVisibility);
+    document.addEventListener("visibilitychange", () => this.#look());
     this.#run();
   }
 
@@ -135,6 +140,11 @@ export class Ticker {
   now() {
     this.#isOver = false;
     this.#isLate = this.#isBusy;
+    this.#run();
+  }
+
+  #look() {
+    if (this.#failures > 0) this.#isOver = false; // the person may have signed in meanwhile
     this.#run();
   }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the list is narrowed to; it is in the page's address as well, for reloads and for others.
+// What the list is narrowed to.
 
 import { query } from "./api.js";
 import { make } from "./dom.js";
@@ -35,7 +35,7 @@ export class Filters {
     this.element.append(...fields, since, states, this.#clear);
     this.element.addEventListener("input", () => this.#soon());
     this.element.addEventListener("submit", (event) => event.preventDefault());
-    this.#read();
+    this.read();
   }
 
   /** @returns {Object} as the route takes them */
@@ -49,9 +49,24 @@ export class Filters {
     return query(this.asked).size > 0;
   }
 
+  /** Take what the page's address has. */
+  read() {
+    clearTimeout(this.#timer);
+    const given = new URLSearchParams(window.location.search);
+    for (const [name, input] of Object.entries(this.#texts)) input.value = given.get(name) ?? "";
+    for (const box of this.#states) box.checked = given.getAll("status").includes(box.value);
+    this.#hours.value = Object.hasOwn(SINCE, given.get("hours") ?? "") ? given.get("hours") ?? "" : "";
+    this.#take();
+  }
+
   #soon() {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#take(), PAUSE_MS);
+    this.#timer = setTimeout(() => this.#change(), PAUSE_MS);
+  }
+
+  #change() {
+    this.#take();
+    this.onChange();
   }
 
   #take() {
@@ -60,22 +75,11 @@ export class Filters {
     this.asked = { ...Object.fromEntries(texts), status, hours: this.#hours.value };
     this.since = new Date(Date.now() - Number(this.#hours.value) * HOUR_MS).toISOString();
     this.#clear.hidden = !this.isSet;
-    const search = query(this.asked).toString();
-    window.history.replaceState(null, "", search ? `?${search}` : window.location.pathname);
-    this.onChange();
-  }
-
-  #read() {
-    const given = new URLSearchParams(window.location.search);
-    for (const [name, input] of Object.entries(this.#texts)) input.value = given.get(name) ?? "";
-    for (const box of this.#states) box.checked = given.getAll("status").includes(box.value);
-    this.#hours.value = Object.hasOwn(SINCE, given.get("hours") ?? "") ? given.get("hours") ?? "" : "";
-    this.#take();
   }
 
   #reset() {
     this.element.reset();
     this.#texts.type.focus();
-    this.#take();
+    this.#change();
   }
 }

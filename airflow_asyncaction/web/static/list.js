@@ -16,7 +16,7 @@ export class ListView {
   isFilled = false;
   #source = new Source();
   #rows = new Map();
-  #cursors = [];
+  #cursors = []; // of the pages from the second one to this one
   #next = null;
   #body = make("tbody");
   #empty = make("p", { class: "empty", hidden: true });
@@ -37,17 +37,25 @@ export class ListView {
     const title = make("h1", {}, place.runId ?? place.dagId ?? "Async actions");
     const header = make("header", {}, place.dagId ? crumbs(place) : null, make("div", { class: "title" }, title));
     this.element = make("div", { class: "list" }, header, this.filters.element, scroll, this.#empty, pages);
-    this.#showPages();
+    this.#read();
+    window.addEventListener("popstate", () => {
+      this.#read();
+      this.onChange();
+    });
     setInterval(() => document.hidden || this.#showAges(), 1000);
   }
 
   /** Ask for the page that is shown, once. */
   async tick() {
+    const url = this.#url;
+    await this.#source.get(url, (found) => url === this.#url && this.#show(found));
+  }
+
+  get #url() {
     const { dagId: dag, runId: run } = this.place;
     const cursor = this.#cursors.at(-1);
     const fields = { ...this.filters.fields, ...(dag && { dag }), ...(run && { run }), limit: PAGE_SIZE, cursor };
-    const found = await this.#source.get(`${ROOT}/actions?${query(fields)}`);
-    if (found !== null) this.#show(found);
+    return `${ROOT}/actions?${query(fields)}`;
   }
 
   #show({ actions, nextCursor }) {
@@ -79,17 +87,33 @@ export class ListView {
     for (const row of this.#rows.values()) row.showAge(now);
   }
 
-  #turn(step) {
-    if (step > 0) this.#cursors.push(this.#next);
-    else this.#cursors.pop();
+  /** The page's address tells which page this is, for reloads, for the way back and for others. */
+  get #address() {
+    const search = query({ ...this.filters.asked, cursor: this.#cursors });
+    return search.size > 0 ? `?${search}` : window.location.pathname;
+  }
+
+  #read() {
+    this.filters.read();
+    this.#open(new URLSearchParams(window.location.search).getAll("cursor"));
+  }
+
+  #open(cursors) {
+    this.#cursors = cursors;
     this.#next = null;
+    this.#source = new Source(); // also of a page that was shown already, all is asked for again
     this.#showPages();
+  }
+
+  #turn(step) {
+    this.#open(step > 0 ? [...this.#cursors, this.#next] : this.#cursors.slice(0, -1));
+    window.history.pushState(null, "", this.#address);
     this.onChange();
   }
 
   #restart() {
-    this.#cursors = [];
-    this.#next = null;
+    this.#open([]);
+    window.history.replaceState(null, "", this.#address);
     this.onChange();
   }
 }
@@ -115,6 +139,7 @@ class Row {
   show(action) {
     if (this.action === undefined) this.#showOnce(action);
     this.action = action;
+    this.isOld = false;
     this.#state.show(action);
     this.#progress.show(action);
     say(this.#runner, action.runner ?? "");

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The lines a job has reported: they follow, and are searched and downloaded here.
 
+import { ApiError, ask, path, query } from "./api.js";
 import { fill, make, say } from "./dom.js";
 import { clockOf, counted, plain } from "./format.js";
 
+const MOST = 10000;
 const PAUSE_MS = 150;
 const AT_THE_END_PX = 24;
 const SEVERITIES = { CRITICAL: 50, FATAL: 50, ERROR: 40, WARNING: 30, WARN: 30, INFO: 20, DEBUG: 10, TRACE: 10 };
@@ -13,25 +15,39 @@ const LEVELS = { 0: "All levels", 20: "Info and above", 30: "Warnings and errors
 export class LogView {
   after = 0;
   #lines = [];
+  #found = [];
+  #changes = 0;
   #timer = null;
-  #pane = make("div", { class: "lines", tabindex: 0, role: "log", "aria-live": "off", "aria-label": "Log lines" });
+  #left = make("div", { class: "gap", hidden: true });
+  #list = make("div", {}, this.#left);
+  #pane = make(
+    "div",
+    { class: "lines", tabindex: 0, role: "log", "aria-live": "off", "aria-label": "Log lines" },
+    this.#list,
+  );
   #search = make("input", { type: "search", placeholder: "Search", "aria-label": "Search the log" });
   #level = make("select", { "aria-label": "Level" }, ...options(LEVELS));
   #follow = make("input", { type: "checkbox", checked: true });
   #count = make("span", { class: "quiet", "aria-live": "polite" });
   #download = make("button", { type: "button", disabled: true }, "Download");
+  #trouble = make("p", { class: "trouble", role: "alert" });
   #empty = make("p", { class: "empty" });
 
-  /** @param {() => string} fileName of a download */
-  constructor(fileName) {
+  /**
+   * @param {string} uuid
+   * @param {() => string} fileName of a download
+   */
+  constructor(uuid, fileName) {
+    this.uuid = uuid;
     const follow = make("label", { class: "check" }, this.#follow, "Follow");
     const tools = make("div", { class: "tools" }, this.#search, this.#level, follow, this.#download);
     const head = make("div", { class: "panel-head" }, make("h2", {}, "Log", this.#count), tools);
-    this.element = make("section", { class: "panel log" }, head, this.#empty, this.#pane);
+    this.element = make("section", { class: "panel log" }, head, this.#trouble, this.#empty, this.#pane);
     this.#search.addEventListener("input", () => this.#soon());
     this.#level.addEventListener("input", () => this.#narrow());
     this.#follow.addEventListener("input", () => this.#scroll());
     this.#pane.addEventListener("scroll", () => this.#notice(), { passive: true });
+    new ResizeObserver(() => this.#look()).observe(this.#list); // a line has its height once it is on the screen
     this.#download.addEventListener("click", () => this.#save(fileName()));
     this.#show();
   }
@@ -51,10 +67,10 @@ export class LogView {
       shown.narrow(this.#sought, this.#severity);
       fragment.append(shown.element);
     });
-    this.#pane.append(fragment);
+    this.#list.append(fragment);
     this.after = lastLine;
+    this.#trim();
     this.#show();
-    this.#scroll();
   }
 
   /**
@@ -81,14 +97,25 @@ export class LogView {
   #narrow() {
     for (const line of this.#lines) line.narrow(this.#sought, this.#severity);
     this.#show();
-    this.#scroll();
+  }
+
+  /** Leave out the oldest lines, with what is between them. */
+  #trim() {
+    if (this.#lines.length <= MOST) return;
+    this.#lines.splice(0, this.#lines.length - MOST);
+    const [{ element, number }] = this.#lines;
+    while (this.#left.nextSibling !== element) this.#left.nextSibling.remove();
+    this.#left.hidden = false;
+    say(this.#left, `${counted(number - 1, "earlier line")} not shown here: Download has those that the server keeps`);
   }
 
   #show() {
+    this.#settle();
     const all = this.#lines.length;
     const isNarrowed = this.#sought !== "" || this.#severity > 0;
-    const found = isNarrowed ? this.#lines.filter((line) => !line.element.hidden).length : all;
-    say(this.#count, isNarrowed ? `${found} of ${counted(all, "line")}` : all > 0 ? counted(all, "line") : "");
+    this.#found = isNarrowed ? this.#lines.filter((line) => !line.element.hidden) : this.#lines;
+    const lines = this.#left.hidden ? counted(all, "line") : `the last ${counted(all, "line")}`;
+    say(this.#count, isNarrowed ? `${this.#found.length} of ${lines}` : all > 0 ? lines : "");
     this.#pane.hidden = all === 0;
     this.#empty.hidden = all > 0;
     this.#download.disabled = all === 0;
@@ -98,54 +125,132 @@ export class LogView {
     if (this.#follow.checked) this.#pane.scrollTop = this.#pane.scrollHeight;
   }
 
+  /** Scroll with the next frame. Until the one after it, lines that come and go scroll the pane, and not the person. */
+  #settle() {
+    this.#changes += 1;
+    requestAnimationFrame(() => {
+      this.#look();
+      requestAnimationFrame(() => (this.#changes -= 1));
+    });
+  }
+
+  #look() {
+    this.#scroll();
+    this.#mark();
+  }
+
+  /** Mark what is sought on the screen only: in thousands of lines, it would take seconds. */
+  #mark() {
+    const { top, bottom } = this.#pane.getBoundingClientRect();
+    let [from, to] = [0, this.#found.length];
+    while (from < to) {
+      const middle = (from + to) >> 1;
+      if (this.#found[middle].rectangle.bottom < top) from = middle + 1;
+      else to = middle;
+    }
+    for (; this.#found[from]?.rectangle.top < bottom; from += 1) this.#found[from].mark(this.#sought);
+  }
+
   #notice() {
+    this.#mark();
+    if (this.#changes > 0) return;
     const { scrollHeight, scrollTop, clientHeight } = this.#pane;
     this.#follow.checked = scrollHeight - scrollTop - clientHeight < AT_THE_END_PX;
   }
 
-  #save(name) {
-    const blob = new Blob(this.#lines.map((line) => line.text), { type: "text/plain;charset=utf-8" });
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  async #save(name) {
+    const lines = [...this.#lines];
+    this.#download.disabled = true;
+    say(this.#trouble, "");
+    try {
+      save(name, [...(await this.#readBefore(lines[0].number)), ...lines.map((line) => line.text)]);
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      say(this.#trouble, `${error.message}.`);
+    } finally {
+      this.#download.disabled = false;
+    }
+  }
+
+  async #readBefore(number) {
+    const texts = [];
+    let isMore = true;
+    for (let after = 0; isMore && after < number - 1; ) {
+      const page = await ask(`${path("actions", this.uuid, "logs")}?${query({ after })}`);
+      texts.push(...page.lines.slice(0, Math.max(0, number - page.firstLine)).map(written));
+      after = page.lastLine;
+      isMore = page.hasMore;
+    }
+    return texts;
   }
 }
 
 class Line {
+  #line;
   #message;
+  #marked = "";
   #shown = make("span", { class: "text" });
 
-  constructor(number, { time, level, message }) {
-    this.#message = plain(String(message ?? ""));
-    this.level = String(level ?? "").toUpperCase();
-    this.severity = SEVERITIES[this.level] ?? 20;
-    this.time = typeof time === "number" ? time : null;
-    const at = this.time === null ? "" : clockOf(this.time);
+  constructor(number, line) {
+    this.number = number;
+    this.#line = line;
+    this.#message = messageOf(line);
+    const level = levelOf(line);
+    this.severity = SEVERITIES[level] ?? 20;
     this.element = make(
       "div",
       { class: "line", "data-severity": this.severity },
       make("span", { class: "line-number", "aria-hidden": "true" }, number),
-      make("span", { class: "line-time" }, at),
-      make("span", { class: "line-level" }, this.level),
+      make("span", { class: "line-time" }, isTimed(line) ? clockOf(line.time) : ""),
+      make("span", { class: "line-level" }, level),
       this.#shown,
     );
-    this.narrow("", 0);
+    fill(this.#shown, this.#message);
   }
 
   /** As it is in a file. */
   get text() {
-    const at = this.time === null ? "" : new Date(this.time).toISOString();
-    return `${[at, this.level, this.#message].filter(Boolean).join(" ")}\n`;
+    return written(this.#line);
+  }
+
+  get rectangle() {
+    return this.element.getBoundingClientRect();
   }
 
   narrow(sought, severity) {
     this.element.hidden = this.severity < severity || !this.#message.toLowerCase().includes(sought);
-    if (sought === this.sought || (this.element.hidden && !this.sought)) return;
-    this.sought = sought;
-    fill(this.#shown, ...marked(this.#message, this.element.hidden ? "" : sought));
   }
+
+  mark(sought) {
+    if (sought === this.#marked) return;
+    this.#marked = sought;
+    fill(this.#shown, ...marked(this.#message, sought));
+  }
+}
+
+function isTimed({ time }) {
+  return typeof time === "number";
+}
+
+function levelOf({ level }) {
+  return String(level ?? "").toUpperCase();
+}
+
+function messageOf({ message }) {
+  return plain(String(message ?? ""));
+}
+
+function written(line) {
+  const at = isTimed(line) ? new Date(line.time).toISOString() : "";
+  return `${[at, levelOf(line), messageOf(line)].filter(Boolean).join(" ")}\n`;
+}
+
+function save(name, texts) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob(texts, { type: "text/plain;charset=utf-8" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
 function marked(message, sought) {

@@ -49,7 +49,10 @@ function open(place, main) {
 function tell(error, waitMs, view, main) {
   const note = document.getElementById("note");
   note.hidden = error === null;
-  if (error === null) return;
+  if (error === null) {
+    if (!view.element.isConnected) fill(main, view.element);
+    return;
+  }
   if (waitMs !== Infinity) {
     fill(note, `${error.message}. What is shown may be old; next try in ${Math.round(waitMs / 1000)} s.`);
     return;

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs to be looked at: one takes its time, one leaves things, one means harm, one is silent."""
+"""Jobs to be looked at: they go on, leave things, mean harm, talk, are silent, or are tried again."""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from datetime import timedelta
 from pathlib import Path
 
 from airflow.sdk import DAG, task
@@ -14,6 +15,7 @@ from airflow_asyncaction.operators import LocalActionOperator
 
 MARKUP = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'><b id=pwned>!</b>"
 SECONDS = 1200  # longer than these tests take: somebody stops it
+ROWS = 10_200  # more than the page keeps
 LEVELS = ("INFO", "INFO", "DEBUG", "INFO", "WARNING", "INFO", "ERROR")
 
 
@@ -53,6 +55,21 @@ def harm() -> None:
     job.fail(MARKUP, MARKUP)
 
 
+@task.async_action(type="etl.talk", logs_limit=ROWS + 100)
+def talk() -> None:
+    job = current_job()
+    for row in range(1, ROWS + 1):
+        job.log(f"row {row} is there")
+        if row % 1000 == 0:
+            time.sleep(0.5)  # a job keeps so many unsent lines only
+    job.log("wide " * 1000)
+
+
+@task.async_action(type="etl.retried", retries=1, retry_delay=timedelta(seconds=15))
+def retried() -> None:
+    raise RuntimeError("not yet")
+
+
 with DAG("page_load", schedule=None, tags=["asyncaction"]):
     load()
 
@@ -64,3 +81,9 @@ with DAG("page_harm", schedule=None, tags=["asyncaction"]):
 
 with DAG("page_silent", schedule=None, tags=["asyncaction"]):
     LocalActionOperator(task_id="say", type="shell.echo", command="echo printed", arguments={"html": MARKUP})
+
+with DAG("page_talk", schedule=None, tags=["asyncaction"]):
+    talk()
+
+with DAG("page_retried", schedule=None, tags=["asyncaction"]):
+    retried()
