@@ -15,7 +15,8 @@ from airflow_asyncaction.settings import OPTIONS, SECTION, Option
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_MARK = re.compile(r"^( *)<!-- put: (.+?) -->$", re.MULTILINE)
+# In a checkout a mark shows nothing: before it stands a link to the same, for who reads the page there.
+_MARK = re.compile(r"^( *)(?:\S.* )?<!-- put: (.+?) -->$", re.MULTILINE)
 _HEAD = re.compile(r"(#!.*\n)?\S+ SPDX-.*\n(\"\"\".*\"\"\"\n\nfrom __future__ import annotations\n)?")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
@@ -33,6 +34,7 @@ _COPIED = (
     "tests/vectors/files.json",
     "tests/vectors/signing.json",
 )
+_OUT = re.compile(r"\]\(\.\./(?=(?:" + "|".join(map(re.escape, _COPIED)) + r")\))")
 _LANGUAGES = {".mjs": "js", ".py": "python", ".sh": "sh"}
 _SCREENSHOTS = {
     "list.png": "The list of actions",
@@ -56,11 +58,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def filled(markdown: str) -> str:
-    """Replace each ``<!-- put: NAME -->`` by what it names.
+    """Replace each ``<!-- put: NAME -->`` by what it names, and links to copied files by those to the copies.
 
     :raises KeyError: it names nothing
     """
-    return _MARK.sub(lambda mark: indent(_source(mark[2]), mark[1]), markdown)
+    return _MARK.sub(lambda mark: indent(_source(mark[2]), mark[1]), _OUT.sub("](", markdown))
 
 
 def _source(name: str) -> str:

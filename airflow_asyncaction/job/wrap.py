@@ -79,6 +79,7 @@ def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) ->
     try:
         info = JobInfo.from_environ(environ)
         if info is None:
+            say("there are no JOB_ variables, so this is no job of Airflow: nothing is reported")
             if options.inputs or options.outputs:
                 say("there are no files outside Airflow: inputs and outputs are ignored")
             return _become(command, environ)

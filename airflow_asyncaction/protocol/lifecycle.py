@@ -205,9 +205,9 @@ def overdue(action: Action, now: datetime) -> TimeOut | None:
     if action.start_timeout is not None and not has_started:
         waited = now - action.created_at
         if waited > action.start_timeout:
-            return TimeOut(
-                "JobNeverStarted", f"The job did not start within {_seconds(action.start_timeout)}"
-            )
+            missed = "start" if action.started_at is None else "report"
+            said = f"The job did not {missed} within {_seconds(action.start_timeout)}"
+            return TimeOut("JobNeverStarted", said)
     since = action.last_report_at or action.started_at
     if action.heartbeat_timeout is not None and since is not None and now - since > action.heartbeat_timeout:
         return TimeOut("HeartbeatTimeout", f"No report for {_seconds(action.heartbeat_timeout)}")

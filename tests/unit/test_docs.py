@@ -134,6 +134,18 @@ def test_states_are_those_that_there_are() -> None:
     assert set(named) == {state.value for state in State}
 
 
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.md"], ids=lambda path: path.stem)
+def test_links_of_a_page_lead_somewhere_in_a_checkout(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_what_is_put_into_pages_is_linked_in_a_checkout() -> None:
+    marked = [line for path in PAGES for line in path.read_text().splitlines() if "<!-- put: " in line]
+    assert len(marked) >= 10
+    assert [line for line in marked if not re.match(r" *\[[^]]+\]\([^)]+\) <!-- put: .+ -->$", line)] == []
+
+
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_in_pages_can_be_run(code: str) -> None:
     compiled = compile(code, "page", "exec")

@@ -234,6 +234,13 @@ def test_start_clock() -> None:
     assert overdue_name(after(replace(launched, require_report=True), Report())) is None
 
 
+def test_start_clock_says_what_was_missed() -> None:
+    waiting = action(start_timeout=timedelta(seconds=99), require_report=True)
+    started = after(waiting, Launched({}))
+    said = [time_out.message for one in (waiting, started) if (time_out := overdue(one, LATER))]
+    assert said == ["The job did not start within 99 s", "The job did not report within 99 s"]
+
+
 def test_heartbeat_clock_counts_from_the_last_report_or_the_start() -> None:
     waiting = action(heartbeat_timeout=timedelta(seconds=99))
     assert overdue_name(waiting) is None
