@@ -18,6 +18,9 @@ from playwright.sync_api import Browser, ConsoleMessage, Error, Frame, FrameLoca
 from dev.deployment import USER, Deployment
 
 VIEWER = "viewer"
+LOOKER = "looker"
+"""May look at actions, and neither at logs nor at XComs: where roles can say so."""
+LOOKS_AT = ("DAGs", "DAG Runs", "Task Instances", "Website")
 FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 AUTH_MANAGERS = {
     "simple": {"simple_auth_manager_users": f"{USER}:admin,{VIEWER}:viewer"},
@@ -31,8 +34,9 @@ EXPECTED = (
     "status of 401",  # Airflow asks before it has signed in
     "status of 403",
     "status of 404",
+    "(reading 'tz')",  # FAB's own sign-in page, now and then
 )
-"""What a console may say."""
+"""What a console, or a script that fails, may say."""
 
 Theme = Literal["light", "dark"]
 
@@ -55,8 +59,10 @@ class PageScene:
         if self.kind == "simple":
             passwords = json.loads((self.deployment.home / "passwords.json").read_text())
         else:
-            passwords = {USER: self.deployment.password, VIEWER: "v1ewer"}
-            for name, role in ((USER, "Admin"), (VIEWER, "Viewer")):
+            self._cli("roles", "create", "Looker")
+            self._cli("roles", "add-perms", "Looker", "--action", "can_read", "--resource", *LOOKS_AT)
+            passwords = {USER: self.deployment.password, VIEWER: "v1ewer", LOOKER: "l00ker"}
+            for name, role in ((USER, "Admin"), (VIEWER, "Viewer"), (LOOKER, "Looker")):
                 self._create_user(name, role, passwords[name])
         self._tokens = {name: self._token(name, password) for name, password in passwords.items()}
 
@@ -69,22 +75,34 @@ class PageScene:
         return str(answer.json()["access_token"])
 
     def _create_user(self, name: str, role: str, password: str) -> None:
-        who = ("--username", name, "--role", role, "--password", password)
+        who = ("--username", name, "--role", role, f"--password={password}")  # it may begin with "-"
         rest = ("--firstname", name, "--lastname", name, "--email", f"{name}@example.org")
-        created = self.deployment.cli("users", "create", *who, *rest)
-        assert created.returncode == 0, created.stderr[-2000:]
+        self._cli("users", "create", *who, *rest)
+
+    def _cli(self, *arguments: str) -> None:
+        done = self.deployment.cli(*arguments)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def get(self, user: str, path: str) -> requests.Response:
+        """Send a request to a route of users."""
+        headers = {"Authorization": f"Bearer {self._tokens[user]}"}
+        return requests.get(f"{self.deployment.base_url}/async{path}", headers=headers, timeout=60)
 
     @contextmanager
     def page(self, user: str = USER, *, theme: Theme = "light", width: int = 1440) -> Iterator[Page]:
         """Open a signed-in browser; scripts that fail and content that is blocked fail the test."""
         said: list[str] = []
 
+        def note(text: str) -> None:
+            if not any(words in text for words in EXPECTED):
+                said.append(text)
+
         def listen(message: ConsoleMessage) -> None:
-            if message.type == "error" and not any(words in message.text for words in EXPECTED):
-                said.append(message.text)
+            if message.type == "error":
+                note(message.text)
 
         def fail(error: Error) -> None:
-            said.append(str(error))
+            note(str(error))
 
         context = self._browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=theme, accept_downloads=True
@@ -98,7 +116,7 @@ class PageScene:
         page.on("pageerror", fail)
         try:
             yield page
-            assert said == []
+            assert said == [], said
         finally:
             context.close()
 

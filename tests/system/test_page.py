@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -14,17 +15,17 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, FrameLocator, Page, Request, Route, expect
 
-from dev.deployment import Deployment
+from dev.deployment import USER, Deployment
 from dev.postgres import Postgres
 from tests.system.browser import browser_or_skip
 from tests.system.conftest import CONFIG
 from tests.system.page_dags.pages import MARKUP, ROWS
-from tests.system.page_scene import AUTH_MANAGERS, VIEWER, PageScene, Theme, frame_of, serious
+from tests.system.page_scene import AUTH_MANAGERS, LOOKER, VIEWER, PageScene, Theme, frame_of, serious
 
 pytestmark = pytest.mark.system
 
 HERE = Path(__file__).parent
-DAGS = {"page_load", "page_leave", "page_harm", "page_silent", "page_talk", "page_retried"}
+DAGS = {f"page_{name}" for name in ("harm", "leave", "load", "retried", "secret", "silent", "talk")}
 ENDING = ("page_leave", "page_harm", "page_silent", "page_talk")
 PATIENCE_MS = 90_000
 """A task may take long to start; what is shown once it has is in time."""
@@ -442,3 +443,20 @@ def test_the_page_of_a_try_finds_the_next_one(scene: PageScene) -> None:
         looks = sum("/changes?" in url for url in asked)
         assert 1 <= looks <= (time.monotonic() - since) / 10 + 1
         expect(page.locator(".title")).not_to_contain_text("another try")
+
+
+@pytest.mark.parametrize("scene", ["fab"], indirect=True)
+def test_who_may_read_neither_logs_nor_results_sees_none_elsewhere(scene: PageScene) -> None:
+    run_id = scene.api.trigger("page_secret")
+    assert scene.api.wait_for_run("page_secret", run_id, timeout_seconds=180) == "failed"
+    listed = scene.get(LOOKER, f"/actions?dag=page_secret&run={quote(run_id, safe='')}").json()["actions"]
+    told_in = {"print": ("", "/changes"), "etl.refused": ("/changes", "/reports")}
+    assert {action["type"] for action in listed} == set(told_in)
+    for action in listed:
+        path = f"/actions/{action['uuid']}"
+        assert scene.get(LOOKER, f"{path}/logs").status_code == 403
+        for part in ("", "/changes", "/reports"):
+            shown = {user: scene.get(user, path + part).text for user in (USER, LOOKER)}
+            assert "hunter2" not in shown[LOOKER]
+            assert ("hunter2" in shown[USER]) == (part in told_in[action["type"]])
+    assert "hunter2" not in json.dumps(listed)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 from airflow.sdk import DAG, task
 
-from airflow_asyncaction.job import current_job
+from airflow_asyncaction.exceptions import ServerError
+from airflow_asyncaction.job import Request, current_job
 from airflow_asyncaction.operators import LocalActionOperator
 
 MARKUP = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'><b id=pwned>!</b>"
@@ -70,6 +72,12 @@ def retried() -> None:
     raise RuntimeError("not yet")
 
 
+@task.async_action(type="etl.refused")
+def be_refused() -> None:
+    with suppress(ServerError):
+        current_job().send(Request("POST", "/status", b'{"status": "NONSENSE", "results": "hunter2"}'))
+
+
 with DAG("page_load", schedule=None, tags=["asyncaction"]):
     load()
 
@@ -81,6 +89,10 @@ with DAG("page_harm", schedule=None, tags=["asyncaction"]):
 
 with DAG("page_silent", schedule=None, tags=["asyncaction"]):
     LocalActionOperator(task_id="say", type="shell.echo", command="echo printed", arguments={"html": MARKUP})
+
+with DAG("page_secret", schedule=None, tags=["asyncaction"]):
+    LocalActionOperator(task_id="print", command="echo the password is hunter2; exit 3")
+    be_refused()
 
 with DAG("page_talk", schedule=None, tags=["asyncaction"]):
     talk()
