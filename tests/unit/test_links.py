@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The button's URL, where Airflow stands below a path."""
+"""The button's URL and those of the page's tabs, where Airflow stands below a path."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from airflow_asyncaction.links import ActionLink
+from airflow_asyncaction.plugins.asyncaction import _views
 
 pytestmark = pytest.mark.unit
 
@@ -30,3 +31,4 @@ def test_the_path_of_airflow_is_kept(monkeypatch: pytest.MonkeyPatch, base_url: 
     key = SimpleNamespace(dag_id="etl", run_id="a/b", task_id="load", map_index=2)
     url = ActionLink().get_link(cast("Any", None), ti_key=cast("Any", key))
     assert url == f"{root}/dags/etl/runs/a%2Fb/tasks/load/mapped/2/plugin/async_action"
+    assert {view["href"].partition("/async/ui/")[0] for view in _views("/async")} == {root}
