@@ -206,7 +206,7 @@ class ActionTimedOut(ActionEnded):
 
 
 class JobNeverStarted(ActionTimedOut):
-    """The job did not start within start_timeout."""
+    """The job did not start, or report where it has to, within start_timeout."""
 
 
 class HeartbeatTimeout(ActionTimedOut):

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from structlog.testing import capture_logs
 
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
+from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.triggers import server as server_module
 from airflow_asyncaction.triggers.log_slots import LogSlots
 from airflow_asyncaction.triggers.pod_watch import watch_of
@@ -446,14 +448,18 @@ def test_a_pod_that_is_kept_on_kill_stays(defer: NewDeferred) -> None:
     assert deferred.job.view().is_done
 
 
-def test_a_kill_of_a_task_that_the_server_resumed_touches_nothing(defer: NewDeferred) -> None:
+def test_a_kill_of_a_task_that_the_server_resumed_touches_nothing(
+    defer: NewDeferred, actions: Actions
+) -> None:
     deferred = defer("sleep 300", spec={"completion": Completion.REPORT})
 
     async def check() -> None:
         started = Triggerer().start(deferred.trigger())
         await asyncio.to_thread(deferred.pod.wait_until_running)
         deferred.job.report(status="SUCCESS")
-        await until(lambda: not deferred.job.view().is_deferred)
+        settled_at = datetime.now(UTC) + timedelta(minutes=1)
+        await asyncio.to_thread(actions.complete_due, settled_at)
+        assert not deferred.job.view().is_deferred
         await started.cancel(killed=True)
         assert not deferred.pod.is_going()
         assert deferred.job.view().state is State.SUCCESS
