@@ -22,7 +22,7 @@ from tests.means import kube_or_skip, postgres_or_skip, s3_or_skip
 from tests.system.command_lines import CommandLines
 from tests.system.kube_scene import KubeScene
 from tests.system.runners import in_pods, on_laptop
-from tests.system.scene import Scene
+from tests.system.scene import PATIENCE_SECONDS, Scene
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -136,7 +136,9 @@ def scene(
     try:
         with CommandLines() as command_lines, deployment:
             scene = Scene(deployment, engine, folder, command_lines)
-            scene.api.wait_for_dags({*EXAMPLES, *UNATTENDED, "stopping", "stops"}, timeout_seconds=180)
+            scene.api.wait_for_dags(
+                {*EXAMPLES, *UNATTENDED, "stopping", "stops"}, timeout_seconds=PATIENCE_SECONDS
+            )
             scene.api.create_pool("narrow", slots=1)
             scene.trigger(*UNATTENDED)
             scene.trigger("results", conf={"canary": canary})
@@ -171,7 +173,7 @@ def kube(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         try:
             with CommandLines() as command_lines, deployment:
                 scene = KubeScene(deployment, engine, command_lines, cluster)
-                scene.api.wait_for_dags({*KUBE_UNATTENDED, "nightly_pods"}, timeout_seconds=180)
+                scene.api.wait_for_dags({*KUBE_UNATTENDED, "nightly_pods"}, timeout_seconds=PATIENCE_SECONDS)
                 scene.trigger(*KUBE_UNATTENDED)
                 yield scene
         finally:

@@ -29,7 +29,7 @@ from tests.system.command_lines import CommandLines
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 180.0
+PATIENCE_SECONDS = 600.0
 """A machine that does other things as well may take long; nothing here waits when it need not."""
 
 

@@ -22,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
 
 from dev.airflow_api import AirflowApiError
 from dev.deployment import USER
-from tests.system.scene import Scene, eventually
+from tests.system.scene import PATIENCE_SECONDS, Scene, eventually
 from tests.system.users import User, error
 
 pytestmark = pytest.mark.system
@@ -48,7 +48,7 @@ DESCRIBED = (
 @pytest.fixture(scope="module")
 def ann(scene: Scene) -> User:
     """Return somebody who may do everything; all operations are parsed."""
-    scene.api.wait_for_dags(OPERATIONS, timeout_seconds=180)
+    scene.api.wait_for_dags(OPERATIONS, timeout_seconds=PATIENCE_SECONDS)
     for dag_id in ("tagged", "tagged_later", "tagged_mapped"):
         scene.api.unpause(dag_id)
     return User(scene.deployment, USER)

@@ -21,6 +21,7 @@ from tests.system.browser import browser_or_skip
 from tests.system.conftest import CONFIG
 from tests.system.page_dags.pages import MARKUP, ROWS
 from tests.system.page_scene import AUTH_MANAGERS, LOOKER, VIEWER, PageScene, Theme, frame_of, serious
+from tests.system.scene import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.system
 
@@ -58,7 +59,7 @@ def scene(
     with deployment:
         scene = PageScene(kind, deployment, browser)
         scene.make_users()
-        scene.api.wait_for_dags(DAGS, timeout_seconds=180)
+        scene.api.wait_for_dags(DAGS, timeout_seconds=PATIENCE_SECONDS)
         yield scene
 
 
@@ -67,7 +68,7 @@ def runs(scene: PageScene) -> dict[str, str]:
     """Return the runs of what ends by itself."""
     runs = {dag_id: scene.api.trigger(dag_id) for dag_id in ENDING}
     for dag_id, run_id in runs.items():
-        state = scene.api.wait_for_run(dag_id, run_id, timeout_seconds=180)
+        state = scene.api.wait_for_run(dag_id, run_id, timeout_seconds=PATIENCE_SECONDS)
         assert state == ("failed" if dag_id == "page_harm" else "success")
     return runs
 
@@ -448,7 +449,7 @@ def test_the_page_of_a_try_finds_the_next_one(scene: PageScene) -> None:
 @pytest.mark.parametrize("scene", ["fab"], indirect=True)
 def test_who_may_read_neither_logs_nor_results_sees_none_elsewhere(scene: PageScene) -> None:
     run_id = scene.api.trigger("page_secret")
-    assert scene.api.wait_for_run("page_secret", run_id, timeout_seconds=180) == "failed"
+    assert scene.api.wait_for_run("page_secret", run_id, timeout_seconds=PATIENCE_SECONDS) == "failed"
     listed = scene.get(LOOKER, f"/actions?dag=page_secret&run={quote(run_id, safe='')}").json()["actions"]
     told_in = {"print": ("", "/changes"), "etl.refused": ("/changes", "/reports")}
     assert {action["type"] for action in listed} == set(told_in)

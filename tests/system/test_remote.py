@@ -15,7 +15,7 @@ from airflow_asyncaction.hooks.remote_words import RemoteAction
 from airflow_asyncaction.protocol.actions import State
 from dev.airflow_api import TaskKey
 from dev.deployment import USER
-from tests.system.scene import Scene, eventually
+from tests.system.scene import PATIENCE_SECONDS, Scene, eventually
 
 pytestmark = [pytest.mark.system, pytest.mark.usefixtures("started")]
 
@@ -42,7 +42,7 @@ def hook(scene: Scene) -> Iterator[AsyncActionHook]:
 @pytest.fixture(scope="module")
 def started(scene: Scene, hook: AsyncActionHook) -> None:
     """Start all tasks at once; once their jobs are up, stop one of these and mark two tasks failed."""
-    scene.api.wait_for_dags({"remote_work", "remote_ends", "remote_stops"}, timeout_seconds=180)
+    scene.api.wait_for_dags({"remote_work", "remote_ends", "remote_stops"}, timeout_seconds=PATIENCE_SECONDS)
     scene.trigger("remote_ends", "remote_stops")
     ids = {name: up(scene, name) for name in ATTENDED}
     scene.api.wait_for_task(
