@@ -12,10 +12,11 @@ import requests
 
 DAG_RUN_ENDS = frozenset({"success", "failed"})
 TASK_ENDS = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+_TIMEOUT_SECONDS = 60
 
 
 class AirflowApiError(Exception):
-    """Airflow answered with an error."""
+    """Airflow answered with an error, or not at all."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class AirflowApi:
     def sign_in(self) -> None:
         """Fetch a token; others do it when they need one."""
         body = {"username": self._user, "password": self._password}
-        answer = self._session.post(f"{self.base_url}/auth/token", json=body, timeout=30)
+        answer = self._send("POST", "/auth/token", json=body)
         if not answer.ok:
             raise AirflowApiError(f"/auth/token answered {answer.status_code}: {answer.text[:500]}")
         self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
@@ -216,9 +217,15 @@ class AirflowApi:
     ) -> dict[str, Any]:
         if "Authorization" not in self._session.headers and not path.startswith("/monitor"):
             self.sign_in()
-        url = f"{self.base_url}/api/v2{path}"
-        answer = self._session.request(method, url, json=body, params=query, timeout=60)
+        answer = self._send(method, f"/api/v2{path}", json=body, params=query)
         if not answer.ok:
             raise AirflowApiError(f"{method} {path} answered {answer.status_code}: {answer.text[:1000]}")
         parsed: dict[str, Any] = answer.json() if answer.content else {}
         return parsed
+
+    def _send(self, method: str, path: str, **options: Any) -> requests.Response:
+        try:
+            return self._session.request(method, self.base_url + path, timeout=_TIMEOUT_SECONDS, **options)
+        except requests.RequestException as error:
+            reason = type(error).__name__
+            raise AirflowApiError(f"{method} {path} got no answer from the API server ({reason})") from error

@@ -8,21 +8,22 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
 from dev.airflow_api import AirflowApiError, TaskKey
 from dev.deployment import USER, Deployment, DeploymentError
+from dev.postgres import PostgresError
 from dev.screen import Screen
 from dev.watch import Outcome, RunWatch
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo"
-AT_ONCE = 2
-"""Dag runs, and tasks, at the same time: SQLite takes one writer, and two cores are enough."""
+AT_ONCE = 3
+"""Dag runs, and tasks, at the same time."""
 
 TIME_LIMIT_SECONDS = 300
 """For all parts together; they take half a minute or so."""
@@ -80,38 +81,96 @@ PARTS = (
 )
 
 
+@dataclass(kw_only=True)
+class Result:
+    """What became of one part.
+
+    :param outcomes: how each of its tasks ended
+    :param problem: why the part itself could not be run to its end
+    :param log: where to look, if something is wrong
+    """
+
+    part: Part
+    outcomes: list[Outcome] = field(default_factory=list)
+    problem: str = ""
+    log: Path | None = None
+
+    def errors(self) -> list[str]:
+        """Return what is not as it should be, a line each."""
+        if self.problem:
+            return [f"{self.part.dag_id}: {self.problem}; see {_shown(self.log)}"]
+        errors = [
+            f"{outcome.name} ended as {outcome.state}, not as {self.part.state}; see {_shown(outcome.log)}"
+            for outcome in self.outcomes
+            if outcome.state != self.part.state
+        ]
+        lines = [line for outcome in self.outcomes for line in outcome.lines]
+        if self.part.line and self.part.line not in lines:
+            where = ", ".join(_shown(outcome.log) for outcome in self.outcomes)
+            errors.append(f"no task of {self.part.dag_id} has logged {self.part.line!r}; see {where}")
+        return errors
+
+
 class Demo:
     """Runs the parts in a deployment, ``AT_ONCE`` at a time."""
 
     def __init__(self, deployment: Deployment, screen: Screen) -> None:
+        self._deployment = deployment
         self._api = deployment.api
         self._screen = screen
         self._watches: dict[str, RunWatch] = {}
         self._stopped: set[TaskKey] = set()
 
-    def run(self, parts: Sequence[Part]) -> list[tuple[Part, Outcome]]:
-        """Run parts to their ends; return how each of their tasks ended.
-
-        :raises TimeoutError: they take far too long
-        """
+    def run(self, parts: Sequence[Part]) -> list[Result]:
+        """Run parts to their ends, whatever becomes of the others; return how they ended."""
+        results = [Result(part=part) for part in parts]
+        waiting, running = self._parsed(results), list[Result]()
         deadline = time.monotonic() + TIME_LIMIT_SECONDS
-        self._api.wait_for_dags({part.dag_id for part in parts})
-        waiting, running, outcomes = list(parts), list[Part](), list[tuple[Part, Outcome]]()
         while waiting or running:
             while waiting and len(running) < AT_ONCE:
                 running.append(waiting.pop(0))
-                self._begin(running[-1])
-            for part in list(running):
-                if self._watches[part.dag_id].look():
-                    running.remove(part)
-                    outcomes += [(part, outcome) for outcome in self._watches[part.dag_id].outcomes]
+                self._attempt(running[-1], self._begin)
+            running = [result for result in running if not result.problem and not self._has_ended(result)]
             if time.monotonic() > deadline:
-                late = ", ".join(part.dag_id for part in running)
-                raise TimeoutError(f"Not ended after {TIME_LIMIT_SECONDS} s: {late}")
+                self._give_up([*running, *waiting], f"not ended after {TIME_LIMIT_SECONDS} s", "scheduler")
+                break
             time.sleep(0.4)
-        return outcomes
+        return results
 
-    def _begin(self, part: Part) -> None:
+    def _parsed(self, results: Sequence[Result]) -> list[Result]:
+        """Return the results of those parts whose Dags have been parsed."""
+        try:
+            self._api.wait_for_dags({result.part.dag_id for result in results})
+            return list(results)
+        except (AirflowApiError, TimeoutError) as error:
+            reason = _last_line(error)
+        try:
+            known = self._api.dag_ids()
+        except AirflowApiError:
+            known = set()
+        missing = [result for result in results if result.part.dag_id not in known]
+        self._give_up(missing, f"its Dag was not parsed: {reason}", "dag-processor")
+        return [result for result in results if not result.problem]
+
+    def _has_ended(self, result: Result) -> bool:
+        watch = self._watches[result.part.dag_id]
+        has_ended = self._attempt(result, lambda _: watch.look())
+        result.outcomes = watch.outcomes
+        return has_ended or bool(result.problem)
+
+    def _attempt(self, result: Result, step: Callable[[Part], bool]) -> bool:
+        """Take a step of a part; if Airflow fails it, that ends this part alone."""
+        try:
+            return step(result.part)
+        except AirflowApiError as error:
+            self._give_up([result], _last_line(error), "api-server")
+            return False
+
+    def _give_up(self, results: Iterable[Result], problem: str, component: str) -> None:
+        for result in results:
+            result.problem, result.log = problem, self._deployment.home / f"{component}.log"
+
+    def _begin(self, part: Part) -> bool:
         self._screen.line(f"{self._screen.colour(part.dag_id, 'green', bold=True)}: {part.about}")
         run_id = self._api.trigger(part.dag_id)
 
@@ -121,7 +180,9 @@ class Demo:
                 self._api.set_state(key, "failed")
                 self._screen.line(f"  (marked {part.dag_id}.{key.task_id} failed through Airflow's API)")
 
-        self._watches[part.dag_id] = RunWatch(self._api, self._screen, part.dag_id, run_id, stop_at)
+        logs = self._deployment.home / "logs"
+        self._watches[part.dag_id] = RunWatch(self._api, self._screen, part.dag_id, run_id, stop_at, logs)
+        return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,8 +198,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         screen.line("Interrupted: everything was stopped")
         return 130
-    except (DeploymentError, AirflowApiError, TimeoutError) as error:
-        screen.line(f"{error}\nThe logs are in {HOME}")
+    except DeploymentError as error:
+        screen.line(screen.colour(f"✘ {error.reason}; see {_shown(error.log)}", "red", bold=True))
+        return 1
+    except PostgresError as error:
+        screen.line(screen.colour(f"✘ PostgreSQL did not start: {error}", "red", bold=True))
         return 1
 
 
@@ -148,9 +212,9 @@ def _demonstrate(screen: Screen, *, keep: bool, began: float) -> int:
     screen.line(f"Starting Airflow {version('apache-airflow')} in {HOME.name}/ (half a minute) ...")
     with deployment:
         screen.line(f"Airflow is up after {time.monotonic() - began:.0f} s. {_where(deployment)}\n")
-        outcomes = Demo(deployment, screen).run(_possible_parts(screen))
-        errors = _errors(outcomes)
-        _report(screen, outcomes, errors, seconds=time.monotonic() - began)
+        results = Demo(deployment, screen).run(_possible_parts(screen))
+        errors = [error for result in results for error in result.errors()]
+        _report(screen, results, errors, seconds=time.monotonic() - began)
         screen.line(_where(deployment))
         if keep:
             screen.line("It runs on until Ctrl-C")
@@ -170,32 +234,32 @@ def _possible_parts(screen: Screen) -> list[Part]:
     return possible
 
 
-def _errors(outcomes: Sequence[tuple[Part, Outcome]]) -> list[str]:
-    errors = [
-        f"{outcome.name} ended as {outcome.state}, not as {part.state}"
-        for part, outcome in outcomes
-        if outcome.state != part.state
-    ]
-    for part in {part for part, _ in outcomes if part.line}:
-        lines = [line for other, outcome in outcomes if other == part for line in outcome.lines]
-        if part.line not in lines:
-            errors.append(f"no task of {part.dag_id} has logged {part.line!r}")
-    return errors
-
-
-def _report(
-    screen: Screen, outcomes: Sequence[tuple[Part, Outcome]], errors: Sequence[str], *, seconds: float
-) -> None:
+def _report(screen: Screen, results: Sequence[Result], errors: Sequence[str], *, seconds: float) -> None:
     screen.line()
     rows = [
-        (outcome.name, outcome.state, outcome.result, f"{outcome.seconds:.1f}") for _, outcome in outcomes
+        (outcome.name, outcome.state, outcome.result, f"{outcome.seconds:.1f}")
+        for result in results
+        for outcome in result.outcomes
     ]
+    rows += [(result.part.dag_id, "not run to its end", "", "") for result in results if result.problem]
     screen.table(("task", "state", "result", "seconds"), rows)
     screen.line()
     for error in errors:
         screen.line(screen.colour(f"✘ {error}", "red", bold=True))
     if not errors:
         screen.line(screen.colour(f"✔ All as it should be, in {seconds:.0f} s", "green", bold=True))
+
+
+def _last_line(error: Exception) -> str:
+    """Return the line of an error that names the cause: the last one, as in a traceback."""
+    return str(error).strip().splitlines()[-1]
+
+
+def _shown(path: Path | None) -> str:
+    """Return a path as a user of this folder types it."""
+    if path is None:
+        return "the logs"
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def _where(deployment: Deployment) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole Airflow of one's own: its four processes on free ports, for the demo, the tests and benchmarks."""
+"""A complete Airflow: PostgreSQL and four processes on free ports, for the demo, the tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import requests
-
-from dev.airflow_api import AirflowApi
+from dev.airflow_api import AirflowApi, AirflowApiError
+from dev.postgres import Postgres
 from dev.processes import Process, free_ports, kill_remains, stop
 
 MARK = "ASYNCACTION_DEPLOYMENT"
@@ -38,18 +37,28 @@ Config = Mapping[str, Mapping[str, str]]
 
 
 class DeploymentError(Exception):
-    """A process of the deployment ended, or is not healthy in time; with what it printed last."""
+    """A part of the deployment failed, or is not healthy in time; with the last lines of its log.
+
+    :param reason: one line
+    :param log: the whole log
+    """
+
+    def __init__(self, reason: str, log: Path, tail: str) -> None:
+        super().__init__(f"{reason}; the end of {log}:\n{tail}")
+        self.reason = reason
+        self.log = log
 
 
 class Deployment:
     """Scheduler, API server, triggerer and dag processor with the LocalExecutor.
 
-    How it works: ``with Deployment(home, dags=[...]) as airflow:`` writes ``airflow.cfg``, migrates the
-    database, starts the processes, and returns when all are healthy. Each process writes to
-    ``home/<name>.log``, may be killed and started again by itself (``airflow.scheduler.kill()``), and
-    everything that any of them started is gone afterwards, also after an exception or a Ctrl-C.
+    How it works: ``with Deployment(home, dags=[...]) as airflow:`` starts a PostgreSQL server, writes
+    ``airflow.cfg``, migrates the database, starts the processes, and returns when all are healthy. Each
+    process writes to ``home/<name>.log`` and may be killed and restarted alone
+    (``airflow.scheduler.kill()``). Everything that any of them started is gone afterwards, also after an
+    exception or a Ctrl-C. It never uses SQLite: Airflow's API server deadlocks on it under load.
 
-    What it does not do: remove ``home``, or make the database that ``database_url`` names.
+    What it does not do: remove ``home``, or create the database that ``database_url`` names.
     """
 
     def __init__(
@@ -67,7 +76,8 @@ class Deployment:
 
         :param home: AIRFLOW_HOME
         :param dags: folders of Dag files
-        :param database_url: a SQLite file in ``home`` by default
+        :param database_url: of an empty PostgreSQL database; by default of a server of its own, which is
+            gone with the deployment
         :param config: options beside or instead of ours
         :param environ: variables for all processes
         :param pods_reach_us_at: the address of this machine for jobs elsewhere: the API server then listens
@@ -75,7 +85,8 @@ class Deployment:
         """
         self.home = home.resolve()
         self.dags = [folder.resolve() for folder in dags]
-        self.database_url = database_url or f"sqlite:///{self.home}/airflow.db?timeout=60"
+        self._own_server = Postgres() if database_url is None else None
+        self._database_url = database_url
         self.password = secrets.token_urlsafe(9)
         self._config = config or {}
         self._mark = secrets.token_hex(8)
@@ -90,6 +101,12 @@ class Deployment:
         self.scheduler = self._process("scheduler")
         self.triggerer = self._process("triggerer")
         self.dag_processor = self._process("dag-processor")
+
+    @property
+    def database_url(self) -> str:
+        """The SQLAlchemy URL of its metadata database; of its own server only once that has started."""
+        assert self._database_url is not None, "the deployment has not started"
+        return self._database_url
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -113,12 +130,14 @@ class Deployment:
         """Do all that the ``with`` statement does on entry.
 
         :raises DeploymentError: it does not come up
+        :raises PostgresError: the database server does not start
         """
         self.home.mkdir(parents=True, exist_ok=True)
+        if self._own_server is not None:
+            self._own_server.__enter__()
+            self._database_url = self._own_server.create("airflow")
         self._write_config()
-        migrated = self.cli("db", "migrate")
-        if migrated.returncode != 0:
-            raise DeploymentError(f"airflow db migrate failed:\n{migrated.stderr[-4000:]}")
+        self._migrate()
         for process in self.processes:
             process.start()
         self.wait_until_healthy()
@@ -130,6 +149,8 @@ class Deployment:
             sessions = set[int]().union(*(process.sessions for process in self.processes))
             while kill_remains(sessions, MARK, self._mark):
                 time.sleep(0.05)
+            if self._own_server is not None:
+                self._own_server.stop()
 
     def cli(self, *arguments: str, timeout_seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """Run an ``airflow`` command in this deployment, to its end."""
@@ -153,15 +174,15 @@ class Deployment:
         while late := self._unhealthy():
             ended = next((each for each in self.processes if each.started_at and not each.is_running), None)
             if ended:
-                raise DeploymentError(f"{ended.name} ended:\n{ended.tail()}")
+                raise DeploymentError(f"{ended.name} ended", ended.log, ended.tail())
             if time.monotonic() > deadline:
-                raise DeploymentError(f"{late.name} is not healthy after {limit:g} s:\n{late.tail()}")
+                raise DeploymentError(f"{late.name} is not healthy after {limit:g} s", late.log, late.tail())
             time.sleep(0.2)
 
     def _unhealthy(self) -> Process | None:
         try:
             health = self.api.health()
-        except requests.RequestException:
+        except AirflowApiError:
             return self.api_server
         for process in self.processes[1:]:
             component = process.name.replace("-", "_")
@@ -169,6 +190,13 @@ class Deployment:
             if process.started_at and (beat is None or datetime.fromisoformat(beat) < process.started_at):
                 return process
         return None
+
+    def _migrate(self) -> None:
+        migrated = self.cli("db", "migrate")
+        log = self.home / "migrate.log"
+        log.write_text(migrated.stdout + migrated.stderr)
+        if migrated.returncode != 0:
+            raise DeploymentError("airflow db migrate failed", log, migrated.stderr[-4000:])
 
     def _process(self, name: str, *arguments: str) -> Process:
         command = [sys.executable, "-m", "airflow", name, *arguments]

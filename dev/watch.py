@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from airflow_asyncaction.protocol.transfers import describe_size
@@ -29,6 +30,7 @@ class Outcome:
 
     :param tries: how often it was tried
     :param lines: all that its tries logged
+    :param log: the file with the log of its last try
     """
 
     name: str
@@ -37,12 +39,14 @@ class Outcome:
     seconds: float
     tries: int
     lines: tuple[str, ...]
+    log: Path
 
 
 class RunWatch:
     """One Dag run as it goes on.
 
     :param on_line: called with each log line of the run's tasks
+    :param logs: Airflow's folder of logs
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class RunWatch:
         dag_id: str,
         run_id: str,
         on_line: Callable[[TaskKey, str], None],
+        logs: Path,
     ) -> None:
         self.dag_id = dag_id
         self.run_id = run_id
@@ -59,6 +64,7 @@ class RunWatch:
         self._api = api
         self._screen = screen
         self._on_line = on_line
+        self._logs = logs
         self._lines: dict[tuple[TaskKey, int], list[str]] = {}
         self._ended: set[TaskKey] = set()
         self._quiet_looks: dict[TaskKey, int] = {}
@@ -121,7 +127,14 @@ class RunWatch:
             what = f"{file['property']}[{file['index']}] {file['name']}, {size}, sha256 {digest}..."
             self._screen.event(name, self._screen.colour(f"  XCom files: {what}", "grey"))
         lines = [line for (other, _), lines in self._lines.items() if other == key for line in lines]
-        self.outcomes.append(Outcome(name, state, result, seconds, tries, tuple(lines)))
+        log = self._log_file(key, tries)
+        self.outcomes.append(Outcome(name, state, result, seconds, tries, tuple(lines), log))
+
+    def _log_file(self, key: TaskKey, try_number: int) -> Path:
+        folder = self._logs / f"dag_id={key.dag_id}" / f"run_id={key.run_id}" / f"task_id={key.task_id}"
+        if key.map_index >= 0:
+            folder /= f"map_index={key.map_index}"
+        return folder / f"attempt={try_number}.log"
 
 
 def task_name(key: TaskKey) -> str:
