@@ -50,6 +50,7 @@ TICK_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 
 
 class Order:
@@ -139,7 +140,7 @@ class Guard:
             self._say(f"failed fork {error.errno}")
             return False
         if self._pid == 0:
-            self._become_job(write_fd, mask)
+            self._become_job(write_fd)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(write_fd)
         _attempt(os.setpgid, self._pid, self._pid)  # here as well: whoever comes first
@@ -154,7 +155,7 @@ class Guard:
         self._say(f"started {self._pid}")
         return True
 
-    def _become_job(self, failure_fd: int, mask: Iterable[int]) -> None:
+    def _become_job(self, failure_fd: int) -> None:
         """Execute the command, in the forked child. Never returns."""
         stage = "exec"
         try:
@@ -163,9 +164,9 @@ class Guard:
                 self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != self._own_pid:
                 os._exit(127)  # the guard died before its death could be a signal
-            for signum in (signal.SIGCHLD, *STOP_SIGNALS, signal.SIGPIPE, signal.SIGXFSZ):
+            for signum in signal.valid_signals() - UNCATCHABLE:  # a worker in the background ignores SIGINT
                 signal.signal(signum, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             stage = "chdir"
             if self._order.cwd:

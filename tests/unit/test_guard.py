@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -126,7 +126,23 @@ def test_a_large_order_arrives_whole(guarded: Guarded) -> None:
     assert guarded.end() == b"100000 100000\n"
 
 
-def test_a_job_has_an_empty_stdin_no_other_files_and_default_signals(guarded: Guarded) -> None:
+@contextmanager
+def in_the_background() -> Iterator[None]:
+    """Ignore and block signals meanwhile, as a shell does for commands in the background, and more."""
+    ignored = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def test_a_job_has_an_empty_stdin_no_other_files_and_default_signals() -> None:
+    with in_the_background():
+        guarded = Guarded()
     look = (
         "import os, signal\n"
         "print(os.readlink('/proc/self/fd/0'), os.read(0, 1))\n"
