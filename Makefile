@@ -26,9 +26,25 @@ help: ## Show this
 demo: $(READY) ## Watch example Dags run on an Airflow of their own (KEEP=1: and leave it running)
 	@$(DEV) dev.demo $(if $(filter-out 0,$(KEEP)),--keep)
 
+# Some processes wait while others compute: three keep two cores busy.
+WORKERS ?= $(if $(ARGS),0,3)
+PYTEST = $(DEV) pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
 .PHONY: test
-test: $(READY) ## Run all tests (ARGS="-k name" for some)
-	@$(DEV) pytest $(ARGS)
+test: $(READY) ## Run all tests, in WORKERS=3 processes (ARGS="-k name" for some, in one)
+	@$(PYTEST) $(ARGS)
+
+.PHONY: nightly
+nightly: $(READY) ## Run all tests with more generated inputs and larger tables
+	@ASYNCACTION_TEST_NIGHTLY=1 $(PYTEST) $(ARGS)
+
+.PHONY: soak
+soak: $(READY) ## Run the tests of races 20 times, then 20 times beside busy processes
+	@$(DEV) dev.soak $(ARGS)
+
+.PHONY: soak-demo
+soak-demo: $(READY) ## Run the demo 20 times, and print how long each took
+	@$(DEV) dev.soak --demo $(ARGS)
 
 .PHONY: bench
 bench: $(READY) ## Measure reports per second and a task's overhead, beside Airflow's own

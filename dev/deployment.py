@@ -67,6 +67,7 @@ class Deployment:
         *,
         dags: Sequence[Path],
         database_url: str | None = None,
+        is_migrated: bool = False,
         config: Config | None = None,
         environ: Mapping[str, str] | None = None,
         pods_reach_us_at: str | None = None,
@@ -78,6 +79,7 @@ class Deployment:
         :param dags: folders of Dag files
         :param database_url: of an empty PostgreSQL database; by default of a server of its own, which is
             gone with the deployment
+        :param is_migrated: whether the database has its tables already
         :param config: options beside or instead of ours
         :param environ: variables for all processes
         :param pods_reach_us_at: the address of this machine for jobs elsewhere: the API server then listens
@@ -87,6 +89,7 @@ class Deployment:
         self.dags = [folder.resolve() for folder in dags]
         self._own_server = Postgres() if database_url is None else None
         self._database_url = database_url
+        self._is_migrated = is_migrated
         self.password = secrets.token_urlsafe(9)
         self._config = config or {}
         self._mark = secrets.token_hex(8)
@@ -137,7 +140,8 @@ class Deployment:
             self._own_server.__enter__()
             self._database_url = self._own_server.create("airflow")
         self._write_config()
-        self._migrate()
+        if not self._is_migrated:
+            self._migrate()
         for process in self.processes:
             process.start()
         self.wait_until_healthy()

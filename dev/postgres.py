@@ -10,10 +10,11 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from dev.processes import free_ports
 
@@ -73,13 +74,33 @@ class Postgres:
     ) -> None:
         self.stop()
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what another process needs to use the server, or to stop it."""
+        return {
+            "bin": str(self.bin),
+            "port": self.port,
+            "password": self.password,
+            "folder": str(self._folder),
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Return a server that another process has started."""
+        server = cls()
+        server.bin, server.port, server.password = Path(fields["bin"]), fields["port"], fields["password"]
+        server._folder = Path(fields["folder"])
+        return server
+
     def url(self, database: str, *, driver: str = "psycopg2") -> str:
         """Return the SQLAlchemy URL of a database."""
         return f"postgresql+{driver}://{USER}:{self.password}@127.0.0.1:{self.port}/{database}"
 
-    def create(self, database: str) -> str:
-        """Create an empty database and return its URL."""
-        self.run("createdb", database)
+    def create(self, database: str, *, template: str = "template1") -> str:
+        """Create a database and return its URL.
+
+        :param template: the database to copy, which nobody may use meanwhile; an empty one by default
+        """
+        self.run("createdb", "--template", template, database)
         return self.url(database)
 
     def drop(self, database: str) -> None:
@@ -98,22 +119,24 @@ class Postgres:
         """End the server and remove all it wrote."""
         if self._folder is None:
             return
-        self.go_away()
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder = None
-
-    def go_away(self) -> None:
-        """End the server, and whatever uses it, at once; what it wrote stays."""
-        assert self._folder is not None
         data = self._folder / "data"
         if (data / "postmaster.pid").exists():
             self._as_owner("pg_ctl", "stop", "-D", str(data), "-m", "fast", "-w", "-t", "30")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder = None
 
-    def come_back(self) -> None:
-        """Start the server, on the same port with the same databases, after :meth:`go_away`."""
-        assert self._folder is not None
-        data, log = self._folder / "data", self._folder / "log"
-        self._as_owner("pg_ctl", "start", "-D", str(data), "-w", "-t", "60", "-l", str(log))
+    @contextmanager
+    def away(self, database: str) -> Iterator[None]:
+        """Cut all connections to a database, and refuse new ones meanwhile, as a server that is down does."""
+        self._sql(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false")
+        self._sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")  # noqa: S608 - ours
+        try:
+            yield
+        finally:
+            self._sql(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true")
+
+    def _sql(self, statement: str) -> None:
+        self.run("psql", "--no-psqlrc", "--quiet", "--dbname=postgres", f"--command={statement}")
 
     def _start(self, folder: Path) -> None:
         data, password = folder / "data", folder / "password"
@@ -138,7 +161,8 @@ class Postgres:
                     f"unix_socket_directories='{folder}'",
                 )
             )
-        self.come_back()
+        log = folder / "log"
+        self._as_owner("pg_ctl", "start", "-D", str(data), "-w", "-t", "60", "-l", str(log))
 
     def _as_owner(self, tool: str, *arguments: str) -> None:
         assert self._folder is not None

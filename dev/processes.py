@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,14 +15,24 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
+PORTS = range(10_000, 30_000)
+"""Ports for servers. Linux takes those of outgoing connections from above: none of them gets in between."""
+
 
 def free_ports(count: int) -> list[int]:
     """Return TCP ports on 127.0.0.1 that nobody listens on, all different."""
+    ports: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+            listener = stack.enter_context(socket.socket())
+            try:
+                listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            ports.append(port)
+            if len(ports) == count:
+                return ports
+    raise OSError(f"fewer than {count} free ports from {PORTS.start} to {PORTS.stop - 1}")
 
 
 class Process:

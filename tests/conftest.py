@@ -7,9 +7,23 @@ import base64
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+from pathlib import Path
 
 import pytest
+
+from dev.postgres import Postgres
+from tests.scale import load_profile
+from tests.shared import WORKER, SharedServices
+
+load_profile()
+
+# In the background, or below nohup, some signals are ignored, which children would inherit. A signal with a
+# handler does nothing here either, and is the default one again in children.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda _number, _frame: None)
 
 FOREIGN = ("AIRFLOW", "_AIRFLOW", "JOB_")
 
@@ -26,7 +40,74 @@ os.environ.update(
 )
 
 
+HERE = Path(__file__).parent
+FIRST = (
+    "system",
+    "pods",
+    "test_pod_trigger",
+    "test_kube_runner",
+    "test_pod_watch",
+    "test_without_api_server",
+)
+"""Groups of tests that take longest."""
+
+
+RACES = {
+    "test_adoption",
+    "test_completion",
+    "test_file_faults",
+    "test_guard",
+    "test_job_outages",
+    "test_launching",
+    "test_local_runner",
+    "test_orphans",
+    "test_parallel_reports",
+    "test_registration",
+    "test_remote",
+    "test_service_runner",
+    "test_wrap",
+}
+"""Modules whose tests are about several things at the same moment: ``make soak`` repeats them."""
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the home."""
-    del config
+    """Remove the home; after the last test of all processes, end what they shared."""
     shutil.rmtree(_home, ignore_errors=True)
+    if WORKER == "main" and hasattr(config, "_tmp_path_factory"):
+        shared_services(config._tmp_path_factory).stop()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell xdist which tests stay together in one process, and which of these groups begin first."""
+    items.sort(key=lambda item: FIRST.index(group_of(item)) if group_of(item) in FIRST else len(FIRST))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+        if item.path.stem in RACES:
+            item.add_marker(pytest.mark.race)
+
+
+def group_of(item: pytest.Item) -> str:
+    """Return the tests of one process: a module's, on one database; those of a whole Airflow all together."""
+    if item.path.is_relative_to(HERE / "system"):
+        return "pods" if "kube" in getattr(item, "fixturenames", ()) else "system"
+    callspec = getattr(item, "callspec", None)
+    database = callspec.params.get("database", "") if callspec else ""
+    return f"{item.path.stem} {database}".strip()
+
+
+def shared_services(factory: pytest.TempPathFactory) -> SharedServices:
+    """Return the services of this run; a process of xdist has its folder below the run's."""
+    base = factory.getbasetemp()
+    return SharedServices((base if WORKER == "main" else base.parent) / "shared")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedServices:
+    return shared_services(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(shared: SharedServices) -> Postgres:
+    """Return the PostgreSQL server of all tests."""
+    return shared.postgres()

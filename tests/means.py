@@ -1,55 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests need of the machine, and what becomes of those whose means are missing."""
+"""What tests need of the machine. Without it they are left out, with a line that says how to get it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from dev.cluster import Cluster, ClusterError
-from dev.postgres import Postgres, PostgresError
-from dev.s3 import S3Error, S3Server
-
-Server = TypeVar("Server", Postgres, S3Server, Cluster)
+if TYPE_CHECKING:
+    from dev.cluster import Cluster
+    from dev.s3 import S3Server
 
 STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
 """Whether a test whose means are missing fails, rather than being skipped."""
 
 
-@contextmanager
-def postgres_or_skip() -> Iterator[Postgres]:
-    """Run a PostgreSQL; where there is none, skip with a line that says how to get it, or fail."""
-    with _run_or_skip(Postgres, PostgresError) as server:
-        yield server
+def leave_out(reason: str) -> NoReturn:
+    """Skip a test, or fail it where nothing may be skipped.
+
+    :param reason: one line: what is missing, and how to get it; the same for all tests that miss it, so that
+        the summary has one line for them
+    """
+    if STRICT:
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+def need(*programs: str) -> None:
+    """Leave a test out where a program is missing."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        leave_out(f"{', '.join(missing)} not installed: apt-get install {' '.join(missing)}")
 
 
 @contextmanager
 def s3_or_skip() -> Iterator[S3Server]:
-    """Run an S3 server, likewise."""
-    with _run_or_skip(S3Server, S3Error) as server:
-        yield server
+    """Run an S3 server."""
+    from dev.s3 import S3Error, S3Server
 
-
-@contextmanager
-def kube_or_skip() -> Iterator[Cluster]:
-    """Make a namespace on the cluster of ASYNCACTION_TEST_KUBECONFIG, likewise."""
-    with _run_or_skip(lambda: Cluster(can_be_away=True), ClusterError) as cluster:
-        yield cluster
-
-
-@contextmanager
-def _run_or_skip(make: Callable[[], Server], missing: type[Exception]) -> Iterator[Server]:
     try:
-        server = make().__enter__()
-    except missing as error:
-        if STRICT:
-            raise
-        pytest.skip(str(error).splitlines()[0])
+        server = S3Server().__enter__()
+    except S3Error as error:
+        leave_out(str(error))
     try:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def kube_or_skip() -> Iterator[Cluster]:
+    """Make a namespace on the cluster of ASYNCACTION_TEST_KUBECONFIG."""
+    from dev.cluster import Cluster, ClusterError
+
+    try:
+        cluster = Cluster(can_be_away=True).__enter__()
+    except ClusterError as error:
+        leave_out(str(error))
+    try:
+        yield cluster
+    finally:
+        cluster.stop()

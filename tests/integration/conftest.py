@@ -14,34 +14,25 @@ from airflow_asyncaction import settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.web.app import create_app
 from dev.cluster import Cluster
-from dev.postgres import Postgres
-from tests.integration.databases import Database, sqlite_in
+from tests.integration.databases import Database
 from tests.integration.file_servers import SERVERS, Folder, Kept, Serve, serving
 from tests.integration.job_pods import JobPods, job_pods
 from tests.integration.running_tasks import RunningTask, running_task
 from tests.integration.servers import served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
-from tests.means import kube_or_skip, postgres_or_skip
+from tests.means import kube_or_skip
+from tests.shared import WORKER, SharedServices
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
-    with postgres_or_skip() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def migrated(request: pytest.FixtureRequest) -> Callable[[str], Database]:
+def migrated(shared: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Database]:
     """Return the database of a name: made with Airflow's whole schema when it is first asked for."""
 
     @cache
     def get(name: str) -> Database:
         if name == "sqlite":
-            database = sqlite_in(request.getfixturevalue("tmp_path_factory").mktemp("sqlite"))
-        else:
-            database = Database("postgresql", request.getfixturevalue("postgres_server").create("airflow"))
-        database.airflow("db", "migrate")  # and nothing more: it makes our tables, too
-        return database
+            return Database(name, shared.migrated_sqlite(tmp_path_factory.mktemp("sqlite") / "airflow.db"))
+        return Database(name, shared.migrated_postgres(f"airflow_{WORKER}"))
 
     return get
 

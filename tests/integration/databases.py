@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from airflow import settings as airflow_settings
 from sqlalchemy import Engine
+
+from tests.shared import run_airflow
 
 _URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 
@@ -48,17 +49,7 @@ class Database:
         self, *arguments: str, environ: dict[str, str] | None = None, fails: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run ``airflow ...`` on it in a process of its own, and expect that it succeeds."""
-        done = subprocess.run(
-            [sys.executable, "-m", "airflow", *arguments],
-            env={**os.environ, _URL: self.url, **(environ or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert (done.returncode != 0) == fails, done.stdout + done.stderr
-        return done
+        return run_airflow(self.url, *arguments, environ=environ, fails=fails)
 
     @staticmethod
     def _configure(url: str | None) -> None:

@@ -24,6 +24,7 @@ from dev.postgres import Postgres
 from tests.integration.databases import Database
 from tests.integration.servers import served_alone
 from tests.integration.signed_jobs import HookClient, SignedJob, new_nonce
+from tests.shared import WORKER
 
 pytestmark = pytest.mark.integration
 
@@ -41,14 +42,11 @@ def served_with(job: SignedJob, options: Settings) -> Iterator[SignedJob]:
 def test_a_database_that_is_away_is_waited_for(job: SignedJob, postgres_server: Postgres) -> None:
     nonce = new_nonce()
     assert job.report(logs=["before"]).status == 200
-    postgres_server.go_away()
-    try:
+    with postgres_server.away(f"airflow_{WORKER}"):
         for answer in (job.report(nonce=nonce, logs=["x"]), job.send("GET", "/job")):
             assert answer.error == (503, "unavailable")
             assert int(answer.headers["retry-after"]) > 0
         assert job.send("GET", "/task/action").error == (503, "unavailable")
-    finally:
-        postgres_server.come_back()
     assert job.report(nonce=nonce, logs=["after"]).status == 200
     assert [line.message for line in job.view().logs] == ["before", "after"]
 
@@ -70,7 +68,7 @@ def test_connections_that_the_database_closed_are_replaced(database: Database, j
 def test_a_lock_that_is_held_too_long_is_a_reason_to_send_again(database: Database, job: SignedJob) -> None:
     def wait_briefly(engine: Engine, timeout: str) -> None:
         with engine.begin() as connection:
-            connection.execute(text(f"ALTER DATABASE airflow SET lock_timeout = '{timeout}'"))
+            connection.execute(text(f"ALTER DATABASE airflow_{WORKER} SET lock_timeout = '{timeout}'"))
         engine.dispose()
 
     wait_briefly(database.engine, "100ms")

@@ -42,7 +42,7 @@ from tests.integration.file_transfers import (
 from tests.integration.running_tasks import RunningTask, running_task
 from tests.integration.servers import served_alone
 from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob, registered
-from tests.means import STRICT
+from tests.means import leave_out
 
 pytestmark = pytest.mark.integration
 
@@ -257,9 +257,7 @@ def small_disk(folder: Folder) -> Iterator[Path]:
     except OSError as error:
         refused = str(error)
     if refused:
-        reason = f"No disk can be mounted: {refused.strip()}"
-        assert not STRICT, reason
-        pytest.skip(reason)
+        leave_out("no disk can be mounted: run the tests as root")
     try:
         yield folder.root
     finally:

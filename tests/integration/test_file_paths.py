@@ -36,9 +36,7 @@ SIZE = 500
 UNKNOWN = "01890000-0000-7000-8000-000000000000"
 
 
-hostile = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+hostile = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 ODD_SEGMENTS = [

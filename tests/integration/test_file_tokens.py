@@ -27,9 +27,7 @@ BAD = (403, "bad_token")
 SIZE = 100
 METHODS = ["GET", "HEAD", "PUT"]
 
-hostile = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+hostile = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Urls:

@@ -26,11 +26,7 @@ from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob,
 
 pytestmark = pytest.mark.integration
 
-hostile = settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+hostile = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 ROUTES = [
     ("POST", "/status"),

@@ -22,9 +22,7 @@ from tests.integration.signed_jobs import NewJob, SignedJob, new_nonce
 
 pytestmark = pytest.mark.integration
 
-fresh_each_time = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+fresh_each_time = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

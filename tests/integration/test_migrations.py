@@ -25,6 +25,7 @@ from sqlalchemy.schema import ColumnCollectionConstraint, CreateIndex, CreateTab
 from airflow_asyncaction.store.db_manager import REVISION_HEADS, AsyncActionDBManager
 from airflow_asyncaction.store.models import metadata
 from tests.integration.databases import Database, sqlite_in
+from tests.shared import WORKER
 
 pytestmark = pytest.mark.integration
 
@@ -40,9 +41,10 @@ def empty(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
             yield database
         return
     server = request.getfixturevalue("postgres_server")
-    with Database("postgresql", server.create("empty")).in_use() as database:
+    name = f"empty_{WORKER}"
+    with Database("postgresql", server.create(name)).in_use() as database:
         yield database
-    server.drop("empty")
+    server.drop(name)
 
 
 @contextmanager

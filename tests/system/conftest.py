@@ -16,9 +16,9 @@ import pytest
 from sqlalchemy import create_engine
 
 from dev.deployment import USER, Deployment
-from dev.postgres import Postgres
 from dev.s3 import S3Server
-from tests.means import kube_or_skip, postgres_or_skip, s3_or_skip
+from tests.means import kube_or_skip, s3_or_skip
+from tests.shared import SharedServices
 from tests.system.command_lines import CommandLines
 from tests.system.kube_scene import KubeScene
 from tests.system.runners import in_pods, on_laptop
@@ -79,22 +79,15 @@ CONFIG = {
 }
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the system tests after all others, in their own order."""
+    """Put the system tests first, in their own order."""
 
     def rank(item: pytest.Item) -> int:
         if item.path.parent != HERE:
-            return -1
+            return len(LAST) + 1
         return LAST.index(item.path.name) + 1 if item.path.name in LAST else 0
 
     items.sort(key=rank)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    with postgres_or_skip() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -115,7 +108,10 @@ def canary() -> str:
 
 @pytest.fixture(scope="session")
 def scene(
-    postgres: Postgres, s3: S3Server, canary: str, tmp_path_factory: pytest.TempPathFactory
+    shared: SharedServices,
+    s3: S3Server,
+    canary: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Scene]:
     """Return the deployment, with a run of each Dag that needs no attention."""
     home, folder = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("marks")
@@ -124,12 +120,13 @@ def scene(
     (folder / "inputs" / "sub" / "two.txt").write_text("two\n")
     stores = {"default": (home / "asyncaction").as_uri(), "lake": "s3://aws_test@lake/files"}
     ours = {**CONFIG["asyncaction"], "file_stores": json.dumps(stores), "runners": on_laptop()}
-    url = postgres.create("airflow")
+    url = shared.migrated_postgres("system")
     engine = create_engine(url)
     deployment = Deployment(
         home,
         dags=[ROOT / "example_dags", HERE / "dags"],
         database_url=url,
+        is_migrated=True,
         config={**CONFIG, "core": {"simple_auth_manager_users": PEOPLE}, "asyncaction": ours},
         environ={"ASYNCACTION_TEST_FOLDER": str(folder), "AIRFLOW_CONN_AWS_TEST": s3.connection},
     )
@@ -151,16 +148,17 @@ def scene(
 
 
 @pytest.fixture(scope="session")
-def kube(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeScene]:
+def kube(shared: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeScene]:
     """Return the deployment whose jobs are pods, with a run of each Dag that needs no attention."""
     home = tmp_path_factory.mktemp("kube")
     with kube_or_skip() as cluster:
-        url = postgres.create("kube")
+        url = shared.migrated_postgres("pods")
         engine = create_engine(url)
         deployment = Deployment(
             home,
             dags=[HERE / "kube_dags"],
             database_url=url,
+            is_migrated=True,
             # Each process of a task imports the client of Kubernetes, which takes seconds of a core.
             config={
                 **CONFIG,

@@ -6,7 +6,6 @@ from __future__ import annotations
 import configparser
 import json
 import secrets
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
 import requests
 from cryptography.fernet import Fernet
 from sqlalchemy import Engine, text
@@ -24,7 +22,6 @@ from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import TaskView
 from dev.airflow_api import TaskKey
 from dev.deployment import Deployment
-from tests.means import STRICT
 from tests.system.command_lines import CommandLines
 
 T = TypeVar("T")
@@ -176,15 +173,6 @@ def eventually(look: Callable[[], T | None], what: str, seconds: float = PATIENC
         assert time.monotonic() < give_up_at, f"not within {seconds:g} s: {what}"
         time.sleep(0.1)
     return found
-
-
-def need(*programs: str) -> None:
-    """Skip the test where programs are missing, or fail where nothing may be skipped."""
-    missing = ", ".join(program for program in programs if shutil.which(program) is None)
-    if missing and STRICT:
-        pytest.fail(f"not installed: {missing}")
-    if missing:
-        pytest.skip(f"not installed: {missing}")
 
 
 def processes_of(action: StoredAction) -> list[str]:

@@ -9,8 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.means import need
 from tests.system.conftest import EXAMPLES, ROOT
-from tests.system.scene import Scene, eventually, need
+from tests.system.scene import Scene, eventually
 
 pytestmark = pytest.mark.system
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from airflow_asyncaction.protocol.digests import digests
-from tests.system.scene import Scene, eventually, need
+from tests.means import need
+from tests.system.scene import Scene, eventually
 
 pytestmark = pytest.mark.system
 

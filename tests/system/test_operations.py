@@ -365,7 +365,7 @@ def test_routes_are_as_they_are_described(
     if operation_id == "launchOperation":  # which inputs are right is for an operation's own schema to say
         excluded += [positive_data_acceptance, negative_data_rejection]
 
-    @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def compare(case: Any) -> None:
         case.call_and_validate(headers=ann.headers, excluded_checks=excluded)

@@ -45,7 +45,7 @@ def browser() -> Iterator[Browser]:
 def scene(
     request: pytest.FixtureRequest,
     browser: Browser,
-    postgres: Postgres,
+    postgres_server: Postgres,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[PageScene]:
     """Return a deployment of each auth manager, in which some runs have ended."""
@@ -53,7 +53,7 @@ def scene(
     deployment = Deployment(
         tmp_path_factory.mktemp(kind),
         dags=[HERE / "page_dags"],
-        database_url=postgres.create(f"page_{kind}"),
+        database_url=postgres_server.create(f"page_{kind}"),
         config={**CONFIG, "core": {**AUTH_MANAGERS[kind], "parallelism": "4"}},
     )
     with deployment:

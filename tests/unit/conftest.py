@@ -6,13 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 from airflow_asyncaction.job import Job, Timing
 from airflow_asyncaction.testing import JobServer, TestedJob
-
-settings.register_profile("noisy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("noisy")  # time on a shared machine says nothing
 
 
 @pytest.fixture

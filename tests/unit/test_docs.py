@@ -21,7 +21,7 @@ from airflow_asyncaction.settings import OPTIONS
 from airflow_asyncaction.testing import TestedJob
 from airflow_asyncaction.web import refusals
 from docs import hooks
-from tests.means import STRICT
+from tests.means import need
 
 pytestmark = pytest.mark.unit
 
@@ -169,9 +169,7 @@ def test_yaml_and_json_in_pages_can_be_read(code: str) -> None:
     ("program", "script"), [("sh", "load.sh"), (sys.executable, "load.py"), ("node", "load.mjs")]
 )
 def test_jobs_of_the_quick_start_report(program: str, script: str, server: Any, tmp_path: Path) -> None:
-    needed = [program, "curl", "openssl"] if program == "sh" else [program]
-    if missing := [name for name in needed if shutil.which(name) is None]:
-        (pytest.fail if STRICT else pytest.skip)(f"not installed: {', '.join(missing)}")
+    need(program, *(["curl", "openssl"] if program == "sh" else []))
     for path in (DOCS / "quickstart" / script, ROOT / "example_dags" / "jobs" / "signing.sh"):
         shutil.copy(path, tmp_path)
     job: TestedJob = server.new_job(arguments={"table": "orders"})

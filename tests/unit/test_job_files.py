@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import ssl
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from airflow_asyncaction.job.transfer import Source, fetch_file, send_file
 from airflow_asyncaction.protocol.digests import Digests, digests
 from airflow_asyncaction.testing import JobServer, TestedJob
 from airflow_asyncaction.testing_files import StoredFile
+from tests.means import need
 
 ROOT = Path(__file__).parent.parent.parent
 MIB = 1024 * 1024
@@ -531,8 +531,8 @@ def test_100_mib_in_constant_memory(tested: TestedJob, tmp_path: Path) -> None:
     assert (tmp_path / "back").stat().st_size == 100 * MIB
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
 def test_over_tls(tmp_path: Path) -> None:
+    need("openssl")
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     made = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=test"]
     made += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import ssl
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from airflow_asyncaction.job import ServerUnreachable, Timing, open_job
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
+from tests.means import need
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -35,8 +35,8 @@ def run_python(code: str, environ: dict[str, str]) -> subprocess.CompletedProces
     )
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate")
 def test_https(tmp_path: Path) -> None:
+    need("openssl")
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     made = ["openssl", "req", "-x509", "-nodes", "-newkey", "rsa:2048", "-days", "2", "-subj", "/CN=test"]
     made += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
