@@ -93,6 +93,7 @@ class Deployment:
         self.password = secrets.token_urlsafe(9)
         self._config = config or {}
         self._mark = secrets.token_hex(8)
+        self._sessions = set[int]()
         self._start_timeout_seconds = start_timeout_seconds
         api_port, self._worker_log_port, self._trigger_log_port = free_ports(3)
         self.base_url = f"http://127.0.0.1:{api_port}"
@@ -150,17 +151,40 @@ class Deployment:
         """End all processes, and whatever they started; a Ctrl-C does not interrupt it."""
         with _uninterrupted():
             stop(self.processes, grace_seconds=STOP_GRACE_SECONDS)
-            sessions = set[int]().union(*(process.sessions for process in self.processes))
+            sessions = self._sessions.union(*(process.sessions for process in self.processes))
             while kill_remains(sessions, MARK, self._mark):
                 time.sleep(0.05)
             if self._own_server is not None:
                 self._own_server.stop()
 
-    def cli(self, *arguments: str, timeout_seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    @contextmanager
+    def another_api_server(self, name: str, environ: Mapping[str, str]) -> Iterator[str]:
+        """Run one more API server on the same database; yield its URL once it answers.
+
+        :param name: of its log
+        :param environ: variables that make it another
+        :raises DeploymentError: it does not come up
+        """
+        (port,) = free_ports(1)
+        url = f"http://127.0.0.1:{port}"
+        environ = {**self.environ, "AIRFLOW__API__BASE_URL": f"{url}/", **environ}
+        command = [sys.executable, "-m", "airflow", "api-server", "--port", str(port), "--host", "127.0.0.1"]
+        process = Process(name, command, environ=environ, log=self.home / f"{name}.log")
+        process.start()
+        try:
+            self._wait_until_it_answers(process, AirflowApi(url, user="", password=""))
+            yield url
+        finally:
+            stop([process], grace_seconds=STOP_GRACE_SECONDS)
+            self._sessions |= process.sessions
+
+    def cli(
+        self, *arguments: str, timeout_seconds: float = 300, environ: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run an ``airflow`` command in this deployment, to its end."""
         return subprocess.run(
             [sys.executable, "-m", "airflow", *arguments],
-            env=self.environ,
+            env={**self.environ, **(environ or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -182,6 +206,18 @@ class Deployment:
             if time.monotonic() > deadline:
                 raise DeploymentError(f"{late.name} is not healthy after {limit:g} s", late.log, late.tail())
             time.sleep(0.2)
+
+    def _wait_until_it_answers(self, process: Process, api: AirflowApi) -> None:
+        deadline = time.monotonic() + self._start_timeout_seconds
+        while True:
+            try:
+                api.health()
+            except AirflowApiError as error:
+                if not process.is_running or time.monotonic() > deadline:
+                    raise DeploymentError(f"{process.name}: {error}", process.log, process.tail()) from error
+                time.sleep(0.2)
+            else:
+                return
 
     def _unhealthy(self) -> Process | None:
         try:

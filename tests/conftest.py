@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,13 @@ def group_of(item: pytest.Item) -> str:
     callspec = getattr(item, "callspec", None)
     database = callspec.params.get("database", "") if callspec else ""
     return f"{item.path.stem} {database}".strip()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line for each reason what was left out, and how to have it."""
+    reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ()))
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count} tests were left out. {reason.removeprefix('Skipped: ')}")
 
 
 def shared_services(factory: pytest.TempPathFactory) -> SharedServices:

@@ -22,6 +22,11 @@ WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 _TEMPLATE = "migrated"
 _CONNECTIONS = 400
+WITH_FAB = {
+    "AIRFLOW__CORE__AUTH_MANAGER": "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
+}
+"""For the tables of its users, beside all others."""
+
 _URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 
 
@@ -44,7 +49,7 @@ class SharedServices:
         with self._locked():  # a template may not be in use while it is copied
             server, marker = self._postgres(), self.folder / "postgres.migrated"
             if not marker.exists():
-                run_airflow(server.create(_TEMPLATE), "db", "migrate")
+                run_airflow(server.create(_TEMPLATE), "db", "migrate", environ=WITH_FAB)
                 marker.touch()
             return server.create(name, template=_TEMPLATE)
 

@@ -107,7 +107,7 @@ def canary() -> str:
 
 
 @pytest.fixture(scope="session")
-def scene(
+def shared_scene(
     shared: SharedServices,
     s3: S3Server,
     canary: str,
@@ -124,7 +124,7 @@ def scene(
     engine = create_engine(url)
     deployment = Deployment(
         home,
-        dags=[ROOT / "example_dags", HERE / "dags"],
+        dags=[ROOT / "example_dags", HERE / "dags", HERE / "page_dags"],
         database_url=url,
         is_migrated=True,
         config={**CONFIG, "core": {"simple_auth_manager_users": PEOPLE}, "asyncaction": ours},
@@ -145,6 +145,12 @@ def scene(
             yield scene
     finally:
         engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def scene(shared_scene: Scene) -> Scene:
+    """Return the deployment; a module may have a scene of its own on it."""
+    return shared_scene
 
 
 @pytest.fixture(scope="session")

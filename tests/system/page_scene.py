@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -15,19 +16,14 @@ import requests
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, ConsoleMessage, Error, Frame, FrameLocator, Page
 
+from dev.airflow_api import AirflowApi
 from dev.deployment import USER, Deployment
+from tests.shared import WITH_FAB
 
 VIEWER = "viewer"
 LOOKER = "looker"
 """May look at actions, and neither at logs nor at XComs: where roles can say so."""
 LOOKS_AT = ("DAGs", "DAG Runs", "Task Instances", "Website")
-FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
-AUTH_MANAGERS = {
-    "simple": {"simple_auth_manager_users": f"{USER}:admin,{VIEWER}:viewer"},
-    "fab": {"auth_manager": FAB},
-}
-"""Options of ``[core]``, by the name of a kind of deployment."""
-
 FOLDER = Path(os.environ.get("ASYNCACTION_SCREENSHOTS", "build/screenshots"))
 EXPECTED = (
     "sandbox attribute can escape",  # Airflow's own way to show plugins
@@ -41,52 +37,63 @@ EXPECTED = (
 Theme = Literal["light", "dark"]
 
 
-class PageScene:
-    """The deployment of one auth manager, whose runs are looked at in a browser.
+def simple_scene(deployment: Deployment, browser: Browser) -> PageScene:
+    """Return the deployment's own API server, whose auth manager is the simple one."""
+    passwords = json.loads((deployment.home / "passwords.json").read_text())
+    return PageScene("simple", deployment.base_url, passwords, browser)
 
-    :param kind: of ``AUTH_MANAGERS``
+
+@contextmanager
+def fab_scene(deployment: Deployment, browser: Browser) -> Iterator[PageScene]:
+    """Run one more API server, whose auth manager is FAB's, with users of three roles."""
+    passwords = {USER: secrets.token_hex(8), VIEWER: secrets.token_hex(8), LOOKER: secrets.token_hex(8)}
+    names = ("--firstname", USER, "--lastname", USER, "--email", f"{USER}@example.org")
+    admin = ("--username", USER, "--role", "Admin", "--password", passwords[USER])
+    created = deployment.cli("users", "create", *admin, *names, environ=WITH_FAB)
+    assert created.returncode == 0, created.stderr[-2000:]
+    with deployment.another_api_server("api-server-fab", WITH_FAB) as url:
+        token = _token(url, USER, passwords[USER])
+        looks = [{"action": {"name": "can_read"}, "resource": {"name": name}} for name in LOOKS_AT]
+        _create(url, token, "roles", {"name": "Looker", "actions": looks})
+        for name, role in ((VIEWER, "Viewer"), (LOOKER, "Looker")):
+            user = {"username": name, "first_name": name, "last_name": name, "email": f"{name}@example.org"}
+            _create(url, token, "users", {**user, "password": passwords[name], "roles": [{"name": role}]})
+        yield PageScene("fab", url, passwords, browser)
+
+
+def _token(base_url: str, name: str, password: str) -> str:
+    body = {"username": name, "password": password}
+    with requests.Session() as session:
+        session.trust_env = False
+        answer = session.post(f"{base_url}/auth/token", json=body, timeout=60)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["access_token"])
+
+
+def _create(base_url: str, token: str, what: str, body: Mapping[str, Any]) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    answer = requests.post(f"{base_url}/auth/fab/v1/{what}", json=body, headers=headers, timeout=60)
+    assert answer.ok, answer.text
+
+
+class PageScene:
+    """An API server with one auth manager, whose actions are looked at in a browser.
+
+    :param kind: ``simple`` or ``fab``
+    :param passwords: of those who may sign in, by name
     """
 
-    def __init__(self, kind: str, deployment: Deployment, browser: Browser) -> None:
+    def __init__(self, kind: str, base_url: str, passwords: Mapping[str, str], browser: Browser) -> None:
         self.kind = kind
-        self.deployment = deployment
-        self.api = deployment.api
+        self.base_url = base_url
+        self.api = AirflowApi(base_url, user=USER, password=passwords[USER])
         self._browser = browser
-        self._tokens: dict[str, str] = {}
-
-    def make_users(self) -> None:
-        """Let everybody sign in; to be called once, after the start."""
-        if self.kind == "simple":
-            passwords = json.loads((self.deployment.home / "passwords.json").read_text())
-        else:
-            self._cli("roles", "create", "Looker")
-            self._cli("roles", "add-perms", "Looker", "--action", "can_read", "--resource", *LOOKS_AT)
-            passwords = {USER: self.deployment.password, VIEWER: "v1ewer", LOOKER: "l00ker"}
-            for name, role in ((USER, "Admin"), (VIEWER, "Viewer"), (LOOKER, "Looker")):
-                self._create_user(name, role, passwords[name])
-        self._tokens = {name: self._token(name, password) for name, password in passwords.items()}
-
-    def _token(self, name: str, password: str) -> str:
-        body = {"username": name, "password": password}
-        with requests.Session() as session:
-            session.trust_env = False
-            answer = session.post(f"{self.deployment.base_url}/auth/token", json=body, timeout=60)
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["access_token"])
-
-    def _create_user(self, name: str, role: str, password: str) -> None:
-        who = ("--username", name, "--role", role, f"--password={password}")  # it may begin with "-"
-        rest = ("--firstname", name, "--lastname", name, "--email", f"{name}@example.org")
-        self._cli("users", "create", *who, *rest)
-
-    def _cli(self, *arguments: str) -> None:
-        done = self.deployment.cli(*arguments)
-        assert done.returncode == 0, done.stderr[-2000:]
+        self._tokens = {name: _token(base_url, name, password) for name, password in passwords.items()}
 
     def get(self, user: str, path: str) -> requests.Response:
         """Send a request to a route of users."""
         headers = {"Authorization": f"Bearer {self._tokens[user]}"}
-        return requests.get(f"{self.deployment.base_url}/async{path}", headers=headers, timeout=60)
+        return requests.get(f"{self.base_url}/async{path}", headers=headers, timeout=60)
 
     @contextmanager
     def page(self, user: str = USER, *, theme: Theme = "light", width: int = 1440) -> Iterator[Page]:
@@ -107,9 +114,7 @@ class PageScene:
         context = self._browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=theme, accept_downloads=True
         )
-        context.add_cookies(
-            [{"name": "_token", "value": self._tokens[user], "url": self.deployment.base_url}]
-        )
+        context.add_cookies([{"name": "_token", "value": self._tokens[user], "url": self.base_url}])
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.on("console", listen)
@@ -122,7 +127,7 @@ class PageScene:
 
     def open(self, page: Page, path: str) -> FrameLocator:
         """Open a path of Airflow's UI; return the page in it."""
-        page.goto(f"{self.deployment.base_url}{path}")
+        page.goto(f"{self.base_url}{path}")
         return page.frame_locator('iframe[src*="/async/ui/"]')
 
     def open_task(self, page: Page, dag_id: str, run_id: str, task_id: str) -> FrameLocator:
@@ -133,7 +138,7 @@ class PageScene:
 
     def open_alone(self, page: Page, path: str = "") -> None:
         """Open a view in a window of its own."""
-        page.goto(f"{self.deployment.base_url}/async/ui/{path}")
+        page.goto(f"{self.base_url}/async/ui/{path}")
 
     def keep(self, page: Page, name: str) -> None:
         """Keep a screenshot."""

@@ -8,25 +8,29 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, FrameLocator, Page, Request, Route, expect
 
-from dev.deployment import USER, Deployment
-from dev.postgres import Postgres
+from dev.deployment import USER
 from tests.system.browser import browser_or_skip
-from tests.system.conftest import CONFIG
 from tests.system.page_dags.pages import MARKUP, ROWS
-from tests.system.page_scene import AUTH_MANAGERS, LOOKER, VIEWER, PageScene, Theme, frame_of, serious
-from tests.system.scene import PATIENCE_SECONDS
+from tests.system.page_scene import (
+    LOOKER,
+    VIEWER,
+    PageScene,
+    Theme,
+    fab_scene,
+    frame_of,
+    serious,
+    simple_scene,
+)
+from tests.system.scene import PATIENCE_SECONDS, Scene
 
 pytestmark = pytest.mark.system
 
-HERE = Path(__file__).parent
-DAGS = {f"page_{name}" for name in ("harm", "leave", "load", "retried", "secret", "silent", "talk")}
 ENDING = ("page_leave", "page_harm", "page_silent", "page_talk")
 PATIENCE_MS = 90_000
 """A task may take long to start; what is shown once it has is in time."""
@@ -41,26 +45,14 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(scope="module", params=list(AUTH_MANAGERS))
-def scene(
-    request: pytest.FixtureRequest,
-    browser: Browser,
-    postgres_server: Postgres,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[PageScene]:
-    """Return a deployment of each auth manager, in which some runs have ended."""
-    kind = str(request.param)
-    deployment = Deployment(
-        tmp_path_factory.mktemp(kind),
-        dags=[HERE / "page_dags"],
-        database_url=postgres_server.create(f"page_{kind}"),
-        config={**CONFIG, "core": {**AUTH_MANAGERS[kind], "parallelism": "4"}},
-    )
-    with deployment:
-        scene = PageScene(kind, deployment, browser)
-        scene.make_users()
-        scene.api.wait_for_dags(DAGS, timeout_seconds=PATIENCE_SECONDS)
-        yield scene
+@pytest.fixture(scope="module", params=["simple", "fab"])
+def scene(request: pytest.FixtureRequest, shared_scene: Scene, browser: Browser) -> Iterator[PageScene]:
+    """Return an API server of each auth manager."""
+    if request.param == "simple":
+        yield simple_scene(shared_scene.deployment, browser)
+    else:
+        with fab_scene(shared_scene.deployment, browser) as scene:
+            yield scene
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +108,7 @@ def open_load(scene: PageScene, page: Page, run_id: str) -> None:
 def test_a_run_is_started_in_airflows_ui_watched_and_stopped(scene: PageScene) -> None:
     scene.api.unpause("page_load")
     with scene.page() as page:
-        page.goto(f"{scene.deployment.base_url}/dags/page_load")
+        page.goto(f"{scene.base_url}/dags/page_load")
         page.get_by_role("button", name="Trigger").first.click()
         with page.expect_response(lambda answer: answer.url.endswith("/page_load/dagRuns")) as triggered:
             page.get_by_role("dialog").get_by_role("button", name="Trigger").click()
