@@ -158,7 +158,8 @@ class Attempt:
 
     def _end(self, reason: StopReason) -> None:
         """End the job when its task is interrupted by an exception, as far as it has not ended."""
-        if not self._tell_or_log(Stop(reason)) and isinstance(self._runner, AdoptableRunner):
+        is_told = self._tell_or_log(Stop(reason))
+        if not is_told and isinstance(self._runner, AdoptableRunner):
             self._runner.orphaned()
             self._ended.set()
             return
@@ -166,6 +167,8 @@ class Attempt:
         try:
             exit_ = self._runner.wait()
             if exit_ is not None:
+                if not is_told:
+                    self._tell_or_log(Stop(reason))  # or the signal that ended the job seems not to be ours
                 self._tell_or_log(exit_)
         finally:
             self._tell_or_log(Abandon())  # means nothing to an action that the exit has ended

@@ -295,7 +295,9 @@ def _waited(action: Action, message: Due | Unlaunched, now: datetime) -> Action:
 
 def _stopping(action: Action, stop: Stop, now: datetime) -> Action:
     if action.state.is_end:
-        return action
+        # A job that reported SUCCESS and still runs: the stop explains the signal that it may die of.
+        is_running = action.state is State.SUCCESS and not action.is_done
+        return replace(action, stop_reason=action.stop_reason or stop.reason) if is_running else action
     if action.state.is_waiting:
         stopped = replace(action, verb=Verb.STOP, stop_reason=stop.reason)
         return _fenced(stopped, now, stop.reason.value, "It was stopped before its job was launched")
@@ -334,7 +336,7 @@ def _timed_out(action: Action, time_out: TimeOut, now: datetime) -> Action:
 
 
 def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
-    """Apply the table of PROTOCOL.md, 4."""
+    """Apply the table of PROTOCOL.md, 4. After a stop, the signal that the job died of may be ours."""
     if action.exit is not None:
         return action
     seen = replace(action, exit=_exit_json(exit_))
@@ -342,7 +344,7 @@ def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
         exit_.is_clean or action.state.is_end or not exit_.is_seen
     ):
         return seen  # the work was submitted: its report is the end
-    if action.state is State.SUCCESS and exit_.is_seen and not exit_.is_clean:
+    if action.state is State.SUCCESS and action.stop_reason is None and exit_.is_seen and not exit_.is_clean:
         return _failed(seen, exit_, "ExitCodeMismatch", now)
     if action.state.is_end:
         return seen

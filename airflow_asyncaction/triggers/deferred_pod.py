@@ -165,12 +165,15 @@ class DeferredPod:
 
     async def _kill(self, info: JobInfo, *, is_over: bool) -> None:
         self._story.deleted_by_us()
+        stop, is_stop_told = Stop(StopReason.KILLED), is_over
         with self._watch.observed(self._terms.uid, self):
             if not is_over:
-                await self._tell_soon(info, Stop(StopReason.KILLED))
+                is_stop_told = await self._tell_soon(info, stop)
                 await self._ended_within(min(self._terms.stop_grace.total_seconds(), _LONGEST_STOP_SECONDS))
             if self._exit is not None:
                 await self._read_rest()
+                if not is_stop_told:
+                    await self._tell_soon(info, stop)  # or the exit seems to be the job's own
                 await self._tell_soon(info, self._exit)
         if not self._terms.keep_on_kill:
             await self._delete_pod(grace_seconds=int(self._terms.stop_grace.total_seconds()))
@@ -336,8 +339,9 @@ class DeferredPod:
             self._log.warning("%s", error)
             return None
 
-    async def _tell_soon(self, info: JobInfo, word: Word) -> None:
-        await self._ask_for_a_while(lambda hook: hook.tell(info, word, patience=_NO_PATIENCE))
+    async def _tell_soon(self, info: JobInfo, word: Word) -> bool:
+        view = await self._ask_for_a_while(lambda hook: hook.tell(info, word, patience=_NO_PATIENCE))
+        return view is not None
 
 
 def exit_of(view: TaskView) -> Exit:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -207,6 +208,62 @@ def test_a_job_that_succeeds_though_asked_to_stop_has_succeeded() -> None:
     assert after(action(), Stop(StopReason.KILLED), SUCCESS, Exit(code=0)).state is State.SUCCESS
 
 
+STOP = Stop(StopReason.REQUESTED)
+EXITS = (
+    Exit(code=0),
+    Exit(code=3),
+    Exit(signal="SIGTERM"),
+    Exit(reason="PodDeleted", message="gone", is_seen=False),
+)
+STOPPED, DONE = (State.STOPPED, "Requested"), (State.SUCCESS, None)
+MINE, MISMATCH = (State.ERROR, "Mine"), (State.ERROR, "ExitCodeMismatch")
+OF_THE_EXIT = (DONE, (State.ERROR, "ExitCode"), (State.ERROR, "Signal"), (State.ERROR, "PodDeleted"))
+EXIT = "exit"  # stands for each of EXITS
+# Every order of a stop, the job's terminal report, and its exit; the ends are those of EXITS.
+STOP_ORDERS: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = [
+    ((STOP, EXIT), (STOPPED,) * 4),
+    ((EXIT, STOP), OF_THE_EXIT),
+    ((STOP, SUCCESS, EXIT), (DONE,) * 4),
+    ((SUCCESS, STOP, EXIT), (DONE,) * 4),
+    ((SUCCESS, EXIT, STOP), (DONE, MISMATCH, MISMATCH, DONE)),
+    ((STOP, EXIT, SUCCESS), (STOPPED,) * 4),
+    ((EXIT, STOP, SUCCESS), OF_THE_EXIT),
+    ((EXIT, SUCCESS, STOP), OF_THE_EXIT),
+    ((STOP, ERROR, EXIT), ((State.STOPPED, "Mine"),) * 4),
+    ((ERROR, STOP, EXIT), (MINE,) * 4),
+    ((ERROR, EXIT, STOP), (MINE,) * 4),
+    ((STOP, EXIT, ERROR), (STOPPED,) * 4),
+    ((EXIT, STOP, ERROR), OF_THE_EXIT),
+    ((EXIT, ERROR, STOP), OF_THE_EXIT),
+]
+
+
+def test_the_orders_of_a_stop_are_all_there_are() -> None:
+    orders = [order for order, _ in STOP_ORDERS]
+    for report in ([], [SUCCESS], [ERROR]):
+        assert all(order in orders for order in permutations((STOP, EXIT, *report)))
+    assert len(orders) == 2 + 6 + 6
+
+
+@pytest.mark.parametrize(("order", "ends"), STOP_ORDERS, ids=str)
+@pytest.mark.parametrize("number", range(len(EXITS)), ids=["0", "code", "our signal", "unseen"])
+def test_a_stop_the_jobs_end_and_its_exit_in_any_order(
+    order: tuple[Any, ...], ends: tuple[Any, ...], number: int
+) -> None:
+    now = after(action(), Launched({"pid": 1}))
+    for message in order:
+        decision = decide(now, EXITS[number] if message is EXIT else message, NOW)
+        now = decision.action if isinstance(decision, Accepted) else now
+    assert (now.state, now.error_name, now.is_done) == (*ends[number], True)
+
+
+def test_a_stop_after_the_end_was_reported_is_told_to_nobody() -> None:
+    stopped = after(action(), SUCCESS, STOP)
+    assert (stopped.state, stopped.verb, stopped.is_done) == (State.SUCCESS, None, False)
+    for start in (after(action(), ERROR), after(action(completion=Completion.REPORT), SUCCESS)):
+        assert after(start, STOP) == start
+
+
 def test_the_first_reason_to_stop_counts() -> None:
     stopping = after(action(), Stop(StopReason.EXECUTION_TIMEOUT), Stop(StopReason.KILLED))
     end = after(stopping, Exit(signal="SIGTERM"))
@@ -316,6 +373,7 @@ def check_step(before: Action, message: Message, now: Action) -> None:
         assert (before.state, now.state) == (State.SUCCESS, State.ERROR)
         assert now.error_name == "ExitCodeMismatch"
         assert isinstance(message, Exit)
+        assert before.stop_reason is None
     assert not (before.fenced and not now.fenced)
     assert not (before.is_done and not now.is_done)
     assert before.exit is None or now.exit == before.exit
