@@ -91,7 +91,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
     from airflow_asyncaction import settings
     from airflow_asyncaction.hooks.task import TaskHook
     from airflow_asyncaction.protocol.job_info import JobInfo
-    from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker
+    from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker, TaskCredentials
     from airflow_asyncaction.store.actions import Actions
     from airflow_asyncaction.store.registration import Claimant, register
     from airflow_asyncaction.triggers.pods import PodActionTrigger
@@ -104,12 +104,13 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
         nonce = _commit(ti_id)
         spec = ActionSpec(type="benchmark", runner="kubernetes", adoptable=True)
         done = register(actions, Claimant.of(ti_id, nonce), spec, datetime.now(UTC))
-        info = JobInfo(job_id=done.action.id, secret_key=done.secret, hook=base_url)
-        TaskHook(base_url).defer(info, Deferral(needs_worker=NeedsWorker.ON_FAILURE))
+        info = JobInfo(job_id=done.action.id, secret_key=done.secrets.job, hook=base_url)
+        task = TaskCredentials(done.action.id, done.secrets.task)
+        TaskHook(base_url).defer(task, Deferral(needs_worker=NeedsWorker.ON_FAILURE))
         return PodActionTrigger(
             action_id=info.job_id,
             ti_id=ti_id,
-            pod=_create_pod(core, namespace, info),
+            pod=_create_pod(core, namespace, info, task.secret_key),
             container="base",
             cluster={
                 "conn_id": "kubernetes_default",
@@ -151,7 +152,7 @@ def _commit(ti_id: str) -> str:
     return nonce
 
 
-def _create_pod(core: Any, namespace: str, info: Any) -> dict[str, str]:
+def _create_pod(core: Any, namespace: str, info: Any, task_key: str) -> dict[str, str]:
     """Create a pod and its Secret as a worker does, and return where it is."""
     from kubernetes import client as k8s
 
@@ -162,9 +163,9 @@ def _create_pod(core: Any, namespace: str, info: Any) -> dict[str, str]:
         metadata=k8s.V1ObjectMeta(name=f"waiting-{secrets.token_hex(6)}", namespace=namespace, labels={}),
         spec=k8s.V1PodSpec(containers=[container], scheduler_name=NOBODY, restart_policy="Never"),
     )
-    add_job(pod, info, secret_in_env=False, on_finish="delete_pod")
+    add_job(pod, info, task_key=task_key, secret_in_env=False, on_finish="delete_pod")
     created = core.create_namespaced_pod(namespace, pod)
-    core.create_namespaced_secret(namespace, job_secret(created, info))
+    core.create_namespaced_secret(namespace, job_secret(created, info, task_key=task_key))
     return {"name": created.metadata.name, "namespace": namespace, "uid": created.metadata.uid}
 
 

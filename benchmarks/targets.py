@@ -71,7 +71,7 @@ def _make(count: int, generator: Any) -> list[Target]:
         spec = ActionSpec(type="benchmark", runner="local")
         done = register(actions, Claimant.of(str(ti_id), nonce), spec, now)
         token = generator.generate(extras={"sub": str(ti_id), "scope": "execution"}, valid_for=3600)
-        targets.append(Target(str(ti_id), token, done.action.id, done.secret))
+        targets.append(Target(str(ti_id), token, done.action.id, done.secrets.job))
     return targets
 
 

@@ -39,15 +39,15 @@ log = logging.getLogger(__name__)
 
 
 class Signed(Protocol):
-    """A request about an action, signed with its secret."""
+    """A request about an action, signed by its job or its task."""
 
     @property
     def action_id(self) -> JobId:
         """The action."""
 
     @property
-    def scheme(self) -> Scheme:
-        """How it is signed."""
+    def job_scheme(self) -> Scheme | None:
+        """How the job has signed it; ``None`` if its task has."""
 
     @property
     def now(self) -> datetime:
@@ -127,7 +127,11 @@ class Files:
         :param content_url: absolute, that a token is to be added to
         :raises FileRefused: it may not be sent
         """
-        with self._actions.locked(signed.action_id, unseal, signed.scheme) as (connection, row, announcement):
+        with self._actions.locked(signed.action_id, unseal, signed.job_scheme) as (
+            connection,
+            row,
+            announcement,
+        ):
             _check_own(signed, target.action_id)
             check_lives(row)
             store = self._stores.named(target.store)
@@ -146,7 +150,7 @@ class Files:
 
         :raises FileRefused: it is not there, or not what was announced
         """
-        with self._actions.locked(signed.action_id, prove, signed.scheme) as (connection, row, _):
+        with self._actions.locked(signed.action_id, prove, signed.job_scheme) as (connection, row, _):
             _check_own(signed, target.action_id)
             check_lives(row)
             self._stores.named(target.store)
@@ -163,7 +167,11 @@ class Files:
 
         :raises FileRefused: there is no such file
         """
-        with self._actions.locked(signed.action_id, unseal, signed.scheme) as (connection, row, reference):
+        with self._actions.locked(signed.action_id, unseal, signed.job_scheme) as (
+            connection,
+            row,
+            reference,
+        ):
             check_lives(row)
             source = files.attached(
                 connection, JobId(reference.action.lower()), reference.property, reference.index
@@ -185,7 +193,7 @@ class Files:
         :param content_url: absolute, that a token is to be added to
         :raises FileRefused: there is none, or it is not theirs
         """
-        with self._actions.locked(signed.action_id, prove, signed.scheme) as (connection, row, _):
+        with self._actions.locked(signed.action_id, prove, signed.job_scheme) as (connection, row, _):
             check_lives(row)
             self._stores.named(wanted.store)
             owner = _readable(connection, signed, wanted)
@@ -202,7 +210,7 @@ class Files:
 
     def outputs(self, signed: Signed, prove: Unseal[object]) -> list[FileRecord]:
         """Return the files that a job has left, those included that nobody has told to be there."""
-        with self._actions.locked(signed.action_id, prove, signed.scheme) as (connection, _, _):
+        with self._actions.locked(signed.action_id, prove, signed.job_scheme) as (connection, _, _):
             late = files.pending(connection, signed.action_id, stores=self._stores.direct)
         self._complete_all(late)
         with self._actions.transaction() as connection:

@@ -19,7 +19,14 @@ from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Super
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.signing import Content, signed_headers
-from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, TaskView, Word, word_to_json
+from airflow_asyncaction.protocol.tasks import (
+    ActionSpec,
+    Deferral,
+    TaskCredentials,
+    TaskView,
+    Word,
+    word_to_json,
+)
 
 _TIMEOUT_SECONDS = (5, 30)
 _FIRST_PAUSE_SECONDS = 0.25
@@ -34,10 +41,13 @@ PATIENCE = timedelta(minutes=10)
 class Registration:
     """What a registered task is given.
 
+    :param info: for its job
+    :param credentials: its own, which the job must not get
     :param was_launched: a process of this task that is gone, or has let go of it, has started the job
     """
 
     info: JobInfo
+    credentials: TaskCredentials
     was_launched: bool
 
 
@@ -71,14 +81,15 @@ class TaskHook(BaseHook):
         *,
         resumes: str | None = None,
     ) -> Registration:
-        """Register the action of a running task instance, and return what its job is to be given.
+        """Register the action of a running task instance, and return what the task and its job are given.
 
         The sha256 of ``nonce`` must stand in the task state store. The same nonce gives the same action.
 
         :param resumes: the action that the task was deferred with
         :raises ServerError: the server refuses
         """
-        body = _encode({"tiId": ti_id, "nonce": nonce, "spec": spec.to_json(), "resumes": resumes})
+        claim = {"tiId": ti_id, "nonce": nonce, "resumes": resumes, "takesTaskKey": True}
+        body = _encode({**claim, "spec": spec.to_json()})
         answer = self._send("POST", "/task/register", body, dict, PATIENCE)
         info = JobInfo(
             job_id=JobId(answer["actionId"]),
@@ -88,26 +99,31 @@ class TaskHook(BaseHook):
             arguments=spec.arguments,
             traceparent=spec.traceparent,
         )
-        return Registration(info, was_launched=answer["wasLaunched"])
+        credentials = TaskCredentials(info.job_id, answer["taskKey"])
+        return Registration(info, credentials, was_launched=answer["wasLaunched"])
 
-    def read(self, info: JobInfo, *, after_line: int = 0, patience: timedelta = timedelta(0)) -> TaskView:
+    def read(
+        self, credentials: TaskCredentials, *, after_line: int = 0, patience: timedelta = timedelta(0)
+    ) -> TaskView:
         """Return the action as it stands, with its log lines after the given one.
 
         :raises ServerError: the server refuses
         """
         content = Content("GET", "/task/action", f"after={after_line}")
-        return TaskView.from_json(self._send_signed(info, content, patience))
+        return TaskView.from_json(self._send_signed(credentials, content, patience))
 
-    def tell(self, info: JobInfo, word: Word, *, patience: timedelta = PATIENCE) -> TaskView:
+    def tell(self, credentials: TaskCredentials, word: Word, *, patience: timedelta = PATIENCE) -> TaskView:
         """Tell what happened to the job, and return what the action is then.
 
         :raises ServerError: the server refuses
         """
         query = f"ti={self.ti_id}" if self.ti_id else ""
         content = Content("POST", "/task/word", query, body=_encode(word_to_json(word)))
-        return TaskView.from_json(self._send_signed(info, content, patience))
+        return TaskView.from_json(self._send_signed(credentials, content, patience))
 
-    def defer(self, info: JobInfo, deferral: Deferral, *, patience: timedelta = PATIENCE) -> TaskView:
+    def defer(
+        self, credentials: TaskCredentials, deferral: Deferral, *, patience: timedelta = PATIENCE
+    ) -> TaskView:
         """Tell that the task is about to be deferred, and return what the action is now.
 
         From then on the server completes the task.
@@ -115,45 +131,55 @@ class TaskHook(BaseHook):
         :raises ServerError: the server refuses
         """
         content = Content("POST", "/task/defer", body=_encode(deferral.to_json()))
-        return TaskView.from_json(self._send_signed(info, content, patience))
+        return TaskView.from_json(self._send_signed(credentials, content, patience))
 
-    def reap(self, info: JobInfo, *, patience: timedelta = timedelta(0)) -> TaskView:
+    def reap(self, credentials: TaskCredentials, *, patience: timedelta = timedelta(0)) -> TaskView:
         """End the action unless its task watches it, and return what it is then.
 
         :raises ServerError: the server refuses
         """
-        return TaskView.from_json(self._send_signed(info, Content("POST", "/task/reap"), patience))
+        return TaskView.from_json(self._send_signed(credentials, Content("POST", "/task/reap"), patience))
 
-    def outputs(self, info: JobInfo, *, patience: timedelta = PATIENCE) -> list[dict[str, Any]]:
+    def outputs(
+        self, credentials: TaskCredentials, *, patience: timedelta = PATIENCE
+    ) -> list[dict[str, Any]]:
         """Return the files that the job has left (``FileRecord.to_json``), by property and index.
 
         :raises ServerError: the server refuses
         """
-        files = self._send_signed(info, Content("GET", "/task/outputs"), patience)["files"]
+        files = self._send_signed(credentials, Content("GET", "/task/outputs"), patience)["files"]
         return cast("list[dict[str, Any]]", files)
 
-    def link_input(self, info: JobInfo, property_: str, reference: FileReference) -> None:
+    def link_input(self, credentials: TaskCredentials, property_: str, reference: FileReference) -> None:
         """Make a file that is attached to any action an input of this one.
 
         :raises ServerError: the server refuses
         """
-        self.send(info, "POST", f"/task/inputs/{property_}/link", _encode(vars(reference)))
+        self.send(credentials, "POST", f"/task/inputs/{property_}/link", _encode(vars(reference)))
 
     def send(
-        self, info: JobInfo, method: str, path: str, body: bytes = b"", *, patience: timedelta = PATIENCE
+        self,
+        credentials: TaskCredentials,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        patience: timedelta = PATIENCE,
     ) -> dict[str, Any]:
-        """Send a request, signed as its job would, to any route of the hook, and return the answer.
+        """Send a request to any route of tasks, and return the answer.
 
         :raises ServerError: the server refuses
         """
-        return self._send_signed(info, Content(method, path, body=body), patience)
+        return self._send_signed(credentials, Content(method, path, body=body), patience)
 
-    def _send_signed(self, info: JobInfo, content: Content, patience: timedelta) -> dict[str, Any]:
+    def _send_signed(
+        self, credentials: TaskCredentials, content: Content, patience: timedelta
+    ) -> dict[str, Any]:
         nonce = secrets.token_urlsafe(18)
 
         def headers() -> dict[str, str]:
             now_ms = int(time.time() * 1000) + self._clock_offset_ms
-            return signed_headers(info, content, time_ms=now_ms, nonce=nonce)
+            return signed_headers(credentials, content, time_ms=now_ms, nonce=nonce)
 
         path = str(content.path) + (f"?{content.query!s}" if content.query else "")
         return self._send(content.method, path, content.body, headers, patience)

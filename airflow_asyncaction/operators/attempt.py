@@ -18,7 +18,6 @@ from airflow_asyncaction.exceptions import ServerError, Superseded
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import StopReason
-from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
@@ -46,7 +45,8 @@ def register(
     traced = replace(spec, traceparent=_traceparent())
     registration = hook.register(ti_id, nonce, traced, resumes=resumes)
     hook.ti_id = ti_id
-    mask_secret(registration.info.secret_key)  # wherever else it might be shown
+    for signer in (registration.info, registration.credentials):
+        mask_secret(signer.secret_key)  # wherever else it might be shown
     return registration
 
 
@@ -76,7 +76,7 @@ class Attempt:
     def __init__(
         self,
         hook: TaskHook,
-        info: JobInfo,
+        registration: Registration,
         runner: Runner,
         log: Logger,
         *,
@@ -84,14 +84,15 @@ class Attempt:
         after_line: int = 0,
     ) -> None:
         self._hook = hook
-        self._info = info
+        self._info = registration.info
+        self._credentials = registration.credentials
         self._runner = runner
         self._log = log
         self._ended = threading.Event()
         self._killing = False
         self._follower = Follower(
             hook,
-            info,
+            self._credentials,
             log,
             interval=poll_interval,
             copies_logs=runner.copies_reported_logs,
@@ -137,10 +138,10 @@ class Attempt:
             self._tell_or_log(Stop(StopReason.KILLED))  # again: there was little time for the first
         if exit_ is None:
             return None
-        view = self._hook.tell(self._info, exit_)
+        view = self._hook.tell(self._credentials, exit_)
         if not view.is_done:
             self._follower.wait_until_done()
-            view = self._hook.read(self._info, patience=PATIENCE)
+            view = self._hook.read(self._credentials, patience=PATIENCE)
         return view
 
     def kill(self) -> None:
@@ -176,7 +177,7 @@ class Attempt:
 
     def _tell_or_log(self, word: Word) -> bool:
         try:
-            self._hook.clone().tell(self._info, word, patience=_TELL_PATIENCE)
+            self._hook.clone().tell(self._credentials, word, patience=_TELL_PATIENCE)
         except ServerError as error:
             self._log.warning("%s", error)
             return False

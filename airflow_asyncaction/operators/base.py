@@ -24,7 +24,7 @@ from airflow_asyncaction.exceptions import (
     error_class,
 )
 from airflow_asyncaction.hooks.in_process import hook_url
-from airflow_asyncaction.hooks.task import TaskHook
+from airflow_asyncaction.hooks.task import Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import Attempt, register
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
@@ -35,7 +35,7 @@ from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.operations import Declaration
-from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 
 Seconds = timedelta | float
@@ -147,34 +147,38 @@ class BaseActionOperator(BaseOperator):
         context["ti"].xcom_push(key="action_id", value=info.job_id)
         self.log.info("Action %s of type %s", info.job_id, self.options.type)
         if not registration.was_launched:
-            self._give_inputs(hook, info)
+            self._give_inputs(hook, registration.credentials)
         elif isinstance(runner, AdoptableRunner):
             self.log.info("Its job was started before: this try goes on with it")
             runner.expect_job()
-        return self.carry_out(hook, info, runner, context)
+        return self.carry_out(hook, registration, runner, context)
 
     def carry_out(
-        self, hook: TaskHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int = 0
+        self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int = 0
     ) -> Any:
         """Let the runner carry a registered action out; return its results, or raise what it ended with."""
         interval = settings.load().poll_interval
-        self._attempt = Attempt(hook, info, runner, self.log, poll_interval=interval, after_line=after_line)
+        self._attempt = Attempt(
+            hook, registration, runner, self.log, poll_interval=interval, after_line=after_line
+        )
         view = self._attempt.carry_out()
         if view is None:
-            self.hand_over(hook, info, runner, context, after_line=self._attempt.last_line)
-        return self.take_end(hook, info, runner, view, context)
+            self.hand_over(hook, registration, runner, context, after_line=self._attempt.last_line)
+        return self.take_end(hook, registration, runner, view, context)
 
-    def take_end(self, hook: TaskHook, info: JobInfo, runner: Runner, view: TaskView, context: Any) -> Any:
+    def take_end(
+        self, hook: TaskHook, registration: Registration, runner: Runner, view: TaskView, context: Any
+    ) -> Any:
         """Return the results of an action that is done, or raise what it ended with.
 
         :raises ActionEnded: it ended otherwise than in SUCCESS
         """
-        self.log.info("Action %s ended as %s", info.job_id, view.state)
-        self._take_outputs(hook, info, view, context)
-        return self.end(view, info, runner)
+        self.log.info("Action %s ended as %s", registration.info.job_id, view.state)
+        self._take_outputs(hook, registration.credentials, view, context)
+        return self.end(view, registration.info, runner)
 
     def hand_over(
-        self, hook: TaskHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int
+        self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int
     ) -> NoReturn:
         """Defer the task of a job that its runner has let go.
 
@@ -199,18 +203,21 @@ class BaseActionOperator(BaseOperator):
             raise AirflowFailException(str(error)) from error  # whoever stopped it wants no retry
         raise error
 
-    def _give_inputs(self, hook: TaskHook, info: JobInfo) -> None:
+    def _give_inputs(self, hook: TaskHook, credentials: TaskCredentials) -> None:
         try:
-            give_inputs(hook, info, checked_inputs(self.inputs), store=self.file_store)
+            give_inputs(hook, credentials, checked_inputs(self.inputs), store=self.file_store)
         except BaseException as error:  # nothing is launched: the action ends here
             with suppress(ServerError):
-                hook.tell(info, Exit(reason="InputFailed", message=str(error)), patience=timedelta(seconds=5))
+                exit_ = Exit(reason="InputFailed", message=str(error))
+                hook.tell(credentials, exit_, patience=timedelta(seconds=5))
             raise
 
-    def _take_outputs(self, hook: TaskHook, info: JobInfo, view: TaskView, context: Any) -> None:
+    def _take_outputs(
+        self, hook: TaskHook, credentials: TaskCredentials, view: TaskView, context: Any
+    ) -> None:
         """Let Airflow know what files the job has left, however it ended."""
         try:
-            files = by_property(hook.outputs(info))
+            files = by_property(hook.outputs(credentials))
         except ServerError as error:
             if view.state is State.SUCCESS:
                 raise

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import StopReason, Verb
-from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
+from airflow_asyncaction.protocol.tasks import TaskCredentials
 from airflow_asyncaction.runners.reported import Shown
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Follower:
     def __init__(
         self,
         hook: TaskHook,
-        info: JobInfo,
+        credentials: TaskCredentials,
         log: Logger,
         *,
         interval: timedelta,
@@ -52,7 +52,7 @@ class Follower:
         after_line: int = 0,
     ) -> None:
         self._hook = hook.clone()
-        self._info = info
+        self._credentials = credentials
         self._log = log
         self._interval_seconds = interval.total_seconds()
         self._on_stop = on_stop
@@ -111,9 +111,9 @@ class Follower:
     def _read(self, patience: timedelta) -> bool:
         try:
             if self._launched is not None:
-                self._hook.tell(self._info, self._launched, patience=_NO_PATIENCE)
+                self._hook.tell(self._credentials, self._launched, patience=_NO_PATIENCE)
                 self._launched = None
-            view = self._hook.read(self._info, after_line=self._shown.last_line, patience=patience)
+            view = self._hook.read(self._credentials, after_line=self._shown.last_line, patience=patience)
         except ServerError as error:
             if not self._server_is_away:
                 self._log.warning("%s; the job goes on, and this task looks again", error)
@@ -139,7 +139,7 @@ class Follower:
             return
         try:
             with suppress(ServerError):  # the next attempt fences the action
-                self._hook.tell(self._info, Stop(StopReason.KILLED), patience=_NO_PATIENCE)
+                self._hook.tell(self._credentials, Stop(StopReason.KILLED), patience=_NO_PATIENCE)
         finally:
             self._on_stop()
             self._done.set()  # no end is waited for

@@ -18,7 +18,7 @@ from airflow_asyncaction.job.content import Contents
 from airflow_asyncaction.job.files import guess_mimetype
 from airflow_asyncaction.job.transfer import Source, send_file
 from airflow_asyncaction.protocol.files import FileReference, checked_property, is_file_name
-from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.tasks import TaskCredentials
 
 AnyPath = Path | ObjectStoragePath
 
@@ -57,7 +57,9 @@ def checked_property_name(argument: str, name: Any) -> str:
         raise ValueError(f"{argument}: {name!r} cannot be a name. {error}") from None
 
 
-def give_inputs(hook: TaskHook, info: JobInfo, inputs: Mapping[str, Any], *, store: str) -> None:
+def give_inputs(
+    hook: TaskHook, credentials: TaskCredentials, inputs: Mapping[str, Any], *, store: str
+) -> None:
     """Attach inputs to an action before its job is launched, each as one or more files in their order.
 
     What another action has left is linked, not copied. Anything else is read by this process, twice (to know
@@ -67,14 +69,14 @@ def give_inputs(hook: TaskHook, info: JobInfo, inputs: Mapping[str, Any], *, sto
     :raises OSError: it cannot be read
     :raises ServerError: the server does not take it
     """
-    contents = Contents.of(info.hook)
+    contents = Contents.of(hook.base_url)
     for property_, given in inputs.items():
         for source in sources(property_, given):
             if isinstance(source, FileReference):
-                hook.link_input(info, property_, source)
+                hook.link_input(credentials, property_, source)
                 continue
             send_file(
-                lambda request: hook.send(info, request.method, request.path, request.body),
+                lambda request: hook.send(credentials, request.method, request.path, request.body),
                 f"/task/inputs/{store}/{property_}",
                 Source(source.name, lambda path=source.path: _open(path)),  # type: ignore[misc]
                 contents=contents,

@@ -17,7 +17,7 @@ from kubernetes import client as k8s
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ActionEnded
 from airflow_asyncaction.hooks.in_process import hook_url, is_in_process
-from airflow_asyncaction.hooks.task import PATIENCE, TaskHook
+from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
@@ -144,8 +144,16 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             start_timeout = spec.start_timeout + _START_MARGIN
         return replace(spec, adoptable=True, start_timeout=start_timeout)
 
+    def carry_out(
+        self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int = 0
+    ) -> Any:
+        """Let the runner carry the action out; it keeps the task key beside the pod, for the trigger."""
+        if isinstance(runner, KubeRunner):
+            runner.task_key = registration.credentials.secret_key
+        return super().carry_out(hook, registration, runner, context, after_line=after_line)
+
     def hand_over(
-        self, hook: TaskHook, info: JobInfo, runner: Runner, context: Any, *, after_line: int
+        self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int
     ) -> NoReturn:
         """Defer the task: from here on a trigger watches the pod, and the server completes the task."""
         if not isinstance(runner, KubeRunner):
@@ -155,10 +163,11 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             pushes_results=self.do_xcom_push,
         )
         ActionLink().push(context)
-        hook.defer(info, deferral)
+        hook.defer(registration.credentials, deferral)
+        action_id = registration.info.job_id
         position = runner.position.to_json()
         trigger = PodActionTrigger(
-            action_id=info.job_id,
+            action_id=action_id,
             ti_id=str(context["ti"].id),
             pod=runner.pod,
             container=self.base_container_name,
@@ -180,7 +189,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self.defer(
             trigger=trigger,
             method_name="resume",
-            kwargs={"action_id": info.job_id, "log": position, "after_line": after_line},
+            kwargs={"action_id": action_id, "log": position, "after_line": after_line},
             timeout=time_left(self.execution_timeout, context),
         )
 
@@ -273,11 +282,14 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         runner = self._runner(context, position=position)
         runner.expect_job()
         hook = TaskHook(hook_url())
-        info = register(hook, context, self.spec(runner), resumes=action_id).info
-        view = hook.read(info, patience=PATIENCE) if stop is None else hook.tell(info, Stop(stop))
+        registration = register(hook, context, self.spec(runner), resumes=action_id)
+        credentials = registration.credentials
+        view = (
+            hook.read(credentials, patience=PATIENCE) if stop is None else hook.tell(credentials, Stop(stop))
+        )
         if view.is_done and view.exit_seen:  # the trigger has read the log, and cleared up
-            return self.take_end(hook, info, runner, view, context)
-        return self.carry_out(hook, info, runner, context, after_line=after_line)
+            return self.take_end(hook, registration, runner, view, context)
+        return self.carry_out(hook, registration, runner, context, after_line=after_line)
 
     def _write_line(self, line: PodLine) -> None:
         write_pod_line(self.log, line)

@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from airflow_asyncaction.exceptions import SignatureError, StaleTime
-from airflow_asyncaction.protocol.job_info import JobId, JobInfo, is_job_id
+from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 
 JOB_ID_HEADER = "X-Job-Id"
 TIME_HEADER = "X-Job-Time"
@@ -30,6 +31,18 @@ class Scheme(StrEnum):
 
     V1 = "v1"  # over the time alone
     V2 = "v2"  # over the whole request
+
+
+class Signer(Protocol):
+    """Signs requests about one action: its job (``JobInfo``), or its task (``TaskCredentials``)."""
+
+    @property
+    def job_id(self) -> JobId:
+        """The action."""
+
+    @property
+    def secret_key(self) -> str:
+        """The signer's own secret."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +101,12 @@ def sign_v2(secret: str, *, job_id: str, time_text: str, nonce: str, content: Co
     return hmac.new(_octets(secret), message, hashlib.sha256).hexdigest()
 
 
-def signed_headers(info: JobInfo, content: Content, *, time_ms: int, nonce: str) -> dict[str, str]:
+def signed_headers(signer: Signer, content: Content, *, time_ms: int, nonce: str) -> dict[str, str]:
     """Return the headers that sign a request under v2."""
-    time_text = str(time_ms)
-    digest = sign_v2(info.secret_key, job_id=info.job_id, time_text=time_text, nonce=nonce, content=content)
+    time_text, job_id = str(time_ms), signer.job_id
+    digest = sign_v2(signer.secret_key, job_id=job_id, time_text=time_text, nonce=nonce, content=content)
     return {
-        JOB_ID_HEADER: info.job_id,
+        JOB_ID_HEADER: job_id,
         TIME_HEADER: time_text,
         NONCE_HEADER: nonce,
         V2_HEADER: _V2_PREFIX + digest,

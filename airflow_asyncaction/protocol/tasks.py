@@ -7,13 +7,14 @@ Not part of PROTOCOL.md: both ends are of one release of this package.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb, in_seconds
+from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.reports import LogLine, printable
 from airflow_asyncaction.protocol.strict_json import JsonText, NotJson, loads
@@ -28,6 +29,17 @@ COMMITMENT_KEY = "asyncaction.commitment"
 
 Word = Launched | Exit | Stop | Abandon
 """What a runner may say of a job."""
+
+
+@dataclass(frozen=True)
+class TaskCredentials:
+    """Signs the requests of an action's task.
+
+    :param secret_key: the task key of this action alone, which its job never gets; not shown by ``repr``
+    """
+
+    job_id: JobId
+    secret_key: str = field(repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,6 +119,8 @@ class KubeRunner:
         self._stop_asked_at: float | None = None
         self._deletion: threading.Thread | None = None
         self._exit: Exit | None = None
+        self.task_key: str | None = None
+        """The task's key, to be kept beside the pod for the trigger; it is set before :meth:`run`."""
 
     @property
     def position(self) -> LogPosition:
@@ -202,7 +204,13 @@ class KubeRunner:
         """
         options = self._options
         body = self._make_pod(info)
-        add_job(body, info, secret_in_env=options.secret_in_env, on_finish=options.on_finish)
+        add_job(
+            body,
+            info,
+            task_key=self.task_key,
+            secret_in_env=options.secret_in_env,
+            on_finish=options.on_finish,
+        )
         self._namespace = body.metadata.namespace
         try:
             pod, version = self._find(info)
@@ -265,8 +273,9 @@ class KubeRunner:
     def _give_secret(self, pod: Pod, info: JobInfo) -> None:
         if not self._options.secret_in_env and not is_running(pod, self._options.container):
             owner = k8s.V1Pod(metadata=k8s.V1ObjectMeta(name=self._name, uid=self._uid))
+            secret = job_secret(owner, info, task_key=self.task_key)
             try:
-                self._api.create_secret(job_secret(owner, info), self._namespace, self._options.start_timeout)
+                self._api.create_secret(secret, self._namespace, self._options.start_timeout)
             except ClusterRefused as refused:
                 self._begin_to_delete()
                 message = _NEEDED_RULE.format(said=refused, namespace=self._namespace)

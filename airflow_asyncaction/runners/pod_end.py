@@ -22,6 +22,9 @@ ACTION_LABEL = "asyncaction/action"
 ON_FINISH_LABEL = "asyncaction/on-finish"
 """Label of pods: ``delete_pod``, ``keep_pod`` or ``delete_succeeded_pod``."""
 
+TASK_KEY_ANNOTATION = "asyncaction/task-key"
+"""Annotation of pods that have no Secret: the key of the action's task."""
+
 ENDED_PHASES = ("Succeeded", "Failed")
 """Phases of a pod none of whose containers will run any more."""
 
@@ -247,12 +250,9 @@ def trimmed(pod: Pod) -> Pod:
     """Return what is read of a pod here and by who watches it: a small part."""
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     kept: dict[str, Any] = {name: metadata[name] for name in _KEPT_METADATA if metadata.get(name)}
-    for kind in ("labels", "annotations"):
-        ours = {
-            name: value for name, value in (metadata.get(kind) or {}).items() if name.startswith(_OWN_PREFIX)
-        }
-        if ours:
-            kept[kind] = ours
+    labels = metadata.get("labels") or {}
+    if ours := {name: value for name, value in labels.items() if name.startswith(_OWN_PREFIX)}:
+        kept["labels"] = ours
     node = (pod.get("spec") or {}).get("nodeName")
     return {"metadata": kept, "spec": {"nodeName": node} if node else {}, "status": _trimmed_status(status)}
 

@@ -8,6 +8,7 @@ import binascii
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,34 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes import client as k8s
 
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
-from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, Pod
+from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, TASK_KEY_ANNOTATION, Pod
+
+TASK_KEY = "TASK_KEY"  # the name of a key in the Secret, which no container refers to
 
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def add_job(pod: k8s.V1Pod, info: JobInfo, *, secret_in_env: bool, on_finish: str) -> None:
+@dataclass(frozen=True)
+class PodSecrets:
+    """The secrets of an action that a cluster keeps beside its pod."""
+
+    job: str = field(repr=False)
+    task: str = field(repr=False)
+
+    def masked(self, text: str) -> str:
+        """Return a text without them."""
+        return text.replace(self.job, "***").replace(self.task, "***")
+
+
+def add_job(
+    pod: k8s.V1Pod, info: JobInfo, *, task_key: str | None, secret_in_env: bool, on_finish: str
+) -> None:
     """Make a pod, that has a name, the job of an action.
 
-    All containers get the variables. The pod is run once: tries are Airflow's.
+    All containers get the variables; none gets the task key. The pod is run once: tries are Airflow's.
 
-    :param secret_in_env: put the secret into the pod in clear, rather than referring to :func:`job_secret`
+    :param task_key: by which others than its worker can watch the pod
+    :param secret_in_env: put both secrets into the pod in clear, rather than into its :func:`job_secret`
     :param on_finish: what is to be done with it at its end, as KubernetesPodOperator says it
     """
     environ = info.to_environ()
@@ -34,6 +52,8 @@ def add_job(pod: k8s.V1Pod, info: JobInfo, *, secret_in_env: bool, on_finish: st
     variables = [k8s.V1EnvVar(name=name, value=value) for name, value in environ.items()]
     if secret_in_env:
         variables.append(k8s.V1EnvVar(name=JOB_SECRET_KEY, value=secret))
+        annotations = {} if task_key is None else {TASK_KEY_ANNOTATION: task_key}
+        pod.metadata.annotations = {**(pod.metadata.annotations or {}), **annotations}
     else:
         reference = k8s.V1SecretKeySelector(name=pod.metadata.name, key=JOB_SECRET_KEY)
         source = k8s.V1EnvVarSource(secret_key_ref=reference)
@@ -47,33 +67,46 @@ def add_job(pod: k8s.V1Pod, info: JobInfo, *, secret_in_env: bool, on_finish: st
     pod.metadata.labels = {**(pod.metadata.labels or {}), **labels}
 
 
-def job_secret(pod: k8s.V1Pod, info: JobInfo) -> k8s.V1Secret:
-    """Return the Secret of a pod that was created: it has its name, and the cluster deletes it with it."""
+def job_secret(pod: k8s.V1Pod, info: JobInfo, *, task_key: str | None) -> k8s.V1Secret:
+    """Return the Secret of a pod that was created: it has its name, and the cluster deletes it with it.
+
+    The pod's containers refer to the job's secret in it alone.
+    """
     owner = k8s.V1OwnerReference(
         api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid, controller=True
     )
     metadata = k8s.V1ObjectMeta(
         name=pod.metadata.name, owner_references=[owner], labels={ACTION_LABEL: info.job_id}
     )
-    return k8s.V1Secret(metadata=metadata, string_data={JOB_SECRET_KEY: info.secret_key})
+    data = {JOB_SECRET_KEY: info.secret_key} | ({} if task_key is None else {TASK_KEY: task_key})
+    return k8s.V1Secret(metadata=metadata, string_data=data)
 
 
-def secret_of(pod: Pod, secret: Mapping[str, Any] | None) -> str:
-    """Return a job's secret key out of its Secret, as JSON, or else out of its pod's environment.
+def secrets_of(pod: Pod, secret: Mapping[str, Any] | None) -> PodSecrets:
+    """Return the secrets of an action out of its pod's Secret, as JSON, or else out of the pod itself.
 
-    :raises ValueError: it is in neither
+    The pod of an action from before tasks had keys of their own has none: its job's secret stands for it.
+
+    :raises ValueError: they are in neither
     """
     data = (secret or {}).get("data") or {}
     if JOB_SECRET_KEY in data:
-        try:
-            return base64.b64decode(data[JOB_SECRET_KEY], validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{JOB_SECRET_KEY} in the Secret is not what was put there") from error
+        job = _decoded(data, JOB_SECRET_KEY)
+        return PodSecrets(job, _decoded(data, TASK_KEY) if TASK_KEY in data else job)
+    annotations = (pod.get("metadata") or {}).get("annotations") or {}
     for container in (pod.get("spec") or {}).get("containers") or ():
         for variable in container.get("env") or ():
             if variable.get("name") == JOB_SECRET_KEY and variable.get("value"):
-                return str(variable["value"])
+                job = str(variable["value"])
+                return PodSecrets(job, annotations.get(TASK_KEY_ANNOTATION) or job)
     raise ValueError(f"Neither the pod nor its Secret has {JOB_SECRET_KEY}")
+
+
+def _decoded(data: Mapping[str, str], name: str) -> str:
+    try:
+        return base64.b64decode(data[name], validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{name} in the Secret is not what was put there") from error
 
 
 def pod_of_manifest(

@@ -24,6 +24,7 @@ from sqlalchemy.pool import QueuePool
 from airflow_asyncaction.exceptions import (
     ActionAdopted,
     ActionNotFound,
+    FileRefused,
     MalformedReport,
     ReportTooLarge,
     StoreUnavailable,
@@ -48,10 +49,11 @@ from airflow_asyncaction.protocol.lifecycle import (
 from airflow_asyncaction.protocol.reports import Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
-from airflow_asyncaction.store import ends, log_lines, reports, rows, secret
+from airflow_asyncaction.store import ends, log_lines, reports, rows
 from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import metadata, report_table
 from airflow_asyncaction.store.reports import Envelope
+from airflow_asyncaction.store.secret import Secrets, secrets_of
 
 KEPT_REFUSALS = 100
 """A job that goes on sending what is refused fills no table: this many refusals are kept an action."""
@@ -81,12 +83,12 @@ T = TypeVar("T")
 class Credentials:
     """What proves a request about an action."""
 
-    secret: str
+    secrets: Secrets
     accept_v1: bool
 
     def masked(self, body: bytes) -> bytes:
         """Return what may be kept of a body: a job that reports its own secret does not give it away."""
-        return body.replace(self.secret.encode(), b"***")
+        return body.replace(self.secrets.job.encode(), b"***").replace(self.secrets.task.encode(), b"***")
 
 
 Unseal = Callable[[Credentials | None], T]
@@ -213,7 +215,7 @@ class Actions:
 
         :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
         """
-        with self.locked(action_id, unseal, Scheme.V2) as (connection, row, deferral):
+        with self.locked(action_id, unseal) as (connection, row, deferral):
             rows.write(connection, action_id, {"deferral": strict_json.dumps(deferral.to_json())})
             reports.keep_message(connection, action_id, "deferred", now)
             return rows.to_action(row)
@@ -255,18 +257,26 @@ class Actions:
 
     @contextmanager
     def locked(
-        self, action_id: JobId, unseal: Unseal[T], scheme: Scheme
+        self, action_id: JobId, unseal: Unseal[T], job_scheme: Scheme | None = None
     ) -> Iterator[tuple[Connection, Row[Any], T]]:
-        """Run one transaction that holds the row of an action, for a request of its job's.
+        """Run one transaction that holds the row of an action, for a request about it.
 
-        Yields the connection, the row, and what ``unseal`` made of the request.
+        Yields the connection, the row, and what ``unseal`` made of the request. If the request is refused,
+        nothing remains of it but that its job uses v2.
 
+        :param job_scheme: how the job has signed the request; ``None``: it is not the job's
         :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
         """
-        with self.transaction() as connection:
-            row, unsealed = _unsealed(rows.lock(connection, action_id), action_id, unseal)
-            _lock_out_v1(connection, row, scheme)
-            yield connection, row, unsealed
+        try:
+            with self.transaction() as connection:
+                row, unsealed = _unsealed(rows.lock(connection, action_id), action_id, unseal)
+                _lock_out_v1(connection, row, job_scheme)
+                yield connection, row, unsealed
+        except (FileRefused, MalformedReport):  # its signature is valid
+            if job_scheme is Scheme.V2:
+                with self.transaction() as connection:
+                    rows.write(connection, action_id, {"accept_v1": False})
+            raise
 
     def view(self, action_id: JobId, prove: Unseal[object], *, after_line: int, now: datetime) -> View:
         """Return an action and its log lines after the given one; end it if one of its clocks ran out.
@@ -413,7 +423,7 @@ def _unsealed(row: Row[Any] | None, action_id: JobId, unseal: Unseal[T]) -> tupl
 
 
 def _credentials(row: Row[Any]) -> Credentials:
-    return Credentials(secret.decrypt(row.secret), row.accept_v1)
+    return Credentials(secrets_of(row), row.accept_v1)
 
 
 def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
@@ -425,6 +435,7 @@ def _keep_refusal(
     connection: Connection, row: Row[Any], refused: Refused, envelope: Envelope, now: datetime
 ) -> None:
     if refused.repeated or row.refused_count >= KEPT_REFUSALS:
+        _lock_out_v1(connection, row, envelope.scheme)
         return
     columns = reports.columns(row.id, envelope, now, refused_with=refused.code)
     if refused.code not in _REPLAYED:
@@ -436,15 +447,15 @@ def _keep_refusal(
     rows.write(connection, row.id, {**changes, "updated_at": now})
 
 
-def _lock_out_v1(connection: Connection, row: Row[Any], scheme: Scheme) -> None:
-    changes = _without_v1(row, scheme)
+def _lock_out_v1(connection: Connection, row: Row[Any], job_scheme: Scheme | None) -> None:
+    changes = _without_v1(row, job_scheme)
     if changes:
         rows.write(connection, row.id, changes)
 
 
-def _without_v1(row: Row[Any], scheme: Scheme) -> dict[str, Any]:
+def _without_v1(row: Row[Any], job_scheme: Scheme | None) -> dict[str, Any]:
     """Return what changes with a job's request: once v2, never v1 again."""
-    return {"accept_v1": False} if scheme is Scheme.V2 and row.accept_v1 else {}
+    return {"accept_v1": False} if job_scheme is Scheme.V2 and row.accept_v1 else {}
 
 
 def _kind(report: Report) -> str:

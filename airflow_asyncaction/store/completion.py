@@ -36,7 +36,16 @@ log = logging.getLogger(__name__)
 _columns = action_table.c
 _tasks = TaskInstance.__table__
 # What a job sends may be large, and says nothing on whether its task is due.
-_NOT_LOOKED_AT = {"arguments", "results", "status_details", "error_message", "agent", "job", "secret"}
+_NOT_LOOKED_AT = {
+    "arguments",
+    "results",
+    "status_details",
+    "error_message",
+    "agent",
+    "job",
+    "secret",
+    "task_key",
+}
 _MAY_BE_DUE = (
     select(
         *(

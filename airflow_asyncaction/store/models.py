@@ -101,6 +101,8 @@ action_table = Table(
     Column("request", String(64), nullable=True),
     # W3C trace context of the task.
     Column("traceparent", String(55), nullable=True),
+    # What the task signs with, Fernet-encrypted. NULL: its job's secret, for workers of older releases.
+    Column("task_key", Text, nullable=True),
     UniqueConstraint("ti_id"),
     Index(None, "idempotency", unique=True),
     Index(None, "dag_id", "run_id", "task_id", "map_index"),

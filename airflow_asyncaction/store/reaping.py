@@ -19,7 +19,6 @@ from sqlalchemy import Connection, and_, bindparam, or_, select
 from airflow_asyncaction.protocol.actions import Action, Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
-from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import rows
 from airflow_asyncaction.store.actions import Actions, Unseal
 from airflow_asyncaction.store.models import action_table
@@ -122,11 +121,11 @@ def find_over(
 
 
 def reap_if_unwatched(actions: Actions, action_id: JobId, prove: Unseal[object], now: datetime) -> Action:
-    """End an action unless its task watches it, for who holds its secret; return it.
+    """End an action unless its task watches it, for whoever holds its task key; return it.
 
     :raises ActionNotFound: there is no such action, and ``prove`` does not mind
     """
-    with actions.locked(action_id, prove, Scheme.V2) as (connection, row, _):
+    with actions.locked(action_id, prove) as (connection, row, _):
         is_watched = row.ti_id is not None and bool(_watched(connection, [row.ti_id]))
         action = rows.to_action(row)
     return action if is_watched or action.is_done else actions.end(action_id, Abandon(), now)

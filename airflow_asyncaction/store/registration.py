@@ -31,14 +31,15 @@ from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
 from airflow_asyncaction.store import reports, rows, secret
 from airflow_asyncaction.store.actions import Actions, supersede
 from airflow_asyncaction.store.models import action_table
+from airflow_asyncaction.store.secret import Secrets
 
 
 @dataclass(frozen=True)
 class Registered:
-    """An action, and its job's secret in clear: for its task alone."""
+    """An action with its secrets in clear: for its task alone."""
 
     action: Action
-    secret: str
+    secrets: Secrets
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,25 @@ class Claimant:
 
     :param digest: of its nonce
     :param resumes: the action that its task was deferred with
+    :param takes_task_key: whether it signs with a task key: workers of older releases do not
     """
 
     ti_id: str
     digest: str
     resumes: str | None = None
+    takes_task_key: bool = True
 
     @classmethod
-    def of(cls, ti_id: str, nonce: str, resumes: str | None = None) -> Claimant:
+    def of(
+        cls, ti_id: str, nonce: str, resumes: str | None = None, *, takes_task_key: bool = True
+    ) -> Claimant:
         """Return who sends a nonce."""
-        return cls(ti_id, hashlib.sha256(nonce.encode()).hexdigest(), resumes)
+        digest = hashlib.sha256(nonce.encode()).hexdigest()
+        return cls(ti_id, digest, resumes, takes_task_key)
+
+    def new_task_key(self) -> str | None:
+        """Return a new key for its task, encrypted; ``None`` if the job's secret is to stand for it."""
+        return secret.encrypt(secret.new_secret()) if self.takes_task_key else None
 
 
 def register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: datetime) -> Registered:
@@ -96,7 +106,7 @@ def _register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: datet
                 return _adopt(connection, row.id, task, claimant)
         for row in (row for row in earlier if not row.fenced):
             supersede(connection, row.id, now)
-        return _insert(connection, task, claimant.digest, spec, now)
+        return _insert(connection, task, claimant, spec, now)
 
 
 def _is_to_adopt(row: Row[Any], claimant: Claimant) -> bool:
@@ -142,6 +152,7 @@ def _take_queued(
         "attempt": max(task.try_number, 1),
         "ti_id": claimant.ti_id,
         "registration": claimant.digest,
+        "task_key": claimant.new_task_key(),
         "state": State.STARTING.value,
         "created_at": now,
         "updated_at": now,
@@ -208,10 +219,9 @@ def _earlier_actions(connection: Connection, task: Row[Any]) -> Sequence[Row[Any
 
 
 def _insert(
-    connection: Connection, task: Row[Any], digest: str, spec: ActionSpec, now: datetime
+    connection: Connection, task: Row[Any], claimant: Claimant, spec: ActionSpec, now: datetime
 ) -> Registered:
     action_id = JobId(str(uuid7()))
-    new_secret = secret.new_secret()
     connection.execute(
         insert(action_table),
         {
@@ -223,15 +233,16 @@ def _insert(
             "run_id": task.run_id,
             "task_id": task.task_id,
             "map_index": task.map_index,
-            "registration": digest,
-            "secret": secret.encrypt(new_secret),
+            "registration": claimant.digest,
+            "secret": secret.encrypt(secret.new_secret()),
+            "task_key": claimant.new_task_key(),
             "state": State.STARTING.value,
             **rows.UNTOUCHED,
             "created_at": now,
             "updated_at": now,
         },
     )
-    return Registered(rows.to_action(_read(connection, action_id)), new_secret)
+    return _registered(_read(connection, action_id))
 
 
 def _read(connection: Connection, action_id: JobId) -> Row[Any]:
@@ -242,7 +253,7 @@ def _read(connection: Connection, action_id: JobId) -> Row[Any]:
 
 
 def _registered(row: Row[Any]) -> Registered:
-    return Registered(rows.to_action(row), secret.decrypt(row.secret))
+    return Registered(rows.to_action(row), secret.secrets_of(row))
 
 
 def _spec_columns(spec: ActionSpec) -> dict[str, Any]:

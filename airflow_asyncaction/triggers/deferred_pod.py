@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, TypeVar
 from airflow_asyncaction.exceptions import ServerError, Superseded
 from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import State, StopReason
-from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.tasks import TaskView, Word
+from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView, Word
 from airflow_asyncaction.runners.pod_end import Pod, PodStory, is_kept
-from airflow_asyncaction.runners.pod_log import LogPosition
+from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
+from airflow_asyncaction.runners.pod_spec import PodSecrets
 from airflow_asyncaction.runners.reported import Shown
 from airflow_asyncaction.runners.task_log import write_pod_line
 from airflow_asyncaction.triggers.cluster import ClusterError, ClusterRefused, insist
-from airflow_asyncaction.triggers.job_secret import info_of
 from airflow_asyncaction.triggers.live_log import LiveLog
 from airflow_asyncaction.triggers.log_slots import LogSlots
+from airflow_asyncaction.triggers.pod_secrets import read_secrets
 from airflow_asyncaction.triggers.pod_watch import PodWatch
 from airflow_asyncaction.triggers.server import Server
 
@@ -90,7 +91,7 @@ class DeferredPod:
         self._changed = asyncio.Event()
         self._exit: Exit | None = None
         self._refused: str | None = None
-        self._info: JobInfo | None = None
+        self._secrets: PodSecrets | None = None
         self._pod_log: LiveLog | None = None
         self._is_launched = bool(terms.position.stamp)  # then the worker has seen it, and told
         self._is_told = False
@@ -116,15 +117,15 @@ class DeferredPod:
         """
         try:
             with self._watch.observed(self._terms.uid, self):
-                info = await self._read_info()
+                task = await self._read_credentials()
                 if not await insist(lambda: self._watch.is_there(self._terms.name, self._terms.uid)):
                     self.pod_changed("DELETED", None)
                 exit_ = await self._until_end()
             if self._story.is_stuck:  # it might start yet
                 await self._clear_up(succeeded=False)
             exit_ = await self._with_last_lines(exit_)
-            await self._show_reported(info)
-            view = await self._ask_for_ever(lambda hook: hook.tell(info, exit_, patience=_NO_PATIENCE))
+            await self._show_reported(task)
+            view = await self._ask_for_ever(lambda hook: hook.tell(task, exit_, patience=_NO_PATIENCE))
         except ClusterRefused as refused:
             raise CannotWatch(str(refused)) from refused
         except Superseded:
@@ -146,14 +147,14 @@ class DeferredPod:
         if self._is_told and self._is_cleared:
             return
         try:
-            await self._kill_or_clear_up(await self._read_info())
+            await self._kill_or_clear_up(await self._read_credentials())
         except CannotWatch:
             return  # the pod is gone
         except Superseded:
             self._log.info("Another process of this task looks after the pod")
 
-    async def _kill_or_clear_up(self, info: JobInfo) -> None:
-        view = await self._ask_for_a_while(lambda hook: hook.read(info, patience=_NO_PATIENCE))
+    async def _kill_or_clear_up(self, task: TaskCredentials) -> None:
+        view = await self._ask_for_a_while(lambda hook: hook.read(task, patience=_NO_PATIENCE))
         if view is None:
             self._log.warning("The API server does not answer: the pod is left to the sweep")
         elif view.exit_seen:
@@ -161,25 +162,25 @@ class DeferredPod:
             await self._read_rest()
             await self._clear_up(succeeded=exit_of(view).is_clean)
         elif view.is_deferred:
-            await self._kill(info, is_over=view.is_done)
+            await self._kill(task, is_over=view.is_done)
 
-    async def _kill(self, info: JobInfo, *, is_over: bool) -> None:
+    async def _kill(self, task: TaskCredentials, *, is_over: bool) -> None:
         self._story.deleted_by_us()
         stop, is_stop_told = Stop(StopReason.KILLED), is_over
         with self._watch.observed(self._terms.uid, self):
             if not is_over:
-                is_stop_told = await self._tell_soon(info, stop)
+                is_stop_told = await self._tell_soon(task, stop)
                 await self._ended_within(min(self._terms.stop_grace.total_seconds(), _LONGEST_STOP_SECONDS))
             if self._exit is not None:
                 await self._read_rest()
                 if not is_stop_told:
-                    await self._tell_soon(info, stop)  # or the exit seems to be the job's own
-                await self._tell_soon(info, self._exit)
+                    await self._tell_soon(task, stop)  # or the exit seems to be the job's own
+                await self._tell_soon(task, self._exit)
         if not self._terms.keep_on_kill:
             await self._delete_pod(grace_seconds=int(self._terms.stop_grace.total_seconds()))
             await self._delete_secret()
         if self._exit is None:
-            await self._tell_soon(info, Abandon())
+            await self._tell_soon(task, Abandon())
 
     async def _until_end(self) -> Exit:
         try:
@@ -200,11 +201,11 @@ class DeferredPod:
 
     async def _tell_launched(self) -> None:
         """Tell that the container is up, which no worker may have seen."""
-        info, terms = await self._read_info(), self._terms
+        task, terms = await self._read_credentials(), self._terms
         node = (self._story.pod or {}).get("spec", {}).get("nodeName")
         job = {"pod": terms.name, "namespace": self._watch.cluster.place.namespace}
         launched = Launched({**job, "node": node, "uid": terms.uid})
-        await self._ask_for_ever(lambda hook: hook.tell(info, launched, patience=_NO_PATIENCE))
+        await self._ask_for_ever(lambda hook: hook.tell(task, launched, patience=_NO_PATIENCE))
         self._is_launched = True
 
     def _may_follow(self) -> bool:
@@ -258,18 +259,24 @@ class DeferredPod:
                 terms.name,
                 terms.container,
                 terms.position,
-                lambda line: write_pod_line(self._log, line),
+                self._write_line,
             )
         return self._pod_log
 
-    async def _show_reported(self, info: JobInfo) -> None:
+    def _write_line(self, line: PodLine) -> None:
+        """Write a line of the log, without secrets: in a triggerer, nobody else masks them."""
+        if self._secrets is not None:
+            line = replace(line, text=self._secrets.masked(line.text))
+        write_pod_line(self._log, line)
+
+    async def _show_reported(self, task: TaskCredentials) -> None:
         """Write what the job has reported since the worker looked last."""
         shown = Shown(self._log, copies_logs=True, after_line=self._terms.after_line)
         while True:
             after_line = shown.last_line
             view = await self._ask_for_ever(
                 lambda hook, after_line=after_line: hook.read(  # type: ignore[misc]
-                    info, after_line=after_line, patience=_NO_PATIENCE
+                    task, after_line=after_line, patience=_NO_PATIENCE
                 )
             )
             shown.show(view)
@@ -308,17 +315,17 @@ class DeferredPod:
         except TimeoutError:
             pass
 
-    async def _read_info(self) -> JobInfo:
-        """Return who the job is, with its secret: read early, since it is gone once the pod is."""
-        if self._info is None:
-            terms, cluster = self._terms, self._watch.cluster
+    async def _read_credentials(self) -> TaskCredentials:
+        """Return what to sign with as the task: read early, since it is gone once the pod is."""
+        terms, cluster = self._terms, self._watch.cluster
+        if self._secrets is None:
             try:
-                self._info = await insist(lambda: info_of(cluster, self._server, terms.action_id, terms.name))
+                self._secrets = await insist(lambda: read_secrets(cluster, terms.name))
             except ClusterRefused as refused:
                 raise CannotWatch(str(refused)) from refused
-            if self._info is None:
-                raise CannotWatch("The pod is gone, and the job's secret with it")
-        return self._info
+            if self._secrets is None:
+                raise CannotWatch("The pod is gone, and the task's key with it")
+        return TaskCredentials(JobId(terms.action_id), self._secrets.task)
 
     async def _ask_for_ever(self, call: Callable[[TaskHook], T]) -> T:
         return await self._server.ask_for_ever(call, ti_id=self._terms.ti_id)
@@ -339,8 +346,8 @@ class DeferredPod:
             self._log.warning("%s", error)
             return None
 
-    async def _tell_soon(self, info: JobInfo, word: Word) -> bool:
-        view = await self._ask_for_a_while(lambda hook: hook.tell(info, word, patience=_NO_PATIENCE))
+    async def _tell_soon(self, task: TaskCredentials, word: Word) -> bool:
+        view = await self._ask_for_a_while(lambda hook: hook.tell(task, word, patience=_NO_PATIENCE))
         return view is not None
 
 

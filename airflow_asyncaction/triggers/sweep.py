@@ -13,12 +13,12 @@ from datetime import timedelta
 from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.tasks import TaskView
+from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
 from airflow_asyncaction.runners.left_pods import JobPod
 from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ENDED_PHASES, ON_FINISH_LABEL, Pod, is_kept
 from airflow_asyncaction.triggers.cluster import ClusterError
 from airflow_asyncaction.triggers.deferred_pod import exit_of
-from airflow_asyncaction.triggers.job_secret import info_of
+from airflow_asyncaction.triggers.pod_secrets import read_secrets
 from airflow_asyncaction.triggers.pod_watch import PodWatch
 from airflow_asyncaction.triggers.server import Server, is_away
 
@@ -47,7 +47,7 @@ class Sweep:
     """Looks at the pods of a watch that nobody in this process waits for.
 
     How it works: the server knows whether a task watches the action; if none does, it ends it. The pod of an
-    action that is over is deleted, unless it is to be kept. What has no secret to sign with, or is not known
+    action that is over is deleted, unless it is to be kept. What has no key to sign with, or is not known
     to the server (it is of another deployment), is left alone.
     """
 
@@ -84,12 +84,13 @@ class Sweep:
                     yield uid, job_pod
 
     async def _look(self, uid: str, pod: JobPod) -> None:
-        info = await info_of(self._watch.cluster, self._server, pod.action_id, pod.name)
-        if info is None:
+        secrets = await read_secrets(self._watch.cluster, pod.name)
+        if secrets is None:
             return
-        view = await self._server.ask(lambda hook: hook.read(info, patience=_NO_PATIENCE))
+        task = TaskCredentials(pod.action_id, secrets.task)
+        view = await self._server.ask(lambda hook: hook.read(task, patience=_NO_PATIENCE))
         if not view.is_done:
-            view = await self._server.ask(lambda hook: hook.reap(info, patience=_NO_PATIENCE))
+            view = await self._server.ask(lambda hook: hook.reap(task, patience=_NO_PATIENCE))
         elif _may_go_on(view, pod):
             return
         if view.is_done:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routes of tasks: register an action, then follow it and tell what the runner saw.
 
-Registration is proven by the task state store (``store.registration``), all else by the job's secret.
+Registration is proven by the task state store (``store.registration``), all else by the action's task key.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def _claimant(fields: dict[str, Any]) -> Claimant:
         raise MalformedReport("tiId is not a UUID or nonce is not a string", field="tiId")
     if resumes is not None and not isinstance(resumes, str):
         raise MalformedReport("resumes is not a string", field="resumes")
-    return Claimant.of(ti_id.lower(), nonce, resumes)
+    takes_task_key = fields.get("takesTaskKey") is True
+    return Claimant.of(ti_id.lower(), nonce, resumes, takes_task_key=takes_task_key)
 
 
 def _spec(fields: dict[str, Any]) -> ActionSpec:
@@ -98,7 +99,8 @@ def _spec(fields: dict[str, Any]) -> ActionSpec:
 def _registered_json(registered: Registered, settings: Settings) -> dict[str, Any]:
     return {
         "actionId": registered.action.id,
-        "secretKey": registered.secret,
+        "secretKey": registered.secrets.job,
+        "taskKey": registered.secrets.task,
         "orchestrator": settings.orchestrator,
         "attempt": registered.action.attempt,
         "wasLaunched": registered.action.started_at is not None,

@@ -82,6 +82,7 @@ class JobPods:
         script: str = "sleep 300",
         *,
         info: JobInfo | None = None,
+        task_key: str | None = None,
         on_finish: str = "delete_pod",
         scheduler: str | None = None,
         secret_in_env: bool = False,
@@ -104,10 +105,11 @@ class JobPods:
                 containers=[base, *sidecars], scheduler_name=scheduler, termination_grace_period_seconds=1
             ),
         )
-        add_job(pod, info, secret_in_env=secret_in_env, on_finish=on_finish)
+        add_job(pod, info, task_key=task_key, secret_in_env=secret_in_env, on_finish=on_finish)
         pod = self.core.create_namespaced_pod(self.cluster.namespace, pod)
         if not secret_in_env:
-            self.core.create_namespaced_secret(self.cluster.namespace, job_secret(pod, info))
+            secret = job_secret(pod, info, task_key=task_key)
+            self.core.create_namespaced_secret(self.cluster.namespace, secret)
         return JobPod(info, self.core, name, self.cluster.namespace, pod.metadata.uid)
 
 

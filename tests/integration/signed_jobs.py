@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -20,10 +20,11 @@ from airflow_asyncaction.protocol.signing import (
     TIME_HEADER,
     V1_HEADER,
     Content,
+    Signer,
     sign_v1,
     signed_headers,
 )
-from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView, Word, word_to_json
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView, Word, word_to_json
 from tests.integration.running_tasks import RunningTask
 
 _IDLE_SECONDS = 2.0
@@ -129,10 +130,26 @@ def encoded(body: bytes | Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True)
 class SignedJob:
-    """A job, or its task: who holds the action's secret."""
+    """A job and its task: each signs the requests to its own routes, with a secret of its own."""
 
     info: JobInfo
+    task: TaskCredentials
     client: HookClient = field(repr=False)
+
+    def forged(self, *, job_id: str | None = None, secrets_of: SignedJob | None = None) -> SignedJob:
+        """Return the same with another action's id, or with another's secrets."""
+        job_id, other = JobId(job_id or self.info.job_id), secrets_of or self
+        info = replace(self.info, job_id=job_id, secret_key=other.info.secret_key)
+        return replace(self, info=info, task=TaskCredentials(job_id, other.task.secret_key))
+
+    def swapped(self) -> SignedJob:
+        """Return a job with its task's key, and a task with its job's secret."""
+        info = replace(self.info, secret_key=self.task.secret_key)
+        return replace(self, info=info, task=replace(self.task, secret_key=self.info.secret_key))
+
+    def signer(self, path: str) -> Signer:
+        """Return whoever a route is for."""
+        return self.task if path.startswith("/task/") else self.info
 
     def headers(
         self,
@@ -146,7 +163,7 @@ class SignedJob:
     ) -> dict[str, str]:
         """Return the headers of a v2-signed request."""
         return signed_headers(
-            self.info,
+            self.signer(path),
             Content(method, path, query, body),
             time_ms=now_ms() if time_ms is None else time_ms,
             nonce=nonce or new_nonce(),
@@ -181,7 +198,7 @@ class SignedJob:
         headers = {
             JOB_ID_HEADER: job_id or self.info.job_id,
             TIME_HEADER: text,
-            V1_HEADER: sign_v1(self.info.secret_key, text),
+            V1_HEADER: sign_v1(self.signer(path).secret_key, text),
         }
         return self.client.send(method, path, encoded(body), headers)
 
@@ -203,15 +220,14 @@ class SignedJob:
 
     def on(self, client: HookClient) -> SignedJob:
         """Return the same job on another connection, or at another server."""
-        return SignedJob(self.info, client)
+        return replace(self, client=client)
 
 
 def register(task: RunningTask, client: HookClient, nonce: str, **spec: Any) -> Answer:
     """Ask for an action by the route of tasks."""
     wanted = ActionSpec(**{"type": "test", "runner": "local", **spec})
-    return client.send(
-        "POST", "/task/register", encoded({"tiId": task.ti_id, "nonce": nonce, "spec": wanted.to_json()})
-    )
+    fields = {"tiId": task.ti_id, "nonce": nonce, "spec": wanted.to_json(), "takesTaskKey": True}
+    return client.send("POST", "/task/register", encoded(fields))
 
 
 def registered(task: RunningTask, client: HookClient, **spec: Any) -> SignedJob:
@@ -220,7 +236,7 @@ def registered(task: RunningTask, client: HookClient, **spec: Any) -> SignedJob:
     assert answer.status == 200, answer
     fields = answer.fields
     info = JobInfo(job_id=JobId(fields["actionId"]), secret_key=fields["secretKey"], hook=client.hook)
-    return SignedJob(info, client)
+    return SignedJob(info, TaskCredentials(info.job_id, fields["taskKey"]), client)
 
 
 NewJob = Callable[..., SignedJob]

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Exit
 from tests.integration.databases import Database
 from tests.integration.file_servers import Folder, Serve, one_server_each
@@ -191,8 +189,8 @@ def test_who_does_not_sign_gets_nothing(
     job, other = new_job(), new_job()
     upload(job, "model", secrets.token_bytes(SIZE))
     path = path.format(id=job.info.job_id)
-    thief = replace(job, info=replace(job.info, secret_key=other.info.secret_key))
-    nobody = replace(job, info=replace(job.info, job_id=JobId(UNKNOWN)))
+    thief = job.forged(secrets_of=other)
+    nobody = job.forged(job_id=UNKNOWN)
     assert job.client.send(method, path, encoded(body)).error == UNSIGNED
     assert thief.send(method, path, body).error == UNSIGNED
     assert thief.send_v1(method, path, body).error == UNSIGNED

@@ -21,11 +21,12 @@ from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
 from airflow_asyncaction.runners.pod_end import ACTION_LABEL
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
-from airflow_asyncaction.runners.pod_spec import add_job
+from airflow_asyncaction.runners.pod_spec import PodSecrets, add_job, secrets_of
 from dev.cluster import ACCOUNT, Cluster
 
 pytestmark = pytest.mark.integration
 
+TASK_KEY = "k" * 32
 OPTIONS = PodOptions(
     container="base",
     stop_grace=timedelta(seconds=2),
@@ -72,7 +73,7 @@ class Scene:
         container = {
             name: changes.pop(name) for name in ("image", "resources", "env_from") if name in changes
         }
-        return KubeRunner(
+        runner = KubeRunner(
             self.core,
             lambda _: self.pod(command, **container),
             task_labels=self.labels,
@@ -80,6 +81,8 @@ class Scene:
             write_line=self.lines.append,
             position=position,
         )
+        runner.task_key = TASK_KEY
+        return runner
 
     def pod(self, command: str, *, image: str = "busybox", **container: Any) -> k8s.V1Pod:
         base = k8s.V1Container(
@@ -126,6 +129,13 @@ class Scene:
         ).items
         return pods
 
+    def expect_task_key_in_secret_alone(self, name: str) -> None:
+        """Expect what a trigger is going to read, and what no container may."""
+        core, namespace = self.cluster.core, self.cluster.namespace
+        secret = k8s.ApiClient().sanitize_for_serialization(core.read_namespaced_secret(name, namespace))
+        assert secrets_of({}, secret) == PodSecrets(self.info.secret_key, TASK_KEY)
+        assert TASK_KEY not in str(core.read_namespaced_pod(name, namespace))
+
     def secrets(self) -> list[str]:
         names = self.cluster.core.list_namespaced_secret(
             self.cluster.namespace, label_selector=ACTION_LABEL
@@ -141,7 +151,8 @@ class Scene:
 
 
 def test_a_pod_that_ends_well(scene: Scene) -> None:
-    exit_ = scene.ended('test ${#JOB_SECRET_KEY} = 32 && echo "for $JOB_ID"')
+    unseen = f"! env | grep -q {TASK_KEY}"
+    exit_ = scene.ended(f'test ${{#JOB_SECRET_KEY}} = 32 && {unseen} && echo "for $JOB_ID"')
     assert exit_ == Exit(code=0, tail=(f"for {scene.info.job_id}",))
     assert scene.texts == [f"for {scene.info.job_id}"]
     assert scene.job["pod"].startswith(scene.labels["task_id"])
@@ -202,6 +213,7 @@ def test_the_next_worker_adopts_the_running_pod_and_goes_on_with_its_log(scene: 
     thread = scene.when_launched(first.orphaned, after_seconds=2)
     assert scene.run(first) is None
     thread.join()
+    scene.expect_task_key_in_secret_alone(first.pod["name"])
     second = scene.runner("echo another pod", position=first.position)
     second.expect_job()
     exit_ = scene.run(second)
@@ -221,14 +233,14 @@ def test_a_pod_that_should_be_there_and_is_gone_was_not_seen(scene: Scene) -> No
 
 def test_the_pod_of_an_earlier_try_is_deleted(scene: Scene) -> None:
     earlier = scene.pod("sleep 100")
-    add_job(earlier, scene.new_info(), secret_in_env=True, on_finish="delete_pod")
+    add_job(earlier, scene.new_info(), task_key="t", secret_in_env=True, on_finish="delete_pod")
     scene.core.create_namespaced_pod(scene.cluster.namespace, earlier)
     assert scene.ended("true").code == 0
 
 
 def test_a_crash_between_the_pod_and_its_secret(scene: Scene) -> None:
     pod = scene.pod("echo hello")
-    add_job(pod, scene.info, secret_in_env=False, on_finish="delete_pod")
+    add_job(pod, scene.info, task_key="t", secret_in_env=False, on_finish="delete_pod")
     scene.core.create_namespaced_pod(scene.cluster.namespace, pod)
     time.sleep(3)  # its node says that there is no Secret
     runner = scene.runner("echo another pod")

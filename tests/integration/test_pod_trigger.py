@@ -61,7 +61,7 @@ class Deferred:
         self.job = job
         self.pods = pods
         self.options = {"on_finish": "delete_pod", **pod}
-        self.pod = pods.create(script, info=job.info, **self.options)
+        self.pod = pods.create(script, info=job.info, task_key=job.task.secret_key, **self.options)
 
     def trigger(self, **changes: Any) -> PodActionTrigger:
         """Return the trigger that its worker would leave."""
@@ -357,15 +357,38 @@ def test_a_pod_whose_secret_is_gone_is_given_back_to_a_worker(
     run(check())
 
 
-def test_a_secret_in_the_pod_itself_is_read_there(defer: NewDeferred) -> None:
-    deferred = defer("exit 0", secret_in_env=True)
+SHOWS_SECRETS = 'echo "mine is $JOB_SECRET_KEY"; echo "and $(env | grep -c TASK) others"'
+
+
+def test_secrets_in_the_pod_itself_are_read_there(defer: NewDeferred) -> None:
+    deferred = defer(SHOWS_SECRETS, secret_in_env=True)
 
     async def check() -> None:
         started = Triggerer().start(deferred.trigger())
         await until(lambda: deferred.state == "success")
         await started.cancel()
 
-    run(check())
+    with capture_logs() as logs:
+        run(check())
+    assert {"mine is ***", "and 0 others"} <= set(lines(logs))
+
+
+def test_a_v1_job_of_a_deferred_pod_goes_on_with_v1_to_its_end(defer: NewDeferred) -> None:
+    deferred = defer(f"sleep 3; {SHOWS_SECRETS}")
+    job = deferred.job
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: job.view().state is State.RUNNING)  # the trigger has told that it is up
+        assert job.send_v1("POST", "/status", {"logs": ["by v1"]}).status == 200
+        assert job.send_v1("POST", "/status", {"status": "SUCCESS", "results": 7}).status == 200
+        await until(lambda: deferred.state == "success")
+        await started.cancel()
+
+    with capture_logs() as logs:
+        run(check())
+    assert {"mine is ***", "and 0 others"} <= set(lines(logs))
+    assert deferred.task.xcoms() == {"return_value": 7}
 
 
 def test_a_sidecar_that_runs_on_does_not_matter(defer: NewDeferred) -> None:

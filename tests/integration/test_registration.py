@@ -58,7 +58,7 @@ def test_a_running_task_that_committed_gets_an_action(
     answer = register(task, client, task.commit(), type="etl.load")
     assert (answer.status, set(answer.fields)) == (
         200,
-        {"actionId", "secretKey", "orchestrator", "attempt", "wasLaunched"},
+        {"actionId", "secretKey", "taskKey", "orchestrator", "attempt", "wasLaunched"},
     )
     assert (answer.fields["orchestrator"], answer.fields["attempt"]) == ("airflow", 1)
     assert len(answer.fields["secretKey"].encode("ascii")) * 6 >= 256

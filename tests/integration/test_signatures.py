@@ -26,12 +26,15 @@ from airflow_asyncaction.protocol.signing import (
     V2_HEADER,
     sign_v1,
 )
+from airflow_asyncaction.protocol.tasks import TaskCredentials
 from airflow_asyncaction.store.actions import Credentials
 from airflow_asyncaction.store.models import report_table
+from airflow_asyncaction.store.secret import Secrets
 from airflow_asyncaction.web.app import create_app
 from airflow_asyncaction.web.refusals import register_error_handlers
 from airflow_asyncaction.web.security import job_request
 from tests.integration.databases import Database
+from tests.integration.file_transfers import announcement
 from tests.integration.servers import PREFIX, Prepared, served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, new_nonce, now_ms
 
@@ -57,17 +60,34 @@ def test_v1_is_taken_until_v2_was_used(job: SignedJob) -> None:
     assert job.send_v1("GET", "/job").error == UNSIGNED
 
 
-def test_whatever_a_job_sends_under_v2_locks_v1_out(new_job: NewJob) -> None:
-    reads, fails = new_job(), new_job()
-    assert reads.send("GET", "/job").status == 200
-    assert reads.send_v1("POST", "/status").error == UNSIGNED
-    assert fails.send("POST", "/status", b"[]").status == 400
-    assert fails.send_v1("POST", "/status").error == UNSIGNED
+V2_REQUESTS: dict[str, tuple[str, str, Any, int]] = {
+    "report": ("POST", "/status", {}, 200),
+    "report at the hook": ("POST", "", {}, 200),
+    "malformed report": ("POST", "/status", b"[]", 400),
+    "look": ("GET", "/job", {}, 200),
+    "announcement": ("PUT", "/upload/default/{id}/left", announcement(b"x"), 200),
+    "malformed announcement": ("PUT", "/upload/default/{id}/left", {}, 400),
+    "refused announcement": ("PUT", "/upload/default/{other}/left", announcement(b"x"), 403),
+    "download of nothing": ("GET", "/download/default/{id}/none/0", {}, 404),
+}
 
 
-def test_what_the_task_sends_does_not_lock_v1_out(job: SignedJob) -> None:
-    job.view()
+@pytest.mark.parametrize("name", V2_REQUESTS)
+def test_whatever_a_job_signs_with_v2_locks_v1_out(job: SignedJob, name: str) -> None:
+    method, path, body, status = V2_REQUESTS[name]
+    path = path.format(id=job.info.job_id, other=uuid4())
+    assert job.forged(secrets_of=job.swapped()).send(method, path, body).error == UNSIGNED
     assert job.send_v1("POST", "/status").status == 200
+    assert job.send(method, path, body).status == status
+    assert job.send_v1("POST", "/status").error == UNSIGNED
+
+
+def test_a_refused_report_that_is_not_kept_any_more_locks_v1_out(
+    job: SignedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_asyncaction.store.actions.KEPT_REFUSALS", 0)
+    assert job.send("POST", "/status", b"[]").status == 400
+    assert job.send_v1("POST", "/status").error == UNSIGNED
 
 
 def test_an_action_may_refuse_v1_from_the_start(new_job: NewJob) -> None:
@@ -127,16 +147,16 @@ def test_a_signature_is_good_for_its_request_alone(job: SignedJob) -> None:
 
 def test_unknown_jobs_and_others_secrets_get_the_same_answer(new_job: NewJob) -> None:
     job, other = new_job(), new_job()
-    stranger = replace(job, info=replace(job.info, job_id=JobId(str(uuid4()))))
-    thief = replace(job, info=replace(job.info, secret_key=other.info.secret_key))
+    stranger = job.forged(job_id=str(uuid4()))
+    thief = job.forged(secrets_of=other)
     answers = [who.send("POST", "/status") for who in (stranger, thief)]
     assert [answer.error for answer in answers] == [UNSIGNED, UNSIGNED]
     assert answers[0].body == answers[1].body
 
 
 def test_who_guesses_the_secret_of_nobody_is_nobody(job: SignedJob) -> None:
-    info = replace(job.info, job_id=JobId(str(uuid4())), secret_key="nobody's")
-    nobody = replace(job, info=info)
+    known = replace(job.info, secret_key="nobody's"), replace(job.task, secret_key="nobody's")
+    nobody = SignedJob(*known, job.client).forged(job_id=str(uuid4()))
     assert nobody.report().error == UNSIGNED
     assert nobody.send("GET", "/job").error == UNSIGNED
     assert nobody.send_v1("POST", "/status").error == UNSIGNED
@@ -155,7 +175,7 @@ def test_a_malformed_header_is_an_unsigned_request(job: SignedJob, name: str, va
 
 
 def test_a_job_id_is_the_same_in_upper_case(job: SignedJob) -> None:
-    shouting = replace(job, info=replace(job.info, job_id=JobId(job.info.job_id.upper())))
+    shouting = job.forged(job_id=job.info.job_id.upper())
     answer = shouting.report(status="SUCCESS")
     assert (answer.status, answer.fields["uuid"]) == (200, job.info.job_id)
 
@@ -211,7 +231,8 @@ def app_that_proves(vectors: list[dict[str, Any]]) -> Flask:
     def prove(path: str) -> Response:
         del path
         signed = job_request(request, options)
-        signed.prove(Credentials(secret_of[signed.claim.digest], accept_v1=True))
+        known = Secrets(job=secret_of[signed.claim.digest], task="another's")
+        signed.prove(Credentials(known, accept_v1=True))
         path_as_sent = signed.content.path
         assert isinstance(path_as_sent, bytes)
         return jsonify(path_as_sent.decode())
@@ -246,7 +267,8 @@ def more_vectors() -> list[dict[str, Any]]:
 
     def signed(path: str, query: str) -> dict[str, Any]:
         with HookClient(info.hook) as client:
-            headers = SignedJob(info, client).headers("PUT", path, b"body", query=query)
+            job = SignedJob(info, TaskCredentials(info.job_id, ""), client)
+            headers = job.headers("PUT", path, b"body", query=query)
         return {
             "method": "PUT",
             "path": path,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -130,7 +129,7 @@ def test_v1_is_not_enough_for_a_task(job: SignedJob) -> None:
 
 def test_another_job_may_not_look_or_tell(new_job: NewJob) -> None:
     job, other = new_job(), new_job()
-    thief = replace(other, info=replace(other.info, job_id=job.info.job_id))
+    thief = other.forged(job_id=job.info.job_id)
     assert thief.send("GET", "/task/action").error == UNSIGNED
     assert thief.send("POST", "/task/word", {"word": "abandon"}).error == UNSIGNED
     headers = other.headers("POST", "/task/word", b'{"word": "abandon"}')

@@ -17,9 +17,10 @@ import requests
 from cryptography.fernet import Fernet
 from sqlalchemy import Engine, text
 
-from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.signing import Content, signed_headers
-from airflow_asyncaction.protocol.tasks import TaskView
+from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
+from airflow_asyncaction.store.secret import Secrets
 from dev.airflow_api import TaskKey
 from dev.deployment import Deployment
 from tests.system.command_lines import CommandLines
@@ -132,21 +133,30 @@ class Scene:
         self.mark(action, "up")
         return action
 
-    def secrets(self) -> dict[str, str]:
-        """Return the clear secret of every action, by id."""
+    def secrets(self) -> dict[str, Secrets]:
+        """Return the secrets of every action in clear, by id."""
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(self.deployment.home / "airflow.cfg")
         fernet = Fernet(parser["core"]["fernet_key"])
         with self.engine.connect() as connection:
-            rows = connection.execute(text("SELECT id, secret FROM async_action")).all()
-        return {str(row.id): fernet.decrypt(row.secret.encode()).decode() for row in rows}
+            rows = connection.execute(text("SELECT id, secret, task_key FROM async_action")).all()
+
+        def clear(stored: str) -> str:
+            return fernet.decrypt(stored.encode()).decode()
+
+        return {
+            str(row.id): Secrets(job=clear(row.secret), task=clear(row.task_key))
+            for row in rows
+            if row.task_key is not None  # it was registered
+        }
 
     def send(self, action: StoredAction, content: Content) -> requests.Response:
-        """Send a request as the job of an action would."""
+        """Send a request as the job of an action, or its task, would."""
         hook = f"{self.deployment.base_url}/async"
-        info = JobInfo(job_id=JobId(action.id), secret_key=self.secrets()[action.id], hook=hook)
+        known, is_task = self.secrets()[action.id], str(content.path).startswith("/task/")
+        signer = TaskCredentials(JobId(action.id), known.task if is_task else known.job)
         headers = signed_headers(
-            info, content, time_ms=time.time_ns() // 1_000_000, nonce=secrets.token_hex(16)
+            signer, content, time_ms=time.time_ns() // 1_000_000, nonce=secrets.token_hex(16)
         )
         query = f"?{content.query!s}" if content.query else ""
         with requests.Session() as session:

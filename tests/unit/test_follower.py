@@ -15,10 +15,10 @@ import pytest
 from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import State, Verb
-from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.protocol.tasks import TaskView
+from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
 from airflow_asyncaction.runners.reported import describe_progress
 from tests.unit.task_server import Answer, TaskServer
 from tests.unit.test_hook import AWAY, SEEN, VIEW
@@ -37,10 +37,10 @@ def answer(*messages: str, first_line: int = 1, **changes: object) -> Answer:
 
 def follow(server: TaskServer, *, copies_logs: bool = True) -> tuple[Follower, threading.Event]:
     stopped = threading.Event()
-    info = JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key="s" * 43, hook=server.url)
+    task = TaskCredentials(JobId(str(uuid.uuid4())), "s" * 43)
     follower = Follower(
         TaskHook(server.url),
-        info,
+        task,
         cast("Logger", logging.getLogger("task")),
         interval=timedelta(seconds=0.05),
         copies_logs=copies_logs,

@@ -15,13 +15,14 @@ import pytest
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import State
-from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.signing import Content, read_claim, verify
-from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
 from tests.unit.task_server import Answer, TaskServer
 
 SECRET = "the-secret-of-one-action-alone-0123456789"
+TASK_KEY = "the-key-of-its-task-alone-0123456789"
 VIEW = TaskView(
     state=State.RUNNING,
     is_done=False,
@@ -36,14 +37,14 @@ SEEN = Answer(fields=VIEW.to_json())
 AWAY = Answer(503, {"error": "unavailable", "message": "send it again"})
 
 
-def info_for(server: TaskServer) -> JobInfo:
-    return JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key=SECRET, hook=server.url)
+def new_task() -> TaskCredentials:
+    return TaskCredentials(JobId(str(uuid.uuid4())), SECRET)
 
 
 def test_a_request_is_signed_with_v2_over_its_path_query_and_body() -> None:
     with TaskServer([SEEN]) as server:
-        info = info_for(server)
-        assert TaskHook(server.url).read(info, after_line=3) == VIEW
+        task = new_task()
+        assert TaskHook(server.url).read(task, after_line=3) == VIEW
         (request,) = server.requests
     assert request.path == "/async/task/action?after=3"
     claim = read_claim(request.headers)
@@ -54,7 +55,7 @@ def test_a_request_is_signed_with_v2_over_its_path_query_and_body() -> None:
 
 def test_what_must_arrive_is_sent_again_over_an_outage_under_one_nonce() -> None:
     with TaskServer([AWAY, Answer(502, text="<html>"), SEEN]) as server:
-        view = TaskHook(server.url).tell(info_for(server), Exit(code=0))
+        view = TaskHook(server.url).tell(new_task(), Exit(code=0))
         assert view == VIEW
         nonces = {request.headers["X-Job-Nonce"] for request in server.requests}
         assert (len(server.requests), len(nonces)) == (3, 1)
@@ -64,27 +65,27 @@ def test_what_must_arrive_is_sent_again_over_an_outage_under_one_nonce() -> None
 def test_without_patience_an_outage_is_an_error_at_once() -> None:
     with TaskServer([AWAY]) as server:
         with pytest.raises(ServerError, match="503 unavailable: send it again"):
-            TaskHook(server.url).read(info_for(server))
+            TaskHook(server.url).read(new_task())
         assert len(server.requests) == 1
 
 
 def test_a_server_that_is_not_there_is_unreachable() -> None:
     with TaskServer([SEEN]) as server:
-        info = info_for(server)
+        task = new_task()
     with pytest.raises(ServerUnreachable, match="cannot be reached"):
-        TaskHook(info.hook).read(info, patience=timedelta(seconds=0.3))
+        TaskHook(server.url).read(task, patience=timedelta(seconds=0.3))
 
 
 def test_a_clock_that_is_off_is_corrected_once() -> None:
     ahead_ms = int(time.time() * 1000) + 3_600_000
     stale = Answer(401, {"error": "stale_time", "message": "set the clock", "serverTime": ahead_ms})
     with TaskServer([stale, SEEN]) as server:
-        TaskHook(server.url).read(info_for(server))
+        TaskHook(server.url).read(new_task())
         first, second = (int(request.headers["X-Job-Time"]) for request in server.requests)
     assert second - first > 3_500_000
     with TaskServer([stale]) as server:
         with pytest.raises(ServerError, match="stale_time"):
-            TaskHook(server.url).read(info_for(server))
+            TaskHook(server.url).read(new_task())
         assert len(server.requests) == 2
 
 
@@ -93,7 +94,7 @@ def test_an_action_that_was_replaced_is_superseded() -> None:
         TaskServer([Answer(410, {"error": "superseded", "message": "stop"})]) as server,
         pytest.raises(Superseded),
     ):
-        TaskHook(server.url).read(info_for(server))
+        TaskHook(server.url).read(new_task())
 
 
 def test_a_refused_registration_says_why() -> None:
@@ -112,25 +113,25 @@ def test_a_server_without_the_plugin_is_named_as_such() -> None:
         TaskServer([Answer(404, text="<html>Not Found</html>")]) as server,
         pytest.raises(ServerError, match="is the plugin of airflow-asyncaction loaded"),
     ):
-        TaskHook(server.url).read(info_for(server))
+        TaskHook(server.url).read(new_task())
 
 
 def test_no_error_shows_the_secret() -> None:
     with TaskServer([Answer(401, {"error": "bad_signature", "message": "no"})]) as server:
-        info = info_for(server)
+        task = new_task()
         with pytest.raises(ServerError) as raised:
-            TaskHook(server.url).read(info)
-    assert SECRET not in str(raised.value) + repr(raised.value) + repr(info)
+            TaskHook(server.url).read(task)
+    assert SECRET not in str(raised.value) + repr(raised.value) + repr(task)
 
 
 def test_neither_an_outage_nor_its_warnings_show_the_secret(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with TaskServer([AWAY, SEEN]) as server, caplog.at_level(logging.DEBUG):
-        info = info_for(server)
-        TaskHook(server.url).tell(info, Exit(code=0))
+        task = new_task()
+        TaskHook(server.url).tell(task, Exit(code=0))
     with pytest.raises(ServerUnreachable) as raised:
-        TaskHook(info.hook).read(info, patience=timedelta(seconds=0.3))
+        TaskHook(server.url).read(task, patience=timedelta(seconds=0.3))
     shown = "".join(traceback.format_exception(raised.value)) + caplog.text + "".join(capsys.readouterr())
     assert "cannot be reached" in shown
     assert SECRET not in shown
@@ -140,33 +141,36 @@ def test_neither_an_outage_nor_its_warnings_show_the_secret(
 def test_a_refusal_is_not_sent_again(status: int) -> None:
     with TaskServer([Answer(status, {"error": "code", "message": "do this"}), SEEN]) as server:
         with pytest.raises(ServerError, match=f"answered {status} code: do this"):
-            TaskHook(server.url).tell(info_for(server), Exit(code=0))
+            TaskHook(server.url).tell(new_task(), Exit(code=0))
         assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("answer", [Answer(text="[]"), Answer(text="<html>"), Answer(text="")])
 def test_an_answer_that_is_no_object_is_an_error(answer: Answer) -> None:
     with TaskServer([answer]) as server, pytest.raises(ServerError, match="answered 200"):
-        TaskHook(server.url).read(info_for(server))
+        TaskHook(server.url).read(new_task())
 
 
 def test_a_redirect_is_not_followed() -> None:
     with TaskServer([SEEN]) as elsewhere, TaskServer([]) as server:
         server.answers.append(Answer(302, headers={"Location": elsewhere.url}))
         with pytest.raises(ServerError, match="answered 302"):
-            TaskHook(server.url).read(info_for(server))
+            TaskHook(server.url).read(new_task())
         assert elsewhere.requests == []
 
 
 def test_registration_returns_what_the_job_is_given() -> None:
-    given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "orchestrator": "here", "wasLaunched": False}
-    with TaskServer([Answer(fields=given)]) as server:
+    given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "taskKey": TASK_KEY, "orchestrator": "here"}
+    with TaskServer([Answer(fields={**given, "wasLaunched": False})]) as server:
         spec = ActionSpec(type="t", runner="local", traceparent="00-a-b-01")
         hook = TaskHook(server.url + "/")
         registration = hook.register("ti", "nonce", spec)
         sent = json.loads(server.requests[0].body)
     assert not registration.was_launched
+    assert registration.credentials == TaskCredentials(JobId(given["actionId"]), TASK_KEY)
+    assert TASK_KEY not in repr(registration)
     environ = registration.info.to_environ()
+    assert TASK_KEY not in environ.values()
     assert environ["JOB_HOOK"] == server.url
     assert (environ["JOB_ID"], environ["JOB_SECRET_KEY"]) == (given["actionId"], SECRET)
     assert (environ["JOB_ORCHESTRATOR"], environ["TRACEPARENT"]) == ("here", "00-a-b-01")

@@ -11,8 +11,20 @@ import pytest
 from kubernetes import client as k8s
 
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobId, JobInfo
-from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL
-from airflow_asyncaction.runners.pod_spec import add_job, job_secret, pod_of_manifest, secret_of
+from airflow_asyncaction.runners.pod_end import (
+    ACTION_LABEL,
+    ON_FINISH_LABEL,
+    TASK_KEY_ANNOTATION,
+    trimmed,
+)
+from airflow_asyncaction.runners.pod_spec import (
+    TASK_KEY,
+    PodSecrets,
+    add_job,
+    job_secret,
+    pod_of_manifest,
+    secrets_of,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -40,7 +52,7 @@ def _json(model: Any) -> Any:
 
 def test_every_container_gets_the_variables_once_and_keeps_its_own() -> None:
     pod = _pod()
-    add_job(pod, INFO, secret_in_env=False, on_finish="keep_pod")
+    add_job(pod, INFO, task_key="taskkey", secret_in_env=False, on_finish="keep_pod")
     spec = _json(pod)["spec"]
     for container in (*spec["initContainers"], *spec["containers"]):
         environ = {variable["name"]: variable.get("value") for variable in container["env"]}
@@ -52,36 +64,79 @@ def test_every_container_gets_the_variables_once_and_keeps_its_own() -> None:
 
 def test_a_pod_runs_once_and_carries_its_labels() -> None:
     pod = _pod()
-    add_job(pod, INFO, secret_in_env=False, on_finish="keep_pod")
+    add_job(pod, INFO, task_key="taskkey", secret_in_env=False, on_finish="keep_pod")
     assert pod.spec.restart_policy == "Never"
     assert pod.metadata.labels == {"dag_id": "d", ACTION_LABEL: INFO.job_id, ON_FINISH_LABEL: "keep_pod"}
 
 
-def test_the_secret_is_not_in_the_pod_but_in_a_secret_that_the_pod_owns() -> None:
+def test_the_secrets_are_not_in_the_pod_but_in_a_secret_that_the_pod_owns() -> None:
     pod = _pod()
-    add_job(pod, INFO, secret_in_env=False, on_finish="delete_pod")
-    assert "topsecret" not in str(_json(pod))
+    add_job(pod, INFO, task_key="taskkey", secret_in_env=False, on_finish="delete_pod")
+    assert not any(secret in str(_json(pod)) for secret in ("topsecret", "taskkey"))
     pod.metadata.uid = "the-uid"
-    secret = _json(job_secret(pod, INFO))
+    secret = _json(job_secret(pod, INFO, task_key="taskkey"))
     assert secret["metadata"]["name"] == "the-pod"
     assert secret["metadata"]["labels"] == {ACTION_LABEL: INFO.job_id}
     assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == ["the-uid"]
+    assert secret["stringData"] == {JOB_SECRET_KEY: "topsecret", TASK_KEY: "taskkey"}
     with pytest.raises(ValueError, match=JOB_SECRET_KEY):
-        secret_of(_json(pod), None)
+        secrets_of(_json(pod), None)
 
 
-def test_the_secret_is_read_back() -> None:
-    in_secret = {"data": {JOB_SECRET_KEY: base64.b64encode(b"topsecret").decode()}}
-    assert secret_of({}, in_secret) == "topsecret"
+def test_containers_refer_to_the_jobs_secret_alone() -> None:
     pod = _pod()
-    add_job(pod, INFO, secret_in_env=True, on_finish="delete_pod")
-    assert secret_of(_json(pod), None) == "topsecret"
+    add_job(pod, INFO, task_key="taskkey", secret_in_env=False, on_finish="delete_pod")
+    spec = _json(pod)["spec"]
+    for container in (*spec["initContainers"], *spec["containers"]):
+        (reference,) = [variable for variable in container["env"] if "valueFrom" in variable]
+        assert reference == {
+            "name": JOB_SECRET_KEY,
+            "valueFrom": {"secretKeyRef": {"name": "the-pod", "key": JOB_SECRET_KEY}},
+        }
+        assert "envFrom" not in container
+    assert "volumes" not in spec
 
 
+def test_in_clear_the_task_key_is_in_no_container() -> None:
+    pod = _pod()
+    pod.metadata.annotations = {"mine": "1"}
+    add_job(pod, INFO, task_key="taskkey", secret_in_env=True, on_finish="delete_pod")
+    assert pod.metadata.annotations == {"mine": "1", TASK_KEY_ANNOTATION: "taskkey"}
+    assert "taskkey" not in str(_json(pod)["spec"])
+    assert "taskkey" not in str(trimmed(_json(pod)))
+
+
+def test_the_secrets_are_read_back() -> None:
+    data = {
+        name: base64.b64encode(value).decode()
+        for name, value in ((JOB_SECRET_KEY, b"topsecret"), (TASK_KEY, b"taskkey"))
+    }
+    assert secrets_of({}, {"data": data}) == PodSecrets("topsecret", "taskkey")
+    pod = _pod()
+    add_job(pod, INFO, task_key="taskkey", secret_in_env=True, on_finish="delete_pod")
+    assert secrets_of(_json(pod), None) == PodSecrets("topsecret", "taskkey")
+
+
+@pytest.mark.parametrize("secret_in_env", [True, False])
+def test_a_pod_of_before_tasks_had_keys_has_its_jobs_secret(secret_in_env: bool) -> None:
+    pod = _pod()
+    add_job(pod, INFO, task_key=None, secret_in_env=secret_in_env, on_finish="delete_pod")
+    data = {"data": {JOB_SECRET_KEY: base64.b64encode(b"topsecret").decode()}}
+    assert secrets_of(_json(pod), None if secret_in_env else data) == PodSecrets("topsecret", "topsecret")
+
+
+@pytest.mark.parametrize("name", [JOB_SECRET_KEY, TASK_KEY])
 @pytest.mark.parametrize("data", ["no base64!", base64.b64encode(b"\xff").decode()])
-def test_a_secret_that_somebody_changed_is_refused(data: str) -> None:
-    with pytest.raises(ValueError, match=JOB_SECRET_KEY):
-        secret_of({}, {"data": {JOB_SECRET_KEY: data}})
+def test_a_secret_that_somebody_changed_is_refused(name: str, data: str) -> None:
+    known = {each: base64.b64encode(b"s").decode() for each in (JOB_SECRET_KEY, TASK_KEY)}
+    with pytest.raises(ValueError, match=name):
+        secrets_of({}, {"data": {**known, name: data}})
+
+
+def test_secrets_are_masked_and_not_shown() -> None:
+    secrets = PodSecrets("topsecret", "taskkey")
+    assert secrets.masked("a topsecret b taskkey") == "a *** b ***"
+    assert "secret" not in repr(secrets).replace("PodSecrets", "")
 
 
 POD = """
