@@ -115,6 +115,14 @@ OPTIONS = (
         " error NoRunner.",
     ),
     Option(
+        "reap_after",
+        "float",
+        "120",
+        "How many seconds an action must have been unwatched before the API server ends it: its task instance"
+        " is over, or gone, and no next try is going to adopt its job. 0: never; 'airflow asyncaction reap'"
+        " ends it.",
+    ),
+    Option(
         "live_pod_logs",
         "integer",
         "100",
@@ -181,6 +189,7 @@ class Settings:
     defer_after: timedelta
     runners: str
     fallback_on_first: bool
+    reap_after: timedelta
     live_pod_logs: int
     web_threads: int
     gc_freeze: bool
@@ -219,6 +228,7 @@ def load() -> Settings:
         defer_after=timedelta(seconds=values["defer_after"]),
         runners=values["runners"],
         fallback_on_first=values["fallback_on_first"],
+        reap_after=timedelta(seconds=values["reap_after"]),
         live_pod_logs=values["live_pod_logs"],
         web_threads=values["web_threads"],
         gc_freeze=values["gc_freeze"],

@@ -140,10 +140,10 @@ def _launch_command() -> ActionCommand:
 def _reap_command() -> ActionCommand:
     return ActionCommand(
         name="reap",
-        help="End actions that nobody watches any more",
-        description="End actions whose task has ended, or is gone, without having seen their end: a worker"
-        " that was killed together with its task leaves them. Their jobs, if they run, are told to stop. With"
-        " --pods-in, pods whose action is over are deleted.",
+        help="End unwatched actions now, and delete the pods they have left",
+        description="End actions whose task has ended, or is gone, without having seen their end: after the"
+        " crash of a worker's host, for example. The API server does so by itself ([asyncaction] reap_after)."
+        " Their jobs, if they run, are told to stop. With --pods-in, pods whose action is over are deleted.",
         func=lazy_load_command("airflow_asyncaction.cli.reap.reap"),
         args=(_UNHEARD_FOR, _DRY_RUN, _PODS_IN, _KUBERNETES_CONN_ID, _CONFIG_FILE),
     )

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.files.services import open_services
+from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.store import metrics, reaping
 from airflow_asyncaction.store.actions import Actions
 
@@ -26,11 +27,16 @@ def reap(args: Namespace) -> None:
         said = "would be ended"
         if not args.dry_run:
             with suppress(ActionNotFound):  # it was cleaned away meanwhile
-                said = f"ended as {reaping.reap(actions, action, datetime.now(UTC))}"
+                said = _reap(actions, action.id)
         print(f"{action.id} of type {action.type} ({where}): {said}")
     print(f"{count} actions were not watched")
     for namespace in args.pods_in or ():
         _reap_pods(args, namespace, actions, older_than)
+
+
+def _reap(actions: Actions, action_id: JobId) -> str:
+    action = reaping.reap_if_unwatched(actions, action_id, datetime.now(UTC))
+    return f"ended as {action.state}" if action.is_done else "is watched again"
 
 
 def _reap_pods(args: Namespace, namespace: str, actions: Actions, older_than: timedelta) -> None:

@@ -61,7 +61,7 @@ class LazyApp:
 
         services = open_services()
         _make_pools()
-        self._completer = Completer(services.actions)
+        self._completer = Completer(services.actions, reap_after=services.settings.reap_after)
         self._completer.start()
         return create_asgi_app(services)
 

@@ -220,15 +220,24 @@ class Actions:
             reports.keep_message(connection, action_id, "deferred", now)
             return rows.to_action(row)
 
-    def end(self, action_id: JobId, message: Message, now: datetime) -> Action:
-        """Apply a message of nobody's to an action, and return it.
+    def end(
+        self,
+        action_id: JobId,
+        message: Message,
+        now: datetime,
+        *,
+        prove: Unseal[object] = lambda _: None,
+        unless: Callable[[Connection, Row[Any]], bool] = lambda *_: False,
+    ) -> Action:
+        """Apply a message of neither job nor runner to an action, and return it.
 
+        :param prove: who asks for it
+        :param unless: leaves the action as it is if it returns true; called with the action's locked row
         :raises ActionNotFound: it is gone
         """
-        with self.transaction() as connection:
-            row = rows.lock(connection, action_id)
-            if row is None:
-                raise ActionNotFound(f"There is no action {action_id}")
+        with self.locked(action_id, prove) as (connection, row, _):
+            if unless(connection, row):
+                return rows.to_action(row)
             return self._settled(connection, row, _apply(connection, row, message, now), now)
 
     def complete_due(self, now: datetime) -> None:

@@ -27,7 +27,7 @@ _MOST_RANGES = 200
 _REPORTS_PAGE = 200
 
 _columns = action_table.c
-_NEVER_SHOWN = {"secret", "task_key", "registration", "idempotency", "ti_id"}
+_NEVER_SHOWN = {"secret", "task_key", "registration", "idempotency", "ti_id", "awaited"}
 _SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHOWN))
 _LARGE = {"arguments", "results", "agent"}
 _SHORT = select(

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.mysql import LONGTEXT
 
@@ -103,6 +104,8 @@ action_table = Table(
     Column("traceparent", String(55), nullable=True),
     # What the task signs with, Fernet-encrypted. NULL: its job's secret, for workers of older releases.
     Column("task_key", Text, nullable=True),
+    # TRUE from its registration until it is done (Action.is_done), then NULL: few rows of many have it.
+    Column("awaited", Boolean(create_constraint=False), nullable=True),
     UniqueConstraint("ti_id"),
     Index(None, "idempotency", unique=True),
     Index(None, "dag_id", "run_id", "task_id", "map_index"),
@@ -110,6 +113,13 @@ action_table = Table(
     Index(None, "dag_id", "state", "id"),
     Index(None, "type", "state", "id"),
     Index(None, "state", "id"),
+    Index(
+        None,
+        "awaited",
+        "id",
+        postgresql_where=text("awaited IS NOT NULL"),
+        sqlite_where=text("awaited IS NOT NULL"),
+    ),
 )
 
 report_table = Table(

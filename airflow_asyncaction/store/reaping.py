@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends actions that nobody watches: whose task instance is over, or gone, without having seen their end.
+"""Ends unwatched actions: their task instance is over, or gone, without having seen their end.
 
-It happens when a worker is killed together with its task, and there is no next try that would take over.
+This happens when a worker is killed together with its task, and no next try takes over.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,9 +14,11 @@ from typing import Any
 from uuid import UUID
 
 from airflow.models.taskinstance import TaskInstance
+from airflow.utils.state import State as TaskStates
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import Connection, and_, bindparam, or_, select
+from sqlalchemy import Connection, Row, Select, and_, bindparam, or_, select, true
 
+from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.protocol.actions import Action, Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
@@ -23,7 +26,10 @@ from airflow_asyncaction.store import rows
 from airflow_asyncaction.store.actions import Actions, Unseal
 from airflow_asyncaction.store.models import action_table
 
+log = logging.getLogger(__name__)
+
 _BATCH = 500
+_MOST_ENDS = 100
 # Running, or on its way to the process in which it will go on.
 _WATCHING = frozenset(
     {
@@ -36,9 +42,9 @@ _WATCHING = frozenset(
 )
 
 _columns = action_table.c
-_ENDS = [state.value for state in State if state.is_end]
-_WAITING = [state.value for state in State if state.is_waiting]  # nothing is launched yet
-_MAY_BE_UNWATCHED = (  # as Action.is_done says, in SQL
+_task_columns = TaskInstance.__table__.c
+# A range of the index on (awaited, id), however many actions are done.
+_AWAITED = (
     select(
         _columns.id,
         _columns.ti_id,
@@ -47,23 +53,32 @@ _MAY_BE_UNWATCHED = (  # as Action.is_done says, in SQL
         _columns.run_id,
         _columns.task_id,
         _columns.map_index,
+        _columns.adoptable,
+        _columns.deferral,
+        _columns.verb,
+        _columns.updated_at,
     )
-    .where(
-        _columns.updated_at < bindparam("before"),
-        _columns.state.not_in(_WAITING),
-        or_(
-            _columns.state.not_in(_ENDS),
-            and_(
-                _columns.fenced.is_(False),
-                _columns.completion != Completion.REPORT.value,
-                _columns.exit.is_(None),
-            ),
+    .where(_columns.awaited == true())
+    .order_by(_columns.id)
+    .limit(bindparam("limit"))
+)
+_AWAITED_AFTER = _AWAITED.where(_columns.id > bindparam("after"))
+_UNFINISHED_TASK = (
+    select(_task_columns.id)
+    .join(
+        action_table,
+        and_(
+            *(_task_columns[name] == _columns[name] for name in ("dag_id", "run_id", "task_id", "map_index"))
         ),
     )
-    .order_by(_columns.id)
-    .limit(_BATCH)
+    .where(
+        _columns.id == bindparam("action_id"),
+        or_(
+            _task_columns.state.is_(None),
+            _task_columns.state.not_in(TaskStates.finished),
+        ),
+    )
 )
-_task_columns = TaskInstance.__table__.c
 
 
 @dataclass(frozen=True)
@@ -79,26 +94,30 @@ class Unwatched:
 
 
 def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) -> Iterator[Unwatched]:
-    """Yield the actions that nobody watches, and of which nothing was heard for so long.
+    """Yield the unwatched actions of which nothing was heard for so long.
 
     :param older_than: a task that has just ended may still be about to tell how
     """
-    query, before, last_id = _MAY_BE_UNWATCHED, now - older_than, None
+    after: JobId | None = None
     while True:
         with actions.transaction() as connection:
-            rows = connection.execute(
-                query if last_id is None else query.where(_columns.id > last_id), {"before": before}
-            ).all()
-            watched = _watched(connection, [row.ti_id for row in rows if row.ti_id is not None])
-        yield from (_unwatched(row) for row in rows if row.ti_id not in watched)
-        if len(rows) < _BATCH:
+            batch = _awaited(connection, after)
+            unwatched = _unwatched(connection, batch)
+        yield from (_described(row) for row in unwatched if row.updated_at < now - older_than)
+        if len(batch) < _BATCH:
             return
-        last_id = rows[-1].id
+        after = batch[-1].id
 
 
-def reap(actions: Actions, unwatched: Unwatched, now: datetime) -> State:
-    """End an action; its job, if it still runs, is told to stop (410). Returns the state it has then."""
-    return actions.end(unwatched.id, Abandon(), now).state
+def reap_if_unwatched(
+    actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] = lambda _: None
+) -> Action:
+    """End an action unless it is watched, and return it; its job, if it still runs, is told to stop (410).
+
+    :param prove: who asks for it
+    :raises ActionNotFound: there is no such action, and ``prove`` does not mind
+    """
+    return actions.end(action_id, Abandon(), now, prove=prove, unless=_is_to_stay)
 
 
 def find_over(
@@ -120,24 +139,76 @@ def find_over(
     return over
 
 
-def reap_if_unwatched(actions: Actions, action_id: JobId, prove: Unseal[object], now: datetime) -> Action:
-    """End an action unless its task watches it, for whoever holds its task key; return it.
+class Reaper:
+    """Ends actions that have been unwatched for a while. Each API server process has one.
 
-    :raises ActionNotFound: there is no such action, and ``prove`` does not mind
+    Purpose: after a host has crashed, its actions end without anybody's doing.
+
+    How it works: each look reads the next actions that are not done, by id, and begins again after the last
+    one. It ends an action that was unwatched whenever it looked, for the whole grace, and still is: under the
+    lock that adoption takes as well.
+
+    What it does not do: go by reports. A job that goes on reporting without a task is ended, too.
+
+    :param grace: in which a killed task may tell how its job ended
+    :param batch: how many actions one look reads at the most
     """
-    with actions.locked(action_id, prove) as (connection, row, _):
-        is_watched = row.ti_id is not None and bool(_watched(connection, [row.ti_id]))
-        action = rows.to_action(row)
-    return action if is_watched or action.is_done else actions.end(action_id, Abandon(), now)
+
+    def __init__(self, actions: Actions, *, grace: timedelta, batch: int = _BATCH) -> None:
+        self._actions = actions
+        self._grace = grace
+        self._batch = batch
+        self._after: JobId | None = None
+        self._unwatched_since: dict[JobId, datetime] = {}
+        self._seen: dict[JobId, datetime] = {}
+
+    def look(self, now: datetime) -> None:
+        """Look at the next actions."""
+        with self._actions.transaction() as connection:
+            batch = _awaited(connection, self._after, self._batch)
+            unwatched = _unwatched(connection, batch)
+        since = {row.id: self._unwatched_since.get(row.id, now) for row in unwatched}
+        self._seen |= since
+        if len(batch) == self._batch:
+            self._after = batch[-1].id
+        else:  # what was not seen in this round is watched again, or done
+            self._after, self._unwatched_since, self._seen = None, self._seen, {}
+        due = [action_id for action_id, moment in since.items() if now - moment >= self._grace]
+        for action_id in due[:_MOST_ENDS]:
+            self._reap(action_id, now)
+
+    def _reap(self, action_id: JobId, now: datetime) -> None:
+        try:
+            action = reap_if_unwatched(self._actions, action_id, now)
+        except ActionNotFound:  # it was cleaned away meanwhile
+            return
+        if action.is_done:
+            log.warning("No task watched action %s any more. It has ended as %s", action_id, action.state)
 
 
-def _watched(connection: Connection, ti_ids: list[str]) -> set[str]:
-    """Return those of the task instances that watch their action."""
-    query = select(_task_columns.id).where(
-        _task_columns.id.in_([UUID(ti_id) for ti_id in ti_ids]), _task_columns.state.in_(_WATCHING)
-    )
-    return {str(UUID(str(ti_id))) for ti_id in connection.scalars(query)}
+def _awaited(connection: Connection, after: JobId | None, limit: int = _BATCH) -> Sequence[Row[Any]]:
+    query: Select[Any] = _AWAITED if after is None else _AWAITED_AFTER
+    return connection.execute(query, {"limit": limit, "after": after}).all()
 
 
-def _unwatched(row: Any) -> Unwatched:
+def _is_to_stay(connection: Connection, row: Row[Any]) -> bool:
+    return rows.to_action(row).is_done or not _unwatched(connection, [row])
+
+
+def _unwatched(connection: Connection, batch: Sequence[Row[Any]]) -> list[Row[Any]]:
+    """Return those of the actions that no task instance watches, or is going to."""
+    ti_ids = [UUID(row.ti_id) for row in batch if row.ti_id is not None]
+    query = select(_task_columns.id).where(_task_columns.id.in_(ti_ids), _task_columns.state.in_(_WATCHING))
+    watching = {str(UUID(str(ti_id))) for ti_id in connection.scalars(query)}
+    return [row for row in batch if row.ti_id not in watching and not _is_to_be_adopted(connection, row)]
+
+
+def _is_to_be_adopted(connection: Connection, row: Row[Any]) -> bool:
+    """Tell whether the task's next process is going to adopt the job, as registration does."""
+    if not row.adoptable or row.deferral is not None or row.verb is not None:
+        return False
+    return connection.execute(_UNFINISHED_TASK, {"action_id": row.id}).first() is not None
+
+
+def _described(row: Row[Any]) -> Unwatched:
     return Unwatched(row.id, row.type, row.dag_id, row.run_id, row.task_id, row.map_index)

@@ -22,6 +22,7 @@ Transaction = Connection
 _FIELDS = tuple(field.name for field in fields(Action))
 
 _NOT_OF_AN_ACTION = {"registration", "dag_id", "run_id", "task_id", "map_index", "runner", "traceparent"} | {
+    "awaited",
     "requested_by",
     "requested_at",
     "scheduled_at",
@@ -132,6 +133,8 @@ def changes(before: Action, after: Action, now: datetime) -> dict[str, Any]:
     changed = {
         name: getattr(after, name) for name in _FIELDS if getattr(after, name) is not getattr(before, name)
     }
+    if after.is_done and not before.is_done:
+        changed["awaited"] = None
     return {**changed, "updated_at": now}
 
 

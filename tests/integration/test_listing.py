@@ -20,6 +20,7 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.listing import Filter, Page, find, list_actions
 from airflow_asyncaction.store.models import action_table
+from airflow_asyncaction.store.reaping import Reaper
 from tests.integration.databases import Database
 from tests.scale import NIGHTLY
 from tests.shared import SharedServices
@@ -28,6 +29,7 @@ NOW = datetime.now(UTC)
 COUNT = 1_000_000 if NIGHTLY else 100_000
 """Actions in a large table: either way, reading all of them costs far more than ``MOST_BLOCKS``."""
 
+AWAITED = 1_000
 PAGE = 50
 MOST_BLOCKS = 6 * PAGE
 """Blocks of 8 KiB that one page may read: a row each, and a few of the index for every range it reads."""
@@ -171,9 +173,8 @@ def many(shared: SharedServices) -> Iterator[Database]:
         with database.engine.begin() as connection:
             connection.execute(_FILL)
         with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(
-                text("SET default_statistics_target = 10000")
-            )  # no sample: all plans are alike
+            # Statistics of all rows instead of a sample: all runs have the same plans.
+            connection.execute(text("SET default_statistics_target = 10000"))
             connection.execute(text("VACUUM (FREEZE, ANALYZE) async_action"))
         yield database
 
@@ -182,13 +183,13 @@ _FILL = text(f"""
     INSERT INTO async_action (
         id, type, runner, attempt, dag_id, run_id, task_id, map_index, registration, secret, accept_v1,
         arguments, completion, require_report, log_limit, state, fenced, log_lines, log_lines_dropped,
-        report_count, refused_count, created_at, updated_at)
+        report_count, refused_count, created_at, updated_at, awaited)
     SELECT
         (lpad(to_hex(1790000000000 + n), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,
         CASE WHEN n IN (1, {COUNT // 2}) THEN 'rare' ELSE 'etl.' || n % 7 END,
         'local', 1, 'dag_' || n % 40, 'run_' || n, 'task', -1, 'x', repeat('x', 200), true,
         '{{}}', 'exit', false, 10000, CASE WHEN n % {COUNT // 100} = 0 THEN 'ERROR' ELSE 'SUCCESS' END, false,
-        0, 0, 3, 0, now(), now()
+        0, 0, 3, 0, now(), now(), CASE WHEN n % {COUNT // AWAITED} = 0 THEN true END
     FROM generate_series(1, {COUNT}) AS n
 """)  # noqa: S608 - a number
 
@@ -231,6 +232,18 @@ def test_a_page_of_many_actions_reads_few_blocks(
     with many.engine.connect() as connection:
         blocks = sum(blocks_read(connection, *query) for query in sent)
     assert blocks <= MOST_BLOCKS * max(1, len(more.get("dag_ids", ())) // 2)
+
+
+def test_a_look_for_unwatched_actions_reads_few_blocks(million: Database) -> None:
+    actions = Actions(million.engine, replay_window=timedelta(minutes=10))
+    batch = 100
+    reaper = Reaper(actions, grace=timedelta(hours=1), batch=batch)
+    for look in range(AWAITED // batch + 2):
+        with statements(million) as sent:
+            reaper.look(NOW)
+        with million.engine.connect() as connection:
+            blocks = sum(blocks_read(connection, *query) for query in sent)
+        assert blocks <= 2 * batch, look
 
 
 def blocks_read(connection: Connection, statement: str, parameters: Any) -> int:

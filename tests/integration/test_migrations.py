@@ -7,8 +7,11 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from airflow import settings as airflow_settings
@@ -18,12 +21,14 @@ from airflow.utils.session import create_session
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import String, Table, Uuid, inspect, text
+from sqlalchemy import String, Table, Uuid, insert, inspect, select, text
 from sqlalchemy.dialects import mysql
 from sqlalchemy.schema import ColumnCollectionConstraint, CreateIndex, CreateTable, DDLElement
 
+from airflow_asyncaction.protocol.actions import Action, Completion, State
+from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.store.db_manager import REVISION_HEADS, AsyncActionDBManager
-from airflow_asyncaction.store.models import metadata
+from airflow_asyncaction.store.models import action_table, metadata
 from tests.integration.databases import Database, sqlite_in
 from tests.shared import WORKER
 
@@ -32,6 +37,28 @@ pytestmark = pytest.mark.integration
 TABLES = {"async_action", "async_action_content", "async_action_file", "async_action_report"}
 VERSION_TABLE = AsyncActionDBManager.version_table_name
 MYSQL_INDEX_BYTES = 3072
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+OLD_ACTION = {
+    "type": "t",
+    "runner": "local",
+    "attempt": 1,
+    "dag_id": "d",
+    "run_id": "r",
+    "task_id": "t",
+    "map_index": -1,
+    "registration": "x",
+    "secret": "x",
+    "accept_v1": True,
+    "arguments": "{}",
+    "require_report": False,
+    "log_limit": 10,
+    "log_lines": 0,
+    "log_lines_dropped": 0,
+    "report_count": 0,
+    "refused_count": 0,
+    "created_at": NOW,
+    "updated_at": NOW,
+}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -64,13 +91,18 @@ def schema(database: Database) -> dict[str, Any]:
             ],
             "key": inspector.get_pk_constraint(name),
             "unique": sorted(inspector.get_unique_constraints(name), key=str),
-            "indexes": sorted(inspector.get_indexes(name), key=str),
+            "indexes": sorted(map(_index, inspector.get_indexes(name)), key=str),
             "foreign": inspector.get_foreign_keys(name),
             "checks": inspector.get_check_constraints(name),
         }
         for name in inspector.get_table_names()
         if name in TABLES
     }
+
+
+def _index(found: Any) -> dict[str, Any]:
+    options = {name: str(value) for name, value in found.get("dialect_options", {}).items()}
+    return {**found, "dialect_options": options}
 
 
 def revision(database: Database) -> list[str]:
@@ -165,6 +197,38 @@ def test_a_lost_version_table_is_made_again_and_the_tables_stay(empty: Database)
     assert schema(empty) == before
     with empty.engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM async_action_report")) == 1
+
+
+STATES = [state.value for state in State]
+
+
+def test_an_upgrade_marks_the_actions_that_are_not_done(empty: Database) -> None:
+    run_cli("upgrade")
+    run_cli("downgrade", "--to-revision", "0004", "-y")
+    kinds = list(product(STATES, [False, True], Completion, [None, '{"code":0}']))
+    with empty.engine.begin() as connection:
+        for state, fenced, completion, exit_ in kinds:
+            values = {"state": state, "fenced": fenced, "completion": completion.value, "exit": exit_}
+            connection.execute(insert(action_table).values(**OLD_ACTION, **values, id=str(uuid4())))
+    run_cli("upgrade")
+    columns = action_table.c
+    query = select(columns.state, columns.fenced, columns.completion, columns.exit, columns.awaited)
+    with empty.engine.connect() as connection:
+        found = connection.execute(query).all()
+    assert len(found) == len(kinds)
+    for row in found:
+        action = Action(
+            id=JobId("j"),
+            type="t",
+            attempt=1,
+            created_at=NOW,
+            state=State(row.state),
+            fenced=row.fenced,
+            completion=Completion(row.completion),
+            exit=row.exit,
+        )
+        is_awaited = not action.is_done and not action.state.is_waiting
+        assert row.awaited is (True if is_awaited else None), row
 
 
 @pytest.fixture

@@ -50,12 +50,7 @@ def is_unwatched(actions: Actions, job: SignedJob, *, later: timedelta = HOUR) -
 
 def reap(actions: Actions, job: SignedJob) -> State:
     now = datetime.now(UTC) + HOUR
-    (found,) = [
-        each
-        for each in reaping.find_unwatched(actions, older_than=timedelta(0), now=now)
-        if each.id == job.info.job_id
-    ]
-    return reaping.reap(actions, found, now)
+    return reaping.reap_if_unwatched(actions, job.info.job_id, now).state
 
 
 def test_an_action_is_ended_whose_task_has_failed(

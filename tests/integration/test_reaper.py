@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""API servers end what nobody watches, by themselves: not too soon, and only once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import func, select, update
+
+from airflow_asyncaction.protocol.actions import State, StopReason
+from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
+from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
+from airflow_asyncaction.store import rows
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.models import action_table, report_table
+from airflow_asyncaction.store.reaping import Reaper, find_unwatched
+from airflow_asyncaction.web.completer import Completer
+from tests.integration.databases import Database
+from tests.integration.running_tasks import RunningTask
+from tests.integration.signed_jobs import HookClient, SignedJob, register, registered
+
+pytestmark = pytest.mark.integration
+
+GRACE = timedelta(minutes=2)
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+LONG_AFTER = NOW + timedelta(hours=1)
+DEFERRAL = Deferral(needs_worker=NeedsWorker.ALWAYS).to_json()
+TIMES = 10  # on each database
+
+NewTask = Callable[..., RunningTask]
+
+
+@pytest.fixture
+def hook(mounted: str) -> str:
+    return mounted
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else(database: Database) -> None:
+    """Let all that other tests have left be done."""
+    with database.engine.begin() as connection:
+        connection.execute(update(action_table).values(awaited=None))
+
+
+@pytest.fixture
+def task(new_task: NewTask) -> RunningTask:
+    return new_task()
+
+
+@pytest.fixture
+def job(task: RunningTask, client: HookClient) -> SignedJob:
+    """Return the job of a task, launched."""
+    job = registered(task, client)
+    job.tell(Launched({"pid": 1}))
+    return job
+
+
+@pytest.fixture
+def reaper(actions: Actions) -> Reaper:
+    return Reaper(actions, grace=GRACE)
+
+
+def test_the_action_of_a_task_that_is_over_is_ended_after_the_grace(
+    task: RunningTask, job: SignedJob, reaper: Reaper
+) -> None:
+    reaper.look(NOW - timedelta(hours=1))
+    task.set_state(TaskInstanceState.FAILED)
+    reaper.look(NOW)
+    job.report()  # whatever it reports
+    reaper.look(NOW + GRACE - timedelta(seconds=1))
+    assert not job.view().is_done
+    reaper.look(NOW + GRACE)
+    view = job.view()
+    assert (view.state, view.error_name, view.is_done) == (State.STOPPED, "Killed", True)
+    assert job.report().error == (410, "superseded")
+
+
+def test_a_task_that_watches_again_has_the_whole_grace_again(
+    task: RunningTask, job: SignedJob, reaper: Reaper
+) -> None:
+    for state, moment in (("failed", NOW), ("running", NOW + GRACE), ("failed", NOW + 2 * GRACE)):
+        task.set_state(TaskInstanceState(state))
+        reaper.look(moment)
+    assert not job.view().is_done
+    reaper.look(NOW + 3 * GRACE)
+    assert job.view().is_done
+
+
+def test_a_tasks_own_last_word_is_not_overtaken(task: RunningTask, job: SignedJob, reaper: Reaper) -> None:
+    task.set_state(TaskInstanceState.FAILED)
+    reaper.look(NOW)
+    job.tell(Exit(code=3))
+    reaper.look(LONG_AFTER)
+    assert (job.view().state, job.view().error_name) == (State.ERROR, "ExitCode")
+
+
+def test_a_job_that_reported_success_and_was_lost_is_done(
+    task: RunningTask, job: SignedJob, reaper: Reaper
+) -> None:
+    job.report(status="SUCCESS", results=3)
+    task.set_state(TaskInstanceState.FAILED)
+    for moment in (NOW, LONG_AFTER):
+        reaper.look(moment)
+    assert (job.view().state, job.view().results, job.view().is_done) == (State.SUCCESS, "3", True)
+
+
+NEXT_TRIES: dict[str, Callable[[RunningTask], object]] = {
+    "up for retry": lambda task: task.set_state(TaskInstanceState.UP_FOR_RETRY),
+    "replaced": lambda task: task.next_try().set_state(TaskInstanceState.UP_FOR_RETRY),
+    "cleared": lambda task: task.next_try().set_state(None),
+    "queued": lambda task: task.next_try().set_state(TaskInstanceState.QUEUED),
+    "running": lambda task: task.next_try(),
+}
+
+
+@pytest.mark.parametrize("how", NEXT_TRIES)
+def test_a_job_is_left_to_the_next_try_that_is_going_to_adopt_it(
+    new_task: NewTask, client: HookClient, actions: Actions, reaper: Reaper, how: str
+) -> None:
+    tasks = [new_task() for _ in range(2)]
+    left, local = (registered(task, client, adoptable=task is tasks[0]) for task in tasks)
+    for task in tasks:
+        NEXT_TRIES[how](task)
+    found = find_unwatched(actions, older_than=timedelta(0), now=LONG_AFTER)
+    assert [each.id for each in found] == [local.info.job_id]
+    assert left.send("POST", "/task/reap").fields["isDone"] is False
+    for moment in (NOW, LONG_AFTER):
+        reaper.look(moment)
+    assert (left.view().is_done, local.view().is_done) == (False, True)
+
+
+@pytest.mark.parametrize("how", ["deferred", "stopping", "task failed"])
+def test_a_job_that_no_try_is_going_to_adopt_is_ended(
+    task: RunningTask, client: HookClient, reaper: Reaper, how: str
+) -> None:
+    job = registered(task, client, adoptable=True)
+    if how == "deferred":
+        assert job.send("POST", "/task/defer", DEFERRAL).status == 200
+    if how == "stopping":
+        job.tell(Stop(StopReason.KILLED))
+    task.next_try().set_state(TaskInstanceState.FAILED if how == "task failed" else None)
+    for moment in (NOW, LONG_AFTER):
+        reaper.look(moment)
+    assert job.view().is_done
+
+
+def test_adoption_and_reaping_at_once_leave_one_job(
+    new_task: NewTask, hook: str, client: HookClient, actions: Actions
+) -> None:
+    for _ in range(TIMES):
+        task, reaper = new_task(), Reaper(actions, grace=GRACE)
+        job = registered(task, client, adoptable=True)
+        task.set_state(TaskInstanceState.FAILED)
+        reaper.look(NOW)
+
+        def adopt(task: RunningTask = task) -> dict[str, Any]:
+            again = task.next_try()  # somebody has cleared it
+            with HookClient(hook) as own_client:
+                nonce, answer = again.commit(), None
+                while answer is None or answer.status == 503:
+                    answer = register(again, own_client, nonce, adoptable=True)
+            return answer.fields
+
+        with ThreadPoolExecutor(2) as threads:
+            adopting = threads.submit(adopt)
+            threads.submit(reaper.look, LONG_AFTER).result()
+            is_adopted = adopting.result()["actionId"] == job.info.job_id
+        assert job.view().is_done is not is_adopted
+
+
+def test_each_of_many_is_ended_once_by_servers_that_look_at_few(
+    new_task: NewTask, client: HookClient, database: Database, actions: Actions
+) -> None:
+    tasks = [new_task() for _ in range(7)]
+    jobs = [registered(task, client) for task in tasks]
+    for task in tasks[1:]:
+        task.set_state(TaskInstanceState.FAILED)
+    reapers = [Reaper(actions, grace=GRACE, batch=2) for _ in range(2)]
+    for moment in (NOW, LONG_AFTER):
+        with ThreadPoolExecutor(2) as threads:
+            for _ in range(4):  # looks, of two each
+                list(threads.map(lambda reaper, now=moment: reaper.look(now), reapers))
+    assert [job.view().is_done for job in jobs] == [False] + 6 * [True]
+    columns = report_table.c
+    ids = [job.info.job_id for job in jobs]
+    query = select(func.count()).where(columns.action_id.in_(ids), columns.kind == "abandon")
+    with database.engine.connect() as connection:
+        assert connection.scalar(query) == 6
+
+
+def test_an_action_is_awaited_from_its_registration_until_it_is_done(
+    new_task: NewTask, client: HookClient, database: Database
+) -> None:
+    task = new_task()
+    superseded = registered(task, client)
+    jobs = [
+        superseded,
+        registered(task.next_try(), client),
+        *(registered(new_task(), client) for _ in "1234"),
+    ]
+    jobs[2].tell(Exit(code=1))
+    jobs[3].tell(Abandon())
+    jobs[4].report(status="SUCCESS")
+    jobs[5].report(status="SUCCESS")
+    jobs[5].tell(Exit(code=0))
+    query = select(action_table).where(action_table.c.id.in_([job.info.job_id for job in jobs]))
+    with database.engine.connect() as connection:
+        found = {row.id: row for row in connection.execute(query)}
+    is_awaited = [found[job.info.job_id].awaited is True for job in jobs]
+    assert is_awaited == [False, True, False, False, True, False]
+    assert is_awaited == [not rows.to_action(found[job.info.job_id]).is_done for job in jobs]
+
+
+@pytest.fixture
+def completer(actions: Actions) -> Iterator[Completer]:
+    completer = Completer(actions, reap_after=timedelta(seconds=0.2), interval_seconds=0.05)
+    completer.start()
+    yield completer
+    completer.stop()
+
+
+@pytest.mark.usefixtures("completer")
+def test_an_api_server_does_it_by_itself(task: RunningTask, job: SignedJob) -> None:
+    task.set_state(TaskInstanceState.FAILED)
+    give_up_at = time.monotonic() + 60
+    while not job.view().is_done:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    assert job.view().state is State.STOPPED
+
+
+def test_it_can_be_switched_off(task: RunningTask, job: SignedJob, actions: Actions) -> None:
+    task.set_state(TaskInstanceState.FAILED)
+    completer = Completer(actions, reap_after=timedelta(0), interval_seconds=0.02)
+    completer.start()
+    time.sleep(0.3)
+    completer.stop()
+    assert not job.view().is_done
