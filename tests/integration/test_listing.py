@@ -234,14 +234,14 @@ def test_a_page_of_many_actions_reads_few_blocks(
     assert blocks <= MOST_BLOCKS * max(1, len(more.get("dag_ids", ())) // 2)
 
 
-def test_a_look_for_unwatched_actions_reads_few_blocks(million: Database) -> None:
-    actions = Actions(million.engine, replay_window=timedelta(minutes=10))
+def test_a_look_for_unwatched_actions_reads_few_blocks(many: Database) -> None:
+    actions = Actions(many.engine, replay_window=timedelta(minutes=10))
     batch = 100
     reaper = Reaper(actions, grace=timedelta(hours=1), batch=batch)
     for look in range(AWAITED // batch + 2):
-        with statements(million) as sent:
+        with statements(many) as sent:
             reaper.look(NOW)
-        with million.engine.connect() as connection:
+        with many.engine.connect() as connection:
             blocks = sum(blocks_read(connection, *query) for query in sent)
         assert blocks <= 2 * batch, look
 

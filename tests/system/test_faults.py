@@ -21,6 +21,7 @@ pytestmark = pytest.mark.system
 
 OUTAGE_SECONDS = 8
 SUPERVISED = ("supervisor_killed", "supervisor_of_talker_killed")
+LOST = ("scheduler_killed", "without_retries")
 
 
 def test_what_is_scheduled_outlives_airflow(scene: Scene) -> None:
@@ -63,12 +64,12 @@ def test_a_job_reports_over_an_outage_of_the_api_server(scene: Scene) -> None:
 def first_tries(scene: Scene) -> dict[str, StoredAction]:
     """Return the actions of first tries that were killed: Airflow notices the last ones at the same time.
 
-    Each was gone at once, though nothing of Airflow was there to end it.
+    Each was gone at once, though nothing of Airflow was there to end it. The host of those of ``lost_host``
+    was lost: of one of them, not even its guard is left.
     """
-    scene.trigger("faults")
-    first = {
-        task_id: scene.up("faults", task_id) for task_id in ("task_killed", *SUPERVISED, "scheduler_killed")
-    }
+    scene.trigger("faults", "lost_host")
+    first = {task_id: scene.up("faults", task_id) for task_id in ("task_killed", *SUPERVISED)}
+    first |= {task_id: scene.up("lost_host", task_id) for task_id in LOST}
     os.kill(task_process_of(first["task_killed"]), signal.SIGKILL)
     assert_gone(first["task_killed"])
     scene.ended("faults", "task_killed", 2)
@@ -80,27 +81,40 @@ def first_tries(scene: Scene) -> dict[str, StoredAction]:
     assert scheduler.pid is not None
     kill_with_descendants(scheduler.pid, but=guard_of(first["scheduler_killed"]))
     scheduler.wait(60)
-    assert_gone(first["scheduler_killed"])
+    for task_id in LOST:
+        assert_gone(first[task_id])
     scheduler.start()
     scene.deployment.wait_until_healthy()
     return first
 
 
-@pytest.mark.parametrize("task_id", ["task_killed", *SUPERVISED, "scheduler_killed"])
+@pytest.mark.parametrize(
+    ("dag_id", "task_id"),
+    [
+        ("faults", "task_killed"),
+        ("faults", "supervisor_killed"),
+        ("faults", "supervisor_of_talker_killed"),
+        ("lost_host", "scheduler_killed"),
+    ],
+)
 def test_a_killed_process_takes_its_job_along_and_the_task_is_tried_again(
-    scene: Scene, first_tries: dict[str, StoredAction], task_id: str
+    scene: Scene, first_tries: dict[str, StoredAction], dag_id: str, task_id: str
 ) -> None:
-    assert_tried_again(scene, first_tries[task_id], task_id)
-
-
-def assert_tried_again(scene: Scene, first: StoredAction, task_id: str) -> None:
-    second = scene.ended("faults", task_id, 2)
+    first, second = first_tries[task_id], scene.ended(dag_id, task_id, 2)
     assert (second.state, second.results) == ("SUCCESS", '"second time lucky"')
-    again = scene.attempt("faults", task_id, 1)
+    again = scene.attempt(dag_id, task_id, 1)
     assert again.id == first.id
     assert (again.state, again.fenced) == ("STOPPED", True)
     assert scene.late_report(again) == (410, "superseded")
-    assert scene.state_of("faults", task_id) == "success"
+    assert scene.state_of(dag_id, task_id) == "success"
+
+
+@pytest.mark.usefixtures("first_tries")
+def test_what_a_lost_host_has_left_is_ended_by_the_api_server(scene: Scene) -> None:
+    assert scene.state_of("lost_host", "without_retries") == "failed"
+    action = scene.ended("lost_host", "without_retries")
+    assert (action.state, action.error_name, action.fenced) == ("STOPPED", "Killed", True)
+    assert scene.late_report(action) == (410, "superseded")
 
 
 def guard_of(action: StoredAction) -> int:

@@ -9,11 +9,14 @@ import time
 import traceback
 import uuid
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
+from airflow.sdk._shared.secrets_masker import redact
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.hooks.task import TaskHook
+from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Exit
@@ -157,6 +160,23 @@ def test_a_redirect_is_not_followed() -> None:
         with pytest.raises(ServerError, match="answered 302"):
             TaskHook(server.url).read(new_task())
         assert elsewhere.requests == []
+
+
+class StateStore:
+    """Takes what a task keeps in its state store."""
+
+    def set(self, key: str, value: str, *, retention: timedelta) -> None:
+        """Take a value."""
+
+
+def test_a_registered_task_masks_its_jobs_secret_and_its_own_key() -> None:
+    secrets = [uuid.uuid4().hex, uuid.uuid4().hex]
+    given = {"actionId": str(uuid.uuid4()), "secretKey": secrets[0], "taskKey": secrets[1]}
+    context = {"ti": SimpleNamespace(id=uuid.uuid4()), "task_state_store": StateStore()}
+    with TaskServer([Answer(fields={**given, "orchestrator": "here", "wasLaunched": False})]) as server:
+        registration = register(TaskHook(server.url), context, ActionSpec(type="t", runner="local"))
+    assert [registration.info.secret_key, registration.credentials.secret_key] == secrets
+    assert redact("{} and {}".format(*secrets)) == "*** and ***"
 
 
 def test_registration_returns_what_the_job_is_given() -> None:

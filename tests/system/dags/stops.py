@@ -74,16 +74,25 @@ with DAG("clocks", schedule=None) as clocks:
         arguments={"result": "it was done elsewhere"},
     )
 
+
+def second_time_lucky(task_id: str, *, retries: int = 1) -> None:
+    LocalActionOperator(
+        task_id=task_id,
+        command=[*SECOND_TIME_LUCKY, task_id],
+        arguments={"result": "second time lucky"},
+        stop_grace=1,
+        retries=retries,
+        retry_delay=timedelta(seconds=1),
+    )
+
+
+with DAG("lost_host", schedule=None) as lost_host:
+    second_time_lucky("scheduler_killed")
+    second_time_lucky("without_retries", retries=0)
+
 with DAG("faults", schedule=None) as faults:
-    for task_id in ("task_killed", "supervisor_killed", "supervisor_of_talker_killed", "scheduler_killed"):
-        LocalActionOperator(
-            task_id=task_id,
-            command=[*SECOND_TIME_LUCKY, task_id],
-            arguments={"result": "second time lucky"},
-            stop_grace=1,
-            retries=1,
-            retry_delay=timedelta(seconds=1),
-        )
+    for task_id in ("task_killed", "supervisor_killed", "supervisor_of_talker_killed"):
+        second_time_lucky(task_id)
 
 with DAG("outage", schedule=None) as outage:
     LocalActionOperator(task_id="outlive", command=[*JOB, "outlive"])
