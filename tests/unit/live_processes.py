@@ -83,7 +83,8 @@ def kill_all(pids: Iterable[int]) -> None:
 def kill_with_descendants(pid: int, *, but: int = -1) -> None:
     """Kill a process and all below it but one, and what is below that: the guard ends its job by itself."""
     children = [child for child in all_pids() if child != but and is_child(child, pid)]
-    os.kill(pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it has ended since its parent was killed
+        os.kill(pid, signal.SIGKILL)
     for child in children:
         kill_with_descendants(child, but=but)
 
