@@ -20,6 +20,7 @@ from jinja2 import TemplateSyntaxError, nodes
 from jinja2.sandbox import SandboxedEnvironment
 
 from airflow_asyncaction import settings
+from airflow_asyncaction.protocol.reports import is_name
 
 LOCAL, SERVICE, KUBERNETES = "local", "service", "kubernetes"
 
@@ -288,6 +289,7 @@ COMMON_OPTIONS: Mapping[str, _Check] = {
     "logs_limit": (_is_count, "an integer of 0 or more"),
     "accept_v1": (_is_flag, "true or false"),
     "file_store": (_is_text, "the name of a file store"),
+    "orchestrator": (is_name, "text of 1 to 250 printable characters"),
 }
 """What is the same for runners of all kinds, and can be given to operators as well."""
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from airflow_asyncaction.protocol.reports import Limits
+from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, Limits, is_name
 
 SECTION = "asyncaction"
 
@@ -49,7 +49,14 @@ OPTIONS = (
         " [core] execution_api_server_url, else from [api] base_url.",
         "http://airflow-api.airflow.svc:8080/async",
     ),
-    Option("orchestrator", "string", "airflow", "Name of this deployment, told to jobs as JOB_ORCHESTRATOR."),
+    Option(
+        "orchestrator",
+        "string",
+        "airflow",
+        "Name of this deployment, given to jobs as JOB_ORCHESTRATOR. A webda job needs the name of the"
+        " AsyncJobService in its application instead: operators and runners may set it too.",
+        "AsyncService",
+    ),
     Option(
         "max_clock_skew",
         "float",
@@ -219,7 +226,7 @@ def load() -> Settings:
     )
     return Settings(
         url=url,
-        orchestrator=values["orchestrator"],
+        orchestrator=_name("orchestrator", values["orchestrator"]),
         max_clock_skew=timedelta(seconds=values["max_clock_skew"]),
         accept_v1=values["accept_v1"],
         limits=limits,
@@ -337,6 +344,12 @@ def _file_stores(text: str) -> Mapping[str, str]:
         if url.startswith("file:") and not url.startswith("file:///"):
             raise ValueError(f"{said}: {name} must have an absolute path: file:///folder")
     return stores
+
+
+def _name(option: str, value: str) -> str:
+    if not is_name(value):
+        raise ValueError(f"[{SECTION}] {option} is {value!r}: it must be 1 to {MAX_NAME_CHARS} characters")
+    return value
 
 
 def _above_zero(name: str, value: float) -> float:

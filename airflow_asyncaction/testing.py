@@ -215,21 +215,37 @@ class JobServer:
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://127.0.0.1:{self._port}{self._prefix}"
 
-    def new_job(self, arguments: Any = None, type: str = "test", **action_fields: Any) -> TestedJob:  # noqa: A002
+    def new_job(
+        self,
+        arguments: Any = None,
+        type: str = "test",  # noqa: A002
+        *,
+        service_name: str | None = None,
+        method: str | None = None,
+        orchestrator: str = "airflow",
+        **action_fields: Any,
+    ) -> TestedJob:
         """Register an action.
 
-        :param arguments: any JSON value, default ``{}``
+        :param arguments: any JSON value, default ``{}``; of a service's method a list, default ``[]``
+        :param service_name: the service whose method a webda job calls; it must then report its end
+        :param orchestrator: the job's JOB_ORCHESTRATOR
         :param action_fields: more fields of :class:`Action`
         """
-        job_id = JobId(str(uuid.uuid4()))
-        text = strict_json.dumps({} if arguments is None else arguments)
-        action = Action(
-            id=job_id,
-            type=type,
+        if (service_name is None) != (method is None):
+            raise ValueError("Give service_name and method together")
+        job_id, is_call = JobId(str(uuid.uuid4())), service_name is not None
+        text = strict_json.dumps(([] if is_call else {}) if arguments is None else arguments)
+        call = {"service_name": service_name, "method": method, "orchestrator": orchestrator}
+        defaults = {"attempt": 1, "created_at": self.now(), "require_report": is_call}
+        action = Action(id=job_id, type=type, arguments=text, **{**defaults, **call, **action_fields})
+        info = JobInfo(
+            job_id=job_id,
+            secret_key=secrets.token_hex(32),
+            hook=self.hook,
+            orchestrator=orchestrator,
             arguments=text,
-            **{"attempt": 1, "created_at": self.now(), **action_fields},
         )
-        info = JobInfo(job_id=job_id, secret_key=secrets.token_hex(32), hook=self.hook, arguments=text)
         job = self._jobs[job_id] = TestedJob(info, action, _files=self._files)
         return job
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +28,7 @@ from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import Attempt, register
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
 from airflow_asyncaction.operators.outputs import by_property, checked_assets, emit_events, push_files
+from airflow_asyncaction.operators.service_call import ServiceCallOperator
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.files import DEFAULT_STORE
@@ -56,7 +56,7 @@ class ActionOptions:
     accept_v1: bool
 
 
-class BaseActionOperator(BaseOperator):
+class BaseActionOperator(ServiceCallOperator):
     """Base of the operators: registers an action, lets a runner carry it out, and ends as it ends.
 
     A subclass names its runner (:meth:`make_runner`), and adds what that needs.
@@ -64,11 +64,17 @@ class BaseActionOperator(BaseOperator):
     :param type: what kind of action it is, e.g. ``"etl.load"``; the task's id unless given
     :param arguments: JSON-able object for the job: it gets it by ``GET /job``, with every answer, and, up to
         32 KiB, as ``JOB_ARGUMENTS`` (templated)
+    :param service_name: for jobs of webda's ``runAsyncOperationAction``: the service of the application whose
+        ``method`` the job calls; ``arguments`` is then a list, passed by position (templated)
+    :param method: the name of that method (templated)
+    :param orchestrator: the job's ``JOB_ORCHESTRATOR``; a webda job looks up its AsyncJobService by it.
+        ``[asyncaction] orchestrator`` unless given
     :param heartbeat_timeout: without a report for that long (seconds, or timedelta), the action ends as
         TIMEOUT and the job is stopped
     :param start_timeout: if the job has not started within that long, likewise
     :param stop_grace: between asking a job to stop (the verb STOP, then SIGTERM) and killing it
-    :param require_report: whether a job must report its end: exit code 0 alone is then the error NoReport
+    :param require_report: whether a job must report its end: exit code 0 alone is then the error NoReport;
+        true for a job with a ``service_name``, unless given
     :param completion: ``"exit"``: the job's exit, with what it reported, is the end; ``"report"``: it only
         submits the work, and the action ends with the report
     :param logs_limit: how many reported log lines the server keeps; all are copied into the task log as they
@@ -83,18 +89,20 @@ class BaseActionOperator(BaseOperator):
     """
 
     operator_extra_links = (ActionLink(),)
-    template_fields: Sequence[str] = ("arguments", "inputs")
-    template_fields_renderers: ClassVar[dict[str, str]] = {"arguments": "json", "inputs": "json"}
+    template_fields: Sequence[str] = (*ServiceCallOperator.template_fields, "inputs")
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **ServiceCallOperator.template_fields_renderers,
+        "inputs": "json",
+    }
 
     def __init__(
         self,
         *,
         type: str | None = None,  # noqa: A002 - the word of the protocol
-        arguments: Mapping[str, Any] | None = None,
         heartbeat_timeout: Seconds | None = None,
         start_timeout: Seconds | None = None,
         stop_grace: Seconds = 10,
-        require_report: bool = False,
+        require_report: bool | None = None,
         completion: str = "exit",
         logs_limit: int | None = None,
         accept_v1: bool = True,
@@ -109,7 +117,6 @@ class BaseActionOperator(BaseOperator):
         if type is not None:  # so that the API server knows it, should the Dag be launched as an operation
             kwargs.setdefault("doc_json", Declaration(type=type).to_doc())
         super().__init__(**kwargs)
-        self.arguments = arguments
         self.inputs = inputs
         self.file_store = file_store
         self.options = ActionOptions(
@@ -117,7 +124,7 @@ class BaseActionOperator(BaseOperator):
             heartbeat_timeout=as_duration("heartbeat_timeout", heartbeat_timeout),
             start_timeout=as_duration("start_timeout", start_timeout),
             stop_grace=as_duration("stop_grace", stop_grace, may_be_zero=True) or timedelta(0),
-            require_report=require_report,
+            require_report=self.service_name is not None if require_report is None else require_report,
             completion=_completion(completion),
             logs_limit=logs_limit,
             accept_v1=accept_v1,
@@ -232,7 +239,10 @@ class BaseActionOperator(BaseOperator):
         return ActionSpec(
             type=options.type,
             runner=runner.name,
-            arguments=_arguments_json(self.arguments),
+            arguments=self.checked_arguments(),
+            service_name=self.service_name,
+            method=self.method,
+            orchestrator=self.orchestrator,
             completion=options.completion,
             require_report=options.require_report,
             start_timeout=options.start_timeout,
@@ -254,15 +264,6 @@ def as_exception(
     kinds = {State.TIMEOUT: ActionTimedOut, State.STOPPED: ActionStopped}
     kind = error_class(kinds.get(state, ActionFailed), error_name)
     return kind(action_id=action_id, error_name=error_name, error_message=error_message)
-
-
-def _arguments_json(arguments: Mapping[str, Any] | None) -> strict_json.JsonText:
-    try:
-        text = json.dumps({} if arguments is None else arguments, allow_nan=False)
-        strict_json.loads(text)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"arguments cannot be given to a job: they are not JSON ({error})") from None
-    return strict_json.JsonText(text)
 
 
 def _completion(text: str) -> Completion:

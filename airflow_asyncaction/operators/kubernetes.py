@@ -22,6 +22,7 @@ from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
 from airflow_asyncaction.operators.deferring import needs_worker, time_left
+from airflow_asyncaction.operators.service_call import Arguments
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Stop
@@ -62,7 +63,8 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     What it does not do: side-cars for XCom (the job reports its results), and what stands in the error about
     ``callbacks`` and the like.
 
-    :param arguments: a mapping is the action's arguments; a list is the container's, as is ``args``
+    :param arguments: a mapping is the action's arguments; a list is the container's, as is ``args``; with
+        ``service_name`` it is the action's in either case
     :param args: arguments of the container's command (templated)
     :param job_resources: instead of an image, a whole manifest of kind Pod or Job: YAML, the path of a file,
         or a mapping; ``${JOB_ID}``, ``${JOB_HOOK}`` and the like in it are replaced (templated)
@@ -96,7 +98,8 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     def __init__(
         self,
         *,
-        arguments: Mapping[str, Any] | Sequence[str] | None = None,
+        arguments: Arguments | None = None,
+        service_name: str | None = None,
         args: Sequence[str] | None = None,
         job_resources: Any = None,
         job_secret: str = _IN_SECRET,
@@ -111,21 +114,22 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
                 raise ValueError(f"KubeActionOperator takes no {name}: {instead}")
         if job_secret not in (_IN_SECRET, _IN_ENV):
             raise ValueError(f"job_secret is {job_secret!r}: it must be {_IN_SECRET!r} or {_IN_ENV!r}")
-        is_mapping = isinstance(arguments, Mapping)
+        are_the_actions = isinstance(arguments, Mapping) or service_name is not None
         self._expects_start = start_timeout is not None
         if start_timeout is None:
             start_timeout = kwargs.get("startup_timeout_seconds", 120)
         if stop_grace is None:
             stop_grace = kwargs.get("termination_grace_period") or 10
-        action_arguments: Any = arguments if is_mapping else None
+        action_arguments: Any = arguments if are_the_actions else None
         super().__init__(
             arguments=action_arguments,
+            service_name=service_name,
             start_timeout=start_timeout,
             stop_grace=stop_grace,
             do_xcom_push=do_xcom_push,
             **kwargs,
         )
-        self.args = args if args is not None or is_mapping else arguments
+        self.args = args if args is not None or are_the_actions else arguments
         self.job_resources = job_resources
         self.job_secret = job_secret
         self.defer_after = as_duration("defer_after", defer_after, may_be_zero=True)

@@ -17,7 +17,7 @@ from kubernetes import client as k8s
 from airflow_asyncaction.operators.kubernetes import NOT_TAKEN, KubeActionOperator
 
 # The action's and the task's, which are the Dag author's.
-_NOT_OF_PODS = frozenset({"self", "kwargs", "arguments", "do_xcom_push", *NOT_TAKEN})
+_NOT_OF_PODS = frozenset({"self", "kwargs", "arguments", "service_name", "do_xcom_push", *NOT_TAKEN})
 _MODEL = re.compile(r"(?P<list>list\[)?k8s\.(?P<model>\w+)")
 
 

@@ -47,7 +47,7 @@ class AsyncActionOperator(BaseActionOperator):
     How it works: the first runner whose ``actions`` match the type is chosen when the Dag is parsed, so that
     the scheduler knows the runner's ``queue`` and ``pool``. The task makes the operator of the runner's kind
     from the runner's options, and lets it carry the action out. Strings in them are templates, with all that
-    templates of tasks have, and ``action.type`` and ``action.arguments``.
+    templates of tasks have, ``action.type``, ``action.arguments`` and the like.
 
     What it does not do: render a type, or map over types: the scheduler could not know the pool. An action
     for which there is no runner is registered, and ends as the error NoRunner.
@@ -137,13 +137,12 @@ class AsyncActionOperator(BaseActionOperator):
 
     def _delegated(self, choice: RunnerConfig | NoMatch, context: Mapping[str, Any]) -> BaseActionOperator:
         """Return the operator that carries the action out. It belongs to no Dag, and acts for this one."""
-        arguments = self.arguments or {}
-        if not isinstance(arguments, Mapping):
-            raise ValueError(f"arguments is of type {_type_name(arguments)}: it must be a mapping")
         own: dict[str, Any] = {
             "task_id": self.task_id,
             "type": self.options.type,
-            "arguments": arguments,
+            "arguments": self._action_arguments(),
+            "service_name": self.service_name,
+            "method": self.method,
             "execution_timeout": self.execution_timeout,
             "do_xcom_push": self.do_xcom_push,
             **self._given,
@@ -155,10 +154,24 @@ class AsyncActionOperator(BaseActionOperator):
         own |= {"inputs": self.inputs, "output_assets": self.output_assets}
         return _acting_for(self, _made(choice, self._rendered(choice, context), own))
 
+    def _action_arguments(self) -> Any:
+        if self.service_name is not None:
+            return [] if self.arguments is None else self.arguments
+        arguments = self.arguments or {}
+        if not isinstance(arguments, Mapping):
+            kind = type(arguments).__name__
+            raise ValueError(f"arguments is of type {kind}: it must be a mapping, or have a service_name")
+        return arguments
+
     def _rendered(self, choice: RunnerConfig, context: Mapping[str, Any]) -> dict[str, Any]:
         """Return the runner's options, rendered: to text, also in Dags whose own templates become objects."""
         environment = self.dag.get_template_env(force_sandboxed=True).overlay(undefined=StrictUndefined)
-        action = {"type": self.options.type, "arguments": self.arguments or {}}
+        action = {
+            "type": self.options.type,
+            "arguments": self._action_arguments(),
+            "service_name": self.service_name,
+            "method": self.method,
+        }
         variables = {**context, "action": action}
         done = {}
         for name, value in choice.options.items():
@@ -207,10 +220,9 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
     if choice.kind == LOCAL:
         return LocalActionOperator(**{**options, **own})
     if choice.kind == SERVICE:
-        function = imported(options.pop("callable"))
-        return ServiceActionOperator(
-            **{**options, **own}, python_callable=function, op_kwargs=own["arguments"]
-        )
+        function, arguments = imported(options.pop("callable")), own["arguments"]
+        how = "op_kwargs" if isinstance(arguments, Mapping) else "op_args"
+        return ServiceActionOperator(**{**options, **own}, python_callable=function, **{how: arguments})
     if choice.kind == KUBERNETES:
         from airflow_asyncaction.operators.kubernetes import KubeActionOperator
         from airflow_asyncaction.operators.pod_options import pod_arguments
@@ -223,6 +235,8 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
             RoutedAction(
                 type=own["type"],
                 arguments=own["arguments"],
+                service_name=own["service_name"],
+                method=own["method"],
                 options=options,
                 stop_grace=operator.options.stop_grace,
                 log=operator.log,
@@ -236,7 +250,3 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
 def _acting_for(task: BaseActionOperator, operator: BaseActionOperator) -> BaseActionOperator:
     operator.acts_for = task
     return operator
-
-
-def _type_name(value: Any) -> str:
-    return type(value).__name__

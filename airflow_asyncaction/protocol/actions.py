@@ -67,6 +67,8 @@ class Action:
     """One execution asked of the system: all that :func:`lifecycle.decide` needs, and no more.
 
     :param accept_v1: whether a v1 signature is (still) taken for it
+    :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
+    :param orchestrator: the job's JOB_ORCHESTRATOR
     :param reported: the job's terminal report
     :param fenced: Airflow ended it; whatever the job says is refused with 410
     :param exit: how the process or pod ended, as JSON, once the runner has seen it
@@ -98,6 +100,9 @@ class Action:
     started_at: datetime | None = None
     last_report_at: datetime | None = None
     ended_at: datetime | None = None
+    service_name: str | None = None
+    method: str | None = None
+    orchestrator: str | None = None
 
     @property
     def is_done(self) -> bool:
@@ -118,8 +123,8 @@ def answer(action: Action, *, now: datetime) -> dict[str, Any]:
         "status": action.state.value,
         "action": action.verb.value if action.verb and not action.state.is_end else None,
         "arguments": _parsed(action.arguments),
-        "serviceName": None,
-        "method": None,
+        "serviceName": action.service_name,
+        "method": action.method,
         "results": _parsed(action.results),
         "errorMessage": action.error_message,
         "errorName": action.error_name,

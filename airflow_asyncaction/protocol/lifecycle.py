@@ -354,8 +354,7 @@ def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
     if not exit_.is_clean:
         return _failed(seen, exit_, _exit_name(exit_), now)
     if action.require_report:
-        message = "The job ended with code 0 but reported neither SUCCESS nor ERROR"
-        return _ended(seen, State.ERROR, "NoReport", message, now)
+        return _ended(seen, State.ERROR, "NoReport", _no_report(action), now)
     return replace(seen, state=State.SUCCESS, error_name=None, error_message=None, ended_at=now)
 
 
@@ -372,6 +371,17 @@ def _ended(action: Action, state: State, name: str, message: str, now: datetime)
         error_name=printable(name)[:MAX_NAME_CHARS],
         error_message=printable(message),
         ended_at=now,
+    )
+
+
+def _no_report(action: Action) -> str:
+    said = "The job ended with code 0 but reported neither SUCCESS nor ERROR"
+    if action.service_name is None or action.last_report_at is not None:
+        return said
+    return (
+        f"{said}. A webda application does this if none of its services has the name in JOB_ORCHESTRATOR,"
+        f" {action.orchestrator!r}. Set orchestrator to the name of the AsyncJobService in its"
+        " webda.config.json, in the operator, its runner, or [asyncaction]"
     )
 
 

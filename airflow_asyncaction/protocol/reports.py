@@ -222,6 +222,11 @@ def printable(text: str) -> str:
     return text.replace("\0", "�")
 
 
+def is_name(value: object) -> bool:
+    """Tell whether a value can be a name: text of 1 to MAX_NAME_CHARS printable characters."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value.isprintable()
+
+
 def cut_mark(size_bytes: int) -> str:
     """Return what stands at the end of a line that had so many bytes."""
     return f" [cut: the line has {size_bytes} bytes]"

@@ -16,7 +16,7 @@ from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb, in_seconds
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.reports import LogLine, printable
+from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, LogLine, is_name, printable
 from airflow_asyncaction.protocol.strict_json import JsonText, NotJson, loads
 
 E = TypeVar("E", bound=StrEnum)
@@ -50,6 +50,8 @@ class ActionSpec:
     :param log_limit: log lines to keep
     :param adoptable: whether the job may outlive its worker: then another process of the task adopts it
     :param traceparent: W3C trace context of the task
+    :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
+    :param orchestrator: the job's JOB_ORCHESTRATOR; the deployment's name unless given
     """
 
     type: str
@@ -63,6 +65,9 @@ class ActionSpec:
     log_limit: int = 10_000
     adoptable: bool = False
     traceparent: str | None = None
+    service_name: str | None = None
+    method: str | None = None
+    orchestrator: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the body's ``spec``."""
@@ -78,6 +83,9 @@ class ActionSpec:
             "logLimit": self.log_limit,
             "adoptable": self.adoptable,
             "traceparent": self.traceparent,
+            "serviceName": self.service_name,
+            "method": self.method,
+            "orchestrator": self.orchestrator,
         }
 
     @classmethod
@@ -98,6 +106,8 @@ class ActionSpec:
             log_limit=max(0, min(_typed(fields, "logLimit", int), 10**6)),
             adoptable=_optional(fields, "adoptable", bool) is True,
             traceparent=printable(_optional(fields, "traceparent", str) or "")[:55] or None,
+            **_call(fields),
+            orchestrator=_name(fields, "orchestrator"),
         )
 
 
@@ -291,6 +301,20 @@ def _json_text(fields: Mapping[str, Any], name: str) -> JsonText:
 
 def _optional(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
     return None if fields.get(name) is None else _typed(fields, name, type_)
+
+
+def _call(fields: Mapping[str, Any]) -> dict[str, str | None]:
+    service_name, method = _name(fields, "serviceName"), _name(fields, "method")
+    if (service_name is None) != (method is None):
+        raise MalformedReport("serviceName and method must be given together", field="method")
+    return {"service_name": service_name, "method": method}
+
+
+def _name(fields: Mapping[str, Any], name: str) -> str | None:
+    value: str | None = _optional(fields, name, str)
+    if value is not None and not is_name(value):
+        raise MalformedReport(f"{name} must be 1 to {MAX_NAME_CHARS} printable characters", field=name)
+    return value
 
 
 def _enum(fields: Mapping[str, Any], name: str, enum: type[E]) -> E:

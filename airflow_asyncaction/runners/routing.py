@@ -30,16 +30,19 @@ class RoutedAction:
 
     :param type: of the action
     :param arguments: of the action; the job gets them in any case
+    :param service_name: the service whose ``method`` the job calls; ``arguments`` is then a list
     :param options: what else stands in the runner's configuration, rendered
     :param stop_grace: between asking the job to stop and killing it
     :param log: the task's log: what the job writes should go there
     """
 
     type: str
-    arguments: Mapping[str, Any]
+    arguments: Any
     options: Mapping[str, Any]
     stop_grace: timedelta
     log: Logger
+    service_name: str | None = None
+    method: str | None = None
 
 
 @dataclass(frozen=True)

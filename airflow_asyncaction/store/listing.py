@@ -166,6 +166,8 @@ class ActionRecord:
         return {
             **self.to_short_json(now),
             "arguments": _parsed(row.arguments),
+            "serviceName": row.service_name,
+            "method": row.method,
             "results": _parsed(row.results),
             "hasResults": self.has_results,
             "statusDetails": self.status_details,

@@ -102,6 +102,11 @@ action_table = Table(
     Column("request", String(64), nullable=True),
     # W3C trace context of the task.
     Column("traceparent", String(55), nullable=True),
+    # Of a webda job: the method that it calls with the arguments, and of which service; both or neither.
+    Column("service_name", String(250), nullable=True),
+    Column("method", String(250), nullable=True),
+    # The job's JOB_ORCHESTRATOR. NULL until a task registers the action, and in rows of before.
+    Column("orchestrator", String(250), nullable=True),
     # What the task signs with, Fernet-encrypted. NULL: its job's secret, for workers of older releases.
     Column("task_key", Text, nullable=True),
     # TRUE from its registration until it is done (Action.is_done), then NULL: few rows of many have it.

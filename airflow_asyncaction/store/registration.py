@@ -271,4 +271,7 @@ def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
         "log_limit": spec.log_limit,
         "adoptable": spec.adoptable,
         "traceparent": spec.traceparent,
+        "service_name": spec.service_name,
+        "method": spec.method,
+        "orchestrator": spec.orchestrator,
     }

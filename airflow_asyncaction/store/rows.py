@@ -125,6 +125,9 @@ def to_action(row: Row[Any]) -> Action:
         started_at=row.started_at,
         last_report_at=row.last_report_at,
         ended_at=row.ended_at,
+        service_name=row.service_name,
+        method=row.method,
+        orchestrator=row.orchestrator,
     )
 
 

@@ -6,6 +6,7 @@ Registration is proven by the task state store (``store.registration``), all els
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,7 +33,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     @blueprint.post("/register")
     def registration() -> Response:
         fields = parse_object(raw_body(request, settings.limits.body_bytes))
-        registered = register(actions, _claimant(fields), _spec(fields), datetime.now(UTC))
+        registered = register(actions, _claimant(fields), _spec(fields, settings), datetime.now(UTC))
         return jsonify(_registered_json(registered, settings))
 
     @blueprint.get("/action")
@@ -90,10 +91,11 @@ def _claimant(fields: dict[str, Any]) -> Claimant:
     return Claimant.of(ti_id.lower(), nonce, resumes, takes_task_key=takes_task_key)
 
 
-def _spec(fields: dict[str, Any]) -> ActionSpec:
+def _spec(fields: dict[str, Any], settings: Settings) -> ActionSpec:
     if not isinstance(fields.get("spec"), dict):
         raise MalformedReport("spec is not an object", field="spec")
-    return ActionSpec.from_json(fields["spec"])
+    spec = ActionSpec.from_json(fields["spec"])
+    return replace(spec, orchestrator=spec.orchestrator or settings.orchestrator)
 
 
 def _registered_json(registered: Registered, settings: Settings) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def _registered_json(registered: Registered, settings: Settings) -> dict[str, An
         "actionId": registered.action.id,
         "secretKey": registered.secrets.job,
         "taskKey": registered.secrets.task,
-        "orchestrator": settings.orchestrator,
+        "orchestrator": registered.action.orchestrator or settings.orchestrator,
         "attempt": registered.action.attempt,
         "wasLaunched": registered.action.started_at is not None,
     }

@@ -232,7 +232,11 @@ def register(task: RunningTask, client: HookClient, nonce: str, **spec: Any) -> 
 
 def registered(task: RunningTask, client: HookClient, **spec: Any) -> SignedJob:
     """Register an action as a task does, and return its job."""
-    answer = register(task, client, task.commit(), **spec)
+    return job_of(register(task, client, task.commit(), **spec), client)
+
+
+def job_of(answer: Answer, client: HookClient) -> SignedJob:
+    """Return the job of an action that was registered."""
     assert answer.status == 200, answer
     fields = answer.fields
     info = JobInfo(job_id=JobId(fields["actionId"]), secret_key=fields["secretKey"], hook=client.hook)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
@@ -14,10 +15,13 @@ from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select
 
 from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.store.models import action_table
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
-from tests.integration.signed_jobs import Answer, HookClient, encoded, register, registered
+from tests.integration.signed_jobs import Answer, HookClient, encoded, job_of, register, registered
 
 pytestmark = pytest.mark.integration
 
@@ -65,6 +69,43 @@ def test_a_running_task_that_committed_gets_an_action(
     (row,) = actions_of(database, task)
     assert (row.id, row.ti_id, row.type) == (answer.fields["actionId"], task.ti_id, "etl.load")
     assert (row.dag_id, row.task_id, row.map_index) == ("some.dag", "task", 3)
+
+
+def test_a_webda_job_is_told_the_method_to_call(
+    database: Database, client: HookClient, task: RunningTask
+) -> None:
+    call = {"service_name": "ShopService", "method": "add", "orchestrator": "AsyncService"}
+    arguments = JsonText('[1,{"\u00fc":null}]')
+    answer = register(task, client, task.commit(), arguments=arguments, **call)
+    assert answer.fields["orchestrator"] == "AsyncService"
+    job = job_of(answer, client)
+    told = [job.send_v1("POST", "", {"status": "RUNNING"}).fields, job.send("GET", "/job").fields]
+    for fields in told:
+        assert (fields["serviceName"], fields["method"]) == ("ShopService", "add")
+        assert fields["arguments"] == [1, {"\u00fc": None}]
+    (row,) = actions_of(database, task)
+    assert (row.service_name, row.method, row.orchestrator) == ("ShopService", "add", "AsyncService")
+    shown = ActionRecord(row).to_json(datetime.now(UTC))
+    assert (shown["serviceName"], shown["method"], shown["arguments"]) == (
+        "ShopService",
+        "add",
+        [1, {"\u00fc": None}],
+    )
+
+
+def test_other_jobs_are_told_none(database: Database, client: HookClient, task: RunningTask) -> None:
+    job = registered(task, client)
+    fields = job.report().fields
+    assert (fields["serviceName"], fields["method"], fields["arguments"]) == (None, None, {})
+    (row,) = actions_of(database, task)
+    assert (row.service_name, row.method, row.orchestrator) == (None, None, "airflow")
+
+
+def test_a_webda_job_that_found_no_service_has_failed(client: HookClient, task: RunningTask) -> None:
+    call = {"service_name": "ShopService", "method": "add", "require_report": True}
+    view = registered(task, client, **call).tell(Exit(code=0))
+    assert (view.state, view.error_name) == (State.ERROR, "NoReport")
+    assert "the name in JOB_ORCHESTRATOR, 'airflow'" in (view.error_message or "")
 
 
 def test_a_commitment_is_used_up(client: HookClient, task: RunningTask) -> None:
@@ -182,6 +223,10 @@ def test_requests_that_come_at_once_get_one_action(database: Database, hook: str
         ({"spec": {**SPEC, "startTimeoutSeconds": -1}}, "startTimeoutSeconds"),
         ({"spec": {**SPEC, "heartbeatTimeoutSeconds": 1e300}}, "heartbeatTimeoutSeconds"),
         ({"spec": {**SPEC, "logLimit": True}}, "logLimit"),
+        ({"spec": {**SPEC, "serviceName": "ShopService"}}, "method"),
+        ({"spec": {**SPEC, "serviceName": "S", "method": "m" * 251}}, "method"),
+        ({"spec": {**SPEC, "serviceName": "S", "method": ["m"]}}, "method"),
+        ({"spec": {**SPEC, "orchestrator": "a\nb"}}, "orchestrator"),
     ],
 )
 def test_what_asks_for_no_action_is_malformed(

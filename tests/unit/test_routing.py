@@ -18,7 +18,12 @@ from jinja2.sandbox import SandboxedEnvironment
 from kubernetes import client as k8s
 
 from airflow_asyncaction import runner_config, settings
-from airflow_asyncaction.operators import AsyncActionOperator, KubeActionOperator
+from airflow_asyncaction.operators import (
+    AsyncActionOperator,
+    KubeActionOperator,
+    LocalActionOperator,
+    ServiceActionOperator,
+)
 from airflow_asyncaction.operators.pod_options import pod_arguments
 from airflow_asyncaction.runner_config import RunnerConfig, parse
 from airflow_asyncaction.runners.local import LocalRunner
@@ -27,6 +32,7 @@ from airflow_asyncaction.runners.routing import NoMatch, choose, imported, match
 pytestmark = pytest.mark.unit
 
 LOCAL = {"name": "here", "kind": "local", "command": "true"}
+CALL = {"service_name": "ShopService", "method": "add"}
 Configure = Callable[..., None]
 
 
@@ -182,6 +188,7 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
         ({"stop_grace": "5"}, "here: stop_grace: it must be a number of seconds, 0 or more"),
         ({"completion": "done"}, 'here: completion: it must be "exit" or "report"'),
         ({"require_report": 1}, "here: require_report: it must be true or false"),
+        ({"orchestrator": ""}, "here: orchestrator: it must be text of 1 to 250 printable characters"),
         ({"kind": "service"}, "here: command: there is no such option"),
     ],
 )
@@ -370,6 +377,38 @@ def test_arguments_are_an_object(configure: Configure) -> None:
         made.make_runner({})
 
 
+def test_a_call_is_routed_with_its_arguments_by_position(configure: Configure) -> None:
+    configure({**LOCAL, "command": ["{{ action.method }}"], "env": {"N": "{{ action.arguments[1] }}"}})
+    call = {"service_name": "ShopService", "method": "add", "arguments": [1, "{{ n }}"]}
+    with DAG("made", schedule=None):
+        made = operator(orchestrator="AsyncService", **call)
+    made.render_template_fields({"n": 2})  # type: ignore[typeddict-unknown-key]
+    delegate = made._delegated(made._choice, {})
+    assert isinstance(delegate, LocalActionOperator)
+    assert (delegate.command, delegate.env) == (["add"], {"N": "2"})
+    spec = delegate.spec(delegate.make_runner({}))
+    assert (spec.service_name, spec.method, spec.arguments) == ("ShopService", "add", '[1, "2"]')
+    assert (spec.orchestrator, spec.require_report) == ("AsyncService", True)
+
+
+def test_a_runner_names_the_orchestrator_unless_the_author_does(configure: Configure) -> None:
+    configure({**LOCAL, "orchestrator": "AsyncService", "require_report": False})
+    with DAG("made", schedule=None):
+        made = [operator(**CALL), AsyncActionOperator(task_id="own", type="x", orchestrator="Other", **CALL)]
+    specs = [each.spec(each.make_runner({})) for each in (one._delegated(one._choice, {}) for one in made)]
+    assert [spec.orchestrator for spec in specs] == ["AsyncService", "Other"]
+    assert [spec.require_report for spec in specs] == [False, False]
+
+
+def test_a_callable_gets_the_arguments_of_a_call_by_position(configure: Configure) -> None:
+    configure({"name": "calls", "kind": "service", "callable": "operator:add"})
+    with DAG("made", schedule=None):
+        made = operator(arguments=[1, 2], **CALL)
+    delegate = made._delegated(made._choice, {})
+    assert isinstance(delegate, ServiceActionOperator)
+    assert delegate.python_callable(*delegate.op_args, **delegate.op_kwargs) == 3
+
+
 def test_a_deferred_task_needs_the_runner_that_has_its_job(configure: Configure) -> None:
     configure(LOCAL)
     with DAG("resumed", schedule=None):
@@ -395,6 +434,7 @@ def test_a_wrong_configuration_is_an_error_of_the_dag(configure: Configure) -> N
     [
         ("jobResources", "did you mean 'job_resources'?"),
         ("arguments", "there is no such option"),
+        ("service_name", "there is no such option"),
         ("callbacks", "there is no such option"),
         ("task_id", "there is no such option"),
         ("inputs", "there is no such option"),

@@ -49,8 +49,19 @@ lines = st.builds(
     time_ms=st.none() | st.integers(0, 10**14),
     stream=st.none() | st.sampled_from(["stdout", "stderr"]),
 )
+names = st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1, max_size=250)
+calls = st.none() | st.tuples(names, names)
+
+
+def _spec(call: tuple[str, str] | None, **fields: Any) -> ActionSpec:
+    service_name, method = call or (None, None)
+    return ActionSpec(service_name=service_name, method=method, **fields)
+
+
 specs = st.builds(
-    ActionSpec,
+    _spec,
+    call=calls,
+    orchestrator=st.none() | names,
     type=texts,
     runner=texts,
     arguments=json_texts,

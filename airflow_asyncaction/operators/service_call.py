@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job is told to do: the action's arguments and, for a webda job, the method to call with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from airflow.sdk import BaseOperator
+
+from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, is_name
+from airflow_asyncaction.protocol.strict_json import JsonText, loads
+
+Arguments = Mapping[str, Any] | Sequence[Any]
+"""By name; those of a service's method by position."""
+
+
+class ServiceCallOperator(BaseOperator):
+    """Base of BaseActionOperator, which documents the parameters."""
+
+    template_fields: Sequence[str] = ("arguments", "service_name", "method")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"arguments": "json"}
+
+    def __init__(
+        self,
+        *,
+        arguments: Arguments | None = None,
+        service_name: str | None = None,
+        method: str | None = None,
+        orchestrator: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if (service_name is None) != (method is None):
+            missing = "method" if method is None else "service_name"
+            raise ValueError(f"{missing} is missing: give service_name and method together")
+        if orchestrator is not None:
+            _check_name("orchestrator", orchestrator)
+        if service_name is not None and isinstance(arguments, Mapping):
+            _check_positional(arguments)
+        self.arguments = arguments
+        self.service_name = service_name
+        self.method = method
+        self.orchestrator = orchestrator
+
+    def checked_arguments(self) -> JsonText:
+        """Return the rendered arguments.
+
+        :raises ValueError: they are not JSON, or are not those of a method; the message says what to write
+        """
+        arguments: Any = self.arguments
+        if self.service_name is not None:
+            _check_name("service_name", self.service_name)
+            _check_name("method", self.method)
+            arguments = [] if arguments is None else arguments
+            _check_positional(arguments)
+        try:
+            text = json.dumps({} if arguments is None else arguments, allow_nan=False)
+            loads(text)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"arguments cannot be given to a job: they are not JSON ({error})") from None
+        return JsonText(text)
+
+
+def _check_name(option: str, value: Any) -> None:
+    if not is_name(value):
+        raise ValueError(f"{option} is {value!r}: it must be 1 to {MAX_NAME_CHARS} printable characters")
+
+
+def _check_positional(arguments: Any) -> None:
+    if not isinstance(arguments, list | tuple):
+        raise ValueError(
+            f"arguments is of type {type(arguments).__name__}: a service's method takes a list, its arguments"
+            " by position"
+        )
