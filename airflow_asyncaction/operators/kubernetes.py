@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -29,6 +30,8 @@ from airflow_asyncaction.protocol.lifecycle import Stop
 from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, TaskView
 from airflow_asyncaction.runners.base import Runner
 from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
+from airflow_asyncaction.runners.local import base_environ
+from airflow_asyncaction.runners.manifest_variables import ENV, render_around
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import pod_of_manifest
 from airflow_asyncaction.runners.task_log import write_pod_line
@@ -66,8 +69,10 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     :param arguments: a mapping is the action's arguments; a list is the container's, as is ``args``; with
         ``service_name`` it is the action's in either case
     :param args: arguments of the container's command (templated)
-    :param job_resources: instead of an image, a whole manifest of kind Pod or Job: YAML, the path of a file,
-        or a mapping; ``${JOB_ID}``, ``${JOB_HOOK}`` and the like in it are replaced (templated)
+    :param job_resources: a whole manifest of kind Pod or Job: YAML, the path of a file, or a mapping
+        (templated). Replaced in it are ``${JOB_ID}``, ``${JOB_HOOK}`` and the like, ``${image}``,
+        ``${serviceName}`` (name of the runner; else ``name``, or the task's id) and ``${env.NAME}`` (the
+        worker's environment)
     :param job_secret: ``"secret"``: a Kubernetes Secret that the pod owns; ``"env"``: in the pod's
         environment in clear, where no right on secrets is to be had
     :param start_timeout: of the pod, and of the job's first report where one must come;
@@ -133,7 +138,18 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self.job_resources = job_resources
         self.job_secret = job_secret
         self.defer_after = as_duration("defer_after", defer_after, may_be_zero=True)
+        self.runner_name: str | None = None
         self.do_xcom_push = do_xcom_push  # the job's results: KubernetesPodOperator would add a side-car
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Render the fields."""
+
+        def render(manifest: Any) -> Any:
+            self.job_resources = manifest
+            super(KubeActionOperator, self).render_template_fields(context, jinja_env)
+            return self.job_resources
+
+        self.job_resources = render_around(self.job_resources, render)
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
         """Return a runner of pods that lets go after ``defer_after`` if this task may be deferred."""
@@ -250,10 +266,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
         def make_pod(info: JobInfo) -> k8s.V1Pod:
             if self.job_resources is not None:
-                variables = {
-                    name: value for name, value in info.to_environ().items() if name != JOB_SECRET_KEY
-                }
-                self.full_pod_spec = pod_of_manifest(self.job_resources, variables)
+                self.full_pod_spec = pod_of_manifest(self.job_resources, self._variables(info))
             return self.build_pod_request_obj(context)
 
         return KubeRunner(
@@ -273,6 +286,13 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             write_line=self._write_line,
             position=position or LogPosition(),
         )
+
+    def _variables(self, info: JobInfo) -> dict[str, str]:
+        """Return what stands for variables in ``job_resources``."""
+        variables = {ENV + name: value for name, value in base_environ(os.environ).items()}
+        variables |= {name: value for name, value in info.to_environ().items() if name != JOB_SECRET_KEY}
+        variables["serviceName"] = str(self.runner_name or self.name or self._set_name(self.task_id))
+        return {**variables, "image": self.image} if self.image else variables
 
     def _resume(
         self,

@@ -20,6 +20,7 @@ from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.runner_config import KUBERNETES, LOCAL, SERVICE, RunnerConfig
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
+from airflow_asyncaction.runners.manifest_variables import render_around
 from airflow_asyncaction.runners.routing import (
     NoMatch,
     NothingRunner,
@@ -36,6 +37,7 @@ _RUNNER = "runner"
 """Under this name a deferred task keeps the runner that has its job, whatever is configured meanwhile."""
 
 _FOR_SCHEDULER = ("queue", "pool")
+_MANIFEST = "job_resources"
 
 
 class AsyncActionOperator(BaseActionOperator):
@@ -173,10 +175,16 @@ class AsyncActionOperator(BaseActionOperator):
             "method": self.method,
         }
         variables = {**context, "action": action}
+
+        def render(name: str, option: Any) -> Any:
+            if choice.kind == KUBERNETES and name == _MANIFEST:
+                return render_around(option, lambda marked: rendered(marked, environment, variables))
+            return rendered(option, environment, variables)
+
         done = {}
         for name, value in choice.options.items():
             try:
-                done[name] = rendered(value, environment, variables)
+                done[name] = render(name, value)
             except TemplateError as error:
                 raise ValueError(f"[asyncaction] runners: {choice.name}: {name}: {error}") from None
         return done
@@ -227,7 +235,9 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
         from airflow_asyncaction.operators.kubernetes import KubeActionOperator
         from airflow_asyncaction.operators.pod_options import pod_arguments
 
-        return KubeActionOperator(**{**pod_arguments(options), **own})
+        operator = KubeActionOperator(**{**pod_arguments(options), **own})
+        operator.runner_name = choice.name
+        return operator
     common = {name: options.pop(name) for name in runner_config.COMMON_OPTIONS if name in options}
 
     def make(operator: BaseActionOperator) -> Runner:

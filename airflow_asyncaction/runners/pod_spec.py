@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +16,10 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes import client as k8s
 
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
+from airflow_asyncaction.runners.manifest_variables import replace_variables
 from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, TASK_KEY_ANNOTATION, Pod
 
 TASK_KEY = "TASK_KEY"  # the name of a key in the Secret, which no container refers to
-
-_VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 @dataclass(frozen=True)
@@ -114,15 +112,15 @@ def pod_of_manifest(
 ) -> k8s.V1Pod:
     """Return the pod of a manifest of kind Pod or Job.
 
-    ``${JOB_ID}`` and the like are replaced in all strings; ``$${X}`` stands for ``${X}``, ``$X`` for itself.
+    ``${JOB_ID}`` and the like are replaced in all strings (:func:`replace_variables`); ``$X`` is left alone.
     Of a Job its pod template, ``activeDeadlineSeconds`` and labels are taken; its ``backoffLimit`` is not,
     since tries are Airflow's.
 
     :param manifest: YAML or JSON, the path of a file with it, or a mapping
-    :param variables: what may be replaced
+    :param variables: values by name, such as ``JOB_ID`` and ``env.REGION``
     :raises ValueError: what is wrong with it, and what to do
     """
-    document = _replaced(_document(manifest), variables)
+    document = replace_variables(_document(manifest), variables)
     kind = document.get("kind")
     if kind == "Job":
         document = _pod_of_job(document)
@@ -152,33 +150,6 @@ def _document(manifest: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[s
     if not isinstance(document, Mapping):
         raise ValueError("The manifest is no mapping: give one document of kind Pod or Job")
     return document
-
-
-def _replaced(document: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
-    unknown: set[str] = set()
-
-    def value_of(match: re.Match[str]) -> str:
-        escape, name = match.groups()
-        if escape:
-            return match[0][1:]
-        if name not in variables:
-            unknown.add(name)
-        return variables.get(name, "")
-
-    def replaced(value: Any) -> Any:
-        if isinstance(value, str):
-            return _VARIABLE.sub(value_of, value)
-        if isinstance(value, Mapping):
-            return {replaced(name): replaced(each) for name, each in value.items()}
-        return [replaced(each) for each in value] if isinstance(value, list | tuple) else value
-
-    result: dict[str, Any] = replaced(document)
-    if unknown:
-        raise ValueError(
-            f"The manifest has unknown variables: {', '.join(sorted(unknown))}. There are "
-            f"{', '.join(sorted(variables))}; write $${{NAME}} for what the container's shell is to replace"
-        )
-    return result
 
 
 def _pod_of_job(job: Mapping[str, Any]) -> dict[str, Any]:

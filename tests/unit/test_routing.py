@@ -25,8 +25,10 @@ from airflow_asyncaction.operators import (
     ServiceActionOperator,
 )
 from airflow_asyncaction.operators.pod_options import pod_arguments
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runner_config import RunnerConfig, parse
 from airflow_asyncaction.runners.local import LocalRunner
+from airflow_asyncaction.runners.pod_spec import pod_of_manifest
 from airflow_asyncaction.runners.routing import NoMatch, choose, imported, matches, rendered
 
 pytestmark = pytest.mark.unit
@@ -407,6 +409,24 @@ def test_a_callable_gets_the_arguments_of_a_call_by_position(configure: Configur
     delegate = made._delegated(made._choice, {})
     assert isinstance(delegate, ServiceActionOperator)
     assert delegate.python_callable(*delegate.op_args, **delegate.op_kwargs) == 3
+
+
+def test_a_manifest_has_variables_and_data_that_is_none(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGION", "eu")
+    container = {"name": "${serviceName}", "image": "${image}", "args": ["{{ action.arguments.x }}"]}
+    manifest = {"kind": "Pod", "metadata": {"name": "${env.REGION}"}, "spec": {"containers": [container]}}
+    configure({"name": "pods", "kind": "kubernetes", "image": "shop:7", "job_resources": manifest})
+    with DAG("made", schedule=None):
+        made = operator(arguments={"x": "${env.REGION}"})
+    delegate = made._delegated(made._choice, {})
+    assert isinstance(delegate, KubeActionOperator)
+    info = JobInfo(job_id=JobId("j"), secret_key="s", hook="http://hook")
+    pod = pod_of_manifest(delegate.job_resources, delegate._variables(info))
+    only = pod.spec.containers[0]
+    assert (pod.metadata.name, only.name, only.image) == ("eu", "pods", "shop:7")
+    assert only.args == ["${env.REGION}"]
 
 
 def test_a_deferred_task_needs_the_runner_that_has_its_job(configure: Configure) -> None:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Variables in manifests, as webda's KubeRunner has them: ``${JOB_ID}``, ``${image}``, ``${env.NAME}``."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY
+
+ENV = "env."
+_VARIABLE = re.compile(r"(?P<escape>[$\\]?)\$\{(?P<name>[^{}]*)(?P<end>\}?)")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ENV_NAME = re.compile(r"env\.[A-Za-z_][A-Za-z0-9_]*")
+_OF_APPLICATION = ("package", "git", "deployment", "webda", "now")
+_OPENING = "${"
+
+
+def replace_variables(document: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
+    r"""Return a manifest with the variables in its strings replaced. ``$${X}`` and ``\${X}`` become ``${X}``.
+
+    :param variables: values by name; those of the environment are named ``env.NAME``
+    :raises ValueError: it has variables that are not among them: which, and what to write instead
+    """
+    unknown: dict[str, None] = {}
+
+    def value_of(match: re.Match[str]) -> str:
+        if match["escape"]:
+            return match[0][1:]
+        name = match["name"].strip()
+        if not match["end"] or name not in variables:
+            unknown[match[0]] = None
+        return variables.get(name, "")
+
+    replaced: dict[str, Any] = _map_strings(document, lambda text: _VARIABLE.sub(value_of, text))
+    if unknown:
+        said = "; ".join(_advice(text) for text in unknown)
+        known = ", ".join(sorted(f"${{{name}}}" for name in variables if not name.startswith(ENV)))
+        raise ValueError(
+            f"The manifest has variables that cannot be replaced. {said}. There are {known} and, of the"
+            " worker's environment, ${env.NAME}. Write $${NAME} where the container is to see ${NAME}"
+        )
+    return replaced
+
+
+def render_around(manifest: Any, render: Callable[[Any], Any]) -> Any:
+    """Render the templates in a manifest, which put data into it: ``${X}`` in data is no variable.
+
+    Otherwise whoever writes the data could read the environment of the worker.
+    """
+    mark = secrets.token_hex(16)  # unlike anything that data can have
+    rendered = render(_map_strings(manifest, lambda text: text.replace(_OPENING, mark)))
+    return _map_strings(rendered, lambda text: text.replace(_OPENING, f"${_OPENING}").replace(mark, _OPENING))
+
+
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_map_strings(name, change): _map_strings(each, change) for name, each in value.items()}
+    return [_map_strings(each, change) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _advice(variable: str) -> str:
+    name = variable.removeprefix(_OPENING).removesuffix("}").strip()
+    if not variable.endswith("}"):
+        return f"{variable} has no closing brace"
+    if name == JOB_SECRET_KEY:
+        return f"{variable} is already in the environment of each container, from a Secret: remove it here"
+    if name == "image":
+        return f"{variable} needs an image: give one to the operator, or its runner"
+    if _ENV_NAME.fullmatch(name):
+        return f"{variable} is not set in the worker's environment, or is part of Airflow's configuration"
+    if re.split(r"\W", name)[0] in _OF_APPLICATION:
+        return f"{variable} is known in a webda application only: write its value"
+    if _NAME.fullmatch(name):
+        return f"{variable} is unknown"
+    return f"{variable} is an expression: only names are replaced"
