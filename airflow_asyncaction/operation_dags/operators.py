@@ -15,18 +15,24 @@ _NAME = "@async_operation"  # as Airflow's UI shows it
 
 
 class OperationOperator(AsyncActionOperator):
-    """Runs the action of an operation with the runner that is configured for its type."""
+    """Runs the action of an operation with the runner that is configured for its type.
+
+    Its input becomes the action's arguments; with ``service_name`` it is the last of the method's arguments.
+    """
 
     custom_operator_name = _NAME
 
     def __init__(self, *, declaration: Declaration, **kwargs: Any) -> None:
         super().__init__(type=declaration.type, doc_json=declaration.to_doc(), **kwargs)
         self._input = declaration.input or {}
+        self._before_input = self.arguments or ()
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
         """Render the fields; then take the input, which whoever launched the operation wrote."""
+        self.arguments = self._before_input
         super().render_template_fields(context, jinja_env)
-        self.arguments = _input_of(context, self._input)
+        given = _input_of(context, self._input)
+        self.arguments = given if self.service_name is None else [*self.arguments, given]
 
 
 class FunctionOperator(ServiceActionOperator):

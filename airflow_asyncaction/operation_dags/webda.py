@@ -13,15 +13,20 @@ from airflow.sdk import DAG
 
 from airflow_asyncaction.operation_dags.dags import async_operation
 from airflow_asyncaction.protocol.operations import Schema
+from airflow_asyncaction.runners.webda import RUN_OPERATION
 
 _EMPTY: Schema = {"type": "object", "properties": {}}
 _POINTER = "#/schemas/"
 
 
-def load_operations(path: str | os.PathLike[str], **options: Any) -> dict[str, DAG]:
+def load_operations(
+    path: str | os.PathLike[str], *, orchestrator: str | None = None, **options: Any
+) -> dict[str, DAG]:
     """Make one Dag of each operation in a file of webda's; what runs them is configured by type.
 
     :param path: of the JSON file; from the Dag file's own folder, say ``Path(__file__).parent / "..."``
+    :param orchestrator: name of the AsyncJobService of the webda application whose jobs run the operations;
+        their runner needs ``{{ webda.node_options }}`` (docs/webda.md). Unless given, jobs are any programs
     :param options: of all of them, as :func:`async_operation` takes them
     :returns: the Dags by operation id; they need not be assigned to anything
     :raises ValueError: the file is not such a one; what is wrong in it is named
@@ -36,9 +41,21 @@ def load_operations(path: str | os.PathLike[str], **options: Any) -> dict[str, D
     label = application.get("name") if isinstance(application, Mapping) else application
     tags = [str(label)[:100]] if label else []
     return {
-        name: _operation(name, operation, schemas, tags, file, options)
+        name: _operation(name, operation, schemas, tags, file, _options(name, orchestrator, options))
         for name, operation in operations.items()
     }
+
+
+def _options(name: str, orchestrator: str | None, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    if orchestrator is None:
+        return options
+    call = {
+        "service_name": orchestrator,
+        "method": RUN_OPERATION,
+        "arguments": [name],
+        "orchestrator": orchestrator,
+    }
+    return {**options, "action": {**(options.get("action") or {}), **call}}
 
 
 def _operation(

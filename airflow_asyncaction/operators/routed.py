@@ -29,6 +29,7 @@ from airflow_asyncaction.runners.routing import (
     imported,
     rendered,
 )
+from airflow_asyncaction.runners.webda import node_options
 
 if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
@@ -49,7 +50,7 @@ class AsyncActionOperator(BaseActionOperator):
     How it works: the first runner whose ``actions`` match the type is chosen when the Dag is parsed, so that
     the scheduler knows the runner's ``queue`` and ``pool``. The task makes the operator of the runner's kind
     from the runner's options, and lets it carry the action out. Strings in them are templates, with all that
-    templates of tasks have, ``action.type``, ``action.arguments`` and the like.
+    templates of tasks have, ``action.type``, ``action.arguments`` and the like, and ``webda.node_options``.
 
     What it does not do: render a type, or map over types: the scheduler could not know the pool. An action
     for which there is no runner is registered, and ends as the error NoRunner.
@@ -174,7 +175,7 @@ class AsyncActionOperator(BaseActionOperator):
             "service_name": self.service_name,
             "method": self.method,
         }
-        variables = {**context, "action": action}
+        variables = {**context, "action": action, "webda": {"node_options": node_options()}}
 
         def render(name: str, option: Any) -> Any:
             if choice.kind == KUBERNETES and name == _MANIFEST:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from airflow.sdk import DAG
@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from airflow_asyncaction.job import Job
 from airflow_asyncaction.operation_dags import async_operation, load_operations
+from airflow_asyncaction.operation_dags.operators import OperationOperator
 from airflow_asyncaction.operation_dags.schemas import (
     as_annotated,
     checked,
@@ -29,6 +30,7 @@ from airflow_asyncaction.operation_dags.schemas import (
     params_of,
 )
 from airflow_asyncaction.protocol.operations import TAG, Declaration
+from airflow_asyncaction.runners.webda import RUN_OPERATION
 
 SCHEMA = {
     "type": "object",
@@ -247,6 +249,32 @@ def test_webdas_file_becomes_one_dag_an_operation(tmp_path: Path) -> None:
     assert not validator.is_valid({"files": [{"name": "a", "parts": [{"name": 3}]}]})
     assert not validator.is_valid({"files": [], "n": "x"})
     assert params_of(declared.input or {})["files"].resolve([{"name": "a"}]) == [{"name": "a"}]
+
+
+def test_webdas_operations_are_run_by_its_own_job(tmp_path: Path) -> None:
+    file = tmp_path / "operations.json"
+    file.write_text(json.dumps(WEBDA))
+    dags = load_operations(file, orchestrator="AsyncService", action={"retries": 2})
+    task = dags["Shop.Import"].tasks[0]
+    assert isinstance(task, OperationOperator)
+    assert (task.service_name, task.method, task.orchestrator) == (
+        "AsyncService",
+        RUN_OPERATION,
+        "AsyncService",
+    )
+    assert (task.options.require_report, task.retries) == (True, 2)
+    given = {"files": [{"name": "{{ 6 * 7 }}"}]}
+    for _ in range(2):  # also if it is rendered again
+        task.render_template_fields({"dag_run": SimpleNamespace(conf=given)})
+        assert task.arguments == ["Shop.Import", given]
+
+
+def test_a_method_gets_the_input_after_its_other_arguments() -> None:
+    call = {"service_name": "ShopService", "method": "sell", "arguments": ["{{ tenant }}"]}
+    dag = async_operation(id="sell", input=SCHEMA, action=call)
+    (task,) = dag.tasks
+    task.render_template_fields({"dag_run": SimpleNamespace(conf={"table": "t"}), "tenant": "one"})  # type: ignore[typeddict-unknown-key]
+    assert cast("OperationOperator", task).arguments == ["one", {"rows": 10, "table": "t"}]
 
 
 REFERRING: dict[str, Any] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -427,6 +428,19 @@ def test_a_manifest_has_variables_and_data_that_is_none(
     only = pod.spec.containers[0]
     assert (pod.metadata.name, only.name, only.image) == ("eu", "pods", "shop:7")
     assert only.args == ["${env.REGION}"]
+
+
+def test_webdas_operations_need_nothing_in_the_image(configure: Configure) -> None:
+    configure({**LOCAL, "env": {"NODE_OPTIONS": "--enable-source-maps {{ webda.node_options }}"}})
+    with DAG("made", schedule=None):
+        made = operator()
+    delegate = made._delegated(made._choice, {})
+    assert isinstance(delegate, LocalActionOperator)
+    heap, loaded = (delegate.env or {})["NODE_OPTIONS"].split(" ")
+    assert heap == "--enable-source-maps"
+    scheme, _, source = loaded.partition(",")
+    assert scheme == "--import=data:text/javascript;base64"
+    assert "AsyncJobService.prototype.runOperation" in b64decode(source).decode()
 
 
 def test_a_deferred_task_needs_the_runner_that_has_its_job(configure: Configure) -> None:
