@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 
 STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
 """Whether a test whose means are missing fails, rather than being skipped."""
+
+
+WEBDA_APPLICATION = Path(__file__).parents[1] / "build" / "webda"
+WEBDA_IMAGE = "ASYNCACTION_TEST_WEBDA_IMAGE"
+"""Environment variable that names an image of that application, with Node.js."""
 
 
 def leave_out(reason: str) -> NoReturn:
@@ -65,3 +71,18 @@ def kube_or_skip() -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+def webda_or_skip() -> None:
+    """Require the webda application of tests/webda, built."""
+    if not (WEBDA_APPLICATION / "operations.json").is_file():
+        leave_out(
+            "no webda application in build/webda: build it from tests/webda as build_webda in .ci/run does"
+        )
+
+
+def webda_image_or_skip() -> None:
+    """Require an image of that application."""
+    webda_or_skip()
+    if not os.environ.get(WEBDA_IMAGE):
+        leave_out(f"no image of the webda application: set {WEBDA_IMAGE} to one with build/webda in /webda")

@@ -379,9 +379,9 @@ def _no_report(action: Action) -> str:
     if action.service_name is None or action.last_report_at is not None:
         return said
     return (
-        f"{said}. A webda application does this if none of its services has the name in JOB_ORCHESTRATOR,"
-        f" {action.orchestrator!r}. Set orchestrator to the name of the AsyncJobService in its"
-        " webda.config.json, in the operator, its runner, or [asyncaction]"
+        f"{said}, nor anything else. If the task's log has a TypeError, no service of the webda application"
+        f" has the name in JOB_ORCHESTRATOR, {action.orchestrator!r}: set orchestrator to that of the"
+        " AsyncJobService in its webda.config.json, in the operator, its runner, or [asyncaction]"
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from tests.means import WEBDA_APPLICATION, WEBDA_IMAGE
+
 PROGRAM = """
 import json, os, sys
 arguments = json.loads(os.environ["JOB_ARGUMENTS"])
@@ -23,6 +25,34 @@ with open_job() as job:
     job.result({"type": sys.argv[1], **arguments})
 """
 """Returns its arguments, or exits with the code that is among them."""
+
+WEBDA_COMMAND = [
+    "node_modules/.bin/webda",
+    "--noCompile",
+    "launch",
+    "AsyncService",
+    "runAsyncOperationAction",
+]
+WEBDA_ACTIONS = ["AsyncWebdaAction", "ShopService.*"]
+WEBDA_POD = f"""\
+apiVersion: batch/v1
+kind: Job
+metadata:
+  name: ${{serviceName}}-${{JOB_ID}}
+spec:
+  template:
+    spec:
+      containers:
+        - image: ${{image}}
+          name: ${{serviceName}}
+          workingDir: /webda
+          command: [sh, -c, 'echo "sells in $PLACE" && exec {" ".join(WEBDA_COMMAND)}']
+          env:
+            - {{name: PLACE, value: "${{env.ASYNCACTION_TEST_NAMESPACE}}"}}
+            - {{name: NODE_OPTIONS, value: "{{{{ webda.node_options }}}}"}}
+      restartPolicy: Never
+"""
+"""As webda's KubeRunner takes it, but for NODE_OPTIONS."""
 
 CLIENT = "import sys; sys.path.insert(0, '/asyncaction/asyncaction.pyz')"
 EXAMPLE = Path(__file__).parents[2] / "example_dags" / "runners.yaml"
@@ -50,6 +80,15 @@ ON_LAPTOP: list[dict[str, Any]] = [
         "where": "{{ dag.dag_id }}",
         "count": 2,
     },
+    {
+        "name": "shop",
+        "kind": "local",
+        "actions": WEBDA_ACTIONS,
+        "command": WEBDA_COMMAND,
+        "cwd": str(WEBDA_APPLICATION),
+        "env": {"NODE_OPTIONS": "{{ webda.node_options }}"},
+        "orchestrator": "AsyncService",
+    },
     {"name": "sleepers", "kind": "local", "actions": ["sleep"], "command": "echo sleeps; sleep 600"},
 ]
 IN_PODS: list[dict[str, Any]] = [
@@ -64,7 +103,16 @@ IN_PODS: list[dict[str, Any]] = [
         "volume_mounts": [{"name": "client", "mountPath": "/asyncaction"}],
         "deferrable": True,
         "defer_after": 0,
-    }
+    },
+    {
+        "name": "shop",
+        "kind": "kubernetes",
+        "actions": WEBDA_ACTIONS,
+        "image": os.environ.get(WEBDA_IMAGE) or "shop",
+        "image_pull_policy": "IfNotPresent",
+        "job_resources": WEBDA_POD,
+        "orchestrator": "AsyncService",
+    },
 ]
 
 

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Dag of test_routing.py in pods, by configuration alone, each of its tasks deferred."""
+"""The Dags of test_routing.py and test_webda.py in pods, by configuration alone, their tasks deferred."""
 
 from __future__ import annotations
 
 import pytest
 
+from dev.deployment import USER
+from tests.means import webda_image_or_skip
 from tests.system.kube_scene import KubeScene
 from tests.system.test_routing import DAG_ID, assert_results
+from tests.system.test_webda import assert_order
+from tests.system.users import User
 
 pytestmark = pytest.mark.system
 
@@ -37,3 +41,13 @@ def test_the_nightly_pod_of_the_examples_runs(kube: KubeScene) -> None:
     kube.trigger("nightly_pods")
     assert kube.end_of("nightly_pods") == "success"
     assert "vacuuming orders" in kube.events("nightly_pods", "vacuum")
+
+
+def test_a_webda_image_runs_unchanged(kube: KubeScene) -> None:
+    webda_image_or_skip()
+    kube.trigger("webda_pods")
+    assert_order(User(kube.deployment, USER))
+    assert kube.end_of("webda_pods") == "success"
+    assert kube.api.xcoms(kube.key("webda_pods", "adds"))["return_value"] == 42
+    assert kube.events("webda_pods", "adds").count(f"sells in {kube.cluster.namespace}") == 1
+    kube.assert_cleared_up(kube.action("webda_pods", "adds"))
