@@ -162,8 +162,10 @@ class AsyncActionOperator(BaseActionOperator):
             return [] if self.arguments is None else self.arguments
         arguments = self.arguments or {}
         if not isinstance(arguments, Mapping):
-            kind = type(arguments).__name__
-            raise ValueError(f"arguments is of type {kind}: it must be a mapping, or have a service_name")
+            raise ValueError(
+                f"arguments is of type {type(arguments).__name__}: it must be a mapping unless service_name"
+                " is given"
+            )
         return arguments
 
     def _rendered(self, choice: RunnerConfig, context: Mapping[str, Any]) -> dict[str, Any]:

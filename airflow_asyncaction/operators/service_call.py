@@ -13,7 +13,7 @@ from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, is_name
 from airflow_asyncaction.protocol.strict_json import JsonText, loads
 
 Arguments = Mapping[str, Any] | Sequence[Any]
-"""By name; those of a service's method by position."""
+"""Named arguments, or the positional arguments of a service's method."""
 
 
 class ServiceCallOperator(BaseOperator):

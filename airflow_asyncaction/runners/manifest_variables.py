@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Variables in manifests, as webda's KubeRunner has them: ``${JOB_ID}``, ``${image}``, ``${env.NAME}``."""
+"""Variables in manifests, as in webda's KubeRunner: ``${JOB_ID}``, ``${image}``, ``${env.NAME}``."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def replace_variables(document: Mapping[str, Any], variables: Mapping[str, str])
 
 
 def render_around(manifest: Any, render: Callable[[Any], Any]) -> Any:
-    """Render the templates in a manifest, which put data into it: ``${X}`` in data is no variable.
+    """Render the templates in a manifest. ``${X}`` in what they insert is data, not a variable.
 
-    Otherwise whoever writes the data could read the environment of the worker.
+    Otherwise whoever writes that data could read the worker's environment.
     """
-    mark = secrets.token_hex(16)  # unlike anything that data can have
+    mark = secrets.token_hex(16)  # random: no data contains it
     rendered = render(_map_strings(manifest, lambda text: text.replace(_OPENING, mark)))
     return _map_strings(rendered, lambda text: text.replace(_OPENING, f"${_OPENING}").replace(mark, _OPENING))
 

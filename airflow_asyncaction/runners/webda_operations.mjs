@@ -36,7 +36,7 @@ if (isApplication()) {
     const webda = this.getWebda();
     const operation = webda.operations[operationId];
     if (operation === undefined) throw new Error(`Operation '${operationId}' not found: mismatch app version`);
-    // Airflow's permissions have been checked. This session is nobody's, which webda's would refuse.
+    // Airflow has checked its own permissions. The operation's would refuse a session without a user.
     delete operation.permission;
     const context = new SimpleOperationContext(webda);
     context.setSession(new Session());

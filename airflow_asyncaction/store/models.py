@@ -102,10 +102,10 @@ action_table = Table(
     Column("request", String(64), nullable=True),
     # W3C trace context of the task.
     Column("traceparent", String(55), nullable=True),
-    # Of a webda job: the method that it calls with the arguments, and of which service; both or neither.
+    # For a webda job: the service and the method to call with the arguments. Both or neither.
     Column("service_name", String(250), nullable=True),
     Column("method", String(250), nullable=True),
-    # The job's JOB_ORCHESTRATOR. NULL until a task registers the action, and in rows of before.
+    # The job's JOB_ORCHESTRATOR. NULL until a task registers the action, and in rows of earlier releases.
     Column("orchestrator", String(250), nullable=True),
     # What the task signs with, Fernet-encrypted. NULL: its job's secret, for workers of older releases.
     Column("task_key", Text, nullable=True),

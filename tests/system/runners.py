@@ -49,10 +49,9 @@ spec:
           command: [sh, -c, 'echo "sells in $PLACE" && exec {" ".join(WEBDA_COMMAND)}']
           env:
             - {{name: PLACE, value: "${{env.ASYNCACTION_TEST_NAMESPACE}}"}}
-            - {{name: NODE_OPTIONS, value: "{{{{ webda.node_options }}}}"}}
       restartPolicy: Never
 """
-"""As webda's KubeRunner takes it, but for NODE_OPTIONS."""
+"""As webda's KubeRunner takes it."""
 
 CLIENT = "import sys; sys.path.insert(0, '/asyncaction/asyncaction.pyz')"
 EXAMPLE = Path(__file__).parents[2] / "example_dags" / "runners.yaml"
@@ -111,6 +110,7 @@ IN_PODS: list[dict[str, Any]] = [
         "image": os.environ.get(WEBDA_IMAGE) or "shop",
         "image_pull_policy": "IfNotPresent",
         "job_resources": WEBDA_POD,
+        "env_vars": {"NODE_OPTIONS": "{{ webda.node_options }}"},
         "orchestrator": "AsyncService",
     },
 ]

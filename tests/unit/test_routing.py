@@ -412,7 +412,7 @@ def test_a_callable_gets_the_arguments_of_a_call_by_position(configure: Configur
     assert delegate.python_callable(*delegate.op_args, **delegate.op_kwargs) == 3
 
 
-def test_a_manifest_has_variables_and_data_that_is_none(
+def test_templates_insert_data_into_a_manifest_not_variables(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REGION", "eu")
