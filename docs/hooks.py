@@ -32,6 +32,7 @@ _COPIED = (
     "example_dags/jobs/report.mjs",
     "example_dags/jobs/signing.sh",
     "tests/vectors/files.json",
+    "tests/vectors/paths.json",
     "tests/vectors/signing.json",
 )
 _OUT = re.compile(r"\]\(\.\./(?=(?:" + "|".join(map(re.escape, _COPIED)) + r")\))")

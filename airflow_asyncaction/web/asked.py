@@ -26,6 +26,7 @@ LARGEST_NUMBER = 2**31 - 1
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # what databases do not take; surrogates: see WireRequest.args
 _UNIX_MS = re.compile(r"\d{1,15}")
 
 
@@ -51,8 +52,8 @@ def filter_of(request: Request) -> Filter:
 def text_of(request: Request, name: str) -> str | None:
     """Return a parameter of the query: up to 250 characters."""
     value = request.args.get(name)
-    if value is not None and (not 0 < len(value) <= 250 or "\0" in value):
-        raise _malformed(name, "must be 1 to 250 characters")
+    if value is not None and (not 0 < len(value) <= 250 or _NO_TEXT.search(value)):
+        raise _malformed(name, "must be 1 to 250 characters in UTF-8, without NUL")
     return value
 
 

@@ -5,15 +5,35 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 from flask import Request
+from werkzeug.datastructures import ImmutableMultiDict, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
-from werkzeug.utils import redirect
+from werkzeug.sansio.http import parse_cookie
+from werkzeug.utils import cached_property, redirect
 from werkzeug.wrappers import Response
+
+from airflow_asyncaction.exceptions import SignatureError
 
 _CHUNK_BYTES = 64 * 1024
 _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
+
+
+class WireRequest(Request):
+    """A request whose query and cookies may be any bytes. Werkzeug's own raises where they are not UTF-8."""
+
+    @cached_property
+    def args(self) -> MultiDict[str, str]:
+        """Return the query. Bytes that are not UTF-8, escaped or not, become lone surrogates."""
+        query = self.query_string.decode("utf-8", "surrogateescape")
+        return ImmutableMultiDict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
+
+    @cached_property
+    def cookies(self) -> ImmutableMultiDict[str, str]:
+        """Return the cookies. Bytes that are not UTF-8 become U+FFFD."""
+        header = self.headers.get("Cookie", "").encode("latin-1").decode("utf-8", "replace")
+        return ImmutableMultiDict(parse_cookie(header))
 
 
 def raw_body(request: Request, max_bytes: int) -> bytes:
@@ -43,19 +63,34 @@ def raw_path(environ: dict[str, Any]) -> bytes:
     """Return the path relative to where the app is mounted, percent-encoding as it was sent.
 
     WSGI has only the decoded path. The raw one, of the ASGI scope or of the server, begins with prefixes
-    that proxies add or strip: of it, the part is taken that decodes to the path that was routed.
+    that proxies add or strip: of it, the part is taken that decodes to the path that was routed. Where the
+    server has no raw path, the decoded one is encoded as most clients do.
+
+    :raises SignatureError: no part of the raw path does so and begins with a slash. Its first slash is
+        escaped, or it is not UTF-8.
     """
     routed = environ.get("PATH_INFO", "").encode("latin-1")
-    if routed in (b"", b"/"):
-        return b""  # the hook itself: no request goes to less than "/"
     sent = _sent_path(environ)
-    start = len(unquote_to_bytes(sent)) - len(routed)
+    if routed in (b"", b"/"):  # the hook itself: no request goes to less than "/"
+        path = b""
+        is_sent = sent.endswith(b"/") or not unquote_to_bytes(sent).endswith(b"/")
+    elif sent:
+        path = _below(sent, len(unquote_to_bytes(sent)) - len(routed))
+        is_sent = path.startswith(b"/") and unquote_to_bytes(path) == routed
+    else:
+        return quote(routed).encode()
+    if not is_sent:
+        raise SignatureError("The first slash of the path is escaped, or the path is not UTF-8")
+    return path
+
+
+def _below(sent: bytes, start: int) -> bytes:
+    """Return what follows so many decoded bytes of a path."""
     for escape in _ESCAPE.finditer(sent):
         if escape.start() >= start:
             break
         start += 2
-    path = sent[max(start, 0) :]
-    return path if path[:1] == b"/" and unquote_to_bytes(path) == routed else quote(routed).encode()
+    return sent[max(start, 0) :]
 
 
 def _sent_path(environ: dict[str, Any]) -> bytes:

@@ -41,6 +41,9 @@ NONCE = "n" * 16
 CONTENT = Content("POST", "/status", "", b"{}")
 NOW_MS = 1_700_000_000_000
 
+PATHS: list[Vector] = json.loads(
+    (Path(__file__).parent.parent / "vectors" / "paths.json").read_text(encoding="utf-8")
+)
 each_vector = pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
 hostile_text = (
     st.text() | st.text(st.characters()) | st.sampled_from(["v2=", "v2=" + "0" * 64, "0" * 64, "1"])
@@ -103,6 +106,15 @@ def test_vector_is_what_a_job_sends_and_a_server_takes(vector: Vector) -> None:
     assert headers == headers_of(vector)
     claim = read_claim(headers)
     verify(claim, content_of(vector), secret=vector["secret"], now_ms=int(vector["time"]), max_skew_ms=0)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=[path["name"] for path in PATHS])
+def test_path_vectors_are_signed_like_the_first_vector(path: Vector) -> None:
+    first = VECTORS[0]
+    content = replace(content_of(first), path=path["signed"])
+    info = JobInfo(job_id=first["job_id"], secret_key=first["secret"], hook="http://h")
+    headers = signed_headers(info, content, time_ms=int(first["time"]), nonce=first["nonce"])
+    assert headers[V2_HEADER] == "v2=" + path["v2"]
 
 
 @each_vector

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -10,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_asyncaction.web.wire import end_chunked_input, raw_path, raw_query
+from airflow_asyncaction.exceptions import SignatureError
+from airflow_asyncaction.web.wire import WireRequest, end_chunked_input, raw_path, raw_query
 
 # What may stand between two slashes: letters, and octets that are encoded though they need not be.
 _plain = st.text(st.sampled_from("abz019-._~!$&'()*+,;=:@"), min_size=1, max_size=4)
@@ -58,10 +61,24 @@ def test_without_the_raw_path_it_is_encoded_as_most_do(path: str) -> None:
     assert raw_path({"PATH_INFO": routed(path)}) == expected.encode()
 
 
-@pytest.mark.parametrize("sent", ["/async", "/async/", "/", "", "/async?a=1", "/%2F"])
+@pytest.mark.parametrize("sent", ["/async", "/async/", "/", "", "/async?a=1", "/async%2Fb", "/%2F/"])
 def test_the_hook_itself_is_the_empty_path(sent: str) -> None:
     for path in ("", "/"):
         assert raw_path({"PATH_INFO": path, "RAW_URI": sent}) == b""
+
+
+@given(path=paths, prefix=prefixes, slash=st.sampled_from(["%2F", "%2f"]))
+def test_a_path_whose_first_slash_is_escaped_is_not_signed(prefix: str, path: str, slash: str) -> None:
+    environ = {"PATH_INFO": routed(path), "RAW_URI": prefix + slash + path[1:]}
+    with pytest.raises(SignatureError):
+        raw_path(environ)
+
+
+@given(path=paths)
+def test_a_path_that_was_routed_otherwise_is_not_signed(path: str) -> None:
+    replaced = unquote_to_bytes(path + "%FF").decode("utf-8", "replace")  # as ASGI servers decode it
+    with pytest.raises(SignatureError):
+        raw_path({"PATH_INFO": replaced.encode().decode("latin-1"), "RAW_URI": path + "%FF"})
 
 
 @given(
@@ -69,14 +86,38 @@ def test_the_hook_itself_is_the_empty_path(sent: str) -> None:
         st.sampled_from(["PATH_INFO", "RAW_URI", "REQUEST_URI"]), st.text(st.characters(max_codepoint=255))
     )
 )
-def test_whatever_a_server_says_there_is_a_path(environ: dict[str, str]) -> None:
-    assert isinstance(raw_path(dict(environ)), bytes)
+def test_whatever_a_server_says_there_is_a_path_or_no_signature(environ: dict[str, str]) -> None:
+    with suppress(SignatureError):
+        assert isinstance(raw_path(dict(environ)), bytes)
 
 
 @given(query=st.text(st.characters(max_codepoint=255)))
 def test_the_query_is_what_was_sent(query: str) -> None:
     assert raw_query({"QUERY_STRING": query}) == query.encode("latin-1")
     assert raw_query({}) == b""
+
+
+@given(query=st.binary(), cookie=st.binary())
+def test_any_bytes_are_a_query_and_cookies(query: bytes, cookie: bytes) -> None:
+    environ = {"QUERY_STRING": query.decode("latin-1"), "HTTP_COOKIE": cookie.decode("latin-1")}
+    request = WireRequest(environ)
+    assert all(isinstance(value, str) for value in [*request.args.values(), *request.cookies.values()])
+
+
+@pytest.mark.parametrize(
+    "escape", [bytes, lambda octets: "".join(f"%{octet:02X}" for octet in octets).encode()]
+)
+@pytest.mark.parametrize(("octets", "text"), [("é".encode(), "é"), (b"\xff", "\udcff"), (b"%", "%")])
+def test_a_query_is_the_same_escaped_or_not(
+    escape: Callable[[bytes], bytes], octets: bytes, text: str
+) -> None:
+    request = WireRequest({"QUERY_STRING": (b"a=" + escape(octets)).decode("latin-1")})
+    assert request.args["a"] == text
+
+
+def test_cookies_are_read_as_others_read_them() -> None:
+    request = WireRequest({"HTTP_COOKIE": 'a=1; _token=x.y; b="\xff"; \xff=2; c'})
+    assert (request.cookies["a"], request.cookies["_token"]) == ("1", "x.y")
 
 
 def test_only_a_chunked_body_ends_by_itself() -> None:
