@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,23 +13,24 @@ from flask import Flask, Request, Response
 
 from airflow_asyncaction import settings as our_settings
 from airflow_asyncaction.files.services import Services, open_services
-from airflow_asyncaction.web.buffered import BufferedWsgi, Receive, Scope, Send, WsgiApp
-from airflow_asyncaction.web.content import CONTENT_PATH, ContentApp
-from airflow_asyncaction.web.files import HookUrl, files_blueprint
+from airflow_asyncaction.web.asgi import AsgiApp, Receive, Scope, Send, mounted_path, serve_other
+from airflow_asyncaction.web.buffered import BufferedWsgi, WsgiApp
+from airflow_asyncaction.web.content import ContentApp
+from airflow_asyncaction.web.converters import register_converters
+from airflow_asyncaction.web.files import HookUrl, contents_blueprint, files_blueprint
 from airflow_asyncaction.web.jobs import jobs_blueprint
+from airflow_asyncaction.web.lanes import Lane, Lanes
+from airflow_asyncaction.web.openapi import openapi_blueprint
 from airflow_asyncaction.web.page import page_blueprint
 from airflow_asyncaction.web.refusals import register_error_handlers
 from airflow_asyncaction.web.task_files import task_files_blueprint
 from airflow_asyncaction.web.tasks import tasks_blueprint
-from airflow_asyncaction.web.users import OPERATION, OperationIdConverter, users_blueprint
-from airflow_asyncaction.web.wire import end_chunked_input, requested_hook_url
+from airflow_asyncaction.web.users import users_blueprint
+from airflow_asyncaction.web.wire import WireRequest, end_chunked_input, requested_hook_url
 
 _WARM_REQUESTS = 50
 # Users wait for Airflow's own answers: they must not take the threads of jobs.
 _USER_THREADS = 4
-_USER_PATHS = ("/actions", "/ui/", "/openapi.json")
-
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def create_app(services: Services | None = None, *, hook_url: HookUrl | None = None) -> Flask:
@@ -44,13 +45,16 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     app = Flask("airflow_asyncaction", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
-    app.url_map.converters[OPERATION] = OperationIdConverter
+    app.request_class = WireRequest
+    register_converters(app)
     app.url_map.merge_slashes = False  # "//" is not redirected: a signature covers the path
     app.register_blueprint(jobs_blueprint(actions, files, settings))
     app.register_blueprint(files_blueprint(files, settings, hook_url))
+    app.register_blueprint(contents_blueprint(files))
     app.register_blueprint(tasks_blueprint(actions, settings))
     app.register_blueprint(task_files_blueprint(files, settings, hook_url))
     app.register_blueprint(users_blueprint(actions, files, settings))
+    app.register_blueprint(openapi_blueprint())
     app.register_blueprint(page_blueprint())
     register_error_handlers(app)
     app.after_request(_not_for_caches)
@@ -65,31 +69,30 @@ def create_asgi_app(services: Services | None = None) -> AsgiApp:
     """
     services = services or open_services()
     settings = services.settings
-    app: WsgiApp = create_app(services)
-    if settings.gc_freeze:
-        app = FreezeWhenWarm(app)
-    max_body_bytes = settings.limits.body_bytes
-    for_jobs = BufferedWsgi(app, max_body_bytes=max_body_bytes, threads=max(1, settings.web_threads))
-    for_users = BufferedWsgi(app, max_body_bytes=max_body_bytes, threads=_USER_THREADS)
-    threads = ThreadPoolExecutor(max(2, settings.file_threads), thread_name_prefix="asyncaction-files")
-    contents = ContentApp(services.files, threads=threads, patience=settings.transfer_patience)
+    app = create_app(services)
+    served: WsgiApp = FreezeWhenWarm(app) if settings.gc_freeze else app
+    for_jobs, for_users = (
+        BufferedWsgi(
+            served,
+            max_body_bytes=settings.limits.body_bytes,
+            threads=threads,
+            name=f"asyncaction-{lane.value}",
+        )
+        for lane, threads in ((Lane.JOBS, max(1, settings.web_threads)), (Lane.USERS, _USER_THREADS))
+    )
+    file_threads = ThreadPoolExecutor(max(2, settings.file_threads), thread_name_prefix="asyncaction-files")
+    contents = ContentApp(services.files, threads=file_threads, patience=settings.transfer_patience)
+    apps: dict[Lane, AsgiApp] = {Lane.JOBS: for_jobs, Lane.USERS: for_users, Lane.CONTENTS: contents}
+    lanes = Lanes(app.url_map)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
+            await serve_other(scope, receive, send)
             return
-        path = scope["path"].removeprefix(scope["root_path"])
-        if path.startswith(CONTENT_PATH):
-            await contents(scope, receive, send)
-        elif path.startswith(_USER_PATHS) or _is_of_an_operation(scope["method"], path):
-            await for_users(scope, receive, send)
-        else:
-            await for_jobs(scope, receive, send)
+        lane = lanes.find(scope["method"], mounted_path(scope))
+        await apps[lane](scope, receive, send)
 
     return serve
-
-
-def _is_of_an_operation(method: str, path: str) -> bool:
-    return path.count("/") <= 1 and (method == "PUT" or (method == "GET" and path in ("", "/")))
 
 
 def _configured_hook_url(_: Request) -> str:

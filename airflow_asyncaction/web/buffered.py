@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from a2wsgi.wsgi import build_environ
 
+from airflow_asyncaction.web.asgi import Receive, Scope, Send, mounted_path, send_refusal
+from airflow_asyncaction.web.refusals import Refusal
+
 LOOP = "asyncaction.loop"
 """Key of the WSGI environment under which the server's event loop is."""
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -46,17 +45,21 @@ class BufferedWsgi:
 
     :param max_body_bytes: of a longer body the app gets so much and one byte more, to refuse it
     :param threads: how many requests are served at once
+    :param name: what the threads' names begin with
     """
 
-    def __init__(self, app: WsgiApp, *, max_body_bytes: int, threads: int) -> None:
+    def __init__(
+        self, app: WsgiApp, *, max_body_bytes: int, threads: int, name: str = "asyncaction-web"
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="asyncaction-web")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         body = await self._read(receive)
         if body is None:
+            await send_refusal(Refusal.incomplete(), send)
             return
         loop = asyncio.get_running_loop()
         answer = await loop.run_in_executor(self._threads, self._answer, scope, body, loop)
@@ -78,9 +81,11 @@ class BufferedWsgi:
 
     def _answer(self, scope: Any, body: bytes, loop: asyncio.AbstractEventLoop) -> _Answer:
         unread: Any = io.BytesIO(body)
-        readable: Any = {**scope, "query_string": b""}
+        readable: Any = {**scope, "path": "/", "query_string": b""}
         environ: dict[str, Any] = dict(build_environ(readable, unread))
+        environ["PATH_INFO"] = mounted_path(scope).encode("utf-8", "replace").decode("latin-1")
         environ["QUERY_STRING"] = scope["query_string"].decode("latin-1")  # may be any bytes
+        environ["asgi.scope"] = scope
         environ[LOOP] = loop
         environ["wsgi.input_terminated"] = True  # what came in chunks has no length, and ends all the same
         answer = _Answer()

@@ -22,7 +22,7 @@ from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.service import Files
 from airflow_asyncaction.files.tokens import DownloadToken
 from airflow_asyncaction.filestores.base import CHUNK_BYTES
-from airflow_asyncaction.web.buffered import Message, Receive, Scope, Send
+from airflow_asyncaction.web.asgi import Message, Receive, Scope, Send, send_json, send_refusal, start_of
 from airflow_asyncaction.web.refusals import Refusal, refusal_of
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ T = TypeVar("T")
 CONTENT_PATH = "/content/"
 SLOWEST_BYTES_PER_SECOND = 1024
 
+_SIZE_DIGITS = 19  # more of them are too large in any case, and Python reads no more than 4300
 _METHODS = ("PUT", "GET", "HEAD")
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,99})-([0-9]{1,99})?|-([0-9]{1,99}))")
 
@@ -111,27 +112,28 @@ class ContentApp:
             if scope["method"] == "PUT":
                 await self._put(token, scope, receive, answered)
             elif scope["method"] in _METHODS:
-                await self._get(token, scope, answered)
+                await self._get(token, scope, receive, answered)
             else:
-                await _send_refusal(Refusal.method_not_allowed(_METHODS), answered)
+                await send_refusal(Refusal.method_not_allowed(_METHODS), answered)
         except _ClientGone:
-            log.info("A client went away in the middle of a content")
+            if not answered.has_begun:
+                await send_refusal(Refusal.incomplete(), answered)
         except Exception as error:
             if answered.has_begun:
                 raise  # the connection is cut: nothing else tells the client
-            await _send_refusal(refusal_of(error), answered)
+            await send_refusal(refusal_of(error), answered)
 
     async def _put(self, token: str, scope: Scope, receive: Receive, send: Send) -> None:
         receiving = await self._run(self._files.receive, token)
         try:
             declared = dict(scope["headers"]).get(b"content-length", b"0")
-            receiving.check_size(int(declared) if declared.isdigit() else 0)
+            receiving.check_size(int(declared[:_SIZE_DIGITS]) if declared.isdigit() else 0)
             await self._take(receiving, receive)
             attached = await self._run(receiving.finish)
         except BaseException:
             await asyncio.shield(self._run(receiving.discard))
             raise
-        await _send_json(200, {"done": True, "Map": attached.to_map()}, {}, send)
+        await send_json(200, {"done": True, "Map": attached.to_map()}, {}, send)
 
     async def _take(self, receiving: Receiving, receive: Receive) -> None:
         """Take the body. While a piece is written and digested, the next one comes in."""
@@ -148,24 +150,32 @@ class ContentApp:
             if writing is not None:
                 await writing
 
-    async def _get(self, token: str, scope: Scope, send: Send) -> None:
+    async def _get(self, token: str, scope: Scope, receive: Receive, send: Send) -> None:
         download, content = await self._run(self._files.open, token)
+        gone = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             answer = ContentAnswer.of(download, headers)
-            await send(_start(answer.status, answer.headers))
+            await send(start_of(answer.status, answer.headers))
             if scope["method"] == "GET":
-                await self._give(answer.chunks(content), send)
+                await self._give(answer.chunks(content), send, gone)
             await send({"type": "http.response.body", "body": b""})
         finally:
+            gone.cancel()
             await asyncio.shield(self._run(content.close))
 
-    async def _give(self, chunks: Iterator[bytes], send: Send) -> None:
-        """Send a body. While a piece is sent, the next one is read."""
+    async def _give(self, chunks: Iterator[bytes], send: Send, gone: asyncio.Future[None]) -> None:
+        """Send a body. While a piece is sent, the next one is read.
+
+        :param gone: done as soon as the client has gone away: servers go on taking pieces for nobody
+        :raises _ClientGone: it has gone away, or is too slow
+        """
         pace = _Pace(self._patience)
         reading = self._run(next, chunks, b"")
         try:
             while chunk := await reading:
+                if gone.done():
+                    raise _ClientGone
                 reading = self._run(next, chunks, b"")
                 message = {"type": "http.response.body", "body": chunk, "more_body": True}
                 await asyncio.wait_for(send(message), pace.seconds_left())
@@ -209,6 +219,11 @@ class _Sending:
         await self._send(message)
 
 
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass  # a body, which a GET need not have
+
+
 async def _read_piece(receive: Receive, pace: _Pace) -> tuple[bytes, bool]:
     """Return the next piece of a body, at least a chunk if there is so much, and whether more follows."""
     parts: list[bytes] = []
@@ -226,26 +241,6 @@ async def _read_piece(receive: Receive, pace: _Pace) -> tuple[bytes, bool]:
         pace.add(len(body))
         more = message.get("more_body", False)
     return b"".join(parts), more
-
-
-async def _send_refusal(refusal: Refusal, send: Send) -> None:
-    await _send_json(refusal.status, refusal.fields, {**refusal.headers, "Connection": "close"}, send)
-
-
-async def _send_json(status: int, fields: dict[str, Any], headers: dict[str, str], send: Send) -> None:
-    body = Refusal.encode(fields)
-    common = {
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        "Cache-Control": "no-store",
-    }
-    await send(_start(status, {**common, **headers}))
-    await send({"type": "http.response.body", "body": body})
-
-
-def _start(status: int, headers: Mapping[str, str]) -> Message:
-    encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-    return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
 def _part(header: str, size: int) -> tuple[int, int] | None:

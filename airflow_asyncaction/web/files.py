@@ -25,7 +25,7 @@ HookUrl = Callable[[Request], str]
 
 
 def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blueprint:
-    """Return the routes ``/upload``, ``/download`` and ``/content``."""
+    """Return the routes ``/upload`` and ``/download``."""
     blueprint = Blueprint("files", __name__)
 
     @blueprint.put("/upload/<store>/<uuid>/<property_>")
@@ -35,14 +35,14 @@ def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blue
         found = files.announce(signed, target, announced(signed), content_url(request, hook_url))
         return jsonify(upload_json(found))
 
-    @blueprint.post("/upload/<store>/<uuid>/<property_>/<int:index>/complete")
+    @blueprint.post("/upload/<store>/<uuid>/<property_>/<index:index>/complete")
     def complete(store: str, uuid: str, property_: str, index: int) -> Response:
         signed = job_request(request, settings)
         target = Target(store, property_, Role.OUTPUT, uuid)
         attached = files.complete(signed, target, index, signed.prove)
         return jsonify({"done": True, "Map": attached.to_map()})
 
-    @blueprint.get("/download/<store>/<uuid>/<property_>/<int:index>")
+    @blueprint.get("/download/<store>/<uuid>/<property_>/<index:index>")
     def download(store: str, uuid: str, property_: str, index: int) -> AnyResponse:
         signed = job_request(request, settings)
         wanted = Target(store, property_, Role.INPUT, uuid)
@@ -50,6 +50,13 @@ def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blue
         if request.args.get("redirect") == "true":
             return redirect(location.url)
         return jsonify({"Location": location.url, "Map": location.file.to_map()})
+
+    return blueprint
+
+
+def contents_blueprint(files: Files) -> Blueprint:
+    """Return the routes ``/content``, for WSGI servers: ASGI has :class:`ContentApp`."""
+    blueprint = Blueprint("contents", __name__)
 
     @blueprint.put(f"{CONTENT_PATH}<token>")
     def put_content(token: str) -> Response:

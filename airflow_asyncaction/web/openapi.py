@@ -8,10 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from flask import Blueprint, Response, jsonify, request
 
 from airflow_asyncaction import __version__
 
 _FILE = Path(__file__).parent / "openapi.yaml"
+
+
+def openapi_blueprint() -> Blueprint:
+    """Return the route ``/openapi.json``. It needs no sign-in: it describes routes, and no data."""
+    blueprint = Blueprint("openapi", __name__)
+
+    @blueprint.get("/openapi.json")
+    def description() -> Response:
+        return jsonify(openapi(request.script_root))
+
+    return blueprint
 
 
 def openapi(mounted_at: str) -> dict[str, Any]:

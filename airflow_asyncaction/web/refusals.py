@@ -102,6 +102,11 @@ class Refusal:
         return cls(405, _HTTP_CODES[405], f"The methods are {methods}", headers={"Allow": methods})
 
     @staticmethod
+    def incomplete() -> Refusal:
+        """Return the answer to a body that ends too early. Only the server's access log sees it."""
+        return Refusal(400, "incomplete", "The connection was closed before the body ended: send it again")
+
+    @staticmethod
     def encode(fields: dict[str, Any]) -> bytes:
         """Return a body as it is sent."""
         return json.dumps(fields, separators=(",", ":")).encode()

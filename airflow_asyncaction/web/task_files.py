@@ -25,7 +25,7 @@ def task_files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) ->
         found = files.announce(signed, target, announced(signed), content_url(request, hook_url))
         return jsonify(upload_json(found))
 
-    @blueprint.post("/inputs/<store>/<property_>/<int:index>/complete")
+    @blueprint.post("/inputs/<store>/<property_>/<index:index>/complete")
     def complete_input(store: str, property_: str, index: int) -> Response:
         signed = task_request(request, settings)
         attached = files.complete(signed, Target(store, property_, Role.INPUT), index, signed.prove)

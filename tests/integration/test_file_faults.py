@@ -26,7 +26,8 @@ from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.filestores.configured import FileStores
 from airflow_asyncaction.protocol.digests import digests
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.web.app import AsgiApp, create_app, create_asgi_app
+from airflow_asyncaction.web.app import create_app, create_asgi_app
+from airflow_asyncaction.web.asgi import AsgiApp
 from tests.integration.content_server import killed_server
 from tests.integration.databases import Database
 from tests.integration.file_servers import Folder, Kept, Serve
