@@ -7,12 +7,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from airflow.configuration import conf
 from airflow.models.dag import DagModel, DagTag
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.serialization.definitions.dag import SerializedDAG
 from airflow.serialization.definitions.notset import is_arg_set
-from airflow.utils.session import create_session
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.orm import Session
 
@@ -68,38 +66,16 @@ class Operation:
         }
 
 
-def operation_ids(actions: Actions, dag_ids: Collection[str] | None) -> list[str]:
-    """Return the ids of all operations, in order.
-
-    :param dag_ids: of these only; ``None``: of all
-    """
+def operation_ids(actions: Actions) -> list[str]:
+    """Return the ids of all operations, in order."""
     with actions.transaction() as connection:
-        found = connection.execute(_OPERATIONS).all()
-    return [row.dag_id for row in found if dag_ids is None or row.dag_id in dag_ids]
+        return [row.dag_id for row in connection.execute(_OPERATIONS)]
 
 
 def find_operations(actions: Actions, ids: Collection[str]) -> list[Operation]:
     """Return operations by their ids, in order; those that are none are left out."""
     with actions.transaction() as connection:
         return list(_operations(connection, ids))
-
-
-def are_teams() -> bool:
-    """Tell whether Airflow has teams: what somebody may do is then another question for each Dag."""
-    return conf.getboolean("core", "multi_team", fallback=False)
-
-
-def team_of(dag_id: str) -> str | None:
-    """Return the team that a Dag belongs to, where Airflow has teams."""
-    return DagModel.get_team_name(dag_id) if are_teams() else None
-
-
-def is_nobodys(dag_id: str) -> bool:
-    """Tell whether nobody knows any more which team a Dag belongs to: there are teams, and it was deleted."""
-    if not are_teams():
-        return False
-    with create_session() as session:
-        return session.scalar(select(_dags.dag_id).where(_dags.dag_id == dag_id)) is None
 
 
 def _operations(connection: Connection, ids: Collection[str]) -> Iterator[Operation]:

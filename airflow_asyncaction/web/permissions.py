@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who a user is, a person or a service, and what they may do: Airflow's auth manager says so."""
+"""Users, people and services: who sends a request, and what Airflow's auth manager lets them do.
+
+What a user may do with an action, or an operation, is what they may do with its Dag.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Request
 from jwt import InvalidTokenError
 
 from airflow_asyncaction.exceptions import UserRefused
-from airflow_asyncaction.store.operations import are_teams, is_nobodys, team_of
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.outages import store_outages
+from airflow_asyncaction.store.teams import teams_of
 
 if TYPE_CHECKING:
     from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager, ResourceMethod
     from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+    from airflow.api_fastapi.auth.managers.models.batch_apis import IsAuthorizedDagRequest
 
 T = TypeVar("T")
 
@@ -31,14 +38,17 @@ _READING = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True)
 class User:
-    """Somebody whom Airflow knows.
+    """A user whom Airflow has authenticated.
 
-    How it works: what they may do with an action, or an operation, is what they may do with its Dag.
+    How it works: every question names its Dag. An auth manager may answer a question without one with yes as
+    soon as *any* Dag is meant (FAB does), so that the answer is good for no particular Dag.
 
     :param known: as the auth manager knows them
+    :param actions: the store that knows the Dags' teams
     """
 
     known: BaseUser
+    actions: Actions = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -46,56 +56,82 @@ class User:
         return self.known.get_name()
 
     def may(self, method: ResourceMethod, dag_id: str, entity: str) -> bool:
-        """Tell whether they may do that to an entity (name of ``DagAccessEntity``) of a Dag."""
-        return not is_nobodys(dag_id) and self._may(method, dag_id, entity)
+        """Tell whether they may do that to an entity (name of ``DagAccessEntity``) of a Dag.
 
-    def _may(self, method: ResourceMethod, dag_id: str, entity: str) -> bool:
-        from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+        It is the question that Airflow's own routes ask about a single Dag.
 
-        details = DagDetails(id=dag_id, team_name=team_of(dag_id))
-        return _outside_flask(
-            lambda: _auth_manager().is_authorized_dag(
-                method=method, access_entity=DagAccessEntity[entity], details=details, user=self.known
-            )
-        )
+        :raises StoreUnavailable: the database does not answer
+        """
+        questions = _questions(method, entity, teams_of(self.actions, [dag_id]))
+        return _ask(lambda: any(map(self._is_authorized, questions)))
 
     def check(self, method: ResourceMethod, dag_id: str, entity: str) -> None:
         """Make sure that they may.
 
         :raises UserRefused: they may not
+        :raises StoreUnavailable: the database does not answer
         """
         if not self.may(method, dag_id, entity):
             said = f"You may not {method} {entity} of the Dag {dag_id}: ask for the permission in Airflow"
             raise UserRefused(said, code="forbidden")
 
-    def dag_ids(self, method: ResourceMethod, entity: str) -> set[str] | None:
-        """Return the Dags to whose entity they may do that; ``None``: all."""
-        from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity
+    def permitted(self, method: ResourceMethod, entity: str, dag_ids: Collection[str]) -> set[str]:
+        """Return those of these Dags which they may read, and to whose entity they may do that.
 
-        manager = _auth_manager()
-        may_all = _outside_flask(
-            lambda: manager.is_authorized_dag(
-                method=method, access_entity=DagAccessEntity[entity], user=self.known
-            )
-        )
-        if may_all and not are_teams():
-            return None
-        found = _outside_flask(lambda: manager.get_authorized_dag_ids(user=self.known))
-        return {dag_id for dag_id in found if self._may(method, dag_id, entity)}
+        Airflow's own lists ask so: for the set of readable Dags, in the batches that a remote auth manager
+        answers at once.
+
+        :raises StoreUnavailable: the database does not answer
+        """
+        teams = teams_of(self.actions, dag_ids)
+        return _ask(lambda: self._permitted(method, entity, teams))
+
+    def _permitted(self, method: ResourceMethod, entity: str, teams: Mapping[str, str | None]) -> set[str]:
+        of_team: dict[str | None, set[str]] = defaultdict(set)
+        for dag_id, team in teams.items():
+            of_team[team].add(dag_id)
+        manager, readable = _auth_manager(), set[str]()
+        for team, dag_ids in of_team.items():
+            readable |= manager.filter_authorized_dag_ids(dag_ids=dag_ids, user=self.known, team_name=team)
+        questions = _questions(method, entity, {dag_id: teams[dag_id] for dag_id in readable})
+        if manager.batch_is_authorized_dag(questions, user=self.known):
+            return readable
+        return {dag_id for dag_id, one in zip(readable, questions, strict=True) if self._is_authorized(one)}
+
+    def _is_authorized(self, question: IsAuthorizedDagRequest) -> bool:
+        return _auth_manager().is_authorized_dag(**question, user=self.known)
 
 
-def user_of(request: Request) -> User:
+def _questions(
+    method: ResourceMethod, entity: str, teams: Mapping[str, str | None]
+) -> list[IsAuthorizedDagRequest]:
+    """Return the question about each Dag, in order."""
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+
+    return [
+        {
+            "method": method,
+            "access_entity": DagAccessEntity[entity],
+            "details": DagDetails(id=dag_id, team_name=team),
+        }
+        for dag_id, team in teams.items()
+    ]
+
+
+def authenticate(request: Request, actions: Actions) -> User:
     """Return who sends a request: a bearer token goes before the cookie, as in Airflow.
 
     :raises UserRefused: nobody whom Airflow knows; or another origin may have made a browser send it
+    :raises StoreUnavailable: the database does not answer
     """
     header = request.headers.get("Authorization", "")
     if header[: len(_BEARER)].lower() == _BEARER:
-        return User(_user_of_token(header[len(_BEARER) :].strip()))
+        return User(_user_of_token(header[len(_BEARER) :].strip()), actions)
+    known = _user_of_middleware(request)
+    user = User(known if known is not None else _user_of_token(request.cookies.get(_COOKIE, "")), actions)
     if request.method not in _READING and CSRF_HEADER not in request.headers:
         raise UserRefused(f"A request with a cookie needs the header {CSRF_HEADER}", code="csrf")
-    user = _user_of_middleware(request)
-    return User(user if user is not None else _user_of_token(request.cookies.get(_COOKIE, "")))
+    return user
 
 
 def _user_of_middleware(request: Request) -> BaseUser | None:
@@ -112,9 +148,9 @@ def _user_of_token(token: str) -> BaseUser:
     if not token:
         raise UserRefused("Sign in to Airflow, or send a token of POST /auth/token", code="not_signed_in")
     try:
-        return _outside_flask(lambda: asyncio.run(_auth_manager().get_user_from_token(token)))
+        return _ask(lambda: asyncio.run(_auth_manager().get_user_from_token(token)))
     except InvalidTokenError:
-        said = "The token is not valid, or not any more: get one by POST /auth/token"
+        said = "The token is invalid or has expired: get one by POST /auth/token"
         raise UserRefused(said, code="not_signed_in") from None
 
 
@@ -127,6 +163,10 @@ def _auth_manager() -> BaseAuthManager[Any]:
         raise UserRefused("Users are served by Airflow's API server alone", code="no_airflow") from None
 
 
-def _outside_flask(function: Callable[[], T]) -> T:
-    """Call an auth manager: FAB's takes any Flask app whose context it finds for its own."""
-    return contextvars.Context().run(function)
+def _ask(function: Callable[[], T]) -> T:
+    """Call an auth manager. FAB's takes any Flask app whose context it finds for its own: so without ours.
+
+    :raises StoreUnavailable: its database does not answer
+    """
+    with store_outages():
+        return contextvars.Context().run(function)

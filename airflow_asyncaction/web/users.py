@@ -1,77 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routes of users, people and services: launch operations, look at actions, stop them.
 
-Every one of them knows who asks, and has Airflow say what they may do (``permissions``).
+Each request is authenticated before anything else of it is looked at, and Airflow's auth manager decides what
+its sender may do (``permissions``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from flask import Blueprint, Response, jsonify, request
-from werkzeug.routing import BaseConverter
+from flask import Blueprint, Response, g, jsonify, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
 from airflow_asyncaction.files.service import Files
+from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store import listing
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.listing import ActionRecord
+from airflow_asyncaction.store.dag_ids import dag_ids_with_actions
+from airflow_asyncaction.store.listing import ActionRecord, Filter, Page
 from airflow_asyncaction.store.log_lines import LogPage
 from airflow_asyncaction.store.operations import find_operations, operation_ids
 from airflow_asyncaction.web import launching
 from airflow_asyncaction.web.asked import LARGEST_NUMBER, cursor_of, filter_of, flag_of, number_of
 from airflow_asyncaction.web.content import CONTENT_PATH
-from airflow_asyncaction.web.openapi import openapi
-from airflow_asyncaction.web.permissions import User, user_of
+from airflow_asyncaction.web.converters import OPERATION
+from airflow_asyncaction.web.permissions import User, authenticate
 from airflow_asyncaction.web.wire import raw_body, redirection
 
 T = TypeVar("T")
-
-OPERATION = "operation"
-"""Name of the URL converter of operation ids."""
 
 _PAGE = 50
 _LARGEST_PAGE = 200
 
 
-class OperationIdConverter(BaseConverter):
-    """An operation's id: any name of a Dag but those of the routes that only jobs have."""
-
-    regex = r"(?!(?:status|job)$)[.~-]*\w[\w.~-]*"  # which can match in one way only: anybody may ask
-
-
 def users_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
-    """Return the routes below ``/actions``, those of operations, and the description of both."""
+    """Return the routes below ``/actions``, and those of operations."""
     blueprint = Blueprint("users", __name__)
+
+    @blueprint.before_request
+    def authenticate_first() -> None:
+        g.user = authenticate(request, actions)
+
     _operation_routes(blueprint, actions, settings)
     _action_routes(blueprint, actions)
     _file_routes(blueprint, actions, files)
-
-    @blueprint.get("/openapi.json")
-    def description() -> Response:
-        return jsonify(openapi(request.script_root))
-
     return blueprint
+
+
+def _user() -> User:
+    user: User = g.user
+    return user
 
 
 def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings) -> None:
     @blueprint.get("/")
     def operations() -> Response:
-        ids = operation_ids(actions, user_of(request).dag_ids("POST", "RUN"))
-        if not flag_of(request, "full"):
+        is_full, ids = flag_of(request, "full"), operation_ids(actions)
+        for method in ("GET", "POST"):  # as for the launch of one
+            ids = sorted(_user().permitted(method, "RUN", ids))
+        if not is_full:
             return jsonify(ids)
         return jsonify({found.id: found.to_json() for found in find_operations(actions, ids)})
 
     @blueprint.put(f"/<{OPERATION}:operation_id>")
     def launch(operation_id: str) -> Response:
-        user = user_of(request)
+        user = _user()
         fields = parse_object(raw_body(request, settings.limits.body_bytes))
         action = launching.launch(actions, request, user, operation_id, fields)
         response = jsonify(_shown(actions, user, action))
@@ -83,14 +83,9 @@ def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings
 def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
     @blueprint.get("/actions")
     def list_() -> AnyResponse:
-        now, wanted = datetime.now(UTC), filter_of(request)
-        page = listing.list_actions(
-            actions,
-            wanted,
-            dag_ids=user_of(request).dag_ids("GET", "TASK_INSTANCE"),
-            limit=number_of(request, "limit", default=_PAGE, least=1, most=_LARGEST_PAGE),
-            before=cursor_of(request),
-        )
+        now, wanted, before = datetime.now(UTC), filter_of(request), cursor_of(request)
+        limit = number_of(request, "limit", default=_PAGE, least=1, most=_LARGEST_PAGE)
+        page = _visible_page(actions, _user(), wanted, limit=limit, before=before)
         shown = [_without_output(action.to_short_json(now)) for action in page.actions]
         for fields in shown:
             del fields["serverTime"]
@@ -98,30 +93,30 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
 
     @blueprint.get("/actions/<uuid>")
     def action(uuid: str) -> AnyResponse:
-        user = user_of(request)
+        user = _user()
         found = _visible(actions, user, uuid)
         return _unless_known(_shown(actions, user, found))
 
     @blueprint.get("/actions/<uuid>/logs")
     def logs(uuid: str) -> Response:
-        found = _visible(actions, user_of(request), uuid, "TASK_LOGS")
+        found = _visible(actions, _user(), uuid, "TASK_LOGS")
         page = listing.read_logs(actions, found.id, _after("after"))
         return jsonify(_logs_json(page, found))
 
     @blueprint.get("/actions/<uuid>/reports")
     def reports(uuid: str) -> Response:
-        user = user_of(request)
+        user = _user()
         found = _visible(actions, user, uuid)
         bodies = _may_see_bodies(user, found.dag_id)
         return jsonify(listing.read_reports(actions, found.id, _after("after"), bodies=bodies))
 
     @blueprint.get("/actions/<uuid>/changes")
     def changes(uuid: str) -> AnyResponse:
-        return _changes(actions, user_of(request), uuid)
+        return _changes(actions, _user(), uuid)
 
     @blueprint.put("/actions/<uuid>/stop")
     def stop(uuid: str) -> Response:
-        user = user_of(request)
+        user = _user()
         found = launching.stop(actions, request, user, _visible(actions, user, uuid))
         return jsonify(_shown(actions, user, found))
 
@@ -129,16 +124,16 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
 def _file_routes(blueprint: Blueprint, actions: Actions, files: Files) -> None:
     @blueprint.get("/actions/<uuid>/files")
     def list_files(uuid: str) -> Response:
-        found = _visible(actions, user_of(request), uuid, "XCOM")
+        found = _visible(actions, _user(), uuid, "XCOM")
         shown = [
             {"property": file.property, "role": role.value, **file.to_map()}
             for role, file in files.of_action(found.id)
         ]
         return jsonify({"files": shown})
 
-    @blueprint.get("/actions/<uuid>/files/<property_>/<int:index>")
+    @blueprint.get("/actions/<uuid>/files/<property_>/<index:index>")
     def download(uuid: str, property_: str, index: int) -> AnyResponse:
-        found = _visible(actions, user_of(request), uuid, "XCOM")
+        found = _visible(actions, _user(), uuid, "XCOM")
         content_url = request.script_root + CONTENT_PATH  # a path: the browser is at the right host
         location = files.locate_for_user(found.id, property_, index, content_url, datetime.now(UTC))
         return redirection(location.url)
@@ -176,6 +171,24 @@ def _changes(actions: Actions, user: User, uuid: str) -> AnyResponse:
     )
     response.set_etag(etag)
     return response
+
+
+def _visible_page(actions: Actions, user: User, wanted: Filter, *, limit: int, before: JobId | None) -> Page:
+    """Return a page of the actions that a user may see: they may see the Dag of each action on it.
+
+    Who may see all that is wanted, most often, costs one query and no list of Dags. For others it is asked
+    again, of the Dags that they may see.
+    """
+
+    def page(dag_ids: Collection[str] | None) -> Page:
+        return listing.list_actions(actions, wanted, dag_ids=dag_ids, limit=limit, before=before)
+
+    newest = page(None)
+    found = {action.dag_id for action in newest.actions}
+    if found == user.permitted("GET", "TASK_INSTANCE", found):
+        return newest
+    candidates = found if wanted.dag_id is not None else dag_ids_with_actions(actions)
+    return page(user.permitted("GET", "TASK_INSTANCE", candidates))
 
 
 def _visible(actions: Actions, user: User, uuid: str, entity: str = "TASK_INSTANCE") -> ActionRecord:

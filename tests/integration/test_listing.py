@@ -18,6 +18,7 @@ from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.dag_ids import dag_ids_with_actions
 from airflow_asyncaction.store.listing import Filter, Page, find, list_actions
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.reaping import Reaper
@@ -244,6 +245,26 @@ def test_a_look_for_unwatched_actions_reads_few_blocks(many: Database) -> None:
         with many.engine.connect() as connection:
             blocks = sum(blocks_read(connection, *query) for query in sent)
         assert blocks <= 2 * batch, look
+
+
+def test_the_dags_of_many_actions_are_found_by_few_blocks(many: Database) -> None:
+    actions = Actions(many.engine, replay_window=timedelta(minutes=10))
+    with statements(many) as sent:
+        found = dag_ids_with_actions(actions)
+    assert found == sorted(f"dag_{n}" for n in range(40))
+    with many.engine.connect() as connection:
+        blocks = sum(blocks_read(connection, *query) for query in sent)
+    assert blocks <= 10 * len(found)
+
+
+def test_the_dags_that_have_actions_are_found(database: Database, actions: Actions) -> None:
+    before = dag_ids_with_actions(actions)
+    ids = [f"dag é {secrets.token_hex(4)}", f"Dag.{secrets.token_hex(4)}"]
+    for dag_id in (*ids, *ids):
+        insert_action(database, dag_id=dag_id)
+    found = dag_ids_with_actions(actions)
+    assert set(found) == {*before, *ids}
+    assert len(found) == len(set(found))
 
 
 def blocks_read(connection: Connection, statement: str, parameters: Any) -> int:
