@@ -8,10 +8,11 @@ from argparse import Namespace
 from datetime import UTC, datetime, timedelta
 
 from airflow.utils.cli import suppress_logs_and_warning
+from airflow.utils.platform import getuser
 
 from airflow_asyncaction.cli.given import is_confirmed, moment, plain_errors, states
 from airflow_asyncaction.cli.output import Fields, print_action, print_actions, print_line, visible
-from airflow_asyncaction.cli.runs import audited, fail_run, fail_task
+from airflow_asyncaction.cli.runs import METHOD, audited, fail_run, fail_task
 from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.protocol.actions import iso_time
 from airflow_asyncaction.protocol.job_info import JobId
@@ -74,7 +75,9 @@ def stop(args: Namespace) -> None:
     where = visible(f"{row.type} of {row.dag_id} {row.run_id} {row.task_id}")
     if not args.yes and not is_confirmed(f"Stop action {action.id}, {where}?"):
         raise SystemExit("Nothing was changed")
-    stopped = launching.stop(actions, action, fail_run=fail_run, fail_task=fail_task)
+    stopped = launching.stop(
+        actions, action, requested_by=getuser(), method=METHOD, fail_run=fail_run, fail_task=fail_task
+    )
     print_action(stopped.to_json(datetime.now(UTC)), args.output)
 
 

@@ -37,7 +37,7 @@ def launch(args: Namespace) -> None:
         scheduled_at=moment(args.schedule, "--schedule"),
         idempotency_key=idempotency_key(args.idempotency_key),
     )
-    action = launching.launch(actions, wanted, partial(create_run, user=wanted.requested_by))
+    action = launching.launch(actions, wanted, partial(create_run, actions, user=wanted.requested_by))
     if operation.is_paused:
         print(f"The Dag {operation.id} is paused: nothing runs before it is not any more", file=sys.stderr)
     print_action(listing.find(actions, action.id).to_json(datetime.now(UTC)), args.output)

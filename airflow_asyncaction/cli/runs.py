@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar, cast
 
 from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
@@ -19,8 +20,14 @@ from airflow.utils.state import TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType
 
 from airflow_asyncaction.exceptions import UserRefused
+from airflow_asyncaction.store import audit
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.launching import WantedRun
 from airflow_asyncaction.store.listing import ActionRecord
+
+METHOD = "CLI"
+"""What the audit log has in the place of an HTTP method."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,8 +38,8 @@ def audited(command: Callable[P, T]) -> Callable[P, T]:
     return cast("Callable[P, T]", action_cli(check_db=False)(command))
 
 
-def create_run(run: WantedRun, *, user: str) -> None:
-    """Create a Dag run, unless it is there already.
+def create_run(actions: Actions, run: WantedRun, *, user: str) -> None:
+    """Create a Dag run, unless it is there already, and tell of it in Airflow's audit log.
 
     :param user: whose it is to be
     :raises UserRefused: Airflow refuses, and says why
@@ -47,6 +54,15 @@ def create_run(run: WantedRun, *, user: str) -> None:
                 conf=run.conf,
                 run_after=run.run_after,
             )
+            audited_run = AuditEvent(
+                event=audit.TRIGGER,
+                owner=user,
+                dag_id=run.dag_id,
+                run_id=run.run_id,
+                extra={"method": METHOD},
+            )
+            with actions.transaction() as connection:
+                audit.record(connection, audited_run, datetime.now(UTC))
     except (DagNotFound, ValueError) as error:  # Params that are not valid are a ValueError, too
         raise UserRefused(f"Airflow refuses: {error}", code="run_refused") from error
 

@@ -17,8 +17,7 @@ from uuid import UUID
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, inspect, select
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.pool import QueuePool
 
 from airflow_asyncaction.exceptions import (
@@ -49,9 +48,11 @@ from airflow_asyncaction.protocol.lifecycle import (
 from airflow_asyncaction.protocol.reports import Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
-from airflow_asyncaction.store import ends, log_lines, reports, rows
+from airflow_asyncaction.store import audit, ends, log_lines, reports, rows
+from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import metadata, report_table
+from airflow_asyncaction.store.outages import store_outages
 from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.store.secret import Secrets, secrets_of
 
@@ -145,17 +146,9 @@ class Actions:
 
         :raises StoreUnavailable: the database does not answer
         """
-        try:
-            with self._turns, self._engine.begin() as connection:
-                ended = ends.noted(connection)
-                yield connection
-        except (OperationalError, PoolTimeout) as error:
-            raise StoreUnavailable from error
-        except DBAPIError as error:
-            error.hide_parameters = True  # they are a job's data, and not for the log
-            if error.connection_invalidated:
-                raise StoreUnavailable from error
-            raise
+        with store_outages(), self._turns, self._engine.begin() as connection:
+            ended = ends.noted(connection)
+            yield connection
         ends.tell(ended, self.transaction)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
@@ -228,17 +221,23 @@ class Actions:
         *,
         prove: Unseal[object] = lambda _: None,
         unless: Callable[[Connection, Row[Any]], bool] = lambda *_: False,
+        audited: AuditEvent | None = None,
     ) -> Action:
         """Apply a message of neither job nor runner to an action, and return it.
 
         :param prove: who asks for it
         :param unless: leaves the action as it is if it returns true; called with the action's locked row
+        :param audited: what a user does with it, for Airflow's audit log
         :raises ActionNotFound: it is gone
         """
         with self.locked(action_id, prove) as (connection, row, _):
             if unless(connection, row):
                 return rows.to_action(row)
-            return self._settled(connection, row, _apply(connection, row, message, now), now)
+            if audited is not None:
+                audit.record(connection, audited, now)
+            requested_by = None if audited is None else audited.owner
+            after = _apply(connection, row, message, now, requested_by=requested_by)
+            return self._settled(connection, row, after, now)
 
     def complete_due(self, now: datetime) -> None:
         """Complete the deferred tasks that no message about their action has.
@@ -402,11 +401,14 @@ def _is_left_to_next_try(connection: Connection, row: Row[Any], message: Message
     return task is None or (task.state == TaskInstanceState.RUNNING and task.try_number <= task.max_tries)
 
 
-def _apply(connection: Connection, row: Row[Any], message: Message, now: datetime) -> Action:
+def _apply(
+    connection: Connection, row: Row[Any], message: Message, now: datetime, *, requested_by: str | None = None
+) -> Action:
     before = rows.to_action(row)
     after = _accepted(decide(before, message, now))
     rows.write(connection, row.id, rows.changes(before, after, now))
-    reports.keep_message(connection, row.id, type(message).__name__.lower(), now)
+    kind = type(message).__name__.lower()
+    reports.keep_message(connection, row.id, kind, now, requested_by=requested_by)
     ends.note(connection, before, after)
     return after
 

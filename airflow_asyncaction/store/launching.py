@@ -27,8 +27,9 @@ from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Due, Stop, Unlaunched
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.store import reports, rows, secret
+from airflow_asyncaction.store import audit, reports, rows, secret
 from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
@@ -148,19 +149,24 @@ def stop(
     actions: Actions,
     action: ActionRecord,
     *,
+    requested_by: str,
+    method: str,
     fail_run: Callable[[ActionRecord], None],
     fail_task: Callable[[ActionRecord], None],
 ) -> ActionRecord:
     """Ask an action's job to stop; one that is not launched yet never will be.
 
-    One that has failed is not tried again.
+    One that has failed is not tried again. Airflow's audit log and the action's time line tell who did it.
 
+    :param requested_by: name of the user
+    :param method: how they did it, for the audit log
     :param fail_run: marks the action's Dag run as failed
     :param fail_task: marks the action's task instance as failed
     :raises UserRefused: it has ended, and is not to be tried again; or the next try is there already
     """
+    audited = _stop_event(action, requested_by, method)
     if not action.state.is_end:
-        actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC))
+        actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC), audited=audited)
         stopped = find(actions, action.id)
         if action.state.is_waiting and stopped.state.is_end:
             fail_run(action)
@@ -168,7 +174,26 @@ def stop(
     if not _is_to_be_tried_again(actions, action):
         raise UserRefused(f"The action has ended as {action.state}", code="already_ended")
     fail_task(action)
+    now = datetime.now(UTC)
+    with actions.transaction() as connection:
+        audit.record(connection, audited, now)
+        reports.keep_message(connection, action.id, "stop", now, requested_by=requested_by)
+        rows.write(connection, action.id, {"updated_at": now})  # so that pages see that there is more
     return action
+
+
+def _stop_event(action: ActionRecord, requested_by: str, method: str) -> AuditEvent:
+    row = action.row
+    return AuditEvent(
+        event=audit.STOP,
+        owner=requested_by,
+        dag_id=row.dag_id,
+        run_id=row.run_id,
+        task_id=row.task_id or None,
+        map_index=row.map_index,
+        try_number=row.attempt,
+        extra={"uuid": row.id, "method": method},
+    )
 
 
 def _is_to_be_tried_again(actions: Actions, action: ActionRecord) -> bool:
@@ -185,7 +210,7 @@ def queue(actions: Actions, wanted: Launch, now: datetime) -> Queued:
     try:
         with actions.transaction() as connection:
             connection.execute(insert(action_table), _row(action_id, wanted, now))
-            reports.keep_message(connection, action_id, "queued", now)
+            reports.keep_message(connection, action_id, "queued", now, requested_by=wanted.requested_by)
     except IntegrityError:
         return Queued(_of_key(actions, wanted), is_new=False)
     return Queued(find(actions, action_id), is_new=True)

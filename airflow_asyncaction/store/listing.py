@@ -66,6 +66,7 @@ _REPORTS = select(
     _reports.refused_with,
     _reports.body,
     _reports.log_count,
+    _reports.requested_by,
 )
 
 
@@ -312,6 +313,7 @@ def _report_json(row: Any, *, bodies: bool) -> dict[str, Any]:
         "refusedWith": row.refused_with,
         "body": row.body if bodies else None,
         "logCount": row.log_count,
+        "requestedBy": row.requested_by,
     }
 
 

@@ -146,6 +146,8 @@ report_table = Table(
     Column("log_count", Integer, nullable=False),
     Column("last_line", Integer, nullable=True),
     Column("received_at", UtcDateTime, nullable=False),
+    # Name of the user who asked for it, such as for a stop.
+    Column("requested_by", String(250), nullable=True),
     UniqueConstraint("action_id", "report_key"),
     Index(None, "action_id", "last_line"),
 )

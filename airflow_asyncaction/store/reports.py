@@ -58,6 +58,7 @@ def columns(action_id: JobId, envelope: Envelope, now: datetime, **known: Any) -
         "log_count": 0,
         "last_line": None,
         "received_at": now,
+        "requested_by": None,
         **known,
     }
 
@@ -87,9 +88,15 @@ def keep(
         log_lines.drop_oldest(connection, row.id, dropped=row.log_lines_dropped, excess=excess)
 
 
-def keep_message(connection: Connection, action_id: JobId, kind: str, now: datetime) -> None:
-    """Keep a runner's word for the action's time line."""
-    rows.insert_report(connection, columns(action_id, own_envelope(), now, kind=kind))
+def keep_message(
+    connection: Connection, action_id: JobId, kind: str, now: datetime, *, requested_by: str | None = None
+) -> None:
+    """Keep a message for the action's time line.
+
+    :param requested_by: name of the user who asked for it; ``None``: a runner's, or the server's own
+    """
+    known = {"kind": kind, "requested_by": requested_by and requested_by[:250]}
+    rows.insert_report(connection, columns(action_id, own_envelope(), now, **known))
 
 
 def keep_line(connection: Connection, row: Row[Any], kind: str, line: LogLine, now: datetime) -> None:

@@ -55,7 +55,14 @@ def stop(actions: Actions, request: Request, user: User, action: ActionRecord) -
             log.info("The run of stopped action %s goes on, without it: %s", action.id, error)
 
     fail = partial(fail_task, request)
-    return launching.stop(actions, action, fail_run=try_to_fail_run, fail_task=fail)
+    return launching.stop(
+        actions,
+        action,
+        requested_by=user.name,
+        method=request.method,
+        fail_run=try_to_fail_run,
+        fail_task=fail,
+    )
 
 
 def _operation(actions: Actions, user: User, operation_id: str) -> Operation:

@@ -26,6 +26,8 @@ from sqlalchemy import func, select, update
 
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched
 from airflow_asyncaction.protocol.operations import TAG
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.listing import read_reports
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob
 from tests.integration.stored_dags import store_dag
@@ -217,7 +219,15 @@ def test_what_makes_no_sense_is_one_line(run: Run, words: tuple[str, ...], said:
     assert str(done.said).startswith(said)
 
 
-def test_an_action_is_stopped(run: Run, job: SignedJob, database: Database) -> None:
+def events_of(database: Database, event: str, run_id: str) -> list[Any]:
+    """Return the rows of Airflow's audit log about a Dag run."""
+    events = Log.__table__.c
+    with database.engine.connect() as connection:
+        wanted = select(Log.__table__).where(events.event == event, events.run_id == run_id)
+        return list(connection.execute(wanted.order_by(events.id)))
+
+
+def test_an_action_is_stopped(run: Run, job: SignedJob, database: Database, actions: Actions) -> None:
     job.report()
     stopped = run("stop", job.info.job_id, "-y", "-o", "json").json
     assert (stopped["action"], stopped["stopReason"]) == ("STOP", "Requested")
@@ -229,6 +239,11 @@ def test_an_action_is_stopped(run: Run, job: SignedJob, database: Database) -> N
         events = Log.__table__.c
         count = connection.scalar(select(func.count()).where(events.event == "cli_stop"))
     assert count
+    (event,) = events_of(database, "stop_async_action", stopped["runId"])
+    assert (event.owner, event.dag_id, event.task_id, event.map_index) == (getuser(), "dag", "task", -1)
+    assert json.loads(event.extra) == {"uuid": job.info.job_id, "method": "CLI"}
+    reports = read_reports(actions, job.info.job_id, 0, bodies=False)["reports"]
+    assert [report["requestedBy"] for report in reports if report["kind"] == "stop"] == [getuser()]
 
 
 @pytest.mark.parametrize(("answer", "is_stopped"), [("n\n", False), ("", False), ("y\n", True)])
@@ -271,6 +286,8 @@ def test_an_operation_is_launched(run: Run, operation: str, database: Database) 
     assert (dag_run.run_id, dag_run.state) == (launched["runId"], "queued")
     assert (dag_run.triggered_by.value, dag_run.triggering_user_name) == ("cli", getuser())
     assert dag_run.conf["table"] == "sales"
+    (event,) = events_of(database, "trigger_dag_run", launched["runId"])
+    assert (event.owner, event.dag_id, json.loads(event.extra)) == (getuser(), operation, {"method": "CLI"})
     assert run("show", launched["uuid"], "-o", "json").json["uuid"] == launched["uuid"]
 
 

@@ -129,7 +129,7 @@ def test_a_run_is_started_in_airflows_ui_watched_and_stopped(scene: PageScene) -
         expect(view.locator(".title .state")).to_have_text(re.compile("STOPPING|STOPPED"), timeout=IN_TIME_MS)
         expect(view.locator(".title .state")).to_have_text("STOPPED", timeout=PATIENCE_MS)
         expect(view.get_by_role("button", name="Stop")).to_be_hidden()
-        expect(view.locator(".events")).to_contain_text("Asked to stop")
+        expect(view.locator(".events")).to_contain_text(f"Stopped by {USER}")
 
 
 @pytest.mark.usefixtures("runs")

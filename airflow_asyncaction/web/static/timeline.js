@@ -147,8 +147,9 @@ class Repeated {
   }
 }
 
-function single({ id, kind, receivedAt, refusedWith, body, logCount, scheme }, action) {
-  const title = Object.hasOwn(TITLES, kind) ? TITLES[kind] : kind;
+function single({ id, kind, receivedAt, refusedWith, body, logCount, scheme, requestedBy }, action) {
+  const isStop = kind === "stop" && requestedBy;
+  const title = isStop ? `Stopped by ${requestedBy}` : Object.hasOwn(TITLES, kind) ? TITLES[kind] : kind;
   const event = { key: id, at: receivedAt, title, body };
   if (refusedWith) {
     const reason = Object.hasOwn(REASONS, refusedWith) ? `${REASONS[refusedWith]} (${refusedWith})` : refusedWith;
