@@ -199,6 +199,12 @@ class Page:
     actions: tuple[ActionRecord, ...]
     next: JobId | None
 
+    def first(self, count: int) -> Page:
+        """Return its first actions as a page of their own."""
+        if len(self.actions) <= count:
+            return self
+        return Page(self.actions[:count], self.actions[count - 1].id)
+
 
 @dataclass(frozen=True)
 class Change:

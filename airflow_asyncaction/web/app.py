@@ -71,18 +71,17 @@ def create_asgi_app(services: Services | None = None) -> AsgiApp:
     settings = services.settings
     app = create_app(services)
     served: WsgiApp = FreezeWhenWarm(app) if settings.gc_freeze else app
-    for_jobs, for_users = (
-        BufferedWsgi(
-            served,
-            max_body_bytes=settings.limits.body_bytes,
-            threads=threads,
-            name=f"asyncaction-{lane.value}",
-        )
-        for lane, threads in ((Lane.JOBS, max(1, settings.web_threads)), (Lane.USERS, _USER_THREADS))
-    )
-    file_threads = ThreadPoolExecutor(max(2, settings.file_threads), thread_name_prefix="asyncaction-files")
-    contents = ContentApp(services.files, threads=file_threads, patience=settings.transfer_patience)
-    apps: dict[Lane, AsgiApp] = {Lane.JOBS: for_jobs, Lane.USERS: for_users, Lane.CONTENTS: contents}
+
+    def buffered(lane: Lane, threads: int) -> AsgiApp:
+        max_body_bytes, name = settings.limits.body_bytes, f"asyncaction-{lane.value}"
+        return BufferedWsgi(served, max_body_bytes=max_body_bytes, threads=threads, name=name)
+
+    threads = ThreadPoolExecutor(max(2, settings.file_threads), thread_name_prefix="asyncaction-files")
+    apps: dict[Lane, AsgiApp] = {
+        Lane.JOBS: buffered(Lane.JOBS, max(1, settings.web_threads)),
+        Lane.USERS: buffered(Lane.USERS, _USER_THREADS),
+        Lane.CONTENTS: ContentApp(services.files, threads=threads, patience=settings.transfer_patience),
+    }
     lanes = Lanes(app.url_map)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:

@@ -174,21 +174,22 @@ def _changes(actions: Actions, user: User, uuid: str) -> AnyResponse:
 
 
 def _visible_page(actions: Actions, user: User, wanted: Filter, *, limit: int, before: JobId | None) -> Page:
-    """Return a page of the actions that a user may see: they may see the Dag of each action on it.
+    """Return a page of the actions that a user may see.
 
-    Who may see all that is wanted, most often, costs one query and no list of Dags. For others it is asked
-    again, of the Dags that they may see.
+    For a user who may see all of the newest ones, the page costs one query, however many Dags there are. For
+    others a second query is restricted to the Dags that they may see.
     """
 
-    def page(dag_ids: Collection[str] | None) -> Page:
-        return listing.list_actions(actions, wanted, dag_ids=dag_ids, limit=limit, before=before)
+    def page(dag_ids: Collection[str] | None, count: int) -> Page:
+        return listing.list_actions(actions, wanted, dag_ids=dag_ids, limit=count, before=before)
 
-    newest = page(None)
+    # One more than the page holds: nextCursor must not tell of an action that they may not see.
+    newest = page(None, limit + 1)
     found = {action.dag_id for action in newest.actions}
     if found == user.permitted("GET", "TASK_INSTANCE", found):
-        return newest
+        return newest.first(limit)
     candidates = found if wanted.dag_id is not None else dag_ids_with_actions(actions)
-    return page(user.permitted("GET", "TASK_INSTANCE", candidates))
+    return page(user.permitted("GET", "TASK_INSTANCE", candidates), limit)
 
 
 def _visible(actions: Actions, user: User, uuid: str, entity: str = "TASK_INSTANCE") -> ActionRecord:

@@ -86,6 +86,16 @@ def test_each_filter_keeps_to_what_a_user_may_see(server: AirflowServer) -> None
             assert [action["uuid"] for action in client.listed(query)] == wanted, (name, query)
 
 
+def test_a_page_does_not_tell_of_actions_that_a_user_may_not_see(server: AirflowServer) -> None:
+    for name in server.tokens:
+        client = Client(server, name)
+        listed = [action["uuid"] for action in client.listed()]
+        for limit in range(1, len(listed) + 1):
+            page = client.send("GET", f"/async/actions?limit={limit}").json()
+            assert [action["uuid"] for action in page["actions"]] == listed[:limit]
+            assert page["nextCursor"] == (None if limit == len(listed) else listed[limit - 1]), (name, limit)
+
+
 def test_an_operation_is_listed_for_those_who_may_launch_it(server: AirflowServer) -> None:
     for name in server.tokens:
         client = Client(server, name)
