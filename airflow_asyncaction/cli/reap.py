@@ -7,6 +7,7 @@ from argparse import Namespace
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
+from airflow_asyncaction.cli.runs import audited
 from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.protocol.job_info import JobId
@@ -14,6 +15,7 @@ from airflow_asyncaction.store import metrics, reaping
 from airflow_asyncaction.store.actions import Actions
 
 
+@audited
 def reap(args: Namespace) -> None:
     """End actions that nobody watches, and print them."""
     if not args.unheard_for >= 0:

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from airflow.models.log import Log
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import delete
+from sqlalchemy import delete, func, select
 
 from airflow_asyncaction.cli.reap import reap as reap_command
 from airflow_asyncaction.protocol.actions import Completion, State
@@ -159,6 +160,8 @@ def test_nonsense_is_no_time(seconds: float) -> None:
 def test_airflow_has_the_command(database: Database) -> None:
     done = database.airflow("asyncaction", "reap", "--unheard-for", "99999", "--dry-run")
     assert "0 actions were not watched" in done.stdout
+    with database.engine.connect() as connection:
+        assert connection.scalar(select(func.count()).where(Log.__table__.c.event == "cli_reap"))
 
 
 @pytest.mark.parametrize("state", ["failed", "up_for_retry", None])
