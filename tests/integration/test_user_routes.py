@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from airflow_asyncaction.web.app import create_app, create_asgi_app
+from dev.postgres import Postgres
 from tests.integration.asgi_client import AsgiClient
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import Answer
@@ -129,6 +130,20 @@ def test_where_there_is_no_auth_manager_nobody_is_known(app: Flask, client: Asgi
     for method, path in routes(app, "no-uuid"):
         assert client.request(method, path, query=NONSENSE).status == 401
         assert client.request(method, path, query=NONSENSE, headers=[bearer(b"x")]).status == 503
+
+
+def test_a_user_is_told_that_the_database_is_away(
+    app: Flask, client: AsgiClient, token: bytes, postgres_server: Postgres
+) -> None:
+    """Airflow looks there for revoked tokens, before we look for anything."""
+    all_routes = routes(app, NOBODY)
+    postgres_server.go_away()
+    try:
+        answers = [client.request(*route, headers=[bearer(token)]) for route in all_routes]
+    finally:
+        postgres_server.come_back()
+    assert {answer.status for answer in answers} == {503}
+    assert client.request("GET", "/actions", headers=[bearer(token)]).status == 200
 
 
 @hostile
