@@ -120,6 +120,9 @@ class ContentApp:
                 await send_refusal(Refusal.incomplete(), answered)
         except Exception as error:
             if answered.has_begun:
+                log.error(
+                    "A content broke off while it was sent: %s", error
+                )  # servers may log a cause of their own
                 raise  # the connection is cut: nothing else tells the client
             await send_refusal(refusal_of(error), answered)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from urllib.parse import quote, unquote
 
@@ -203,6 +204,25 @@ def test_nothing_is_read_for_a_client_that_has_left(
     leaves = AsgiClient(asgi_app, leaves_after=leaves_after)
     assert leaves.request("GET", path).status == 200
     assert len(leaves.sent) <= leaves_after + 2
+
+
+def test_why_a_content_broke_off_is_logged(
+    asgi_app: AsgiApp,
+    services: Services,
+    folder: Folder,
+    new_job: NewJob,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with served_alone(create_app(services)) as hook, HookClient(hook) as client:
+        job = new_job().on(client)
+        upload(job, "model", bytes(2 * CHUNK_BYTES))
+        path = locate(job, "model").fields["Location"].removeprefix(hook)
+    (stored,) = folder.contents()
+    stored.chmod(0o600)
+    os.truncate(stored, CHUNK_BYTES)
+    with pytest.raises(OSError, match="The content ends 1048576 bytes too early"):
+        AsgiClient(asgi_app).request("GET", path)
+    assert "A content broke off while it was sent: The content ends" in caplog.text
 
 
 @pytest.mark.parametrize("size", [b"9" * 5000, b"9" * 30, b"-1", b"1e3", b"\xb2", b""])
