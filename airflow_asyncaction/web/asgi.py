@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ASGI: its types, and what every app of ours does alike."""
+"""ASGI: the types and messages that our apps share."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def mounted_path(scope: Scope) -> str:
 
 
 async def serve_other(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer what is no HTTP request, as an app without WebSockets and without anything to start does.
+    """Answer a scope other than an HTTP request: there are no WebSockets, and there is nothing to start.
 
-    :raises ValueError: ASGI wants an exception for scopes that an app does not know
+    :raises ValueError: the scope is unknown, for which ASGI wants an exception
     """
     match scope["type"]:
         case "websocket":

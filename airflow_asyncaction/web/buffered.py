@@ -45,7 +45,7 @@ class BufferedWsgi:
 
     :param max_body_bytes: of a longer body the app gets so much and one byte more, to refuse it
     :param threads: how many requests are served at once
-    :param name: what the threads' names begin with
+    :param name: prefix of the threads' names
     """
 
     def __init__(

@@ -40,8 +40,8 @@ _READING = frozenset({"GET", "HEAD"})
 class User:
     """A user whom Airflow has authenticated.
 
-    How it works: every question names its Dag. An auth manager may answer a question without one with yes as
-    soon as *any* Dag is meant (FAB does), so that the answer is good for no particular Dag.
+    How it works: every question names its Dag. To a question without one an auth manager may say yes if
+    there is *any* Dag for which it holds (FAB does). That answer holds for no particular Dag.
 
     :param known: as the auth manager knows them
     :param actions: the store that knows the Dags' teams
@@ -164,7 +164,7 @@ def _auth_manager() -> BaseAuthManager[Any]:
 
 
 def _ask(function: Callable[[], T]) -> T:
-    """Call an auth manager. FAB's takes any Flask app whose context it finds for its own: so without ours.
+    """Call an auth manager outside our Flask context: FAB's takes any app context it finds for its own.
 
     :raises StoreUnavailable: its database does not answer
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The routes of users, people and services: launch operations, look at actions, stop them.
 
-Each request is authenticated before anything else of it is looked at, and Airflow's auth manager decides what
+Each request is authenticated before anything else in it is checked, and Airflow's auth manager decides what
 its sender may do (``permissions``).
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dags with actions, eight users of FAB's with a role each, five users of teams; and what they are told."""
+"""Dags with actions, eight FAB users with one role each, five users in teams, and a client for them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom Airflow lets see and do what: our lists beside Airflow's own, for each role of each auth manager."""
+"""Permissions: our lists compared with Airflow's own for each role, and Airflow's audit log."""
 
 from __future__ import annotations
 

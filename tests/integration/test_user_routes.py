@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of users: who is asked first, and that any bytes in a request are answered."""
+"""Routes of users: authentication comes first, and any bytes in a request are answered."""
 
 from __future__ import annotations
 
