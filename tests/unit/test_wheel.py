@@ -7,10 +7,12 @@ import configparser
 import subprocess
 import sys
 import zipfile
+from email.parser import Parser
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from airflow_asyncaction import __version__
 
@@ -55,6 +57,14 @@ def test_the_wheel_holds_what_is_no_module(wheel: zipfile.Path) -> None:
         f"{store}/migrations/versions/0001_actions_and_reports.py",
         f"airflow_asyncaction-{__version__}.dist-info/licenses/LICENSE",
     }
+
+
+@pytest.mark.parametrize(("version", "is_taken"), [("3.2.1", False), ("3.3.2", True), ("3.4.0b2", False)])
+def test_the_wheel_is_for_airflow_3_3(wheel: zipfile.Path, version: str, is_taken: bool) -> None:
+    metadata = (wheel / f"airflow_asyncaction-{__version__}.dist-info/METADATA").read_text()
+    wanted = [Requirement(line) for line in Parser().parsestr(metadata).get_all("Requires-Dist", [])]
+    (airflow,) = [each for each in wanted if each.name == "apache-airflow"]
+    assert airflow.specifier.contains(version, prereleases=True) is is_taken
 
 
 def test_airflow_finds_provider_and_plugin_by_the_entry_points(wheel: zipfile.Path) -> None:
