@@ -12,13 +12,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "airflow_asyncaction"
 PARTS = ("__init__.py", "exceptions.py", "protocol/*.py", "job/*.py")
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
-_MAIN = b"""\
+_WRAPPER_FAILED = 125
+_MAIN = f"""\
 import sys
+
+try:
+    import airflow_asyncaction
+except ImportError:  # this Python is too old
+    sys.stderr.write("%s\\n" % sys.exc_info()[1])
+    sys.exit({_WRAPPER_FAILED})
 
 from airflow_asyncaction.job.__main__ import main
 
 sys.exit(main())
-"""
+""".encode()
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows: the same source gives the same bytes
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job.files import JobFiles, Named, find_files
@@ -71,7 +71,7 @@ class Job:
     def __repr__(self) -> str:
         return f"<Job {self._info.job_id if self._info else 'outside Airflow'}>"
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Job:  # noqa: PYI034 - Self is of Python 3.11
         self.start()
         return self
 

@@ -11,7 +11,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 from airflow_asyncaction import __version__
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.job.transport import BROKEN, Backoff, describe_error, error_of, retry_after_seconds
+from airflow_asyncaction.protocol.compat import keyword_dataclass
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -90,7 +90,7 @@ class Patience:
         time.sleep(min(max(next(self._delays), outage.wait_seconds), self._deadline - now))
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Contents:
     """The way to content URLs. An error names their host only.
 

@@ -262,7 +262,8 @@ def _below(folder: Path, file: File) -> Path:
     :raises AsyncActionError: its name, or a link that is there, leads out of the folder
     """
     path = folder / file.name
-    if not is_file_name(file.name) or not path.parent.resolve().is_relative_to(folder.resolve()):
+    within = path.parent.resolve()
+    if not is_file_name(file.name) or folder.resolve() not in (within, *within.parents):
         raise AsyncActionError(f"{file.name!r} leads out of {folder}: give it another path")
     return path
 

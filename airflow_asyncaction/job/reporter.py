@@ -18,13 +18,14 @@ from typing import Any
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.job.outbox import Outbox, encode
 from airflow_asyncaction.job.transport import Request, Transport
+from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.reports import LogLine
 
 _TOO_LARGE = 413
 _SHORTEST_NAP_SECONDS = 0.01
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Timing:
     """When a job's reports are sent, and for how long again over an outage.
 

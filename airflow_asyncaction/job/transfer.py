@@ -8,19 +8,20 @@ import http.client
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Callable, Dict
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
 from airflow_asyncaction.job.content import CHUNK_BYTES, ContentOutage, Contents, Patience
 from airflow_asyncaction.job.transport import BROKEN, Request, describe_error
-from airflow_asyncaction.protocol.digests import Digests, digests
+from airflow_asyncaction.protocol.compat import keyword_dataclass
+from airflow_asyncaction.protocol.digests import Digests, digests, new_md5
 from airflow_asyncaction.protocol.files import DEFAULT_MIMETYPE
 
-Send = Callable[[Request], dict[str, Any]]
+Send = Callable[[Request], Dict[str, Any]]
 """Sends a request to the hook and returns the answer's object."""
 
 Progress = Callable[[int, int], None]
@@ -29,7 +30,7 @@ Progress = Callable[[int, int], None]
 _KEPT_PART_NAME_BYTES = 100
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class File:
     """A file of an action, as its job knows it.
 
@@ -306,7 +307,7 @@ class _Download:
         self._output.seek(0)
         self._output.truncate()
         self._received = 0
-        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._md5 = new_md5()
         self._sha256 = hashlib.sha256()
 
     def attempt(self, url: str, patience: Patience) -> bool:

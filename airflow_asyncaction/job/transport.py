@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from airflow_asyncaction import __version__
 from airflow_asyncaction.exceptions import JobInfoError, ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 
@@ -54,7 +55,7 @@ class Request:
     nonce: str = field(default_factory=new_nonce)
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Backoff:
     """How long to wait between re-sends: twice as long each time, less up to a half at random."""
 
@@ -260,7 +261,7 @@ def retry_after_seconds(retry_after: str | None) -> float:
             wanted = float(retry_after)
         else:
             until = parsedate_to_datetime(retry_after)
-            wanted = (until.astimezone(UTC) - datetime.now(UTC)).total_seconds()
+            wanted = (until.astimezone(timezone.utc) - datetime.now(timezone.utc)).total_seconds()
     except (ValueError, OverflowError, TypeError, IndexError):
         return 0.0
     return min(max(wanted, 0.0), MAX_RETRY_AFTER_SECONDS)

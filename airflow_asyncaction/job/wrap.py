@@ -14,7 +14,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -31,6 +30,7 @@ from airflow_asyncaction.job.wrap_files import (
     upload_outputs,
     upload_what_is_there,
 )
+from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import TAIL_LINES
 from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS
@@ -48,7 +48,7 @@ _PR_SET_PDEATHSIG = 1
 _CONFLICT = 409
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Options:
     """How to wrap.
 
@@ -151,8 +151,7 @@ class _Program:
             stderr=subprocess.PIPE,
             bufsize=0,
             close_fds=False,
-            process_group=0,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - there is no other thread yet
+            preexec_fn=_before_exec(),  # noqa: PLW1509 - there is no other thread yet
         )
         for number in self._early_signals:
             self._forward(number, None)
@@ -332,20 +331,27 @@ def _wake_on_signals(handler: Callable[[int, FrameType | None], Any]) -> int:
     return reader
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """Return what to call between fork and exec so that the kernel kills the program when we die."""
+def _before_exec() -> Callable[[], None]:
+    """Return what to call between fork and exec: the program leads a group, and on Linux dies when we do."""
+    prctl = _prctl()
+    parent = os.getpid()
+
+    def prepare() -> None:
+        os.setpgid(0, 0)
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:  # it died before the kernel knew
+                os._exit(WRAPPER_FAILED)
+
+    return prepare
+
+
+def _prctl() -> Callable[..., int] | None:
     if not sys.platform.startswith("linux"):
         return None
     try:
         import ctypes
     except ImportError:  # a Python built without it
         return None
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def bind() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before the kernel knew
-            os._exit(WRAPPER_FAILED)
-
-    return bind
+    prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
+    return prctl

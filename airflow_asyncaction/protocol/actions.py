@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
+from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import ReportedStatus
 from airflow_asyncaction.protocol.strict_json import JsonText
@@ -62,7 +61,7 @@ class StopReason(StrEnum):
     EXECUTION_TIMEOUT = "ExecutionTimeout"  # Airflow's execution_timeout ran out
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Action:
     """One execution asked of the system: all that :func:`lifecycle.decide` needs, and no more.
 
@@ -144,7 +143,7 @@ def iso_time(moment: datetime | None) -> str | None:
     """Return a moment as people and programs are told it: ISO 8601, UTC, with ms."""
     if moment is None:
         return None
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def in_seconds(duration: timedelta | None) -> float | None:

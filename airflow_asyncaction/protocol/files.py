@@ -7,11 +7,11 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import is_job_id
 from airflow_asyncaction.protocol.strict_json import JsonText
 
@@ -37,7 +37,7 @@ class Role(StrEnum):
     OUTPUT = "output"  # the job left it
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Announcement:
     """What is said of a content before it is sent.
 
@@ -71,7 +71,7 @@ class Announcement:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class FileRecord:
     """A file that is attached to an action, as its task and later tasks know it.
 

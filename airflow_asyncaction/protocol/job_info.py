@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NewType
 
 from airflow_asyncaction.exceptions import JobInfoError
+from airflow_asyncaction.protocol.compat import keyword_dataclass
 
 JobId = NewType("JobId", str)
 """An action's UUID in its canonical text form."""
@@ -34,7 +35,7 @@ def is_job_id(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class JobInfo:
     """Who a job is and whom it tells.
 

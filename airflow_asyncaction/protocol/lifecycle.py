@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, assert_never
+from typing import Any, TypeVar, Union
 
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.reports import (
     MAX_MESSAGE_CHARS,
     MAX_NAME_CHARS,
@@ -37,7 +38,7 @@ class Launched:
     job: Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Exit:
     """The runner's word on how the process or pod ended.
 
@@ -107,7 +108,8 @@ class Unlaunched:
     message: str | None = None
 
 
-Message = Report | Launched | Exit | Stop | Abandon | Supersede | TimeOut | Due | Unlaunched
+OtherMessage = Union[Launched, Exit, Stop, Abandon, Supersede, TimeOut, Due, Unlaunched]
+Message = Union[Report, OtherMessage]
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Refused:
     repeated: bool = False
 
 
-Decision = Accepted | Duplicate | Refused
+Decision = Union[Accepted, Duplicate, Refused]
 
 _REFUSALS = {
     "already_ended": "The action has ended, with another status: nothing can be reported any more",
@@ -171,25 +173,9 @@ def decide(
     """
     if earlier is not None:
         return _again(earlier, body_sha256)
-    match message:
-        case Report():
-            return _report(action, message, now)
-        case Launched():
-            return Accepted(_launched(action, message, now))
-        case Exit():
-            return Accepted(_exited(action, message, now))
-        case Stop():
-            return Accepted(_stopping(action, message, now))
-        case Abandon():
-            return Accepted(_abandoned(action, now))
-        case Supersede():
-            return Accepted(_fenced(action, now, "Superseded", "A newer attempt took over"))
-        case TimeOut():
-            return Accepted(_timed_out(action, message, now))
-        case Due() | Unlaunched():
-            return Accepted(_waited(action, message, now))
-        case _:
-            assert_never(message)
+    if isinstance(message, Report):
+        return _report(action, message, now)
+    return Accepted(_changed(action, message, now))
 
 
 def overdue(action: Action, now: datetime) -> TimeOut | None:
@@ -212,6 +198,23 @@ def overdue(action: Action, now: datetime) -> TimeOut | None:
     if action.heartbeat_timeout is not None and since is not None and now - since > action.heartbeat_timeout:
         return TimeOut("HeartbeatTimeout", f"No report for {_seconds(action.heartbeat_timeout)}")
     return None
+
+
+def _changed(action: Action, message: OtherMessage, now: datetime) -> Action:
+    """Apply any other message than a report."""
+    if isinstance(message, Launched):
+        return _launched(action, message, now)
+    if isinstance(message, Exit):
+        return _exited(action, message, now)
+    if isinstance(message, Stop):
+        return _stopping(action, message, now)
+    if isinstance(message, Abandon):
+        return _abandoned(action, now)
+    if isinstance(message, Supersede):
+        return _fenced(action, now, "Superseded", "A newer attempt took over")
+    if isinstance(message, TimeOut):
+        return _timed_out(action, message, now)
+    return _waited(action, message, now)
 
 
 def _again(earlier: Earlier, body_sha256: str) -> Decision:

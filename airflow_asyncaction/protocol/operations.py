@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Dict
+
+from airflow_asyncaction.protocol.compat import keyword_dataclass
 
 TAG = "async-operation"
 """The tag by which a Dag is an operation."""
 
 _KEY = "asyncOperation"
 
-Schema = dict[str, Any]
+Schema = Dict[str, Any]
 """A JSON Schema, draft 2020-12, whose references are within itself."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Declaration:
     """What a Dag says of the operation that it is, in ``doc_json`` of the task that carries it out.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from airflow_asyncaction.exceptions import MalformedReport, ReportTooLarge
 from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.strict_json import JsonText
 
 MAX_NAME_CHARS = 250
@@ -29,7 +29,7 @@ class ReportedStatus(StrEnum):
     ERROR = "ERROR"
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Limits:
     """How much one job may send.
 
@@ -72,7 +72,7 @@ class LogLine:
         return cls(line["message"], line["level"], line.get("time"), line.get("stream"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Report:
     """One parsed report. ``None`` is absence: a reported JSON ``null`` is the text ``"null"``."""
 
@@ -146,7 +146,7 @@ def progress_of(details: Any) -> tuple[float | None, Any]:
     progress, message = details, None
     if isinstance(details, dict):
         progress, message = details.get("progress"), details.get("message")
-    is_number = isinstance(progress, int | float) and not isinstance(progress, bool)
+    is_number = isinstance(progress, (int, float)) and not isinstance(progress, bool)
     return progress if is_number else None, message
 
 
@@ -214,7 +214,7 @@ def _log_line(line: Any, limits: Limits) -> LogLine:
 
 
 def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_TIME_MS
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_TIME_MS
 
 
 def printable(text: str) -> str:

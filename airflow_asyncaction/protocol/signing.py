@@ -8,10 +8,10 @@ import hmac
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 from airflow_asyncaction.exceptions import SignatureError, StaleTime
+from airflow_asyncaction.protocol.compat import StrEnum
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 
 JOB_ID_HEADER = "X-Job-Id"
@@ -130,9 +130,9 @@ def read_claim(headers: Mapping[str, str]) -> Claim:
     nonce = ""
     signature = headers.get(V2_HEADER)
     if signature is not None:
-        scheme, digest = Scheme.V2, signature.removeprefix(_V2_PREFIX)
+        scheme, digest = Scheme.V2, signature[len(_V2_PREFIX) :]
         nonce = headers.get(NONCE_HEADER) or ""
-        if digest == signature:
+        if not signature.startswith(_V2_PREFIX):
             raise SignatureError(f'{V2_HEADER} does not start with "{_V2_PREFIX}"')
         if not _NONCE.fullmatch(nonce):
             raise SignatureError(f"{NONCE_HEADER} is missing or not of the form [A-Za-z0-9_-]{{16,64}}")

@@ -80,7 +80,7 @@ def _finite(text: str) -> float:
 def _check(value: Any, depth: int) -> None:
     if isinstance(value, str):
         _check_text(value)
-    elif isinstance(value, dict | list):
+    elif isinstance(value, (dict, list)):
         if depth == 0:
             raise NotJson(f"nested deeper than {MAX_DEPTH} levels")
         for child in value.values() if isinstance(value, dict) else value:

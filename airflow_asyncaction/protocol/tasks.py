@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Union
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb, in_seconds
+from airflow_asyncaction.protocol.compat import StrEnum, assert_never, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, LogLine, is_name, printable
@@ -27,7 +27,7 @@ TRIGGERS = "airflow_asyncaction.triggers."
 COMMITMENT_KEY = "asyncaction.commitment"
 """Key of the task state store under which a task leaves sha256(nonce), hex, before it registers."""
 
-Word = Launched | Exit | Stop | Abandon
+Word = Union[Launched, Exit, Stop, Abandon]
 """What a runner may say of a job."""
 
 
@@ -42,7 +42,7 @@ class TaskCredentials:
     secret_key: str = field(repr=False)
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class ActionSpec:
     """What a task asks for.
 
@@ -119,7 +119,7 @@ class NeedsWorker(StrEnum):
     ON_FAILURE = "on_failure"  # only for the exception, by which Airflow decides on a retry
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class Deferral:
     """How the task of an action is to be completed while no worker waits for it.
 
@@ -145,7 +145,7 @@ class Deferral:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@keyword_dataclass
 class TaskView:
     """An action as its task sees it.
 
@@ -246,15 +246,15 @@ class TaskView:
 
 def word_to_json(word: Word) -> dict[str, Any]:
     """Return a runner's word as a body."""
-    match word:
-        case Launched(job):
-            return {"word": "launched", "job": dict(job)}
-        case Exit():
-            return {"word": "exit", **vars(word), "tail": list(word.tail)}
-        case Stop(reason):
-            return {"word": "stop", "reason": reason.value}
-        case Abandon():
-            return {"word": "abandon"}
+    if isinstance(word, Launched):
+        return {"word": "launched", "job": dict(word.job)}
+    if isinstance(word, Exit):
+        return {"word": "exit", **vars(word), "tail": list(word.tail)}
+    if isinstance(word, Stop):
+        return {"word": "stop", "reason": word.reason.value}
+    if not isinstance(word, Abandon):
+        assert_never(word)
+    return {"word": "abandon"}
 
 
 def word_from_json(fields: Mapping[str, Any]) -> Word:
@@ -262,25 +262,28 @@ def word_from_json(fields: Mapping[str, Any]) -> Word:
 
     :raises MalformedReport: it did not
     """
-    match _typed(fields, "word", str):
-        case "launched":
-            return Launched(_typed(fields, "job", dict))
-        case "exit":
-            tail = _typed(fields, "tail", list)
-            return Exit(
-                code=_optional(fields, "code", int),
-                signal=_optional(fields, "signal", str),
-                reason=_optional(fields, "reason", str),
-                message=_optional(fields, "message", str),
-                tail=tuple(line for line in tail if isinstance(line, str)),
-                is_seen=_optional(fields, "is_seen", bool) is not False,
-            )
-        case "stop":
-            return Stop(_enum(fields, "reason", StopReason))
-        case "abandon":
-            return Abandon()
-        case _:
-            raise MalformedReport("word is not launched, exit, stop or abandon", field="word")
+    word = _typed(fields, "word", str)
+    if word == "launched":
+        return Launched(_typed(fields, "job", dict))
+    if word == "exit":
+        return _exit(fields)
+    if word == "stop":
+        return Stop(_enum(fields, "reason", StopReason))
+    if word == "abandon":
+        return Abandon()
+    raise MalformedReport("word is not launched, exit, stop or abandon", field="word")
+
+
+def _exit(fields: Mapping[str, Any]) -> Exit:
+    tail = _typed(fields, "tail", list)
+    return Exit(
+        code=_optional(fields, "code", int),
+        signal=_optional(fields, "signal", str),
+        reason=_optional(fields, "reason", str),
+        message=_optional(fields, "message", str),
+        tail=tuple(line for line in tail if isinstance(line, str)),
+        is_seen=_optional(fields, "is_seen", bool) is not False,
+    )
 
 
 def _typed(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
@@ -328,6 +331,6 @@ def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 10**9:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 10**9:
         raise MalformedReport(f"{name} is not a number of seconds", field=name)
     return timedelta(seconds=value)
