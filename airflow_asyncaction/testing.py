@@ -169,9 +169,10 @@ class TestedJob:
 class JobServer:
     """A server on a free port of 127.0.0.1, from ``with`` to its end.
 
-    Faults: :meth:`pause` (503), :meth:`go_away` (nobody listens), :meth:`lose_answers` (the report arrives,
-    its answer does not), ``clock_offset`` (the server's clock against ours); for the contents of files
-    :meth:`break_transfers`, :meth:`refuse_transfers`, :meth:`slow_transfers`, :meth:`expire_urls`.
+    Faults: :meth:`pause` (503), :meth:`fail` (500 or another answer), :meth:`go_away` (nobody listens),
+    :meth:`lose_answers` (the report arrives, its answer does not), ``clock_offset`` (the server's clock
+    against ours); for the contents of files :meth:`break_transfers`, :meth:`refuse_transfers`,
+    :meth:`slow_transfers`, :meth:`expire_urls`.
 
     What it does not do: it checks no clocks of an action. Files are in memory, each job may download every
     other's, and the URLs of contents last until :meth:`expire_urls`.
@@ -198,6 +199,7 @@ class JobServer:
         self._listener: _Listener | None = None
         self._retry_after_seconds: int | None = None
         self._answers_to_lose = 0
+        self._failures: list[tuple[int, dict[str, Any]]] = []
         self._files = Files(direct_uploads=direct_uploads)
 
     def __enter__(self) -> Self:
@@ -261,6 +263,10 @@ class JobServer:
         """Answer again after :meth:`pause`."""
         self._retry_after_seconds = None
 
+    def fail(self, count: int, status: int = 500, code: str = "internal") -> None:
+        """Answer the next ``count`` requests with this, and take nothing in."""
+        self._failures = [(status, {"error": code, "message": "As the test wants it"})] * count
+
     def lose_answers(self, count: int) -> None:
         """Take in the next ``count`` requests, but close the connection in place of an answer."""
         self._answers_to_lose = count
@@ -299,6 +305,8 @@ class JobServer:
         """Return status and object of the answer; ``None`` to lose it."""
         if self._retry_after_seconds is not None:
             return 503, {"error": "unavailable", "message": "Try again later"}
+        if self._failures:
+            return self._failures.pop()
         try:
             result = self._route(method, target, headers, body)
         except SignatureError as error:

@@ -214,7 +214,7 @@ class AsyncActionHook(BaseHook):
         location = answer.headers.get("location")
         if answer.status not in _REDIRECTS or location is None:
             raise refusal(call, answer)
-        self.session.fetch(urljoin(call.url, location), found[0], Path(path))
+        self.session.fetch(urljoin(call.url, location), found[0], Path(path), self.patience)
         return found[0]
 
     def stop(self, uuid: str) -> RemoteAction:

@@ -311,10 +311,13 @@ def refusal(call: Call, answer: Answer) -> ServerError:
     )
 
 
-def retry_after_seconds(answer: Answer) -> float:
-    """Return how long the server asks to be left alone; at most a minute."""
+def retry_after_seconds(headers: Mapping[str, str]) -> float:
+    """Return how long the server asks to be left alone; at most a minute.
+
+    :param headers: of its answer, with names in lower case
+    """
     try:
-        seconds = float(answer.headers.get("retry-after", "0"))
+        seconds = float(headers.get("retry-after", "0"))
     except ValueError:  # a date
         return 0.0
     return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS) if math.isfinite(seconds) else 0.0

@@ -8,7 +8,8 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -18,7 +19,7 @@ import requests
 from airflow.sdk.log import mask_secret
 from requests.utils import select_proxy
 
-from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
+from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.remote_access import (
     Access,
     Answer,
@@ -31,6 +32,7 @@ from airflow_asyncaction.hooks.remote_access import (
     unreachable,
 )
 from airflow_asyncaction.hooks.remote_words import RemoteFile
+from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,18 @@ T = TypeVar("T")
 
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
-_WORTH_A_RETRY = frozenset({429, 502, 503, 504})
 _PIECE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class _Outage:
+    """A request that is worth another try.
+
+    :param wait_seconds: the server asks to be left alone for this long
+    """
+
+    error: ServerError
+    wait_seconds: float = 0.0
 
 
 class RemoteSession:
@@ -61,25 +73,17 @@ class RemoteSession:
         :raises ServerUnreachable: no answer came for that long
         :raises ServerError: signing in failed, or the server was away for that long
         """
-        give_up_at = time.monotonic() + patience.total_seconds()
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
-            tried = self._try(call)
-            if isinstance(tried, Answer):
-                return tried
-            problem, asked_seconds = tried
-            wait_seconds = max(asked_seconds, pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-            if time.monotonic() + wait_seconds > give_up_at:
-                raise problem
-            log.warning("%s; trying again in %.1f s", problem, wait_seconds)
-            time.sleep(wait_seconds)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        return _until_answered(lambda: self._try(call), patience)
 
-    def fetch(self, url: str, file: RemoteFile, path: Path) -> None:
+    def fetch(self, url: str, file: RemoteFile, path: Path, patience: timedelta) -> None:
         """Write a content from wherever it is kept: that is told nothing of who asks.
 
+        :raises ServerUnreachable: no answer came for that long
         :raises ServerError: it cannot be fetched, or is not what its hash says
         """
+        _until_answered(lambda: self._try_to_fetch(url, file, path), patience)
+
+    def _try_to_fetch(self, url: str, file: RemoteFile, path: Path) -> _Outage | None:
         origin = _http_origin(url)
         if origin is None:
             raise ServerError(f"The content of {file.name} has no http URL", code="not_understood")
@@ -96,25 +100,29 @@ class RemoteSession:
             ):
                 if not answer.ok:
                     message = f"The content of {file.name} answered {answer.status_code}"
-                    raise ServerError(message, status=answer.status_code)
+                    refused = ServerError(message, status=answer.status_code)
+                    return _outage(refused, retry_after_seconds(_lower(answer.headers)))
                 _write_verified(answer.iter_content(_PIECE_BYTES), file, part)
             part.replace(path)
         except requests.RequestException as error:
-            raise unreachable(Call(method="GET", url=url), error) from None
+            return _outage(unreachable(Call(method="GET", url=url), error))
         finally:
             part.unlink(missing_ok=True)
+        return None
 
-    def _try(self, call: Call) -> Answer | tuple[ServerError, float]:
-        """Return the answer; or why it is worth another try, and in how many seconds at the earliest."""
+    def _try(self, call: Call) -> Answer | _Outage:
+        """Return the answer, unless the request is worth another try.
+
+        :raises ServerError: signing in failed
+        """
         try:
             answer = self._drive(self.access.exchange(call))
         except ServerError as error:
-            if error.status not in _WORTH_A_RETRY and not isinstance(error, ServerUnreachable):
-                raise
-            return error, 0.0
-        if answer.status in _WORTH_A_RETRY:
-            return refusal(call, answer), retry_after_seconds(answer)
-        return answer
+            return _outage(error)
+        if not is_worth_resending(answer.status):
+            return answer
+        refused = refusal(call, answer)
+        return _Outage(refused, retry_after_seconds(answer.headers)) if may_pass(refused) else answer
 
     def _drive(self, flow: Flow[T]) -> T:
         answer = None
@@ -148,8 +156,7 @@ class RemoteSession:
             )
         except requests.RequestException as error:
             raise unreachable(call, error) from None
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        return Answer(status=answer.status_code, headers=headers, body=answer.content)
+        return Answer(status=answer.status_code, headers=_lower(answer.headers), body=answer.content)
 
 
 def surroundings(url: str, verify: bool | str) -> tuple[bool | str, str | None]:
@@ -165,6 +172,39 @@ def surroundings(url: str, verify: bool | str) -> tuple[bool | str, str | None]:
     if proxy and "://" not in proxy:
         proxy = f"http://{proxy}"
     return settings["verify"] or False, proxy or None
+
+
+def _until_answered(attempt: Callable[[], T | _Outage], patience: timedelta) -> T:
+    """Try until there is no outage, with growing pauses; return what came.
+
+    :raises ServerError: the last outage's, after so long
+    """
+    give_up_at = time.monotonic() + patience.total_seconds()
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        tried = attempt()
+        if not isinstance(tried, _Outage):
+            return tried
+        wait_seconds = max(tried.wait_seconds, pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        if time.monotonic() + wait_seconds > give_up_at:
+            raise tried.error
+        log.warning("%s; trying again in %.1f s", tried.error, wait_seconds)
+        time.sleep(wait_seconds)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _outage(error: ServerError, wait_seconds: float = 0.0) -> _Outage:
+    """Return an error as an outage.
+
+    :raises ServerError: the error itself, if it will not pass
+    """
+    if not may_pass(error):
+        raise error from None
+    return _Outage(error, wait_seconds)
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _write_verified(pieces: Iterator[bytes], file: RemoteFile, path: Path) -> None:

@@ -18,6 +18,7 @@ from airflow.sdk import BaseHook
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.resending import may_pass
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import (
     ActionSpec,
@@ -31,7 +32,6 @@ from airflow_asyncaction.protocol.tasks import (
 _TIMEOUT_SECONDS = (5, 30)
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 15.0
-_WORTH_A_RETRY = frozenset({429, 502, 503, 504})
 
 PATIENCE = timedelta(minutes=10)
 """How long the server may be away before a message that must not be lost is given up."""
@@ -198,9 +198,7 @@ class TaskHook(BaseHook):
             try:
                 return self._send_once(method, path, body, headers)
             except ServerError as error:
-                if error.status not in _WORTH_A_RETRY and not isinstance(error, ServerUnreachable):
-                    raise
-                if time.monotonic() + pause > give_up_at:
+                if not may_pass(error) or time.monotonic() + pause > give_up_at:
                     raise
                 self.log.warning("%s; trying again in %.1f s", error, pause)
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret

@@ -19,10 +19,10 @@ from airflow_asyncaction import __version__
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.job.transport import BROKEN, Backoff, describe_error, error_of, retry_after_seconds
 from airflow_asyncaction.protocol.compat import keyword_dataclass
+from airflow_asyncaction.protocol.resending import is_worth_resending
 
 CHUNK_BYTES = 1024 * 1024
 
-_OUTAGES = frozenset({408, 429})
 _MAX_REFUSAL_BYTES = 64 * 1024
 _MAX_STALE_URLS = 3  # of the freshly issued ones; then it is not their age that is wrong
 _XML_CODE = re.compile(rb"<Code>([A-Za-z0-9_.-]{1,100})</Code>")
@@ -211,7 +211,7 @@ def _judge(host: str, refusal: urllib.error.HTTPError) -> ContentOutage | Server
     text += (f" {code}" if code else "") + (f": {said}" if said else "")
     if status == HTTPStatus.FORBIDDEN:
         return ContentOutage(text, status=status, code=code, is_stale=True)
-    if status in _OUTAGES or (status >= 500 and status != HTTPStatus.INSUFFICIENT_STORAGE):
+    if is_worth_resending(status, code) and status != HTTPStatus.INSUFFICIENT_STORAGE:
         wait_seconds = retry_after_seconds(refusal.headers.get("Retry-After"))
         return ContentOutage(text, status=status, code=code, wait_seconds=wait_seconds)
     if status == HTTPStatus.GONE:

@@ -24,7 +24,8 @@ REPORT_BYTES = 900 * 1024
 class Outbox:
     """A bounded queue of log lines. Any thread, and a signal handler, may use it.
 
-    While the server is away or slow the oldest lines are dropped; a line in their place says how many.
+    While the server is away or slow the oldest lines are dropped, as are lines that it fails on. A line in
+    their place says how many.
     """
 
     def __init__(self) -> None:
@@ -61,7 +62,10 @@ class Outbox:
         with self._lock:
             room = self._report_bytes - less_bytes
             if self._dropped and room > 0:
-                text = f"[{self._dropped} lines were dropped here: the server was away, or too slow for them]"
+                text = (
+                    f"[{self._dropped} lines were dropped here: the server was away, too slow for them, or"
+                    " failed on them]"
+                )
                 taken.append(LogLine(text, "WARNING"))
                 self._dropped = 0
             while self._lines and len(taken) < self._report_lines:
@@ -82,6 +86,11 @@ class Outbox:
         with self._lock:
             self._lines.extendleft(reversed(lines))
             self._chars += sum(len(line.message) for line in lines)
+
+    def give_up(self, lines: Sequence[LogLine]) -> None:
+        """Count lines that were taken as dropped."""
+        with self._lock:
+            self._dropped += len(lines)
 
     def _pop(self) -> LogLine:
         line = self._lines.popleft()

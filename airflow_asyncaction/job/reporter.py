@@ -5,23 +5,23 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import json
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError, ServerUnreachable, Superseded
-from airflow_asyncaction.job.outbox import Outbox, encode
-from airflow_asyncaction.job.transport import Request, Transport
+from airflow_asyncaction.job.outbox import Outbox
+from airflow_asyncaction.job.outgoing import OutgoingReport, encode_report, heartbeat
+from airflow_asyncaction.job.transport import Request, ServerKeepsFailing, Transport
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.reports import LogLine
 
 _TOO_LARGE = 413
+_SUSPICIOUS_SERVER_ERRORS = 6  # in a row; with the default backoff within the default heartbeat interval
 _SHORTEST_NAP_SECONDS = 0.01
 
 
@@ -41,23 +41,6 @@ class Timing:
     report_patience_seconds: float = 330.0
     exit_patience_seconds: float = 30.0
     timeout_seconds: float = 10.0
-
-
-@dataclass(frozen=True)
-class _Report:
-    """A report on its way. It is kept, nonce and all, until it is answered.
-
-    :param terminal: what the job's end says, if this report carries it
-    """
-
-    request: Request
-    fields: Mapping[str, Any]
-    lines: Sequence[LogLine]
-    terminal: Mapping[str, Any] | None
-
-    @property
-    def is_heartbeat(self) -> bool:
-        return not self.fields and not self.lines
 
 
 class Reporter:
@@ -96,7 +79,7 @@ class Reporter:
         self._details: dict[str, Any] | None = None
         self._own_details: dict[str, Any] = {}
         self._ending: Mapping[str, Any] | None = None
-        self._unsent: _Report | None = None
+        self._unsent: OutgoingReport | None = None
         self._sent_at = time.monotonic()
 
     def after_fork(self) -> None:
@@ -239,7 +222,7 @@ class Reporter:
                 if report is None:
                     return
                 try:
-                    self._deliver(report, patience_seconds=self._timing.heartbeat_seconds, in_background=True)
+                    self._deliver_or_skip(report, self._timing.heartbeat_seconds, in_background=True)
                 except ServerUnreachable:
                     return
                 except ServerError as error:
@@ -256,8 +239,7 @@ class Reporter:
                     return
                 is_done = terminal is not None and report.terminal is terminal
                 try:
-                    left = max(0.0, deadline - time.monotonic())
-                    is_done = self._deliver(report, patience_seconds=left) and is_done
+                    is_done = self._deliver_until(deadline, report) and is_done
                 except ServerUnreachable:
                     raise
                 except ServerError as error:
@@ -269,7 +251,9 @@ class Reporter:
                     self._complain(error)
             self._ending, self._has_ended = None, True
 
-    def _next(self, terminal: Mapping[str, Any] | None = None, *, is_flush: bool = False) -> _Report | None:
+    def _next(
+        self, terminal: Mapping[str, Any] | None = None, *, is_flush: bool = False
+    ) -> OutgoingReport | None:
         """Return the next report: the one that is kept, or one of what waits.
 
         The terminal report comes when all lines that wait fit into it.
@@ -285,7 +269,7 @@ class Reporter:
         if details is not None:
             fields["statusDetails"] = details
         ending = {**fields, **(terminal or {})}
-        lines = self._outbox.take(less_bytes=len(_body(ending, ())) if terminal else 0)
+        lines = self._outbox.take(less_bytes=len(encode_report(ending)) if terminal else 0)
         if terminal is not None and self._outbox:  # not all fit beside it
             lines, terminal = lines or self._outbox.take(), None
         if terminal is not None:
@@ -293,19 +277,76 @@ class Reporter:
         if not fields and not lines and (is_flush or not self._is_heartbeat_due()):
             return None
         self._first = {}
-        return _Report(Request("POST", "/status", _body(fields, lines)), fields, lines, terminal)
+        return OutgoingReport.of(fields, lines, terminal)
 
     def _is_heartbeat_due(self) -> bool:
         waited = time.monotonic() - self._sent_at
         return waited >= self._timing.heartbeat_seconds and self.is_owner and not self._has_ended
 
-    def _deliver(self, report: _Report, *, patience_seconds: float, in_background: bool = False) -> bool:
+    def _deliver_until(self, deadline: float, report: OutgoingReport) -> bool:
+        """Send a report as :meth:`_deliver_or_skip` does, until a time of the monotonic clock."""
+        max_server_errors = _SUSPICIOUS_SERVER_ERRORS
+        while True:
+            try:
+                left = max(0.0, deadline - time.monotonic())
+                return self._deliver_or_skip(report, left, max_server_errors=max_server_errors)
+            except ServerKeepsFailing:
+                max_server_errors *= 2
+
+    def _deliver_or_skip(
+        self,
+        report: OutgoingReport,
+        patience_seconds: float,
+        *,
+        max_server_errors: int = _SUSPICIOUS_SERVER_ERRORS,
+        in_background: bool = False,
+    ) -> bool:
+        """Send a report, unless the server fails on it alone: then it must not hold up those behind it.
+
+        :returns: ``False`` if another must be composed in its place
+        :raises ServerKeepsFailing: the server fails on others, too
+        """
+        most = max_server_errors if report.can_be_skipped and self.is_owner else None
+        try:
+            return self._deliver(
+                report, patience_seconds, max_server_errors=most, in_background=in_background
+            )
+        except ServerKeepsFailing:
+            if not self._takes_heartbeat(report):
+                raise
+        try:
+            return self._deliver(report, 0.0, max_server_errors=1)
+        except ServerKeepsFailing as error:
+            self._unsent = None
+            if report.lines:
+                self._outbox.give_up(report.lines)
+                self._restore(report)
+            self._complain(error)
+            return False
+
+    def _takes_heartbeat(self, unsent: OutgoingReport) -> bool:
+        try:
+            return self._deliver(heartbeat(), 0.0)
+        except ServerUnreachable:
+            return False
+        finally:
+            self._unsent = unsent
+
+    def _deliver(
+        self,
+        report: OutgoingReport,
+        patience_seconds: float,
+        *,
+        max_server_errors: int | None = None,
+        in_background: bool = False,
+    ) -> bool:
         """Send a report; return ``False`` if it must be composed again with fewer lines."""
         self._unsent = None if report.is_heartbeat else report
         try:
             answer = self._transport.send(
                 report.request,
                 patience_seconds=patience_seconds,
+                max_server_errors=max_server_errors,
                 give_up=lambda: in_background and bool(self._hurrying),
             )
         except ServerUnreachable:
@@ -325,11 +366,15 @@ class Reporter:
         self.is_stopping = self.is_stopping or answer.get("action") == "STOP"
         return True
 
-    def _break_up(self, report: _Report) -> None:
+    def _break_up(self, report: OutgoingReport) -> None:
         """Put back what was too large for the server. A line too large by itself is given up."""
         if len(report.lines) > 1:
             self._outbox.take_fewer()
             self._outbox.put_back(report.lines)
+        self._restore(report)
+
+    def _restore(self, report: OutgoingReport) -> None:
+        """Let a report's other contents than log lines and the end be sent again."""
         if "agent" in report.fields:
             self._first = {"status": "RUNNING", "agent": report.fields["agent"]}
         if self._details is None:
@@ -346,13 +391,3 @@ def say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(f"airflow-asyncaction: {text}\n")
         sys.stderr.flush()
-
-
-def _body(fields: Mapping[str, Any], lines: Sequence[LogLine]) -> bytes:
-    if not fields and not lines:
-        return b""
-    head = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
-    if not lines:
-        return head
-    comma = b"," if fields else b""
-    return head[:-1] + comma + b'"logs":[' + b",".join(map(encode, lines)) + b"]}"

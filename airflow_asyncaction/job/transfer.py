@@ -212,8 +212,7 @@ class _Upload:
         try:
             self.send(Request("POST", f"{self.target}/{index}/complete"))
         except ServerError as error:
-            is_outage = error.status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.INTERNAL_SERVER_ERROR)
-            if is_outage or error.code == "content_missing":
+            if error.code == "content_missing":
                 raise ContentOutage(str(error), status=error.status, code=error.code) from None
             raise
 

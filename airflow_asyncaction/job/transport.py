@@ -21,6 +21,7 @@ from airflow_asyncaction import __version__
 from airflow_asyncaction.exceptions import JobInfoError, ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.resending import is_worth_resending
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -28,7 +29,6 @@ MAX_RETRY_AFTER_SECONDS = 60.0
 
 BROKEN = (OSError, http.client.HTTPException)
 
-_OUTAGES = frozenset({429, 502, 503, 504})
 _POLL_SECONDS = 0.05
 _ABSURD_TIME_MS = 10**15
 _SAID_CHARS = 500
@@ -94,6 +94,10 @@ class _Outage(Exception):
         self.retry_after_seconds = retry_after
 
 
+class ServerKeepsFailing(ServerUnreachable):
+    """The API server answered a request with server errors as often as it was worth sending it again."""
+
+
 class Transport:
     """A signed way to one hook.
 
@@ -127,27 +131,40 @@ class Transport:
         request: Request,
         *,
         patience_seconds: float,
+        max_server_errors: int | None = None,
         give_up: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
         """Send a request until it is answered, and return the answer's object.
 
+        Each attempt after a server error is made on a new connection: it may reach another server.
+
         :param patience_seconds: how long to go on re-sending over an outage; 0: send it once
+        :param max_server_errors: give up after this many 5xx answers
         :param give_up: asked now and then while waiting: whether to stop waiting at once
+        :raises ServerKeepsFailing: that many came
         :raises ServerUnreachable: the outage lasted longer
         :raises Superseded: the job should stop
         :raises ServerError: the request was refused
         """
         deadline = time.monotonic() + patience_seconds
+        server_errors = 0
         for delay in self._backoff.delays():
             try:
                 return self._judge(self._exchange_on_time(request))
             except _Outage as outage:
+                self.close()
+                server_errors += outage.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+                if server_errors == max_server_errors:
+                    raise self._unreachable(outage, ServerKeepsFailing) from None
                 wait_until = min(deadline, time.monotonic() + max(delay, outage.retry_after_seconds))
                 if time.monotonic() >= deadline or not _wait(wait_until, give_up):
-                    raise ServerUnreachable(
-                        f"No answer from {self._host}: {outage}", status=outage.status, code=outage.code
-                    ) from None
+                    raise self._unreachable(outage) from None
         raise AssertionError("delays() does not end")
+
+    def _unreachable(
+        self, outage: _Outage, kind: type[ServerUnreachable] = ServerUnreachable
+    ) -> ServerUnreachable:
+        return kind(f"No answer from {self._host}: {outage}", status=outage.status, code=outage.code)
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
@@ -226,7 +243,7 @@ class Transport:
             return fields
         code, said = error_of(fields)
         text = f"it answered {answer.status}" + (f" {code}" if code else "") + (f": {said}" if said else "")
-        if answer.status in _OUTAGES:
+        if is_worth_resending(answer.status, code):
             raise _Outage(
                 text, status=answer.status, code=code, retry_after=retry_after_seconds(answer.retry_after)
             )

@@ -15,6 +15,7 @@ from typing import TypeVar
 from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import TaskHook
+from airflow_asyncaction.protocol.resending import may_pass
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +24,6 @@ T = TypeVar("T")
 _THREADS = 4
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
-_AWAY_FROM = 500
-_TOO_MANY = 429
 
 
 class Server:
@@ -76,7 +75,7 @@ class Server:
 
 def is_away(error: ServerError) -> bool:
     """Tell whether the same request may succeed later: no answer, or none of our routes'."""
-    return error.status in (0, _TOO_MANY) or error.status >= _AWAY_FROM or not error.code
+    return error.status == 0 or not error.code or may_pass(error)
 
 
 @cache

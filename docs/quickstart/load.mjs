@@ -14,9 +14,13 @@ async function report(fields) {
     "Content-Type": "application/json",
     "X-Job-Id": JOB_ID, "X-Job-Time": time, "X-Job-Nonce": nonce, "X-Job-Signature": signature,
   };
-  const answer = await fetch(JOB_HOOK + "/status", { method: "POST", body, headers });
-  if (!answer.ok) throw new Error(`${answer.status}: ${await answer.text()}`);
-  return answer.json(); // the action: its arguments; action "STOP" if it is to stop
+  for (let pause = 250; ; pause *= 2) {
+    const answer = await fetch(JOB_HOOK + "/status", { method: "POST", body, headers }).catch(() => null);
+    if (answer?.ok) return answer.json(); // the action: its arguments; action "STOP" if it is to stop
+    const mayPass = !answer || [408, 429].includes(answer.status) || answer.status >= 500;
+    if (!mayPass || pause > 60_000) throw new Error(answer ? `${answer.status}: ${await answer.text()}` : "no answer");
+    await sleep(pause * (0.5 + Math.random() / 2));
+  }
 }
 
 const { arguments: { table } } = await report({ status: "RUNNING" });

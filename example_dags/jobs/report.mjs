@@ -4,27 +4,49 @@ import { createHash, createHmac, randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const { JOB_ID, JOB_SECRET_KEY, JOB_HOOK } = process.env;
+const PATIENCE_MS = 330_000; // how long the server may be away
+let clockOffsetMs = 0;
 
-async function report(fields) {
-  const body = JSON.stringify(fields);
-  const time = String(Date.now());
-  const nonce = randomBytes(16).toString("hex");
+// Sends one signed request; status 0: no answer came.
+async function post(body, nonce) {
+  const time = String(Date.now() + clockOffsetMs);
   const digest = createHash("sha256").update(body).digest("hex");
   const text = ["JOB-HMAC-SHA256-V2", JOB_ID, time, nonce, "POST", "/status", "", digest].join("\n");
   const signature = createHmac("sha256", JOB_SECRET_KEY).update(text).digest("hex");
-  const answer = await fetch(JOB_HOOK + "/status", {
-    method: "POST",
-    body,
-    headers: {
-      "Content-Type": "application/json",
-      "X-Job-Id": JOB_ID,
-      "X-Job-Time": time,
-      "X-Job-Nonce": nonce,
-      "X-Job-Signature": "v2=" + signature,
-    },
-  });
-  if (!answer.ok) throw new Error(`${answer.status}: ${await answer.text()}`);
-  return answer.json();
+  const headers = {
+    "Content-Type": "application/json",
+    "X-Job-Id": JOB_ID,
+    "X-Job-Time": time,
+    "X-Job-Nonce": nonce,
+    "X-Job-Signature": "v2=" + signature,
+  };
+  try {
+    const answer = await fetch(JOB_HOOK + "/status", { method: "POST", body, headers });
+    const waitMs = 1000 * Number(answer.headers.get("retry-after")) || 0;
+    return { status: answer.status, text: await answer.text(), waitMs };
+  } catch (error) {
+    return { status: 0, text: String(error.cause ?? error), waitMs: 0 };
+  }
+}
+
+// Sends a report, again if it may succeed then, and returns the action.
+async function report(fields) {
+  const body = JSON.stringify(fields);
+  const nonce = randomBytes(16).toString("hex");
+  const giveUpAt = Date.now() + PATIENCE_MS;
+  let isCorrected = false;
+  for (let pauseMs = 250; ; pauseMs = Math.min(2 * pauseMs, 15_000)) {
+    const { status, text, waitMs } = await post(body, nonce);
+    if (status >= 200 && status < 300) return JSON.parse(text);
+    if (status === 401 && !isCorrected && text.includes('"stale_time"')) {
+      isCorrected = true;
+      clockOffsetMs = JSON.parse(text).serverTime - Date.now();
+      continue;
+    }
+    const mayPass = status === 0 || status === 408 || status === 429 || status >= 500;
+    if (!mayPass || Date.now() > giveUpAt) throw new Error(`${JOB_HOOK} answered ${status}: ${text}`);
+    await sleep(Math.max(waitMs, pauseMs * (0.5 + Math.random() / 2)));
+  }
 }
 
 const { arguments: { words } } = await report({ status: "RUNNING", agent: { node: process.version } });

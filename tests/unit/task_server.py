@@ -58,7 +58,7 @@ class TaskServer:
                 answer = mine.answers.pop(0) if len(mine.answers) > 1 else mine.answers[0]
                 sent = answer.text.encode() if answer.fields is None else json.dumps(answer.fields).encode()
                 self.send_response(answer.status)
-                for name, value in {**answer.headers, "Content-Length": str(len(sent))}.items():
+                for name, value in {"Content-Length": str(len(sent)), **answer.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(sent)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -67,10 +68,27 @@ def test_the_mapped_shell_job_reads_its_arguments(server: JobServer) -> None:
     assert json.loads(job.action.results or "") == 42
 
 
-def test_the_node_job_reports(server: JobServer) -> None:
+@pytest.mark.parametrize("fault", ["none", "500", "599", "lost answer", "clock"])
+def test_the_node_job_reports(server: JobServer, fault: str) -> None:
     need("node")
     job = server.new_job({"words": ["one", "three"]})
+    if fault == "lost answer":
+        server.lose_answers(1)
+    elif fault == "clock":
+        server.clock_offset = timedelta(minutes=10)
+    elif fault != "none":
+        server.fail(2, int(fault))
     run(job, "node", str(JOBS / "report.mjs"))
     assert job.action.state is State.SUCCESS
     assert json.loads(job.action.results or "") == {"words": 2, "letters": 8}
     assert [line.message for line in job.logs] == ["counted one", "counted three"]
+
+
+def test_the_node_job_says_why_it_was_refused(server: JobServer) -> None:
+    need("node")
+    job = server.new_job({"words": []})
+    server.fail(1, 413, "too_large")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run(job, "node", str(JOBS / "report.mjs"))
+    assert 'answered 413: {"error": "too_large"' in caught.value.stderr
+    assert job.info.secret_key not in caught.value.stderr

@@ -140,7 +140,14 @@ def test_neither_an_outage_nor_its_warnings_show_the_secret(
     assert SECRET not in shown
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 500])
+@pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 507, 599])
+def test_an_answer_that_may_pass_is_waited_for(status: int) -> None:
+    with TaskServer([Answer(status, {"error": "code", "message": "m"}), SEEN]) as server:
+        assert TaskHook(server.url).tell(info_for(server), Exit(code=0)) == VIEW
+        assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413])
 def test_a_refusal_is_not_sent_again(status: int) -> None:
     with TaskServer([Answer(status, {"error": "code", "message": "do this"}), SEEN]) as server:
         with pytest.raises(ServerError, match=f"answered {status} code: do this"):

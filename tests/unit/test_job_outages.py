@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from airflow_asyncaction.job import Job, ServerError, ServerUnreachable, Timing, open_job
 from airflow_asyncaction.job.outbox import MAX_KEPT_LINES
+from airflow_asyncaction.job.transport import Backoff
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
 
@@ -109,3 +112,107 @@ def test_a_wrong_secret_is_an_error_that_tells_no_secret(server: JobServer) -> N
     assert (caught.value.status, caught.value.code) == (401, "bad_signature")
     for shown in (repr(caught.value), repr(job), repr(vars(job)), str(caught.value)):
         assert wrong.info.secret_key not in shown
+
+
+SERVER_ERRORS = [500, 501, 502, 503, 504, 505, 507, 511, 520, 599]
+
+
+@pytest.mark.parametrize("status", [408, 429, *SERVER_ERRORS])
+def test_an_end_is_sent_again_after_any_answer_that_may_pass(
+    server: JobServer, tested: TestedJob, job: Job, status: int
+) -> None:
+    job.flush()
+    server.fail(1, status)
+    job.result({"rows": 1})
+    assert (tested.action.state, tested.action.results) == (State.SUCCESS, '{"rows":1}')
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, "no_such_route"), (507, "no_space"), (418, "")])
+def test_an_answer_that_will_not_pass_is_an_error_at_once(
+    server: JobServer, tested: TestedJob, status: int, code: str
+) -> None:
+    with Job(tested.info, timing=Timing(heartbeat_seconds=600, flush_seconds=600)) as job:
+        job.flush()
+        server.fail(1, status, code)
+        with pytest.raises(ServerError) as caught:
+            job.result(1)
+    assert (caught.value.status, caught.value.code) == (status, code)
+    assert tested.action.reported is None
+
+
+class Flawed(JobServer):
+    """Fails on each report that contains a certain text, and only on those."""
+
+    text = b"poison"
+    failures = 0
+
+    def _answer(self, *request: Any) -> Any:
+        if self.text in request[-1]:
+            self.failures += 1
+            return 500, {"error": "internal", "message": "The server failed"}
+        return super()._answer(*request)
+
+
+@pytest.fixture
+def flawed() -> Iterator[Flawed]:
+    with Flawed() as server:
+        yield server
+
+
+def quick(tested: TestedJob) -> Job:
+    """Return a job that finds a server's failures suspicious after a moment."""
+    job = Job(tested.info, timing=Timing(flush_seconds=0.02, report_patience_seconds=60))
+    job._reporter._transport._backoff = Backoff(first_seconds=0.01, longest_seconds=0.05)  # type: ignore[union-attr]
+    return job
+
+
+def test_a_line_that_the_server_fails_on_does_not_hold_up_the_rest(flawed: Flawed) -> None:
+    tested = flawed.new_job()
+    with quick(tested) as job:
+        job.flush()
+        job.log("poison")
+        tested.wait_until(lambda tested: any(report.is_heartbeat for report in tested.reports))
+        job.log("good")
+        tested.wait_until(lambda tested: any(line.message == "good" for line in tested.logs))
+        job.result(1)
+    assert (tested.action.state, tested.action.results) == (State.SUCCESS, "1")
+    dropped, good = sent_logs(tested)
+    assert dropped.startswith("[1 lines were dropped here")
+    assert good == "good"
+
+
+@pytest.mark.parametrize("with_details", [False, True])
+def test_a_line_that_the_server_fails_on_does_not_take_the_end_along(
+    flawed: Flawed, with_details: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tested = flawed.new_job()
+    with quick(tested) as job:
+        if with_details:
+            job.progress(50, "half")
+        job.log("poison")
+        job.result({"rows": 1})
+    assert (tested.action.state, tested.action.results) == (State.SUCCESS, '{"rows":1}')
+    assert tested.action.agent is not None
+    assert (tested.action.status_details is not None) == with_details
+    assert "a report was lost" in capsys.readouterr().err
+
+
+def test_an_end_that_the_server_fails_on_is_sent_as_long_as_there_is_time(flawed: Flawed) -> None:
+    tested = flawed.new_job()
+    with Job(tested.info, timing=Timing(report_patience_seconds=1.0, exit_patience_seconds=0)) as job:
+        job.flush()
+        with pytest.raises(ServerUnreachable) as caught:
+            job.result("poison")
+    assert (caught.value.status, caught.value.code) == (500, "internal")
+    assert flawed.failures >= 3
+
+
+def test_a_server_that_fails_on_everything_loses_nothing(server: JobServer, tested: TestedJob) -> None:
+    with quick(tested) as job:
+        job.flush()
+        server.fail(40)
+        for number in range(3):
+            job.log(str(number))
+        job.result(1)
+    assert sent_logs(tested) == ["0", "1", "2"]
+    assert tested.action.state is State.SUCCESS

@@ -408,6 +408,41 @@ def test_an_outage_of_either_route_is_waited_for(hook: AsyncActionHook, remote: 
     assert time.monotonic() - began_at > 0.9
 
 
+@pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 507, 599])
+def test_an_answer_that_may_pass_is_waited_for(
+    hook: AsyncActionHook, remote: RemoteDeployment, tmp_path: Path, status: int
+) -> None:
+    remote.faults = [Answer(status, text="from a proxy")] * 2
+    uuid = hook.launch("etl.load", DAYS).uuid
+    with TaskServer([Answer(status), Answer(text=CONTENT.decode())]) as elsewhere:
+        remote.content_url = elsewhere.url
+        hook.download(uuid, "model", 0, tmp_path / "model.bin")
+        assert len(elsewhere.requests) == 2
+    assert (tmp_path / "model.bin").read_bytes() == CONTENT
+    assert len(remote.actions) == 1
+
+
+def test_a_content_that_breaks_off_is_fetched_again(
+    hook: AsyncActionHook, remote: RemoteDeployment, tmp_path: Path
+) -> None:
+    uuid = hook.launch("etl.load", DAYS).uuid
+    cut = Answer(text=CONTENT.decode()[:5], headers={"Content-Length": str(len(CONTENT))})
+    with TaskServer([cut, Answer(text=CONTENT.decode())]) as elsewhere:
+        remote.content_url = elsewhere.url
+        hook.download(uuid, "model", 0, tmp_path / "model.bin")
+    assert (tmp_path / "model.bin").read_bytes() == CONTENT
+
+
+def test_a_server_error_that_somebody_must_mend_is_one_at_once(
+    hook: AsyncActionHook, remote: RemoteDeployment
+) -> None:
+    hook.operations()
+    remote.faults = [refused(500, "bad_schema")] * 2
+    with pytest.raises(ServerError, match="500 bad_schema"):
+        hook.launch("etl.load", DAYS)
+    assert len(remote.seen("PUT", "/async/etl.load")) == 1
+
+
 def test_a_deployment_that_is_not_there_is_unreachable(new_hook: NewHook) -> None:
     with RemoteDeployment() as other:
         hook = new_hook(host=other.url).clone(patience=timedelta(seconds=0.2))

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a client sends a request again (PROTOCOL.md, 3, sending again): one rule for all clients."""
+
+from __future__ import annotations
+
+from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
+
+_TRANSIENT = frozenset({408, 429})
+_SERVER_ERRORS = range(500, 600)
+_FINAL_CODES = frozenset({"bad_schema", "no_space"})  # they last until somebody acts on them
+
+
+def is_worth_resending(status: int, code: str = "") -> bool:
+    """Tell whether a request that got this answer may succeed if it is sent again.
+
+    :param code: the stable ``error`` of the answer's body
+    """
+    return (status in _TRANSIENT or status in _SERVER_ERRORS) and code not in _FINAL_CODES
+
+
+def may_pass(error: ServerError) -> bool:
+    """Tell whether the request that failed with this error may succeed if it is sent again."""
+    return isinstance(error, ServerUnreachable) or is_worth_resending(error.status, error.code)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a request is sent again: the table of PROTOCOL.md, for all that share the rule."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.hooks.remote_access import UNVERIFIED
+from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass
+from airflow_asyncaction.triggers.server import is_away
+
+TRANSIENT = {408, 429, *range(500, 600)}
+
+
+def test_only_408_429_and_all_5xx_may_pass() -> None:
+    assert {status for status in range(1000) if is_worth_resending(status)} == TRANSIENT
+
+
+@pytest.mark.parametrize(("status", "code"), [(507, "no_space"), (500, "bad_schema")])
+def test_what_somebody_must_mend_first_does_not_pass(status: int, code: str) -> None:
+    assert is_worth_resending(status)
+    assert not is_worth_resending(status, code)
+    assert not is_away(ServerError(status=status, code=code))
+
+
+@pytest.mark.parametrize(
+    ("error", "passes", "is_awaited"),
+    [
+        (ServerUnreachable(), True, True),
+        (ServerUnreachable(status=200), True, True),  # a page of somebody else
+        (ServerError(status=500, code="internal"), True, True),
+        (ServerError(status=408, code="too_slow"), True, True),
+        (ServerError(status=404), False, True),  # the API server is up, and our plugin not yet
+        (ServerError(code=UNVERIFIED), False, True),  # certificates are renewed
+        (ServerError(status=404, code="no_such_route"), False, False),
+        (ServerError(status=401, code="bad_signature"), False, False),
+        (Superseded(status=410, code="superseded"), False, False),
+    ],
+    ids=lambda value: str(vars(value)) if isinstance(value, Exception) else None,
+)
+def test_errors_that_may_pass(error: ServerError, passes: bool, is_awaited: bool) -> None:
+    assert may_pass(error) is passes
+    assert is_away(error) is is_awaited
