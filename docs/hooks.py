@@ -24,16 +24,15 @@ _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 _LINKS = {
     "CHANGELOG.md": "changelog.md",
     "PROTOCOL.md": "protocol.md",
-    "tests/vectors": "tests/vectors/signing.json",
 }
 # Files that pages link to and the site has copies of.
 _COPIED = (
+    "airflow_asyncaction/protocol/vectors/files.json",
+    "airflow_asyncaction/protocol/vectors/paths.json",
+    "airflow_asyncaction/protocol/vectors/signing.json",
     "example_dags/jobs/files.sh",
     "example_dags/jobs/report.mjs",
     "example_dags/jobs/signing.sh",
-    "tests/vectors/files.json",
-    "tests/vectors/paths.json",
-    "tests/vectors/signing.json",
 )
 _OUT = re.compile(r"\]\(\.\./(?=(?:" + "|".join(map(re.escape, _COPIED)) + r")\))")
 _LANGUAGES = {".mjs": "js", ".py": "python", ".sh": "sh"}

@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from airflow_asyncaction.exceptions import SignatureError, StaleTime
@@ -146,19 +146,24 @@ def read_claim(headers: Mapping[str, str]) -> Claim:
 def verify(claim: Claim, content: Content, *, secret: str, now_ms: int, max_skew_ms: int) -> None:
     """Prove a claim. Comparison takes the same time wherever the digests differ.
 
+    For the hook itself a client may sign either path: ``""``, or ``/``, which is what HTTP lets it send.
+
     :raises StaleTime: it is signed rightly, but its time is more than ``max_skew_ms`` from ``now_ms``
     :raises SignatureError: it is not signed with ``secret``
     """
     if claim.scheme is Scheme.V2:
-        expected = sign_v2(
-            secret, job_id=claim.job_id, time_text=claim.time_text, nonce=claim.nonce, content=content
-        )
+        paths = (content.path,) if content.path else ("", "/")
+        accepted = [_expected_v2(claim, replace(content, path=path), secret) for path in paths]
     else:
-        expected = sign_v1(secret, claim.time_text)
-    if not hmac.compare_digest(expected.encode(), claim.digest.encode()):
+        accepted = [sign_v1(secret, claim.time_text)]
+    if not any(hmac.compare_digest(digest.encode(), claim.digest.encode()) for digest in accepted):
         raise SignatureError
     if abs(now_ms - claim.time_ms) > max_skew_ms:
         raise StaleTime
+
+
+def _expected_v2(claim: Claim, content: Content, secret: str) -> str:
+    return sign_v2(secret, job_id=claim.job_id, time_text=claim.time_text, nonce=claim.nonce, content=content)
 
 
 def report_key(claim: Claim, body: bytes) -> str:

@@ -46,12 +46,20 @@ def test_a_report_is_answered_with_the_action_and_nothing_secret(job: SignedJob)
     assert job.info.job_id == answer.fields["uuid"]
 
 
-@pytest.mark.parametrize("path", ["/status", "", "/"])
-def test_a_report_may_come_to_the_hook_itself(job: SignedJob, path: str) -> None:
-    signed_path = "" if path == "/" else path
-    headers = job.headers("POST", signed_path, b'{"status":"SUCCESS","results":0}')
-    answer = job.client.send("POST", path, b'{"status":"SUCCESS","results":0}', headers)
+@pytest.mark.parametrize(
+    ("sent", "signed"), [("/status", "/status"), ("", ""), ("", "/"), ("/", ""), ("/", "/")]
+)
+def test_a_report_may_come_to_the_hook_itself(job: SignedJob, sent: str, signed: str) -> None:
+    headers = job.headers("POST", signed, b'{"status":"SUCCESS","results":0}')
+    answer = job.client.send("POST", sent, b'{"status":"SUCCESS","results":0}', headers)
     assert (answer.status, answer.fields["status"], answer.fields["results"]) == (200, "SUCCESS", 0)
+
+
+@pytest.mark.parametrize(("sent", "signed"), [("/status", "/"), ("/", "/status"), ("/job", ""), ("", "//")])
+def test_only_the_hook_itself_has_two_paths(job: SignedJob, sent: str, signed: str) -> None:
+    method = "GET" if sent == "/job" else "POST"
+    answer = job.client.send(method, sent, b"", job.headers(method, signed, b""))
+    assert answer.error == (401, "bad_signature")
 
 
 def test_a_job_reads_its_arguments(new_job: NewJob) -> None:

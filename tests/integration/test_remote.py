@@ -527,12 +527,16 @@ def test_a_trigger_outlives_an_outage_and_an_old_token(serve: Serve) -> None:
     defer = deferred(task)
     remote.is_away = True
 
+    before = len(remote.requests)
+
     def come_back() -> None:
+        while len(remote.requests) == before:  # until the trigger has met the outage
+            time.sleep(0.01)
         remote.tokens.append("all tokens are void now")
         remote.action().end("ERROR", errorName="Late")
         remote.is_away = False
 
-    threading.Timer(0.5, come_back).start()
+    threading.Thread(target=come_back).start()
     with capture_logs() as logged:
         event = asyncio.run(event_of(trigger_of(defer)))
     assert sum("this task looks again" in entry["event"] for entry in logged) == 1

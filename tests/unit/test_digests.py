@@ -4,16 +4,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import pytest
 
+from airflow_asyncaction import protocol
 from airflow_asyncaction.protocol.digests import Digests, digests
 
-VECTORS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parent.parent / "vectors" / "files.json").read_text(encoding="utf-8")
-)
+VECTORS: list[dict[str, Any]] = json.loads((files(protocol) / "vectors/files.json").read_text())
 
 
 @pytest.mark.parametrize("chunk_bytes", [1000, 1 << 20])

@@ -17,7 +17,7 @@ from tests.means import need
 
 ROOT = Path(__file__).parents[2]
 JOBS = ROOT / "example_dags" / "jobs"
-SIGNING = json.loads((ROOT / "tests/vectors/signing.json").read_text())
+SIGNING = json.loads((ROOT / "airflow_asyncaction/protocol/vectors/signing.json").read_text())
 SHELLS = ["sh", "bash", "dash"]
 
 

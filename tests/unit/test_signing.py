@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_asyncaction import protocol
 from airflow_asyncaction.exceptions import SignatureError, StaleTime
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.signing import (
@@ -33,9 +34,7 @@ from airflow_asyncaction.protocol.signing import (
 )
 
 Vector = dict[str, Any]
-VECTORS: list[Vector] = json.loads(
-    (Path(__file__).parent.parent / "vectors" / "signing.json").read_text(encoding="utf-8")
-)
+VECTORS: list[Vector] = json.loads((files(protocol) / "vectors/signing.json").read_text())
 INFO = JobInfo(job_id=JobId("6f1d9b8e-3c1a-4c57-9a55-0d2f6f2f9c11"), secret_key="s" * 40, hook="http://h")
 NONCE = "n" * 16
 CONTENT = Content("POST", "/status", "", b"{}")

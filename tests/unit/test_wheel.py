@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel holds what an installation needs, and nothing else."""
+"""The wheel holds what an installation needs, and nothing else; the source distribution what people read."""
 
 from __future__ import annotations
 
 import configparser
+import json
+import posixpath
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 from importlib import import_module
@@ -27,6 +31,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
     return zipfile.Path(path)
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Return the files of the source distribution by their paths below its top folder."""
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (path,) = folder.glob("*.tar.gz")
+    found = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is not None:
+                found[member.name.partition("/")[2]] = content.read()
+    return found
 
 
 def files_in(folder: zipfile.Path) -> set[str]:
@@ -57,6 +77,28 @@ def test_the_wheel_holds_what_is_no_module(wheel: zipfile.Path) -> None:
         f"{store}/migrations/versions/0001_actions_and_reports.py",
         f"airflow_asyncaction-{__version__}.dist-info/licenses/LICENSE",
     }
+
+
+@pytest.mark.parametrize("name", ["signing.json", "files.json"])
+def test_both_distributions_hold_the_vectors(wheel: zipfile.Path, sdist: dict[str, bytes], name: str) -> None:
+    path = f"airflow_asyncaction/protocol/vectors/{name}"
+    content = (ROOT / path).read_bytes()
+    assert (wheel / path).read_bytes() == content
+    assert sdist[path] == content
+    assert json.loads(content)
+
+
+def test_what_is_read_in_the_source_distribution_links_to_what_is_there(sdist: dict[str, bytes]) -> None:
+    folders = {posixpath.dirname(path) for path in sdist}
+    pages = [path for path in sdist if path.endswith(".md")]
+    assert {"PROTOCOL.md", "README.md", "docs/index.md"} <= set(pages)
+    broken = []
+    for page in pages:
+        for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", sdist[page].decode()):
+            target = posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
+            if target not in sdist and target not in folders:
+                broken.append(f"{page}: {link}")
+    assert broken == []
 
 
 @pytest.mark.parametrize(("version", "is_taken"), [("3.2.1", False), ("3.3.2", True), ("3.4.0b2", False)])
