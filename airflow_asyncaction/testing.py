@@ -13,32 +13,19 @@ In a test::
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import secrets
-import socket
 import ssl
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
-from functools import partial
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import parse_qs
 
-from airflow_asyncaction.exceptions import (
-    MalformedReport,
-    ProtocolError,
-    ReportTooLarge,
-    SignatureError,
-    StaleTime,
-)
+from airflow_asyncaction.exceptions import FileRefused, ProtocolError, ReportTooLarge, SignatureError
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, StopReason, answer, unix_ms
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
@@ -52,6 +39,7 @@ from airflow_asyncaction.protocol.lifecycle import (
     Supersede,
     decide,
 )
+from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.protocol.reports import Limits, LogLine, Report, parse
 from airflow_asyncaction.protocol.signing import (
     JOB_ID_HEADER,
@@ -66,16 +54,12 @@ from airflow_asyncaction.protocol.signing import (
     report_key,
     verify,
 )
-from airflow_asyncaction.testing_files import ContentExchange, Files, StoredFile
+from airflow_asyncaction.testing_files import MAX_FILE_BYTES, MAX_FILES, Files, Place, StoredFile
+from airflow_asyncaction.testing_http import Answer, Application, Fault, Listener, Request, failure
+from airflow_asyncaction.testing_routes import Endpoint, Route, find_route
 
 MAX_SKEW_MS = 300_000
 HEADERS = (JOB_ID_HEADER, TIME_HEADER, NONCE_HEADER, V1_HEADER, V2_HEADER)
-
-_STATUSES = {
-    "already_ended": HTTPStatus.CONFLICT,
-    "nonce_reused": HTTPStatus.CONFLICT,
-    "superseded": HTTPStatus.GONE,
-}
 
 
 @dataclass(frozen=True)
@@ -101,9 +85,9 @@ class TestedJob:
 
     info: JobInfo
     action: Action
+    _files: Files = field(repr=False)
     reports: list[Report] = field(default_factory=list)
     requests: list[Received] = field(default_factory=list)
-    _files: Files = field(default_factory=partial(Files, direct_uploads=False), repr=False)
     _earlier: dict[str, Earlier] = field(default_factory=dict, repr=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
@@ -119,8 +103,8 @@ class TestedJob:
             return [line for report in self.reports for line in report.logs]
 
     @property
-    def files(self) -> dict[str, list[StoredFile]]:
-        """The attached files by property, in the order of their indexes."""
+    def files(self) -> Mapping[str, list[StoredFile]]:
+        """The attached files by property, in the order of their indexes; none of any other property."""
         return self._files.of(self.info.job_id)
 
     def add_file(
@@ -180,6 +164,7 @@ class JobServer:
     :param prefix: path of the hook
     :param tls: speak HTTPS with this
     :param direct_uploads: be as with an object store: a content counts when the job says that it is complete
+    :param max_files: of one action, inputs and outputs together
     """
 
     def __init__(
@@ -189,6 +174,8 @@ class JobServer:
         prefix: str = "/async",
         tls: ssl.SSLContext | None = None,
         direct_uploads: bool = False,
+        max_files: int = MAX_FILES,
+        max_file_bytes: int = MAX_FILE_BYTES,
     ) -> None:
         self.limits = limits or Limits()
         self.clock_offset = timedelta()
@@ -196,11 +183,20 @@ class JobServer:
         self._tls = tls
         self._jobs: dict[str, TestedJob] = {}
         self._port = 0
-        self._listener: _Listener | None = None
+        self._listener: Listener | None = None
         self._retry_after_seconds: int | None = None
         self._answers_to_lose = 0
-        self._failures: list[tuple[int, dict[str, Any]]] = []
-        self._files = Files(direct_uploads=direct_uploads)
+        self._fault: Fault | None = None
+        self._files = Files(direct_uploads=direct_uploads, max_files=max_files, max_file_bytes=max_file_bytes)
+        self._application = Application(
+            now=self.now,
+            answer=self._answer,
+            max_body_bytes=lambda: self.limits.body_bytes,
+            content_token=self._content_token,
+            expected_bytes=self._expected_bytes,
+            take_content=self._take_content,
+            give_content=self._files.give,
+        )
 
     def __enter__(self) -> Self:
         self.come_back()
@@ -248,7 +244,7 @@ class JobServer:
             orchestrator=orchestrator,
             arguments=text,
         )
-        job = self._jobs[job_id] = TestedJob(info, action, _files=self._files)
+        job = self._jobs[job_id] = TestedJob(info, action, self._files)
         return job
 
     def now(self) -> datetime:
@@ -263,9 +259,12 @@ class JobServer:
         """Answer again after :meth:`pause`."""
         self._retry_after_seconds = None
 
-    def fail(self, count: int, status: int = 500, code: str = "internal") -> None:
-        """Answer the next ``count`` requests with this, and take nothing in."""
-        self._failures = [(status, {"error": code, "message": "As the test wants it"})] * count
+    def fail(self, count: int, status: int = 500, code: str = "internal", *, containing: bytes = b"") -> None:
+        """Answer the next ``count`` requests, other than for contents, with this, and take nothing in.
+
+        :param containing: only those whose body contains this
+        """
+        self._fault = Fault(failure(status, code), count, containing)
 
     def lose_answers(self, count: int) -> None:
         """Take in the next ``count`` requests, but close the connection in place of an answer."""
@@ -273,15 +272,15 @@ class JobServer:
 
     def break_transfers(self, count: int, after_bytes: int) -> None:
         """Close the next ``count`` connections for contents when so much has come or gone."""
-        self._files.cuts = [after_bytes] * count
+        self._application.transfer_faults.cuts = [after_bytes] * count
 
     def refuse_transfers(self, count: int, status: int, code: str) -> None:
         """Answer the next ``count`` requests for contents with this."""
-        self._files.refusals = [(status, {"error": code, "message": "As the test wants it"})] * count
+        self._application.transfer_faults.refusals = [failure(status, code)] * count
 
     def slow_transfers(self, bytes_per_second: int | None) -> None:
         """Let contents come and go no faster than this; ``None``: as fast as they can."""
-        self._files.bytes_per_second = bytes_per_second
+        self._application.transfer_faults.bytes_per_second = bytes_per_second
 
     def expire_urls(self) -> None:
         """Let the URLs of contents that were given out up to now not be taken any more."""
@@ -296,74 +295,94 @@ class JobServer:
     def come_back(self) -> None:
         """Listen again, on the same port, after :meth:`go_away`."""
         if self._listener is None:
-            self._listener = _Listener(self, self._port, self._tls)
+            self._listener = Listener(self._application, self._port, self._tls)
             self._port = self._listener.server_address[1]
 
-    def _answer(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, dict[str, Any]] | None:
-        """Return status and object of the answer; ``None`` to lose it."""
+    def _answer(self, request: Request) -> Answer | None:
+        """Return the answer; ``None`` to lose it."""
         if self._retry_after_seconds is not None:
-            return 503, {"error": "unavailable", "message": "Try again later"}
-        if self._failures:
-            return self._failures.pop()
+            headers = {"Retry-After": str(self._retry_after_seconds)}
+            return Answer.of(Refusal(503, "unavailable", "Try again later", headers=headers))
+        if self._fault is not None and self._fault.hits(request):
+            return self._fault.answer
         try:
-            result = self._route(method, target, headers, body)
-        except SignatureError as error:
-            result = 401, {"error": error.code, "message": str(error)}
-            if isinstance(error, StaleTime):
-                result[1]["serverTime"] = unix_ms(self.now())
+            answer = self._route(request)
         except ProtocolError as error:
-            status = 413 if isinstance(error, ReportTooLarge) else 400
-            result = status, {"error": error.code, "message": str(error)}
+            answer = Answer.of(Refusal.of_request(error, server_time_ms=unix_ms(self.now())))
+        except FileRefused as error:
+            answer = Answer.of(Refusal.of_file(error))
         if self._answers_to_lose > 0:
             self._answers_to_lose -= 1
             return None
-        return result
+        return answer
 
-    def _route(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes
-    ) -> tuple[int, dict[str, Any]]:
-        path, _, query = target.partition("?")
-        relative = path.removeprefix(self._prefix)
-        if self._prefix and path == relative:
-            return 404, {"error": "not_found", "message": "No such route"}
-        relative = "" if relative == "/" else relative
-        claim = read_claim(headers)
-        job = self._jobs.get(claim.job_id)
+    def _route(self, request: Request) -> Answer:
+        sent, _, query = request.target.partition("?")
+        path = sent[len(self._prefix) :]
+        if not sent.startswith(self._prefix) or path[:1] not in ("", "/"):
+            return Answer.of(Refusal.no_such_route())
+        found = find_route(request.method, path, is_job=JOB_ID_HEADER.lower() in request.headers)
+        if isinstance(found, Refusal):
+            return Answer.of(found)
+        claim = read_claim(
+            {name: request.headers[name.lower()] for name in HEADERS if name.lower() in request.headers}
+        )
+        if request.body is None:
+            raise ReportTooLarge(f"The body has more than {self.limits.body_bytes} bytes: send it in parts")
+        job = self._proven(claim, Content(request.method, "" if path == "/" else path, query, request.body))
+        with job._changed:
+            self._lock_out_v1(job, claim)
+            answer = self._answer_job(job, claim, found, request)
+            job.requests.append(Received(claim, request.method, path, request.body, answer.status))
+            job._changed.notify_all()
+        return answer
+
+    def _proven(self, claim: Claim, content: Content) -> TestedJob:
+        job = self._jobs.get(claim.job_id.lower())
         secret = secrets.token_hex(32) if job is None else job.info.secret_key
-        content = Content(method, relative, query, body)
         verify(claim, content, secret=secret, now_ms=unix_ms(self.now()), max_skew_ms=MAX_SKEW_MS)
         if job is None:
             raise SignatureError
+        return job
+
+    def _answer_job(self, job: TestedJob, claim: Claim, found: Route, request: Request) -> Answer:
+        """Answer a proven request; what refuses it is answered as well, and recorded."""
+        try:
+            if found.endpoint is Endpoint.REPORT:
+                return self._report(job, claim, request.body or b"")
+            if found.endpoint is Endpoint.JOB:
+                return Answer(200, answer(job.action, now=self.now()))
+            return self._answer_file(job, found, request)
+        except FileRefused as error:
+            return Answer.of(Refusal.of_file(error))
+        except ProtocolError as error:
+            return Answer.of(Refusal.of_request(error, server_time_ms=unix_ms(self.now())))
+
+    def _answer_file(self, job: TestedJob, found: Route, request: Request) -> Answer:
+        place = Place(*(found.names[name] for name in Place._fields))
+        if found.endpoint is Endpoint.ANNOUNCE:
+            return Answer(200, self._files.announce(job.action, place, request.body or b"", self.hook))
+        index = int(found.names["index"])
+        if found.endpoint is Endpoint.COMPLETE:
+            return Answer(200, self._files.complete(job.action, place, index))
+        located = self._files.locate(job.action, place, index, self.hook, owners=self._jobs)
+        if parse_qs(request.target.partition("?")[2]).get("redirect") == ["true"]:
+            return Answer(302, {}, {"Location": located["Location"]})
+        return Answer(200, located)
+
+    def _content_token(self, path: str) -> str | None:
+        prefix = f"{self._prefix}/content/"
+        return path[len(prefix) :] if path.startswith(prefix) else None
+
+    def _expected_bytes(self, token: str) -> int:
+        return self._files.owner_of(token)[1]
+
+    def _take_content(self, token: str, content: bytes) -> Mapping[str, Any]:
+        job = self._jobs[self._files.owner_of(token)[0]]
         with job._changed:
-            self._lock_out_v1(job, claim)
-            if (method, relative) in (("POST", "/status"), ("POST", "")):
-                status, fields = self._report(job, claim, body)
-            elif (method, relative) == ("GET", "/job"):
-                status, fields = 200, answer(job.action, now=self.now())
-            else:
-                status, fields = self._answer_files(job, method, relative, body)
-            job.requests.append(Received(claim, method, relative, body, status))
+            taken = self._files.take(job.action, token, content)
             job._changed.notify_all()
-        return status, fields
-
-    def _answer_files(
-        self, job: TestedJob, method: str, relative: str, body: bytes
-    ) -> tuple[int, dict[str, Any]]:
-        if job.action.fenced:
-            return 410, {"error": "superseded", "message": "A newer attempt took over"}
-        if method == "PUT" and job.action.state.is_end:
-            return 409, {"error": "already_ended", "message": "The action has ended"}
-        answered = self._files.answer(job.info.job_id, self.hook, (method, relative), body)
-        return answered or (404, {"error": "not_found", "message": "No such route"})
-
-    def _exchange_content(self, handler: BaseHTTPRequestHandler) -> tuple[int, dict[str, Any]] | None:
-        """Take or give a content; return what is still to be answered, ``None``: nothing."""
-        return ContentExchange(self._files, handler).run()
-
-    def _is_content(self, target: str) -> bool:
-        return target.startswith(f"{self._prefix}/content/")
+        return taken
 
     def _lock_out_v1(self, job: TestedJob, claim: Claim) -> None:
         if claim.scheme is Scheme.V2:
@@ -371,121 +390,16 @@ class JobServer:
         elif not job.action.accept_v1:
             raise SignatureError
 
-    def _report(self, job: TestedJob, claim: Claim, body: bytes) -> tuple[int, dict[str, Any]]:
-        try:
-            report = parse(body, self.limits)
-        except (MalformedReport, ReportTooLarge) as error:
-            status = 413 if isinstance(error, ReportTooLarge) else 400
-            return status, {"error": error.code, "message": str(error)}
+    def _report(self, job: TestedJob, claim: Claim, body: bytes) -> Answer:
+        report = parse(body, self.limits)
         key, digest = report_key(claim, body), hashlib.sha256(body).hexdigest()
         earlier = job._earlier.get(key)
         decision = decide(job.action, report, self.now(), earlier=earlier, body_sha256=digest)
         refused_with = decision.code if isinstance(decision, Refused) else None
         job._earlier.setdefault(key, Earlier(digest, refused_with))
         if isinstance(decision, Refused):
-            return _STATUSES[decision.code], {"error": decision.code, "message": decision.message}
+            return Answer.of(Refusal.of_report(decision))
         if isinstance(decision, Accepted):
             job.action = decision.action
             job.reports.append(report)
-        return 200, answer(job.action, now=self.now())
-
-
-class _Listener(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-    allow_reuse_address = True
-
-    def __init__(self, server: JobServer, port: int, tls: ssl.SSLContext | None) -> None:
-        self.job_server = server
-        self._connections: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), _Handler)
-        if tls is not None:
-            self.socket = tls.wrap_socket(self.socket, server_side=True)
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        with self._lock:
-            self._connections.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._lock:
-            self._connections.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay quiet: clients that vanish in the middle of a request are tested for."""
-
-    def go_away(self) -> None:
-        self.shutdown()
-        self.server_close()
-        self._thread.join()
-        with self._lock:
-            for connection in self._connections:
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Listener
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def do_GET(self) -> None:
-        self._handle()
-
-    def do_POST(self) -> None:
-        self._handle()
-
-    def do_PUT(self) -> None:
-        self._handle()
-
-    def date_time_string(self, timestamp: float | None = None) -> str:
-        """Return the time by the server's clock, not the machine's."""
-        return format_datetime(self.server.job_server.now(), usegmt=True)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Stay quiet."""
-
-    def _handle(self) -> None:
-        job_server = self.server.job_server
-        if job_server._is_content(self.path):
-            return self._handle_content()
-        length = self.headers.get("Content-Length", "0")
-        if not length.isascii() or not length.isdigit() or int(length) > job_server.limits.body_bytes:
-            self.close_connection = True
-            self._discard(length)
-            return self._send(413, {"error": "too_large", "message": "Send it in parts"})
-        body = self.rfile.read(int(length))
-        headers = {name: self.headers[name] for name in HEADERS if name in self.headers}
-        result = job_server._answer(self.command, self.path, headers, body)
-        if result is None:
-            self.close_connection = True
-            return None
-        return self._send(*result)
-
-    def _handle_content(self) -> None:
-        answered = self.server.job_server._exchange_content(self)
-        if answered is not None:
-            self.close_connection = True  # a refusal comes before the content
-            self._send(*answered)
-
-    def _discard(self, length: str) -> None:
-        """Read what nobody wants, so that the client sees the answer and not a broken pipe."""
-        left = int(length) if length.isascii() and length.isdigit() else 0
-        deadline = time.monotonic() + 5
-        while left > 0 and time.monotonic() < deadline and (chunk := self.rfile.read(min(left, 65536))):
-            left -= len(chunk)
-
-    def _send(self, status: int, fields: Mapping[str, Any]) -> None:
-        body = json.dumps(fields).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        retry_after = self.server.job_server._retry_after_seconds
-        if status == HTTPStatus.SERVICE_UNAVAILABLE and retry_after is not None:
-            self.send_header("Retry-After", str(retry_after))
-        self.end_headers()
-        self.wfile.write(body)
+        return Answer(200, answer(job.action, now=self.now()))

@@ -3,31 +3,30 @@
 
 from __future__ import annotations
 
-import json
-import re
 import secrets
-import socket
-import time
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from typing import Any
+from typing import Any, NamedTuple
 
-from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.exceptions import FileRefused
+from airflow_asyncaction.protocol import file_rules, strict_json
+from airflow_asyncaction.protocol.actions import Action
 from airflow_asyncaction.protocol.digests import Digests, digests
-from airflow_asyncaction.protocol.files import DEFAULT_MIMETYPE, Announcement, FileRecord
+from airflow_asyncaction.protocol.files import (
+    DEFAULT_MIMETYPE,
+    DEFAULT_STORE,
+    Announcement,
+    FileRecord,
+    Role,
+    checked_property,
+)
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import parse_object
 
-Answer = tuple[int, dict[str, Any]]
-
-_CHUNK_BYTES = 64 * 1024
-_RANGE = re.compile(r"bytes=([0-9]+)-")
-_FILE_ROUTE = re.compile(
-    r"/(download|upload)/default/([^/]+)/([A-Za-z_][A-Za-z0-9_]{0,63})(?:/([0-9]+)(/complete)?)?"
-)
+MAX_FILES = 10_000
+MAX_FILE_BYTES = 5 * 1024**3
 
 
 @dataclass(frozen=True)
@@ -44,226 +43,273 @@ class StoredFile:
         """What names the content."""
         return digests([self.content])
 
+    @property
+    def sha256(self) -> str:
+        """Of the content, hex."""
+        return self.digests.sha256
 
-@dataclass
+    @property
+    def size_bytes(self) -> int:
+        """Of the content."""
+        return len(self.content)
+
+
+class Place(NamedTuple):
+    """What the path of a request about files names, as it came."""
+
+    store: str
+    owner: str
+    property: str
+
+
+@dataclass(eq=False)
 class _Slot:
     """An index that was given out, and the file there once its content was verified."""
 
-    announcement: Announcement | None
+    owner: str
+    property_: str
+    index: int
+    role: Role
+    announcement: Announcement | None = None
     file: StoredFile | None = None
-    arrived: bytes | None = None  # straight in the object store, and not told of
+    arrived: bytes | None = None  # straight in the object store, and the server was not told
+
+    @property
+    def name(self) -> str:
+        if self.file is not None:
+            return self.file.name
+        return (self.announcement and self.announcement.name) or self.property_
+
+
+@dataclass(frozen=True)
+class _Token:
+    """What a URL is for: one method, and one slot as it was announced then."""
+
+    method: str
+    slot: _Slot
+    announced_md5: str = ""
+    max_bytes: int = 0
 
 
 class Files:
-    """The files of all jobs of a server. What a content is not verified against, it is not attached for."""
+    """The files of all jobs of a server. A content that differs from its announcement is not attached.
 
-    def __init__(self, *, direct_uploads: bool) -> None:
-        self.direct_uploads = direct_uploads
-        self.cuts: list[int] = []
-        self.refusals: list[Answer] = []
-        self.bytes_per_second: int | None = None
-        self._slots: dict[tuple[str, str], list[_Slot]] = {}
-        self._tokens: dict[str, _Slot] = {}
+    :param direct_uploads: be as with an object store
+    """
+
+    def __init__(self, *, direct_uploads: bool, max_files: int, max_file_bytes: int) -> None:
+        self._is_direct = direct_uploads
+        self._max_files = max_files
+        self._max_file_bytes = max_file_bytes
+        self._slots: list[_Slot] = []
+        self._tokens: dict[str, _Token] = {}
 
     def add(self, job_id: str, property: str, file: StoredFile) -> None:  # noqa: A002
-        """Attach a file without further ado."""
-        self._slots.setdefault((job_id, property), []).append(_Slot(None, file))
+        """Attach an input without further ado."""
+        index = len(self._of(job_id, property))
+        self._slots.append(_Slot(job_id, property, index, Role.INPUT, file=file))
 
-    def of(self, job_id: str) -> dict[str, list[StoredFile]]:
-        """Return the attached files of one action by property."""
-        return {
-            name: [slot.file for slot in slots if slot.file is not None]
-            for (owner, name), slots in list(self._slots.items())
-            if owner == job_id
-        }
+    def of(self, job_id: str) -> Mapping[str, list[StoredFile]]:
+        """Return the attached files of one action by property; none of any other property."""
+        found = defaultdict(list)
+        for slot in sorted(self._slots, key=lambda slot: slot.index):
+            if slot.owner == job_id and slot.file is not None:
+                found[slot.property_].append(slot.file)
+        return found
 
-    def answer(self, job_id: str, hook: str, request: tuple[str, str], body: bytes) -> Answer | None:
-        """Answer a signed request about files; ``None``: it is about something else.
+    def announce(self, action: Action, place: Place, body: bytes, hook: str) -> dict[str, Any]:
+        """Answer ``PUT /upload/{store}/{uuid}/{property}``.
 
-        :raises ProtocolError: it cannot be taken
+        :raises ProtocolError: it is no announcement
+        :raises FileRefused: the file may not be sent
         """
-        found = _FILE_ROUTE.fullmatch(request[1])
-        if found is None:
-            return None
-        verb, of, name, index, complete = found.groups()
-        slots = self._slots.setdefault((of, name), [])
-        match request[0], verb, index is not None, complete is not None:
-            case "GET", "download", True, False:
-                return self._download(slots, name, int(index), hook)
-            case "PUT", "upload", False, False if of == job_id:
-                return self._upload(slots, body, hook)
-            case "POST", "upload", True, True if of == job_id:
-                return _complete(slots, name, int(index))
-            case _:
-                return _refusal(HTTPStatus.FORBIDDEN, "not_yours")
+        wanted = Announcement.from_json(parse_object(body))
+        _check_own(action, place)
+        file_rules.check_size(wanted.size_bytes, self._max_file_bytes)
+        slot = self._slot_for(action.id, checked_property(place.property), wanted)
+        if slot.file is None and (content := self._stored(wanted)) is not None:
+            slot.file = _file(wanted, slot.name, content)
+        url = None if slot.file is not None else self._upload_url(slot, wanted, hook)
+        return file_rules.upload_answer(slot.index, url, is_direct=self._is_direct)
 
-    def take(self, token: str, content: bytes) -> Answer:
-        """Take the content that was sent to a URL."""
-        slot = self._tokens.get(token)
+    def complete(self, action: Action, place: Place, index: int) -> dict[str, Any]:
+        """Answer ``POST /upload/{store}/{uuid}/{property}/{index}/complete``.
+
+        :raises FileRefused: it is not there, or not what was announced
+        """
+        _check_own(action, place)
+        slot = self._at(action.id, checked_property(place.property), index)
+        if slot is None or slot.role is not Role.OUTPUT:
+            raise file_rules.no_such_file()
+        self._settle(slot)
+        if slot.file is None:
+            raise file_rules.content_missing()
+        return file_rules.attached_answer(_record(slot, slot.file))
+
+    def locate(
+        self, action: Action, place: Place, index: int, hook: str, *, owners: Container[str]
+    ) -> dict[str, Any]:
+        """Answer ``GET /download/{store}/{uuid}/{property}/{index}``.
+
+        :param owners: uuids of the actions whose files may be read
+        :raises FileRefused: there is none, or it may not be read
+        """
+        file_rules.check_lives(action)
+        _check_store(place.store)
+        if place.owner.lower() not in owners:
+            raise file_rules.not_readable()
+        slot = self._at(place.owner.lower(), checked_property(place.property), index)
         if slot is None:
-            return _refusal(HTTPStatus.FORBIDDEN, "bad_token")
-        if self.direct_uploads:
-            slot.arrived = content
-            return 200, {}
-        return _attach(slot, content)
+            raise file_rules.no_such_file()
+        self._settle(slot)
+        if slot.file is None:
+            raise file_rules.no_such_file()
+        return file_rules.location_answer(self._url(_Token("GET", slot), hook), _record(slot, slot.file))
 
-    def give(self, token: str) -> StoredFile | None:
-        """Return what a URL stands for."""
-        slot = self._tokens.get(token)
-        return None if slot is None else slot.file
+    def owner_of(self, token: str) -> tuple[str, int]:
+        """Return whose content may be sent to a URL, and how large it may be.
+
+        :raises FileRefused: the URL is not for that
+        """
+        known = self._read(token, "PUT")
+        return known.slot.owner, known.max_bytes
+
+    def take(self, action: Action, token: str, content: bytes) -> dict[str, Any]:
+        """Take the content that was sent to a URL, and return the answer.
+
+        :param action: of its owner
+        :raises FileRefused: it cannot be attached
+        """
+        known = self._read(token, "PUT")
+        if self._is_direct:
+            known.slot.arrived = content
+            return {}
+        if known.slot not in self._slots:
+            raise file_rules.not_awaited()
+        file_rules.check_lives(action)
+        file = self._attach(known.slot, content, announced_md5=known.announced_md5)
+        return file_rules.attached_answer(_record(known.slot, file))
+
+    def give(self, token: str) -> StoredFile:
+        """Return what a URL stands for.
+
+        :raises FileRefused: it is not for that
+        """
+        file = self._read(token, "GET").slot.file
+        if file is None:
+            raise file_rules.no_such_file()
+        return file
 
     def expire_urls(self) -> None:
         """Let no URL be taken that was given out up to now."""
         self._tokens.clear()
 
-    def _download(self, slots: list[_Slot], name: str, index: int, hook: str) -> Answer:
-        file = slots[index].file if index < len(slots) else None
-        if file is None:
-            return _refusal(HTTPStatus.NOT_FOUND, "no_such_file")
-        return 200, {"Location": self._url(slots[index], hook), "Map": _map(name, index, file)}
+    def _of(self, owner: str, property_: str) -> list[_Slot]:
+        return [slot for slot in self._slots if (slot.owner, slot.property_) == (owner, property_)]
 
-    def _upload(self, slots: list[_Slot], body: bytes, hook: str) -> Answer:
-        wanted = Announcement.from_json(parse_object(body))
-        known = next((slot for slot in slots if slot.announcement == wanted), None)
-        slot = known or _Slot(wanted)
-        if known is None:
-            slots.append(slot)
-        index = slots.index(slot)
-        if slot.file is None and (content := self._stored(wanted)) is not None:
-            _attach(slot, content)
-        if slot.file is not None:
-            return 200, {"done": True, "index": index}
-        sending = {"url": self._url(slot, hook), "method": "PUT", "complete": self.direct_uploads}
-        return 200, {"done": False, "index": index, **sending}
+    def _at(self, owner: str, property_: str, index: int) -> _Slot | None:
+        return next((slot for slot in self._of(owner, property_) if slot.index == index), None)
+
+    def _slot_for(self, owner: str, property_: str, wanted: Announcement) -> _Slot:
+        """Return the slot of a file: of the same one if it was announced before, else a new one."""
+        name = wanted.name or property_
+        for slot in sorted(self._of(owner, property_), key=lambda slot: (slot.file is None, slot.index)):
+            if slot.role is Role.OUTPUT and slot.name == name and _is_same(slot, wanted):
+                if slot.file is None:
+                    slot.announcement = wanted
+                return slot
+        slot = _Slot(owner, property_, self._next_index(owner, property_), Role.OUTPUT, wanted)
+        self._slots.append(slot)
+        return slot
+
+    def _next_index(self, owner: str, property_: str) -> int:
+        slots = self._of(owner, property_)
+        if any(slot.role is Role.INPUT for slot in slots):
+            raise file_rules.property_taken(property_, holds=Role.INPUT, wanted=Role.OUTPUT)
+        if sum(slot.owner == owner for slot in self._slots) >= self._max_files:
+            raise file_rules.too_many_files(self._max_files)
+        return max((slot.index for slot in slots), default=-1) + 1
 
     def _stored(self, wanted: Announcement) -> bytes | None:
-        files = (slot.file for slots in self._slots.values() for slot in slots if slot.file is not None)
-        return next((file.content for file in files if _is_announced(wanted, file.digests)), None)
+        """Return the content that was announced, if it is stored already."""
+        files = (slot.file for slot in self._slots if slot.file is not None)
+        return next(
+            (file.content for file in files if file_rules.difference(wanted, file.digests) is None), None
+        )
 
-    def _url(self, slot: _Slot, hook: str) -> str:
-        token = secrets.token_urlsafe(18)
-        self._tokens[token] = slot
-        return f"{hook}/content/{token}"
+    def _settle(self, slot: _Slot) -> None:
+        """Attach what has arrived in the object store."""
+        if slot.file is None and slot.arrived is not None:
+            arrived, slot.arrived = slot.arrived, None
+            self._attach(slot, arrived, announced_md5=slot.announcement.md5 if slot.announcement else "")
 
-
-def _is_announced(wanted: Announcement, known: Digests) -> bool:
-    return (
-        (wanted.md5, wanted.challenge) == (known.md5, known.challenge)
-        and wanted.sha256 in (None, known.sha256)
-        and wanted.size_bytes in (None, known.size_bytes)
-    )
-
-
-def _attach(slot: _Slot, content: bytes) -> Answer:
-    wanted = slot.announcement
-    if wanted is None or not _is_announced(wanted, digests([content])):
-        return _refusal(HTTPStatus.PRECONDITION_FAILED, "hash_mismatch")
-    name, metadata = wanted.name or wanted.md5, json.loads(wanted.metadata)
-    slot.file = StoredFile(name, content, wanted.mimetype, metadata)
-    return 201, {}
-
-
-def _complete(slots: list[_Slot], name: str, index: int) -> Answer:
-    slot = slots[index] if index < len(slots) else None
-    if slot is None:
-        return _refusal(HTTPStatus.NOT_FOUND, "no_such_file")
-    if slot.file is None:
-        if slot.arrived is None:
-            return _refusal(HTTPStatus.CONFLICT, "content_missing")
-        arrived, slot.arrived = slot.arrived, None
-        status, fields = _attach(slot, arrived)
+    def _attach(self, slot: _Slot, content: bytes, *, announced_md5: str) -> StoredFile:
+        announcement = slot.announcement
+        assert announcement is not None  # noqa: S101 - of an input no URL is given out
+        said = file_rules.difference(announcement, digests([content]))
+        if said is not None:
+            if slot.file is None and announcement.md5 == announced_md5:  # else it was announced anew
+                self._slots.remove(slot)
+            raise file_rules.hash_mismatch(said)
         if slot.file is None:
-            return status, fields
-    return 200, {"done": True, "Map": _map(name, index, slot.file)}
+            slot.file = _file(announcement, slot.name, content)
+        return slot.file
+
+    def _upload_url(self, slot: _Slot, wanted: Announcement, hook: str) -> str:
+        max_bytes = self._max_file_bytes if wanted.size_bytes is None else wanted.size_bytes
+        return self._url(_Token("PUT", slot, wanted.md5, max_bytes), hook)
+
+    def _url(self, token: _Token, hook: str) -> str:
+        text = secrets.token_urlsafe(18)
+        self._tokens[text] = token
+        return f"{hook}/content/{text}"
+
+    def _read(self, text: str, method: str) -> _Token:
+        token = self._tokens.get(text)
+        if token is None:
+            raise FileRefused("The URL was not made by this server", code="bad_token")
+        if token.method != method:
+            raise FileRefused(f"The URL is for {token.method} alone", code="bad_token")
+        return token
 
 
-def _map(name: str, index: int, file: StoredFile) -> Mapping[str, Any]:
+def _check_own(action: Action, place: Place) -> None:
+    if place.owner.lower() != action.id:
+        raise file_rules.not_own()
+    file_rules.check_lives(action)
+    _check_store(place.store)
+
+
+def _check_store(name: str) -> None:
+    if name != DEFAULT_STORE:
+        raise FileRefused(
+            f"There is no file store of that name: there are {DEFAULT_STORE}", code="no_such_store"
+        )
+
+
+def _is_same(slot: _Slot, wanted: Announcement) -> bool:
+    """Tell whether an announcement of the same name is of the same file."""
+    known = slot.announcement
+    is_same_content = known is not None and (known.md5, known.challenge) == (wanted.md5, wanted.challenge)
+    return is_same_content or (slot.file is None and wanted.name is not None)
+
+
+def _file(announcement: Announcement, name: str, content: bytes) -> StoredFile:
+    return StoredFile(name, content, announcement.mimetype, strict_json.loads(announcement.metadata))
+
+
+def _record(slot: _Slot, file: StoredFile) -> FileRecord:
     known = file.digests
     return FileRecord(
-        action=JobId(""),
-        property=name,
-        index=index,
+        action=JobId(slot.owner),
+        property=slot.property_,
+        index=slot.index,
         name=file.name,
         size_bytes=known.size_bytes,
         mimetype=file.mimetype,
         md5=known.md5,
         sha256=known.sha256,
-        store="default",
+        store=DEFAULT_STORE,
         uri="",
         metadata=strict_json.dumps(file.metadata),
-    ).to_map()
-
-
-def _refusal(status: int, code: str) -> Answer:
-    return status, {"error": code, "message": code.replace("_", " ")}
-
-
-class ContentExchange:
-    """One request to a content URL: its bytes come and go in chunks, are slowed down, or cut."""
-
-    def __init__(self, files: Files, handler: BaseHTTPRequestHandler) -> None:
-        self._files = files
-        self._handler = handler
-        self._token = handler.path.rpartition("/")[2]
-        self._cut_at = files.cuts.pop(0) if files.cuts else None
-
-    def run(self) -> Answer | None:
-        """Answer it here, or return what to answer."""
-        if self._files.refusals:
-            return self._files.refusals.pop(0)
-        if self._handler.command == "PUT":
-            length = self._handler.headers.get("Content-Length")
-            if length is None:
-                return _refusal(HTTPStatus.LENGTH_REQUIRED, "malformed")
-            content = self._receive(int(length))
-            return None if content is None else self._files.take(self._token, content)
-        file = self._files.give(self._token)
-        if file is None:
-            return _refusal(HTTPStatus.FORBIDDEN, "bad_token")
-        self._send(file)
-        return None
-
-    def _receive(self, size_bytes: int) -> bytes | None:
-        content = bytearray()
-        while len(content) < size_bytes:
-            step = self._next(len(content), size_bytes)
-            chunk = self._handler.rfile.read(step)
-            if not chunk:  # it is cut here, or the client has gone
-                self._hang_up()
-                return None
-            content += chunk
-        return bytes(content)
-
-    def _send(self, file: StoredFile) -> None:
-        etag, size_bytes = f'"{file.digests.sha256}"', len(file.content)
-        wanted = _RANGE.fullmatch(self._handler.headers.get("Range", ""))
-        if self._handler.headers.get("If-Range", etag) != etag:
-            wanted = None
-        start = int(wanted[1]) if wanted else 0
-        self._handler.send_response(HTTPStatus.PARTIAL_CONTENT if wanted else HTTPStatus.OK)
-        if wanted:
-            self._handler.send_header("Content-Range", f"bytes {start}-{size_bytes - 1}/{size_bytes}")
-        self._handler.send_header("Content-Length", str(size_bytes - start))
-        self._handler.send_header("ETag", etag)
-        self._handler.end_headers()
-        sent, view = 0, memoryview(file.content)[start:]
-        while sent < len(view):
-            step = self._next(sent, len(view))
-            if not step:
-                self._hang_up()
-                return
-            self._handler.wfile.write(view[sent : sent + step])
-            sent += step
-
-    def _next(self, done: int, size_bytes: int) -> int:
-        """Wait until more may come or go; return how much, 0: here it is cut."""
-        step = min(size_bytes - done, _CHUNK_BYTES)
-        if self._cut_at is not None:
-            step = min(step, self._cut_at - done)
-        if self._files.bytes_per_second:
-            time.sleep(step / self._files.bytes_per_second)
-        return step
-
-    def _hang_up(self) -> None:
-        self._handler.close_connection = True
-        self._handler.connection.shutdown(socket.SHUT_RDWR)
+    )

@@ -7,8 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from airflow_asyncaction.exceptions import FileRefused, StoreUnavailable
+from airflow_asyncaction.exceptions import StoreUnavailable
 from airflow_asyncaction.filestores.base import FileStore, Measured
+from airflow_asyncaction.protocol import file_rules
+from airflow_asyncaction.protocol.file_rules import check_lives, difference
 from airflow_asyncaction.protocol.files import FileRecord
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
@@ -55,16 +57,13 @@ class Attaching:
         def work(connection: Transaction) -> tuple[File, Content] | str:
             row, file = _lock(connection, action_id, file_id)
             if not may_have_ended:
-                check_lives(row)
+                check_lives(rows.to_action(row))
             return _attach(connection, row, file, found)
 
         try:
             outcome = self._actions.transact(work)
             if isinstance(outcome, str):
-                raise FileRefused(
-                    f"{outcome}: nothing was kept. If it has changed meanwhile, announce it anew",
-                    code="hash_mismatch",
-                )
+                raise file_rules.hash_mismatch(outcome)
             file, content = outcome
             used_id = content.id
         except StoreUnavailable:
@@ -110,28 +109,14 @@ def attached(connection: Transaction, file: File) -> tuple[File, Content]:
     return found
 
 
-def check_lives(row: ActionRow) -> None:
-    """Make sure that an action can have more files.
-
-    :raises FileRefused: it cannot
-    """
-    action = rows.to_action(row)
-    if action.fenced:
-        raise FileRefused("A newer attempt took over, or Airflow ended this action: stop", code="superseded")
-    if action.is_done:
-        raise FileRefused(
-            "The action has ended: it has no more files to send or to get", code="already_ended"
-        )
-
-
 def _attach(connection: Transaction, row: ActionRow, file: File, found: Found) -> tuple[File, Content] | str:
     """Attach a file; or return how what was found differs from what was announced."""
     now = datetime.now(UTC)
-    difference = _difference(file, found.measured)
-    if difference is not None:
+    said = difference(file, found.measured)
+    if said is not None:
         if file.attached_at is None and file.md5 == found.announced_md5:  # else it was announced anew
             files.forget(connection, file)
-        return difference
+        return said
     if file.attached_at is not None:  # the same content was sent twice
         return attached(connection, file)
     content = files.attach(connection, file, _content(file, found), now)
@@ -145,21 +130,8 @@ def _lock(connection: Transaction, action_id: JobId, file_id: str) -> tuple[Acti
     row = rows.lock(connection, action_id)
     file = files.by_id(connection, file_id)
     if row is None or file is None:
-        raise FileRefused("This file is not awaited any more: announce it anew", code="no_such_file")
+        raise file_rules.not_awaited()
     return row, file
-
-
-def _difference(file: File, measured: Measured) -> str | None:
-    """Return how a content differs from what was announced, if it does."""
-    if file.size_bytes not in (None, measured.size_bytes):
-        return f"The content has {measured.size_bytes} bytes, not the announced {file.size_bytes}"
-    if file.md5 != measured.md5:
-        return "The content has another md5 than the announced hash"
-    if measured.challenge not in (None, file.challenge):
-        return "The content has another challenge than the announced one"
-    if file.sha256 not in (None, measured.sha256):
-        return "The content has another sha256 than the announced one"
-    return None
 
 
 def _content(file: File, found: Found) -> Content:

@@ -7,12 +7,12 @@ import threading
 import time
 from concurrent.futures import Executor
 
-from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.attaching import Attaching, Found
 from airflow_asyncaction.files.store_errors import store_errors
 from airflow_asyncaction.files.tokens import UploadToken
 from airflow_asyncaction.filestores.base import FileStore, Incoming, Measured
 from airflow_asyncaction.protocol.digests import Digester
+from airflow_asyncaction.protocol.file_rules import check_content_size
 from airflow_asyncaction.protocol.files import FileRecord
 
 _WORTH_A_THREAD_BYTES = 128 * 1024
@@ -61,11 +61,7 @@ class Receiving:
 
         :raises FileRefused: it may not
         """
-        if size_bytes > self._token.max_bytes:
-            raise FileRefused(
-                f"The content has more than the {self._token.max_bytes} bytes that were announced or allowed",
-                code="too_large",
-            )
+        check_content_size(size_bytes, self._token.max_bytes)
 
     def finish(self) -> FileRecord:
         """Verify the content and attach its file.

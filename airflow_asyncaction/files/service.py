@@ -13,12 +13,14 @@ from typing import BinaryIO, Protocol
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import FileRefused, FileStoreUnavailable
-from airflow_asyncaction.files.attaching import Attaching, Found, attached, check_lives, record
+from airflow_asyncaction.files.attaching import Attaching, Found, attached, record
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.store_errors import store_errors
 from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
 from airflow_asyncaction.filestores.base import FileStore
 from airflow_asyncaction.filestores.configured import FileStores
+from airflow_asyncaction.protocol import file_rules
+from airflow_asyncaction.protocol.file_rules import check_lives, no_such_file
 from airflow_asyncaction.protocol.files import (
     MAX_INDEX,
     Announcement,
@@ -29,7 +31,7 @@ from airflow_asyncaction.protocol.files import (
 )
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.signing import Scheme
-from airflow_asyncaction.store import files
+from airflow_asyncaction.store import files, rows
 from airflow_asyncaction.store.actions import Actions, Unseal
 from airflow_asyncaction.store.files import Content, File
 from airflow_asyncaction.store.rows import Transaction
@@ -133,9 +135,9 @@ class Files:
             announcement,
         ):
             _check_own(signed, target.action_id)
-            check_lives(row)
+            check_lives(rows.to_action(row))
             store = self._stores.named(target.store)
-            self._check_size(announcement.size_bytes)
+            file_rules.check_size(announcement.size_bytes, self._limits.max_file_bytes)
             file = self._announce(connection, signed, replace(target, store=store.name), announcement)
             if file.attached_at is not None:
                 return Upload(file.file_index)
@@ -152,12 +154,12 @@ class Files:
         """
         with self._actions.locked(signed.action_id, prove, signed.job_scheme) as (connection, row, _):
             _check_own(signed, target.action_id)
-            check_lives(row)
+            check_lives(rows.to_action(row))
             self._stores.named(target.store)
             key = checked_property(target.property), _checked_index(index)
             file = files.by_index(connection, signed.action_id, *key)
             if file is None or file.role != target.role:
-                raise _no_such_file()
+                raise no_such_file()
             if file.attached_at is not None:
                 return self._record(*attached(connection, file))
         return self._complete(file)
@@ -172,12 +174,12 @@ class Files:
             row,
             reference,
         ):
-            check_lives(row)
+            check_lives(rows.to_action(row))
             source = files.attached(
                 connection, JobId(reference.action.lower()), reference.property, reference.index
             )
             if source is None or source[1].sha256 != reference.sha256:
-                raise _no_such_file()
+                raise no_such_file()
             source_file, content = source
             target = Target(content.store, property_, Role.INPUT)
             file = self._announce(connection, signed, target, _as_announcement(source_file, content))
@@ -194,7 +196,7 @@ class Files:
         :raises FileRefused: there is none, or it is not theirs
         """
         with self._actions.locked(signed.action_id, prove, signed.job_scheme) as (connection, row, _):
-            check_lives(row)
+            check_lives(rows.to_action(row))
             self._stores.named(wanted.store)
             owner = _readable(connection, signed, wanted)
             key = owner, checked_property(wanted.property), _checked_index(index)
@@ -205,7 +207,7 @@ class Files:
             with self._actions.transaction() as connection:
                 found = files.attached(connection, *key)
         if found is None:
-            raise _no_such_file()
+            raise no_such_file()
         return self._location(*found, content_url, signed.now)
 
     def outputs(self, signed: Signed, prove: Unseal[object]) -> list[FileRecord]:
@@ -235,7 +237,7 @@ class Files:
         with self._actions.transaction() as connection:
             found = files.attached(connection, action_id, checked_property(property_), _checked_index(index))
         if found is None:
-            raise _no_such_file()
+            raise no_such_file()
         return self._location(*found, content_url, now)
 
     def settle(self, action_id: JobId) -> None:
@@ -331,9 +333,7 @@ class Files:
         with self._actions.transaction() as connection:
             found = files.attached(connection, file.action_id, file.property, file.file_index)
         if found is None:
-            raise FileRefused(
-                "Nothing has arrived at the URL of this file: send it there first", code="content_missing"
-            )
+            raise file_rules.content_missing()
         return self._record(*found)
 
     def _complete_all(self, late: list[File]) -> None:
@@ -352,17 +352,10 @@ class Files:
     def _record(self, file: File, content: Content) -> FileRecord:
         return record(file, content, self._stores.named(content.store))
 
-    def _check_size(self, size_bytes: int | None) -> None:
-        if size_bytes is not None and size_bytes > self._limits.max_file_bytes:
-            raise FileRefused(
-                f"A file may have {self._limits.max_file_bytes} bytes ([asyncaction] max_file_bytes)",
-                code="too_large",
-            )
-
 
 def _check_own(signed: Signed, action_id: str | None) -> None:
     if action_id is not None and action_id.lower() != signed.action_id:
-        raise FileRefused("A job may leave files with its own action alone", code="not_yours")
+        raise file_rules.not_own()
 
 
 def _readable(connection: Transaction, signed: Signed, wanted: Target) -> JobId:
@@ -374,26 +367,19 @@ def _readable(connection: Transaction, signed: Signed, wanted: Target) -> JobId:
     if not is_job_id(owner) or (
         owner != signed.action_id and not is_upstream(connection, owner, of=signed.action_id)
     ):
-        raise FileRefused(
-            "A job may read its own action's files, and those of upstream tasks in its Dag run",
-            code="not_yours",
-        )
+        raise file_rules.not_readable()
     return owner
 
 
 def _checked_index(index: int) -> int:
     if not 0 <= index <= MAX_INDEX:
-        raise _no_such_file()
+        raise no_such_file()
     return index
 
 
 def _withdraw(store: FileStore, file: File) -> None:
     with suppress(OSError):  # what is left is found by garbage collection
         store.withdraw(file.id)
-
-
-def _no_such_file() -> FileRefused:
-    return FileRefused("No such file is attached to the action", code="no_such_file")
 
 
 def _as_announcement(file: File, content: Content) -> Announcement:

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
-from airflow_asyncaction.exceptions import FileRefused
+from airflow_asyncaction.protocol.file_rules import property_taken, too_many_files
 from airflow_asyncaction.protocol.files import Announcement, Role
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.strict_json import JsonText
@@ -303,15 +303,9 @@ def _next_index(
 ) -> int:
     room = connection.execute(_ROOM, {"action_id": action_id, "property": property_}).one()
     if room.role not in (None, role.value):
-        raise FileRefused(
-            f"{property_} holds {room.role}s of this action: use another name for {role.value}s",
-            code="property_taken",
-        )
+        raise property_taken(property_, holds=Role(room.role), wanted=role)
     if room.files >= max_files:
-        raise FileRefused(
-            f"The action has {max_files} files, and may have no more ([asyncaction] max_files)",
-            code="too_many_files",
-        )
+        raise too_many_files(max_files)
     return 0 if room.highest is None else int(room.highest) + 1
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from airflow_asyncaction.web.refusals import Refusal
+from airflow_asyncaction.protocol.refusals import Refusal
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -45,7 +45,7 @@ async def send_refusal(refusal: Refusal, send: Send) -> None:
     await send_json(refusal.status, refusal.fields, {**refusal.headers, "Connection": "close"}, send)
 
 
-async def send_json(status: int, fields: dict[str, Any], headers: Mapping[str, str], send: Send) -> None:
+async def send_json(status: int, fields: Mapping[str, Any], headers: Mapping[str, str], send: Send) -> None:
     """Answer a request with a JSON object."""
     body = Refusal.encode(fields)
     common = {

@@ -16,8 +16,8 @@ from typing import Any
 
 from a2wsgi.wsgi import build_environ
 
+from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.web.asgi import Receive, Scope, Send, mounted_path, send_refusal
-from airflow_asyncaction.web.refusals import Refusal
 
 LOOP = "asyncaction.loop"
 """Key of the WSGI environment under which the server's event loop is."""

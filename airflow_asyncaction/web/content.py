@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, BinaryIO, TypeVar
-from urllib.parse import quote
 
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.service import Files
-from airflow_asyncaction.files.tokens import DownloadToken
 from airflow_asyncaction.filestores.base import CHUNK_BYTES
+from airflow_asyncaction.protocol.content_answers import ContentAnswer
+from airflow_asyncaction.protocol.file_rules import attached_answer
+from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.web.asgi import Message, Receive, Scope, Send, send_json, send_refusal, start_of
-from airflow_asyncaction.web.refusals import Refusal, refusal_of
+from airflow_asyncaction.web.refusals import refusal_of
 
 log = logging.getLogger(__name__)
 
@@ -34,61 +33,10 @@ SLOWEST_BYTES_PER_SECOND = 1024
 
 _SIZE_DIGITS = 19  # more of them are too large in any case, and Python reads no more than 4300
 _METHODS = ("PUT", "GET", "HEAD")
-_RANGE = re.compile(r"bytes=(?:([0-9]{1,99})-([0-9]{1,99})?|-([0-9]{1,99}))")
 
 
 class _ClientGone(Exception):
     """The client has closed the connection."""
-
-
-@dataclass(frozen=True)
-class ContentAnswer:
-    """How a content, or a part of it, is answered to GET."""
-
-    status: int
-    headers: dict[str, str]
-    start: int
-    length: int
-
-    @classmethod
-    def of(cls, content: DownloadToken, headers: Mapping[str, str]) -> ContentAnswer:
-        """Answer a request with these headers: with one range, if it asks for one, else with all."""
-        size, etag = content.size_bytes, f'"{content.sha256}"'
-        part = _part(headers.get("range", ""), size)
-        if headers.get("if-range") not in (None, etag):
-            part = None
-        common = {
-            "Content-Type": content.mimetype,
-            "Content-Disposition": _attachment(content.name),
-            "Content-Encoding": "identity",  # else Airflow would compress it
-            "Accept-Ranges": "bytes",
-            "ETag": etag,
-            "Cache-Control": "no-store",
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": "sandbox",  # it comes from Airflow's own origin, and from anybody
-        }
-        if part is None:
-            return cls(200, {**common, "Content-Length": str(size)}, 0, size)
-        start, stop = part
-        if start >= stop:
-            return cls(416, {**common, "Content-Range": f"bytes */{size}", "Content-Length": "0"}, 0, 0)
-        range_header = {"Content-Range": f"bytes {start}-{stop - 1}/{size}"}
-        return cls(206, {**common, **range_header, "Content-Length": str(stop - start)}, start, stop - start)
-
-    def chunks(self, content: BinaryIO) -> Iterator[bytes]:
-        """Read what is answered, piece by piece.
-
-        :raises OSError: there is less than there should be
-        """
-        if self.length:
-            content.seek(self.start)
-        left = self.length
-        while left > 0:
-            chunk = content.read(min(CHUNK_BYTES, left))
-            if not chunk:
-                raise OSError(f"The content ends {left} bytes too early")
-            left -= len(chunk)
-            yield chunk
 
 
 class ContentApp:
@@ -136,7 +84,7 @@ class ContentApp:
         except BaseException:
             await asyncio.shield(self._run(receiving.discard))
             raise
-        await send_json(200, {"done": True, "Map": attached.to_map()}, {}, send)
+        await send_json(200, attached_answer(attached), {}, send)
 
     async def _take(self, receiving: Receiving, receive: Receive) -> None:
         """Take the body. While a piece is written and digested, the next one comes in."""
@@ -161,7 +109,7 @@ class ContentApp:
             answer = ContentAnswer.of(download, headers)
             await send(start_of(answer.status, answer.headers))
             if scope["method"] == "GET":
-                await self._give(answer.chunks(content), send, gone)
+                await self._give(chunks_of(answer, content), send, gone)
             await send({"type": "http.response.body", "body": b""})
         finally:
             gone.cancel()
@@ -246,22 +194,17 @@ async def _read_piece(receive: Receive, pace: _Pace) -> tuple[bytes, bool]:
     return b"".join(parts), more
 
 
-def _part(header: str, size: int) -> tuple[int, int] | None:
-    """Return from where to before where a ``Range`` goes in so many bytes: nowhere, if it is not in them.
+def chunks_of(answer: ContentAnswer, content: BinaryIO) -> Iterator[bytes]:
+    """Read what is answered, piece by piece.
 
-    ``None``: it is no single range, and all is wanted.
+    :raises OSError: there is less than there should be
     """
-    asked = _RANGE.fullmatch(header)
-    if asked is None:
-        return None
-    first, last, suffix = asked.groups()
-    if suffix is not None:  # the last so many
-        return max(0, size - int(suffix)), size
-    if last is not None and int(last) < int(first):
-        return None
-    return int(first), size if last is None else min(int(last) + 1, size)
-
-
-def _attachment(name: str) -> str:
-    """Return the header that makes a browser save a content under the last part of its name."""
-    return f"attachment; filename*=UTF-8''{quote(name.rpartition('/')[2], safe='')}"
+    if answer.length:
+        content.seek(answer.start)
+    left = answer.length
+    while left > 0:
+        chunk = content.read(min(CHUNK_BYTES, left))
+        if not chunk:
+            raise OSError(f"The content ends {left} bytes too early")
+        left -= len(chunk)
+        yield chunk

@@ -13,11 +13,13 @@ from werkzeug.wrappers import Response as AnyResponse
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.service import Files, Target, Upload
 from airflow_asyncaction.filestores.base import CHUNK_BYTES
+from airflow_asyncaction.protocol.content_answers import ContentAnswer
+from airflow_asyncaction.protocol.file_rules import attached_answer, location_answer, upload_answer
 from airflow_asyncaction.protocol.files import Announcement, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Credentials
-from airflow_asyncaction.web.content import CONTENT_PATH, ContentAnswer
+from airflow_asyncaction.web.content import CONTENT_PATH, chunks_of
 from airflow_asyncaction.web.security import SignedRequest, job_request
 
 HookUrl = Callable[[Request], str]
@@ -40,7 +42,7 @@ def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blue
         signed = job_request(request, settings)
         target = Target(store, property_, Role.OUTPUT, uuid)
         attached = files.complete(signed, target, index, signed.prove)
-        return jsonify({"done": True, "Map": attached.to_map()})
+        return jsonify(attached_answer(attached))
 
     @blueprint.get("/download/<store>/<uuid>/<property_>/<index:index>")
     def download(store: str, uuid: str, property_: str, index: int) -> AnyResponse:
@@ -49,7 +51,7 @@ def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blue
         location = files.locate(signed, wanted, index, signed.prove, content_url(request, hook_url))
         if request.args.get("redirect") == "true":
             return redirect(location.url)
-        return jsonify({"Location": location.url, "Map": location.file.to_map()})
+        return jsonify(location_answer(location.url, location.file))
 
     return blueprint
 
@@ -68,7 +70,7 @@ def contents_blueprint(files: Files) -> Blueprint:
         except BaseException:
             receiving.discard()
             raise
-        return jsonify({"done": True, "Map": attached.to_map()})
+        return jsonify(attached_answer(attached))
 
     @blueprint.get(f"{CONTENT_PATH}<token>")
     def get_content(token: str) -> Response:
@@ -98,15 +100,7 @@ def content_url(request: Request, hook_url: HookUrl) -> str:
 
 def upload_json(upload: Upload) -> dict[str, Any]:
     """Return what a job, or a task, is to do to have its file attached."""
-    if upload.url is None:
-        return {"done": True, "index": upload.index}
-    return {
-        "done": False,
-        "index": upload.index,
-        "url": upload.url,
-        "method": "PUT",
-        "complete": upload.is_direct,
-    }
+    return upload_answer(upload.index, upload.url, is_direct=upload.is_direct)
 
 
 def _take(receiving: Receiving, request: Request) -> None:
@@ -116,4 +110,4 @@ def _take(receiving: Receiving, request: Request) -> None:
 
 def _give(answer: ContentAnswer, opened: BinaryIO) -> Iterator[bytes]:
     with closing(opened):
-        yield from answer.chunks(opened)
+        yield from chunks_of(answer, opened)

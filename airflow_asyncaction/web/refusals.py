@@ -3,59 +3,41 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response
-from werkzeug.exceptions import HTTPException
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from airflow_asyncaction.exceptions import (
     ActionAdopted,
     ActionNotFound,
     FileRefused,
     FileStoreUnavailable,
-    MalformedReport,
+    ProtocolError,
     RegistrationRefused,
-    ReportTooLarge,
     SecretUnreadable,
     SignatureError,
-    StaleTime,
     StoreUnavailable,
     UserRefused,
 )
 from airflow_asyncaction.protocol.actions import unix_ms
 from airflow_asyncaction.protocol.lifecycle import Refused
+from airflow_asyncaction.protocol.refusals import HTTP_CODES, Refusal
+from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER = {"Retry-After": "2"}
 _CLOSE = {"Connection": "close"}  # the rest of the body is not read
 
-_REFUSED_STATUS = {"already_ended": 409, "nonce_reused": 409, "superseded": 410}
 _REGISTRATION_STATUS = {
     "already_registered": 409,
     "no_such_task_instance": 404,
     "not_proven": 403,
     "stopped": 409,
-}
-_FILE_STATUS = {
-    "already_ended": 409,
-    "bad_token": 403,
-    "content_lost": 404,
-    "content_missing": 409,
-    "hash_mismatch": 412,
-    "no_such_file": 404,
-    "no_such_store": 404,
-    "not_yours": 403,
-    "property_taken": 409,
-    "superseded": 410,
-    "too_large": 413,
-    "too_many_files": 409,
-    "too_slow": 408,
 }
 _USER_STATUS = {
     "already_ended": 409,
@@ -72,44 +54,6 @@ _USER_STATUS = {
     "not_signed_in": 401,
     "run_refused": 409,
 }
-_HTTP_CODES = {
-    404: "no_such_route",
-    405: "method_not_allowed",
-    413: "too_large",
-    429: "too_many",
-}
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """The answer to a request that failed."""
-
-    status: int
-    code: str
-    message: str
-    more: dict[str, Any] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The body."""
-        return {"error": self.code, "message": self.message, **self.more}
-
-    @classmethod
-    def method_not_allowed(cls, allowed: Iterable[str]) -> Refusal:
-        """Return the answer to a method that a route has not."""
-        methods = ", ".join(allowed)
-        return cls(405, _HTTP_CODES[405], f"The methods are {methods}", headers={"Allow": methods})
-
-    @staticmethod
-    def incomplete() -> Refusal:
-        """Return the answer to a body that ends too early. Only the server's access log sees it."""
-        return Refusal(400, "incomplete", "The connection was closed before the body ended: send it again")
-
-    @staticmethod
-    def encode(fields: dict[str, Any]) -> bytes:
-        """Return a body as it is sent."""
-        return json.dumps(fields, separators=(",", ":")).encode()
 
 
 class ReportRefused(Exception):
@@ -142,26 +86,13 @@ def _response(error: Exception) -> Response:
     )
 
 
-def _signature(error: SignatureError) -> Refusal:
-    more = {"serverTime": unix_ms(datetime.now(UTC))} if isinstance(error, StaleTime) else {}
-    return Refusal(401, error.code, str(error), more)
-
-
-def _malformed(error: MalformedReport) -> Refusal:
-    return Refusal(400, error.code, str(error), {"field": error.field})
-
-
-def _report_refused(error: ReportRefused) -> Refusal:
-    return Refusal(_REFUSED_STATUS[error.refused.code], error.refused.code, error.refused.message)
+def _request(error: ProtocolError) -> Refusal:
+    return Refusal.of_request(error, server_time_ms=unix_ms(datetime.now(UTC)))
 
 
 def _user_refused(error: UserRefused) -> Refusal:
     headers = {"WWW-Authenticate": "Bearer"} if error.code == "not_signed_in" else {}
     return Refusal(_USER_STATUS[error.code], error.code, str(error), error.more, headers)
-
-
-def _file_refused(error: FileRefused) -> Refusal:
-    return Refusal(_FILE_STATUS[error.code], error.code, str(error))
 
 
 def _file_store(error: FileStoreUnavailable) -> Refusal:
@@ -184,28 +115,35 @@ def _unreadable(error: SecretUnreadable) -> Refusal:
     return Refusal(503, "unavailable", "This server cannot read the action's secret", headers=_RETRY_AFTER)
 
 
+def _method_not_allowed(error: MethodNotAllowed) -> Refusal:
+    """Refuse a method. A job is not told of the route that launches operations, which takes any name."""
+    is_operation = request.path.count("/") == 1 and list(error.valid_methods or ()) == ["PUT"]
+    if is_operation and JOB_ID_HEADER in request.headers:
+        return Refusal.no_such_route()
+    return _http(error)
+
+
 def _http(error: HTTPException) -> Refusal:
     status = error.code or 500
     headers = {name: value for name, value in error.get_headers() if name.lower() in ("retry-after", "allow")}
     if status == 413:
         headers |= _CLOSE
     return Refusal(
-        status, _HTTP_CODES.get(status, "bad_request"), error.description or error.name, headers=headers
+        status, HTTP_CODES.get(status, "bad_request"), error.description or error.name, headers=headers
     )
 
 
 _ANSWERS: dict[type[BaseException], Callable[[Any], Refusal]] = {
-    SignatureError: _signature,
     ActionAdopted: lambda error: Refusal(410, "superseded", str(error)),
-    ActionNotFound: lambda _: _signature(SignatureError()),
-    MalformedReport: _malformed,
-    ReportTooLarge: lambda error: Refusal(413, error.code, str(error)),
-    ReportRefused: _report_refused,
+    ActionNotFound: lambda _: _request(SignatureError()),
+    ProtocolError: _request,
+    ReportRefused: lambda error: Refusal.of_report(error.refused),
     UserRefused: _user_refused,
-    FileRefused: _file_refused,
+    FileRefused: Refusal.of_file,
     FileStoreUnavailable: _file_store,
     RegistrationRefused: _registration,
     SecretUnreadable: _unreadable,
     StoreUnavailable: _unavailable,
+    MethodNotAllowed: _method_not_allowed,
     HTTPException: _http,
 }

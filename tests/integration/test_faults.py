@@ -19,9 +19,11 @@ from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table
+from airflow_asyncaction.testing import JobServer
 from airflow_asyncaction.web.app import create_app
 from dev.postgres import Postgres
 from tests.integration.databases import Database
+from tests.integration.seen_answers import seen
 from tests.integration.servers import served_alone
 from tests.integration.signed_jobs import HookClient, SignedJob, new_nonce
 from tests.shared import WORKER
@@ -49,6 +51,19 @@ def test_a_database_that_is_away_is_waited_for(job: SignedJob, postgres_server: 
         assert job.send("GET", "/task/action").error == (503, "unavailable")
     assert job.report(nonce=nonce, logs=["after"]).status == 200
     assert [line.message for line in job.view().logs] == ["before", "after"]
+
+
+@on_postgresql
+def test_the_server_for_tests_is_away_in_the_same_way(job: SignedJob, postgres_server: Postgres) -> None:
+    postgres_server.go_away()
+    try:
+        away = job.report()
+    finally:
+        postgres_server.come_back()
+    with JobServer() as double, HookClient(double.hook) as client:
+        double.pause()
+        paused = SignedJob(double.new_job().info, client).report()
+    assert seen(paused) == seen(away)
 
 
 @on_postgresql

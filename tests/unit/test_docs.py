@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from airflow_asyncaction import exceptions, runner_config
+from airflow_asyncaction.protocol import refusals as protocol_refusals
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.settings import OPTIONS
 from airflow_asyncaction.testing import TestedJob
@@ -49,11 +50,11 @@ def below(kind: type[exceptions.AsyncActionError]) -> list[type[exceptions.Async
 def refusal_codes() -> set[str]:
     """Return every ``error`` that a route may answer with."""
     source = Path(refusals.__file__).read_text()
-    codes = set(re.findall(r'(?:Refusal\(\s*\d+|_HTTP_CODES\.get\(status), "(\w+)"', source))
-    for name, table in vars(refusals).items():
+    codes = set(re.findall(r'(?:Refusal\(\s*\d+|HTTP_CODES\.get\(status), "(\w+)"', source))
+    for name, table in {**vars(protocol_refusals), **vars(refusals)}.items():
         if name.endswith("_STATUS"):
             codes |= set(table)
-        elif name == "_HTTP_CODES":
+        elif name == "HTTP_CODES":
             codes |= set(table.values())
     return codes | {kind.code for kind in below(exceptions.ProtocolError) if "code" in vars(kind)}  # type: ignore[attr-defined]
 

@@ -25,6 +25,7 @@ from airflow_asyncaction.job.content import Contents
 from airflow_asyncaction.job.files import find_files
 from airflow_asyncaction.job.transfer import Source, fetch_file, send_file
 from airflow_asyncaction.protocol.digests import Digests, digests
+from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.testing import JobServer, TestedJob
 from airflow_asyncaction.testing_files import StoredFile
 from tests.means import need
@@ -222,8 +223,10 @@ def test_an_object_stores_refusal_is_told_without_what_it_may_quote(plain_store:
 
 def test_files_of_an_action_that_has_ended(tested: TestedJob, job: Job, tmp_path: Path) -> None:
     job.result(1)
+    job.upload("model", write(tmp_path / "m"))  # the process still runs
+    tested.exit(Exit(code=0))
     with pytest.raises(ServerError) as caught:
-        job.upload("model", write(tmp_path / "m"))
+        job.upload("model", write(tmp_path / "n", b"another"))
     assert caught.value.code == "already_ended"
     tested.supersede()
     for transfer in (job.upload, job.download):

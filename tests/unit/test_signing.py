@@ -40,9 +40,7 @@ NONCE = "n" * 16
 CONTENT = Content("POST", "/status", "", b"{}")
 NOW_MS = 1_700_000_000_000
 
-PATHS: list[Vector] = json.loads(
-    (Path(__file__).parent.parent / "vectors" / "paths.json").read_text(encoding="utf-8")
-)
+PATHS: list[Vector] = json.loads((files(protocol) / "vectors/paths.json").read_text(encoding="utf-8"))
 each_vector = pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
 hostile_text = (
     st.text() | st.text(st.characters()) | st.sampled_from(["v2=", "v2=" + "0" * 64, "0" * 64, "1"])

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How errors are answered (PROTOCOL.md, 3, errors): for the API server, and for the test server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_asyncaction.exceptions import (
+    FileRefused,
+    MalformedReport,
+    ProtocolError,
+    ReportTooLarge,
+    SignatureError,
+    StaleTime,
+)
+from airflow_asyncaction.protocol.lifecycle import Refused
+
+REPORT_STATUS: Mapping[str, int] = {"already_ended": 409, "nonce_reused": 409, "superseded": 410}
+FILE_STATUS: Mapping[str, int] = {
+    "already_ended": 409,
+    "bad_token": 403,
+    "content_lost": 404,
+    "content_missing": 409,
+    "hash_mismatch": 412,
+    "no_such_file": 404,
+    "no_such_store": 404,
+    "not_yours": 403,
+    "property_taken": 409,
+    "superseded": 410,
+    "too_large": 413,
+    "too_many_files": 409,
+    "too_slow": 408,
+}
+HTTP_CODES: Mapping[int, str] = {
+    404: "no_such_route",
+    405: "method_not_allowed",
+    413: "too_large",
+    429: "too_many",
+}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The answer to a request that failed."""
+
+    status: int
+    code: str
+    message: str
+    more: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The body."""
+        return {"error": self.code, "message": self.message, **self.more}
+
+    @classmethod
+    def no_such_route(cls) -> Refusal:
+        """Return the answer to a request for a path that is no route."""
+        return cls(404, HTTP_CODES[404], "There is no such route: mind the hook's path")
+
+    @classmethod
+    def method_not_allowed(cls, allowed: Iterable[str]) -> Refusal:
+        """Return the answer to a method that a route does not have."""
+        methods = ", ".join(allowed)
+        return cls(405, HTTP_CODES[405], f"The methods are {methods}", headers={"Allow": methods})
+
+    @classmethod
+    def of_report(cls, refused: Refused) -> Refusal:
+        """Return the answer to a report that the lifecycle refused."""
+        return cls(REPORT_STATUS[refused.code], refused.code, refused.message)
+
+    @classmethod
+    def of_file(cls, error: FileRefused) -> Refusal:
+        """Return the answer to a request about a file."""
+        return cls(FILE_STATUS[error.code], error.code, str(error))
+
+    @classmethod
+    def of_request(cls, error: ProtocolError, *, server_time_ms: int) -> Refusal:
+        """Return the answer to a request that is not signed by a job, or says nothing that can be read."""
+        if isinstance(error, SignatureError):
+            more = {"serverTime": server_time_ms} if isinstance(error, StaleTime) else {}
+            return cls(401, error.code, str(error), more)
+        if isinstance(error, MalformedReport):
+            return cls(400, error.code, str(error), {"field": error.field})
+        return cls(413 if isinstance(error, ReportTooLarge) else 400, error.code, str(error))
+
+    @classmethod
+    def incomplete(cls) -> Refusal:
+        """Return the answer to a body that ends too early. Only the server's access log sees it."""
+        return cls(400, "incomplete", "The connection was closed before the body ended: send it again")
+
+    @staticmethod
+    def encode(fields: Mapping[str, Any]) -> bytes:
+        """Return a body as it is sent."""
+        return json.dumps(fields, separators=(",", ":")).encode()
