@@ -119,7 +119,8 @@ def _action_commands() -> list[ActionCommand]:
         ),
         ActionCommand(
             name="stop",
-            help="Ask an action's job to stop; one that is not launched yet never will be",
+            help="Ask an action's job to stop; one that is not launched yet never will be, and one that has"
+            " failed is not tried again",
             func=lazy_load_command("airflow_asyncaction.cli.actions.stop"),
             args=(_UUID, _YES, ARG_OUTPUT, ARG_VERBOSE),
         ),

@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from airflow_asyncaction import __version__
@@ -17,14 +18,17 @@ from airflow_asyncaction.job.wrap_files import Binding
 _DESCRIPTION = """\
 Run an unmodified program as a job of Airflow. Its output is passed through and reported as log lines; its end
 is reported as SUCCESS (exit code 0) or ERROR. The program may report by itself as well: an end that it has
-reported stands. Once Airflow asks the job to stop, no end is reported: its exit is the end.
+reported stands. If Airflow has asked the job to stop, the end is ERROR, Stopped, whatever the exit code is.
+If the end cannot be reported, that is said on stderr, and the exit code is the program's all the same.
 SIGTERM, SIGINT and SIGHUP are passed on to the program's process group, SIGUSR1 and SIGUSR2 to the program.
 Inputs are fetched before the program starts: all files of the action's property NAME into a folder, if PATH
 is one or ends in /, else its only file to PATH. Outputs are uploaded after the program has ended with exit
-code 0, to the property NAME: the file PATH, all below the folder PATH, or what the pattern PATH matches.
-Exit code: the program's; killed by the same signal if it was; 125: wrong usage or JOB_ variables, or an input
-or output that failed, 126: the program cannot be run, 127: it was not found. Without JOB_ variables the
-program is run, and nothing else."""
+code 0, unless it was asked to stop, to the property NAME: the file PATH, all files below the folder PATH, or
+those that match the pattern PATH.
+Airflow is reached through the web proxy that curl would choose: http_proxy, https_proxy, all_proxy, no_proxy.
+Exit code: the program's; killed by the same signal if it was. 125: wrong usage, wrong JOB_ variables, an
+unusable proxy, or an input or output that failed; 126: the program cannot be run; 127: it was not found.
+Without JOB_ variables the program is run, and nothing else."""
 
 
 class _UsageError(Exception):
@@ -74,13 +78,15 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _parser() -> argparse.ArgumentParser:
     defaults = wrap.Options()
-    parser = _Parser(prog="python -m airflow_asyncaction.job", description=_DESCRIPTION)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    started = Path(sys.argv[0]).name
+    parser = _Parser(prog=started if started.endswith(".pyz") else "python -m airflow_asyncaction.job")
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
     run = verbs.add_parser(
         "run", usage="%(prog)s [options] -- CMD ...", help="run a program and report for it"
     )
+    for each in (parser, run):
+        each.description, each.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
     for name, default, meaning in (
         ("--heartbeat-interval", defaults.heartbeat_seconds, "between reports, at most"),
         ("--stop-grace", defaults.stop_grace_seconds, "between SIGTERM and SIGKILL when asked to stop"),

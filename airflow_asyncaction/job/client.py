@@ -18,8 +18,10 @@ from types import TracebackType
 from typing import Any
 
 from airflow_asyncaction.exceptions import AsyncActionError
+from airflow_asyncaction.job.content import Contents
 from airflow_asyncaction.job.files import JobFiles, Named, find_files
 from airflow_asyncaction.job.outbox import tidy
+from airflow_asyncaction.job.proxies import Proxies
 from airflow_asyncaction.job.reporter import Reporter, Timing, say
 from airflow_asyncaction.job.transfer import File
 from airflow_asyncaction.job.transport import Request, Transport
@@ -46,7 +48,8 @@ class Job:
     :param info: who the job is; ``None``: outside Airflow, nothing is sent
     :param echo: gets each logged line at once, in the thread that logs it
     :param agent: what the server is told of this process; default: hostname, platform, pid, python
-    :raises JobInfoError: the hook's URL cannot be used
+    :param proxies: default: the web proxies of this process's environment
+    :raises JobInfoError: the hook's URL, or its proxy, cannot be used
     """
 
     def __init__(
@@ -56,17 +59,20 @@ class Job:
         echo: Callable[[LogLine], None] | None = None,
         agent: Mapping[str, Any] | None = None,
         timing: Timing | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         timing = timing or Timing()
+        proxies = proxies or Proxies()
         self._info = info
         self._echo = echo
         self._arguments: Any = None
         self._has_arguments = False
         self._reporter: Reporter | None = None
         if info is not None:
-            transport = Transport(info, timeout_seconds=timing.timeout_seconds)
+            transport = Transport(info, timeout_seconds=timing.timeout_seconds, proxies=proxies)
             self._reporter = Reporter(transport, agent=agent or this_agent(), timing=timing)
-        self._files = JobFiles(info, self._reporter, timing, self.log)
+        contents = Contents(proxies=proxies)
+        self._files = JobFiles(info, self._reporter, contents, timing, self.log)
 
     def __repr__(self) -> str:
         return f"<Job {self._info.job_id if self._info else 'outside Airflow'}>"
@@ -308,12 +314,13 @@ def open_job(environ: Mapping[str, str] | None = None, *, timing: Timing | None 
     """Return the job that this process is, started; outside Airflow, one that sends nothing.
 
     :param environ: default: ``os.environ``
-    :raises JobInfoError: some of the JOB_ variables are missing or wrong
+    :raises JobInfoError: some of the JOB_ variables are missing or wrong, or the proxy cannot be used
     """
-    info = JobInfo.from_environ(os.environ if environ is None else environ)
+    environ = os.environ if environ is None else environ
+    info = JobInfo.from_environ(environ)
     if info is None:
         _say_outside()
-    job = Job(info, timing=timing)
+    job = Job(info, timing=timing, proxies=Proxies(environ))
     job.start()
     return job
 

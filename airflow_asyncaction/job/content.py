@@ -5,19 +5,29 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
+from dataclasses import field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from airflow_asyncaction import __version__
-from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
-from airflow_asyncaction.job.transport import BROKEN, Backoff, describe_error, error_of, retry_after_seconds
+from airflow_asyncaction.exceptions import AsyncActionError, ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.job.proxies import Proxies, Proxy, tunnel_refusal
+from airflow_asyncaction.job.transport import (
+    BROKEN,
+    Backoff,
+    describe_error,
+    describe_place,
+    error_of,
+    retry_after_seconds,
+)
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.resending import is_worth_resending
 
@@ -92,19 +102,13 @@ class Patience:
 
 @keyword_dataclass
 class Contents:
-    """The way to content URLs. An error names their host only.
+    """The way to content URLs. An error names their host, and the proxy, only.
 
-    :param own_host: of the hook; it is reached directly, others through the proxies of the environment
     :param timeout_seconds: for connecting, and for each wait for more bytes or for an answer
     """
 
-    own_host: str
+    proxies: Proxies = field(default_factory=Proxies)
     timeout_seconds: float = 60.0
-
-    @classmethod
-    def of(cls, hook: str) -> Contents:
-        """Return the way to the content URLs that a hook hands out."""
-        return cls(own_host=urlsplit(hook).hostname or "")
 
     def put(self, url: str, chunks: Iterable[bytes], *, size_bytes: int, method: str = "PUT") -> None:
         """Send a content.
@@ -123,24 +127,49 @@ class Contents:
         self, url: str, method: str, headers: Mapping[str, str], chunks: Iterable[bytes] | None
     ) -> http.client.HTTPResponse:
         host = _host_of(url)
+        way = _Way(self.proxies)
         request = urllib.request.Request(  # noqa: S310 - its scheme was looked at
             url, chunks, {"User-Agent": f"airflow-asyncaction/{__version__}", **headers}, method=method
         )
         try:
-            response: http.client.HTTPResponse = self._opener(host).open(
-                request, timeout=self.timeout_seconds
-            )
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), way, _Bare, *_HANDLERS)
+            response: http.client.HTTPResponse = opener.open(request, timeout=self.timeout_seconds)
         except urllib.error.HTTPError as refusal:
             with refusal:
-                raise _judge(host, refusal) from None
+                retry_after = refusal.headers.get("Retry-After")
+                raise _judge(way.describe(host), refusal.code, refusal, retry_after) from None
         except BROKEN as error:
-            raise ContentOutage(f"No answer from {host}: {_describe(error)}") from None
+            status = tunnel_refusal(error)
+            if status is not None:
+                raise _judge(way.describe(host), status, io.BytesIO()) from None
+            raise ContentOutage(f"No answer from {way.describe(host)}: {_describe(error)}") from None
         return response
 
-    def _opener(self, host: str) -> urllib.request.OpenerDirector:
-        # None: those of the environment
-        proxies: dict[str, str] | None = {} if host == self.own_host else None
-        return urllib.request.build_opener(urllib.request.ProxyHandler(proxies), _Bare, *_HANDLERS)
+
+class _Way(urllib.request.BaseHandler):
+    """Sends requests through the proxy of their URL, those after a redirect included."""
+
+    handler_order = 100  # before the handlers that open
+
+    def __init__(self, proxies: Proxies) -> None:
+        self._proxies = proxies
+        self._proxy: Proxy | None = None
+
+    def http_open(self, request: urllib.request.Request) -> None:
+        try:
+            self._proxy = self._proxies.choose(request.full_url)
+        except ValueError as error:
+            raise AsyncActionError(str(error)) from None
+        if self._proxy is not None:
+            request.set_proxy(self._proxy.place, request.type)
+            for name, value in self._proxy.headers.items():
+                request.add_unredirected_header(name, value)
+
+    https_open = http_open
+
+    def describe(self, host: str) -> str:
+        """Say who was asked, and by which way."""
+        return describe_place(host, self._proxy)
 
 
 class _HearsRefusals(http.client.HTTPConnection):
@@ -203,16 +232,17 @@ def _describe(error: Exception) -> str:
     return describe_error(error)
 
 
-def _judge(host: str, refusal: urllib.error.HTTPError) -> ContentOutage | ServerError:
+def _judge(
+    place: str, status: int, answer: BinaryIO | urllib.error.HTTPError, retry_after: str | None = None
+) -> ContentOutage | ServerError:
     """Return what a refused content means."""
-    status = refusal.code
-    code, said = _read_refusal(refusal)
-    text = f"{host} refused the content: it answered {status}"
+    code, said = _read_refusal(answer)
+    text = f"{place} refused the content: it answered {status}"
     text += (f" {code}" if code else "") + (f": {said}" if said else "")
     if status == HTTPStatus.FORBIDDEN:
         return ContentOutage(text, status=status, code=code, is_stale=True)
     if is_worth_resending(status, code) and status != HTTPStatus.INSUFFICIENT_STORAGE:
-        wait_seconds = retry_after_seconds(refusal.headers.get("Retry-After"))
+        wait_seconds = retry_after_seconds(retry_after)
         return ContentOutage(text, status=status, code=code, wait_seconds=wait_seconds)
     if status == HTTPStatus.GONE:
         return Superseded(text, status=status, code=code)
@@ -220,10 +250,10 @@ def _judge(host: str, refusal: urllib.error.HTTPError) -> ContentOutage | Server
     return ServerError(f"{text} ({advice})" if advice else text, status=status, code=code)
 
 
-def _read_refusal(refusal: urllib.error.HTTPError) -> tuple[str, str]:
+def _read_refusal(answer: BinaryIO | urllib.error.HTTPError) -> tuple[str, str]:
     """Return code and message; of an object store's XML the code alone, as its message may quote the URL."""
     try:
-        body = refusal.read(_MAX_REFUSAL_BYTES)
+        body = answer.read(_MAX_REFUSAL_BYTES)
     except BROKEN:
         return "", ""
     if found := _XML_CODE.search(body):

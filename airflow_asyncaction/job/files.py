@@ -79,10 +79,16 @@ class JobFiles:
     """
 
     def __init__(
-        self, info: JobInfo | None, reporter: Reporter | None, timing: Timing, log: Callable[[str], None]
+        self,
+        info: JobInfo | None,
+        reporter: Reporter | None,
+        contents: Contents,
+        timing: Timing,
+        log: Callable[[str], None],
     ) -> None:
         self._info = info
         self._reporter = reporter
+        self._contents = contents
         self._patience_seconds = timing.report_patience_seconds
         self._log = log
 
@@ -137,7 +143,7 @@ class JobFiles:
                 self._reporter.call,
                 place.path("upload"),
                 source,
-                contents=self._contents(),
+                contents=self._contents,
                 name=named.name,
                 metadata=metadata,
                 mimetype=mimetype,
@@ -154,7 +160,7 @@ class JobFiles:
                 reporter.call,
                 f"{place.path('download')}/{index}",
                 choose,
-                contents=self._contents(),
+                contents=self._contents,
                 on_progress=show,
                 patience_seconds=self._patience_seconds,
             )
@@ -165,10 +171,6 @@ class JobFiles:
         if self._reporter is None:
             raise AsyncActionError("There are no files to download outside Airflow")
         return self._reporter
-
-    def _contents(self) -> Contents:
-        assert self._info is not None  # noqa: S101
-        return Contents.of(self._info.hook)
 
 
 class _Shown:

@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from airflow_asyncaction import __version__
 from airflow_asyncaction.exceptions import JobInfoError, ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.job.proxies import Proxies, Proxy, tunnel_refusal
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.resending import is_worth_resending
@@ -101,15 +102,20 @@ class ServerKeepsFailing(ServerUnreachable):
 class Transport:
     """A signed way to one hook.
 
-    One thread sends at a time; callers see to it. It goes to the hook directly: proxy variables are not read.
-    An error never holds the secret, a header or what was sent.
+    One thread sends at a time; callers see to it. An error never holds a secret, a header or what was sent.
 
     :param timeout_seconds: for connecting, and for each wait for more bytes
-    :raises JobInfoError: the hook's URL cannot be used
+    :param proxies: default: those of this process's environment
+    :raises JobInfoError: the hook's URL, or its proxy, cannot be used
     """
 
     def __init__(
-        self, info: JobInfo, *, timeout_seconds: float = 10.0, backoff: Backoff | None = None
+        self,
+        info: JobInfo,
+        *,
+        timeout_seconds: float = 10.0,
+        backoff: Backoff | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         self._info = info
         self._timeout_seconds = timeout_seconds
@@ -123,8 +129,13 @@ class Transport:
             raise JobInfoError("JOB_HOOK is not a URL") from None
         if not self._host:
             raise JobInfoError("JOB_HOOK names no host")
+        self._netloc = url.netloc.rpartition("@")[2]
         self._is_https = url.scheme == "https"
         self._prefix = quote(url.path.rstrip("/"), safe="/%:@!$&'()*+,;=~-._")
+        try:
+            self._proxy = (proxies or Proxies()).choose(info.hook)
+        except ValueError as error:
+            raise JobInfoError(str(error)) from None
 
     def send(
         self,
@@ -164,7 +175,8 @@ class Transport:
     def _unreachable(
         self, outage: _Outage, kind: type[ServerUnreachable] = ServerUnreachable
     ) -> ServerUnreachable:
-        return kind(f"No answer from {self._host}: {outage}", status=outage.status, code=outage.code)
+        place = describe_place(self._host, self._proxy)
+        return kind(f"No answer from {place}: {outage}", status=outage.status, code=outage.code)
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
@@ -193,19 +205,23 @@ class Transport:
             return self._round_trip(request)
         except BROKEN as error:
             if not reused:
-                raise _Outage(describe_error(error)) from None
+                return _answer_of_proxy(error)
         try:
             return self._round_trip(request)
         except BROKEN as error:
-            raise _Outage(describe_error(error)) from None
+            return _answer_of_proxy(error)
 
     def _round_trip(self, request: Request) -> _Answer:
         target = self._prefix + request.path or "/"
         if request.query:
             target += "?" + request.query
+        headers = self._headers(request)
+        if self._proxy is not None and not self._is_https:
+            target = f"http://{self._netloc}{target}"
+            headers.update(self._proxy.headers)
         connection, self._connection = self._connection or self._connect(), None
         try:  # a signal handler that sends meanwhile has a connection of its own
-            connection.request(request.method, target, request.body or None, self._headers(request))
+            connection.request(request.method, target, request.body or None, headers)
             response = connection.getresponse()
             payload = response.read(MAX_ANSWER_BYTES)
         except BaseException:  # a signal handler's exception too leaves the connection useless
@@ -220,7 +236,13 @@ class Transport:
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._is_https else http.client.HTTPConnection
-        return kind(self._host, self._port, timeout=self._timeout_seconds)
+        proxy = self._proxy
+        if proxy is None:
+            return kind(self._host, self._port, timeout=self._timeout_seconds)
+        connection = kind(proxy.host, proxy.port, timeout=self._timeout_seconds)
+        if self._is_https:
+            connection.set_tunnel(self._host, self._port, proxy.headers)
+        return connection
 
     def _headers(self, request: Request) -> dict[str, str]:
         content = Content(request.method, request.path, request.query, request.body)
@@ -248,7 +270,24 @@ class Transport:
                 text, status=answer.status, code=code, retry_after=retry_after_seconds(answer.retry_after)
             )
         kind = Superseded if answer.status == HTTPStatus.GONE else ServerError
-        raise kind(f"{self._host} refused: {text}", status=answer.status, code=code)
+        place = describe_place(self._host, self._proxy)
+        raise kind(f"{place} refused: {text}", status=answer.status, code=code)
+
+
+def _answer_of_proxy(error: Exception) -> _Answer:
+    """Return the answer of a proxy that made no tunnel.
+
+    :raises _Outage: no answer came
+    """
+    status = tunnel_refusal(error)
+    if status is None:
+        raise _Outage(describe_error(error)) from None
+    return _Answer(status, b"")
+
+
+def describe_place(host: str, proxy: Proxy | None) -> str:
+    """Say who was asked, and by which way."""
+    return host if proxy is None else f"{host} (through the proxy {proxy.place})"
 
 
 def _wait(until: float, give_up: Callable[[], bool]) -> bool:

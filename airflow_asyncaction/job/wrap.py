@@ -20,6 +20,7 @@ from typing import Any
 from airflow_asyncaction.exceptions import JobInfoError, ServerError, Superseded
 from airflow_asyncaction.job.client import Job, this_agent
 from airflow_asyncaction.job.outbox import tidy
+from airflow_asyncaction.job.proxies import Proxies
 from airflow_asyncaction.job.reporter import Timing, say
 from airflow_asyncaction.job.streams import Pump
 from airflow_asyncaction.job.wrap_files import (
@@ -84,7 +85,7 @@ def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) ->
                 say("there are no files outside Airflow: inputs and outputs are ignored")
             return _become(command, environ)
         agent = {**this_agent(), "program": tidy(command[0])}
-        job = Job(info, agent=agent, timing=_timing(options))
+        job = Job(info, agent=agent, timing=_timing(options), proxies=Proxies(environ))
     except JobInfoError as error:
         say(str(error))
         return WRAPPER_FAILED
@@ -124,7 +125,8 @@ def report_failure(message: str, environ: Mapping[str, str]) -> None:
     with contextlib.suppress(JobInfoError):
         info = JobInfo.from_environ(environ)
         if info is not None:
-            job = Job(info, timing=_timing(Options(report_timeout_seconds=10.0)))
+            timing = _timing(Options(report_timeout_seconds=10.0))
+            job = Job(info, timing=timing, proxies=Proxies(environ))
             _report(lambda: job.fail(message, name="WrapperFailed"), job)
 
 

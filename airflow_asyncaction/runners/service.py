@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
 from airflow_asyncaction.job import Job, use_job
+from airflow_asyncaction.job.proxies import Proxies
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import LogLine
@@ -67,7 +68,7 @@ class ServiceRunner:
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
         """Call it, report its result or exception, and return how it ended."""
-        job = self._job = Job(info, echo=self._echo)
+        job = self._job = Job(info, echo=self._echo, proxies=Proxies.of_worker(info.hook))
         if self._stop_asked:
             job.ask_to_stop()
         on_launched({"host": socket.gethostname(), "pid": os.getpid()})

@@ -207,7 +207,7 @@ def test_a_download_begins_anew_where_there_are_no_ranges(plain_store: str, tmp_
         lambda _request: answer,
         "/download/default/uuid/data/0",
         lambda file: tmp_path / file.name,
-        contents=Contents(own_host=""),
+        contents=Contents(),
     )
     assert fetched.path.read_bytes() == CONTENT
     assert _PlainStore.asked_for == [None, f"bytes={MIB}-"]
@@ -217,7 +217,7 @@ def test_an_object_stores_refusal_is_told_without_what_it_may_quote(plain_store:
     answer = {"done": False, "index": 0, "url": plain_store, "method": "PUT", "complete": True}
     source = Source("m", lambda: io.BytesIO(b"x"))
     with pytest.raises(ServerError, match="refused the content: it answered 403 AccessDenied") as caught:
-        send_file(lambda _request: answer, "/upload/x/model", source, contents=Contents(own_host=""))
+        send_file(lambda _request: answer, "/upload/x/model", source, contents=Contents())
     assert "secret" not in str(caught.value)
 
 
@@ -315,7 +315,7 @@ def test_a_content_that_is_stored_is_not_sent(server: JobServer, job: Job, tmp_p
     server.break_transfers(1, 0)
     source = Source.from_path(write(tmp_path / "m", CONTENT))
     target = f"/upload/default/{job.info.job_id if job.info else ''}/model"
-    sent = send_file(job.send, target, source, contents=Contents(own_host="127.0.0.1"), patience_seconds=0)
+    sent = send_file(job.send, target, source, contents=Contents(), patience_seconds=0)
     assert (sent.was_stored, sent.file.name, sent.file.property) == (True, "m", "model")
 
 
@@ -360,7 +360,7 @@ def test_a_file_that_changes_while_it_is_uploaded(contents: tuple[bytes, ...], i
             target = f"/upload/default/{tested.info.job_id}/model"
             source = Source("growing.log", Changing(*contents).open)
             with pytest.raises(ServerError, match=r"growing.log changed while it was uploaded") as caught:
-                send_file(job.send, target, source, contents=Contents(own_host="127.0.0.1"))
+                send_file(job.send, target, source, contents=Contents())
     assert (caught.value.status, caught.value.code) == (412, "hash_mismatch")
     assert tested.files["model"] == []
 
@@ -375,7 +375,7 @@ def test_a_file_that_vanishes_while_it_is_uploaded_is_no_outage(tested: TestedJo
 
     target = f"/upload/default/{tested.info.job_id}/model"
     with pytest.raises(AsyncActionError, match="m cannot be read: FileNotFoundError"):
-        send_file(job.send, target, Source("m", open_once), contents=Contents(own_host="127.0.0.1"))
+        send_file(job.send, target, Source("m", open_once), contents=Contents())
 
 
 class Mislabelled(StoredFile):
@@ -487,21 +487,7 @@ def test_a_long_transfer_shows_its_progress_and_gives_the_jobs_own_back(
 def test_a_url_that_cannot_be_used_is_not_opened() -> None:
     for url in ("file:///etc/passwd", "ftp://h/x", "//h/x", "http://[", ""):
         with pytest.raises(ServerError, match="not http"):
-            Contents(own_host="h").get(url, {})
-
-
-def test_a_proxy_is_for_others_than_the_hooks_host(
-    server: JobServer, tested: TestedJob, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", server.hook.removesuffix("/async"))
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    tested.add_file("data", "x", b"x")
-    assert job.download("data", tmp_path).read_bytes() == b"x"
-    with pytest.raises(ServerError) as caught:  # the server, as a proxy, knows no such route
-        Contents(own_host="127.0.0.1").get("http://object-store.invalid/bucket?signature=s", {})
-    assert caught.value.status == 404
-    assert "signature" not in str(caught.value)
+            Contents().get(url, {})
 
 
 CONSTANT_MEMORY = """

@@ -16,6 +16,7 @@ from airflow_asyncaction.testing import JobServer, TestedJob
 from dev.zipapp import PACKAGE, PARTS, build_zipapp
 from tests.means import STRICT
 from tests.unit.old_pythons import OLDEST, installed, newer_expressions, newer_names, newer_than
+from tests.unit.web_proxy import WebProxy
 
 SOURCES = sorted(path for part in PARTS for path in PACKAGE.glob(part))
 OLD = installed((3, 8), (3, 9), (3, 10))
@@ -107,7 +108,10 @@ def test_the_client_reports_and_moves_files(
     tested = server.new_job({"rows": 3})
     tested.add_file("orders", "a/orders.csv", b"1,2,3")
     server.lose_answers(1)
-    done = execute(tested, python, "-c", PROGRAM, tmp_path, PYTHONPATH=str(zipapp))
+    with WebProxy() as proxy:
+        environ = {"PYTHONPATH": str(zipapp), "http_proxy": proxy.place}
+        done = execute(tested, python, "-c", PROGRAM, tmp_path, **environ)
+        assert len(proxy.requests) >= 6
     assert (done.returncode, done.stderr) == (0, "")
     assert (tested.action.state, tested.action.results) == (State.SUCCESS, '{"size":5}')
     assert tested.action.status_details == '{"progress":40,"message":"loading"}'

@@ -260,6 +260,24 @@ def test_stop_ends_the_group_and_is_reported(tested: TestedJob) -> None:
     assert (tested.action.state, tested.action.error_name) == (State.STOPPED, "Stopped")
 
 
+def test_a_program_that_ends_well_after_it_was_asked_to_stop_has_not_succeeded(tested: TestedJob) -> None:
+    wrapper = start(tested, "sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done")
+    wait_for_line(tested, "up")
+    tested.stop()
+    assert finish(wrapper)[0] == 0
+    tested.exit(Exit(code=0))
+    assert (tested.action.state, tested.action.error_name) == (State.STOPPED, "Stopped")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_the_help_says_what_happens(arguments: list[str]) -> None:
+    done = subprocess.run([*RUN[:-1], *arguments], capture_output=True, text=True, check=True)
+    said = " ".join(done.stdout.split())
+    assert "If Airflow has asked the job to stop, the end is ERROR, Stopped" in said
+    assert "If the end cannot be reported, that is said on stderr" in said
+    assert max(map(len, done.stdout.splitlines())) <= 110
+
+
 STUBBORN = """
 trap 'echo term' TERM
 sh -c 'trap "" TERM; echo child $$; sleep 600' &
