@@ -17,39 +17,12 @@ from tests.means import need
 
 ROOT = Path(__file__).parents[2]
 JOBS = ROOT / "example_dags" / "jobs"
-SIGNING = json.loads((ROOT / "airflow_asyncaction/protocol/vectors/signing.json").read_text())
-SHELLS = ["sh", "bash", "dash"]
 
 
 def run(job: TestedJob, *command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, env={**os.environ, **job.environ}, capture_output=True, text=True, timeout=60, check=True
     )
-
-
-@pytest.mark.parametrize("shell", SHELLS)
-@pytest.mark.parametrize("vector", [v for v in SIGNING if len(v["secret"]) <= 64 and v["secret"].isascii()])
-def test_the_shell_signs_as_the_vectors_say(vector: dict[str, str], shell: str) -> None:
-    need(shell, "openssl")
-    done = subprocess.run(
-        [shell, "-c", f'. "{JOBS / "signing.sh"}"; hmac'],
-        input=vector["string_to_sign"].encode(),
-        env={"PATH": os.environ["PATH"], "JOB_SECRET_KEY": vector["secret"]},
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout.decode() == vector["v2"]
-    assert done.stderr == b""
-
-
-@pytest.mark.parametrize("digit", ["6", "\\"])
-def test_the_shell_signs_with_a_key_that_is_padded_to_nul(digit: str) -> None:
-    need("openssl")
-    script = f'. "{JOBS / "signing.sh"}"; printf %b "$inner$outer" | od -An -v -tu1'
-    environ = {"PATH": os.environ["PATH"], "JOB_SECRET_KEY": digit * 3 + "a" * 40}
-    done = subprocess.run(["sh", "-c", script], env=environ, capture_output=True, text=True, check=True)
-    key = environ["JOB_SECRET_KEY"].encode().ljust(64, b"\0")
-    assert [int(text) for text in done.stdout.split()] == [b ^ 54 for b in key] + [b ^ 92 for b in key]
 
 
 def test_the_shell_job_reports(tested: TestedJob) -> None:
