@@ -130,6 +130,8 @@ class ActionRecord:
         """Return it as it stands in a list."""
         row = self.row
         progress, message = progress_of(self.status_details)
+        if progress is not None and self.state is State.SUCCESS:
+            progress = 100  # whatever its job reported last
         return {
             "uuid": row.id,
             "type": row.type,

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // One action, whole: how it stands, what came, what went in and out, and the way to stop it.
 
-import { AIRFLOW, ApiError, ROOT, Source, ask, path, query, serverNow } from "./api.js";
+import { taskLog } from "./airflow.js";
+import { ApiError, ROOT, Source, ask, path, query, serverNow } from "./api.js";
 import { fill, make, say } from "./dom.js";
 import { FileTable, JsonPanel } from "./contents.js";
+import { ErrorBox } from "./error.js";
 import { ENDS, age } from "./format.js";
 import { LogView } from "./log.js";
 import { Facts, Progress, State, crumbs, notice, time } from "./parts.js";
 import { StopButton } from "./stop.js";
-import { isFramed } from "./theme.js";
 import { Timeline, exitWords } from "./timeline.js";
 
 /** Shows the action of an id, or of the newest attempt of a task instance. */
@@ -70,6 +71,7 @@ class Panels {
   #source = new Source();
   #whole = {};
   #seen = "";
+  #placed = "";
   #state = new State();
   #progress = new Progress();
   #facts = new Facts();
@@ -79,7 +81,7 @@ class Panels {
   #live = make("p", { class: "unseen", role: "status" });
   #crumbs = make("div");
   #attempts = make("nav", { class: "attempts", "aria-label": "Attempts", hidden: true });
-  #error = make("section", { class: "error", hidden: true, "aria-label": "Error" });
+  #error = new ErrorBox();
   #arguments = new JsonPanel("Arguments");
   #results = new JsonPanel("Results");
   #details = new JsonPanel("Status details");
@@ -99,7 +101,7 @@ class Panels {
     const wide = make("div", { class: "wide" }, this.#log.element, this.#files.element, ...contents);
     const facts = make("section", { class: "panel" }, make("h2", {}, "About"), this.#facts.element);
     const side = make("div", { class: "side" }, facts, this.#timeline.element);
-    this.element = make("div", {}, head, this.#error, make("div", { class: "columns" }, wide, side));
+    this.element = make("div", {}, head, this.#error.element, make("div", { class: "columns" }, wide, side));
   }
 
   /** Take what is new. @returns {Promise<boolean>} whether there is more at once */
@@ -151,13 +153,13 @@ class Panels {
   #show(action) {
     this.#whole = action;
     document.title = `${action.type} · ${action.status}`;
-    if (this.#title.textContent === "") fill(this.#crumbs, crumbs(action));
+    this.#showPlace(action);
     say(this.#title, action.type);
     say(this.#live, `${action.type} is ${action.status}`);
     this.#state.show(action);
     this.#progress.show(action);
     this.#stop.show(action);
-    this.#showError(action);
+    this.#error.show(action);
     this.#facts.show(facts(action));
     this.#timeline.show(action);
     this.#arguments.show(action.arguments, isFilled(action.arguments));
@@ -167,13 +169,14 @@ class Panels {
     this.showAge();
   }
 
-  #showError({ errorName, errorMessage, status }) {
-    this.#error.hidden = !errorName && !errorMessage;
-    if (this.#error.hidden) return;
-    this.#error.dataset.state = status;
-    const message = make("pre", { tabindex: 0, role: "group", "aria-label": "Error message" }, errorMessage ?? "");
-    const shown = `${errorName ?? ""}${errorMessage ?? ""}`;
-    if (shown !== this.#error.textContent) fill(this.#error, make("h2", {}, errorName ?? ""), errorMessage ? message : null);
+  /** An operation's action has no task before that runs. */
+  #showPlace(action) {
+    const { dagId, runId, taskId, mapIndex, attempt } = action;
+    const place = JSON.stringify([dagId, runId, taskId, mapIndex, attempt]);
+    if (place === this.#placed) return;
+    this.#placed = place;
+    fill(this.#crumbs, crumbs(action));
+    this.#log.link(taskId ? taskLog(action, "Task log") : null);
   }
 
   #showAttempts(actions) {
@@ -212,14 +215,16 @@ function facts(action) {
 }
 
 const LONGEST_FACT = 500;
+const LONGEST_MESSAGE = 200;
 const NAMES = { hostname: "Host", host: "Host", pod: "Pod", node: "Node", namespace: "Namespace", pid: "Process" };
 
 function named(...sources) {
   const values = new Map();
   for (const [name, value] of sources.flatMap((source) => Object.entries(source ?? {})).slice(0, 40)) {
-    if (!["string", "number", "boolean"].includes(typeof value)) continue;
+    const shown = JSON.isRawJSON?.(value) ? value.rawJSON : value;
+    if (!["string", "number", "boolean"].includes(typeof shown)) continue;
     const title = Object.hasOwn(NAMES, name) ? NAMES[name] : name;
-    if (!values.has(title)) values.set(title, String(value).slice(0, LONGEST_FACT));
+    if (!values.has(title)) values.set(title, String(shown).slice(0, LONGEST_FACT));
   }
   return [...values];
 }
@@ -227,20 +232,17 @@ function named(...sources) {
 function whyNoLines(action) {
   if (!action.isDone && !action.startedAt) return ["Nothing is running yet."];
   if (action.logLines > action.logLinesDropped) return ["You may not see the lines that the job has reported."];
-  const words = ["The job has reported no lines. What it prints is in the log of its Airflow task"];
-  const { dagId, runId, taskId, mapIndex } = action;
-  if (!taskId) return [`${words[0]}.`];
-  if (isFramed()) return [`${words[0]}: the tab “Logs” of task ${taskId}.`];
-  const parts = [dagId, "runs", runId, "tasks", taskId, ...(mapIndex >= 0 ? ["mapped", mapIndex] : [])];
-  const href = `${AIRFLOW}/dags/${parts.map((part) => encodeURIComponent(part)).join("/")}`;
-  return [`${words[0]}: `, make("a", { href }, taskId), "."];
+  const words = "The job has reported no lines. What it prints is in the ";
+  return [words, action.taskId ? taskLog(action, "task log") : "task log", "."];
 }
 
 function isFilled(value) {
   return value !== null && value !== undefined && Object.keys(Object(value)).length > 0;
 }
 
+/** Whether there is more than the head of the page shows. */
 function hasMoreThanProgress(details) {
   if (details === null || typeof details !== "object") return false;
-  return Object.keys(details).some((name) => name !== "progress" && name !== "message");
+  const isLong = String(details.message ?? "").length > LONGEST_MESSAGE;
+  return isLong || Object.keys(details).some((name) => name !== "progress" && name !== "message");
 }

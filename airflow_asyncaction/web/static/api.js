@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Speaks to the user routes, and decides when.
 
+import { parse } from "./format.js";
+
 const TICK_MS = 2000;
 const LONGEST_WAIT_MS = 30000;
 const DATE_CHARS = "Tue, 24 Nov 2026 18:00:00 GMT".length;
@@ -103,7 +105,7 @@ async function send(method, url, headers) {
 
 async function jsonOf(answer) {
   try {
-    return await answer.json();
+    return parse(await answer.text());
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw new ApiError(0, "unreachable", "The server cannot be reached");
     throw new ApiError(answer.status, "no_json", "The server answered no JSON: you may have to sign in again");

@@ -5,6 +5,8 @@ import { path } from "./api.js";
 import { fill, make, say } from "./dom.js";
 import { pretty, size } from "./format.js";
 
+const COLUMNS = ["File", "Role", "Size", "SHA-256"];
+
 /** A value, written out. */
 export class JsonPanel {
   #text;
@@ -25,13 +27,14 @@ export class JsonPanel {
 /** The files of one action. */
 export class FileTable {
   #shown = "";
-  #body = make("tbody");
+  #body = make("tbody", { role: "rowgroup" }); // roles: on a phone, these are laid out as no table
 
   /** @param {string} uuid */
   constructor(uuid) {
     this.uuid = uuid;
-    const head = make("tr", {}, ...["File", "Role", "Size", "SHA-256"].map((name) => make("th", { scope: "col" }, name)));
-    const table = make("table", {}, make("caption", { class: "unseen" }, "Files"), make("thead", {}, head), this.#body);
+    const names = COLUMNS.map((name) => make("th", { scope: "col", role: "columnheader" }, name));
+    const head = make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...names));
+    const table = make("table", { role: "table" }, make("caption", { class: "unseen" }, "Files"), head, this.#body);
     const scroll = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Files" }, table);
     this.element = make("section", { class: "panel files", hidden: true }, make("h2", {}, "Files"), scroll);
   }
@@ -50,13 +53,14 @@ export class FileTable {
     const place = file.index > 0 ? `${file.property} [${file.index}]` : file.property;
     const link = make("a", { href, download: file.name ?? "" }, file.name || place);
     const about = make("div", { class: "quiet" }, [place, file.mimetype].filter(Boolean).join(" · "));
+    const digests = `SHA-256 ${file.sha256}\nMD5 ${file.hash}`;
     return make(
       "tr",
-      {},
-      make("th", { scope: "row" }, link, about),
-      make("td", {}, file.role),
-      make("td", { class: "number nowrap", title: `${file.size} bytes` }, size(file.size)),
-      make("td", {}, make("code", { title: `SHA-256 ${file.sha256}\nMD5 ${file.hash}` }, file.sha256 ?? file.hash)),
+      { role: "row" },
+      make("th", { scope: "row", role: "rowheader" }, link, about),
+      make("td", { role: "cell" }, file.role),
+      make("td", { role: "cell", class: "number", title: `${file.size} bytes` }, size(file.size)),
+      make("td", { role: "cell" }, make("code", { title: digests }, file.sha256 ?? file.hash)),
     );
   }
 }

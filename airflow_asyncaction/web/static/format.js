@@ -17,6 +17,11 @@ export function moment(iso) {
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${clock(date)}`;
 }
 
+/** @param {string} iso @returns {string} e.g. `2026-11-24`, in this machine's time zone */
+export function dayOf(iso) {
+  return moment(iso).split(" ")[0];
+}
+
 /** @param {number|string} time ms or ISO 8601 @returns {string} e.g. `18:00:05.123` */
 export function clockOf(time) {
   const date = new Date(time);
@@ -56,6 +61,14 @@ export function counted(count, noun) {
   return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+/** @param {string} text JSON @returns {*} integers too large for a number as they are written, where browsers can */
+export function parse(text) {
+  return JSON.parse(text, (_, value, context) => {
+    const isExact = !Number.isInteger(value) || Number.isSafeInteger(value);
+    return isExact || !context?.source || !JSON.rawJSON ? value : JSON.rawJSON(context.source);
+  });
+}
+
 /** @param {*} value @returns {string} */
 export function pretty(value) {
   return JSON.stringify(value, null, 2) ?? "";
@@ -64,7 +77,7 @@ export function pretty(value) {
 /** @param {string} text JSON, or anything @returns {string} written out where it is JSON */
 export function prettyText(text) {
   try {
-    return pretty(JSON.parse(text));
+    return pretty(parse(text));
   } catch {
     return text;
   }

@@ -4,11 +4,11 @@
 import { ROOT, Source, path, query, serverNow } from "./api.js";
 import { arrange, fill, make, say } from "./dom.js";
 import { Filters } from "./filters.js";
-import { ENDS, age, distance } from "./format.js";
+import { ENDS, age, distance, plain } from "./format.js";
 import { Progress, State, actionPath, crumbs, time } from "./parts.js";
 
 const PAGE_SIZE = 50;
-const COLUMNS = ["State", "Type", "Task", "Progress", "Runner", "Created", "Duration"];
+const COLUMNS = ["State", "Type", "Task", "Progress or error", "Runner", "Created", "Duration"];
 
 /** Shows one page of the list, and keeps it up to date. */
 export class ListView {
@@ -18,7 +18,7 @@ export class ListView {
   #rows = new Map();
   #cursors = []; // of the pages from the second one to this one
   #next = null;
-  #body = make("tbody");
+  #body = make("tbody", { role: "rowgroup" }); // roles: on a phone, these are laid out as no table
   #empty = make("p", { class: "empty", hidden: true });
   #newer = make("button", { type: "button", on: { click: () => this.#turn(-1) } }, "Newer");
   #older = make("button", { type: "button", on: { click: () => this.#turn(1) } }, "Older");
@@ -29,9 +29,10 @@ export class ListView {
   constructor(place) {
     this.place = place;
     this.filters = new Filters(place, () => this.#restart());
-    const head = make("tr", {}, ...COLUMNS.map((name) => make("th", { scope: "col" }, name)));
+    const names = COLUMNS.map((name) => make("th", { scope: "col", role: "columnheader" }, name));
+    const head = make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...names));
     const caption = make("caption", { class: "unseen" }, "Async actions, the newest first");
-    this.#table = make("table", { class: "actions" }, caption, make("thead", {}, head), this.#body);
+    this.#table = make("table", { class: "actions", role: "table" }, caption, head, this.#body);
     const scroll = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Actions" }, this.#table);
     const pages = make("nav", { class: "pages", "aria-label": "Pages" }, this.#newer, this.#page, this.#older);
     const title = make("h1", {}, place.runId ?? place.dagId ?? "Async actions");
@@ -71,7 +72,7 @@ export class ListView {
     arrange(this.#body, [...rows.values()].map((row) => row.element));
     this.#table.hidden = rows.size === 0;
     this.#empty.hidden = rows.size > 0;
-    say(this.#empty, this.filters.isSet ? "No action is like this." : "There are no async actions here yet.");
+    say(this.#empty, this.filters.isSet ? "No actions match these filters." : "There are no async actions here yet.");
     this.#showPages();
   }
 
@@ -121,19 +122,20 @@ export class ListView {
 class Row {
   #state = new State();
   #progress = new Progress();
+  #error = new ShortError();
   #link = make("a");
-  #runner = make("td");
-  #created = make("td", { class: "nowrap" });
-  #age = make("td", { class: "number nowrap" });
-  #task = make("td", { class: "task" });
+  #runner = cell("runner");
+  #created = cell("created");
+  #age = cell("duration number");
+  #task = cell("task");
 
   constructor(place) {
     this.place = place;
-    const state = make("td", {}, this.#state.element);
-    const type = make("th", { scope: "row" }, this.#link);
-    const progress = make("td", { class: "progress-cell" }, this.#progress.element);
+    const state = cell("state-cell", this.#state.element);
+    const type = make("th", { scope: "row", role: "rowheader", class: "type" }, this.#link);
+    const progress = cell("progress-cell", this.#progress.element, this.#error.element);
     const rest = [progress, this.#runner, this.#created, this.#age];
-    this.element = make("tr", {}, state, type, this.#task, ...rest);
+    this.element = make("tr", { role: "row" }, state, type, this.#task, ...rest);
   }
 
   show(action) {
@@ -141,7 +143,8 @@ class Row {
     this.action = action;
     this.isOld = false;
     this.#state.show(action);
-    this.#progress.show(action);
+    this.#error.show(action);
+    this.#progress.show(this.#error.element.hidden ? action : { ...action, message: null });
     say(this.#runner, action.runner ?? "");
     this.showAge(serverNow());
   }
@@ -162,9 +165,28 @@ class Row {
     if (!dagId) return;
     const task = mapIndex >= 0 ? `${taskId} [${mapIndex}]` : taskId;
     const href = path("ui", "task", dagId, runId, taskId ?? "", mapIndex);
-    const attempt = action.attempt > 1 ? make("span", { class: "quiet" }, `attempt ${action.attempt}`) : null;
-    if (taskId) this.#task.append(make("div", { class: "pair" }, make("a", { href, title: task }, task), attempt ?? ""));
-    const rest = [!this.place.dagId && dagId, !this.place.runId && runId].filter(Boolean).join(" · ");
+    if (taskId) this.#task.append(make("a", { href, title: task }, task));
+    const attempt = action.attempt > 1 && `attempt ${action.attempt}`;
+    const rest = [attempt, !this.place.dagId && dagId, !this.place.runId && runId].filter(Boolean).join(" · ");
     if (rest) this.#task.append(make("div", { class: "quiet", title: rest }, rest));
   }
+}
+
+/** Why an action failed, in one line. */
+class ShortError {
+  #name = make("span", { class: "error-name" });
+  #message = make("span");
+  element = make("div", { class: "short-error", hidden: true }, this.#name, ": ", this.#message);
+
+  show({ errorName, errorMessage, status }) {
+    this.element.hidden = !ENDS.includes(status) || !errorName;
+    this.element.dataset.state = status;
+    say(this.#name, errorName ?? "");
+    say(this.#message, plain(errorMessage ?? ""));
+    this.element.title = this.element.textContent;
+  }
+}
+
+function cell(name, ...children) {
+  return make("td", { role: "cell", class: name }, ...children);
 }

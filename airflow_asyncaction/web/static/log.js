@@ -3,7 +3,7 @@
 
 import { ApiError, ask, path, query } from "./api.js";
 import { fill, make, say } from "./dom.js";
-import { clockOf, counted, plain } from "./format.js";
+import { clockOf, counted, moment, plain } from "./format.js";
 
 const MOST = 10000;
 const PAUSE_MS = 150;
@@ -29,9 +29,11 @@ export class LogView {
   #level = make("select", { "aria-label": "Level" }, ...options(LEVELS));
   #follow = make("input", { type: "checkbox", checked: true });
   #count = make("span", { class: "quiet", "aria-live": "polite" });
-  #download = make("button", { type: "button", disabled: true }, "Download");
+  #download = make("button", { type: "button" }, "Download");
   #trouble = make("p", { class: "trouble", role: "alert" });
   #empty = make("p", { class: "empty" });
+  #links = make("span", { class: "links" });
+  #tools;
 
   /**
    * @param {string} uuid
@@ -40,14 +42,17 @@ export class LogView {
   constructor(uuid, fileName) {
     this.uuid = uuid;
     const follow = make("label", { class: "check" }, this.#follow, "Follow");
-    const tools = make("div", { class: "tools" }, this.#search, this.#level, follow, this.#download);
-    const head = make("div", { class: "panel-head" }, make("h2", {}, "Log", this.#count), tools);
+    this.#tools = make("div", { class: "tools" }, this.#search, this.#level, follow, this.#download);
+    const title = make("div", { class: "panel-title" }, make("h2", {}, "Log", this.#count), this.#links);
+    const head = make("div", { class: "panel-head" }, title, this.#tools);
     this.element = make("section", { class: "panel log" }, head, this.#trouble, this.#empty, this.#pane);
     this.#search.addEventListener("input", () => this.#soon());
     this.#level.addEventListener("input", () => this.#narrow());
     this.#follow.addEventListener("input", () => this.#scroll());
     this.#pane.addEventListener("scroll", () => this.#notice(), { passive: true });
-    new ResizeObserver(() => this.#look()).observe(this.#list); // a line has its height once it is on the screen
+    const observer = new ResizeObserver(() => this.#look());
+    observer.observe(this.#list); // a line has its height once it is on the screen
+    observer.observe(this.#pane);
     this.#download.addEventListener("click", () => this.#save(fileName()));
     this.#show();
   }
@@ -78,7 +83,16 @@ export class LogView {
    * @param {...(Node|string)} why
    */
   explain(...why) {
-    fill(this.#empty, ...why);
+    const text = why.map((each) => each.textContent ?? each).join("");
+    if (text !== this.#empty.textContent) fill(this.#empty, ...why);
+  }
+
+  /**
+   * Put a link beside the title.
+   * @param {?Element} link
+   */
+  link(link) {
+    fill(this.#links, link);
   }
 
   get #sought() {
@@ -115,10 +129,11 @@ export class LogView {
     const isNarrowed = this.#sought !== "" || this.#severity > 0;
     this.#found = isNarrowed ? this.#lines.filter((line) => !line.element.hidden) : this.#lines;
     const lines = this.#left.hidden ? counted(all, "line") : `the last ${counted(all, "line")}`;
-    say(this.#count, isNarrowed ? `${this.#found.length} of ${lines}` : all > 0 ? lines : "");
+    say(this.#count, isNarrowed ? `${this.#found.length.toLocaleString("en")} of ${lines}` : all > 0 ? lines : "");
+    this.#pane.style.setProperty("--digits", String(this.after).length);
     this.#pane.hidden = all === 0;
+    this.#tools.hidden = all === 0;
     this.#empty.hidden = all > 0;
-    this.#download.disabled = all === 0;
   }
 
   #scroll() {
@@ -201,7 +216,7 @@ class Line {
       "div",
       { class: "line", "data-severity": this.severity },
       make("span", { class: "line-number", "aria-hidden": "true" }, number),
-      make("span", { class: "line-time" }, isTimed(line) ? clockOf(line.time) : ""),
+      make("span", { class: "line-time", title: isTimed(line) ? moment(line.time) : null }, isTimed(line) ? clockOf(line.time) : ""),
       make("span", { class: "line-level" }, level),
       this.#shown,
     );

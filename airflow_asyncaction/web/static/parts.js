@@ -3,7 +3,7 @@
 
 import { path } from "./api.js";
 import { fill, make, say } from "./dom.js";
-import { STATES, moment } from "./format.js";
+import { STATES, moment, plain } from "./format.js";
 
 /** A state, by colour and word. */
 export class State {
@@ -36,9 +36,11 @@ export class Progress {
       this.#bar.value = action.progress;
       this.#bar.setAttribute("aria-label", `Progress of ${action.type}`);
     }
-    say(this.#percent, isKnown ? `${Math.round(action.progress)} %` : "");
-    say(this.#message, action.message ?? "");
-    this.#message.title = action.message ?? "";
+    say(this.#percent, isKnown ? `${Math.floor(action.progress)} %` : ""); // 99.6 % is not all
+    const isScheduled = action.status === "SCHEDULED" && action.scheduledAt;
+    const message = isScheduled ? `to run at ${moment(action.scheduledAt)}` : plain(action.message ?? "");
+    say(this.#message, message);
+    this.#message.title = message;
   }
 }
 
@@ -98,6 +100,6 @@ export class Facts {
     const shown = JSON.stringify(filled.map(([name, value]) => [name, value.textContent ?? value]));
     if (shown === this.#shown) return;
     this.#shown = shown;
-    fill(this.element, ...filled.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
+    fill(this.element, ...filled.flatMap(([name, value]) => [make("dt", { title: name }, name), make("dd", {}, value)]));
   }
 }

@@ -2,12 +2,15 @@
 // What came about an action, in order: each report, what was refused and why, and the runner's words.
 
 import { arrange, fill, make, say } from "./dom.js";
-import { ENDS, clockOf, counted, moment, prettyText } from "./format.js";
+import { opensAtItsEnd } from "./error.js";
+import { ENDS, clockOf, counted, dayOf, moment, prettyText } from "./format.js";
 
 const MOST = 400;
 const REPEATED = ["heartbeat", "report", "RUNNING"];
 const TITLES = {
   queued: "Queued",
+  due: "Its time has come",
+  registered: "Registered by its task",
   launched: "Launched",
   heartbeat: "Heartbeat",
   report: "Report",
@@ -18,7 +21,8 @@ const TITLES = {
   stop: "Asked to stop",
   abandon: "Given up: nobody watches it any more",
   supersede: "Replaced by a newer attempt",
-  timeout: "A clock ran out",
+  timeout: "Timed out",
+  unlaunched: "Never launched",
   deferred: "Task deferred; its worker is free",
   file: "File",
 };
@@ -37,7 +41,12 @@ export class Timeline {
   #reports = [];
   #entries = new Map();
   #list = make("ol", { class: "events" });
-  element = make("section", { class: "panel timeline" }, make("h2", {}, "Time line"), this.#list);
+  element = make(
+    "section",
+    { class: "panel timeline" },
+    make("h2", {}, "Time line"),
+    opensAtItsEnd("Time line", this.#list),
+  );
 
   /**
    * Add the reports that have come.
@@ -54,8 +63,8 @@ export class Timeline {
     events.sort((one, other) => Date.parse(one.at) - Date.parse(other.at));
     const left = Math.max(0, events.length - MOST);
     const entries = new Map();
-    for (const event of events.slice(left)) {
-      const entry = this.#entries.get(event.key) ?? new Entry();
+    for (const event of withDays(events.slice(left))) {
+      const entry = this.#entries.get(event.key) ?? (event.day ? new Day(event.day) : new Entry());
       entry.show(event);
       entries.set(event.key, entry);
     }
@@ -85,6 +94,23 @@ class Entry {
       this.element.lastChild.append(make("details", {}, make("summary", {}, "What was sent"), this.#body));
     }
   }
+}
+
+class Day {
+  constructor(day) {
+    this.element = make("li", { class: "day" }, day);
+  }
+
+  show() {}
+}
+
+/** Put the day before the first event of each, if there are several. */
+function withDays(events) {
+  const days = events.map((event) => dayOf(event.at));
+  if (days.every((day) => day === days[0])) return events;
+  return events.flatMap((event, index) =>
+    days[index] === days[index - 1] ? [event] : [{ key: days[index], day: days[index] }, event],
+  );
 }
 
 function beginnings({ createdAt, scheduledAt, startedAt, requestedBy }) {

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Links into Airflow's UI around this page.
+
+import { AIRFLOW } from "./api.js";
+import { make } from "./dom.js";
+import { isFramed } from "./theme.js";
+
+/**
+ * Return a link to the log of the try that an action belongs to.
+ * @param {Object} action with a task
+ * @param {string} text
+ */
+export function taskLog({ dagId, runId, taskId, mapIndex, attempt }, text) {
+  const parts = ["dags", dagId, "runs", runId, "tasks", taskId, ...(mapIndex >= 0 ? ["mapped", mapIndex] : [])];
+  const path = parts.map((part) => encodeURIComponent(part)).join("/");
+  const href = `${AIRFLOW}/${path}${attempt > 0 ? `?try_number=${attempt}` : ""}`;
+  return make("a", { href, on: { click: (event) => follow(event, href) } }, text);
+}
+
+/** Airflow's sandbox lets no frame navigate the window around it: its own router does, when the address changes. */
+function follow(event, href) {
+  if (!isFramed() || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  window.parent.history.pushState(null, "", href);
+  window.parent.dispatchEvent(new PopStateEvent("popstate", { state: null }));
+}
