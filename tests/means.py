@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
 """Whether a test whose means are missing fails, rather than being skipped."""
 
+_ROOT = Path(__file__).parents[1]
+TYPESCRIPT_CLIENT = _ROOT / "tests" / "openapi_clients"
+"""A client in TypeScript, and what it needs of npm."""
 
-WEBDA_APPLICATION = Path(__file__).parents[1] / "build" / "webda"
+WEBDA_APPLICATION = _ROOT / "build" / "webda"
 WEBDA_IMAGE = "ASYNCACTION_TEST_WEBDA_IMAGE"
 """Environment variable that names an image of that application, with Node.js."""
 
@@ -86,3 +89,17 @@ def webda_image_or_skip() -> None:
     webda_or_skip()
     if not os.environ.get(WEBDA_IMAGE):
         leave_out(f"no image of the webda application: set {WEBDA_IMAGE} to one with build/webda in /webda")
+
+
+def typescript_generator_or_skip() -> Path:
+    """Return ``node_modules`` with what ``TYPESCRIPT_CLIENT`` needs."""
+    need("node")
+    installed = _ROOT / "build" / "openapi-clients"
+    locks = [folder / "package-lock.json" for folder in (installed, TYPESCRIPT_CLIENT)]
+    is_there = (installed / "node_modules").is_dir() and locks[0].is_file()
+    if not is_there or locks[0].read_bytes() != locks[1].read_bytes():
+        leave_out(
+            "no TypeScript client generator: install -Dt build/openapi-clients"
+            " tests/openapi_clients/package*.json && npm ci --prefix build/openapi-clients"
+        )
+    return installed / "node_modules"
