@@ -88,7 +88,7 @@ export class LogView {
   }
 
   /**
-   * Put a link beside the title.
+   * Show a link beside the title while there are lines.
    * @param {?Element} link
    */
   link(link) {
@@ -133,6 +133,7 @@ export class LogView {
     this.#pane.style.setProperty("--digits", String(this.after).length);
     this.#pane.hidden = all === 0;
     this.#tools.hidden = all === 0;
+    this.#links.hidden = all === 0; // what says why there are no lines has its own
     this.#empty.hidden = all > 0;
   }
 
