@@ -31,6 +31,7 @@ TAIL = ["Traceback (most recent call last):", *(f"  File pipeline/stage_{n}.py" 
 LINES = 10_050
 KEPT = 50
 LARGE = 12345678901234567890123
+HOSTILE = {"progress": 5, "message": {"toString": 1, "valueOf": {"__proto__": LARGE}}}
 RESULTS: list[Any] = [0, None, "", [False, 1.5, LARGE, {"of": {"all": ["kinds", {}]}}, "two\nlines"]]
 WIDTHS = {"phone": 360, "tablet": 820, "desktop": 1440}
 
@@ -89,12 +90,13 @@ def uuids(site: UserSite) -> dict[str, JobId]:
 
 @contextmanager
 def opened(browser: Browser, site: UserSite, path: str, theme: Theme = "light") -> Iterator[Page]:
-    """Open a view, signed in; a script that fails fails the test."""
+    """Open a view, signed in; what its scripts log as an error fails the test."""
     failures: list[str] = []
     context = browser.new_context(viewport={"width": 1440, "height": 900}, color_scheme=theme)
     context.add_cookies([{"name": "_token", "value": site.token, "url": site.url}])
     page = context.new_page()
     page.on("pageerror", lambda error: failures.append(str(error)))
+    page.on("console", lambda message: failures.append(message.text) if message.type == "error" else None)
     try:
         page.goto(f"{site.hook}/ui/{path}")
         yield page
@@ -200,7 +202,7 @@ def test_line_numbers_of_any_length_have_room(
 def test_results_of_every_kind_are_shown_as_they_are(browser: Browser, site: UserSite) -> None:
     for value in RESULTS:
         with site.job("page_results", type="etl.results") as job:
-            uuid = started(job, status="SUCCESS", results=value)
+            uuid = started(job, status="SUCCESS", results=value, statusDetails=HOSTILE)
         with opened(browser, site, f"action/{uuid}") as page:
             results = page.get_by_role("group", name="Results")
             expect(results).to_be_visible()

@@ -243,6 +243,6 @@ function isFilled(value) {
 /** Whether there is more than the head of the page shows. */
 function hasMoreThanProgress(details) {
   if (details === null || typeof details !== "object") return false;
-  const isLong = String(details.message ?? "").length > LONGEST_MESSAGE;
+  const isLong = typeof details.message === "string" && details.message.length > LONGEST_MESSAGE;
   return isLong || Object.keys(details).some((name) => name !== "progress" && name !== "message");
 }

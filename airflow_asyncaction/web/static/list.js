@@ -176,13 +176,13 @@ class Row {
 class ShortError {
   #name = make("span", { class: "error-name" });
   #message = make("span");
-  element = make("div", { class: "short-error", hidden: true }, this.#name, ": ", this.#message);
+  element = make("div", { class: "short-error", hidden: true }, this.#name, this.#message);
 
   show({ errorName, errorMessage, status }) {
     this.element.hidden = !ENDS.includes(status) || !errorName;
     this.element.dataset.state = status;
     say(this.#name, errorName ?? "");
-    say(this.#message, plain(errorMessage ?? ""));
+    say(this.#message, errorMessage ? `: ${plain(errorMessage)}` : "");
     this.element.title = this.element.textContent;
   }
 }
