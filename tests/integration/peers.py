@@ -70,7 +70,7 @@ def peers_of(job: SignedJob, **options: Any) -> Iterator[Peers]:
     with JobServer(**options) as server, HookClient(server.hook) as client:
         tested = server.new_job({"day": 1})
         double = Peer(
-            SignedJob(tested.info, client),
+            SignedJob.without_task(tested.info, client),
             tested.tell,
             lambda name, content: tested.add_file(name, f"{name}.csv", content),
         )

@@ -136,6 +136,11 @@ class SignedJob:
     task: TaskCredentials
     client: HookClient = field(repr=False)
 
+    @classmethod
+    def without_task(cls, info: JobInfo, client: HookClient) -> SignedJob:
+        """Return a job of a server for tests, which knows no tasks."""
+        return cls(info, TaskCredentials(info.job_id, "unknown"), client)
+
     def forged(self, *, job_id: str | None = None, secrets_of: SignedJob | None = None) -> SignedJob:
         """Return the same with another action's id, or with another's secrets."""
         job_id, other = JobId(job_id or self.info.job_id), secrets_of or self

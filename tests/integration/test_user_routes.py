@@ -19,6 +19,7 @@ from dev.postgres import Postgres
 from tests.integration.asgi_client import AsgiClient
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import Answer
+from tests.shared import WORKER
 
 pytestmark = [
     pytest.mark.integration,
@@ -137,11 +138,8 @@ def test_a_user_is_told_that_the_database_is_away(
 ) -> None:
     """Airflow looks there for revoked tokens, before we look for anything."""
     all_routes = routes(app, NOBODY)
-    postgres_server.go_away()
-    try:
+    with postgres_server.away(f"airflow_{WORKER}"):
         answers = [client.request(*route, headers=[bearer(token)]) for route in all_routes]
-    finally:
-        postgres_server.come_back()
     assert {answer.status for answer in answers} == {503}
     assert client.request("GET", "/actions", headers=[bearer(token)]).status == 200
 

@@ -143,7 +143,7 @@ def test_neither_an_outage_nor_its_warnings_show_the_secret(
 @pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 507, 599])
 def test_an_answer_that_may_pass_is_waited_for(status: int) -> None:
     with TaskServer([Answer(status, {"error": "code", "message": "m"}), SEEN]) as server:
-        assert TaskHook(server.url).tell(info_for(server), Exit(code=0)) == VIEW
+        assert TaskHook(server.url).tell(new_task(), Exit(code=0)) == VIEW
         assert len(server.requests) == 2
 
 
