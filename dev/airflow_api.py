@@ -203,6 +203,10 @@ class AirflowApi:
         """Mark a whole run ``success`` or ``failed``, and its unfinished task instances with it."""
         self._call("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", body={"state": state})
 
+    def create_connection(self, connection_id: str, fields: Mapping[str, Any]) -> None:
+        """Make a connection."""
+        self._call("POST", "/connections", body={"connection_id": connection_id, **fields})
+
     def create_pool(self, name: str, *, slots: int) -> None:
         """Make a pool, which limits how many of its tasks run at once."""
         self._call("POST", "/pools", body={"name": name, "slots": slots})

@@ -37,7 +37,11 @@ LAST = (
 )
 """What disturbs others comes after them, and what looks at everything comes last."""
 
+PAGES = ("page_leave", "page_harm", "page_silent", "page_talk")
+"""Dags whose ended runs the tests of the page look at."""
+
 UNATTENDED = (
+    *PAGES,
     "ends",
     "callables",
     "wide",

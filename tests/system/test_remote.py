@@ -32,8 +32,7 @@ def hook(scene: Scene) -> Iterator[AsyncActionHook]:
         "login": USER,
         "password": scene.deployment.password,
     }
-    added = scene.deployment.cli("connections", "add", "itself", "--conn-json", json.dumps(fields))
-    assert added.returncode == 0, added.stderr
+    scene.api.create_connection("itself", fields)
     with pytest.MonkeyPatch.context() as environ:
         environ.setenv("AIRFLOW_CONN_ITSELF", json.dumps(fields))
         yield AsyncActionHook("itself")
