@@ -28,7 +28,7 @@ demo: $(READY) ## Watch example Dags run on an Airflow of their own (KEEP=1: and
 
 # Some processes wait while others compute: three keep two cores busy.
 WORKERS ?= $(if $(ARGS),0,3)
-PYTEST = $(DEV) pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST = $(DEV) pytest --numprocesses $(WORKERS) --no-loadscope-reorder
 
 .PHONY: test
 test: $(READY) ## Run all tests, in WORKERS=3 processes (ARGS="-k name" for some, in one)

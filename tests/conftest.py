@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import secrets
 import shutil
 import signal
 import tempfile
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from dev.postgres import Postgres
 from tests.scale import load_profile
@@ -80,21 +84,36 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell xdist which tests stay together in one process, and which of these groups begin first."""
-    items.sort(key=lambda item: FIRST.index(group_of(item)) if group_of(item) in FIRST else len(FIRST))
+    """Begin with what takes longest, and mark races."""
+    items.sort(
+        key=lambda item: FIRST.index(group_of(item.nodeid)) if group_of(item.nodeid) in FIRST else len(FIRST)
+    )
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
         if item.path.stem in RACES:
             item.add_marker(pytest.mark.race)
 
 
-def group_of(item: pytest.Item) -> str:
-    """Return the tests of one process: a module's, on one database; those of a whole Airflow all together."""
-    if item.path.is_relative_to(HERE / "system"):
-        return "pods" if "kube" in getattr(item, "fixturenames", ()) else "system"
-    callspec = getattr(item, "callspec", None)
-    database = callspec.params.get("database", "") if callspec else ""
-    return f"{item.path.stem} {database}".strip()
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Keep groups of tests together in one process."""
+    return GroupScheduling(config, log)
+
+
+class GroupScheduling(LoadScopeScheduling):
+    """Gives the next group of tests to the process that has finished first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid)
+
+
+@cache
+def group_of(nodeid: str) -> str:
+    """Return the group of a test: its module on one database; all that need the same Airflow are one group."""
+    path, _, name = nodeid.partition("::")
+    folder, stem = Path(path).parts[-2], Path(path).stem
+    if folder == "system":
+        return "pods" if "pod" in stem else "system"
+    database = re.search(r"\[.*\b(sqlite|postgresql)\b", name)
+    return f"{stem} {database[1]}" if database else stem
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -145,7 +145,7 @@ def test_files_are_numbered_and_may_be_announced_anew(peers: Peers) -> None:
         ({"sha256": "0" * 64}, lambda content: content),
         ({"challenge": "0" * 32}, lambda content: content),
     ],
-    ids=str,
+    ids=["reversed", "shorter", "empty", "longer", "longer, of any size", "size", "sha256", "challenge"],
 )
 @pytest.mark.parametrize("is_chunked", [False, True])
 def test_a_content_that_is_not_as_announced(
