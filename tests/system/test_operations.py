@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 import requests
 import schemathesis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import (
     negative_data_rejection,
@@ -368,6 +368,8 @@ def test_routes_are_as_they_are_described(
     @settings(suppress_health_check=list(HealthCheck))
     @given(case=operation.as_strategy(generation_mode=mode))
     def compare(case: Any) -> None:
+        # A mount of Starlette's has no path with a line break: Airflow itself answers that it is not found.
+        assume("%0A" not in case.as_transport_kwargs(base_url=ann.hook)["url"].upper())
         case.call_and_validate(headers=ann.headers, excluded_checks=excluded)
 
     compare()
