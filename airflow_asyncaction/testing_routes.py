@@ -37,6 +37,7 @@ _NOT_SIGNED_IN = Refusal(
 _CSRF = Refusal(403, "csrf", "Operations are launched by users only")
 _PLACE = "(?P<store>[^/]+)/(?P<owner>[^/]+)/(?P<property>[^/]+)"
 _FILE = f"{_PLACE}/(?P<index>[0-9]+)"
+_MAX_DIGITS = 4300  # Python reads no longer numbers
 _HOOK = "/"
 _OPERATION = r"/[.~-]*\w[\w.~-]*"
 
@@ -73,4 +74,6 @@ def _found(methods: _Methods, method: str, names: Mapping[str, Any]) -> Route | 
     found = methods.get(method)
     if found is None:
         return Refusal.method_not_allowed([*methods, *(["HEAD"] if "GET" in methods else [])])
+    if len(names.get("index", "")) > _MAX_DIGITS:
+        return Refusal.no_such_route()
     return found if isinstance(found, Refusal) else Route(found, names)

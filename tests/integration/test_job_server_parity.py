@@ -74,7 +74,9 @@ def content() -> bytes:
         "/download/default/{id}/counts/0",
         "/download/default/{id}/counts/-1",
         "/download/default/{id}/counts/99999999999",
+        "/download/default/{id}/counts/" + "9" * 5000,
     ],
+    ids=lambda path: path[:50],
 )
 @pytest.mark.parametrize("is_signed", [True, False], ids=["signed", "unsigned"])
 def test_every_method_of_every_route(peers: Peers, path: str, is_signed: bool) -> None:
