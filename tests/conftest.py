@@ -98,7 +98,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     return GroupScheduling(config, log)
 
 
-class GroupScheduling(LoadScopeScheduling):
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Gives the next group of tests to the process that has finished first."""
 
     def _split_scope(self, nodeid: str) -> str:
@@ -107,7 +107,7 @@ class GroupScheduling(LoadScopeScheduling):
 
 @cache
 def group_of(nodeid: str) -> str:
-    """Return the group of a test: its module on one database; all that need the same Airflow are one group."""
+    """Return the group of a test: its module on one database; all that need the same Airflow are one."""
     path, _, name = nodeid.partition("::")
     folder, stem = Path(path).parts[-2], Path(path).stem
     if folder == "system":

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from uuid6 import uuid7
 
@@ -34,10 +34,12 @@ from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import files, rows
 from airflow_asyncaction.store.actions import Actions, Unseal
 from airflow_asyncaction.store.files import Content, File
-from airflow_asyncaction.store.rows import Transaction
+from airflow_asyncaction.store.rows import ActionRow, Transaction
 from airflow_asyncaction.store.upstream import is_upstream
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Signed(Protocol):
@@ -129,11 +131,7 @@ class Files:
         :param content_url: absolute, that a token is to be added to
         :raises FileRefused: it may not be sent
         """
-        with self._actions.locked(signed.action_id, unseal, signed.job_scheme) as (
-            connection,
-            row,
-            announcement,
-        ):
+        with self._locked(signed, unseal) as (connection, row, announcement):
             _check_own(signed, target.action_id)
             check_lives(rows.to_action(row))
             store = self._stores.named(target.store)
@@ -152,7 +150,7 @@ class Files:
 
         :raises FileRefused: it is not there, or not what was announced
         """
-        with self._actions.locked(signed.action_id, prove, signed.job_scheme) as (connection, row, _):
+        with self._locked(signed, prove) as (connection, row, _):
             _check_own(signed, target.action_id)
             check_lives(rows.to_action(row))
             self._stores.named(target.store)
@@ -169,11 +167,7 @@ class Files:
 
         :raises FileRefused: there is no such file
         """
-        with self._actions.locked(signed.action_id, unseal, signed.job_scheme) as (
-            connection,
-            row,
-            reference,
-        ):
+        with self._locked(signed, unseal) as (connection, row, reference):
             check_lives(rows.to_action(row))
             source = files.attached(
                 connection, JobId(reference.action.lower()), reference.property, reference.index
@@ -182,7 +176,7 @@ class Files:
                 raise no_such_file()
             source_file, content = source
             target = Target(content.store, property_, Role.INPUT)
-            file = self._announce(connection, signed, target, _as_announcement(source_file, content))
+            file = self._announce(connection, signed, target, files.announcement_of(source_file, content))
             if file.attached_at is None:
                 self._attaching.link(connection, row, file, content, signed.now)
             return self._record(*attached(connection, file))
@@ -195,7 +189,7 @@ class Files:
         :param content_url: absolute, that a token is to be added to
         :raises FileRefused: there is none, or it is not theirs
         """
-        with self._actions.locked(signed.action_id, prove, signed.job_scheme) as (connection, row, _):
+        with self._locked(signed, prove) as (connection, row, _):
             check_lives(rows.to_action(row))
             self._stores.named(wanted.store)
             owner = _readable(connection, signed, wanted)
@@ -212,7 +206,7 @@ class Files:
 
     def outputs(self, signed: Signed, prove: Unseal[object]) -> list[FileRecord]:
         """Return the files that a job has left, those included that nobody has told to be there."""
-        with self._actions.locked(signed.action_id, prove, signed.job_scheme) as (connection, _, _):
+        with self._locked(signed, prove) as (connection, _, _):
             late = files.pending(connection, signed.action_id, stores=self._stores.direct)
         self._complete_all(late)
         with self._actions.transaction() as connection:
@@ -272,6 +266,11 @@ class Files:
             except FileNotFoundError:
                 log.error("Content %s is not in file store %s any more", download.content_id, store.name)
                 raise FileRefused("The content is lost", code="content_lost") from None
+
+    def _locked(
+        self, signed: Signed, unseal: Unseal[T]
+    ) -> AbstractContextManager[tuple[Transaction, ActionRow, T]]:
+        return self._actions.locked(signed.action_id, unseal, signed.job_scheme)
 
     def _announce(
         self, connection: Transaction, signed: Signed, target: Target, announcement: Announcement
@@ -380,15 +379,3 @@ def _checked_index(index: int) -> int:
 def _withdraw(store: FileStore, file: File) -> None:
     with suppress(OSError):  # what is left is found by garbage collection
         store.withdraw(file.id)
-
-
-def _as_announcement(file: File, content: Content) -> Announcement:
-    return Announcement(
-        md5=content.md5,
-        challenge=content.challenge,
-        sha256=content.sha256,
-        size_bytes=content.size_bytes,
-        name=file.name,
-        mimetype=file.mimetype,
-        metadata=file.file_metadata,
-    )

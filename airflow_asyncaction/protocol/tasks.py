@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a task and the API server say to each other about an action.
 
-Not part of PROTOCOL.md: both ends are of one release of this package.
+Not part of PROTOCOL.md: both ends are of one release of this package. During an upgrade, the server is newer.
 """
 
 from __future__ import annotations

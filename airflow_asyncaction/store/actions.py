@@ -6,7 +6,6 @@ Nothing here decides anything about an action's life: that is ``protocol.lifecyc
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, inspect, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.pool import QueuePool
 
 from airflow_asyncaction.exceptions import (
     ActionAdopted,
@@ -26,7 +24,6 @@ from airflow_asyncaction.exceptions import (
     FileRefused,
     MalformedReport,
     ReportTooLarge,
-    StoreUnavailable,
     TablesMissing,
 )
 from airflow_asyncaction.protocol import strict_json
@@ -55,13 +52,13 @@ from airflow_asyncaction.store.models import metadata, report_table
 from airflow_asyncaction.store.outages import store_outages
 from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.store.secret import Secrets, secrets_of
+from airflow_asyncaction.store.turns import Turns
 
 KEPT_REFUSALS = 100
 """A job that goes on sending what is refused fills no table: this many refusals are kept an action."""
 KEPT_BODY_BYTES = 4096
 """How much of a refused report is kept."""
 _PRUNE_EVERY = 64
-_TURN_SECONDS = 30  # as long as SQLAlchemy waits for a connection
 _REPLAYED = ("already_ended", "superseded")  # these refusals are repeated when their report is sent again
 
 _EARLIER = select(report_table.c.body_sha256, report_table.c.refused_with).where(
@@ -137,7 +134,7 @@ class Actions:
     ) -> None:
         self._engine = engine
         self._completion = completion or Completion()
-        self._turns = _Turns(engine)
+        self._turns = Turns(engine)
         self._replay_window = replay_window
 
     @contextmanager
@@ -368,25 +365,6 @@ class Actions:
         reports.keep_message(connection, action.id, "timeout", now)
         ends.note(connection, action, after)
         return after
-
-
-class _Turns:
-    """Lets no more threads into the database than its pool keeps connections for.
-
-    Each of the others would open a connection for its transaction alone, which costs more than to wait.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        size = engine.pool.size() if isinstance(engine.pool, QueuePool) else 0
-        self._slots = threading.BoundedSemaphore(size) if size > 0 else None
-
-    def __enter__(self) -> None:
-        if self._slots is not None and not self._slots.acquire(timeout=_TURN_SECONDS):
-            raise StoreUnavailable
-
-    def __exit__(self, *_: object) -> None:
-        if self._slots is not None:
-            self._slots.release()
 
 
 def _is_left_to_next_try(connection: Connection, row: Row[Any], message: Message) -> bool:

@@ -160,6 +160,19 @@ def announce(
     return file
 
 
+def announcement_of(file: File, content: Content) -> Announcement:
+    """Return what announces an attached file once more, with all that is known of its content."""
+    return Announcement(
+        md5=content.md5,
+        challenge=content.challenge,
+        sha256=content.sha256,
+        size_bytes=content.size_bytes,
+        name=file.name,
+        mimetype=file.mimetype,
+        metadata=file.file_metadata,
+    )
+
+
 def by_id(connection: Connection, file_id: str) -> File | None:
     """Return a file that was announced."""
     return _file(connection.execute(_BY_ID, {"file_id": file_id}).one_or_none())

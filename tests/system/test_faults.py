@@ -21,7 +21,7 @@ pytestmark = pytest.mark.system
 
 OUTAGE_SECONDS = 8
 SUPERVISED = ("supervisor_killed", "supervisor_of_talker_killed")
-LOST = ("scheduler_killed", "without_retries")
+LOST = ("scheduler_killed", "marked_failed")
 
 
 def test_what_is_scheduled_outlives_airflow(scene: Scene) -> None:
@@ -83,6 +83,7 @@ def first_tries(scene: Scene) -> dict[str, StoredAction]:
     scheduler.wait(60)
     for task_id in LOST:
         assert_gone(first[task_id])
+    scene.api.set_state(scene.key("lost_host", "marked_failed"), "failed")
     scheduler.start()
     scene.deployment.wait_until_healthy()
     return first
@@ -111,8 +112,8 @@ def test_a_killed_process_takes_its_job_along_and_the_task_is_tried_again(
 
 @pytest.mark.usefixtures("first_tries")
 def test_what_a_lost_host_has_left_is_ended_by_the_api_server(scene: Scene) -> None:
-    assert scene.state_of("lost_host", "without_retries") == "failed"
-    action = scene.ended("lost_host", "without_retries")
+    assert scene.state_of("lost_host", "marked_failed") == "failed"
+    action = scene.ended("lost_host", "marked_failed")
     assert (action.state, action.error_name, action.fenced) == ("STOPPED", "Killed", True)
     assert scene.late_report(action) == (410, "superseded")
 

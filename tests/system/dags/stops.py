@@ -75,20 +75,20 @@ with DAG("clocks", schedule=None) as clocks:
     )
 
 
-def second_time_lucky(task_id: str, *, retries: int = 1) -> None:
+def second_time_lucky(task_id: str) -> None:
     LocalActionOperator(
         task_id=task_id,
         command=[*SECOND_TIME_LUCKY, task_id],
         arguments={"result": "second time lucky"},
         stop_grace=1,
-        retries=retries,
+        retries=1,
         retry_delay=timedelta(seconds=1),
     )
 
 
 with DAG("lost_host", schedule=None) as lost_host:
     second_time_lucky("scheduler_killed")
-    second_time_lucky("without_retries", retries=0)
+    second_time_lucky("marked_failed")
 
 with DAG("faults", schedule=None) as faults:
     for task_id in ("task_killed", "supervisor_killed", "supervisor_of_talker_killed"):
