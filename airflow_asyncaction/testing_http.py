@@ -60,7 +60,7 @@ class Answer:
 def failure(status: int, code: str) -> Answer:
     """Return an answer that only a test wants."""
     headers = {"Retry-After": "1"} if status in (429, 503) else {}
-    return Answer(status, {"error": code, "message": "As the test wants it"}, headers)
+    return Answer(status, {"error": code, "message": "Requested by the test"}, headers)
 
 
 @dataclass

@@ -119,8 +119,8 @@ def _action_commands() -> list[ActionCommand]:
         ),
         ActionCommand(
             name="stop",
-            help="Ask an action's job to stop; one that is not launched yet never will be, and one that has"
-            " failed is not tried again",
+            help="Stop an action. Its job is asked to stop, a job that has not started is never launched,"
+            " and a failed action is not retried",
             func=lazy_load_command("airflow_asyncaction.cli.actions.stop"),
             args=(_UUID, _YES, ARG_OUTPUT, ARG_VERBOSE),
         ),
@@ -142,9 +142,9 @@ def _reap_command() -> ActionCommand:
     return ActionCommand(
         name="reap",
         help="End unwatched actions now, and delete the pods they have left",
-        description="End actions whose task has ended, or is gone, without having seen their end: after the"
-        " crash of a worker's host, for example. The API server does so by itself ([asyncaction] reap_after)."
-        " Their jobs, if they run, are told to stop. With --pods-in, pods whose action is over are deleted.",
+        description="End orphaned actions: their task has ended or is gone, for example because the host of a"
+        " worker crashed. The API server also does this by itself ([asyncaction] reap_after). Jobs that"
+        " still run are told to stop. With --pods-in, pods whose action has ended are deleted.",
         func=lazy_load_command("airflow_asyncaction.cli.reap.reap"),
         args=(_UNHEARD_FOR, _DRY_RUN, _PODS_IN, _KUBERNETES_CONN_ID, _CONFIG_FILE),
     )

@@ -39,9 +39,9 @@ def audited(command: Callable[P, T]) -> Callable[P, T]:
 
 
 def create_run(actions: Actions, run: WantedRun, *, user: str) -> None:
-    """Create a Dag run, unless it is there already, and tell of it in Airflow's audit log.
+    """Create a Dag run unless it exists, and record it in Airflow's audit log.
 
-    :param user: whose it is to be
+    :param user: name of the user who launches it
     :raises UserRefused: Airflow refuses, and says why
     """
     try:

@@ -312,7 +312,7 @@ def refusal(call: Call, answer: Answer) -> ServerError:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float:
-    """Return how long the server asks to be left alone; at most a minute.
+    """Return the server's ``Retry-After`` in seconds, at most 60.
 
     :param headers: of its answer, with names in lower case
     """

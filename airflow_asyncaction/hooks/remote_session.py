@@ -76,7 +76,7 @@ class RemoteSession:
         return _until_answered(lambda: self._try(call), patience)
 
     def fetch(self, url: str, file: RemoteFile, path: Path, patience: timedelta) -> None:
-        """Write a content from wherever it is kept: that is told nothing of who asks.
+        """Download a content from wherever it is stored, without sending any credentials.
 
         :raises ServerUnreachable: no answer came for that long
         :raises ServerError: it cannot be fetched, or is not what its hash says

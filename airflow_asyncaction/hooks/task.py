@@ -39,11 +39,11 @@ PATIENCE = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Registration:
-    """What a registered task is given.
+    """The result of registering a task.
 
-    :param info: for its job
-    :param credentials: its own, which the job must not get
-    :param was_launched: a process of this task that is gone, or has let go of it, has started the job
+    :param info: passed to the job
+    :param credentials: the task's own; the job must not get them
+    :param was_launched: whether an earlier process of this task has already started the job
     """
 
     info: JobInfo

@@ -102,7 +102,7 @@ class Patience:
 
 @keyword_dataclass
 class Contents:
-    """The way to content URLs. An error names their host, and the proxy, only.
+    """Transfers contents to and from their URLs. Errors name only the host and the proxy.
 
     :param timeout_seconds: for connecting, and for each wait for more bytes or for an answer
     """
@@ -168,7 +168,7 @@ class _Way(urllib.request.BaseHandler):
     https_open = http_open
 
     def describe(self, host: str) -> str:
-        """Say who was asked, and by which way."""
+        """Name the host, and the proxy if there is one."""
         return describe_place(host, self._proxy)
 
 

@@ -24,8 +24,8 @@ REPORT_BYTES = 900 * 1024
 class Outbox:
     """A bounded queue of log lines. Any thread, and a signal handler, may use it.
 
-    While the server is away or slow the oldest lines are dropped, as are lines that it fails on. A line in
-    their place says how many.
+    The oldest lines are dropped while the server is down or slow, as are lines on which it fails. One line
+    replaces them and says how many.
     """
 
     def __init__(self) -> None:

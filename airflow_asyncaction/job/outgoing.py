@@ -39,7 +39,7 @@ class OutgoingReport:
 
     @property
     def can_be_skipped(self) -> bool:
-        """Whether the job's end would get through without it. Of a terminal report its log lines can."""
+        """Whether it may be dropped to let the job's end through. A terminal report loses only log lines."""
         return not self.is_heartbeat and (self.terminal is None or bool(self.lines))
 
 

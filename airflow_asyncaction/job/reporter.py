@@ -301,10 +301,10 @@ class Reporter:
         max_server_errors: int = _SUSPICIOUS_SERVER_ERRORS,
         in_background: bool = False,
     ) -> bool:
-        """Send a report, unless the server fails on it alone: then it must not hold up those behind it.
+        """Send a report. Skip it if the server fails on this one only, so that it does not block the others.
 
-        :returns: ``False`` if another must be composed in its place
-        :raises ServerKeepsFailing: the server fails on others, too
+        :returns: ``False`` if another report must be composed in its place
+        :raises ServerKeepsFailing: the server fails on other reports, too
         """
         most = max_server_errors if report.can_be_skipped and self.is_owner else None
         try:
@@ -374,7 +374,7 @@ class Reporter:
         self._restore(report)
 
     def _restore(self, report: OutgoingReport) -> None:
-        """Let a report's other contents than log lines and the end be sent again."""
+        """Restore a skipped report's fields, except log lines and the end, for the next report."""
         if "agent" in report.fields:
             self._first = {"status": "RUNNING", "agent": report.fields["agent"]}
         if self._details is None:

@@ -286,7 +286,7 @@ def _answer_of_proxy(error: Exception) -> _Answer:
 
 
 def describe_place(host: str, proxy: Proxy | None) -> str:
-    """Say who was asked, and by which way."""
+    """Name the host, and the proxy if there is one."""
     return host if proxy is None else f"{host} (through the proxy {proxy.place})"
 
 

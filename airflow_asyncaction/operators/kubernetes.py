@@ -57,14 +57,14 @@ _START_MARGIN = timedelta(minutes=1)
 class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     """Run an image as a pod that may report back. Takes the arguments of KubernetesPodOperator.
 
-    Purpose: any image as a task, with the truth about how it ended. Deferred, it needs no worker and no
-    polling: one watch for all pods sees the exit, and the API server ends the task.
+    Purpose: run any image as a task, and report exactly how it ended. While deferred, it needs no worker and
+    no polling: one watch for all pods sees the exit, and the API server ends the task.
 
     How it works: KubernetesPodOperator builds the pod; a :class:`KubeRunner` creates and watches it. After
     ``defer_after`` the task is deferred, and a trigger watches in its place.
 
-    What it does not do: side-cars for XCom (the job reports its results), and what stands in the error about
-    ``callbacks`` and the like.
+    What it does not do: XCom side-cars (the job reports its results), and the options that are rejected with
+    an error, such as ``callbacks``.
 
     :param arguments: a mapping is the action's arguments; a list is the container's, as is ``args``; with
         ``service_name`` it is the action's in either case

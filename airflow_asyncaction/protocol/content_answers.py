@@ -74,9 +74,9 @@ class ContentAnswer:
 
 
 def _part(header: str, size: int) -> tuple[int, int] | None:
-    """Return from where to before where a ``Range`` goes in so many bytes: nowhere, if it is not in them.
+    """Return start and stop of a ``Range`` within ``size`` bytes; an empty range if it is not satisfiable.
 
-    ``None``: it is no single range, and all is wanted.
+    ``None`` if the header is not a single range: send the whole content.
     """
     asked = _RANGE.fullmatch(header)
     if asked is None:

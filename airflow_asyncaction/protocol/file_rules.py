@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a job may do with files, and how that is answered: for the API server, and for the test server."""
+"""File rules: what a job may do with files, and the answers. API server and test server share them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow_asyncaction.protocol.files import FileRecord, Role
 
 
 class Announced(Protocol):
-    """What was said of a content before it was sent: an :class:`Announcement`, or a row that keeps one."""
+    """The announced properties of a content: an :class:`Announcement`, or a row that stores one."""
 
     @property
     def md5(self) -> str:
@@ -31,7 +31,7 @@ class Announced(Protocol):
 
 
 class Arrived(Protocol):
-    """What a content that has arrived was found to be."""
+    """The measured properties of an uploaded content."""
 
     @property
     def md5(self) -> str:
@@ -59,7 +59,7 @@ def check_lives(action: Action) -> None:
         raise FileRefused("A newer attempt took over, or Airflow ended this action: stop", code="superseded")
     if action.is_done:
         raise FileRefused(
-            "The action has ended: it has no more files to send or to get", code="already_ended"
+            "The action has ended: its job can no longer upload or download files", code="already_ended"
         )
 
 
@@ -89,12 +89,12 @@ def no_such_file() -> FileRefused:
 
 def not_awaited() -> FileRefused:
     """Return the refusal of a content whose announcement is gone."""
-    return FileRefused("This file is not awaited any more: announce it anew", code="no_such_file")
+    return FileRefused("This upload is no longer expected: announce the file again", code="no_such_file")
 
 
 def not_own() -> FileRefused:
     """Return the refusal of a file for another action."""
-    return FileRefused("A job may leave files with its own action alone", code="not_yours")
+    return FileRefused("A job may upload files to its own action only", code="not_yours")
 
 
 def not_readable() -> FileRefused:
@@ -132,11 +132,11 @@ def check_size(size_bytes: int | None, most: int) -> None:
     :raises FileRefused: it may not
     """
     if size_bytes is not None and size_bytes > most:
-        raise FileRefused(f"A file may have {most} bytes ([asyncaction] max_file_bytes)", code="too_large")
+        raise FileRefused(f"The file exceeds {most} bytes ([asyncaction] max_file_bytes)", code="too_large")
 
 
 def check_content_size(size_bytes: int, most: int) -> None:
-    """Make sure that so much of a content may come.
+    """Check the number of bytes received for a content.
 
     :raises FileRefused: it may not
     """

@@ -60,7 +60,7 @@ class Refusal:
     @classmethod
     def no_such_route(cls) -> Refusal:
         """Return the answer to a request for a path that is no route."""
-        return cls(404, HTTP_CODES[404], "There is no such route: mind the hook's path")
+        return cls(404, HTTP_CODES[404], "Unknown route. Check the path of JOB_HOOK")
 
     @classmethod
     def method_not_allowed(cls, allowed: Iterable[str]) -> Refusal:

@@ -83,7 +83,7 @@ def job_secret(pod: k8s.V1Pod, info: JobInfo, *, task_key: str | None) -> k8s.V1
 def secrets_of(pod: Pod, secret: Mapping[str, Any] | None) -> PodSecrets:
     """Return the secrets of an action out of its pod's Secret, as JSON, or else out of the pod itself.
 
-    The pod of an action from before tasks had keys of their own has none: its job's secret stands for it.
+    Pods of older releases have no task key: their job's secret is used instead.
 
     :raises ValueError: they are in neither
     """

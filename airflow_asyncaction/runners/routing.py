@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RoutedAction:
-    """What a runner of the user's own is made with.
+    """The action that a custom runner is created for.
 
     :param type: of the action
     :param arguments: of the action; the job gets them in any case

@@ -220,9 +220,9 @@ class Actions:
         unless: Callable[[Connection, Row[Any]], bool] = lambda *_: False,
         audited: AuditEvent | None = None,
     ) -> Action:
-        """Apply a message of neither job nor runner to an action, and return it.
+        """Apply a message from neither job nor runner to an action, and return the action.
 
-        :param prove: who asks for it
+        :param prove: authenticates the sender
         :param unless: leaves the action as it is if it returns true; called with the action's locked row
         :param audited: what a user does with it, for Airflow's audit log
         :raises ActionNotFound: it is gone

@@ -94,9 +94,9 @@ class Unwatched:
 
 
 def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) -> Iterator[Unwatched]:
-    """Yield the unwatched actions of which nothing was heard for so long.
+    """Yield the unwatched actions without a recent report.
 
-    :param older_than: a task that has just ended may still be about to tell how
+    :param older_than: minimum silence: a task that has just ended may still report how its job ended
     """
     after: JobId | None = None
     while True:
@@ -142,16 +142,16 @@ def find_over(
 class Reaper:
     """Ends actions that have been unwatched for a while. Each API server process has one.
 
-    Purpose: after a host has crashed, its actions end without anybody's doing.
+    Purpose: ends the orphaned actions of a crashed host automatically.
 
-    How it works: each look reads the next actions that are not done, by id, and begins again after the last
-    one. It ends an action that was unwatched whenever it looked, for the whole grace, and still is: under the
-    lock that adoption takes as well.
+    How it works: each call of :meth:`look` reads the next batch of actions that are not done, in order of
+    id, and starts over after the last one. An action is ended if every look within the grace period found it
+    unwatched, and it still is. That last check holds the lock that adoption also takes.
 
-    What it does not do: go by reports. A job that goes on reporting without a task is ended, too.
+    What it does not do: consider reports. A job that keeps reporting without a task is ended, too.
 
-    :param grace: in which a killed task may tell how its job ended
-    :param batch: how many actions one look reads at the most
+    :param grace: time in which a killed task may still report how its job ended
+    :param batch: maximum number of actions per look
     """
 
     def __init__(self, actions: Actions, *, grace: timedelta, batch: int = _BATCH) -> None:

@@ -14,9 +14,9 @@ _TURN_SECONDS = 30  # as long as SQLAlchemy waits for a connection
 
 
 class Turns:
-    """Lets no more threads into the database than its pool keeps connections for.
+    """Limits the threads that use the database to the size of its connection pool.
 
-    Each of the others would open a connection for its transaction alone, which costs more than to wait.
+    Any further thread would open a connection for a single transaction, which costs more than waiting.
     """
 
     def __init__(self, engine: Engine) -> None:

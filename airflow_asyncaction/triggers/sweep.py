@@ -44,11 +44,11 @@ class Pace:
 
 
 class Sweep:
-    """Looks at the pods of a watch that nobody in this process waits for.
+    """Cleans up the pods of a watch that no trigger in this process waits for.
 
-    How it works: the server knows whether a task watches the action; if none does, it ends it. The pod of an
-    action that is over is deleted, unless it is to be kept. What has no key to sign with, or is not known
-    to the server (it is of another deployment), is left alone.
+    How it works: the server ends the action of such a pod if no task watches it. The pod of an action that
+    has ended is deleted, unless it is to be kept. Pods without a task key, and pods that the server does not
+    know because they belong to another deployment, are ignored.
     """
 
     def __init__(self, watch: PodWatch, server: Server, pace: Pace = Pace()) -> None:

@@ -26,7 +26,7 @@ LARGEST_NUMBER = 2**31 - 1
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it
-_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # what databases do not take; surrogates: see WireRequest.args
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # databases reject these; surrogates: see WireRequest.args
 _UNIX_MS = re.compile(r"\d{1,15}")
 
 

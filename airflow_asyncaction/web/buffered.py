@@ -43,7 +43,7 @@ class _Answer:
 class BufferedWsgi:
     """A WSGI app as an ASGI app.
 
-    :param max_body_bytes: of a longer body the app gets so much and one byte more, to refuse it
+    :param max_body_bytes: a longer body is cut one byte beyond this, so that the app refuses it
     :param threads: how many requests are served at once
     :param name: prefix of the threads' names
     """

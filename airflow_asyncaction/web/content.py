@@ -195,9 +195,9 @@ async def _read_piece(receive: Receive, pace: _Pace) -> tuple[bytes, bool]:
 
 
 def chunks_of(answer: ContentAnswer, content: BinaryIO) -> Iterator[bytes]:
-    """Read what is answered, piece by piece.
+    """Yield the body of an answer in chunks.
 
-    :raises OSError: there is less than there should be
+    :raises OSError: the content is shorter than announced
     """
     if answer.length:
         content.seek(answer.start)

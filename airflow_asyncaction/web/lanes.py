@@ -10,7 +10,7 @@ from werkzeug.routing import Map
 
 
 class Lane(Enum):
-    """Users wait for Airflow's own answers, and contents for their clients: neither may keep jobs waiting."""
+    """Groups of routes. User routes wait for Airflow, contents for slow clients; neither may delay jobs."""
 
     JOBS = "jobs"  # signed by a job or its task
     CONTENTS = "contents"  # streamed, without a thread for each

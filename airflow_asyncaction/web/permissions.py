@@ -40,10 +40,10 @@ _READING = frozenset({"GET", "HEAD"})
 class User:
     """A user whom Airflow has authenticated.
 
-    How it works: every question names its Dag. To a question without one an auth manager may say yes if
-    there is *any* Dag for which it holds (FAB does). That answer holds for no particular Dag.
+    How it works: every permission check names its Dag. Without one, an auth manager may allow what is
+    permitted for *any* Dag (FAB does), which says nothing about a particular Dag.
 
-    :param known: as the auth manager knows them
+    :param known: the auth manager's user object
     :param actions: the store that knows the Dags' teams
     """
 
@@ -76,10 +76,10 @@ class User:
             raise UserRefused(said, code="forbidden")
 
     def permitted(self, method: ResourceMethod, entity: str, dag_ids: Collection[str]) -> set[str]:
-        """Return those of these Dags which they may read, and to whose entity they may do that.
+        """Return the Dags that the user may read and whose entity they may access with this method.
 
-        Airflow's own lists ask so: for the set of readable Dags, in the batches that a remote auth manager
-        answers at once.
+        Airflow's own lists check permissions in the same way: for the set of readable Dags, in batches that a
+        remote auth manager answers with one request.
 
         :raises StoreUnavailable: the database does not answer
         """

@@ -39,7 +39,7 @@ T = TypeVar("T")
 _PAGE = 50
 _LARGEST_PAGE = 200
 _LISTED_CHARS = 300
-"""So much of an error, and of a job's message, is in a list."""
+"""Maximum length of error and progress messages in a list."""
 
 
 def users_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
@@ -243,7 +243,7 @@ def _without_output(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shorten(fields: dict[str, Any]) -> None:
-    """Leave out of a short action what no list shows: it is sent again and again, for many actions."""
+    """Remove fields that no list shows: lists are polled, and have many actions."""
     del fields["serverTime"]
     for name in ("errorMessage", "message"):
         fields[name] = fields[name] and fields[name][:_LISTED_CHARS]
