@@ -10,6 +10,7 @@ from enum import Enum, auto
 from typing import Any
 from urllib.parse import unquote
 
+from airflow_asyncaction.protocol.files import MAX_INDEX
 from airflow_asyncaction.protocol.refusals import Refusal
 
 
@@ -32,12 +33,10 @@ class Route:
 
 
 _NOT_SIGNED_IN = Refusal(
-    401, "not_signed_in", "Operations are listed for users only", headers={"WWW-Authenticate": "Bearer"}
+    401, "not_signed_in", "Operations are for users only", headers={"WWW-Authenticate": "Bearer"}
 )
-_CSRF = Refusal(403, "csrf", "Operations are launched by users only")
 _PLACE = "(?P<store>[^/]+)/(?P<owner>[^/]+)/(?P<property>[^/]+)"
-_FILE = f"{_PLACE}/(?P<index>[0-9]+)"
-_MAX_DIGITS = 4300  # Python reads no longer numbers
+_FILE = f"{_PLACE}/(?P<index>[0-9]{{1,{len(str(MAX_INDEX))}}})"
 _HOOK = "/"
 _OPERATION = r"/[.~-]*\w[\w.~-]*"
 
@@ -66,7 +65,7 @@ def find_route(method: str, path: str, *, is_job: bool) -> Route | Refusal:
         if match is not None:
             return _found(methods, method, match.groupdict())
     if re.fullmatch(_OPERATION, decoded) and (method == "PUT" or not is_job):
-        return _found({"PUT": _CSRF}, method, {})
+        return _found({"PUT": _NOT_SIGNED_IN}, method, {})
     return Refusal.no_such_route()
 
 
@@ -74,6 +73,4 @@ def _found(methods: _Methods, method: str, names: Mapping[str, Any]) -> Route | 
     found = methods.get(method)
     if found is None:
         return Refusal.method_not_allowed([*methods, *(["HEAD"] if "GET" in methods else [])])
-    if len(names.get("index", "")) > _MAX_DIGITS:
-        return Refusal.no_such_route()
     return found if isinstance(found, Refusal) else Route(found, names)
