@@ -32,6 +32,13 @@ USER = "admin"
 STOP_GRACE_SECONDS = 3
 """The triggerer alone would take 10 s to end, and what runs here is thrown away anyway."""
 
+_PRELOAD = """\
+import importlib, runpy, sys
+for name in sys.argv.pop(1).split(","):
+    importlib.import_module(name)
+runpy.run_module("airflow", run_name="__main__", alter_sys=True)
+"""
+
 Config = Mapping[str, Mapping[str, str]]
 """Options of airflow.cfg: section, option, value."""
 
@@ -70,6 +77,7 @@ class Deployment:
         is_migrated: bool = False,
         config: Config | None = None,
         environ: Mapping[str, str] | None = None,
+        preload: Sequence[str] = (),
         pods_reach_us_at: str | None = None,
         start_timeout_seconds: float = 180,
     ) -> None:
@@ -82,6 +90,8 @@ class Deployment:
         :param is_migrated: whether the database has its tables already
         :param config: options beside or instead of ours
         :param environ: variables for all processes
+        :param preload: modules that the scheduler and the dag processor import when they start. The processes
+            that they fork, one for each task and each Dag file, need not import them again.
         :param pods_reach_us_at: the address of this machine for jobs elsewhere: the API server then listens
             on all interfaces, and jobs are told this address (``Cluster.host``)
         """
@@ -92,6 +102,7 @@ class Deployment:
         self._is_migrated = is_migrated
         self.password = secrets.token_urlsafe(9)
         self._config = config or {}
+        self._preload = ",".join(preload)
         self._mark = secrets.token_hex(8)
         self._sessions = set[int]()
         self._start_timeout_seconds = start_timeout_seconds
@@ -239,7 +250,10 @@ class Deployment:
             raise DeploymentError("airflow db migrate failed", log, migrated.stderr[-4000:])
 
     def _process(self, name: str, *arguments: str) -> Process:
-        command = [sys.executable, "-m", "airflow", name, *arguments]
+        run = ["-m", "airflow"]
+        if self._preload and name in ("scheduler", "dag-processor"):
+            run = ["-c", _PRELOAD, self._preload]
+        command = [sys.executable, *run, name, *arguments]
         return Process(name, command, environ=self.environ, log=self.home / f"{name}.log")
 
     def _environ(self, extra: Mapping[str, str]) -> dict[str, str]:

@@ -133,6 +133,7 @@ def shared_scene(
         is_migrated=True,
         config={**CONFIG, "core": {"simple_auth_manager_users": PEOPLE}, "asyncaction": ours},
         environ={"ASYNCACTION_TEST_FOLDER": str(folder), "AIRFLOW_CONN_AWS_TEST": s3.connection},
+        preload=["airflow_asyncaction.operators"],
     )
     try:
         with CommandLines() as command_lines, deployment:
@@ -169,13 +170,13 @@ def kube(shared: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> It
             dags=[HERE / "kube_dags"],
             database_url=url,
             is_migrated=True,
-            # Each process of a task imports the client of Kubernetes, which takes seconds of a core.
             config={
                 **CONFIG,
                 "core": {"parallelism": "4", "dagbag_import_timeout": "120"},
                 "asyncaction": {**CONFIG["asyncaction"], "runners": in_pods()},
             },
             environ=cluster.environ,
+            preload=["airflow_asyncaction.operators.kubernetes"],  # its imports take seconds of a core
             pods_reach_us_at=cluster.host,
         )
         try:
