@@ -17,7 +17,7 @@ from sqlalchemy import MetaData, select, update
 from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.protocol.lifecycle import Launched
 from airflow_asyncaction.store.models import action_table, report_table
-from airflow_asyncaction.store.secret import rotate_all
+from airflow_asyncaction.store.secret import decrypt, rotate_all
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import NewJob, SignedJob
 
@@ -82,12 +82,17 @@ def fernet_keys(keys: str) -> Iterator[None]:
     """Let this process have other keys."""
     before = os.environ[FERNET_KEY]
     os.environ[FERNET_KEY] = keys
-    get_fernet.cache_clear()
+    forget_keys()
     try:
         yield
     finally:
         os.environ[FERNET_KEY] = before
-        get_fernet.cache_clear()
+        forget_keys()
+
+
+def forget_keys() -> None:
+    get_fernet.cache_clear()
+    decrypt.cache_clear()
 
 
 def test_keys_are_rotated(database: Database, new_job: NewJob) -> None:

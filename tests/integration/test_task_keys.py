@@ -41,8 +41,8 @@ pytestmark = pytest.mark.integration
 UNSIGNED = (401, "bad_signature")
 DEFERRAL = Deferral(needs_worker=NeedsWorker.ALWAYS).to_json()
 OF_JOBS, OF_TASKS = {"jobs", "files"}, {"tasks", "task_files"}
-OF_OTHERS = {"users", "page"}
-UNSIGNED_ROUTES = {"tasks.registration", "files.put_content", "files.get_content"}  # proven otherwise
+OF_OTHERS = {"contents", "openapi", "page", "users"}
+UNSIGNED_ROUTES = {"tasks.registration"}  # proven otherwise
 
 
 @pytest.fixture

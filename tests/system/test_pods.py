@@ -103,7 +103,7 @@ def test_no_secret_is_seen_anywhere(kube: KubeScene, dag_id: str) -> None:
     kube.end_of(dag_id)
     secrets = [secret for each in kube.secrets().values() for secret in (each.job, each.task)]
     assert secrets
-    assert not any(secret.encode() in line for line in kube.command_lines.seen for secret in secrets)
+    assert not any(secret.encode() in line for line in kube.command_lines.seen.copy() for secret in secrets)
     for path in kube.deployment.home.rglob("*.log"):
         content = path.read_text(errors="replace")
         assert not any(secret in content for secret in secrets), path

@@ -158,8 +158,7 @@ def test_operations_and_their_actions_are_listed(scene: Scene, hook: AsyncAction
     found = {action.uuid for action in hook.list(type="remote.work", page_size=3)}
     assert {up(scene, name) for name in ATTENDED} <= found
     ok, said = hook.test_connection()
-    assert ok
-    assert "remote_work" in said
+    assert (ok, said.partition(":")[0]) == (True, f"{len(hook.operations())} operations may be launched")
 
 
 def test_no_log_shows_the_password(scene: Scene) -> None:

@@ -49,8 +49,8 @@ def below(kind: type[exceptions.AsyncActionError]) -> list[type[exceptions.Async
 
 def refusal_codes() -> set[str]:
     """Return every ``error`` that a route may answer with."""
-    source = Path(refusals.__file__).read_text()
-    codes = set(re.findall(r'(?:Refusal\(\s*\d+|HTTP_CODES\.get\(status), "(\w+)"', source))
+    source = "".join(Path(module.__file__ or "").read_text() for module in (protocol_refusals, refusals))
+    codes = set(re.findall(r'(?:(?:Refusal|cls)\(\s*\d+|HTTP_CODES\.get\(status), "(\w+)"', source))
     for name, table in {**vars(protocol_refusals), **vars(refusals)}.items():
         if name.endswith("_STATUS"):
             codes |= set(table)
