@@ -9,6 +9,8 @@ MAKEFLAGS += --no-print-directory
 export UV_PYTHON_DOWNLOADS := never
 export VIRTUAL_ENV :=
 export PYTHONPATH :=
+# Airflow starts many processes: without bytecode files, each would compile for seconds.
+export PYTHONDONTWRITEBYTECODE :=
 
 CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
@@ -106,7 +108,7 @@ $(READY): requirements/dev.txt pyproject.toml | $(UV)
 	@[ -n "$(PYTHON)" ] || { echo "make: no Python >= 3.11 found: install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Making .venv with $$($(PYTHON) --version): a minute, once"
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --clear --python "$$(command -v $(PYTHON))" .venv
-	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements/dev.txt
+	@$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.txt
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
