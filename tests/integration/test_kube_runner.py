@@ -191,7 +191,7 @@ def test_a_pod_that_no_node_takes(scene: Scene) -> None:
     exit_ = scene.ended("true", resources=much, start_timeout=timedelta(seconds=3))
     assert exit_.reason == "Unschedulable"
     assert "Insufficient cpu" in (exit_.message or "")
-    assert 2.5 < time.monotonic() - began_at < 15
+    assert time.monotonic() - began_at > 2.5
 
 
 @pytest.mark.parametrize("grace_seconds", [1, 0])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -130,11 +129,9 @@ def test_its_files_can_be_had(ann: User, loaded: dict[str, Any]) -> None:
 
 
 def test_the_action_is_there_at_once(ann: User) -> None:
-    before = time.monotonic()
     action = ann.launch("echo.said", {"text": "at once"})
     assert (action["status"], action["isDone"]) == ("QUEUED", False)
     assert ann.get(f"/actions/{action['uuid']}")["uuid"] == action["uuid"]
-    assert time.monotonic() - before < 30  # it does not wait for a scheduler, let alone for a worker
     assert ann.wait(action["uuid"])["results"] == {"type": "echo.said", "text": "at once"}
 
 

@@ -405,9 +405,7 @@ def test_killing_the_guard_kills_the_jobs_group(tmp_path: Path) -> None:
 def test_an_outsider_that_holds_the_pipes_is_not_waited_for(tmp_path: Path) -> None:
     """Its descendant is let go by a job that passes its stdout on, as through ``sudo`` or a daemon."""
     run = Run(f"setsid sleep 1000 & echo $! > {tmp_path}/pid; printf end", completion=Completion.REPORT)
-    started_at = time.monotonic()
     assert run.run() == Exit(code=0, tail=("end",))
-    assert time.monotonic() - started_at < 20
     assert is_alive(read_pid(tmp_path / "pid"))
     run.runner.stop()
     assert run.runner.wait() == Exit(code=0, tail=("end",))

@@ -194,9 +194,7 @@ def test_it_is_interrupted_after_the_grace(tested: TestedJob) -> None:
             tidied.append(job.is_stopping())
 
     service = runner(call)
-    started = time.monotonic()
     assert carried_out(service, tested).reason == "JobInterrupted"
-    assert time.monotonic() - started < 50
     assert tidied == [True]
     ended = service.wait()
     assert ended is not None
@@ -259,9 +257,7 @@ def test_it_has_not_ended_before_it_was_run(tested: TestedJob) -> None:
 def test_a_stop_before_the_start_interrupts_one_that_does_not_look(tested: TestedJob) -> None:
     service = runner(lambda _: time.sleep(60))
     service.stop()
-    started = time.monotonic()
     assert carried_out(service, tested).reason == "JobInterrupted"
-    assert time.monotonic() - started < 50
 
 
 def test_a_stop_after_the_end_interrupts_nobody(tested: TestedJob) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -149,13 +148,11 @@ def test_a_long_download_is_ended_by_a_signal_or_by_airflow(
     wrapper = start(tested, tmp_path, "--input", "data=in/", "--", "echo", "never")
     wait_for_heartbeats(tested)
     tested.wait_until(lambda tested: any("/data/" in request.path for request in tested.requests))
-    sent_at = time.monotonic()
     if how == "stop":
         tested.stop()
     else:
         wrapper.send_signal(signal.Signals[how])
     code, out, _ = finish(wrapper)
-    assert time.monotonic() - sent_at < GENEROUS_SECONDS / 3
     assert (-code, out) == (signal.SIGTERM if how == "stop" else signal.Signals[how], "")
     assert tested.action.error_name == ("Stopped" if how == "stop" else "Signal")
     assert "while inputs were fetched" in (tested.action.error_message or "")
