@@ -33,6 +33,7 @@ from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
+from airflow_asyncaction.store.outages import one_of_many
 
 RUN_GRACE = timedelta(minutes=1)
 """How long after an action was asked for its Dag run may be missing: its creation may be under way."""
@@ -250,12 +251,10 @@ def settle(actions: Actions, now: datetime) -> None:
     with actions.transaction() as connection:
         found = connection.execute(_TO_SETTLE, {"now": now, "missing_since": now - RUN_GRACE}).all()
     for row in found:
-        try:
+        with one_of_many(row.id):
             actions.end(row.id, _message(row), now)
             if row.run_state is None:
                 _free_key(actions, row.id)
-        except ActionNotFound:  # it was cleaned away meanwhile
-            continue
 
 
 def _free_key(actions: Actions, action_id: JobId) -> None:

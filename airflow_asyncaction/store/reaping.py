@@ -18,13 +18,13 @@ from airflow.utils.state import State as TaskStates
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, Row, Select, and_, bindparam, or_, select, true
 
-from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.protocol.actions import Action, Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
 from airflow_asyncaction.store import rows
 from airflow_asyncaction.store.actions import Actions, Unseal
 from airflow_asyncaction.store.models import action_table
+from airflow_asyncaction.store.outages import one_of_many
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +110,11 @@ def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) ->
 
 
 def reap_if_unwatched(
-    actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] = lambda _: None
+    actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] | None = None
 ) -> Action:
     """End an action unless it is watched, and return it; its job, if it still runs, is told to stop (410).
 
-    :param prove: who asks for it
+    :param prove: authenticates a task that asks for it, as :meth:`Actions.end` does
     :raises ActionNotFound: there is no such action, and ``prove`` does not mind
     """
     return actions.end(action_id, Abandon(), now, prove=prove, unless=_is_to_stay)
@@ -178,12 +178,10 @@ class Reaper:
             self._reap(action_id, now)
 
     def _reap(self, action_id: JobId, now: datetime) -> None:
-        try:
+        with one_of_many(action_id):
             action = reap_if_unwatched(self._actions, action_id, now)
-        except ActionNotFound:  # it was cleaned away meanwhile
-            return
-        if action.is_done:
-            log.warning("No task watched action %s any more. It has ended as %s", action_id, action.state)
+            if action.is_done:
+                log.warning("No task watched action %s any more. It has ended as %s", action_id, action.state)
 
 
 def _awaited(connection: Connection, after: JobId | None, limit: int = _BATCH) -> Sequence[Row[Any]]:

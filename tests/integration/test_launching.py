@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from airflow.models.dagrun import DagRun
-from sqlalchemy import delete, insert
+from cryptography.fernet import Fernet
+from sqlalchemy import delete, insert, update
 
 from airflow_asyncaction.exceptions import RegistrationRefused, StoreUnavailable
 from airflow_asyncaction.protocol.actions import State, StopReason
@@ -24,6 +25,7 @@ from airflow_asyncaction.store import launching, reaping
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.launching import RUN_GRACE, Launch, WantedRun
 from airflow_asyncaction.store.listing import ActionRecord, find, read_reports
+from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
 from airflow_asyncaction.store.registration import Claimant, Registered, register
 from tests.integration.databases import Database
@@ -210,6 +212,27 @@ def test_an_action_without_a_run_ends_after_the_grace(actions: Actions) -> None:
     shown = find(actions, action.id).to_json(NOW)
     assert (shown["status"], shown["errorName"], shown["isDone"]) == ("STOPPED", "RunDeleted", True)
     assert launching.queue(actions, wanted, NOW).is_new
+
+
+def test_a_lost_key_keeps_nothing_from_its_end(database: Database, actions: Actions) -> None:
+    lost, other = (launching.queue(actions, launch(), NOW).action for _ in range(2))
+    unreadable = Fernet(Fernet.generate_key()).encrypt(b"x").decode()
+    with database.engine.begin() as connection:
+        query = update(action_table).where(action_table.c.id == lost.id)
+        connection.execute(query.values(secret=unreadable, task_key=unreadable))
+    launching.settle(actions, NOW + timedelta(hours=1))
+    assert [find(actions, action.id).state for action in (lost, other)] == [State.STOPPED, State.STOPPED]
+
+
+def test_one_bad_row_keeps_no_other_from_its_end(database: Database, actions: Actions) -> None:
+    bad, other = (launching.queue(actions, launch(), NOW).action for _ in range(2))
+    with database.engine.begin() as connection:
+        query = update(action_table).where(action_table.c.id == bad.id)
+        connection.execute(query.values(stop_reason="a newer release's"))
+    launching.settle(actions, NOW + timedelta(hours=1))
+    assert find(actions, other.id).state is State.STOPPED
+    with database.engine.begin() as connection:
+        connection.execute(delete(action_table).where(action_table.c.id == bad.id))
 
 
 def test_an_action_that_was_stopped_in_time_is_never_launched(database: Database, actions: Actions) -> None:
