@@ -17,7 +17,7 @@ from typing import Any
 
 from airflow.models.dagrun import DagRun
 from airflow.utils.state import DagRunState
-from sqlalchemy import and_, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
@@ -166,12 +166,12 @@ def stop(
     :raises UserRefused: it has ended, and is not to be tried again; or the next try is there already
     """
     audited = _stop_event(action, requested_by, method)
-    if not action.state.is_end:
-        actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC), audited=audited)
-        stopped = find(actions, action.id)
-        if action.state.is_waiting and stopped.state.is_end:
+    before = action.state if action.state.is_end else _stop_unended(actions, action.id, audited)
+    action = find(actions, action.id)
+    if not before.is_end:
+        if before.is_waiting:
             fail_run(action)
-        return stopped
+        return action
     if not _is_to_be_tried_again(actions, action):
         raise UserRefused(f"The action has ended as {action.state}", code="already_ended")
     fail_task(action)
@@ -181,6 +181,18 @@ def stop(
         reports.keep_message(connection, action.id, "stop", now, requested_by=requested_by)
         rows.write(connection, action.id, {"updated_at": now})  # so that pages see that there is more
     return action
+
+
+def _stop_unended(actions: Actions, action_id: JobId, audited: AuditEvent) -> State:
+    """Stop an action unless it has ended, maybe since it was read; return the state that it had."""
+    states: list[State] = []
+
+    def has_ended(_: Connection, row: Row[Any]) -> bool:
+        states.append(State(row.state))
+        return states[-1].is_end
+
+    actions.end(action_id, Stop(StopReason.REQUESTED), datetime.now(UTC), unless=has_ended, audited=audited)
+    return states[-1]
 
 
 def _stop_event(action: ActionRecord, requested_by: str, method: str) -> AuditEvent:
