@@ -76,7 +76,8 @@ class BaseActionOperator(ServiceCallOperator):
     :param require_report: whether a job must report its end: exit code 0 alone is then the error NoReport;
         true for a job with a ``service_name``, unless given
     :param completion: ``"exit"``: the job's exit, with what it reported, is the end; ``"report"``: it only
-        submits the work, and the action ends with the report
+        submits the work, and the action ends with the report; not for a job with a ``service_name``, which
+        reports itself
     :param logs_limit: how many reported log lines the server keeps; all are copied into the task log as they
         come
     :param accept_v1: whether v1 signatures are accepted for this action, if they are at all
@@ -129,6 +130,11 @@ class BaseActionOperator(ServiceCallOperator):
             logs_limit=logs_limit,
             accept_v1=accept_v1,
         )
+        if self.service_name is not None and self.options.completion is Completion.REPORT:
+            raise ValueError(
+                'completion="report" is not for a job with a service_name: it reports once its method has'
+                ' returned, and a process that ends without a report is an error. Leave completion="exit"'
+            )
         self.acts_for: BaseOperator | None = None
         self._attempt: Attempt | None = None
 

@@ -49,7 +49,7 @@ from airflow_asyncaction.store import audit, ends, log_lines, reports, rows
 from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import metadata, report_table
-from airflow_asyncaction.store.outages import store_outages
+from airflow_asyncaction.store.outages import one_of_many, store_outages
 from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.store.secret import Secrets, secrets_of
 from airflow_asyncaction.store.turns import Turns
@@ -216,18 +216,20 @@ class Actions:
         message: Message,
         now: datetime,
         *,
-        prove: Unseal[object] = lambda _: None,
+        prove: Unseal[object] | None = None,
         unless: Callable[[Connection, Row[Any]], bool] = lambda *_: False,
         audited: AuditEvent | None = None,
     ) -> Action:
         """Apply a message from neither job nor runner to an action, and return the action.
 
-        :param prove: authenticates the sender
+        :param prove: authenticates the sender; ``None``: the server itself, or a user whom Airflow knows.
+            The action's secrets are not decrypted then: it ends also if their key was lost
         :param unless: leaves the action as it is if it returns true; called with the action's locked row
         :param audited: what a user does with it, for Airflow's audit log
         :raises ActionNotFound: it is gone
         """
-        with self.locked(action_id, prove) as (connection, row, _):
+        with self.transaction() as connection:
+            row = _proven(rows.lock(connection, action_id), action_id, prove)
             if unless(connection, row):
                 return rows.to_action(row)
             if audited is not None:
@@ -244,7 +246,7 @@ class Actions:
         with self.transaction() as connection:
             due = list(self._completion.find_due(connection, now))
         for action_id in due:
-            with self.transaction() as connection:
+            with one_of_many(action_id), self.transaction() as connection:
                 row = rows.lock(connection, action_id)
                 if row is not None:
                     self._settled(connection, row, rows.to_action(row), now)
@@ -407,8 +409,20 @@ def _accepted(decision: Decision) -> Action:
 def _unsealed(row: Row[Any] | None, action_id: JobId, unseal: Unseal[T]) -> tuple[Row[Any], T]:
     if row is None:
         unseal(None)
-        raise ActionNotFound(f"There is no action {action_id}")
+        raise _not_found(action_id)
     return row, unseal(_credentials(row))
+
+
+def _proven(row: Row[Any] | None, action_id: JobId, prove: Unseal[object] | None) -> Row[Any]:
+    if prove is not None:
+        return _unsealed(row, action_id, prove)[0]
+    if row is None:
+        raise _not_found(action_id)
+    return row
+
+
+def _not_found(action_id: JobId) -> ActionNotFound:
+    return ActionNotFound(f"There is no action {action_id}")
 
 
 def _credentials(row: Row[Any]) -> Credentials:

@@ -30,6 +30,7 @@ from airflow_asyncaction.protocol.lifecycle import overdue
 from airflow_asyncaction.protocol.tasks import TRIGGERS, Deferral, NeedsWorker
 from airflow_asyncaction.store import rows
 from airflow_asyncaction.store.models import action_table, file_table
+from airflow_asyncaction.store.outages import one_of_many
 
 log = logging.getLogger(__name__)
 
@@ -128,9 +129,10 @@ class Completion:
     def find_due(self, connection: Connection, now: datetime) -> Iterator[JobId]:
         """Yield the actions of deferred tasks that may be due, by a clock or from before."""
         for row in connection.execute(_MAY_BE_DUE):
-            action = rows.to_action(row)
-            if self._is_due(action, now) or overdue(action, now) is not None:
-                yield action.id
+            with one_of_many(row.id):
+                action = rows.to_action(row)
+                if self._is_due(action, now) or overdue(action, now) is not None:
+                    yield action.id
 
 
 def _needs_worker(session: Session, deferral: Deferral, action: Action) -> bool:

@@ -16,7 +16,8 @@ _dag_id = action_table.c.dag_id
 def dag_ids_with_actions(actions: Actions) -> list[str]:
     """Return the ids of the Dags that have actions, also of those that were deleted, in order."""
     with actions.transaction() as connection:
-        # MySQL finds distinct values by such probes itself, and lets no recursion have an aggregate.
+        # MySQL finds distinct values by such probes itself, and lets no recursion have an aggregate. No test
+        # runs there: MariaDB 10.11, by hand, explains it as "Using index for group-by".
         query = _DISTINCT if connection.dialect.name == "mysql" else _PROBES
         return [row.dag_id for row in connection.execute(query)]
 

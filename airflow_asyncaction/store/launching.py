@@ -17,7 +17,7 @@ from typing import Any
 
 from airflow.models.dagrun import DagRun
 from airflow.utils.state import DagRunState
-from sqlalchemy import and_, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
@@ -33,6 +33,7 @@ from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
+from airflow_asyncaction.store.outages import one_of_many
 
 RUN_GRACE = timedelta(minutes=1)
 """How long after an action was asked for its Dag run may be missing: its creation may be under way."""
@@ -165,12 +166,12 @@ def stop(
     :raises UserRefused: it has ended, and is not to be tried again; or the next try is there already
     """
     audited = _stop_event(action, requested_by, method)
-    if not action.state.is_end:
-        actions.end(action.id, Stop(StopReason.REQUESTED), datetime.now(UTC), audited=audited)
-        stopped = find(actions, action.id)
-        if action.state.is_waiting and stopped.state.is_end:
+    before = action.state if action.state.is_end else _stop_unended(actions, action.id, audited)
+    action = find(actions, action.id)
+    if not before.is_end:
+        if before.is_waiting:
             fail_run(action)
-        return stopped
+        return action
     if not _is_to_be_tried_again(actions, action):
         raise UserRefused(f"The action has ended as {action.state}", code="already_ended")
     fail_task(action)
@@ -180,6 +181,18 @@ def stop(
         reports.keep_message(connection, action.id, "stop", now, requested_by=requested_by)
         rows.write(connection, action.id, {"updated_at": now})  # so that pages see that there is more
     return action
+
+
+def _stop_unended(actions: Actions, action_id: JobId, audited: AuditEvent) -> State:
+    """Stop an action unless it has ended, maybe since it was read; return the state that it had."""
+    states: list[State] = []
+
+    def has_ended(_: Connection, row: Row[Any]) -> bool:
+        states.append(State(row.state))
+        return states[-1].is_end
+
+    actions.end(action_id, Stop(StopReason.REQUESTED), datetime.now(UTC), unless=has_ended, audited=audited)
+    return states[-1]
 
 
 def _stop_event(action: ActionRecord, requested_by: str, method: str) -> AuditEvent:
@@ -250,12 +263,10 @@ def settle(actions: Actions, now: datetime) -> None:
     with actions.transaction() as connection:
         found = connection.execute(_TO_SETTLE, {"now": now, "missing_since": now - RUN_GRACE}).all()
     for row in found:
-        try:
+        with one_of_many(row.id):
             actions.end(row.id, _message(row), now)
             if row.run_state is None:
                 _free_key(actions, row.id)
-        except ActionNotFound:  # it was cleaned away meanwhile
-            continue
 
 
 def _free_key(actions: Actions, action_id: JobId) -> None:

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outages: how a database that does not answer is told from one that refuses a statement."""
+"""Outages: how a database that does not answer is told from a statement, or a row, that is wrong."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from airflow_asyncaction.exceptions import StoreUnavailable
+from airflow_asyncaction.exceptions import ActionNotFound, StoreUnavailable
+from airflow_asyncaction.protocol.job_info import JobId
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -27,3 +31,21 @@ def store_outages() -> Iterator[None]:
         if error.connection_invalidated:
             raise StoreUnavailable from error
         raise
+
+
+@contextmanager
+def one_of_many(action_id: JobId) -> Iterator[None]:
+    """Log what is wrong with one action, so that it does not stop the others of its batch.
+
+    An action that was cleaned away meanwhile is ignored.
+
+    :raises StoreUnavailable: the database does not answer
+    """
+    try:
+        yield
+    except ActionNotFound:
+        return
+    except StoreUnavailable:
+        raise
+    except Exception:  # whatever a row holds: the next row is another task's
+        log.exception("Action %s could not be brought to its end; it is tried again", action_id)

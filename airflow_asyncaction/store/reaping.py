@@ -16,15 +16,15 @@ from uuid import UUID
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import State as TaskStates
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import Connection, Row, Select, and_, bindparam, or_, select, true
+from sqlalchemy import Connection, Row, Select, and_, bindparam, or_, select, true, update
 
-from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.protocol.actions import Action, Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
 from airflow_asyncaction.store import rows
 from airflow_asyncaction.store.actions import Actions, Unseal
 from airflow_asyncaction.store.models import action_table
+from airflow_asyncaction.store.outages import one_of_many
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,12 @@ _AWAITED = (
     .limit(bindparam("limit"))
 )
 _AWAITED_AFTER = _AWAITED.where(_columns.id > bindparam("after"))
+_IS_UNMARKED = and_(
+    _columns.state.in_([State.STARTING.value, State.RUNNING.value]), _columns.awaited.is_(None)
+)
+# A range of the index on (state, id): what runs, however many actions have ended.
+_UNMARKED = select(_columns.id).where(_IS_UNMARKED).order_by(_columns.id)
+_MARK = update(action_table).where(_columns.id == bindparam("action_id"), _IS_UNMARKED).values(awaited=true())
 _UNFINISHED_TASK = (
     select(_task_columns.id)
     .join(
@@ -79,6 +85,17 @@ _UNFINISHED_TASK = (
         ),
     )
 )
+
+
+@dataclass(frozen=True)
+class Reaped:
+    """An action that was to be ended unless it is watched.
+
+    :param is_new: whether it ended here, rather than before
+    """
+
+    action: Action
+    is_new: bool
 
 
 @dataclass(frozen=True)
@@ -99,6 +116,7 @@ def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) ->
     :param older_than: minimum silence: a task that has just ended may still report how its job ended
     """
     after: JobId | None = None
+    _mark_unmarked(actions)
     while True:
         with actions.transaction() as connection:
             batch = _awaited(connection, after)
@@ -110,14 +128,25 @@ def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) ->
 
 
 def reap_if_unwatched(
-    actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] = lambda _: None
-) -> Action:
-    """End an action unless it is watched, and return it; its job, if it still runs, is told to stop (410).
+    actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] | None = None
+) -> Reaped:
+    """End an action unless it is watched. Its job, if it still runs, is told to stop (410).
 
-    :param prove: who asks for it
+    :param prove: authenticates a task that asks for it, as :meth:`Actions.end` does
     :raises ActionNotFound: there is no such action, and ``prove`` does not mind
     """
-    return actions.end(action_id, Abandon(), now, prove=prove, unless=_is_to_stay)
+    is_new = True
+
+    def is_to_stay(connection: Connection, row: Row[Any]) -> bool:
+        nonlocal is_new
+        is_done = rows.to_action(row).is_done
+        if is_done:  # an API server of an older release has ended it, and left the mark
+            rows.write(connection, action_id, {"awaited": None})
+        is_new = not is_done and bool(_unwatched(connection, [row]))
+        return not is_new
+
+    action = actions.end(action_id, Abandon(), now, prove=prove, unless=is_to_stay)
+    return Reaped(action, is_new)
 
 
 def find_over(
@@ -146,7 +175,9 @@ class Reaper:
 
     How it works: each call of :meth:`look` reads the next batch of actions that are not done, in order of
     id, and starts over after the last one. An action is ended if every look within the grace period found it
-    unwatched, and it still is. That last check holds the lock that adoption also takes.
+    unwatched, and it still is. That last check holds the lock that adoption also takes. While API servers of
+    two releases run, those of the older one neither mark what they register nor unmark what they end: each
+    round begins with the former, and the latter are unmarked in their turn.
 
     What it does not do: consider reports. A job that keeps reporting without a task is ended, too.
 
@@ -159,40 +190,57 @@ class Reaper:
         self._grace = grace
         self._batch = batch
         self._after: JobId | None = None
-        self._unwatched_since: dict[JobId, datetime] = {}
-        self._seen: dict[JobId, datetime] = {}
+        self._unwatched_since: dict[JobId, float] = {}
+        self._seen: dict[JobId, float] = {}
 
-    def look(self, now: datetime) -> None:
-        """Look at the next actions."""
+    def forget(self) -> None:
+        """Begin anew: all actions have the whole grace period again.
+
+        For when the database was away: no task could report then.
+        """
+        self._after, self._unwatched_since, self._seen = None, {}, {}
+
+    def look(self, now: datetime, *, clock_seconds: float) -> None:
+        """Look at the next actions.
+
+        :param clock_seconds: a clock that nobody sets, such as ``time.monotonic()``, by which the grace goes
+        """
+        if self._after is None:
+            _mark_unmarked(self._actions)
         with self._actions.transaction() as connection:
             batch = _awaited(connection, self._after, self._batch)
             unwatched = _unwatched(connection, batch)
-        since = {row.id: self._unwatched_since.get(row.id, now) for row in unwatched}
+        since = {row.id: self._unwatched_since.get(row.id, clock_seconds) for row in unwatched}
         self._seen |= since
         if len(batch) == self._batch:
             self._after = batch[-1].id
         else:  # what was not seen in this round is watched again, or done
             self._after, self._unwatched_since, self._seen = None, self._seen, {}
-        due = [action_id for action_id, moment in since.items() if now - moment >= self._grace]
+        grace_seconds = self._grace.total_seconds()
+        due = [action_id for action_id, moment in since.items() if clock_seconds - moment >= grace_seconds]
         for action_id in due[:_MOST_ENDS]:
             self._reap(action_id, now)
 
     def _reap(self, action_id: JobId, now: datetime) -> None:
-        try:
-            action = reap_if_unwatched(self._actions, action_id, now)
-        except ActionNotFound:  # it was cleaned away meanwhile
-            return
-        if action.is_done:
-            log.warning("No task watched action %s any more. It has ended as %s", action_id, action.state)
+        with one_of_many(action_id):
+            reaped = reap_if_unwatched(self._actions, action_id, now)
+            if reaped.is_new:
+                state = reaped.action.state
+                log.warning("No task watched action %s any more. It has ended as %s", action_id, state)
+
+
+def _mark_unmarked(actions: Actions) -> None:
+    """Mark what an API server of an older release has registered as awaited, so that it is found."""
+    with actions.transaction() as connection:
+        unmarked = connection.scalars(_UNMARKED).all()
+    for action_id in unmarked:
+        with actions.transaction() as connection:
+            connection.execute(_MARK, {"action_id": action_id})
 
 
 def _awaited(connection: Connection, after: JobId | None, limit: int = _BATCH) -> Sequence[Row[Any]]:
     query: Select[Any] = _AWAITED if after is None else _AWAITED_AFTER
     return connection.execute(query, {"limit": limit, "after": after}).all()
-
-
-def _is_to_stay(connection: Connection, row: Row[Any]) -> bool:
-    return rows.to_action(row).is_done or not _unwatched(connection, [row])
 
 
 def _unwatched(connection: Connection, batch: Sequence[Row[Any]]) -> list[Row[Any]]:

@@ -129,6 +129,8 @@ def _adopt(connection: Connection, action_id: JobId, task: Row[Any], claimant: C
         "registration": claimant.digest,
         "deferral": None,
     }
+    if not claimant.takes_task_key:  # it signs with the job's secret, which stands for a missing key
+        changes["task_key"] = None
     rows.write(connection, action_id, changes)
     return _registered(_read(connection, action_id))
 

@@ -138,6 +138,8 @@ def changes(before: Action, after: Action, now: datetime) -> dict[str, Any]:
     }
     if after.is_done and not before.is_done:
         changed["awaited"] = None
+    elif after.state.is_end and not before.state.is_end:  # an older server may have left the mark out
+        changed["awaited"] = True
     return {**changed, "updated_at": now}
 
 

@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from airflow.models.crypto import get_fernet
 from cryptography.fernet import InvalidToken
-from sqlalchemy import Connection, Engine, Row, bindparam, select, update
+from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, select, update
 
 from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.store.models import action_table
 
 _SECRET_BYTES = 32
 _BATCH = 500
+_ENCRYPTED = ("secret", "task_key")
+_columns = action_table.c
 
 
 def new_secret() -> str:
@@ -35,6 +38,10 @@ def decrypt(stored: str) -> str:
 
     :raises SecretUnreadable: it was encrypted with a key that is not configured here (any more)
     """
+    return _decrypt(stored)
+
+
+def _decrypt(stored: str) -> str:
     try:
         return get_fernet().decrypt(stored.encode()).decode()
     except InvalidToken:
@@ -66,33 +73,62 @@ def rotate_all(engine: Engine) -> int:
     """Re-encrypt all secrets with the first of the configured keys, and return of how many actions.
 
     ``airflow rotate-fernet-key`` cannot know these columns. It can be run while jobs report.
+
+    :raises SecretUnreadable: some were encrypted with a key that is not configured: all others are rotated
     """
-    done, last_id = 0, None
+    done, unreadable, last_id = 0, 0, None
     while True:
         with engine.begin() as connection:
-            rows = _rotate_batch(connection, last_id)
-        if not rows:
-            return done
-        done, last_id = done + len(rows), rows[-1]
-
-
-def _rotate_batch(connection: Connection, after_id: str | None) -> list[str]:
-    """Rotate one batch; return the ids in it."""
-    columns = action_table.c
-    query = select(columns.id, columns.secret, columns.task_key).order_by(columns.id).limit(_BATCH)
-    if after_id is not None:
-        query = query.where(columns.id > after_id)
-    rows = connection.execute(query).all()
-    if rows:
-        connection.execute(
-            update(action_table).where(columns.id == bindparam("row_id")),
-            [
-                {"row_id": row.id, "secret": _rotated(row.secret), "task_key": _rotated(row.task_key)}
-                for row in rows
-            ],
+            batch = _read_batch(connection, last_id)
+            rotated = [row for row in map(_rotated, batch) if row is not None]
+            _write_batch(connection, rotated)
+        if not batch:
+            break
+        done, unreadable = done + len(rotated), unreadable + len(batch) - len(rotated)
+        last_id = batch[-1].id
+    if unreadable:
+        raise SecretUnreadable(
+            f"The secrets of {unreadable} actions were encrypted with a key that is not in [core] fernet_key:"
+            f" they were left as they are. Those of {done} actions are encrypted with the first key"
         )
-    return [row.id for row in rows]
+    return done
 
 
-def _rotated(stored: str | None) -> str | None:
-    return None if stored is None else encrypt(decrypt(stored))
+@dataclass(frozen=True)
+class _Rotated:
+    """A row's secrets as they were read, and as they are to be, by column."""
+
+    action_id: str
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+
+
+def _read_batch(connection: Connection, after_id: str | None) -> Sequence[Row[Any]]:
+    query: Select[Any] = select(_columns.id, _columns.secret, _columns.task_key)
+    if after_id is not None:
+        query = query.where(_columns.id > after_id)
+    return connection.execute(query.order_by(_columns.id).limit(_BATCH)).all()
+
+
+def _rotated(row: Row[Any]) -> _Rotated | None:
+    """Return a row's secrets encrypted with the first key, ``None`` if they are unreadable."""
+    stored = {name: getattr(row, name) for name in _ENCRYPTED}
+    before = {name: value for name, value in stored.items() if value is not None}
+    try:  # by the keys of now, not of when it was read last
+        return _Rotated(row.id, before, {name: encrypt(_decrypt(value)) for name, value in before.items()})
+    except SecretUnreadable:
+        return None
+
+
+def _write_batch(connection: Connection, rotated: Sequence[_Rotated]) -> None:
+    """Write what is stored as it was read: what was written since is encrypted with the first key."""
+    for name in _ENCRYPTED:
+        changes = [
+            {"action_id": row.action_id, "read": row.before[name], "rotated": row.after[name]}
+            for row in rotated
+            if name in row.before
+        ]
+        if changes:
+            is_as_read = and_(_columns.id == bindparam("action_id"), _columns[name] == bindparam("read"))
+            query = update(action_table).where(is_as_read).values({name: bindparam("rotated")})
+            connection.execute(query, changes)

@@ -64,6 +64,7 @@ class Completer:
                 try:
                     look()
                 except StoreUnavailable:
+                    self._forget_unwatched()
                     log.warning("The database does not answer: it is looked at again later")
                 except Exception:  # it must go on: tasks wait for it
                     log.exception("What is due could not be looked at (%s)", look.__name__)
@@ -78,7 +79,12 @@ class Completer:
         now = time.monotonic()
         if self._reaper is not None and now - self._reaped_at >= self._reap_interval_seconds:
             self._reaped_at = now
-            self._reaper.look(datetime.now(UTC))
+            self._reaper.look(datetime.now(UTC), clock_seconds=now)
+
+    def _forget_unwatched(self) -> None:
+        """Give killed tasks their whole grace again: they could not report while the database was away."""
+        if self._reaper is not None:
+            self._reaper.forget()
 
     def _count_unended(self) -> None:
         now = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,19 @@ USERS = {
 MEMBERS = (
     "admin:admin,viewer:viewer,user_of_a:user:team_a,viewer_of_b:viewer:team_b,op_of_both:op:team_a|team_b"
 )
+ROLES = "admin:admin,viewer:viewer,user:user,op:op"
 KINDS: dict[str, dict[str, str]] = {
     "fab": {"AIRFLOW__CORE__AUTH_MANAGER": FAB},
+    "simple": {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ROLES},
     "teams": {"AIRFLOW__CORE__MULTI_TEAM": "True", "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": MEMBERS},
 }
+SEE_GONE = {
+    # Who may read all Dags and their task instances, or has been given this one.
+    "fab": {"admin", "op", "user", "viewer", "launcher_of_b"},
+    "simple": {"admin", "op", "user", "viewer"},
+    "teams": set[str](),
+}
+"""Who sees the action of the Dag that was deleted."""
 CLEARED = (
     *("async_action_report", "async_action_file", "async_action", "task_instance", "dag_run", "log"),
     *("dag_tag", "serialized_dag", "dag_code", "dag_version", "dag"),
@@ -65,8 +74,11 @@ CLEARED = (
 
 
 @contextmanager
-def scene_database(migrated: Database, folder: Path) -> Iterator[Database]:
-    """Let Airflow in this process use a copy of a migrated database, with the Dags' actions and no others."""
+def scene_database(migrated: Database, folder: Path, teams: Mapping[str, str]) -> Iterator[Database]:
+    """Let Airflow in this process use a copy of a migrated database, with the Dags' actions and no others.
+
+    :param teams: by Dag
+    """
     given = make_url(migrated.url).database
     assert given is not None
     with closing(sqlite3.connect(given)) as source, closing(sqlite3.connect(folder / "airflow.db")) as copy:
@@ -76,7 +88,7 @@ def scene_database(migrated: Database, folder: Path) -> Iterator[Database]:
         copy.commit()
     with sqlite_in(folder).in_use() as database:
         for dag_id in DAGS:
-            _store(database, dag_id)
+            _store(database, dag_id, teams.get(dag_id))
         with served_alone(create_app()) as hook, HookClient(hook) as client:
             for dag_id in (*DAGS, GONE):
                 _run_actions(database, client, dag_id)
@@ -86,15 +98,15 @@ def scene_database(migrated: Database, folder: Path) -> Iterator[Database]:
         yield database
 
 
-def _store(database: Database, dag_id: str) -> None:
+def _store(database: Database, dag_id: str, team: str | None) -> None:
     with DAG(dag_id, schedule=None, tags=[TAG], is_paused_upon_creation=False) as dag:
         dag.relative_fileloc = f"{dag_id}.py"
         BaseOperator(task_id="task")
     store_dag(database.engine, dag)
-    if dag_id in TEAMS:
+    if team is not None:
         with Session(database.engine) as session:
             bundle = DagBundleModel(name=f"bundle_of_{dag_id}")
-            bundle.teams = [Team(name=TEAMS[dag_id])]
+            bundle.teams = [Team(name=team)]
             session.add(bundle)
             session.flush()
             session.execute(update(DagModel).where(DagModel.dag_id == dag_id).values(bundle_name=bundle.name))

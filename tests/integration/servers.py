@@ -17,7 +17,8 @@ from flask import Flask
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.plugins.asyncaction import AsgiApp, AsyncActionPlugin, LazyApp
+from airflow_asyncaction.plugins.asyncaction import AsyncActionPlugin, LazyApp
+from airflow_asyncaction.web.asgi import AsgiApp
 from airflow_asyncaction.web.buffered import BufferedWsgi
 
 PREFIX = "/af"

@@ -43,7 +43,7 @@ def again(task: RunningTask, client: HookClient, resumes: str | None = None, **s
     """Let a process of the task register."""
     wanted = ActionSpec(**{"type": "test", "runner": "local", "adoptable": True, **spec})
     fields = {"tiId": task.ti_id, "nonce": task.commit(), "spec": wanted.to_json(), "resumes": resumes}
-    return client.send("POST", "/task/register", encoded(fields))
+    return client.send("POST", "/task/register", encoded({**fields, "takesTaskKey": True}))
 
 
 def is_adopted(answer: Answer, job: SignedJob) -> bool:

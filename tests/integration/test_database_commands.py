@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from airflow.models.crypto import get_fernet
 from cryptography.fernet import Fernet
-from sqlalchemy import MetaData, select, update
+from sqlalchemy import MetaData, create_engine, delete, event, select, update
 
 from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.protocol.lifecycle import Launched
 from airflow_asyncaction.store.models import action_table, report_table
-from airflow_asyncaction.store.secret import decrypt, rotate_all
+from airflow_asyncaction.store.secret import decrypt, encrypt, rotate_all
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import NewJob, SignedJob
 
@@ -115,6 +115,52 @@ def test_keys_are_rotated(database: Database, new_job: NewJob) -> None:
         with fernet_keys(f"{old},{new}"):
             rotate_all(database.engine)
     assert jobs[0].report().status == 200
+
+
+def test_a_key_that_is_written_during_the_rotation_is_kept(database: Database, job: SignedJob) -> None:
+    """A task registers a queued action after the rotation has read its row, and before it writes it."""
+    with database.engine.begin() as connection:
+        ours = action_table.c.id == job.info.job_id
+        connection.execute(update(action_table).where(ours).values(task_key=None))
+    key = encrypt("k" * 40)
+    is_written = False
+
+    def write(*args: Any) -> None:
+        nonlocal is_written
+        if not is_written and args[2].startswith("UPDATE"):  # the rotation's first one, with what it has read
+            is_written = True
+            with other.begin() as connection:
+                connection.execute(update(action_table).where(ours).values(task_key=key))
+
+    other = create_engine(database.engine.url)
+    event.listen(database.engine, "before_cursor_execute", write)
+    try:
+        rotate_all(database.engine)
+    finally:
+        event.remove(database.engine, "before_cursor_execute", write)
+        other.dispose()
+    with database.engine.connect() as connection:
+        stored = connection.execute(select(action_table.c.task_key).where(ours)).scalar_one()
+    assert (is_written, decrypt(stored)) == (True, "k" * 40)
+
+
+def test_an_unreadable_secret_does_not_stop_the_rotation(database: Database, new_job: NewJob) -> None:
+    lost, job = new_job(), new_job()
+    unreadable = Fernet(Fernet.generate_key()).encrypt(b"x").decode()
+    ours = action_table.c.id == lost.info.job_id
+    with database.engine.begin() as connection:
+        connection.execute(update(action_table).where(ours).values(secret=unreadable))
+    old, new = os.environ[FERNET_KEY], Fernet.generate_key().decode()
+    try:
+        with fernet_keys(f"{new},{old}"), pytest.raises(SecretUnreadable, match="secrets of 1 actions were"):
+            rotate_all(database.engine)
+        with fernet_keys(new):
+            assert job.report().status == 200
+    finally:
+        with database.engine.begin() as connection:
+            connection.execute(delete(action_table).where(ours))
+        with fernet_keys(f"{old},{new}"):
+            rotate_all(database.engine)
 
 
 def test_rotating_without_the_old_key_changes_nothing(database: Database, job: SignedJob) -> None:

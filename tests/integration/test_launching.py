@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from airflow.models.dagrun import DagRun
-from sqlalchemy import delete, insert
+from cryptography.fernet import Fernet
+from sqlalchemy import delete, insert, update
 
-from airflow_asyncaction.exceptions import RegistrationRefused, StoreUnavailable
+from airflow_asyncaction.exceptions import RegistrationRefused, StoreUnavailable, UserRefused
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import Stop
+from airflow_asyncaction.protocol.lifecycle import Exit, Stop
 from airflow_asyncaction.protocol.operations import Declaration
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import ActionSpec
@@ -24,6 +25,7 @@ from airflow_asyncaction.store import launching, reaping
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.launching import RUN_GRACE, Launch, WantedRun
 from airflow_asyncaction.store.listing import ActionRecord, find, read_reports
+from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
 from airflow_asyncaction.store.registration import Claimant, Registered, register
 from tests.integration.databases import Database
@@ -31,6 +33,8 @@ from tests.integration.running_tasks import RunningTask, running_task
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 SPEC = ActionSpec(type="etl.load", runner="local", arguments=JsonText('{"table": "t", "rows": 10}'))
+
+UNREADABLE = Fernet(Fernet.generate_key()).encrypt(b"x").decode()
 
 _runs = DagRun.metadata.tables["dag_run"]
 
@@ -62,6 +66,12 @@ def run(database: Database, action: ActionRecord, state: str) -> None:
     with database.engine.begin() as connection:
         connection.execute(delete(_runs).where(_runs.c.run_id == action.row.run_id))
         connection.execute(insert(_runs).values(**values, run_after=NOW))
+
+
+def forget(database: Database, action: ActionRecord) -> None:
+    """Delete an action that other tests could not read."""
+    with database.engine.begin() as connection:
+        connection.execute(delete(action_table).where(action_table.c.id == action.id))
 
 
 def test_an_action_is_there_as_soon_as_it_is_asked_for(actions: Actions) -> None:
@@ -212,6 +222,27 @@ def test_an_action_without_a_run_ends_after_the_grace(actions: Actions) -> None:
     assert launching.queue(actions, wanted, NOW).is_new
 
 
+def test_a_lost_key_keeps_nothing_from_its_end(database: Database, actions: Actions) -> None:
+    lost, other = (launching.queue(actions, launch(), NOW).action for _ in range(2))
+    with database.engine.begin() as connection:
+        query = update(action_table).where(action_table.c.id == lost.id)
+        connection.execute(query.values(secret=UNREADABLE, task_key=UNREADABLE))
+    launching.settle(actions, NOW + timedelta(hours=1))
+    states = [find(actions, action.id).state for action in (lost, other)]
+    forget(database, lost)
+    assert states == [State.STOPPED, State.STOPPED]
+
+
+def test_one_bad_row_keeps_no_other_from_its_end(database: Database, actions: Actions) -> None:
+    bad, other = (launching.queue(actions, launch(), NOW).action for _ in range(2))
+    with database.engine.begin() as connection:
+        query = update(action_table).where(action_table.c.id == bad.id)
+        connection.execute(query.values(stop_reason="a newer release's"))
+    launching.settle(actions, NOW + timedelta(hours=1))
+    forget(database, bad)
+    assert find(actions, other.id).state is State.STOPPED
+
+
 def test_an_action_that_was_stopped_in_time_is_never_launched(database: Database, actions: Actions) -> None:
     action = launching.queue(actions, launch(), NOW).action
     actions.end(action.id, Stop(StopReason.REQUESTED), NOW)
@@ -220,6 +251,77 @@ def test_an_action_that_was_stopped_in_time_is_never_launched(database: Database
     with pytest.raises(RegistrationRefused, match="stopped before") as refused:
         registered(actions, task)
     assert refused.value.code == "stopped"
+
+
+class Stopping:
+    """A user who stops an action as they have read it, and what Airflow is asked to do about it."""
+
+    def __init__(self, actions: Actions, action: ActionRecord) -> None:
+        self._actions = actions
+        self._action = action
+        self.failed: list[str] = []
+
+    def stop(self) -> ActionRecord:
+        return launching.stop(
+            self._actions,
+            self._action,
+            requested_by="ann",
+            method="PUT",
+            fail_run=lambda _: self.failed.append("run"),
+            fail_task=lambda _: self.failed.append("task"),
+        )
+
+    def is_on_time_line(self) -> bool:
+        reports = read_reports(self._actions, self._action.id, 0, bodies=False)["reports"]
+        return [report["requestedBy"] for report in reports if report["kind"] == "stop"] == ["ann"]
+
+
+@pytest.fixture
+def running(database: Database, actions: Actions) -> ActionRecord:
+    """Return an action that runs."""
+    queued = launching.queue(actions, launch(), NOW).action
+    registered(actions, started(database, queued))
+    return find(actions, queued.id)
+
+
+def test_an_action_that_succeeds_while_it_is_stopped_is_not_stopped(
+    actions: Actions, running: ActionRecord
+) -> None:
+    stopping = Stopping(actions, running)
+    actions.end(running.id, Exit(code=0), NOW)
+    with pytest.raises(UserRefused, match="has ended as SUCCESS"):
+        stopping.stop()
+    assert (stopping.failed, stopping.is_on_time_line()) == ([], False)
+
+
+def test_an_action_that_fails_while_it_is_stopped_is_kept_from_its_next_try(
+    actions: Actions, running: ActionRecord
+) -> None:
+    stopping = Stopping(actions, running)
+    actions.end(running.id, Exit(code=1), NOW)
+    assert stopping.stop().state is State.ERROR
+    assert (stopping.failed, stopping.is_on_time_line()) == (["task"], True)
+
+
+def test_the_run_of_an_action_that_is_launched_while_it_is_stopped_goes_on(
+    database: Database, actions: Actions
+) -> None:
+    queued = launching.queue(actions, launch(), NOW).action
+    registered(actions, started(database, queued))
+    stopping = Stopping(actions, queued)
+    assert stopping.stop().row.verb == "STOP"
+    assert (stopping.failed, stopping.is_on_time_line()) == ([], True)
+
+
+def test_an_action_with_a_lost_key_is_stopped(
+    database: Database, actions: Actions, running: ActionRecord
+) -> None:
+    with database.engine.begin() as connection:
+        query = update(action_table).where(action_table.c.id == running.id)
+        connection.execute(query.values(secret=UNREADABLE, task_key=UNREADABLE))
+    verb = Stopping(actions, running).stop().row.verb
+    forget(database, running)
+    assert verb == "STOP"
 
 
 def test_what_is_queued_is_not_reaped(actions: Actions) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import func, select, update
+from cryptography.fernet import Fernet
+from sqlalchemy import delete, func, select, update
 
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
@@ -21,9 +22,11 @@ from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
 from airflow_asyncaction.store.reaping import Reaper, find_unwatched
 from airflow_asyncaction.web.completer import Completer
+from dev.postgres import Postgres
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import HookClient, SignedJob, register, registered
+from tests.shared import WORKER
 
 pytestmark = pytest.mark.integration
 
@@ -45,7 +48,22 @@ def hook(mounted: str) -> str:
 def _nothing_else(database: Database) -> None:
     """Let all that other tests have left be done."""
     with database.engine.begin() as connection:
-        connection.execute(update(action_table).values(awaited=None))
+        connection.execute(update(action_table).values(awaited=None, state=State.STOPPED.value, fenced=True))
+
+
+def look(reaper: Reaper, moment: datetime) -> None:
+    """Let it look at a moment that has come by itself: nobody has set a clock."""
+    reaper.look(moment, clock_seconds=moment.timestamp())
+
+
+def set_columns(database: Database, job: SignedJob, **values: Any) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(update(action_table).where(action_table.c.id == job.info.job_id).values(**values))
+
+
+def is_marked(database: Database, job: SignedJob) -> bool | None:
+    with database.engine.connect() as connection:
+        return connection.scalar(select(action_table.c.awaited).where(action_table.c.id == job.info.job_id))
 
 
 @pytest.fixture
@@ -69,13 +87,13 @@ def reaper(actions: Actions) -> Reaper:
 def test_the_action_of_a_task_that_is_over_is_ended_after_the_grace(
     task: RunningTask, job: SignedJob, reaper: Reaper
 ) -> None:
-    reaper.look(NOW - timedelta(hours=1))
+    look(reaper, NOW - timedelta(hours=1))
     task.set_state(TaskInstanceState.FAILED)
-    reaper.look(NOW)
+    look(reaper, NOW)
     job.report()  # whatever it reports
-    reaper.look(NOW + GRACE - timedelta(seconds=1))
+    look(reaper, NOW + GRACE - timedelta(seconds=1))
     assert not job.view().is_done
-    reaper.look(NOW + GRACE)
+    look(reaper, NOW + GRACE)
     view = job.view()
     assert (view.state, view.error_name, view.is_done) == (State.STOPPED, "Killed", True)
     assert job.report().error == (410, "superseded")
@@ -86,17 +104,17 @@ def test_a_task_that_watches_again_has_the_whole_grace_again(
 ) -> None:
     for state, moment in (("failed", NOW), ("running", NOW + GRACE), ("failed", NOW + 2 * GRACE)):
         task.set_state(TaskInstanceState(state))
-        reaper.look(moment)
+        look(reaper, moment)
     assert not job.view().is_done
-    reaper.look(NOW + 3 * GRACE)
+    look(reaper, NOW + 3 * GRACE)
     assert job.view().is_done
 
 
 def test_a_tasks_own_last_word_is_not_overtaken(task: RunningTask, job: SignedJob, reaper: Reaper) -> None:
     task.set_state(TaskInstanceState.FAILED)
-    reaper.look(NOW)
+    look(reaper, NOW)
     job.tell(Exit(code=3))
-    reaper.look(LONG_AFTER)
+    look(reaper, LONG_AFTER)
     assert (job.view().state, job.view().error_name) == (State.ERROR, "ExitCode")
 
 
@@ -106,7 +124,7 @@ def test_a_job_that_reported_success_and_was_lost_is_done(
     job.report(status="SUCCESS", results=3)
     task.set_state(TaskInstanceState.FAILED)
     for moment in (NOW, LONG_AFTER):
-        reaper.look(moment)
+        look(reaper, moment)
     assert (job.view().state, job.view().results, job.view().is_done) == (State.SUCCESS, "3", True)
 
 
@@ -131,7 +149,7 @@ def test_a_job_is_left_to_the_next_try_that_is_going_to_adopt_it(
     assert [each.id for each in found] == [local.info.job_id]
     assert left.send("POST", "/task/reap").fields["isDone"] is False
     for moment in (NOW, LONG_AFTER):
-        reaper.look(moment)
+        look(reaper, moment)
     assert (left.view().is_done, local.view().is_done) == (False, True)
 
 
@@ -146,7 +164,7 @@ def test_a_job_that_no_try_is_going_to_adopt_is_ended(
         job.tell(Stop(StopReason.KILLED))
     task.next_try().set_state(TaskInstanceState.FAILED if how == "task failed" else None)
     for moment in (NOW, LONG_AFTER):
-        reaper.look(moment)
+        look(reaper, moment)
     assert job.view().is_done
 
 
@@ -157,7 +175,7 @@ def test_adoption_and_reaping_at_once_leave_one_job(
         task, reaper = new_task(), Reaper(actions, grace=GRACE)
         job = registered(task, client, adoptable=True)
         task.set_state(TaskInstanceState.FAILED)
-        reaper.look(NOW)
+        look(reaper, NOW)
 
         def adopt(task: RunningTask = task) -> dict[str, Any]:
             again = task.next_try()  # somebody has cleared it
@@ -169,7 +187,7 @@ def test_adoption_and_reaping_at_once_leave_one_job(
 
         with ThreadPoolExecutor(2) as threads:
             adopting = threads.submit(adopt)
-            threads.submit(reaper.look, LONG_AFTER).result()
+            threads.submit(look, reaper, LONG_AFTER).result()
             is_adopted = adopting.result()["actionId"] == job.info.job_id
         assert job.view().is_done is not is_adopted
 
@@ -185,7 +203,7 @@ def test_each_of_many_is_ended_once_by_servers_that_look_at_few(
     for moment in (NOW, LONG_AFTER):
         with ThreadPoolExecutor(2) as threads:
             for _ in range(4):  # looks, of two each
-                list(threads.map(lambda reaper, now=moment: reaper.look(now), reapers))
+                list(threads.map(lambda reaper, now=moment: look(reaper, now), reapers))
     assert [job.view().is_done for job in jobs] == [False] + 6 * [True]
     columns = report_table.c
     ids = [job.info.job_id for job in jobs]
@@ -215,6 +233,106 @@ def test_an_action_is_awaited_from_its_registration_until_it_is_done(
     is_awaited = [found[job.info.job_id].awaited is True for job in jobs]
     assert is_awaited == [False, True, False, False, True, False]
     assert is_awaited == [not rows.to_action(found[job.info.job_id]).is_done for job in jobs]
+
+
+BAD_ROWS: dict[str, dict[str, Any]] = {
+    "lost key": {
+        name: Fernet(Fernet.generate_key()).encrypt(b"x").decode() for name in ("secret", "task_key")
+    },
+    "unknown word": {"stop_reason": "a newer release's"},
+}
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_one_bad_row_keeps_no_other_from_its_end(
+    new_task: NewTask, client: HookClient, database: Database, reaper: Reaper, bad: str
+) -> None:
+    jobs = []
+    for _ in range(2):
+        task = new_task()
+        jobs.append(registered(task, client))
+        task.set_state(TaskInstanceState.FAILED)
+    set_columns(database, jobs[0], **BAD_ROWS[bad])
+    for moment in (NOW, LONG_AFTER):
+        look(reaper, moment)
+    is_bad_one_done = is_marked(database, jobs[0]) is None
+    with database.engine.begin() as connection:  # other tests read all rows
+        connection.execute(delete(action_table).where(action_table.c.id == jobs[0].info.job_id))
+    assert jobs[1].view().is_done
+    assert is_bad_one_done is (bad == "lost key")
+
+
+def test_what_an_older_server_has_registered_is_found(
+    new_task: NewTask, client: HookClient, database: Database, actions: Actions, reaper: Reaper
+) -> None:
+    jobs = []
+    for _ in range(2):
+        task = new_task()
+        jobs.append(registered(task, client))
+        set_columns(database, jobs[-1], awaited=None)
+        task.set_state(TaskInstanceState.FAILED)
+    found = find_unwatched(actions, older_than=timedelta(0), now=LONG_AFTER)
+    assert {each.id for each in found} == {job.info.job_id for job in jobs}
+    set_columns(database, jobs[0], awaited=None)
+    for moment in (NOW, LONG_AFTER):
+        look(reaper, moment)
+    assert [job.view().is_done for job in jobs] == [True, True]
+
+
+def test_what_an_older_server_has_registered_is_marked_by_its_end(database: Database, job: SignedJob) -> None:
+    set_columns(database, job, awaited=None)
+    job.report(status="SUCCESS")
+    assert is_marked(database, job) is True
+    job.tell(Exit(code=0))
+    assert is_marked(database, job) is None
+
+
+@pytest.mark.parametrize("word", [Exit(code=0), Abandon()], ids=["exit", "abandon"])
+def test_what_an_older_server_has_ended_is_unmarked_without_a_word(
+    task: RunningTask,
+    job: SignedJob,
+    database: Database,
+    reaper: Reaper,
+    caplog: pytest.LogCaptureFixture,
+    word: Exit | Abandon,
+) -> None:
+    before = job.tell(word)
+    set_columns(database, job, awaited=True)
+    task.set_state(TaskInstanceState.SUCCESS)
+    for moment in (NOW, LONG_AFTER):
+        look(reaper, moment)
+    assert is_marked(database, job) is None
+    assert job.view() == before
+    assert "No task watched" not in caplog.text
+
+
+def test_a_clock_that_is_set_ends_nothing(task: RunningTask, job: SignedJob, reaper: Reaper) -> None:
+    task.set_state(TaskInstanceState.FAILED)
+    for moment in (NOW, LONG_AFTER):
+        reaper.look(moment, clock_seconds=1.0)
+    assert not job.view().is_done
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True, scope="session")
+def test_the_grace_begins_anew_after_the_database_was_away(
+    database: Database, actions: Actions, task: RunningTask, job: SignedJob, postgres_server: Postgres
+) -> None:
+    grace = timedelta(seconds=0.5)
+    completer = Completer(actions, reap_after=grace, interval_seconds=0.05)
+    task.set_state(TaskInstanceState.FAILED)
+    completer.start()
+    time.sleep(0.2)
+    with postgres_server.away(f"airflow_{WORKER}"):
+        time.sleep(1)
+        back_at = datetime.now(UTC)
+    give_up_at = time.monotonic() + 60
+    while not job.view().is_done:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
+    completer.stop()
+    with database.engine.connect() as connection:
+        query = select(action_table.c.ended_at).where(action_table.c.id == job.info.job_id)
+        assert connection.scalars(query).one() >= back_at + grace
 
 
 @pytest.fixture

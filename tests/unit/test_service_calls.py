@@ -79,6 +79,7 @@ def test_a_webda_job_must_report_unless_the_author_says_otherwise(given: bool | 
         ({"orchestrator": ""}, "orchestrator is ''"),
         ({"orchestrator": "a\n"}, "orchestrator is 'a\\n'"),
         ({"orchestrator": 7}, "orchestrator is 7"),
+        ({"completion": "report"}, 'completion="report" is not for a job with a service_name'),
     ],
 )
 def test_a_wrong_call_is_an_error_of_the_dag(parameters: dict[str, Any], said: str) -> None:

@@ -37,7 +37,7 @@ def upgrade() -> None:
         op.add_column(_TABLE, sa.Column("task_key", sa.Text()))
     if "awaited" not in existing:
         op.add_column(_TABLE, sa.Column("awaited", sa.Boolean(create_constraint=False)))
-        op.execute(_mark_awaited())
+    op.execute(_mark_awaited())  # also if an earlier run added the column and broke off: MySQL commits that
     if _INDEX not in indexes:
         op.create_index(
             _INDEX, _TABLE, ["awaited", "id"], postgresql_where=_IS_AWAITED, sqlite_where=_IS_AWAITED
