@@ -241,7 +241,7 @@ def _judge(
     text += (f" {code}" if code else "") + (f": {said}" if said else "")
     if status == HTTPStatus.FORBIDDEN:
         return ContentOutage(text, status=status, code=code, is_stale=True)
-    if is_worth_resending(status, code) and status != HTTPStatus.INSUFFICIENT_STORAGE:
+    if is_worth_resending(status, code):
         wait_seconds = retry_after_seconds(retry_after)
         return ContentOutage(text, status=status, code=code, wait_seconds=wait_seconds)
     if status == HTTPStatus.GONE:
