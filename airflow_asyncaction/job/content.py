@@ -26,10 +26,9 @@ from airflow_asyncaction.job.transport import (
     describe_error,
     describe_place,
     error_of,
-    retry_after_seconds,
 )
 from airflow_asyncaction.protocol.compat import keyword_dataclass
-from airflow_asyncaction.protocol.resending import is_worth_resending
+from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
 
 CHUNK_BYTES = 1024 * 1024
 
