@@ -84,7 +84,9 @@ docs: $(READY) ## Build the documentation into build/site
 .PHONY: asyncaction.pyz
 asyncaction.pyz: dist/asyncaction.pyz ## Build the job client as one file
 
-dist/asyncaction.pyz: $(READY) $(wildcard airflow_asyncaction/job/*.py airflow_asyncaction/protocol/*.py)
+# As in dev/zipapp.py, which says what is packed.
+PACKED := __init__.py exceptions.py protocol/*.py job/*.py
+dist/asyncaction.pyz: $(READY) dev/zipapp.py $(wildcard $(addprefix airflow_asyncaction/,$(PACKED)))
 	@mkdir -p dist
 	@$(DEV) dev.zipapp $@
 

@@ -91,13 +91,22 @@ class JobInfoError(AsyncActionError):
 class ServerError(AsyncActionError):
     """The API server refused a request.
 
-    ``status`` is the HTTP status (0: no answer), ``code`` the stable ``error`` of the answer's body.
+    ``status`` is the HTTP status (0: no answer), ``code`` the stable ``error`` of the answer's body, and
+    ``retry_after_seconds`` how long the server wants to be left alone.
     """
 
-    def __init__(self, message: str | None = None, *, status: int = 0, code: str = "") -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        status: int = 0,
+        code: str = "",
+        retry_after_seconds: float = 0.0,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ServerUnreachable(ServerError):

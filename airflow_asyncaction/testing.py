@@ -186,7 +186,7 @@ class JobServer:
         self._listener: Listener | None = None
         self._retry_after_seconds: int | None = None
         self._answers_to_lose = 0
-        self._fault: Fault | None = None
+        self._faults: list[Fault] = []
         self._files = Files(direct_uploads=direct_uploads, max_files=max_files, max_file_bytes=max_file_bytes)
         self._application = Application(
             now=self.now,
@@ -259,12 +259,24 @@ class JobServer:
         """Answer again after :meth:`pause`."""
         self._retry_after_seconds = None
 
-    def fail(self, count: int, status: int = 500, code: str = "internal", *, containing: bytes = b"") -> None:
+    def fail(
+        self,
+        count: int,
+        status: int = 500,
+        code: str = "internal",
+        *,
+        containing: bytes = b"",
+        page: str | None = None,
+    ) -> None:
         """Answer the next ``count`` requests, other than for contents, with this, and take nothing in.
 
+        Calls add up: the faults of the first call come first.
+
+        :param status: 0: close the connection
         :param containing: only those whose body contains this
+        :param page: answer with this HTML, as a captive portal would
         """
-        self._fault = Fault(failure(status, code), count, containing)
+        self._faults.append(Fault(failure(status, code, page), count, containing))
 
     def lose_answers(self, count: int) -> None:
         """Take in the next ``count`` requests, but close the connection in place of an answer."""
@@ -303,8 +315,9 @@ class JobServer:
         if self._retry_after_seconds is not None:
             headers = {"Retry-After": str(self._retry_after_seconds)}
             return Answer.of(Refusal(503, "unavailable", "Try again later", headers=headers))
-        if self._fault is not None and self._fault.hits(request):
-            return self._fault.answer
+        fault = next((fault for fault in self._faults if fault.hits(request)), None)
+        if fault is not None:
+            return fault.answer
         try:
             answer = self._route(request)
         except ProtocolError as error:

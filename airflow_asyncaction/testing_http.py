@@ -45,11 +45,12 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is answered: a JSON object."""
+    """What is answered: a JSON object, or an HTML page."""
 
     status: int
     fields: Mapping[str, Any]
     headers: Mapping[str, str] = field(default_factory=dict)
+    page: str | None = None
 
     @classmethod
     def of(cls, refusal: Refusal) -> Answer:
@@ -57,17 +58,19 @@ class Answer:
         return cls(refusal.status, refusal.fields, refusal.headers)
 
 
-def failure(status: int, code: str) -> Answer:
-    """Return an answer that only a test wants."""
+def failure(status: int, code: str, page: str | None = None) -> Answer | None:
+    """Return an answer that only a test wants. ``None``: status 0, the connection is closed."""
+    if status == 0:
+        return None
     headers = {"Retry-After": "1"} if status in (429, 503) else {}
-    return Answer(status, {"error": code, "message": "Requested by the test"}, headers)
+    return Answer(status, {"error": code, "message": "Requested by the test"}, headers, page)
 
 
 @dataclass
 class Fault:
     """What some requests are answered with, however right they are."""
 
-    answer: Answer
+    answer: Answer | None
     count: int
     containing: bytes
 
@@ -88,7 +91,7 @@ class TransferFaults:
     """
 
     cuts: list[int] = field(default_factory=list)
-    refusals: list[Answer] = field(default_factory=list)
+    refusals: list[Answer | None] = field(default_factory=list)
     bytes_per_second: int | None = None
 
 
@@ -206,8 +209,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send(self, answer: Answer) -> None:
         """Send an answer."""
-        body = json.dumps(answer.fields).encode()
-        headers = {"Content-Type": "application/json", "Cache-Control": "no-store", **answer.headers}
+        is_page = answer.page is not None
+        body = (answer.page or "" if is_page else json.dumps(answer.fields)).encode()
+        kind = "text/html" if is_page else "application/json"
+        headers = {"Content-Type": kind, "Cache-Control": "no-store", **answer.headers}
         if self.close_connection:
             headers["Connection"] = "close"
         self.send_head(answer.status, {**headers, "Content-Length": str(len(body))})
@@ -303,7 +308,9 @@ class _ContentExchange:
     def _run(self) -> None:
         if self._faults.refusals:
             self._handler.close_connection = True
-            self._handler.send(self._faults.refusals.pop(0))
+            refusal = self._faults.refusals.pop(0)
+            if refusal is not None:
+                self._handler.send(refusal)
         elif self._handler.command == "PUT":
             content = self._receive(self._application.expected_bytes(self._token))
             self._handler.send(Answer(200, self._application.take_content(self._token, content)))

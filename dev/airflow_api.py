@@ -98,16 +98,16 @@ class AirflowApi:
         return {error["filename"]: error["stack_trace"] for error in errors}
 
     def wait_for_dags(self, dag_ids: set[str], *, timeout_seconds: float = 60) -> None:
-        """Wait until Dags are parsed.
+        """Wait until Dags are parsed. A Dag file that cannot be loaded does not end the wait for the others.
 
-        :raises AirflowApiError: a Dag file cannot be loaded
+        :raises AirflowApiError: some are still missing, and a Dag file cannot be loaded
         :raises TimeoutError: some are still missing
         """
         deadline = time.monotonic() + timeout_seconds
         while missing := dag_ids - self.dag_ids():
-            if errors := self.import_errors():
-                raise AirflowApiError("\n".join(f"{file}:\n{trace}" for file, trace in errors.items()))
             if time.monotonic() > deadline:
+                if errors := self.import_errors():
+                    raise AirflowApiError("\n".join(f"{file}:\n{trace}" for file, trace in errors.items()))
                 raise TimeoutError(f"not parsed within {timeout_seconds:g} s: {', '.join(sorted(missing))}")
             time.sleep(0.3)
 

@@ -201,8 +201,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DeploymentError as error:
         screen.line(screen.colour(f"✘ {error.reason}; see {_shown(error.log)}", "red", bold=True))
         return 1
-    except PostgresError as error:
-        screen.line(screen.colour(f"✘ PostgreSQL did not start: {error}", "red", bold=True))
+    except PostgresError as error:  # before anything was started, so there is no log
+        screen.line(screen.colour(f"✘ {error.reason}", "red", bold=True))
+        return 1
+    except OSError as error:
+        screen.line(screen.colour(f"✘ {error}; see {_shown(HOME)}", "red", bold=True))
         return 1
 
 

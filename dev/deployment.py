@@ -14,14 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from dev.airflow_api import AirflowApi, AirflowApiError
-from dev.postgres import Postgres
+from dev.postgres import Postgres, PostgresError
 from dev.processes import Process, free_ports, kill_remains, stop
 
 MARK = "ASYNCACTION_DEPLOYMENT"
@@ -80,6 +80,7 @@ class Deployment:
         preload: Sequence[str] = (),
         pods_reach_us_at: str | None = None,
         start_timeout_seconds: float = 180,
+        migrate_timeout_seconds: float = 300,
     ) -> None:
         """Prepare; nothing is written or started yet.
 
@@ -106,6 +107,7 @@ class Deployment:
         self._mark = secrets.token_hex(8)
         self._sessions = set[int]()
         self._start_timeout_seconds = start_timeout_seconds
+        self._migrate_timeout_seconds = migrate_timeout_seconds
         api_port, self._worker_log_port, self._trigger_log_port = free_ports(3)
         self.base_url = f"http://127.0.0.1:{api_port}"
         self._jobs_base_url = f"http://{pods_reach_us_at}:{api_port}/async" if pods_reach_us_at else ""
@@ -132,7 +134,8 @@ class Deployment:
         try:
             self.start()
         except BaseException:
-            self.stop()
+            with suppress(DeploymentError):  # the reason for it is the better one
+                self.stop()
             raise
         return self
 
@@ -145,12 +148,12 @@ class Deployment:
         """Do all that the ``with`` statement does on entry.
 
         :raises DeploymentError: it does not come up
-        :raises PostgresError: the database server does not start
         """
         self.home.mkdir(parents=True, exist_ok=True)
         if self._own_server is not None:
-            self._own_server.__enter__()
-            self._database_url = self._own_server.create("airflow")
+            with self._postgres_errors("start"):
+                self._own_server.__enter__()
+                self._database_url = self._own_server.create("airflow")
         self._write_config()
         if not self._is_migrated:
             self._migrate()
@@ -159,14 +162,28 @@ class Deployment:
         self.wait_until_healthy()
 
     def stop(self) -> None:
-        """End all processes, and whatever they started; a Ctrl-C does not interrupt it."""
+        """End all processes, and whatever they started; a Ctrl-C does not interrupt it.
+
+        :raises DeploymentError: the database server did not end by itself
+        """
         with _uninterrupted():
             stop(self.processes, grace_seconds=STOP_GRACE_SECONDS)
             sessions = self._sessions.union(*(process.sessions for process in self.processes))
             while kill_remains(sessions, MARK, self._mark):
                 time.sleep(0.05)
             if self._own_server is not None:
-                self._own_server.stop()
+                with self._postgres_errors("stop"):
+                    self._own_server.stop()
+
+    @contextmanager
+    def _postgres_errors(self, verb: str) -> Iterator[None]:
+        """Turn an error of the database server into one of ours, with a log."""
+        try:
+            yield
+        except PostgresError as error:
+            log = self.home / "postgres.log"
+            log.write_text(f"{error}\n")
+            raise DeploymentError(f"PostgreSQL did not {verb}: {error.reason}", log, error.output) from error
 
     @contextmanager
     def another_api_server(self, name: str, environ: Mapping[str, str]) -> Iterator[str]:
@@ -243,8 +260,14 @@ class Deployment:
         return None
 
     def _migrate(self) -> None:
-        migrated = self.cli("db", "migrate")
         log = self.home / "migrate.log"
+        try:
+            migrated = self.cli("db", "migrate", timeout_seconds=self._migrate_timeout_seconds)
+        except subprocess.TimeoutExpired as error:
+            said = b"".join(part for part in (error.stdout, error.stderr) if isinstance(part, bytes))
+            log.write_bytes(said)
+            reason = f"airflow db migrate has not ended after {error.timeout:g} s"
+            raise DeploymentError(reason, log, said.decode(errors="replace")[-4000:]) from error
         log.write_text(migrated.stdout + migrated.stderr)
         if migrated.returncode != 0:
             raise DeploymentError("airflow db migrate failed", log, migrated.stderr[-4000:])

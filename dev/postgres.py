@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,7 +26,22 @@ _DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 
 
 class PostgresError(Exception):
-    """No PostgreSQL server can be had here."""
+    """A PostgreSQL server cannot be had here, or one of its tools failed.
+
+    :param reason: one line
+    :param output: of the tool, and of the server
+    """
+
+    def __init__(self, reason: str, output: str = "") -> None:
+        super().__init__(f"{reason}\n{output}".strip())
+        self.reason = reason
+        self.output = output
+
+    @classmethod
+    def of_tool(cls, command: Sequence[str], code: int, output: str) -> Self:
+        """Return the error of a tool that ended with a code."""
+        lines = [line.strip() for line in output.splitlines() if line.strip()]
+        return cls(f"{Path(command[0]).name} ended with code {code}: {lines[-1] if lines else ''}", output)
 
 
 def find_binaries() -> Path:
@@ -65,7 +80,8 @@ class Postgres:
         try:
             self._start(self._folder)
         except BaseException:
-            self.stop()
+            with suppress(PostgresError):
+                self.stop()
             raise
         return self
 
@@ -110,20 +126,29 @@ class Postgres:
     def run(self, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a client tool of PostgreSQL (``psql``, ``pgbench``, ...) as the server's owner.
 
-        :raises PostgresError: it fails; with what it printed
+        :raises PostgresError: it fails
         """
         environ = {**os.environ, "PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": USER}
         return _checked([str(self.bin / tool), *arguments], environ={**environ, "PGPASSWORD": self.password})
 
     def stop(self) -> None:
-        """End the server and remove all it wrote."""
+        """End the server and remove all it wrote.
+
+        :raises PostgresError: it did not end in time, and was killed
+        """
         if self._folder is None:
             return
-        data = self._folder / "data"
-        if (data / "postmaster.pid").exists():
-            self._as_owner("pg_ctl", "stop", "-D", str(data), "-m", "fast", "-w", "-t", "30")
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder = None
+        data = str(self._folder / "data")
+        try:
+            if Path(data, "postmaster.pid").exists():
+                self._as_owner("pg_ctl", "stop", "-D", data, "-m", "fast", "-w", "-t", "30")
+        except PostgresError:
+            with suppress(PostgresError):
+                self._as_owner("pg_ctl", "stop", "-D", data, "-m", "immediate", "-w", "-t", "10")
+            raise
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
 
     @contextmanager
     def away(self, database: str) -> Iterator[None]:
@@ -162,7 +187,11 @@ class Postgres:
                 )
             )
         log = folder / "log"
-        self._as_owner("pg_ctl", "start", "-D", str(data), "-w", "-t", "60", "-l", str(log))
+        try:
+            self._as_owner("pg_ctl", "start", "-D", str(data), "-w", "-t", "60", "-l", str(log))
+        except PostgresError as error:
+            said = log.read_text(errors="replace") if log.exists() else ""
+            raise PostgresError(error.reason, f"{error.output}{said}") from None
 
     def _as_owner(self, tool: str, *arguments: str) -> None:
         assert self._folder is not None
@@ -174,7 +203,13 @@ def _owner() -> pwd.struct_passwd | None:
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
-    return next(known[name] for name in _UNPRIVILEGED if name in known)
+    for name in _UNPRIVILEGED:
+        if name in known:
+            return known[name]
+    raise PostgresError(
+        f"PostgreSQL must not run as root, and there is no user {' or '.join(_UNPRIVILEGED)}: run this as"
+        " another user, or add one of them"
+    )
 
 
 def _reachable(binaries: Path, folder: Path) -> Path:
@@ -199,22 +234,25 @@ def _checked(
     folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end; output goes to a file, which a server may hold open for ever."""
-    with tempfile.TemporaryFile("w+") as output:
-        done = subprocess.run(
-            command,
-            env=environ,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            check=False,
-            text=True,
-            user=user.pw_uid if user else None,
-            group=user.pw_gid if user else None,
-            extra_groups=[] if user else None,
-        )
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        try:
+            done = subprocess.run(
+                command,
+                env=environ,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+                text=True,
+                user=user.pw_uid if user else None,
+                group=user.pw_gid if user else None,
+                extra_groups=[] if user else None,
+            )
+        except OSError as error:
+            raise PostgresError(f"{command[0]} cannot be run: {error.strerror}") from error
         output.seek(0)
         done.stdout = output.read()
     if done.returncode != 0:
-        raise PostgresError(f"{Path(command[0]).name} ended with code {done.returncode}:\n{done.stdout}")
+        raise PostgresError.of_tool(command, done.returncode, done.stdout)
     return done

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
 """Whether a test whose means are missing fails, rather than being skipped."""
 
+_DEBIAN_PACKAGES = {"ksh93": "ksh93u+m", "node": "nodejs", "sh": "dash"}
+"""Those that are not named like their program."""
+
 _ROOT = Path(__file__).parents[1]
 TYPESCRIPT_CLIENT = _ROOT / "tests" / "openapi_clients"
 """A client in TypeScript, and what it needs of npm."""
@@ -43,7 +46,8 @@ def need(*programs: str) -> None:
     """Leave a test out where a program is missing."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
-        leave_out(f"{', '.join(missing)} not installed: apt-get install {' '.join(missing)}")
+        packages = " ".join(_DEBIAN_PACKAGES.get(program, program) for program in missing)
+        leave_out(f"{', '.join(missing)} not installed: apt-get install {packages}")
 
 
 @contextmanager

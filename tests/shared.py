@@ -81,7 +81,7 @@ class SharedServices:
         try:
             server = Postgres(max_connections=_CONNECTIONS).__enter__()
         except PostgresError as error:
-            leave_out(str(error))
+            leave_out(error.reason)
         self._record.write_text(json.dumps(server.to_json()))
         return server
 

@@ -27,7 +27,6 @@ _UNAUTHORIZED = 401
 _CONFLICT = 409
 _NOT_MODIFIED = 304
 _FAILED = 500  # and above: the server has, or what stands before it
-_LONGEST_RETRY_AFTER_SECONDS = 60.0
 _WHERE = "is it the URL of the hook, such as https://airflow.example.org/async?"
 # For servers that give no reason, as webda's.
 _QUESTIONS = {
@@ -309,18 +308,6 @@ def refusal(call: Call, answer: Answer) -> ServerError:
     return ServerError(
         f"{message} {code}{where}: {fields.get('message', '')}", status=answer.status, code=code
     )
-
-
-def retry_after_seconds(headers: Mapping[str, str]) -> float:
-    """Return the server's ``Retry-After`` in seconds, at most 60.
-
-    :param headers: of its answer, with names in lower case
-    """
-    try:
-        seconds = float(headers.get("retry-after", "0"))
-    except ValueError:  # a date
-        return 0.0
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_SECONDS) if math.isfinite(seconds) else 0.0
 
 
 def parsed(call: Call, answer: Answer, parse: Callable[[Any], T]) -> T:

@@ -28,11 +28,10 @@ from airflow_asyncaction.hooks.remote_access import (
     SignIn,
     origin_of,
     refusal,
-    retry_after_seconds,
     unreachable,
 )
 from airflow_asyncaction.hooks.remote_words import RemoteFile
-from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass
+from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass, retry_after_seconds
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ class RemoteSession:
                 if not answer.ok:
                     message = f"The content of {file.name} answered {answer.status_code}"
                     refused = ServerError(message, status=answer.status_code)
-                    return _outage(refused, retry_after_seconds(_lower(answer.headers)))
+                    return _outage(refused, retry_after_seconds(answer.headers.get("Retry-After")))
                 _write_verified(answer.iter_content(_PIECE_BYTES), file, part)
             part.replace(path)
         except requests.RequestException as error:
@@ -122,7 +121,9 @@ class RemoteSession:
         if not is_worth_resending(answer.status):
             return answer
         refused = refusal(call, answer)
-        return _Outage(refused, retry_after_seconds(answer.headers)) if may_pass(refused) else answer
+        if not may_pass(refused):
+            return answer
+        return _Outage(refused, retry_after_seconds(answer.headers.get("retry-after")))
 
     def _drive(self, flow: Flow[T]) -> T:
         answer = None

@@ -18,7 +18,7 @@ from airflow.sdk import BaseHook
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
-from airflow_asyncaction.protocol.resending import may_pass
+from airflow_asyncaction.protocol.resending import may_pass, retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import (
     ActionSpec,
@@ -198,10 +198,11 @@ class TaskHook(BaseHook):
             try:
                 return self._send_once(method, path, body, headers)
             except ServerError as error:
-                if not may_pass(error) or time.monotonic() + pause > give_up_at:
+                wait_seconds = max(error.retry_after_seconds, pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                if not may_pass(error) or time.monotonic() + wait_seconds > give_up_at:
                     raise
-                self.log.warning("%s; trying again in %.1f s", error, pause)
-            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+                self.log.warning("%s; trying again in %.1f s", error, wait_seconds)
+            time.sleep(wait_seconds)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     def _send_once(
@@ -219,8 +220,11 @@ class TaskHook(BaseHook):
             message += f" {code}: {fields['message']}"
         elif not answer.ok:
             message += ": is the plugin of airflow-asyncaction loaded in the API server?"
-        kind = Superseded if answer.status_code == requests.codes.gone else ServerError
-        raise kind(message, status=answer.status_code, code=code)
+        kind: type[ServerError] = Superseded if answer.status_code == requests.codes.gone else ServerError
+        if answer.status_code < requests.codes.multiple_choices:
+            kind = ServerUnreachable  # a page of somebody else
+        wait_seconds = retry_after_seconds(answer.headers.get("Retry-After"))
+        raise kind(message, status=answer.status_code, code=code, retry_after_seconds=wait_seconds)
 
     def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> requests.Response:
         try:

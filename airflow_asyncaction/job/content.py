@@ -26,10 +26,9 @@ from airflow_asyncaction.job.transport import (
     describe_error,
     describe_place,
     error_of,
-    retry_after_seconds,
 )
 from airflow_asyncaction.protocol.compat import keyword_dataclass
-from airflow_asyncaction.protocol.resending import is_worth_resending
+from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
 
 CHUNK_BYTES = 1024 * 1024
 
@@ -241,7 +240,7 @@ def _judge(
     text += (f" {code}" if code else "") + (f": {said}" if said else "")
     if status == HTTPStatus.FORBIDDEN:
         return ContentOutage(text, status=status, code=code, is_stale=True)
-    if is_worth_resending(status, code) and status != HTTPStatus.INSUFFICIENT_STORAGE:
+    if is_worth_resending(status, code):
         wait_seconds = retry_after_seconds(retry_after)
         return ContentOutage(text, status=status, code=code, wait_seconds=wait_seconds)
     if status == HTTPStatus.GONE:

@@ -284,13 +284,19 @@ class Reporter:
         return waited >= self._timing.heartbeat_seconds and self.is_owner and not self._has_ended
 
     def _deliver_until(self, deadline: float, report: OutgoingReport) -> bool:
-        """Send a report as :meth:`_deliver_or_skip` does, until a time of the monotonic clock."""
+        """Send a report as :meth:`_deliver_or_skip` does, until a time of the monotonic clock.
+
+        That method ends early when server errors make it suspicious. Each time, it is called again and
+        tolerates twice as many, so that the transport's pauses keep it from being called in quick succession.
+        """
         max_server_errors = _SUSPICIOUS_SERVER_ERRORS
         while True:
             try:
                 left = max(0.0, deadline - time.monotonic())
                 return self._deliver_or_skip(report, left, max_server_errors=max_server_errors)
-            except ServerKeepsFailing:
+            except ServerUnreachable:
+                if time.monotonic() >= deadline:
+                    raise
                 max_server_errors *= 2
 
     def _deliver_or_skip(
@@ -305,6 +311,8 @@ class Reporter:
 
         :returns: ``False`` if another report must be composed in its place
         :raises ServerKeepsFailing: the server fails on other reports, too
+        :raises ServerUnreachable: the patience is over; or it does not answer this report any more, although
+            it has just answered another
         """
         most = max_server_errors if report.can_be_skipped and self.is_owner else None
         try:

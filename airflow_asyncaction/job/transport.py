@@ -11,8 +11,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -22,11 +20,10 @@ from airflow_asyncaction.exceptions import JobInfoError, ServerError, ServerUnre
 from airflow_asyncaction.job.proxies import Proxies, Proxy, tunnel_refusal
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.resending import is_worth_resending
+from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-MAX_RETRY_AFTER_SECONDS = 60.0
 
 BROKEN = (OSError, http.client.HTTPException)
 
@@ -306,21 +303,6 @@ def error_of(fields: dict[str, Any] | None) -> tuple[str, str]:
         code[:_SAID_CHARS] if isinstance(code, str) else "",
         said[:_SAID_CHARS] if isinstance(said, str) else "",
     )
-
-
-def retry_after_seconds(retry_after: str | None) -> float:
-    """Read a Retry-After header: seconds or a date; anything else is 0."""
-    if retry_after is None:
-        return 0.0
-    try:
-        if retry_after.strip().isascii() and retry_after.strip().isdigit():
-            wanted = float(retry_after)
-        else:
-            until = parsedate_to_datetime(retry_after)
-            wanted = (until.astimezone(timezone.utc) - datetime.now(timezone.utc)).total_seconds()
-    except (ValueError, OverflowError, TypeError, IndexError):
-        return 0.0
-    return min(max(wanted, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
 def describe_error(error: Exception) -> str:

@@ -24,6 +24,7 @@ from airflow_asyncaction.job.proxies import Proxies
 from airflow_asyncaction.job.reporter import Timing, say
 from airflow_asyncaction.job.streams import Pump
 from airflow_asyncaction.job.wrap_files import (
+    FROM_TERMINAL,
     Binding,
     TransferEnded,
     TransferFailed,
@@ -321,25 +322,31 @@ def _signal_name(number: int) -> str:
 def _wake_on_signals(handler: Callable[[int, FrameType | None], Any]) -> int:
     """Send the forwarded signals to ``handler``; return a descriptor that is readable after any, SIGCHLD too.
 
-    A signal that is ignored stays so, here and in the program (``nohup``).
+    A signal that is ignored stays so, here and in the program (``nohup``), except for SIGINT: a shell lets
+    whatever it starts in the background ignore it, which nobody has asked for.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     for number in (*_TO_GROUP, *_TO_PROGRAM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        if number in FROM_TERMINAL or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
     return reader
 
 
 def _before_exec() -> Callable[[], None]:
-    """Return what to call between fork and exec: the program leads a group, and on Linux dies when we do."""
+    """Return what to call between fork and exec: the program leads a group, and on Linux dies when we do.
+
+    It has the default signals, even if a shell has started us in the background.
+    """
     prctl = _prctl()
     parent = os.getpid()
 
     def prepare() -> None:
         os.setpgid(0, 0)
+        for number in FROM_TERMINAL:
+            signal.signal(number, signal.SIG_DFL)
         if prctl is not None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != parent:  # it died before the kernel knew

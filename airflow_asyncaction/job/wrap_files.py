@@ -17,6 +17,9 @@ from airflow_asyncaction.job.files import Place, has_file
 from airflow_asyncaction.job.reporter import say
 from airflow_asyncaction.protocol.files import DEFAULT_STORE, checked_property
 
+FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
+"""What a shell lets its background processes ignore: a job gets them nevertheless."""
+
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _UNHEARD = (signal.SIGUSR1, signal.SIGUSR2)  # they are the program's, and there is none
 _POLL_SECONDS = 0.2
@@ -142,7 +145,7 @@ def _ended_by_signals(job: Job, doing: str) -> Iterator[None]:
     earlier = {number: signal.getsignal(number) or signal.SIG_DFL for number in handlers}
     try:
         for number, handler in handlers.items():
-            if earlier[number] is not signal.SIG_IGN or number == signal.SIGALRM:  # nohup
+            if earlier[number] is not signal.SIG_IGN or number in (*FROM_TERMINAL, signal.SIGALRM):  # nohup
                 signal.signal(number, handler)
         signal.setitimer(signal.ITIMER_REAL, _POLL_SECONDS, _POLL_SECONDS)
         yield

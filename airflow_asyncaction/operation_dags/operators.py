@@ -9,6 +9,7 @@ from typing import Any
 from airflow_asyncaction.operation_dags.schemas import as_annotated, input_of
 from airflow_asyncaction.operators.routed import AsyncActionOperator
 from airflow_asyncaction.operators.service import ServiceActionOperator
+from airflow_asyncaction.operators.service_call import check_positional
 from airflow_asyncaction.protocol.operations import Declaration, Schema
 
 _NAME = "@async_operation"  # as Airflow's UI shows it
@@ -32,7 +33,11 @@ class OperationOperator(AsyncActionOperator):
         self.arguments = self._before_input
         super().render_template_fields(context, jinja_env)
         given = _input_of(context, self._input)
-        self.arguments = given if self.service_name is None else [*self.arguments, given]
+        if self.service_name is None:
+            self.arguments = given
+        else:
+            check_positional(self.arguments)
+            self.arguments = [*self.arguments, given]
 
 
 class FunctionOperator(ServiceActionOperator):

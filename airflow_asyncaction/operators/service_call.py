@@ -38,7 +38,7 @@ class ServiceCallOperator(BaseOperator):
         if orchestrator is not None:
             _check_name("orchestrator", orchestrator)
         if service_name is not None and isinstance(arguments, Mapping):
-            _check_positional(arguments)
+            check_positional(arguments)
         self.arguments = arguments
         self.service_name = service_name
         self.method = method
@@ -54,7 +54,7 @@ class ServiceCallOperator(BaseOperator):
             _check_name("service_name", self.service_name)
             _check_name("method", self.method)
             arguments = [] if arguments is None else arguments
-            _check_positional(arguments)
+            check_positional(arguments)
         try:
             text = json.dumps({} if arguments is None else arguments, allow_nan=False)
             loads(text)
@@ -68,7 +68,11 @@ def _check_name(option: str, value: Any) -> None:
         raise ValueError(f"{option} is {value!r}: it must be 1 to {MAX_NAME_CHARS} printable characters")
 
 
-def _check_positional(arguments: Any) -> None:
+def check_positional(arguments: Any) -> None:
+    """Check the arguments of a service's method.
+
+    :raises ValueError: they are not a list
+    """
     if not isinstance(arguments, list | tuple):
         raise ValueError(
             f"arguments is of type {type(arguments).__name__}: a service's method takes a list, its arguments"

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
 
 _TRANSIENT = frozenset({408, 429})
 _SERVER_ERRORS = range(500, 600)
+_LONGEST_RETRY_AFTER_SECONDS = 60.0
 _FINAL_CODES = frozenset({"bad_schema", "no_space"})  # they last until somebody acts on them
 
 
@@ -21,3 +25,17 @@ def is_worth_resending(status: int, code: str = "") -> bool:
 def may_pass(error: ServerError) -> bool:
     """Tell whether the request that failed with this error may succeed if it is sent again."""
     return isinstance(error, ServerUnreachable) or is_worth_resending(error.status, error.code)
+
+
+def retry_after_seconds(retry_after: str | None) -> float:
+    """Read a Retry-After header: seconds or a date. Anything else is 0; at most a minute."""
+    text = (retry_after or "").strip()
+    try:
+        if text.isascii() and text.isdigit():
+            wanted = float(text)
+        else:
+            until = parsedate_to_datetime(text)
+            wanted = (until.astimezone(timezone.utc) - datetime.now(timezone.utc)).total_seconds()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return 0.0
+    return min(max(wanted, 0.0), _LONGEST_RETRY_AFTER_SECONDS)

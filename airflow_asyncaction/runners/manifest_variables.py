@@ -16,6 +16,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ENV_NAME = re.compile(r"env\.[A-Za-z_][A-Za-z0-9_]*")
 _OF_APPLICATION = ("package", "git", "deployment", "webda", "now")
 _OPENING = "${"
+_OPENING_OF_VARIABLE = re.compile(r"\$\{(?![{%#])")  # the others are a dollar sign and a template
 
 
 def replace_variables(document: Mapping[str, Any], variables: Mapping[str, str]) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def render_around(manifest: Any, render: Callable[[Any], Any]) -> Any:
     Otherwise whoever writes that data could read the worker's environment.
     """
     mark = secrets.token_hex(16)  # random: no data contains it
-    rendered = render(_map_strings(manifest, lambda text: text.replace(_OPENING, mark)))
+    rendered = render(_map_strings(manifest, lambda text: _OPENING_OF_VARIABLE.sub(mark, text)))
     return _map_strings(rendered, lambda text: text.replace(_OPENING, f"${_OPENING}").replace(mark, _OPENING))
 
 

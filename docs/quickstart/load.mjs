@@ -5,20 +5,21 @@ import { setTimeout as sleep } from "node:timers/promises";
 const { JOB_ID, JOB_SECRET_KEY, JOB_HOOK } = process.env;
 
 async function report(fields) {
-  const body = JSON.stringify(fields);
-  const time = String(Date.now()), nonce = randomBytes(16).toString("hex");
+  const body = JSON.stringify(fields), nonce = randomBytes(16).toString("hex");
   const digest = createHash("sha256").update(body).digest("hex");
-  const text = ["JOB-HMAC-SHA256-V2", JOB_ID, time, nonce, "POST", "/status", "", digest].join("\n");
-  const signature = "v2=" + createHmac("sha256", JOB_SECRET_KEY).update(text).digest("hex");
-  const headers = {
-    "Content-Type": "application/json",
-    "X-Job-Id": JOB_ID, "X-Job-Time": time, "X-Job-Nonce": nonce, "X-Job-Signature": signature,
-  };
   for (let pause = 250; ; pause *= 2) {
+    const time = String(Date.now());
+    const toSign = ["JOB-HMAC-SHA256-V2", JOB_ID, time, nonce, "POST", "/status", "", digest].join("\n");
+    const signature = "v2=" + createHmac("sha256", JOB_SECRET_KEY).update(toSign).digest("hex");
+    const headers = {
+      "Content-Type": "application/json",
+      "X-Job-Id": JOB_ID, "X-Job-Time": time, "X-Job-Nonce": nonce, "X-Job-Signature": signature,
+    };
     const answer = await fetch(JOB_HOOK + "/status", { method: "POST", body, headers }).catch(() => null);
-    if (answer?.ok) return answer.json(); // the action: its arguments; action "STOP" if it is to stop
-    const mayPass = !answer || [408, 429].includes(answer.status) || answer.status >= 500;
-    if (!mayPass || pause > 60_000) throw new Error(answer ? `${answer.status}: ${await answer.text()}` : "no answer");
+    const text = (await answer?.text().catch(() => "")) ?? "no answer";
+    if (answer?.ok && text.startsWith("{")) return JSON.parse(text); // the action; its action is "STOP" to stop
+    const mayPass = !answer || answer.ok || [408, 429].includes(answer.status) || answer.status >= 500;
+    if (!mayPass || pause > 60_000) throw new Error(`${answer?.status ?? 0}: ${text}`);
     await sleep(pause * (0.5 + Math.random() / 2));
   }
 }

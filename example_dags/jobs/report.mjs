@@ -29,6 +29,16 @@ async function post(body, nonce) {
   }
 }
 
+// Returns the JSON object that a text is, or null.
+function objectOf(text) {
+  try {
+    const value = JSON.parse(text);
+    return typeof value === "object" && !Array.isArray(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
 // Sends a report, again if it may succeed then, and returns the action.
 async function report(fields) {
   const body = JSON.stringify(fields);
@@ -37,13 +47,16 @@ async function report(fields) {
   let isCorrected = false;
   for (let pauseMs = 250; ; pauseMs = Math.min(2 * pauseMs, 15_000)) {
     const { status, text, waitMs } = await post(body, nonce);
-    if (status >= 200 && status < 300) return JSON.parse(text);
-    if (status === 401 && !isCorrected && text.includes('"stale_time"')) {
+    const answer = objectOf(text);
+    const isFine = status >= 200 && status < 300;
+    if (isFine && answer) return answer;
+    if (status === 401 && !isCorrected && answer?.error === "stale_time") {
       isCorrected = true;
-      clockOffsetMs = JSON.parse(text).serverTime - Date.now();
+      clockOffsetMs = answer.serverTime - Date.now();
       continue;
     }
-    const mayPass = status === 0 || status === 408 || status === 429 || status >= 500;
+    const isOutage = status >= 500 && answer?.error !== "no_space";
+    const mayPass = status === 0 || isFine || status === 408 || status === 429 || isOutage; // fine: a captive portal
     if (!mayPass || Date.now() > giveUpAt) throw new Error(`${JOB_HOOK} answered ${status}: ${text}`);
     await sleep(Math.max(waitMs, pauseMs * (0.5 + Math.random() / 2)));
   }

@@ -15,12 +15,19 @@ _aa_pad() { # prints the key as 64 bytes, each xor $1; only awk reads it: neithe
 _aa_sha256() { openssl dgst -sha256 -r | cut -c 1-64 | tr -d '\n'; }
 _aa_hmac() { { _aa_pad 92 && { _aa_pad 54 && cat; } | openssl dgst -sha256 -binary; } | _aa_sha256; }
 
-_aa_may_pass() { # tells whether status $1 may pass by itself; if so, waits, for about four minutes in all
-  case $1 in
-    408 | 429) ;;
-    '' | [34]?? | 507) return 1 ;;
+_aa_may_pass() { # tells whether status $1 with answer $2 may pass by itself; if so, waits, about four minutes in all
+  case $1:$2 in
+    408:* | 429:*) ;;
+    :* | [34]??:* | 5??:*'"no_space"'*) return 1 ;;
   esac
   [ "$_aa_pause" -le 128 ] && sleep "$_aa_pause" && _aa_pause=$((2 * _aa_pause))
+}
+
+_aa_print() { # prints $1; mksh has no printf of its own, and the command line of another is for all to see
+  case ${KSH_VERSION-} in
+    *' KSH '*) print -rn -- "$1" ;;
+    *) printf %s "$1" ;;
+  esac
 }
 
 _aa_offset=0 # seconds that the server's clock is ahead
@@ -29,8 +36,8 @@ _aa_request() { # sends $3 with method $1 to $2, a path below JOB_HOOK; prints t
   while :; do
     _aa_time=$(($(date +%s) + _aa_offset))000
     _aa_signature=$(printf 'JOB-HMAC-SHA256-V2\n%s\n%s\n%s\n%s\n%s\n\n%s' "$JOB_ID" "$_aa_time" "$_aa_nonce" \
-      "$1" "$2" "$(printf %s "$3" | _aa_sha256)" | _aa_hmac)
-    _aa_answer=$(printf %s "$3" | curl --silent --show-error --max-time 60 --request "$1" --data-binary @- \
+      "$1" "$2" "$(_aa_print "$3" | _aa_sha256)" | _aa_hmac)
+    _aa_answer=$(_aa_print "$3" | curl --silent --show-error --max-time 60 --request "$1" --data-binary @- \
       --header "X-Job-Id: $JOB_ID" --header "X-Job-Time: $_aa_time" --header "X-Job-Nonce: $_aa_nonce" \
       --header "X-Job-Signature: v2=$_aa_signature" --header 'Content-Type: application/json' \
       --write-out '%{http_code}' "$JOB_HOOK$2") || :
@@ -38,16 +45,16 @@ _aa_request() { # sends $3 with method $1 to $2, a path below JOB_HOOK; prints t
     _aa_server=
     case $_aa_corrected$_aa_status$_aa_answer in
       2??'{'* | once2??'{'*)
-        printf %s "$_aa_answer"
+        _aa_print "$_aa_answer"
         return
         ;;
       401*'"stale_time"'*)
-        _aa_server=$(printf %s "$_aa_answer" | sed -n 's/.*"serverTime": *\([0-9]\{10\}\)[0-9]\{3\}[,}].*/\1/p')
+        _aa_server=$(_aa_print "$_aa_answer" | sed -n 's/.*"serverTime": *\([0-9]\{10\}\)[0-9]\{3\}[,}].*/\1/p')
         ;;
     esac
     if [ -n "$_aa_server" ]; then
       _aa_offset=$((_aa_server - $(date +%s))) _aa_corrected=once
-    elif ! _aa_may_pass "$_aa_status"; then
+    elif ! _aa_may_pass "$_aa_status" "$_aa_answer"; then
       printf '%s\n' "$JOB_HOOK$2 answered $_aa_status: $_aa_answer" >&2
       return 1
     fi

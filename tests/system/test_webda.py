@@ -80,6 +80,12 @@ def test_an_operation_that_is_launched_runs_in_the_application(ann: User) -> Non
     assert_order(ann)
 
 
+def test_an_operation_that_throws_fails_with_its_error(ann: User) -> None:
+    action = ann.wait(ann.launch(OPERATION, {"article": "pear", "count": 0})["uuid"])
+    assert (action["status"], action["errorName"]) == ("ERROR", "JobError")  # webda's client gives no name
+    assert action["errorMessage"] == "There are no 0 of pear"
+
+
 def test_a_job_is_stopped(scene: Scene, ann: User) -> None:
     eventually(lambda: "waiting" in scene.events("webda_stops", "waits"), "the method runs")
     uuid = scene.attempt("webda_stops", "waits").id

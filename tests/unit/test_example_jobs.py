@@ -57,6 +57,22 @@ def test_the_node_job_reports(server: JobServer, fault: str) -> None:
     assert [line.message for line in job.logs] == ["counted one", "counted three"]
 
 
+@pytest.mark.parametrize("page", ["<html>Sign in</html>", "[]", ""])
+@pytest.mark.parametrize(
+    ("script", "arguments"),
+    [(JOBS / "report.mjs", {"words": []}), (ROOT / "docs/quickstart/load.mjs", {"table": "orders"})],
+    ids=["report.mjs", "load.mjs"],
+)
+def test_a_captive_portal_is_waited_for(
+    server: JobServer, script: Path, arguments: dict[str, object], page: str
+) -> None:
+    need("node")
+    job = server.new_job(arguments)
+    server.fail(2, 200, page=page)
+    run(job, "node", str(script))
+    assert job.action.state is State.SUCCESS
+
+
 def test_the_node_job_says_why_it_was_refused(server: JobServer) -> None:
     need("node")
     job = server.new_job({"words": []})

@@ -147,6 +147,20 @@ def test_an_answer_that_may_pass_is_waited_for(status: int) -> None:
         assert len(server.requests) == 2
 
 
+def test_a_server_is_left_alone_for_as_long_as_it_wants() -> None:
+    busy = Answer(503, {"error": "unavailable", "message": "m"}, headers={"Retry-After": "1"})
+    with TaskServer([busy, SEEN]) as server:
+        started = time.monotonic()
+        assert TaskHook(server.url).tell(new_task(), Exit(code=0)) == VIEW
+        assert time.monotonic() - started >= 1
+        assert len(server.requests) == 2
+
+
+def test_a_page_of_somebody_else_is_waited_for() -> None:
+    with TaskServer([Answer(text="<html>Sign in</html>"), SEEN]) as server:
+        assert TaskHook(server.url).tell(new_task(), Exit(code=0)) == VIEW
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413])
 def test_a_refusal_is_not_sent_again(status: int) -> None:
     with TaskServer([Answer(status, {"error": "code", "message": "do this"}), SEEN]) as server:

@@ -280,7 +280,7 @@ def test_an_upload_cut_in_the_middle_is_sent_again(
     assert (file.index, paths(tested)) == (0, [("PUT", "upload")] * 3)
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 501, 503, 599])
+@pytest.mark.parametrize("status", [408, 429, 500, 501, 503, 507, 599])
 def test_an_upload_survives_an_outage(
     server: JobServer, tested: TestedJob, job: Job, tmp_path: Path, status: int
 ) -> None:

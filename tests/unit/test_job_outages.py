@@ -145,9 +145,9 @@ def flawed(server: JobServer) -> JobServer:
     return server
 
 
-def quick(tested: TestedJob) -> Job:
+def quick(tested: TestedJob, flush_seconds: float = 0.02) -> Job:
     """Return a job that finds a server's failures suspicious after a moment."""
-    job = Job(tested.info, timing=Timing(flush_seconds=0.02, report_patience_seconds=60))
+    job = Job(tested.info, timing=Timing(flush_seconds=flush_seconds, report_patience_seconds=60))
     job._reporter._transport._backoff = Backoff(first_seconds=0.01, longest_seconds=0.05)  # type: ignore[union-attr]
     return job
 
@@ -181,6 +181,22 @@ def test_a_line_that_the_server_fails_on_does_not_take_the_end_along(
     assert tested.action.agent is not None
     assert (tested.action.status_details is not None) == with_details
     assert "a report was lost" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("statuses", [(0, 0), (429,)], ids=["cut connections", "429"])
+def test_an_outage_after_server_errors_and_a_heartbeat_does_not_lose_the_end(
+    server: JobServer, tested: TestedJob, statuses: tuple[int, ...]
+) -> None:
+    with quick(tested, flush_seconds=5) as job:
+        job.log("first line")
+        job.flush()
+        for count, status in ((6, 500), *((1, status) for status in statuses)):
+            server.fail(count, status, containing=b"last line")
+        job.log("last line")
+        job.result(1)
+    assert any(report.is_heartbeat for report in tested.reports)
+    assert (tested.action.state, tested.action.results) == (State.SUCCESS, "1")
+    assert sent_logs(tested) == ["first line", "last line"]
 
 
 def test_an_end_that_the_server_fails_on_is_sent_as_long_as_there_is_time(flawed: JobServer) -> None:

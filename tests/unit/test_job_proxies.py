@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import ssl
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from airflow_asyncaction.job.content import Contents
 from airflow_asyncaction.job.proxies import Proxies, Proxy, is_exempt
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
-from tests.means import STRICT
+from tests.means import need
 from tests.unit.remote_deployment import certify
 from tests.unit.web_proxy import WebProxy
 
@@ -258,8 +257,7 @@ def test_airflows_own_processes_reach_the_api_server_without_a_proxy(
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[WebProxy]:
-    if shutil.which("curl") is None:
-        (pytest.fail if STRICT else pytest.skip)("not installed: curl")
+    need("curl")
     with WebProxy() as proxy:
         yield proxy
 

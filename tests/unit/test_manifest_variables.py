@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
+from jinja2 import Template
 from kubernetes import client as k8s
 
 from airflow_asyncaction.operators import KubeActionOperator
@@ -94,6 +95,22 @@ def test_what_templates_put_in_is_data() -> None:
     assert replace_variables(rendered, VARIABLES)["a"] == ["the-id $$ ${HOME}"]
     rendered = render_around(manifest, lambda marked: _put(marked, data))
     assert replace_variables(rendered, VARIABLES) == {"a": [f"the-id {data} ${{HOME}}"], "b": None, "c": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "becomes"),
+    [
+        ("${{ x }}", "$DATA"),
+        ("$${{ x }}", "$$DATA"),
+        ("${% if x %}a{% endif %}", "$a"),
+        ("${# remark #}", "$"),
+        ("{{ x }}${JOB_ID}", "DATAthe-id"),
+    ],
+)
+@pytest.mark.parametrize("data", ["pear", "${env.REGION}", "{env.REGION}"])
+def test_a_template_may_follow_a_dollar_sign(text: str, becomes: str, data: str) -> None:
+    rendered = render_around({"a": text}, lambda marked: {"a": Template(marked["a"]).render(x=data)})
+    assert replace_variables(rendered, VARIABLES) == {"a": becomes.replace("DATA", data)}
 
 
 def _put(value: Any, data: str) -> Any:

@@ -277,6 +277,23 @@ def test_a_method_gets_the_input_after_its_other_arguments() -> None:
     assert cast("OperationOperator", task).arguments == ["one", {"rows": 10, "table": "t"}]
 
 
+@pytest.mark.parametrize("arguments", ["{{ [tenant, 2] }}", "ab"])
+def test_arguments_that_are_rendered_to_a_string_are_an_error(arguments: str) -> None:
+    call = {"service_name": "ShopService", "method": "sell", "arguments": arguments}
+    (task,) = async_operation(id="sell", input=SCHEMA, action=call).tasks
+    with pytest.raises(ValueError, match="arguments is of type str: a service's method takes a list"):
+        task.render_template_fields({"dag_run": SimpleNamespace(conf={"table": "t"}), "tenant": "one"})  # type: ignore[typeddict-unknown-key]
+
+
+def test_arguments_may_be_rendered_to_a_list() -> None:
+    call = {"service_name": "ShopService", "method": "sell", "arguments": "{{ [tenant, 2] }}"}
+    dag = async_operation(id="sell", input=SCHEMA, action=call, render_template_as_native_obj=True)
+    (task,) = dag.tasks
+    context: Any = {"dag_run": SimpleNamespace(conf={"table": "t"}), "tenant": "one"}
+    task.render_template_fields(context)
+    assert cast("OperationOperator", task).arguments == ["one", 2, {"rows": 10, "table": "t"}]
+
+
 REFERRING: dict[str, Any] = {
     "$schema": "http://json-schema.org/draft-07/schema#",
     "$id": "https://shop.example/import",

@@ -7,7 +7,7 @@ import pytest
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.hooks.remote_access import UNVERIFIED
-from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass
+from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass, retry_after_seconds
 from airflow_asyncaction.triggers.server import is_away
 
 TRANSIENT = {408, 429, *range(500, 600)}
@@ -22,6 +22,29 @@ def test_what_somebody_must_mend_first_does_not_pass(status: int, code: str) -> 
     assert is_worth_resending(status)
     assert not is_worth_resending(status, code)
     assert not is_away(ServerError(status=status, code=code))
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, 0),
+        ("", 0),
+        ("7", 7),
+        (" 7 ", 7),
+        ("-7", 0),
+        ("7.5", 0),
+        ("nan", 0),
+        ("1e9", 0),
+        ("\u0667", 0),
+        ("9" * 400, 60),
+        ("soon", 0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed, 21 Oct 2099 07:28:00 GMT", 60),
+        ("Wed, 21 Oct 99999 07:28:00 GMT", 0),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float) -> None:
+    assert retry_after_seconds(header) == seconds
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from airflow_asyncaction import protocol
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
-from tests.means import STRICT
+from tests.means import need
 
 ROOT = Path(__file__).parents[2]
 JOBS = ROOT / "example_dags" / "jobs"
@@ -25,17 +25,7 @@ VECTORS = json.loads((files(protocol) / "vectors/signing.json").read_text())
 # All printable ASCII, in two keys; "6" and "\\" become NUL in the inner and the outer pad.
 KEYS = ["".join(map(chr, range(32, 80))), "".join(map(chr, range(80, 127))), "6" * 64, "\\" * 3]
 
-SHELLS = {
-    "sh": "dash",
-    "bash": "bash",
-    "dash": "dash",
-    "busybox": "busybox",
-    "zsh": "zsh",
-    "mksh": "mksh",
-    "ksh93": "ksh93u+m",
-}
-"""Shells, and the Debian packages that have them."""
-
+SHELLS = ("sh", "bash", "dash", "busybox", "zsh", "mksh", "ksh93")
 AWKS = ("awk", "mawk", "gawk", "original-awk", "busybox")
 SET_BY_SHELLS = frozenset({"LINENO", "OLDPWD", "RANDOM", "SECONDS", "name"})
 
@@ -43,9 +33,8 @@ in_each_shell = pytest.mark.parametrize("shell", SHELLS)
 
 
 def command(shell: str) -> list[str]:
-    """Return how a shell is started; where it is missing, skip with how to get it, or fail."""
-    if shutil.which(shell) is None:
-        (pytest.fail if STRICT else pytest.skip)(f"no {shell}: apt install {SHELLS[shell]}")
+    """Return how a shell is started; leave the test out where it is missing."""
+    need(shell, "awk", "curl", "openssl")
     return [shell, "sh"] if shell == "busybox" else [shell]
 
 
@@ -145,7 +134,7 @@ def test_it_reports_over_faults(server: JobServer, tmp_path: Path, shell: str) -
     assert done.stderr.count("slept") == 4
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 505])
+@pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 505, 507])
 def test_it_sends_again_after_any_answer_that_may_pass(
     server: JobServer, tested: TestedJob, status: int
 ) -> None:
@@ -153,6 +142,71 @@ def test_it_sends_again_after_any_answer_that_may_pass(
     done = run("sh", 'sleep() { :; }; report \'{"status": "SUCCESS"}\' >/dev/null', tested.environ)
     assert (done.returncode, done.stderr) == (0, "")
     assert tested.action.state is State.SUCCESS
+
+
+@pytest.mark.parametrize("page", ["<html>Sign in</html>", ""])
+def test_it_waits_for_a_captive_portal(server: JobServer, tested: TestedJob, page: str) -> None:
+    server.fail(2, 200, page=page)
+    script = 'sleep() { echo slept >&2; }; report \'{"status": "SUCCESS"}\' >/dev/null'
+    done = run("sh", script, tested.environ)
+    assert (done.returncode, done.stderr) == (0, "slept\n" * 2)
+    assert tested.action.state is State.SUCCESS
+
+
+def test_a_full_file_store_is_not_waited_for(server: JobServer, tested: TestedJob, tmp_path: Path) -> None:
+    (tmp_path / "counts").write_text("1")
+    script = 'sleep() { echo slept; }; upload counts "$FOLDER/counts" || echo refused'
+    server.fail(1, 507, "no_space")
+    server.refuse_transfers(1, 507, "no_space")
+    for _ in range(2):
+        done = run("sh", script, {**tested.environ, "FOLDER": str(tmp_path)})
+        assert done.stdout == "refused\n"
+        assert "answered 507" in done.stderr
+        assert '"no_space"' in done.stderr
+    assert tested.files["counts"] == []
+
+
+@in_each_shell
+def test_a_file_that_cannot_be_written_or_read_is_not_waited_for(
+    tested: TestedJob, tmp_path: Path, shell: str
+) -> None:
+    tested.add_file("orders", "orders.csv", b"1,2,3\n")
+    script = """
+    sleep() { echo slept; }
+    download orders "$FOLDER/no/orders.csv" || echo refused
+    _aa_move "$JOB_HOOK/content/x" '' --upload-file "$FOLDER/no/orders.csv" || echo refused
+    """
+    done = run(shell, script, {**tested.environ, "FOLDER": str(tmp_path)})
+    assert done.stdout == "refused\n" * 2
+    assert [line[:10] for line in done.stderr.splitlines() if "(" in line] == ["curl: (23)", "curl: (26)"]
+
+
+@in_each_shell
+def test_neither_metadata_nor_a_line_break_redirects_a_transfer(
+    tested: TestedJob, tmp_path: Path, shell: str
+) -> None:
+    metadata = {"Location": "http://127.0.0.1:1/evil", "hash": "0", "url": "http://127.0.0.1:1/evil"}
+    tested.add_file("orders", '"Location": "orders".csv', b"1,2,3\n", metadata=metadata)
+    script = """
+    set -eu
+    sleep() { echo slept; }
+    download orders "$FOLDER/orders.csv"
+    _aa_field '{"url": "http://h/
+output = x", "index": 7}' url
+    echo
+    _aa_field '{"url": "http://h/", "index": 7, "complete": false}' index
+    """
+    done = run(shell, script, {**tested.environ, "FOLDER": str(tmp_path)})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "http://h/output=x\n7", "")
+    assert (tmp_path / "orders.csv").read_bytes() == b"1,2,3\n"
+
+
+def test_a_content_that_is_another_is_told(tested: TestedJob, tmp_path: Path) -> None:
+    tested.add_file("orders", "orders.csv", b"1,2,3\n")
+    script = '_aa_md5() { cat >/dev/null; echo other; }; download orders "$FOLDER/orders.csv" || echo refused'
+    done = run("sh", script, {**tested.environ, "FOLDER": str(tmp_path)})
+    assert done.stdout == "refused\n"
+    assert done.stderr == f"{tmp_path}/orders.csv is not the input orders: its md5 is another\n"
 
 
 def test_it_gives_up_after_some_minutes(server: JobServer, tested: TestedJob) -> None:
@@ -269,7 +323,7 @@ WATCHED = ["awk", "basename", "cat", "curl", "cut", "date", "openssl", "printf",
 
 
 @in_each_shell
-def test_neither_a_trace_nor_a_command_line_shows_a_part_of_the_secret(
+def test_neither_a_trace_nor_a_command_line_shows_a_part_of_the_secret_or_a_content_url(
     server: JobServer, tmp_path: Path, shell: str
 ) -> None:
     server.clock_offset = timedelta(minutes=10)
@@ -283,6 +337,8 @@ def test_neither_a_trace_nor_a_command_line_shows_a_part_of_the_secret(
     tested, done = reported(shell, server, tmp_path, REPORTS, "-x", **environ)
     shown = done.stderr, commands.read_text()
     assert all("X-Job-Signature" in text for text in shown)
+    assert "--config\0-\0" in shown[1]
+    assert "/content/" not in shown[1]  # a URL of a content, which is as good as a password
     assert [part for part in parts_of(tested.info.secret_key) for text in shown if part in text] == []
 
 

@@ -324,6 +324,28 @@ def test_signals_are_passed_on(tested: TestedJob, name: str) -> None:
     assert tested.action.error_name == "ExitCode"
 
 
+IN_BACKGROUND = ("sh", "-c", 'trap "" INT QUIT HUP; exec "$@"', "sh")
+"""Starts a command as a shell starts it with ``nohup ... &``."""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_program_has_default_signals_even_in_the_background(tested: TestedJob) -> None:
+    command = [*IN_BACKGROUND, *RUN, "--", "grep", "SigIgn", "/proc/self/status"]
+    done = subprocess.run(command, env=environ_of(tested.environ), capture_output=True, check=True)
+    ignored = int(done.stdout.split()[1], 16)
+    bits = {name: bool(ignored >> signal.Signals[name] - 1 & 1) for name in ("SIGINT", "SIGQUIT", "SIGHUP")}
+    assert bits == {"SIGINT": False, "SIGQUIT": False, "SIGHUP": True}  # nohup is somebody's wish
+
+
+def test_a_wrapper_in_the_background_passes_sigint_on(tested: TestedJob) -> None:
+    program = "trap 'echo got INT; exit 4' INT; echo up; while :; do sleep 0.05; done"
+    command = [*IN_BACKGROUND, *RUN, "--heartbeat-interval", "0.05", "--", "bash", "-c", program]
+    with subprocess.Popen(command, env=environ_of(tested.environ), stdout=subprocess.PIPE) as wrapper:
+        wait_for_line(tested, "up")
+        wrapper.send_signal(signal.SIGINT)
+        assert finish(wrapper) == (4, b"up\ngot INT\n")
+
+
 def test_a_signal_while_the_server_is_away_ends_the_wait_with_the_programs_code(
     server: JobServer, tested: TestedJob
 ) -> None:

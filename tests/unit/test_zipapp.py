@@ -12,7 +12,8 @@ import pytest
 
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
-from dev.zipapp import build_zipapp
+from dev.zipapp import PACKAGE, PARTS, build_zipapp
+from tests.means import need
 
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("JOB_", "PYTHON"))}
 
@@ -67,3 +68,13 @@ def test_usage_is_told_and_reported(server: JobServer, zipapp: Path) -> None:
 def test_it_is_reproducible(tmp_path: Path, zipapp: Path) -> None:
     again = build_zipapp(tmp_path / "deeper" / "again.pyz")
     assert again.read_bytes() == zipapp.read_bytes()
+
+
+def test_make_builds_it_again_after_a_change_of_what_is_in_it() -> None:
+    need("make")
+    root = PACKAGE.parent
+    command = ["make", "--print-data-base", "--question", "dist/asyncaction.pyz"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    (rule,) = (line for line in done.stdout.splitlines() if line.startswith("dist/asyncaction.pyz: "))
+    packed = {path.relative_to(root).as_posix() for part in PARTS for path in PACKAGE.glob(part)}
+    assert {"dev/zipapp.py", *packed} <= set(rule.split())

@@ -33,6 +33,9 @@ export class ShopService extends Service {
   @Operation({ permission: "roles CONTAINS 'seller'" })
   async order(context: OperationContext<Order, Receipt>): Promise<void> {
     const { article, count } = await context.getInput();
+    if (count <= 0) {
+      throw new RangeError(`There are no ${count} of ${article}`);
+    }
     context.write({ article, total: 3 * count });
   }
 }
