@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from airflow.sdk import DAG
 
 from airflow_asyncaction.operation_dags import load_operations
-from airflow_asyncaction.operators import AsyncActionOperator
+from airflow_asyncaction.operators import AsyncActionOperator, KubeActionOperator
 
+IMAGE = os.environ.get("ASYNCACTION_TEST_WEBDA_IMAGE", "shop")
+COMMAND = "cd /webda && exec node_modules/.bin/webda --noCompile launch AsyncService runAsyncOperationAction"
 OPERATIONS = Path(__file__).parents[3] / "build" / "webda" / "operations.json"
 
 with DAG("webda_pods", schedule=None):
@@ -19,6 +22,18 @@ with DAG("webda_pods", schedule=None):
         service_name="ShopService",
         method="add",
         arguments=[20, 22],
+    )
+    KubeActionOperator(  # signs as v1, also after its task was deferred
+        task_id="adds_in_a_deferred_pod",
+        image=IMAGE,
+        image_pull_policy="IfNotPresent",
+        cmds=["sh", "-c", COMMAND],
+        service_name="ShopService",
+        method="add",
+        arguments=[1, 2],
+        orchestrator="AsyncService",
+        deferrable=True,
+        defer_after=0,
     )
 
 if OPERATIONS.exists():
