@@ -75,6 +75,11 @@ class Home:
 
     folder: Path
 
+    @property
+    def database(self) -> Path:
+        """The file of its database."""
+        return self.folder / "airflow.db"
+
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run Python with these arguments."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
@@ -95,7 +100,7 @@ class Home:
 
     def execute(self, statement: str, **parameters: str) -> list[Any]:
         """Execute one statement in the database, and return its rows, if it has any."""
-        engine = create_engine(f"sqlite:///{self.folder / 'airflow.db'}")
+        engine = create_engine(f"sqlite:///{self.database}")
         try:
             with engine.begin() as connection:
                 result = connection.execute(text(statement), parameters)

@@ -363,6 +363,7 @@ def test_a_run_that_airflow_refuses_ends_the_action(run: Run, operation: str, da
     assert (action["status"], action["errorName"]) == ("ERROR", "RunRefused")
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_commands_are_airflows_own(database: Database, job: SignedJob) -> None:
     listed = database.airflow("asyncaction", "list", "--limit", "1", "-o", "json")
     assert json.loads(listed.stdout)[0]["uuid"] == job.info.job_id

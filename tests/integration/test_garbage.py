@@ -189,6 +189,7 @@ def test_a_content_of_which_only_the_row_is_left_is_reported_and_removed(
     assert collect_later(2 * DAY).contents == 1
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("command", [("asyncaction", "files", "gc"), ("db", "clean")])
 def test_airflows_commands_collect_garbage(
     database: Database, folder: Folder, services: Services, command: tuple[str, ...]

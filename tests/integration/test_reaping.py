@@ -157,6 +157,7 @@ def test_nonsense_is_no_time(seconds: float) -> None:
         reap_command(Namespace(unheard_for=seconds, dry_run=False, pods_in=None))
 
 
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_airflow_has_the_command(database: Database) -> None:
     done = database.airflow("asyncaction", "reap", "--unheard-for", "99999", "--dry-run")
     assert "0 actions were not watched" in done.stdout

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.airflow_home import DagRun, Home
+from tests.shared import SharedServices
 
 pytestmark = pytest.mark.integration
 
@@ -22,10 +23,9 @@ runpy.run_path({str(EXAMPLES / "routed.py")!r}, run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def routed(tmp_path_factory: pytest.TempPathFactory) -> DagRun:
+def routed(shared: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> DagRun:
     home = Home(tmp_path_factory.mktemp("home"))
-    migrated = home.run("-m", "airflow", "db", "migrate")
-    assert migrated.returncode == 0, migrated.stderr
+    shared.migrated_sqlite(home.database)
     return home.run_dag("routed", "-c", PROGRAM)
 
 

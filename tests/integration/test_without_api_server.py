@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.integration.airflow_home import DAGS, DagRun, Home
+from tests.shared import SharedServices
 
 TABLES = ("async_action", "async_action_report")
 
@@ -15,10 +16,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def home(shared: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
-    migrated = home.run("-m", "airflow", "db", "migrate")
-    assert migrated.returncode == 0, migrated.stderr
+    shared.migrated_sqlite(home.database)
     return home
 
 
