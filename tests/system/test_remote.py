@@ -44,15 +44,28 @@ def started(scene: Scene, hook: AsyncActionHook) -> None:
     scene.api.wait_for_dags({"remote_work", "remote_ends", "remote_stops"}, timeout_seconds=PATIENCE_SECONDS)
     scene.trigger("remote_ends", "remote_stops")
     ids = {name: up(scene, name) for name in ATTENDED}
-    scene.api.wait_for_task(
-        scene.key("remote_stops", "killed_deferred"), frozenset({"deferred"}), timeout_seconds=60
-    )
+    await_trigger(scene, "killed_deferred")
     for task_id in ("killed", "killed_deferred"):
         scene.api.set_state(scene.key("remote_stops", task_id), "failed")
     hook.stop(ids["stopped_there"])
     for task_id in BETWEEN_TRIES:
         eventually(partial(awaits_next_try, scene, hook, task_id), f"{task_id} awaits the next try")
+        if task_id.endswith("deferred"):
+            await_trigger(scene, task_id)
         scene.api.set_state(scene.key("remote_stops", task_id), "failed")
+
+
+def await_trigger(scene: Scene, task_id: str) -> None:
+    """Wait until the triggerer watches the action of a task: of an earlier kill it is not told."""
+    key = scene.key("remote_stops", task_id)
+    scene.api.wait_for_task(key, frozenset({"deferred"}), timeout_seconds=PATIENCE_SECONDS)
+    look = f"/async/actions/{scene.api.xcoms(key)['action_id']}/changes"
+
+    def looks() -> int:
+        return scene.deployment.api_server.log.read_text().count(look)
+
+    looks_before = looks()
+    eventually(lambda: looks() > looks_before, f"a trigger watches the action of {task_id}")
 
 
 def awaits_next_try(scene: Scene, hook: AsyncActionHook, task_id: str) -> bool:
