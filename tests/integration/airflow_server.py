@@ -55,11 +55,11 @@ class AirflowServer:
         """Where our routes are."""
         return f"{self.url}/async"
 
-    def logged(self, sent: int) -> list[str]:
-        """Wait until the server has logged the end of so many requests; return all lines."""
+    def logged(self, words: str = "", times: int = 0) -> list[str]:
+        """Wait until the server has logged so many lines with some words in them; return all lines."""
         while True:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-            if sum("request finished" in line for line in lines) >= sent:
+            if sum(words in line for line in lines) >= times:
                 return lines
             time.sleep(0.02)
 

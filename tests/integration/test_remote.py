@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -80,6 +81,43 @@ class _Store(dict[str, Any]):
 
     def delete(self, key: str) -> None:
         self.pop(key, None)
+
+
+PATIENCE_SECONDS = 60
+
+interrupts = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+"""A signal handler raises in the middle of anything, such as opening a socket, which Python then closes."""
+
+
+def looks(remote: RemoteDeployment) -> list[Request]:
+    """Return the requests for what is new about an action."""
+    return remote.seen("GET", "/async/actions/.*/changes")
+
+
+def looked(remote: RemoteDeployment, times: int = 1) -> Callable[[], bool]:
+    return lambda: len(looks(remote)) >= times
+
+
+def once(is_so: Callable[[], object], do: Callable[[], object]) -> None:
+    """Do something in a thread of its own, as soon as a condition holds."""
+
+    def wait() -> None:
+        eventually(is_so)
+        do()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def run_out_of_time() -> None:
+    """Have Airflow's ``timeout`` end now."""
+    os.kill(os.getpid(), signal.SIGALRM)
+
+
+def eventually(look: Callable[[], Any]) -> None:
+    give_up_at = time.monotonic() + PATIENCE_SECONDS
+    while not look():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -221,7 +259,7 @@ def test_a_new_try_stops_what_the_last_one_has_left(serve: Serve) -> None:
     with pytest.raises(TaskDeferred):
         operator(deferrable=True, defer_after=0).execute(task.context)  # and then its triggerer dies
     left = remote.action()
-    threading.Timer(0.3, lambda: list(remote.actions.values())[1].end(results="again")).start()
+    once(lambda: len(remote.actions) > 1, lambda: list(remote.actions.values())[1].end(results="again"))
     assert operator().execute(task.next_try().context) == "again"
     assert left.status == "STOPPED"
 
@@ -231,11 +269,12 @@ def test_the_other_deployment_may_be_away(serve: Serve) -> None:
 
     def outage() -> None:
         remote.is_away = True
-        time.sleep(0.4)
+        requests = len(remote.requests)
+        eventually(lambda: len(remote.requests) > requests + 1)
         remote.action().end(results="late")
         remote.is_away = False
 
-    threading.Timer(0.2, outage).start()
+    once(looked(remote), outage)
     with capture_logs() as logged:
         assert operator().execute(task.context) == "late"
     events = [entry["event"] for entry in logged]
@@ -245,28 +284,39 @@ def test_the_other_deployment_may_be_away(serve: Serve) -> None:
 
 def test_a_refusal_fails_the_task_and_what_it_started_is_stopped(serve: Serve) -> None:
     remote = serve(run_on)
-    threading.Timer(0.2, lambda: remote.faults.append(refused(403, "forbidden"))).start()
+    once(looked(remote), lambda: remote.faults.append(refused(403, "forbidden")))
     with pytest.raises(ServerError, match="403 forbidden"):
         operator().execute(Task().context)
     assert remote.action().status == "STOPPED"
 
 
+@interrupts
 @pytest.mark.parametrize(("stops", "status"), [(True, "STOPPED"), (False, "QUEUED")])
 def test_a_task_that_runs_out_of_time_stops_its_action(serve: Serve, stops: bool, status: str) -> None:
     remote = serve(run_on)
-    with pytest.raises(AirflowTaskTimeout), timeout(0.4):
+    once(looked(remote), run_out_of_time)
+    with pytest.raises(AirflowTaskTimeout), timeout(PATIENCE_SECONDS):
         operator(stop_on_kill=stops).execute(Task().context)
     assert remote.action().status == status
+    gc.collect()
 
 
 @pytest.mark.parametrize(("stops", "status"), [(True, "STOPPED"), (False, "SUCCESS")])
 def test_a_task_that_is_killed_stops_its_action(serve: Serve, stops: bool, status: str) -> None:
-    remote, made = serve(run_on), operator(stop_on_kill=stops)
-    before = signal.signal(signal.SIGTERM, lambda *_: made.on_kill())  # as Airflow does
-    threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
-    threading.Timer(
-        1.0, lambda: remote.action().end() if remote.action().status == "QUEUED" else None
-    ).start()
+    remote, made, killed = serve(run_on), operator(stop_on_kill=stops), threading.Event()
+
+    def on_kill(*_: object) -> None:
+        made.on_kill()
+        killed.set()
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        killed.wait()
+        if not stops:
+            remote.action().end()
+
+    before = signal.signal(signal.SIGTERM, on_kill)  # as Airflow does
+    once(looked(remote), kill)
     try:
         with suppress(ActionStopped):  # and no other: a task whose worker is shut down may be retried
             made.execute(Task().context)
@@ -281,16 +331,9 @@ def fail_for_now(action: Remote) -> None:
     action.end("ERROR", errorName="Late", isFinal=False)
 
 
-def eventually(look: Callable[[], Any]) -> None:
-    give_up_at = time.monotonic() + 10
-    while not look():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
-
-
 def test_a_waiting_task_goes_on_with_the_next_try(serve: Serve) -> None:
     remote, task = serve(fail_for_now), Task()
-    threading.Timer(0.4, lambda: remote.try_again(remote.action())).start()
+    once(looked(remote), lambda: remote.try_again(remote.action()))
 
     def end() -> None:
         eventually(lambda: len(remote.actions) > 1)
@@ -300,7 +343,7 @@ def test_a_waiting_task_goes_on_with_the_next_try(serve: Serve) -> None:
         second.end(results=2, isFinal=True)
 
     threading.Thread(target=end).start()
-    with capture_logs() as logged, timeout(20):
+    with capture_logs() as logged, timeout(PATIENCE_SECONDS):
         assert operator().execute(task.context) == 2
     first, second = remote.actions
     events = [entry["event"] for entry in logged]
@@ -310,22 +353,25 @@ def test_a_waiting_task_goes_on_with_the_next_try(serve: Serve) -> None:
     assert task.store == {}
 
 
+@interrupts
 @pytest.mark.parametrize(("stops", "is_final"), [(True, True), (False, False)])
 def test_a_task_that_runs_out_of_time_during_a_retry_delay_there_prevents_the_next_try(
     serve: Serve, stops: bool, is_final: bool
 ) -> None:
     remote = serve(fail_for_now)
-    with pytest.raises(AirflowTaskTimeout), timeout(0.6):
+    once(looked(remote, times=3), run_out_of_time)
+    with pytest.raises(AirflowTaskTimeout), timeout(PATIENCE_SECONDS):
         operator(stop_on_kill=stops).execute(Task().context)
     assert remote.action().more["isFinal"] is is_final
+    gc.collect()
 
 
 def test_a_task_that_is_killed_during_a_retry_delay_there_prevents_the_next_try(serve: Serve) -> None:
     remote, made = serve(fail_for_now), operator()
     before = signal.signal(signal.SIGTERM, lambda *_: made.on_kill())
-    threading.Timer(0.6, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+    once(looked(remote, times=3), lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        with pytest.raises(ActionFailed, match="Late"), timeout(20):
+        with pytest.raises(ActionFailed, match="Late"), timeout(PATIENCE_SECONDS):
             made.execute(Task().context)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -381,18 +427,17 @@ def test_a_task_is_deferred_at_once_while_the_next_try_is_awaited_and_its_trigge
     serve: Serve,
 ) -> None:
     remote, task = serve(fail_for_now), Task()
-    with pytest.raises(TaskDeferred) as raised, timeout(5):
+    with pytest.raises(TaskDeferred) as raised, timeout(30):
         operator(deferrable=True, defer_after=60).execute(task.context)
     first = remote.action()
 
     def go_on() -> None:
-        time.sleep(0.3)
         second = remote.try_again(first)
         second.say("a line of the second")
-        time.sleep(0.3)
+        eventually(lambda: remote.seen("GET", f"/async/actions/{second.uuid}/changes"))
         second.end(results=2, isFinal=True)
 
-    threading.Thread(target=go_on).start()
+    once(looked(remote, times=len(looks(remote)) + 1), go_on)
     trigger, started_anew = trigger_of(raised.value), trigger_of(raised.value)
     with capture_logs() as logged:
         event = asyncio.run(event_of(trigger))
@@ -409,17 +454,9 @@ def test_a_look_during_a_retry_delay_costs_nothing(serve: Serve) -> None:
     remote, task = serve(fail_for_now), Task()
     trigger = trigger_of(deferred(task))
 
-    def looks() -> list[Request]:
-        return remote.seen("GET", "/async/actions/.*/changes")
-
-    def end_after_some() -> None:
-        while len(looks()) <= 5:
-            time.sleep(0.01)
-        remote.action().end("ERROR", isFinal=True)
-
-    threading.Thread(target=end_after_some).start()
+    once(looked(remote, times=6), lambda: remote.action().end("ERROR", isFinal=True))
     asyncio.run(event_of(trigger))
-    assert sum("afterLine=0" in look.path for look in looks()) <= 2
+    assert sum("afterLine=0" in look.path for look in looks(remote)) <= 2
 
 
 @pytest.mark.parametrize("moved_on", [True, False])
@@ -508,7 +545,7 @@ def test_a_trigger_keeps_no_cookie(serve: Serve) -> None:
     trigger = trigger_of(deferred(Task()))
     before = len(remote.requests)
     remote.faults = [Answer(503, text="away", headers={"Set-Cookie": "_token=x; Path=/"})]
-    threading.Timer(0.5, lambda: remote.action().end()).start()
+    once(lambda: len(remote.requests) > before + 2, lambda: remote.action().end())
     asyncio.run(event_of(trigger))
     assert not any("Cookie" in request.headers for request in remote.requests[before:])
 
