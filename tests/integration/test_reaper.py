@@ -317,7 +317,7 @@ def test_a_clock_that_is_set_ends_nothing(task: RunningTask, job: SignedJob, rea
 def test_the_grace_begins_anew_after_the_database_was_away(
     database: Database, actions: Actions, task: RunningTask, job: SignedJob, postgres_server: Postgres
 ) -> None:
-    grace = timedelta(seconds=0.5)
+    grace = timedelta(seconds=2)
     completer = Completer(actions, reap_after=grace, interval_seconds=0.05)
     task.set_state(TaskInstanceState.FAILED)
     completer.start()

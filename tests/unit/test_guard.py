@@ -218,11 +218,10 @@ def test_what_the_job_leaves_behind_is_ended(guarded: Guarded, tmp_path: Path) -
 
 
 def test_what_ignores_sigterm_is_killed_after_the_grace(guarded: Guarded) -> None:
-    stubborn = "trap '' TERM; while :; do sleep 0.05; done"
+    stubborn = "trap '' TERM; echo up; while :; do sleep 0.05; done"
     script = f'(setsid sh -c "{stubborn}") & {stubborn}'
     guarded.give(["sh", "-c", script], grace_seconds=1)
-    guarded.hear(b"started")
-    time.sleep(0.3)  # for the traps to be set
+    assert [guarded.stdout.readline() for _ in range(2)] == [b"up\n"] * 2
     asked_at = time.monotonic()
     guarded.send(b"s")
     said = guarded.hear(b"done")
