@@ -37,7 +37,7 @@ def reap(args: Namespace) -> None:
 
 
 def _reap(actions: Actions, action_id: JobId) -> str:
-    action = reaping.reap_if_unwatched(actions, action_id, datetime.now(UTC)).action
+    action = reaping.reap_if_unwatched(actions, action_id, datetime.now(UTC)).after
     return f"ended as {action.state}" if action.is_done else "is watched again"
 
 

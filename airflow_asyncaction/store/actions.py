@@ -110,6 +110,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Ended:
+    """An action before and after a message that may end it; the same one if it was left as it was."""
+
+    before: Action
+    after: Action
+
+
+@dataclass(frozen=True)
 class View:
     """An action and its log lines after a given one.
 
@@ -219,8 +227,8 @@ class Actions:
         prove: Unseal[object] | None = None,
         unless: Callable[[Connection, Row[Any]], bool] = lambda *_: False,
         audited: AuditEvent | None = None,
-    ) -> Action:
-        """Apply a message from neither job nor runner to an action, and return the action.
+    ) -> Ended:
+        """Apply a message from neither job nor runner to an action.
 
         :param prove: authenticates the sender; ``None``: the server itself, or a user whom Airflow knows.
             The action's secrets are not decrypted then: it ends also if their key was lost
@@ -230,13 +238,14 @@ class Actions:
         """
         with self.transaction() as connection:
             row = _proven(rows.lock(connection, action_id), action_id, prove)
+            before = rows.to_action(row)
             if unless(connection, row):
-                return rows.to_action(row)
+                return Ended(before, before)
             if audited is not None:
                 audit.record(connection, audited, now)
             requested_by = None if audited is None else audited.owner
             after = _apply(connection, row, message, now, requested_by=requested_by)
-            return self._settled(connection, row, after, now)
+            return Ended(before, self._settled(connection, row, after, now))
 
     def complete_due(self, now: datetime) -> None:
         """Complete the deferred tasks that no message about their action has.

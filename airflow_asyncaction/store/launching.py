@@ -185,14 +185,12 @@ def stop(
 
 def _stop_unended(actions: Actions, action_id: JobId, audited: AuditEvent) -> State:
     """Stop an action unless it has ended, maybe since it was read; return the state that it had."""
-    states: list[State] = []
+    stop, now = Stop(StopReason.REQUESTED), datetime.now(UTC)
+    return actions.end(action_id, stop, now, unless=_has_ended, audited=audited).before.state
 
-    def has_ended(_: Connection, row: Row[Any]) -> bool:
-        states.append(State(row.state))
-        return states[-1].is_end
 
-    actions.end(action_id, Stop(StopReason.REQUESTED), datetime.now(UTC), unless=has_ended, audited=audited)
-    return states[-1]
+def _has_ended(_: Connection, row: Row[Any]) -> bool:
+    return State(row.state).is_end
 
 
 def _stop_event(action: ActionRecord, requested_by: str, method: str) -> AuditEvent:

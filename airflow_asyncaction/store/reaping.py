@@ -18,11 +18,11 @@ from airflow.utils.state import State as TaskStates
 from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, Row, Select, and_, bindparam, or_, select, true, update
 
-from airflow_asyncaction.protocol.actions import Action, Completion, State
+from airflow_asyncaction.protocol.actions import Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
 from airflow_asyncaction.store import rows
-from airflow_asyncaction.store.actions import Actions, Unseal
+from airflow_asyncaction.store.actions import Actions, Ended, Unseal
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.outages import one_of_many
 
@@ -88,17 +88,6 @@ _UNFINISHED_TASK = (
 
 
 @dataclass(frozen=True)
-class Reaped:
-    """An action that was to be ended unless it is watched.
-
-    :param is_new: whether it ended here, rather than before
-    """
-
-    action: Action
-    is_new: bool
-
-
-@dataclass(frozen=True)
 class Unwatched:
     """An action that nobody watches."""
 
@@ -129,24 +118,13 @@ def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) ->
 
 def reap_if_unwatched(
     actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] | None = None
-) -> Reaped:
+) -> Ended:
     """End an action unless it is watched. Its job, if it still runs, is told to stop (410).
 
     :param prove: authenticates a task that asks for it, as :meth:`Actions.end` does
     :raises ActionNotFound: there is no such action, and ``prove`` does not mind
     """
-    is_new = True
-
-    def is_to_stay(connection: Connection, row: Row[Any]) -> bool:
-        nonlocal is_new
-        is_done = rows.to_action(row).is_done
-        if is_done:  # an API server of an older release has ended it, and left the mark
-            rows.write(connection, action_id, {"awaited": None})
-        is_new = not is_done and bool(_unwatched(connection, [row]))
-        return not is_new
-
-    action = actions.end(action_id, Abandon(), now, prove=prove, unless=is_to_stay)
-    return Reaped(action, is_new)
+    return actions.end(action_id, Abandon(), now, prove=prove, unless=_is_to_stay)
 
 
 def find_over(
@@ -223,9 +201,9 @@ class Reaper:
 
     def _reap(self, action_id: JobId, now: datetime) -> None:
         with one_of_many(action_id):
-            reaped = reap_if_unwatched(self._actions, action_id, now)
-            if reaped.is_new:
-                state = reaped.action.state
+            ended = reap_if_unwatched(self._actions, action_id, now)
+            if ended.after.is_done and not ended.before.is_done:
+                state = ended.after.state
                 log.warning("No task watched action %s any more. It has ended as %s", action_id, state)
 
 
@@ -241,6 +219,13 @@ def _mark_unmarked(actions: Actions) -> None:
 def _awaited(connection: Connection, after: JobId | None, limit: int = _BATCH) -> Sequence[Row[Any]]:
     query: Select[Any] = _AWAITED if after is None else _AWAITED_AFTER
     return connection.execute(query, {"limit": limit, "after": after}).all()
+
+
+def _is_to_stay(connection: Connection, row: Row[Any]) -> bool:
+    if rows.to_action(row).is_done:
+        rows.write(connection, row.id, {"awaited": None})  # an API server of an older release left the mark
+        return True
+    return not _unwatched(connection, [row])
 
 
 def _unwatched(connection: Connection, batch: Sequence[Row[Any]]) -> list[Row[Any]]:

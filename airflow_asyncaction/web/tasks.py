@@ -75,8 +75,8 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     @blueprint.post("/reap")
     def reap() -> Response:
         signed = task_request(request, settings)
-        reaped = reap_if_unwatched(actions, signed.action_id, signed.now, prove=signed.prove)
-        return jsonify(TaskView.of(reaped.action).to_json())
+        ended = reap_if_unwatched(actions, signed.action_id, signed.now, prove=signed.prove)
+        return jsonify(TaskView.of(ended.after).to_json())
 
     return blueprint
 

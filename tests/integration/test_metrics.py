@@ -199,7 +199,7 @@ def test_whoever_ends_an_action_it_is_counted_once(
     assert late.view().is_done
     assert late.view().is_done
     unwatched = new_job().info.job_id
-    assert actions.end(unwatched, Abandon(), datetime.now(UTC)).state is State.STOPPED
+    assert actions.end(unwatched, Abandon(), datetime.now(UTC)).after.state is State.STOPPED
     actions.end(unwatched, Abandon(), datetime.now(UTC))
     assert ended(statsd) == {"stopped": 2, "timeout": 1}
 

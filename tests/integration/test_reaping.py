@@ -51,7 +51,7 @@ def is_unwatched(actions: Actions, job: SignedJob, *, later: timedelta = HOUR) -
 
 def reap(actions: Actions, job: SignedJob) -> State:
     now = datetime.now(UTC) + HOUR
-    return reaping.reap_if_unwatched(actions, job.info.job_id, now).action.state
+    return reaping.reap_if_unwatched(actions, job.info.job_id, now).after.state
 
 
 def test_an_action_is_ended_whose_task_has_failed(
