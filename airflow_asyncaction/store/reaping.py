@@ -69,16 +69,16 @@ _IS_UNMARKED = and_(
 # A range of the index on (state, id): what runs, however many actions have ended.
 _UNMARKED = select(_columns.id).where(_IS_UNMARKED).order_by(_columns.id)
 _MARK = update(action_table).where(_columns.id == bindparam("action_id"), _IS_UNMARKED).values(awaited=true())
-_UNFINISHED_TASK = (
-    select(_task_columns.id)
+_WITH_UNFINISHED_TASK = (
+    select(_columns.id)
     .join(
-        action_table,
+        TaskInstance.__table__,
         and_(
             *(_task_columns[name] == _columns[name] for name in ("dag_id", "run_id", "task_id", "map_index"))
         ),
     )
     .where(
-        _columns.id == bindparam("action_id"),
+        _columns.id.in_(bindparam("action_ids", expanding=True)),
         or_(
             _task_columns.state.is_(None),
             _task_columns.state.not_in(TaskStates.finished),
@@ -233,14 +233,17 @@ def _unwatched(connection: Connection, batch: Sequence[Row[Any]]) -> list[Row[An
     ti_ids = [UUID(row.ti_id) for row in batch if row.ti_id is not None]
     query = select(_task_columns.id).where(_task_columns.id.in_(ti_ids), _task_columns.state.in_(_WATCHING))
     watching = {str(UUID(str(ti_id))) for ti_id in connection.scalars(query)}
-    return [row for row in batch if row.ti_id not in watching and not _is_to_be_adopted(connection, row)]
+    unwatched = [row for row in batch if row.ti_id not in watching]
+    to_be_adopted = _to_be_adopted(connection, unwatched)
+    return [row for row in unwatched if row.id not in to_be_adopted]
 
 
-def _is_to_be_adopted(connection: Connection, row: Row[Any]) -> bool:
-    """Tell whether the task's next process is going to adopt the job, as registration does."""
-    if not row.adoptable or row.deferral is not None or row.verb is not None:
-        return False
-    return connection.execute(_UNFINISHED_TASK, {"action_id": row.id}).first() is not None
+def _to_be_adopted(connection: Connection, unwatched: Sequence[Row[Any]]) -> set[JobId]:
+    """Return the actions whose job the task's next process is going to adopt, as registration does."""
+    adoptable = [row.id for row in unwatched if row.adoptable and row.deferral is None and row.verb is None]
+    if not adoptable:
+        return set()
+    return set(connection.scalars(_WITH_UNFINISHED_TASK, {"action_ids": adoptable}))
 
 
 def _described(row: Row[Any]) -> Unwatched:
