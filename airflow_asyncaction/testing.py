@@ -321,9 +321,7 @@ class JobServer:
         try:
             answer = self._route(request)
         except ProtocolError as error:
-            answer = Answer.of(Refusal.of_request(error, server_time_ms=unix_ms(self.now())))
-        except FileRefused as error:
-            answer = Answer.of(Refusal.of_file(error))
+            answer = self._refused(error)
         if self._answers_to_lose > 0:
             self._answers_to_lose -= 1
             return None
@@ -369,7 +367,10 @@ class JobServer:
         except FileRefused as error:
             return Answer.of(Refusal.of_file(error))
         except ProtocolError as error:
-            return Answer.of(Refusal.of_request(error, server_time_ms=unix_ms(self.now())))
+            return self._refused(error)
+
+    def _refused(self, error: ProtocolError) -> Answer:
+        return Answer.of(Refusal.of_request(error, server_time_ms=unix_ms(self.now())))
 
     def _answer_file(self, job: TestedJob, found: Route, request: Request) -> Answer:
         place = Place(*(found.names[name] for name in Place._fields))

@@ -45,7 +45,6 @@ os.environ.update(
 )
 
 
-HERE = Path(__file__).parent
 FIRST = (
     "system",
     "pods",
