@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import random
 import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
@@ -31,26 +28,14 @@ from airflow_asyncaction.hooks.remote_access import (
     unreachable,
 )
 from airflow_asyncaction.hooks.remote_words import RemoteFile
+from airflow_asyncaction.hooks.resending import until_answered
 from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass, retry_after_seconds
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_FIRST_PAUSE_SECONDS = 0.25
-_LONGEST_PAUSE_SECONDS = 15.0
 _PIECE_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class _Outage:
-    """A request that is worth another try.
-
-    :param wait_seconds: the server asks to be left alone for this long
-    """
-
-    error: ServerError
-    wait_seconds: float = 0.0
 
 
 class RemoteSession:
@@ -72,7 +57,7 @@ class RemoteSession:
         :raises ServerUnreachable: no answer came for that long
         :raises ServerError: signing in failed, or the server was away for that long
         """
-        return _until_answered(lambda: self._try(call), patience)
+        return until_answered(lambda: self._try(call), patience, log.warning)
 
     def fetch(self, url: str, file: RemoteFile, path: Path, patience: timedelta) -> None:
         """Download a content from wherever it is stored, without sending any credentials.
@@ -80,9 +65,9 @@ class RemoteSession:
         :raises ServerUnreachable: no answer came for that long
         :raises ServerError: it cannot be fetched, or is not what its hash says
         """
-        _until_answered(lambda: self._try_to_fetch(url, file, path), patience)
+        until_answered(lambda: self._try_to_fetch(url, file, path), patience, log.warning)
 
-    def _try_to_fetch(self, url: str, file: RemoteFile, path: Path) -> _Outage | None:
+    def _try_to_fetch(self, url: str, file: RemoteFile, path: Path) -> None:
         origin = _http_origin(url)
         if origin is None:
             raise ServerError(f"The content of {file.name} has no http URL", code="not_understood")
@@ -99,31 +84,27 @@ class RemoteSession:
             ):
                 if not answer.ok:
                     message = f"The content of {file.name} answered {answer.status_code}"
-                    refused = ServerError(message, status=answer.status_code)
-                    return _outage(refused, retry_after_seconds(answer.headers.get("Retry-After")))
+                    wait_seconds = retry_after_seconds(answer.headers.get("Retry-After"))
+                    raise ServerError(message, status=answer.status_code, retry_after_seconds=wait_seconds)
                 _write_verified(answer.iter_content(_PIECE_BYTES), file, part)
             part.replace(path)
         except requests.RequestException as error:
-            return _outage(unreachable(Call(method="GET", url=url), error))
+            raise unreachable(Call(method="GET", url=url), error) from None
         finally:
             part.unlink(missing_ok=True)
-        return None
 
-    def _try(self, call: Call) -> Answer | _Outage:
+    def _try(self, call: Call) -> Answer:
         """Return the answer, unless the request is worth another try.
 
-        :raises ServerError: signing in failed
+        :raises ServerError: signing in failed, or it is worth another try
         """
-        try:
-            answer = self._drive(self.access.exchange(call))
-        except ServerError as error:
-            return _outage(error)
-        if not is_worth_resending(answer.status):
-            return answer
-        refused = refusal(call, answer)
-        if not may_pass(refused):
-            return answer
-        return _Outage(refused, retry_after_seconds(answer.headers.get("retry-after")))
+        answer = self._drive(self.access.exchange(call))
+        if is_worth_resending(answer.status):
+            refused = refusal(call, answer)
+            if may_pass(refused):
+                refused.retry_after_seconds = retry_after_seconds(answer.headers.get("retry-after"))
+                raise refused
+        return answer
 
     def _drive(self, flow: Flow[T]) -> T:
         answer = None
@@ -173,35 +154,6 @@ def surroundings(url: str, verify: bool | str) -> tuple[bool | str, str | None]:
     if proxy and "://" not in proxy:
         proxy = f"http://{proxy}"
     return settings["verify"] or False, proxy or None
-
-
-def _until_answered(attempt: Callable[[], T | _Outage], patience: timedelta) -> T:
-    """Try until there is no outage, with growing pauses; return what came.
-
-    :raises ServerError: the last outage's, after so long
-    """
-    give_up_at = time.monotonic() + patience.total_seconds()
-    pause = _FIRST_PAUSE_SECONDS
-    while True:
-        tried = attempt()
-        if not isinstance(tried, _Outage):
-            return tried
-        wait_seconds = max(tried.wait_seconds, pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-        if time.monotonic() + wait_seconds > give_up_at:
-            raise tried.error
-        log.warning("%s; trying again in %.1f s", tried.error, wait_seconds)
-        time.sleep(wait_seconds)
-        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-
-def _outage(error: ServerError, wait_seconds: float = 0.0) -> _Outage:
-    """Return an error as an outage.
-
-    :raises ServerError: the error itself, if it will not pass
-    """
-    if not may_pass(error):
-        raise error from None
-    return _Outage(error, wait_seconds)
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

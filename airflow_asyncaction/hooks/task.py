@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import random
 import secrets
 import time
 from collections.abc import Callable
@@ -16,9 +15,10 @@ import requests
 from airflow.sdk import BaseHook
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.hooks.resending import until_answered
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
-from airflow_asyncaction.protocol.resending import may_pass, retry_after_seconds
+from airflow_asyncaction.protocol.resending import retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import (
     ActionSpec,
@@ -30,8 +30,6 @@ from airflow_asyncaction.protocol.tasks import (
 )
 
 _TIMEOUT_SECONDS = (5, 30)
-_FIRST_PAUSE_SECONDS = 0.25
-_LONGEST_PAUSE_SECONDS = 15.0
 
 PATIENCE = timedelta(minutes=10)
 """How long the server may be away before a message that must not be lost is given up."""
@@ -192,18 +190,9 @@ class TaskHook(BaseHook):
         headers: Callable[[], dict[str, str]],
         patience: timedelta,
     ) -> dict[str, Any]:
-        give_up_at = time.monotonic() + patience.total_seconds()
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return self._send_once(method, path, body, headers)
-            except ServerError as error:
-                wait_seconds = max(error.retry_after_seconds, pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-                if not may_pass(error) or time.monotonic() + wait_seconds > give_up_at:
-                    raise
-                self.log.warning("%s; trying again in %.1f s", error, wait_seconds)
-            time.sleep(wait_seconds)
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        return until_answered(
+            lambda: self._send_once(method, path, body, headers), patience, self.log.warning
+        )
 
     def _send_once(
         self, method: str, path: str, body: bytes, headers: Callable[[], dict[str, str]]
