@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from dev.cluster import Cluster
 from tests.integration.databases import Database
 from tests.integration.file_servers import SERVERS, Folder, Kept, Serve, serving
 from tests.integration.job_pods import JobPods, job_pods
+from tests.integration.peers import SIZE, Peers, new_peers
 from tests.integration.running_tasks import RunningTask, running_task
 from tests.integration.servers import served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
@@ -130,3 +132,15 @@ def own_job(serve: Serve, new_task: Callable[..., RunningTask]) -> SignedJob:
 @pytest.fixture
 def kept(database: Database, folder: Folder) -> Kept:
     return Kept(database.engine, folder)
+
+
+@pytest.fixture
+def peers(new_job: NewJob) -> Iterator[Peers]:
+    with new_peers(new_job) as peers:
+        yield peers
+
+
+@pytest.fixture
+def content() -> bytes:
+    """Return a content that nobody has stored."""
+    return secrets.token_bytes(SIZE)

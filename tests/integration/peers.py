@@ -15,6 +15,9 @@ from tests.integration.file_transfers import announcement, content_request, give
 from tests.integration.seen_answers import seen
 from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob
 
+ORDERS = b"orders of one day\n"
+SIZE = 100
+
 
 @dataclass(frozen=True)
 class Peer:

@@ -12,25 +12,10 @@ import pytest
 
 from tests.integration.file_servers import Serve, one_server_each
 from tests.integration.file_transfers import content_request
-from tests.integration.peers import Peer, Peers, new_peers, peers_of
+from tests.integration.peers import ORDERS, SIZE, Peer, Peers, peers_of
 from tests.integration.signed_jobs import Answer, NewJob
 
 pytestmark = [pytest.mark.integration, one_server_each]
-
-ORDERS = b"orders of one day\n"
-SIZE = 100
-
-
-@pytest.fixture
-def peers(new_job: NewJob) -> Iterator[Peers]:
-    with new_peers(new_job) as peers:
-        yield peers
-
-
-@pytest.fixture
-def content() -> bytes:
-    """Return a content that nobody has stored."""
-    return secrets.token_bytes(SIZE)
 
 
 # --- files

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
@@ -24,7 +23,7 @@ from airflow_asyncaction.protocol.signing import (
 from airflow_asyncaction.protocol.tasks import Word
 from airflow_asyncaction.testing import JobServer
 from tests.integration.file_servers import Serve, one_server_each
-from tests.integration.peers import Peer, Peers, new_peers
+from tests.integration.peers import ORDERS, Peer, Peers
 from tests.integration.seen_answers import seen
 from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob, new_nonce, now_ms, sent_raw
 
@@ -32,20 +31,6 @@ pytestmark = [pytest.mark.integration, one_server_each]
 
 VECTORS: list[dict[str, Any]] = json.loads((files(protocol) / "vectors/signing.json").read_text())
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-ORDERS = b"orders of one day\n"
-SIZE = 100
-
-
-@pytest.fixture
-def peers(new_job: NewJob) -> Iterator[Peers]:
-    with new_peers(new_job) as peers:
-        yield peers
-
-
-@pytest.fixture
-def content() -> bytes:
-    """Return a content that nobody has stored."""
-    return secrets.token_bytes(SIZE)
 
 
 # --- routes

@@ -61,6 +61,13 @@ def set_columns(database: Database, job: SignedJob, **values: Any) -> None:
         connection.execute(update(action_table).where(action_table.c.id == job.info.job_id).values(**values))
 
 
+def registered_and_failed(task: RunningTask, client: HookClient) -> SignedJob:
+    """Return the job of a task that has failed since."""
+    job = registered(task, client)
+    task.set_state(TaskInstanceState.FAILED)
+    return job
+
+
 def is_marked(database: Database, job: SignedJob) -> bool | None:
     with database.engine.connect() as connection:
         return connection.scalar(select(action_table.c.awaited).where(action_table.c.id == job.info.job_id))
@@ -247,11 +254,7 @@ BAD_ROWS: dict[str, dict[str, Any]] = {
 def test_one_bad_row_keeps_no_other_from_its_end(
     new_task: NewTask, client: HookClient, database: Database, reaper: Reaper, bad: str
 ) -> None:
-    jobs = []
-    for _ in range(2):
-        task = new_task()
-        jobs.append(registered(task, client))
-        task.set_state(TaskInstanceState.FAILED)
+    jobs = [registered_and_failed(new_task(), client) for _ in range(2)]
     set_columns(database, jobs[0], **BAD_ROWS[bad])
     for moment in (NOW, LONG_AFTER):
         look(reaper, moment)
@@ -265,12 +268,9 @@ def test_one_bad_row_keeps_no_other_from_its_end(
 def test_what_an_older_server_has_registered_is_found(
     new_task: NewTask, client: HookClient, database: Database, actions: Actions, reaper: Reaper
 ) -> None:
-    jobs = []
-    for _ in range(2):
-        task = new_task()
-        jobs.append(registered(task, client))
-        set_columns(database, jobs[-1], awaited=None)
-        task.set_state(TaskInstanceState.FAILED)
+    jobs = [registered_and_failed(new_task(), client) for _ in range(2)]
+    for job in jobs:
+        set_columns(database, job, awaited=None)
     found = find_unwatched(actions, older_than=timedelta(0), now=LONG_AFTER)
     assert {each.id for each in found} == {job.info.job_id for job in jobs}
     set_columns(database, jobs[0], awaited=None)
