@@ -119,8 +119,8 @@ def _action_commands() -> list[ActionCommand]:
         ),
         ActionCommand(
             name="stop",
-            help="Stop an action. Its job is asked to stop, a job that has not started is never launched,"
-            " and a failed action is not retried",
+            help="Stop an action: ask its job to stop, never launch a job that has not started, and do not"
+            " retry a failed action",
             func=lazy_load_command("airflow_asyncaction.cli.actions.stop"),
             args=(_UUID, _YES, ARG_OUTPUT, ARG_VERBOSE),
         ),

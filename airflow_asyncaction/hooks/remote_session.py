@@ -60,7 +60,7 @@ class RemoteSession:
         return until_answered(lambda: self._try(call), patience, log.warning)
 
     def fetch(self, url: str, file: RemoteFile, path: Path, patience: timedelta) -> None:
-        """Download a content from wherever it is stored, without sending any credentials.
+        """Download the content of a file from wherever it is stored, without sending any credentials.
 
         :raises ServerUnreachable: no answer came for that long
         :raises ServerError: it cannot be fetched, or is not what its hash says

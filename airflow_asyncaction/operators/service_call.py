@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a job is told to do: the action's arguments and, for a webda job, the method to call with them."""
+"""Arguments of a job and, for a webda job, the service and method that it calls with them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a content is answered to GET: whole, or one range of it (RFC 9110)."""
+"""Answers to GET for the content of a file: all of it, or one range (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Described(Protocol):
 
 @dataclass(frozen=True)
 class ContentAnswer:
-    """How a content, or a part of it, is answered to GET.
+    """Answer to a GET for the content of a file, or for a part of it.
 
-    :param start: where the part begins, and ``length`` how long it is, in bytes
+    :param start: offset of the part in bytes; ``length`` is its size
     """
 
     status: int
@@ -90,5 +90,5 @@ def _part(header: str, size: int) -> tuple[int, int] | None:
 
 
 def _attachment(name: str) -> str:
-    """Return the header that makes a browser save a content under the last part of its name."""
+    """Return the header with which a browser saves a file under the last part of its name."""
     return f"attachment; filename*=UTF-8''{quote(name.rpartition('/')[2], safe='')}"

@@ -11,7 +11,7 @@ from airflow_asyncaction.protocol.files import FileRecord, Role
 
 
 class Announced(Protocol):
-    """The announced properties of a content: an :class:`Announcement`, or a row that stores one."""
+    """What a client announced about a file: an :class:`Announcement`, or a row that stores one."""
 
     @property
     def md5(self) -> str:
@@ -31,7 +31,7 @@ class Announced(Protocol):
 
 
 class Arrived(Protocol):
-    """The measured properties of an uploaded content."""
+    """What was measured of an uploaded file."""
 
     @property
     def md5(self) -> str:

@@ -68,9 +68,8 @@ class ContentApp:
                 await send_refusal(Refusal.incomplete(), answered)
         except Exception as error:
             if answered.has_begun:
-                log.error(
-                    "A content broke off while it was sent: %s", error
-                )  # servers may log a cause of their own
+                # Servers may log a cause of their own.
+                log.error("A content broke off while it was sent: %s", error)
                 raise  # the connection is cut: nothing else tells the client
             await send_refusal(refusal_of(error), answered)
 
