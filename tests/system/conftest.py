@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +66,11 @@ EXAMPLES = {
 """Example Dags that end by themselves, and the programs that they need."""
 
 PEOPLE = f"{USER}:admin,viewer:viewer"
+CORE = {
+    "simple_auth_manager_users": PEOPLE,
+    # Tasks of test_remote wait in their workers for operations that run here too: there is room for both.
+    "parallelism": "16",
+}
 CONFIG = {
     # An outage of the API server is not to end tasks by itself, however slow this machine is.
     "workers": {
@@ -92,6 +97,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LAST.index(item.path.name) + 1 if item.path.name in LAST else 0
 
     items.sort(key=rank)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to a failure what Airflow had to do at that moment, and the end of what its scheduler printed."""
+    report = yield
+    if report.failed and call.excinfo and item.path.parent == HERE:
+        for name in ("shared_scene", "kube"):
+            scene = getattr(item, "funcargs", {}).get(name)
+            if isinstance(scene, Scene):
+                report.sections += [
+                    ("tasks that had not ended", "\n".join(scene.unfinished())),
+                    ("scheduler", scene.deployment.scheduler.tail(30)),
+                ]
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -131,7 +153,7 @@ def shared_scene(
         dags=[ROOT / "example_dags", HERE / "dags", HERE / "page_dags"],
         database_url=url,
         is_migrated=True,
-        config={**CONFIG, "core": {"simple_auth_manager_users": PEOPLE}, "asyncaction": ours},
+        config={**CONFIG, "core": CORE, "asyncaction": ours},
         environ={"ASYNCACTION_TEST_FOLDER": str(folder), "AIRFLOW_CONN_AWS_TEST": s3.connection},
         preload=["airflow_asyncaction.operators"],
     )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import requests
 from cryptography.fernet import Fernet
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.signing import Content, signed_headers
@@ -27,7 +28,7 @@ from tests.system.command_lines import CommandLines
 
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 600.0
+PATIENCE_SECONDS = 300.0
 """A machine that does other things as well may take long; nothing here waits when it need not."""
 
 
@@ -132,6 +133,18 @@ class Scene:
         action = self.attempt(dag_id, task_id)
         self.mark(action, "up")
         return action
+
+    def unfinished(self) -> list[str]:
+        """Return a line for each task instance that has begun, and not ended."""
+        query = text(
+            "SELECT dag_id, run_id, task_id, map_index, state FROM task_instance"
+            " WHERE state IS NOT NULL AND end_date IS NULL ORDER BY queued_dttm"
+        )
+        try:
+            with self.engine.connect() as connection:
+                return [" ".join(map(str, row)) for row in connection.execute(query)]
+        except DBAPIError as error:
+            return [f"not known: {error}"]
 
     def secrets(self) -> dict[str, Secrets]:
         """Return the secrets of every action in clear, by id."""
