@@ -49,7 +49,7 @@ def _make(count: int, generator: Any) -> list[Target]:
 
     from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
     from airflow_asyncaction.store.actions import Actions
-    from airflow_asyncaction.store.registration import Claimant, register
+    from airflow_asyncaction.store.registration import Claimant, Wanted, register
 
     now, run_id = datetime.now(UTC), f"benchmark-{secrets.token_hex(4)}"
     key = {"dag_id": "benchmark", "run_id": run_id}
@@ -58,6 +58,7 @@ def _make(count: int, generator: Any) -> list[Target]:
     ti |= {"map_index": -1, "pool": "default_pool", "pool_slots": 1, "queue": "default"}
     actions = Actions(settings.get_engine(), replay_window=timedelta(minutes=10))
     targets = []
+    wanted = Wanted(ActionSpec(type="benchmark", runner="local"))
     with create_session() as session:
         session.execute(insert(DagRun.__table__).values(run))
     for number in range(count):
@@ -68,8 +69,7 @@ def _make(count: int, generator: Any) -> list[Target]:
             scope = TaskScope(**key, task_id=task_id, map_index=-1)
             digest = json.dumps(hashlib.sha256(nonce.encode()).hexdigest())
             get_state_backend().set(scope, COMMITMENT_KEY, digest, session=session)
-        spec = ActionSpec(type="benchmark", runner="local")
-        done = register(actions, Claimant.of(str(ti_id), nonce), spec, now)
+        done = register(actions, Claimant.of(str(ti_id), nonce), lambda: wanted, now)
         token = generator.generate(extras={"sub": str(ti_id), "scope": "execution"}, valid_for=3600)
         targets.append(Target(str(ti_id), token, done.action.id, done.secrets.job))
     return targets

@@ -21,6 +21,8 @@ from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.resending import retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import (
+    TASK_ID_HEADER,
+    TASK_NONCE_HEADER,
     ActionSpec,
     Deferral,
     TaskCredentials,
@@ -86,9 +88,9 @@ class TaskHook(BaseHook):
         :param resumes: the action that the task was deferred with
         :raises ServerError: the server refuses
         """
-        claim = {"tiId": ti_id, "nonce": nonce, "resumes": resumes, "takesTaskKey": True}
-        body = _encode({**claim, "spec": spec.to_json()})
-        answer = self._send("POST", "/task/register", body, dict, PATIENCE)
+        proof = {TASK_ID_HEADER: ti_id, TASK_NONCE_HEADER: nonce}
+        body = _encode({"spec": spec.to_json(), "resumes": resumes})
+        answer = self._send("POST", "/task/register", body, lambda: proof, PATIENCE)
         info = JobInfo(
             job_id=JobId(answer["actionId"]),
             secret_key=answer["secretKey"],

@@ -27,6 +27,10 @@ TRIGGERS = "airflow_asyncaction.triggers."
 COMMITMENT_KEY = "asyncaction.commitment"
 """Key of the task state store under which a task leaves sha256(nonce), hex, before it registers."""
 
+TASK_ID_HEADER = "X-Task-Id"
+TASK_NONCE_HEADER = "X-Task-Nonce"
+"""What proves who registers stands in headers, so that the body need not be read before."""
+
 Word = Union[Launched, Exit, Stop, Abandon]
 """What a runner may say of a job."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -44,47 +44,48 @@ class Registered:
 
 @dataclass(frozen=True)
 class Claimant:
-    """A process of a task that wants an action.
+    """A process that says it is of a task instance.
 
     :param digest: of its nonce
-    :param resumes: the action that its task was deferred with
-    :param takes_task_key: whether it signs with a task key: workers of older releases do not
     """
 
     ti_id: str
     digest: str
-    resumes: str | None = None
-    takes_task_key: bool = True
 
     @classmethod
-    def of(
-        cls, ti_id: str, nonce: str, resumes: str | None = None, *, takes_task_key: bool = True
-    ) -> Claimant:
+    def of(cls, ti_id: str, nonce: str) -> Claimant:
         """Return who sends a nonce."""
-        digest = hashlib.sha256(nonce.encode()).hexdigest()
-        return cls(ti_id, digest, resumes, takes_task_key)
-
-    def new_task_key(self) -> str | None:
-        """Return a new key for its task, encrypted; ``None`` if the job's secret is to stand for it."""
-        return secret.encrypt(secret.new_secret()) if self.takes_task_key else None
+        return cls(ti_id, hashlib.sha256(nonce.encode()).hexdigest())
 
 
-def register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: datetime) -> Registered:
+@dataclass(frozen=True)
+class Wanted:
+    """What a process of a task asks for.
+
+    :param resumes: the action that its task was deferred with
+    """
+
+    spec: ActionSpec
+    resumes: str | None = None
+
+
+def register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], now: datetime) -> Registered:
     """Register the action of a task instance's try; earlier tries' jobs are told to stop (410).
 
     The same nonce again gives the same action: the answer may have been lost. A job that may outlive its
     worker is adopted: by the process that resumes the task, and by the next one if its own was killed.
 
+    :param read: reads what the claimant asks for, once it has proven who it is
     :raises RegistrationRefused: no such running task instance, no proof, or registered already
     """
     try:
-        return _register(actions, claimant, spec, now)
+        return _register(actions, claimant, read, now)
     except (IntegrityError, RegistrationRefused):
         # The same request, sent twice, may have come in the same moment and used the commitment.
-        return _register(actions, claimant, spec, now)
+        return _register(actions, claimant, read, now)
 
 
-def _register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: datetime) -> Registered:
+def _register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], now: datetime) -> Registered:
     with actions.transaction() as connection:
         query = select(action_table).where(action_table.c.ti_id == claimant.ti_id)
         existing = connection.execute(query).one_or_none()
@@ -96,26 +97,32 @@ def _register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: datet
             )
         task = _running_task(connection, claimant.ti_id)
         _use_commitment(connection, task, claimant.digest)
+        wanted = read()
         earlier = _earlier_actions(connection, task)
         for row in earlier:
             if not row.registration:
                 _check_wanted(row)
             if State(row.state).is_waiting:
-                return _take_queued(connection, row.id, task, claimant, spec, now)
-            if row.adoptable and _is_to_adopt(row, claimant):
+                return _take_queued(connection, row.id, task, claimant, wanted.spec, now)
+            if row.adoptable and _is_to_adopt(row, claimant, wanted.resumes):
                 return _adopt(connection, row.id, task, claimant)
+        if existing is not None:
+            raise RegistrationRefused(
+                "This try of the task instance has another action than the one to resume",
+                code="already_registered",
+            )
         for row in (row for row in earlier if not row.fenced):
             supersede(connection, row.id, now)
-        return _insert(connection, task, claimant, spec, now)
+        return _insert(connection, task, claimant, wanted.spec, now)
 
 
-def _is_to_adopt(row: Row[Any], claimant: Claimant) -> bool:
+def _is_to_adopt(row: Row[Any], claimant: Claimant, resumes: str | None) -> bool:
     """Tell whether a process goes on with an earlier one's action.
 
     A deferred task that starts anew was cleared, or failed: its job is not wanted any more.
     """
-    if claimant.resumes is not None:
-        return bool(row.id == claimant.resumes)
+    if resumes is not None:
+        return bool(row.id == resumes)
     if row.ti_id == claimant.ti_id:
         return True
     action = rows.to_action(row)
@@ -129,8 +136,6 @@ def _adopt(connection: Connection, action_id: JobId, task: Row[Any], claimant: C
         "registration": claimant.digest,
         "deferral": None,
     }
-    if not claimant.takes_task_key:  # it signs with the job's secret, which stands for a missing key
-        changes["task_key"] = None
     rows.write(connection, action_id, changes)
     return _registered(_read(connection, action_id))
 
@@ -154,7 +159,7 @@ def _take_queued(
         "attempt": max(task.try_number, 1),
         "ti_id": claimant.ti_id,
         "registration": claimant.digest,
-        "task_key": claimant.new_task_key(),
+        "task_key": secret.encrypt(secret.new_secret()),
         "awaited": True,
         "state": State.STARTING.value,
         "created_at": now,
@@ -238,7 +243,7 @@ def _insert(
             "map_index": task.map_index,
             "registration": claimant.digest,
             "secret": secret.encrypt(secret.new_secret()),
-            "task_key": claimant.new_task_key(),
+            "task_key": secret.encrypt(secret.new_secret()),
             "awaited": True,
             "state": State.STARTING.value,
             **rows.UNTOUCHED,

@@ -11,15 +11,24 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
+from werkzeug.datastructures import Headers
 
-from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.exceptions import MalformedReport, RegistrationRefused
 from airflow_asyncaction.protocol.job_info import is_job_id
 from airflow_asyncaction.protocol.reports import parse_object
-from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, TaskView, Word, word_from_json
+from airflow_asyncaction.protocol.tasks import (
+    TASK_ID_HEADER,
+    TASK_NONCE_HEADER,
+    ActionSpec,
+    Deferral,
+    TaskView,
+    Word,
+    word_from_json,
+)
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions, Credentials
 from airflow_asyncaction.store.reaping import reap_if_unwatched
-from airflow_asyncaction.store.registration import Claimant, Registered, register
+from airflow_asyncaction.store.registration import Claimant, Registered, Wanted, register
 from airflow_asyncaction.web.security import task_request
 from airflow_asyncaction.web.wire import raw_body
 
@@ -32,8 +41,8 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/register")
     def registration() -> Response:
-        fields = parse_object(raw_body(request, settings.limits.body_bytes))
-        registered = register(actions, _claimant(fields), _spec(fields, settings), datetime.now(UTC))
+        claimant, body = _claimant(request.headers), raw_body(request, settings.limits.body_bytes)
+        registered = register(actions, claimant, lambda: _wanted(body, settings), datetime.now(UTC))
         return jsonify(_registered_json(registered, settings))
 
     @blueprint.get("/action")
@@ -81,21 +90,26 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     return blueprint
 
 
-def _claimant(fields: dict[str, Any]) -> Claimant:
-    ti_id, nonce, resumes = (fields.get(name) for name in ("tiId", "nonce", "resumes"))
-    if not isinstance(ti_id, str) or not is_job_id(ti_id) or not isinstance(nonce, str):
-        raise MalformedReport("tiId is not a UUID or nonce is not a string", field="tiId")
-    if resumes is not None and not isinstance(resumes, str):
-        raise MalformedReport("resumes is not a string", field="resumes")
-    takes_task_key = fields.get("takesTaskKey") is True
-    return Claimant.of(ti_id.lower(), nonce, resumes, takes_task_key=takes_task_key)
+def _claimant(headers: Headers) -> Claimant:
+    ti_id, nonce = headers.get(TASK_ID_HEADER, ""), headers.get(TASK_NONCE_HEADER, "")
+    if not is_job_id(ti_id) or not nonce:
+        raise RegistrationRefused(
+            f"The headers {TASK_ID_HEADER} and {TASK_NONCE_HEADER} do not name a task instance and its nonce:"
+            " is the worker's airflow-asyncaction as new as the API server's?",
+            code="not_proven",
+        )
+    return Claimant.of(ti_id.lower(), nonce)
 
 
-def _spec(fields: dict[str, Any], settings: Settings) -> ActionSpec:
+def _wanted(body: bytes, settings: Settings) -> Wanted:
+    fields = parse_object(body)
     if not isinstance(fields.get("spec"), dict):
         raise MalformedReport("spec is not an object", field="spec")
+    resumes = fields.get("resumes")
+    if resumes is not None and not isinstance(resumes, str):
+        raise MalformedReport("resumes is not a string", field="resumes")
     spec = ActionSpec.from_json(fields["spec"])
-    return replace(spec, orchestrator=spec.orchestrator or settings.orchestrator)
+    return Wanted(replace(spec, orchestrator=spec.orchestrator or settings.orchestrator), resumes)
 
 
 def _registered_json(registered: Registered, settings: Settings) -> dict[str, Any]:

@@ -24,7 +24,15 @@ from airflow_asyncaction.protocol.signing import (
     sign_v1,
     signed_headers,
 )
-from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView, Word, word_to_json
+from airflow_asyncaction.protocol.tasks import (
+    TASK_ID_HEADER,
+    TASK_NONCE_HEADER,
+    ActionSpec,
+    TaskCredentials,
+    TaskView,
+    Word,
+    word_to_json,
+)
 from tests.integration.running_tasks import RunningTask
 
 _IDLE_SECONDS = 2.0
@@ -231,8 +239,13 @@ class SignedJob:
 def register(task: RunningTask, client: HookClient, nonce: str, **spec: Any) -> Answer:
     """Ask for an action by the route of tasks."""
     wanted = ActionSpec(**{"type": "test", "runner": "local", **spec})
-    fields = {"tiId": task.ti_id, "nonce": nonce, "spec": wanted.to_json(), "takesTaskKey": True}
-    return client.send("POST", "/task/register", encoded(fields))
+    return sent_registration(client, task.ti_id, nonce, {"spec": wanted.to_json()})
+
+
+def sent_registration(client: HookClient, ti_id: str, nonce: str, fields: Mapping[str, Any]) -> Answer:
+    """Send a request for an action, whatever is in it."""
+    proof = {TASK_ID_HEADER: ti_id, TASK_NONCE_HEADER: nonce}
+    return client.send("POST", "/task/register", encoded(fields), proof)
 
 
 def registered(task: RunningTask, client: HookClient, **spec: Any) -> SignedJob:

@@ -13,7 +13,14 @@ from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker, word_to_json
 from tests.integration.running_tasks import RunningTask
-from tests.integration.signed_jobs import Answer, HookClient, SignedJob, encoded, register, registered
+from tests.integration.signed_jobs import (
+    Answer,
+    HookClient,
+    SignedJob,
+    register,
+    registered,
+    sent_registration,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -42,8 +49,8 @@ def job(task: RunningTask, client: HookClient) -> SignedJob:
 def again(task: RunningTask, client: HookClient, resumes: str | None = None, **spec: Any) -> Answer:
     """Let a process of the task register."""
     wanted = ActionSpec(**{"type": "test", "runner": "local", "adoptable": True, **spec})
-    fields = {"tiId": task.ti_id, "nonce": task.commit(), "spec": wanted.to_json(), "resumes": resumes}
-    return client.send("POST", "/task/register", encoded({**fields, "takesTaskKey": True}))
+    fields = {"spec": wanted.to_json(), "resumes": resumes}
+    return sent_registration(client, task.ti_id, task.commit(), fields)
 
 
 def is_adopted(answer: Answer, job: SignedJob) -> bool:
@@ -160,14 +167,18 @@ def test_the_job_of_a_deferred_task_that_was_cleared_is_stopped(task: RunningTas
     assert (answer.status, answer.fields["verb"]) == (200, "STOP")
 
 
+def test_a_try_cannot_resume_another_action_than_its_own(
+    task: RunningTask, job: SignedJob, client: HookClient
+) -> None:
+    assert again(task, client, resumes="another").error == (409, "already_registered")
+    assert is_adopted(again(task, client, resumes=job.info.job_id), job)
+
+
 def test_a_second_process_of_the_same_try_must_prove_itself_as_well(
     task: RunningTask, job: SignedJob, client: HookClient
 ) -> None:
-    fields = {"tiId": task.ti_id, "nonce": "n" * 64, "resumes": job.info.job_id}
     spec = ActionSpec(type="test", runner="local", adoptable=True).to_json()
-    assert client.send("POST", "/task/register", encoded({**fields, "spec": spec})).error == (
-        403,
-        "not_proven",
-    )
+    fields = {"spec": spec, "resumes": job.info.job_id}
+    assert sent_registration(client, task.ti_id, "n" * 64, fields).error == (403, "not_proven")
     task.set_state(TaskInstanceState.SUCCESS)
     assert again(task, client).error == (404, "no_such_task_instance")

@@ -27,7 +27,7 @@ from airflow_asyncaction.store.launching import RUN_GRACE, Launch, WantedRun
 from airflow_asyncaction.store.listing import ActionRecord, find, read_reports
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
-from airflow_asyncaction.store.registration import Claimant, Registered, register
+from airflow_asyncaction.store.registration import Claimant, Registered, Wanted, register
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask, running_task
 
@@ -57,7 +57,7 @@ def started(database: Database, queued: ActionRecord) -> RunningTask:
 
 
 def registered(actions: Actions, task: RunningTask, spec: ActionSpec = SPEC) -> Registered:
-    return register(actions, Claimant.of(task.ti_id, task.commit()), spec, NOW)
+    return register(actions, Claimant.of(task.ti_id, task.commit()), lambda: Wanted(spec), NOW)
 
 
 def run(database: Database, action: ActionRecord, state: str) -> None:

@@ -17,11 +17,12 @@ from sqlalchemy import select
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER, TASK_NONCE_HEADER
 from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.store.models import action_table
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
-from tests.integration.signed_jobs import Answer, HookClient, encoded, job_of, register, registered
+from tests.integration.signed_jobs import Answer, HookClient, job_of, register, registered, sent_registration
 
 pytestmark = pytest.mark.integration
 
@@ -211,9 +212,6 @@ def test_requests_that_come_at_once_get_one_action(database: Database, hook: str
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"tiId": 1}, "tiId"),
-        ({"tiId": "x"}, "tiId"),
-        ({"nonce": None}, "tiId"),
         ({"spec": []}, "spec"),
         ({"spec": {}}, "type"),
         ({"spec": {**SPEC, "type": 1}}, "type"),
@@ -232,16 +230,29 @@ def test_requests_that_come_at_once_get_one_action(database: Database, hook: str
 def test_what_asks_for_no_action_is_malformed(
     client: HookClient, task: RunningTask, change: dict[str, object], field: str
 ) -> None:
-    body = {"tiId": task.ti_id, "nonce": task.commit(), "spec": SPEC, **change}
-    answer = client.send("POST", "/task/register", encoded(body))
+    answer = sent_registration(client, task.ti_id, task.commit(), {"spec": SPEC, **change})
     assert (answer.error, answer.fields["field"]) == ((400, "malformed"), field)
+
+
+@pytest.mark.parametrize("ti_id", [None, "x"])
+def test_who_names_no_task_instance_proves_nothing(client: HookClient, ti_id: str | None) -> None:
+    headers = {TASK_NONCE_HEADER: "n"} if ti_id is None else {TASK_NONCE_HEADER: "n", TASK_ID_HEADER: ti_id}
+    assert client.send("POST", "/task/register", b"{", headers).error == (403, "not_proven")
+
+
+def test_what_is_not_proven_is_not_read(client: HookClient, task: RunningTask) -> None:
+    nonce, no_json = task.commit(), b"[" * 1_000_000
+    proof = {TASK_ID_HEADER: task.ti_id, TASK_NONCE_HEADER: nonce}
+    wrong = {**proof, TASK_NONCE_HEADER: "another"}
+    assert client.send("POST", "/task/register", no_json, wrong).error == (403, "not_proven")
+    assert client.send("POST", "/task/register", no_json, proof).error == (400, "malformed")
+    assert register(task, client, nonce).status == 200  # a mistake does not use the nonce up
 
 
 def test_names_that_no_database_takes_are_made_printable(
     database: Database, client: HookClient, task: RunningTask
 ) -> None:
     spec = {**SPEC, "type": "a\0" + "t" * 300, "runner": "\0", "logLimit": 10**30}
-    body = {"tiId": task.ti_id, "nonce": task.commit(), "spec": spec}
-    assert client.send("POST", "/task/register", encoded(body)).status == 200
+    assert sent_registration(client, task.ti_id, task.commit(), {"spec": spec}).status == 200
     (row,) = actions_of(database, task)
     assert (row.type, row.runner) == ("a\ufffd" + "t" * 248, "\ufffd")

@@ -11,13 +11,10 @@ import pytest
 from sqlalchemy import update
 
 from airflow_asyncaction.protocol.actions import State
-from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched
 from airflow_asyncaction.protocol.tasks import (
-    ActionSpec,
     Deferral,
     NeedsWorker,
-    TaskCredentials,
     word_to_json,
 )
 from airflow_asyncaction.store.models import action_table
@@ -34,7 +31,7 @@ from tests.integration.file_transfers import (
     upload,
 )
 from tests.integration.running_tasks import RunningTask
-from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob, encoded, register, registered
+from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob, register, registered
 
 pytestmark = pytest.mark.integration
 
@@ -124,38 +121,6 @@ def as_before_task_keys(database: Database, job: SignedJob) -> SignedJob:
         connection.execute(query.values(task_key=None))
     known = job.swapped()  # whose task signs with the job's secret
     return SignedJob(job.info, known.task, job.client)
-
-
-def registered_by_older(task: RunningTask, client: HookClient, **spec: Any) -> SignedJob:
-    """Register as a worker does that knows of no task keys: it signs with its job's secret."""
-    wanted = ActionSpec(**{"type": "test", "runner": "local", **spec}).to_json()
-    fields = {"tiId": task.ti_id, "nonce": task.commit(), "spec": wanted}
-    answer = client.send("POST", "/task/register", encoded(fields)).fields
-    assert answer["taskKey"] == answer["secretKey"]
-    info = JobInfo(job_id=JobId(answer["actionId"]), secret_key=answer["secretKey"], hook=client.hook)
-    return SignedJob(info, TaskCredentials(info.job_id, info.secret_key), client)
-
-
-def test_a_worker_of_an_older_release_signs_with_its_jobs_secret(
-    new_task: Callable[..., RunningTask], client: HookClient
-) -> None:
-    job = registered_by_older(new_task(), client)
-    job.tell(Launched({"pid": 1}))
-    assert job.report(status="SUCCESS").status == 200
-
-
-def test_a_worker_of_an_older_release_adopts_what_a_newer_one_has_registered(
-    new_task: Callable[..., RunningTask], client: HookClient
-) -> None:
-    task = new_task()
-    newer = registered(task, client, adoptable=True)
-    older = registered_by_older(task.next_try(), client, adoptable=True)
-    assert older.info == newer.info
-    older.tell(Launched({"pod": "x"}))
-    assert newer.send("GET", "/task/action").error == UNSIGNED  # one process has a say
-    assert newer.report(status="SUCCESS").status == 200
-    older.tell(Exit(code=0))
-    assert older.view().is_done
 
 
 def test_an_action_that_runs_during_the_upgrade_goes_on(
