@@ -123,7 +123,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     if not body:
         return {}
     try:
-        fields = strict_json.loads(body)
+        fields = strict_json.loads(body, max_values=strict_json.MAX_VALUES)
     except strict_json.NotJson as error:
         raise MalformedReport(f"The body is not JSON: {error}") from None
     if not isinstance(fields, dict):

@@ -5,12 +5,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NewType
 
 JsonText = NewType("JsonText", str)
 """One JSON value as ASCII text; so that untrusted data travels as a string, never as live objects."""
 
 MAX_DEPTH = 64
+MAX_VALUES = 100_000
+"""Most values in a body. Objects and arrays, 3 bytes each, cost much more than a long string."""
+
+_STRING = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)', re.DOTALL)  # it never fails: none is read twice
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _RESERVED_BY_AIRFLOW = frozenset(
     {"__classname__", "__version__", "__data__", "__type", "__var", "__id__", "__source__"}
@@ -21,14 +27,17 @@ class NotJson(ValueError):
     """The text is not JSON as this protocol takes it."""
 
 
-def loads(body: bytes | str) -> Any:
+def loads(body: bytes | str, *, max_values: int | None = None) -> Any:
     """Parse strictly.
 
     :param body: UTF-8
+    :param max_values: more of them are refused before they are parsed
     :raises NotJson: with what is wrong
     """
     try:
         text = body if isinstance(body, str) else body.decode("utf-8")
+        if max_values is not None and _has_more_values(text, max_values):
+            raise NotJson(f"more than {max_values} values: write them to a file")
         value = json.loads(
             text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
         )
@@ -40,7 +49,8 @@ def loads(body: bytes | str) -> Any:
         raise NotJson(f"nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise NotJson(str(error)) from None
-    _check(value, MAX_DEPTH)
+    # Text that was decoded has none but those that are escaped.
+    _check(value, MAX_DEPTH, may_have_surrogates=isinstance(body, str) or _SURROGATE.search(text) is not None)
     return value
 
 
@@ -77,17 +87,29 @@ def _finite(text: str) -> float:
     return number
 
 
-def _check(value: Any, depth: int) -> None:
-    if isinstance(value, str):
-        _check_text(value)
-    elif isinstance(value, (dict, list)):
+def _has_more_values(text: str, limit: int) -> bool:
+    """Tell whether a text has more values than allowed: each follows a bracket, a brace or a comma."""
+    if _count(text) < limit:
+        return False
+    return _count(_STRING.sub("", text)) >= limit  # those in strings do not count
+
+
+def _count(text: str) -> int:
+    return text.count(",") + text.count("[") + text.count("{")
+
+
+def _check(value: Any, depth: int, *, may_have_surrogates: bool) -> None:
+    if isinstance(value, (dict, list)):
         if depth == 0:
             raise NotJson(f"nested deeper than {MAX_DEPTH} levels")
         for child in value.values() if isinstance(value, dict) else value:
-            _check(child, depth - 1)
-        if isinstance(value, dict):
+            if may_have_surrogates or isinstance(child, (dict, list)):
+                _check(child, depth - 1, may_have_surrogates=may_have_surrogates)
+        if may_have_surrogates and isinstance(value, dict):
             for key in value:
                 _check_text(key)
+    elif isinstance(value, str):
+        _check_text(value)
 
 
 def _check_text(text: str) -> None:

@@ -172,3 +172,25 @@ def test_values_that_airflow_would_revive_stay_text() -> None:
     hostile = strict_json.dumps({"a": [{"__classname__": "os.system"}]})
     assert strict_json.for_xcom(hostile) == hostile
     assert strict_json.for_xcom(strict_json.dumps({"a": [0]})) == {"a": [0]}
+
+
+def test_values_are_counted_before_they_are_parsed() -> None:
+    limits = Limits(body_bytes=10_000_000)
+    most = strict_json.MAX_VALUES - 2  # the body and the list are values as well
+    assert parse(b'{"results":[' + b",".join([b"1"] * most) + b"]}", limits).results is not None
+    for body in (b'{"results":[' + b",".join([b"1"] * (most + 1)) + b"]}", b"{" * most * 2, b"," * most * 2):
+        with pytest.raises(MalformedReport, match="more than 100000 values"):
+            parse(body, limits)
+
+
+def test_commas_and_brackets_in_text_are_no_values() -> None:
+    line = '{"a", [1]}, \\' * 50
+    body = json.dumps({"logs": [line] * 900}).encode()
+    report = parse(body, Limits(report_log_lines=900))
+    assert report.logs[-1].message == line
+
+
+@pytest.mark.parametrize("end", ["", '"', "\\"])
+def test_text_without_an_end_is_read_once(end: str) -> None:
+    text = '"' + '\\"' * 1000 + end
+    assert len(strict_json._STRING.findall(text)) == 1
