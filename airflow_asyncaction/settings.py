@@ -86,11 +86,17 @@ OPTIONS = (
         "Log lines kept per action; the oldest are dropped and counted. Operators may set logs_limit.",
     ),
     Option(
-        "max_reports_per_second",
+        "max_requests_per_second",
         "float",
-        "100",
-        "Reports taken per action and second by one API server process, with bursts of ten times as many;"
-        " more are answered with 429. 0: no limit.",
+        "50",
+        "Signed requests of one action's job, and as many of its task, that one API server process takes a"
+        " second, with bursts of ten times as many; more are answered with 429. 0: no limit.",
+    ),
+    Option(
+        "max_bytes_per_second",
+        "float",
+        str(1024 * 1024),
+        "The same in bytes of their bodies.",
     ),
     Option(
         "poll_interval",
@@ -191,7 +197,8 @@ class Settings:
     max_clock_skew: timedelta
     accept_v1: bool
     limits: Limits
-    max_reports_per_second: float
+    max_requests_per_second: float
+    max_bytes_per_second: float
     poll_interval: timedelta
     defer_after: timedelta
     runners: str
@@ -230,7 +237,8 @@ def load() -> Settings:
         max_clock_skew=timedelta(seconds=values["max_clock_skew"]),
         accept_v1=values["accept_v1"],
         limits=limits,
-        max_reports_per_second=values["max_reports_per_second"],
+        max_requests_per_second=values["max_requests_per_second"],
+        max_bytes_per_second=values["max_bytes_per_second"],
         poll_interval=timedelta(seconds=_above_zero("poll_interval", values["poll_interval"])),
         defer_after=timedelta(seconds=values["defer_after"]),
         runners=values["runners"],

@@ -11,7 +11,7 @@ from benchmarks import overhead, reports
 from dev.deployment import Deployment
 from dev.postgres import Postgres
 
-_NO_RATE_LIMIT = {"asyncaction": {"max_reports_per_second": "0"}}
+_NO_RATE_LIMIT = {"asyncaction": {"max_requests_per_second": "0", "max_bytes_per_second": "0"}}
 
 
 def main() -> int:

@@ -53,7 +53,13 @@ def main() -> int:
             home / "airflow",
             dags=[Path(__file__).with_name("dags")],
             database_url=postgres.create("airflow"),
-            config={"asyncaction": {"max_reports_per_second": "0", "file_stores": json.dumps(stores)}},
+            config={
+                "asyncaction": {
+                    "max_requests_per_second": "0",
+                    "max_bytes_per_second": "0",
+                    "file_stores": json.dumps(stores),
+                }
+            },
             environ={"AIRFLOW_CONN_AWS_BENCH": s3.connection},
         ) as airflow:
             for process in (airflow.scheduler, airflow.dag_processor, airflow.triggerer):

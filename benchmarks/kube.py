@@ -30,7 +30,7 @@ WAITING_PODS = 50
 RUNS = 12
 
 _CONFIG = {
-    "asyncaction": {"max_reports_per_second": "0"},
+    "asyncaction": {"max_requests_per_second": "0", "max_bytes_per_second": "0"},
     "core": {"dagbag_import_timeout": "300"},  # a slow machine starts many tasks at once
     "triggerer": {"capacity": "2500"},
 }

@@ -93,6 +93,11 @@ class Refusal:
         """Return the answer to a body that ends too early. Only the server's access log sees it."""
         return cls(400, "incomplete", "The connection was closed before the body ended: send it again")
 
+    @classmethod
+    def too_slow(cls) -> Refusal:
+        """Return the answer to a body of which nothing has come for long, or too little in all."""
+        return cls(408, "too_slow", "The body comes too slowly: send it again")
+
     @staticmethod
     def encode(fields: Mapping[str, Any]) -> bytes:
         """Return a body as it is sent."""

@@ -14,6 +14,7 @@ from flask import Flask, Request, Response
 from airflow_asyncaction import settings as our_settings
 from airflow_asyncaction.files.services import Services, open_services
 from airflow_asyncaction.web.asgi import AsgiApp, Receive, Scope, Send, mounted_path, serve_other
+from airflow_asyncaction.web.budgets import limit_requests
 from airflow_asyncaction.web.buffered import BufferedWsgi, WsgiApp
 from airflow_asyncaction.web.content import ContentApp
 from airflow_asyncaction.web.converters import register_converters
@@ -23,6 +24,7 @@ from airflow_asyncaction.web.lanes import Lane, Lanes
 from airflow_asyncaction.web.openapi import openapi_blueprint
 from airflow_asyncaction.web.page import page_blueprint
 from airflow_asyncaction.web.refusals import register_error_handlers
+from airflow_asyncaction.web.sender_turns import SenderTurns
 from airflow_asyncaction.web.task_files import task_files_blueprint
 from airflow_asyncaction.web.tasks import tasks_blueprint
 from airflow_asyncaction.web.users import users_blueprint
@@ -57,6 +59,7 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     app.register_blueprint(openapi_blueprint())
     app.register_blueprint(page_blueprint())
     register_error_handlers(app)
+    limit_requests(app, settings)
     app.after_request(_not_for_caches)
     app.wsgi_app = _Wire(app.wsgi_app)  # type: ignore[method-assign]
     return app
@@ -72,13 +75,19 @@ def create_asgi_app(services: Services | None = None) -> AsgiApp:
     app = create_app(services)
     served: WsgiApp = FreezeWhenWarm(app) if settings.gc_freeze else app
 
-    def buffered(lane: Lane, threads: int) -> AsgiApp:
-        max_body_bytes, name = settings.limits.body_bytes, f"asyncaction-{lane.value}"
-        return BufferedWsgi(served, max_body_bytes=max_body_bytes, threads=threads, name=name)
+    def buffered(lane: Lane, threads: int, turns: SenderTurns | None = None) -> AsgiApp:
+        return BufferedWsgi(
+            served,
+            max_body_bytes=settings.limits.body_bytes,
+            threads=threads,
+            patience=settings.transfer_patience,
+            turns=turns,
+            name=f"asyncaction-{lane.value}",
+        )
 
     threads = ThreadPoolExecutor(max(2, settings.file_threads), thread_name_prefix="asyncaction-files")
     apps: dict[Lane, AsgiApp] = {
-        Lane.JOBS: buffered(Lane.JOBS, max(1, settings.web_threads)),
+        Lane.JOBS: buffered(Lane.JOBS, max(1, settings.web_threads), SenderTurns()),
         Lane.USERS: buffered(Lane.USERS, _USER_THREADS),
         Lane.CONTENTS: ContentApp(services.files, threads=threads, patience=settings.transfer_patience),
     }

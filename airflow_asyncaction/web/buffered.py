@@ -8,19 +8,30 @@ than the report itself (``make bench``). It also holds a thread for as long as a
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import timedelta
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
 from a2wsgi.wsgi import build_environ
 
 from airflow_asyncaction.protocol.refusals import Refusal
+from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
+from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER
 from airflow_asyncaction.web.asgi import Receive, Scope, Send, mounted_path, send_refusal
+from airflow_asyncaction.web.pace import Pace
+from airflow_asyncaction.web.sender_turns import SenderTurns
 
 LOOP = "asyncaction.loop"
 """Key of the WSGI environment under which the server's event loop is."""
+
+_IN_MEMORY_BYTES = 64 * 1024
+_PIECE_BYTES = 64 * 1024
+_MOST_DISCARDED_BYTES = 64 * 1024 * 1024
+"""So much of a body that is too long is read, so that its sender, who reads last, gets the answer."""
+_SENDERS = (JOB_ID_HEADER.lower().encode(), TASK_ID_HEADER.lower().encode())
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -43,46 +54,92 @@ class _Answer:
 class BufferedWsgi:
     """A WSGI app as an ASGI app.
 
+    A client that sends or reads slowly holds a connection, and neither a thread nor much memory: a body over
+    64 KiB lies in a temporary file meanwhile, and an answer leaves in pieces. Its time is limited (``Pace``).
+
     :param max_body_bytes: a longer body is cut one byte beyond this, so that the app refuses it
     :param threads: how many requests are served at once
+    :param patience: how long a client may take, beyond a second for each KiB
+    :param turns: lets the requests of one sender wait for each other; ``None``: none waits
     :param name: prefix of the threads' names
     """
 
     def __init__(
-        self, app: WsgiApp, *, max_body_bytes: int, threads: int, name: str = "asyncaction-web"
+        self,
+        app: WsgiApp,
+        *,
+        max_body_bytes: int,
+        threads: int,
+        patience: timedelta,
+        turns: SenderTurns | None = None,
+        name: str = "asyncaction-web",
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._patience = patience
+        self._turns = turns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        body = await self._read(receive)
-        if body is None:
-            await send_refusal(Refusal.incomplete(), send)
-            return
-        loop = asyncio.get_running_loop()
-        answer = await loop.run_in_executor(self._threads, self._answer, scope, body, loop)
+        with SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as body:
+            refusal = await self._read(receive, body)
+            if refusal is not None:
+                await send_refusal(refusal, send)
+                return
+            body.seek(0)
+            answer = await self._served(scope, body)
         await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await self._give(answer.body, send)
 
-    async def _read(self, receive: Receive) -> bytes | None:
-        """Return the body; ``None`` if the client went away before it was whole."""
-        body = bytearray()
+    async def _read(self, receive: Receive, body: IO[bytes]) -> Refusal | None:
+        """Read the body, as much of it as is needed to refuse it; return why it did not come."""
+        pace, size = Pace(self._patience), 0
         while True:
-            message = await receive()
+            try:
+                async with asyncio.timeout(pace.seconds_to_wait()):
+                    message = await receive()
+            except TimeoutError:
+                return Refusal.too_slow()
             if message["type"] == "http.disconnect":
+                return Refusal.incomplete()
+            piece = message.get("body", b"")
+            size += len(piece)
+            pace.add(len(piece))
+            if size <= self._max_body_bytes + _MOST_DISCARDED_BYTES:
+                body.write(piece[: max(0, self._max_body_bytes + 1 - body.tell())])
+            if not message.get("more_body", False) or size > self._max_body_bytes + _MOST_DISCARDED_BYTES:
                 return None
-            body += message.get("body", b"")
-            if not message.get("more_body", False):
-                return bytes(body)
-            if len(body) > self._max_body_bytes:
-                return bytes(body[: self._max_body_bytes + 1])
 
-    def _answer(self, scope: Any, body: bytes, loop: asyncio.AbstractEventLoop) -> _Answer:
-        unread: Any = io.BytesIO(body)
+    async def _served(self, scope: Scope, body: IO[bytes]) -> _Answer:
+        loop = asyncio.get_running_loop()
+        if self._turns is None:
+            return await loop.run_in_executor(self._threads, self._answer, scope, body, loop)
+        async with self._turns.of(_sender(scope)):
+            answer = await loop.run_in_executor(self._threads, self._answer, scope, body, loop)
+        await self._turns.hold(answer.status)
+        return answer
+
+    async def _give(self, body: bytes, send: Send) -> None:
+        """Send a body: the server takes the next piece only once its buffer has room.
+
+        If the client reads too slowly, the answer is left as it is: the server then closes the connection.
+        """
+        pace = Pace(self._patience)
+        for start in range(0, max(1, len(body)), _PIECE_BYTES):
+            piece = body[start : start + _PIECE_BYTES]
+            more = start + _PIECE_BYTES < len(body)
+            message = {"type": "http.response.body", "body": piece, "more_body": more}
+            try:
+                async with asyncio.timeout(pace.seconds_left()):
+                    await send(message)
+            except TimeoutError:
+                return
+            pace.add(len(piece))
+
+    def _answer(self, scope: Any, body: Any, loop: asyncio.AbstractEventLoop) -> _Answer:
         readable: Any = {**scope, "path": "/", "query_string": b""}
-        environ: dict[str, Any] = dict(build_environ(readable, unread))
+        environ: dict[str, Any] = dict(build_environ(readable, body))
         environ["PATH_INFO"] = mounted_path(scope).encode("utf-8", "replace").decode("latin-1")
         environ["QUERY_STRING"] = scope["query_string"].decode("latin-1")  # may be any bytes
         environ["asgi.scope"] = scope
@@ -97,3 +154,9 @@ class BufferedWsgi:
             if close is not None:
                 close()
         return answer
+
+
+def _sender(scope: Scope) -> bytes:
+    """Return the action, or the task instance, that a request names; empty if it names none."""
+    headers = dict(scope["headers"])
+    return next((headers[name].lower() for name in _SENDERS if name in headers), b"")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from datetime import timedelta
@@ -17,11 +16,11 @@ from typing import Any, BinaryIO, TypeVar
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.service import Files
-from airflow_asyncaction.filestores.base import CHUNK_BYTES
 from airflow_asyncaction.protocol.content_answers import ContentAnswer
 from airflow_asyncaction.protocol.file_rules import attached_answer
 from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.web.asgi import Message, Receive, Scope, Send, send_json, send_refusal, start_of
+from airflow_asyncaction.web.pace import Pace
 from airflow_asyncaction.web.refusals import refusal_of
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CONTENT_PATH = "/content/"
-SLOWEST_BYTES_PER_SECOND = 1024
+CHUNK_BYTES = 256 * 1024
+"""Read ahead of what is being sent. A client that reads nothing costs three of them."""
 
 _SIZE_DIGITS = 19  # more of them are too large in any case, and Python reads no more than 4300
 _METHODS = ("PUT", "GET", "HEAD")
@@ -88,7 +88,7 @@ class ContentApp:
     async def _take(self, receiving: Receiving, receive: Receive) -> None:
         """Take the body. While a piece is written and digested, the next one comes in."""
         writing: asyncio.Future[None] | None = None
-        pace = _Pace(self._patience)
+        pace = Pace(self._patience)
         more = True
         try:
             while more:
@@ -120,7 +120,7 @@ class ContentApp:
         :param gone: done as soon as the client has gone away: servers go on taking pieces for nobody
         :raises _ClientGone: it has gone away, or is too slow
         """
-        pace = _Pace(self._patience)
+        pace = Pace(self._patience)
         reading = self._run(next, chunks, b"")
         try:
             while chunk := await reading:
@@ -137,24 +137,6 @@ class ContentApp:
 
     def _run(self, function: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
-
-
-class _Pace:
-    """Tells how long a client may still take."""
-
-    def __init__(self, patience: timedelta) -> None:
-        self._patience_seconds = patience.total_seconds()
-        self._until = time.monotonic() + self._patience_seconds
-
-    def add(self, size_bytes: int) -> None:
-        self._until += size_bytes / SLOWEST_BYTES_PER_SECOND
-
-    def seconds_left(self) -> float:
-        return max(0.0, self._until - time.monotonic())
-
-    def seconds_to_wait(self) -> float:
-        """Return how long it may be silent."""
-        return min(self.seconds_left(), self._patience_seconds)
 
 
 class _Sending:
@@ -174,7 +156,7 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass  # a body, which a GET need not have
 
 
-async def _read_piece(receive: Receive, pace: _Pace) -> tuple[bytes, bool]:
+async def _read_piece(receive: Receive, pace: Pace) -> tuple[bytes, bool]:
     """Return the next piece of a body, at least a chunk if there is so much, and whether more follows."""
     parts: list[bytes] = []
     size, more = 0, True

@@ -12,14 +12,13 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.service import Files, Target, Upload
-from airflow_asyncaction.filestores.base import CHUNK_BYTES
 from airflow_asyncaction.protocol.content_answers import ContentAnswer
 from airflow_asyncaction.protocol.file_rules import attached_answer, location_answer, upload_answer
 from airflow_asyncaction.protocol.files import Announcement, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Credentials
-from airflow_asyncaction.web.content import CONTENT_PATH, chunks_of
+from airflow_asyncaction.web.content import CHUNK_BYTES, CONTENT_PATH, chunks_of
 from airflow_asyncaction.web.security import SignedRequest, job_request
 
 HookUrl = Callable[[Request], str]

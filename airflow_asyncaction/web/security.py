@@ -22,6 +22,7 @@ from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Credentials
 from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.store.secret import Secrets
+from airflow_asyncaction.web.budgets import note_proven
 from airflow_asyncaction.web.wire import raw_body, raw_path, raw_query
 
 # Verified against when there is no such action, so that the answer takes the same work.
@@ -83,6 +84,7 @@ class SignedRequest:
         )
         if credentials is None or not self._takes_scheme(credentials):
             raise SignatureError
+        note_proven(len(self.content.body))
         return credentials
 
     def _takes_scheme(self, credentials: Credentials) -> bool:

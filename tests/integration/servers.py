@@ -40,7 +40,13 @@ class Prepared(LazyApp):
         self._flask = app
 
     def _build(self) -> AsgiApp:
-        return BufferedWsgi(self._flask, max_body_bytes=settings.load().limits.body_bytes, threads=4)
+        options = settings.load()
+        return BufferedWsgi(
+            self._flask,
+            max_body_bytes=options.limits.body_bytes,
+            threads=4,
+            patience=options.transfer_patience,
+        )
 
 
 class Uncompleted(LazyApp):

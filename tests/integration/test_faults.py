@@ -16,6 +16,7 @@ from sqlalchemy import Engine, create_engine, delete, text, update
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import TablesMissing
 from airflow_asyncaction.files.services import open_services
+from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table
@@ -103,20 +104,33 @@ def test_a_database_without_our_tables_is_named_at_the_start(tmp_path: Path) -> 
 
 
 def test_a_job_that_reports_too_often_is_slowed_down(job: SignedJob) -> None:
-    slow = replace(settings.load(), max_reports_per_second=1.0)
+    slow = replace(settings.load(), max_requests_per_second=1.0)
     with served_with(job, slow) as limited:
         statuses = [limited.report().status for _ in range(15)]
         assert statuses[:10] == [200] * 10
         answer = limited.report()
         assert answer.error == (429, "too_many")
         assert int(answer.headers["retry-after"]) > 0
-        assert limited.send("GET", "/job").status == 200
+        assert limited.send("GET", "/job").error == (429, "too_many")
+        assert limited.view().state is State.RUNNING  # its task has a budget of its own
         time.sleep(1.1)
         assert limited.report(status="SUCCESS").status == 200
 
 
+def test_what_is_refused_counts_as_well(job: SignedJob) -> None:
+    with served_with(job, replace(settings.load(), max_requests_per_second=1.0)) as limited:
+        assert [limited.report(status=1).status for _ in range(11)] == [400] * 10 + [429]
+
+
+def test_a_job_that_sends_too_much_is_slowed_down(job: SignedJob) -> None:
+    with served_with(job, replace(settings.load(), max_bytes_per_second=100.0)) as limited:
+        assert limited.report(results="x" * 990).status == 200
+        assert limited.report(results="x").error == (429, "too_many")
+        assert limited.view().state is State.RUNNING
+
+
 def test_who_cannot_sign_uses_up_nobodys_reports(job: SignedJob) -> None:
-    slow = replace(settings.load(), max_reports_per_second=1.0)
+    slow = replace(settings.load(), max_requests_per_second=1.0)
     with served_with(job, slow) as limited:
         headers = {**limited.headers("POST", "/status", b""), "X-Job-Signature": "v2=" + "0" * 64}
         for _ in range(15):

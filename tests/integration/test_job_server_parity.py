@@ -271,7 +271,7 @@ def test_what_is_answered_after_a_word_of_the_runner(
 
 
 def test_too_many_reports(serve: Serve, new_job: NewJob) -> None:
-    real = new_job().on(serve(max_reports_per_second=0.01))
+    real = new_job().on(serve(max_requests_per_second=0.01))
     assert real.report().status == 200
     answer = real.report()
     with JobServer() as server, HookClient(server.hook) as client:

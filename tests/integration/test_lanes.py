@@ -11,9 +11,9 @@ import pytest
 from flask import Flask
 
 from airflow_asyncaction.files.services import Services, open_services
-from airflow_asyncaction.filestores.base import CHUNK_BYTES
 from airflow_asyncaction.web.app import create_app, create_asgi_app
 from airflow_asyncaction.web.asgi import AsgiApp, Message
+from airflow_asyncaction.web.content import CHUNK_BYTES
 from airflow_asyncaction.web.lanes import Lane, Lanes
 from tests.integration.asgi_client import GONE, MOUNT, PART, AsgiClient
 from tests.integration.databases import Database
@@ -220,7 +220,7 @@ def test_why_a_content_broke_off_is_logged(
     (stored,) = folder.contents()
     stored.chmod(0o600)
     os.truncate(stored, CHUNK_BYTES)
-    with pytest.raises(OSError, match="The content ends 1048576 bytes too early"):
+    with pytest.raises(OSError, match=f"The content ends {CHUNK_BYTES} bytes too early"):
         AsgiClient(asgi_app).request("GET", path)
     assert "A content broke off while it was sent: The content ends" in caplog.text
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many reports an action may send."""
+"""How much an action may send."""
 
 from __future__ import annotations
 
 import threading
 import time
 
-from airflow_asyncaction.web.rate_limit import RateLimit
+from airflow_asyncaction.web.budgets import TokenBuckets
 
 
-def used(limit: RateLimit, key: str, at_most: int) -> int:
+def used(limit: TokenBuckets, key: str, at_most: int) -> int:
     """Use tokens until there are none; return how many there were."""
     for count in range(at_most):
         if limit.is_used_up(key):
@@ -19,19 +19,19 @@ def used(limit: RateLimit, key: str, at_most: int) -> int:
 
 
 def test_a_bucket_holds_ten_seconds_worth() -> None:
-    limit = RateLimit(0.5)
+    limit = TokenBuckets(0.5)
     assert used(limit, "a", 100) == 5
     assert limit.is_used_up("a")
 
 
 def test_each_action_has_its_own() -> None:
-    limit = RateLimit(0.1)
+    limit = TokenBuckets(0.1)
     assert used(limit, "a", 100) == 1
     assert used(limit, "b", 100) == 1
 
 
 def test_tokens_come_back_with_time() -> None:
-    limit = RateLimit(100)
+    limit = TokenBuckets(100)
     used(limit, "a", 10_000)
     time.sleep(0.05)
     assert not limit.is_used_up("a")
@@ -39,21 +39,21 @@ def test_tokens_come_back_with_time() -> None:
 
 
 def test_the_slowest_limit_lets_one_through() -> None:
-    limit = RateLimit(0.001)
+    limit = TokenBuckets(0.001)
     assert used(limit, "a", 100) == 1
 
 
 def test_no_limit_is_never_used_up() -> None:
-    assert used(RateLimit(0), "a", 1_000) == 1_000
+    assert used(TokenBuckets(0), "a", 1_000) == 1_000
 
 
 def test_looking_uses_nothing() -> None:
-    limit = RateLimit(0.1)
+    limit = TokenBuckets(0.1)
     assert not any(limit.is_used_up("a") for _ in range(1_000))
 
 
 def test_the_oldest_are_forgotten_first() -> None:
-    limit = RateLimit(0.1)
+    limit = TokenBuckets(0.1)
     for number in range(10_001):
         limit.use(str(number))
     assert not limit.is_used_up("0")
@@ -62,7 +62,7 @@ def test_the_oldest_are_forgotten_first() -> None:
 
 
 def test_threads_share_a_bucket() -> None:
-    limit = RateLimit(100)
+    limit = TokenBuckets(100)
     threads = [threading.Thread(target=used, args=(limit, "a", 250)) for _ in range(4)]
     for thread in threads:
         thread.start()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How much one action's job, and its task, may ask of this process: requests and bytes a second.
+
+Every request that is proven counts, also one that is refused. What is not proven counts for nobody: else
+anybody could use up the budget of a job.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import TooManyRequests
+
+from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
+from airflow_asyncaction.settings import Settings
+
+RETRY_AFTER_SECONDS = 1
+
+_BURST_SECONDS = 10
+_MAX_BUCKETS = 10_000
+_SENDERS = {"jobs": "job", "files": "job", "tasks": "task", "task_files": "task"}
+"""Who sends the requests to each blueprint that is signed: a job must not use up the budget of its task."""
+
+
+class TokenBuckets:
+    """A token bucket per key, in memory: each process of the API server has its own.
+
+    :param per_second: tokens that each bucket gains; 0: no limit. A bucket holds ten seconds' worth,
+        one at the least.
+    """
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def is_used_up(self, key: str) -> bool:
+        """Tell whether a bucket is empty."""
+        if self._per_second <= 0:
+            return False
+        with self._lock:
+            return self._tokens(key, time.monotonic()) < 1
+
+    def use(self, key: str, count: int = 1) -> None:
+        """Take tokens: more than there are, if need be, which have to come back first."""
+        if self._per_second <= 0:
+            return
+        now = time.monotonic()
+        with self._lock:
+            tokens = self._tokens(key, now)
+            self._buckets.pop(key, None)
+            self._buckets[key] = (tokens - count, now)
+            if len(self._buckets) > _MAX_BUCKETS:
+                self._buckets.popitem(last=False)
+
+    def _tokens(self, key: str, now: float) -> float:
+        full = max(1.0, self._per_second * _BURST_SECONDS)
+        tokens, since = self._buckets.get(key, (full, now))
+        return min(full, tokens + (now - since) * self._per_second)
+
+
+def limit_requests(app: Flask, settings: Settings) -> None:
+    """Answer a job or task that has used its budget up with 429, before its request is read."""
+    requests = TokenBuckets(settings.max_requests_per_second)
+    octets = TokenBuckets(settings.max_bytes_per_second)
+
+    @app.before_request
+    def check() -> None:
+        sender = _SENDERS.get(request.blueprint or "")
+        key = f"{sender} {request.headers.get(JOB_ID_HEADER, '').lower()}"
+        if sender is None:
+            return
+        if requests.is_used_up(key):
+            raise _too_many("max_requests_per_second", settings.max_requests_per_second)
+        if octets.is_used_up(key):
+            raise _too_many("max_bytes_per_second", settings.max_bytes_per_second)
+
+    @app.after_request
+    def spend(response: Response) -> Response:
+        sender, size_bytes = _SENDERS.get(request.blueprint or ""), g.get("proven_bytes")
+        if sender is not None and size_bytes is not None:
+            key = f"{sender} {request.headers[JOB_ID_HEADER].lower()}"
+            requests.use(key)
+            octets.use(key, size_bytes)
+        return response
+
+
+def note_proven(size_bytes: int) -> None:
+    """Let the request that is being served count: its signature is valid.
+
+    :param size_bytes: of its body
+    """
+    g.proven_bytes = size_bytes
+
+
+def _too_many(option: str, limit: float) -> TooManyRequests:
+    said = f"More than [asyncaction] {option} ({limit:g}) of one action: send it again, and less often"
+    return TooManyRequests(said, retry_after=RETRY_AFTER_SECONDS)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps one sender, and those that prove nothing, from taking all threads of a lane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from airflow_asyncaction.web.budgets import RETRY_AFTER_SECONDS, TokenBuckets
+
+_AT_ONCE = 2
+_UNPROVEN_PER_SECOND = 20
+_UNPROVEN = (401, 403)
+_TOO_MANY = 429
+
+
+class SenderTurns:
+    """The requests that name the same action are served two at a time, in the order in which they came.
+
+    Answers to what must not go on like this are held back for a second, without a thread: those to an action
+    whose budget is used up, and those to requests that prove nothing, once there are many of them. A client
+    that waits for its answers sends one request a second on each of its connections.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, tuple[asyncio.Semaphore, int]] = {}
+        self._unproven = TokenBuckets(_UNPROVEN_PER_SECOND)
+
+    @asynccontextmanager
+    async def of(self, sender: bytes) -> AsyncIterator[None]:
+        """Wait for a sender's turn; who names nobody does not wait."""
+        if not sender:
+            yield
+            return
+        semaphore, count = self._waiting.get(sender) or (asyncio.Semaphore(_AT_ONCE), 0)
+        self._waiting[sender] = (semaphore, count + 1)
+        try:
+            async with semaphore:
+                yield
+        finally:
+            semaphore, count = self._waiting.pop(sender)
+            if count > 1:
+                self._waiting[sender] = (semaphore, count - 1)
+
+    async def hold(self, status: int) -> None:
+        """Wait, if an answer with this status is to be held back."""
+        is_unproven = status in _UNPROVEN
+        if is_unproven:
+            self._unproven.use("")
+        if status == _TOO_MANY or (is_unproven and self._unproven.is_used_up("")):
+            await asyncio.sleep(RETRY_AFTER_SECONDS)

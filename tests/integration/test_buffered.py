@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How small requests pass from ASGI to WSGI: clients that are slow, many, or send too much."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
+from airflow_asyncaction.web import sender_turns
+from airflow_asyncaction.web.buffered import BufferedWsgi, WsgiApp
+from airflow_asyncaction.web.sender_turns import SenderTurns
+from tests.integration.asgi_client import PART, AsgiClient
+
+pytestmark = pytest.mark.integration
+
+MAX_BODY = 1024 * 1024
+PIECE = 64 * 1024
+
+
+def served(app: WsgiApp, *, threads: int = 4, patience: float = 30, **options: Any) -> BufferedWsgi:
+    return BufferedWsgi(
+        app, max_body_bytes=MAX_BODY, threads=threads, patience=timedelta(seconds=patience), **options
+    )
+
+
+def echo(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+    start("200 OK", [("content-type", "text/plain")])
+    return [environ["wsgi.input"].read()]
+
+
+def pieces(size: int) -> Iterable[dict[str, Any]]:
+    """Return a body in messages, as a server receives it."""
+    for start in range(0, size, PIECE):
+        body = b"x" * min(PIECE, size - start)
+        yield {"type": "http.request", "body": body, "more_body": start + PIECE < size}
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, PIECE + 1, MAX_BODY])
+def test_a_body_comes_and_an_answer_goes_in_pieces(size: int) -> None:
+    client = AsgiClient(served(echo))
+    assert client.request("POST", "/", messages=pieces(size) if size else None).body == b"x" * size
+    assert max(len(message.get("body", b"")) for message in client.sent) <= PIECE
+
+
+def test_of_a_body_that_is_too_long_the_rest_is_discarded() -> None:
+    """Its sender, which reads nothing before it has sent everything, would get no answer."""
+    body = iter(pieces(20 * MAX_BODY))
+    answer = AsgiClient(served(echo)).request("POST", "/", messages=body)
+    assert len(answer.body) == MAX_BODY + 1  # which the app refuses
+    assert next(body, None) is None
+
+
+def test_a_body_without_end_is_not_read_for_ever() -> None:
+    body = iter(pieces(200 * MAX_BODY))
+    assert len(AsgiClient(served(echo)).request("POST", "/", messages=body).body) == MAX_BODY + 1
+    assert len(list(body)) * PIECE > 100 * MAX_BODY
+
+
+def test_a_body_that_comes_too_slowly_is_given_up() -> None:
+    answer = AsgiClient(served(echo, patience=0.05)).request("POST", "/", messages=[PART])
+    assert answer.error == (408, "too_slow")
+
+
+class Gate:
+    """A WSGI app in which the requests of action "one" wait until it is opened.
+
+    :ivar most: how many of them have been in it at the same time
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        self.opened = threading.Event()
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["HTTP_X_JOB_ID"] == "one":
+            with self._lock:
+                self._inside += 1
+                self.most = max(self.most, self._inside)
+            self.opened.wait()
+            with self._lock:
+                self._inside -= 1
+        return echo(environ, start)
+
+
+async def ask(app: BufferedWsgi, job_id: str) -> int:
+    """Send a request of a job; return the answer's status."""
+    statuses = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status"))
+
+    headers = [(JOB_ID_HEADER.lower().encode(), job_id.encode())]
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/",
+        "root_path": "",
+        "query_string": b"",
+        "headers": headers,
+    }
+    await app(scope, receive, send)
+    return int(statuses[0])
+
+
+def test_one_action_takes_two_threads_at_most() -> None:
+    async def exchange() -> list[int]:
+        gate = Gate()
+        app = served(gate, turns=SenderTurns())
+        flood = [asyncio.create_task(ask(app, "one")) for _ in range(16)]
+        try:
+            others = [await ask(app, "other") for _ in range(3)]  # while the flood waits
+        finally:
+            gate.opened.set()
+        statuses = [*others, *await asyncio.gather(*flood)]
+        assert gate.most == 2
+        return statuses
+
+    assert asyncio.run(exchange()) == [200] * 19
+
+
+@pytest.mark.parametrize(("status", "is_held"), [(200, False), (400, False), (401, False), (429, True)])
+def test_a_sender_who_is_to_slow_down_waits_for_its_answer(
+    monkeypatch: pytest.MonkeyPatch, status: int, is_held: bool
+) -> None:
+    slept = slept_for(monkeypatch)
+    asyncio.run(SenderTurns().hold(status))
+    assert bool(slept) == is_held
+
+
+def test_many_that_prove_nothing_wait_for_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = slept_for(monkeypatch)
+
+    async def refused() -> None:
+        turns = SenderTurns()
+        for _ in range(1000):
+            await turns.hold(401)
+        await turns.hold(200)
+
+    asyncio.run(refused())
+    assert 500 <= len(slept) < 1000
+
+
+def slept_for(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let no answer be held back; return how long each would have been."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(sender_turns, "asyncio", SimpleNamespace(sleep=sleep))
+    return slept
