@@ -86,6 +86,12 @@ OPTIONS = (
         "Log lines kept per action; the oldest are dropped and counted. Operators may set logs_limit.",
     ),
     Option(
+        "max_log_bytes",
+        "integer",
+        str(_DEFAULT_LIMITS.kept_log_bytes),
+        "The same in bytes, as the database holds them: JSON in ASCII.",
+    ),
+    Option(
         "max_requests_per_second",
         "float",
         "50",
@@ -230,6 +236,7 @@ def load() -> Settings:
         report_log_lines=values["max_report_log_lines"],
         line_bytes=values["max_line_bytes"],
         kept_log_lines=values["max_log_lines"],
+        kept_log_bytes=values["max_log_bytes"],
     )
     return Settings(
         url=url,

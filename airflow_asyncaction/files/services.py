@@ -35,7 +35,10 @@ def open_services(settings: Settings | None = None) -> Services:
     settings = settings or our_settings.load()
     completion = Completion(settle=our_settings.resume_settle())
     actions = Actions(
-        airflow_settings.get_engine(), replay_window=2 * settings.max_clock_skew, completion=completion
+        airflow_settings.get_engine(),
+        replay_window=2 * settings.max_clock_skew,
+        completion=completion,
+        max_log_bytes=settings.limits.kept_log_bytes,
     )
     actions.check_tables()
     stores = FileStores(settings.file_stores)

@@ -15,6 +15,8 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 MAX_NAME_CHARS = 250
 MAX_MESSAGE_CHARS = 16 * 1024
 MAX_LEVEL_CHARS = 16
+MAX_LISTED_CHARS = 300
+"""Maximum length of the error and progress messages that a list shows."""
 SERVER_STREAM = "server"
 """The stream of lines that the API server has written itself into an action's log."""
 MAX_TIME_MS = 10**14
@@ -35,12 +37,14 @@ class Limits:
 
     :param line_bytes: a longer log line is cut, and marked as cut
     :param kept_log_lines: per action; the oldest are dropped and counted
+    :param kept_log_bytes: the same in bytes, as JSON in ASCII
     """
 
     body_bytes: int = 1024 * 1024
     report_log_lines: int = 1000
     line_bytes: int = 16 * 1024
     kept_log_lines: int = 10_000
+    kept_log_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,16 @@ class LogLine:
 
 @keyword_dataclass
 class Report:
-    """One parsed report. ``None`` is absence: a reported JSON ``null`` is the text ``"null"``."""
+    """One parsed report. ``None`` is absence: a reported JSON ``null`` is the text ``"null"``.
+
+    :param progress: in the status details, 0 to 100
+    :param message: in the status details, cut for lists
+    """
 
     status: ReportedStatus | None = None
     status_details: JsonText | None = None
+    progress: float | None = None
+    message: str | None = None
     results: JsonText | None = None
     error_name: str | None = None
     error_message: str | None = None
@@ -104,9 +114,13 @@ def parse(body: bytes, limits: Limits) -> Report:
     if len(body) > limits.body_bytes:
         raise ReportTooLarge(f"The body has more than {limits.body_bytes} bytes: send it in parts")
     fields = parse_object(body)
+    status_details = _status_details(fields)
+    progress, message = progress_of(fields.get("statusDetails"))
     return Report(
         status=_status(fields),
-        status_details=_status_details(fields),
+        status_details=status_details,
+        progress=progress,
+        message=None if message is None else printable(str(message))[:MAX_LISTED_CHARS],
         results=_any_json(fields, "results"),
         error_name=_text(fields, "errorName", MAX_NAME_CHARS),
         error_message=_text(fields, "errorMessage", MAX_MESSAGE_CHARS),

@@ -42,7 +42,7 @@ from airflow_asyncaction.protocol.lifecycle import (
     decide,
     overdue,
 )
-from airflow_asyncaction.protocol.reports import Report
+from airflow_asyncaction.protocol.reports import Limits, Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
 from airflow_asyncaction.store import audit, ends, log_lines, reports, rows
@@ -135,15 +135,22 @@ class Actions:
     :param replay_window: how long a report can be re-sent at the most (twice the clock skew): for that long
         the nonces of heartbeats are remembered
     :param completion: how the tasks of actions that end are completed, where they are deferred
+    :param max_log_bytes: of the log lines of one action
     """
 
     def __init__(
-        self, engine: Engine, *, replay_window: timedelta, completion: Completion | None = None
+        self,
+        engine: Engine,
+        *,
+        replay_window: timedelta,
+        completion: Completion | None = None,
+        max_log_bytes: int = Limits.kept_log_bytes,
     ) -> None:
         self._engine = engine
         self._completion = completion or Completion()
         self._turns = Turns(engine)
         self._replay_window = replay_window
+        self._max_log_bytes = max_log_bytes
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -301,7 +308,8 @@ class Actions:
         """
         with self.transaction() as connection:
             row, _ = _unsealed(rows.read(connection, action_id), action_id, prove)
-            action, log_page = rows.to_action(row), log_lines.page(connection, action_id, after_line)
+            action = rows.to_action(row)
+            log_page = log_lines.page(connection, action_id, after_line, dropped=row.log_lines_dropped)
         if overdue(action, now) is not None:
             with self.transaction() as connection:
                 row, _ = _unsealed(rows.lock(connection, action_id), action_id, prove)
@@ -362,7 +370,9 @@ class Actions:
     ) -> None:
         kept = reports.columns(row.id, envelope, now, kind=_kind(report))
         changes.update(_without_v1(row, envelope.scheme), report_count=row.report_count + 1)
-        reports.keep(connection, row, kept, report.logs, changes)
+        if report.status_details is not None and changes.get("status_details") is report.status_details:
+            changes |= {"progress": report.progress, "message": report.message}
+        reports.keep(connection, row, kept, report.logs, changes, max_log_bytes=self._max_log_bytes)
         if changes["report_count"] % _PRUNE_EVERY == 0:
             older_than = now - self._replay_window
             connection.execute(_PRUNE_HEARTBEATS, {"action_id": row.id, "older_than": older_than})

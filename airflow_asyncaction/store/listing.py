@@ -12,12 +12,12 @@ from uuid import UUID
 
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import State as TaskStates
-from sqlalchemy import Select, bindparam, literal_column, select, union_all
+from sqlalchemy import Select, bindparam, func, literal_column, null, select, union_all
 
 from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.protocol.actions import State, iso_time
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
-from airflow_asyncaction.protocol.reports import progress_of
+from airflow_asyncaction.protocol.reports import MAX_LISTED_CHARS
 from airflow_asyncaction.store import log_lines, rows
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
@@ -31,11 +31,19 @@ _NEVER_SHOWN = {"secret", "task_key", "registration", "idempotency", "ti_id", "a
 _SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHOWN))
 _LARGE = {"arguments", "results", "agent"}
 _SHORT = select(
+    *(null().label(column.name) if column.name in _LARGE else column for column in _SHOWN.selected_columns)
+)
+_CUT = {
+    **{name: null() for name in ("arguments", "results", "agent", "status_details", "exit")},
+    "error_message": func.substr(_columns.error_message, 1, MAX_LISTED_CHARS),
+}
+_LISTED = select(
     *(
-        literal_column("NULL").label(column.name) if column.name in _LARGE else column
+        _CUT[column.name].label(column.name) if column.name in _CUT else column
         for column in _SHOWN.selected_columns
     )
 )
+"""Of lists: nothing whose size a job decides."""
 _NEXT_ATTEMPT = (
     select(_columns.id)
     .where(
@@ -57,6 +65,7 @@ _TASK_STATE = select(_tasks.state).where(
 )
 _OVER = TaskStates.finished  # UP_FOR_RETRY is not among them
 _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
+_LINES_DROPPED = select(_columns.log_lines_dropped).where(_columns.id == bindparam("action_id"))
 _reports = report_table.c
 _REPORTS = select(
     _reports.id,
@@ -129,7 +138,7 @@ class ActionRecord:
     def to_short_json(self, now: datetime) -> dict[str, Any]:
         """Return it as it stands in a list."""
         row = self.row
-        progress, message = progress_of(self.status_details)
+        progress = row.progress
         if progress is not None and self.state is State.SUCCESS:
             progress = 100  # whatever its job reported last
         return {
@@ -147,7 +156,7 @@ class ActionRecord:
             "errorName": row.error_name,
             "errorMessage": row.error_message,
             "progress": progress,
-            "message": None if message is None else str(message),
+            "message": row.message,
             "job": _parsed(row.job),
             "reportCount": row.report_count,
             "refusedCount": row.refused_count,
@@ -279,19 +288,20 @@ def list_actions(
     conditions, ranges = _conditions(wanted, before), _ranges(wanted, dag_ids)
     with actions.transaction() as connection:
         if len(ranges) == 1:
-            found = _newest(_SHORT.where(*conditions, *ranges[0]), limit + 1)
+            found = _newest(_LISTED.where(*conditions, *ranges[0]), limit + 1)
         else:
             ids = connection.scalars(_newest_ids(conditions, ranges, limit + 1)).all() if ranges else []
-            found = _newest(_SHORT.where(_columns.id.in_(ids)), limit + 1)
+            found = _newest(_LISTED.where(_columns.id.in_(ids)), limit + 1)
         newest = connection.execute(found).all()
     records = tuple(ActionRecord(row) for row in newest[:limit])
     return Page(records, records[-1].id if len(newest) > limit else None)
 
 
 def read_logs(actions: Actions, action_id: JobId, after: int) -> log_lines.LogPage:
-    """Return the lines after line number ``after``, at most some 2000."""
+    """Return the lines after line number ``after``, at most some 2000 or a MiB."""
     with actions.transaction() as connection:
-        return log_lines.page(connection, action_id, after)
+        dropped = connection.scalar(_LINES_DROPPED, {"action_id": action_id})
+        return log_lines.page(connection, action_id, after, dropped=dropped or 0)
 
 
 def read_reports(actions: Actions, action_id: JobId, after: int, *, bodies: bool) -> dict[str, Any]:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log lines of an action: kept in its reports, numbered from 1, the oldest dropped over the limit."""
+"""The log lines of an action: kept in its reports, numbered from 1, the oldest dropped over its limits.
+
+Lines are dropped by number (``log_lines_dropped``) and freed by the report: a dropped line is no longer shown,
+and a report loses its lines once all of them were dropped. So no line is read to drop another.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.job_info import JobId
@@ -17,15 +21,24 @@ from airflow_asyncaction.store.models import report_table
 
 _PAGE_REPORTS = 100
 _PAGE_LINES = 2000
+_PAGE_BYTES = 1024 * 1024
 
 _columns = report_table.c
+_SIZE = func.coalesce(_columns.log_bytes, func.length(_columns.logs))  # reports of earlier releases have none
 _AFTER = (
-    select(_columns.id, _columns.last_line, _columns.log_count, _columns.logs)
+    select(_columns.id, _columns.last_line, _columns.log_count, _SIZE.label("size_bytes"))
     .where(_columns.action_id == bindparam("action_id"), _columns.last_line > bindparam("after"))
     .order_by(_columns.last_line)
     .limit(_PAGE_REPORTS)
 )
-_SET_LOGS = update(report_table).where(_columns.id == bindparam("report_id"))
+_LOGS = (
+    select(_columns.logs)
+    .where(_columns.id.in_(bindparam("ids", expanding=True)))
+    .order_by(_columns.last_line)
+)
+_DROPPED = (_columns.action_id == bindparam("action_id_"), _columns.last_line <= bindparam("dropped"))
+_SIZE_OF_DROPPED = select(func.coalesce(func.sum(_SIZE), 0)).where(*_DROPPED)
+_FREE = update(report_table).where(*_DROPPED).values(logs=None, log_bytes=None, log_count=0, last_line=None)
 
 
 @dataclass(frozen=True)
@@ -46,54 +59,59 @@ class LogPage:
         return self.first_line + len(self.lines) - 1
 
 
-def encode(lines: Sequence[LogLine]) -> str | None:
-    """Return what a report row keeps of its lines."""
-    return strict_json.dumps([line.to_json() for line in lines]) if lines else None
+def encode(lines: Sequence[LogLine]) -> str:
+    """Return what a report row keeps of its lines, in ASCII."""
+    return strict_json.dumps([line.to_json() for line in lines])
 
 
-def page(connection: Connection, action_id: JobId, after: int) -> LogPage:
-    """Return the lines that follow line number ``after``, at most some 2000."""
-    rows = connection.execute(_AFTER, {"action_id": action_id, "after": after}).all()
-    lines: list[LogLine] = []
-    first_line, complete = after + 1, True
-    for row in rows:
-        if len(lines) >= _PAGE_LINES:
-            complete = False
-            break
-        kept = _lines(row)
-        start = row.last_line - len(kept) + 1
-        if not lines:
-            first_line = max(start, after + 1)
-            kept = kept[first_line - start :]
-        lines.extend(LogLine.from_json(line) for line in kept)
-    return LogPage(first_line, tuple(lines), has_more=not complete or len(rows) == _PAGE_REPORTS)
+def page(connection: Connection, action_id: JobId, after: int, *, dropped: int) -> LogPage:
+    """Return the lines that follow line number ``after``: some 2000, or a MiB, or one report's, at the most.
+
+    :param dropped: how many lines of the action were dropped
+    """
+    after = max(after, 0)
+    found = connection.execute(_AFTER, {"action_id": action_id, "after": max(after, dropped)}).all()
+    taken = _first_of(found)
+    if not taken:
+        return LogPage(after + 1, (), has_more=False)
+    logs = connection.scalars(_LOGS, {"ids": [row.id for row in taken]})
+    lines = [LogLine.from_json(line) for text in logs for line in json.loads(text)]
+    first_line = taken[0].last_line - taken[0].log_count + 1
+    hidden = max(0, max(after, dropped) + 1 - first_line)
+    has_more = len(taken) < len(found) or len(found) == _PAGE_REPORTS
+    return LogPage(first_line + hidden, tuple(lines[hidden:]), has_more)
 
 
-def drop_oldest(connection: Connection, action_id: JobId, *, dropped: int, excess: int) -> None:
-    """Drop the ``excess`` oldest lines that are left, after the ``dropped`` first ones went before."""
-    last_to_drop = dropped + excess
-    after = dropped
-    while after < last_to_drop:
-        rows = connection.execute(_AFTER, {"action_id": action_id, "after": after}).all()
-        if not rows:
-            return
-        updates = []
-        for row in rows:
-            if row.last_line - row.log_count >= last_to_drop:
+def drop_for_bytes(connection: Connection, action_id: JobId, *, excess_bytes: int) -> int:
+    """Return the number of the last line to drop so that so many bytes can be freed."""
+    last_line = 0
+    while excess_bytes > 0:
+        found = connection.execute(_AFTER, {"action_id": action_id, "after": last_line}).all()
+        for row in found:
+            if excess_bytes <= 0:
                 break
-            kept = _lines(row)[max(0, row.log_count - (row.last_line - last_to_drop)) :]
-            updates.append(
-                {
-                    "report_id": row.id,
-                    "logs": strict_json.dumps(kept) if kept else None,
-                    "log_count": len(kept),
-                    "last_line": row.last_line if kept else None,
-                }
-            )
-        if updates:
-            connection.execute(_SET_LOGS, updates)
-        after = rows[-1].last_line
+            last_line, excess_bytes = row.last_line, excess_bytes - row.size_bytes
+        if len(found) < _PAGE_REPORTS:
+            break
+    return last_line
 
 
-def _lines(row: Any) -> list[dict[str, Any]]:
-    return json.loads(row.logs)  # type: ignore[no-any-return]
+def free(connection: Connection, action_id: JobId, *, dropped: int) -> int:
+    """Free the reports of which every line was dropped, and return how many bytes they had."""
+    known = {"action_id_": action_id, "dropped": dropped}
+    size_bytes = connection.scalar(_SIZE_OF_DROPPED, known)
+    if size_bytes:
+        connection.execute(_FREE, known)
+    return int(size_bytes or 0)
+
+
+def _first_of(found: Sequence[Any]) -> list[Any]:
+    """Return the reports of a page: at least one, whatever its size."""
+    taken: list[Any] = []
+    lines = size_bytes = 0
+    for row in found:
+        lines, size_bytes = lines + row.log_count, size_bytes + row.size_bytes
+        if taken and (lines > _PAGE_LINES or size_bytes > _PAGE_BYTES):
+            break
+        taken.append(row)
+    return taken

@@ -22,6 +22,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import LONGTEXT
 
+from airflow_asyncaction.protocol.reports import MAX_LISTED_CHARS
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -111,6 +113,11 @@ action_table = Table(
     Column("task_key", Text, nullable=True),
     # TRUE from its registration until it is done (Action.is_done), then NULL: few rows of many have it.
     Column("awaited", Boolean(create_constraint=False), nullable=True),
+    # Size of the lines that are kept. NULL: 0, and in rows of earlier releases not known.
+    Column("log_bytes", BigInteger, nullable=True),
+    # What lists show of status_details, which may be large.
+    Column("progress", Float, nullable=True),
+    Column("message", String(MAX_LISTED_CHARS), nullable=True),
     UniqueConstraint("ti_id"),
     Index(None, "idempotency", unique=True),
     Index(None, "dag_id", "run_id", "task_id", "map_index"),
@@ -148,6 +155,8 @@ report_table = Table(
     Column("received_at", UtcDateTime, nullable=False),
     # Name of the user who asked for it, such as for a stop.
     Column("requested_by", String(250), nullable=True),
+    # Size of the log lines.
+    Column("log_bytes", Integer, nullable=True),
     UniqueConstraint("action_id", "report_key"),
     Index(None, "action_id", "last_line"),
 )

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.reports import LogLine
+from airflow_asyncaction.protocol.reports import Limits, LogLine
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import log_lines, rows
 
@@ -57,6 +57,7 @@ def columns(action_id: JobId, envelope: Envelope, now: datetime, **known: Any) -
         "logs": None,
         "log_count": 0,
         "last_line": None,
+        "log_bytes": None,
         "received_at": now,
         "requested_by": None,
         **known,
@@ -69,23 +70,33 @@ def keep(
     report: dict[str, Any],
     lines: Sequence[LogLine],
     changes: dict[str, Any],
+    *,
+    max_log_bytes: int = Limits.kept_log_bytes,
 ) -> None:
     """Write a report with its log lines, and what it changes of its action's locked row.
 
-    The oldest lines beyond the action's limit are dropped.
+    The oldest lines beyond the action's limits are dropped.
+
+    :param max_log_bytes: of the lines of an action, as they are stored
     """
     if not lines:
         rows.write_with_report(connection, row.id, changes, report)
         return
     last_line = row.log_lines + len(lines)
-    report |= {"logs": log_lines.encode(lines), "log_count": len(lines), "last_line": last_line}
-    changes["log_lines"] = last_line
-    excess = last_line - row.log_lines_dropped - row.log_limit
-    if excess > 0:
-        changes["log_lines_dropped"] = row.log_lines_dropped + excess
+    logs = log_lines.encode(lines)
+    kept_bytes = (row.log_bytes or 0) + len(logs)
+    dropped = max(row.log_lines_dropped, last_line - row.log_limit)
+    if kept_bytes > max_log_bytes:
+        excess_bytes = kept_bytes - max_log_bytes
+        dropped = max(dropped, log_lines.drop_for_bytes(connection, row.id, excess_bytes=excess_bytes))
+    if dropped > row.log_lines_dropped:
+        kept_bytes = max(0, kept_bytes - log_lines.free(connection, row.id, dropped=dropped))
+    if dropped < last_line:
+        report |= {"logs": logs, "log_bytes": len(logs), "log_count": len(lines), "last_line": last_line}
+    else:
+        kept_bytes -= len(logs)
+    changes |= {"log_lines": last_line, "log_lines_dropped": dropped, "log_bytes": kept_bytes}
     rows.write_with_report(connection, row.id, changes, report)
-    if excess > 0:
-        log_lines.drop_oldest(connection, row.id, dropped=row.log_lines_dropped, excess=excess)
 
 
 def keep_message(

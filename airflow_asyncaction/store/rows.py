@@ -23,6 +23,8 @@ _FIELDS = tuple(field.name for field in fields(Action))
 
 _NOT_OF_AN_ACTION = {"registration", "dag_id", "run_id", "task_id", "map_index", "runner", "traceparent"} | {
     "awaited",
+    "progress",
+    "message",
     "requested_by",
     "requested_at",
     "scheduled_at",

@@ -38,8 +38,6 @@ T = TypeVar("T")
 
 _PAGE = 50
 _LARGEST_PAGE = 200
-_LISTED_CHARS = 300
-"""Maximum length of error and progress messages in a list."""
 
 
 def users_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
@@ -90,7 +88,7 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
         page = _visible_page(actions, _user(), wanted, limit=limit, before=before)
         shown = [_without_output(action.to_short_json(now)) for action in page.actions]
         for fields in shown:
-            _shorten(fields)
+            del fields["serverTime"]
         return _unless_known({"actions": shown, "nextCursor": page.next})
 
     @blueprint.get("/actions/<uuid>")
@@ -240,13 +238,6 @@ def _without_output(fields: dict[str, Any]) -> dict[str, Any]:
     """Return an action without the lines of its job's output that its error may end with."""
     message = fields["errorMessage"]
     return {**fields, "errorMessage": message and message.partition("\n")[0]}
-
-
-def _shorten(fields: dict[str, Any]) -> None:
-    """Remove fields that no list shows: lists are polled, and have many actions."""
-    del fields["serverTime"]
-    for name in ("errorMessage", "message"):
-        fields[name] = fields[name] and fields[name][:_LISTED_CHARS]
 
 
 def _may_see_bodies(user: User, dag_id: str) -> bool:

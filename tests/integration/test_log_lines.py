@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import LogLine, Report
@@ -22,12 +25,19 @@ from tests.integration.signed_jobs import NewJob, SignedJob, new_nonce
 
 pytestmark = pytest.mark.integration
 
+MAX_LOG_BYTES = 45_000
 fresh_each_time = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
 def hook(mounted: str) -> str:
     return mounted
+
+
+@pytest.fixture
+def small_logs(database: Database) -> Actions:
+    """Return a store that keeps few log lines of an action."""
+    return Actions(database.engine, replay_window=timedelta(minutes=10), max_log_bytes=MAX_LOG_BYTES)
 
 
 def take(
@@ -50,7 +60,12 @@ def stored(database: Database, job: SignedJob) -> dict[str, Any]:
         held = connection.scalar(
             select(func.sum(report_table.c.log_count)).where(report_table.c.action_id == job.info.job_id)
         )
-    return {**row._mapping, "held": held or 0}
+        held_bytes = connection.scalar(
+            select(func.sum(func.length(report_table.c.logs))).where(
+                report_table.c.action_id == job.info.job_id
+            )
+        )
+    return {**row._mapping, "held": held or 0, "held_bytes": held_bytes or 0}
 
 
 def all_lines(actions: Actions, job_id: JobId, after: int = 0) -> tuple[int, list[int]]:
@@ -88,8 +103,65 @@ def test_a_report_is_dropped_in_part_if_need_be(
         row = stored(database, job)
         end = first + count - 1
         kept = min(end, logs_limit)
-        assert (row["log_lines"], row["log_lines_dropped"], row["held"]) == (end, end - kept, kept)
+        assert (row["log_lines"], row["log_lines_dropped"]) == (end, end - kept)
+        assert kept <= row["held"] < kept + 9  # freed by the report, which has up to nine
         assert all_lines(actions, job.info.job_id)[1] == list(range(end - kept + 1, end + 1))
+
+
+def test_the_newest_lines_are_kept_up_to_the_size(
+    database: Database, small_logs: Actions, job: SignedJob
+) -> None:
+    text = "x" * 1000
+    for first in range(1, 101, 10):
+        take(small_logs, job, Report(logs=tuple(LogLine(text) for _ in range(10))))
+        row = stored(database, job)
+        assert row["log_bytes"] == row["held_bytes"] <= MAX_LOG_BYTES
+        assert row["log_lines_dropped"] == max(0, first + 9 - 40)
+    assert stored(database, job)["held"] == 40
+    page = small_logs.view(job.info.job_id, lambda _: None, after_line=0, now=datetime.now(UTC)).log_page
+    assert (page.first_line, len(page.lines)) == (61, 40)
+
+
+def test_one_report_over_the_size_is_kept(database: Database, small_logs: Actions, job: SignedJob) -> None:
+    for _ in range(2):
+        take(small_logs, job, Report(logs=tuple(LogLine("x" * 1000) for _ in range(100))))
+    row = stored(database, job)
+    assert (row["log_lines_dropped"], row["held"]) == (100, 100)
+
+
+def test_a_full_log_takes_a_line_without_reading_others(
+    database: Database, small_logs: Actions, job: SignedJob
+) -> None:
+    for _ in range(5):
+        take(small_logs, job, Report(logs=tuple(LogLine("x" * 1000) for _ in range(10))))
+    with statements_to(database) as statements:
+        take(small_logs, job, Report(logs=(LogLine("y" * 1000),)))
+    assert not [text for text in statements if re.search(r"SELECT[^;]*\blogs\b(?!\))", text)]
+    assert len(statements) <= 8
+
+
+def test_a_page_has_a_mebibyte_or_one_report(actions: Actions, job: SignedJob) -> None:
+    large = tuple(LogLine("x" * 16_000) for _ in range(60))
+    for _ in range(4):
+        take(actions, job, Report(logs=large))
+    for after in (0, 60, 120, 180):
+        page = actions.view(job.info.job_id, lambda _: None, after_line=after, now=datetime.now(UTC)).log_page
+        assert (page.first_line, len(page.lines), page.has_more) == (after + 1, 60, after < 180)
+
+
+@contextmanager
+def statements_to(database: Database) -> Iterator[list[str]]:
+    """Collect all that is sent to a database."""
+    statements: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield statements
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
 
 
 @fresh_each_time

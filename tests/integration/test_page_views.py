@@ -215,7 +215,7 @@ def test_a_list_has_the_beginning_of_an_error(site: UserSite, uuids: dict[str, J
     assert (failed["errorName"], failed["errorMessage"]) == ("ExitCode", "The job exited with code 1")
     assert (len(long["errorMessage"]), len(long["message"])) == (300, 300)
     whole = site.get(f"/actions/{uuids['long']}")
-    assert (len(whole["errorMessage"]), len(whole["message"])) == (12_000, 1000)
+    assert (len(whole["errorMessage"]), len(whole["statusDetails"]["message"])) == (12_000, 1000)
 
 
 def test_an_action_that_succeeded_is_complete(site: UserSite, uuids: dict[str, JobId]) -> None:
