@@ -56,6 +56,10 @@ bench: $(READY) ## Measure reports per second and a task's overhead, beside Airf
 bench-files: $(READY) ## Measure files beside nginx and reports, and the server's CPU for files on S3
 	@$(DEV) benchmarks.files
 
+.PHONY: bench-hostile
+bench-hostile: $(READY) ## Measure Airflow's own UI while jobs, users and strangers attack (ARGS="words" of some)
+	@$(DEV) benchmarks.hostile $(if $(ARGS),"$(ARGS)")
+
 .PHONY: bench-kube
 bench-kube: $(READY) ## Measure pods beside KubernetesPodOperator's, on the cluster of ASYNCACTION_TEST_KUBECONFIG
 	@$(DEV) benchmarks.kube $(ARGS)

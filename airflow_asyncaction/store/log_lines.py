@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log lines of an action: kept in its reports, numbered from 1, the oldest dropped over its limits.
 
-Lines are dropped by number (``log_lines_dropped``) and freed by the report: a dropped line is not shown, and once
-all lines of a report were dropped, it loses them. So no line is read to drop another.
+Lines are dropped by number (``log_lines_dropped``). A dropped line is not shown, and a report loses its lines
+once all of them were dropped: no line is read to drop another.
 """
 
 from __future__ import annotations

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make bench-hostile``: what a hostile job, user or stranger does to Airflow's own UI and to other jobs.
+
+``GET /api/v2/version``, Airflow's own, and another job's report are timed: first while nothing else happens, and
+then during each attack. The attackers run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from airflow_asyncaction.protocol.digests import digests
+from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.signing import Content, signed_headers
+from benchmarks.attacks import MIB, attacks, going_on
+from benchmarks.reports import jobs_of, make_targets
+from benchmarks.usage import Usage
+from dev.deployment import USER, Deployment
+from dev.postgres import Postgres
+
+_OPERATIONS = {"takes_any", "takes_unique_items", "takes_a_pattern", "takes_a_tree"}
+_JOBS = 56
+_LOOKS = 200
+_PAUSE_SECONDS = 0.03
+_TIMEOUT_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long requests took, sent one after the other."""
+
+    p50_ms: float
+    p99_ms: float
+
+    def beside(self, idle: Times) -> str:
+        """Return them, and how many times as long that is as while nothing else happened."""
+        ratio = self.p99_ms / idle.p99_ms
+        return f"p50 {self.p50_ms:7.1f}  p99 {self.p99_ms:7.1f} ms ({ratio:5.1f} x)"
+
+
+def main() -> int:
+    """Run all attacks, or those whose name has the given words, and print what was measured."""
+    parser = argparse.ArgumentParser(prog="make bench-hostile")
+    parser.add_argument("words", nargs="?", default="", help="in the names of the attacks to run")
+    words = parser.parse_args().words
+    dags = Path(__file__).with_name("hostile_dags")
+    with (
+        Postgres(durable=True) as postgres,
+        tempfile.TemporaryDirectory() as home,
+        Deployment(Path(home), dags=[dags], database_url=postgres.create("airflow")) as airflow,
+    ):
+        airflow.api.wait_for_dags(_OPERATIONS)
+        for process in (airflow.scheduler, airflow.dag_processor, airflow.triggerer):
+            process.kill()  # the attackers have the machine for themselves
+        _run(airflow, words)
+    return 0
+
+
+def _run(airflow: Deployment, words: str) -> None:
+    first, *jobs = jobs_of(airflow, make_targets(airflow, _JOBS))
+    assert airflow.api_server.pid is not None
+    usage = Usage(airflow.api_server.pid)
+    _look(airflow, first)  # warms up
+    version, report = _look(airflow, first)
+    print(f"\n{'':46} GET /api/v2/version{'':21} another job's report")
+    print(f"{'idle':46} {version.beside(version)}  {report.beside(report)}")
+    address = urlsplit(airflow.base_url)
+    token, content = _token(airflow), _content_path(jobs[0])
+    for attack in attacks(jobs, address.netloc, token, content):
+        if words not in attack.name:
+            continue
+        for request in attack.before:
+            _send_once(address.netloc, request)
+        with (
+            usage.growth() as growth,
+            going_on(attack, str(address.hostname), address.port or 80) as statuses,
+        ):
+            time.sleep(2)
+            versions, reports = _look(airflow, first)
+        grown = f"memory +{growth.rss_bytes // MIB} MiB"
+        answers = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
+        print(
+            f"{attack.name:46} {versions.beside(version)}  {reports.beside(report)}  {grown}  {answers}",
+            flush=True,
+        )
+        time.sleep(2)
+
+
+def _look(airflow: Deployment, job: JobInfo) -> tuple[Times, Times]:
+    """Time Airflow's own route and, at the same time, a job's report."""
+    body = json.dumps({"statusDetails": {"progress": 5}}).encode()
+
+    def report_headers() -> dict[str, str]:
+        now_ms = time.time_ns() // 1_000_000
+        return signed_headers(
+            job, Content("POST", "/status", body=body), time_ms=now_ms, nonce=os.urandom(12).hex()
+        )
+
+    with ThreadPoolExecutor(2) as threads:
+        version = threads.submit(_times, airflow, "GET", "/api/v2/version", b"", dict)
+        report = threads.submit(_times, airflow, "POST", "/async/status", body, report_headers)
+        return version.result(), report.result()
+
+
+def _times(
+    airflow: Deployment, method: str, path: str, body: bytes, headers: Callable[[], dict[str, str]]
+) -> Times:
+    address, all_ms = urlsplit(airflow.base_url), []
+    connection = http.client.HTTPConnection(address.netloc, timeout=_TIMEOUT_SECONDS)
+    for _ in range(_LOOKS):
+        time.sleep(_PAUSE_SECONDS)
+        began_at = time.perf_counter()
+        connection.request(method, path, body or None, headers())
+        answer = connection.getresponse()
+        answer.read()
+        all_ms.append(1000 * (time.perf_counter() - began_at))
+        if answer.status != requests.codes.ok:
+            raise RuntimeError(f"{method} {path} answered {answer.status}")
+    cuts = statistics.quantiles(all_ms, n=100)
+    return Times(cuts[49], cuts[98])
+
+
+def _send_once(host: str, request: bytes) -> None:
+    head, _, body = request.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    method, path, _ = first.split(" ")
+    connection = http.client.HTTPConnection(host, timeout=_TIMEOUT_SECONDS)
+    connection.request(method, path, body, dict(line.split(": ", 1) for line in lines))
+    answer = connection.getresponse()
+    if answer.status != requests.codes.ok:
+        raise RuntimeError(f"{method} {path} answered {answer.status}: {answer.read(300).decode()}")
+    connection.close()
+
+
+def _token(airflow: Deployment) -> str:
+    body = {"username": USER, "password": airflow.password}
+    answer = requests.post(f"{airflow.base_url}/auth/token", json=body, timeout=_TIMEOUT_SECONDS)
+    answer.raise_for_status()
+    return str(answer.json()["access_token"])
+
+
+def _content_path(job: JobInfo) -> str:
+    """Leave a file of 64 MiB, and return the path of its content below the mount."""
+    content = os.urandom(MIB) * 64
+    found = digests([content])
+    fields = {"hash": found.md5, "challenge": found.challenge, "size": found.size_bytes}
+    path = f"/upload/default/{job.job_id}/big"
+    url = _signed(job, "PUT", path, json.dumps(fields).encode())["url"]
+    requests.put(url, data=content, timeout=_TIMEOUT_SECONDS).raise_for_status()
+    location = _signed(job, "GET", f"/download/default/{job.job_id}/big/0")["Location"]
+    return urlsplit(location).path.removeprefix(urlsplit(job.hook).path)
+
+
+def _signed(job: JobInfo, method: str, path: str, body: bytes = b"") -> dict[str, str]:
+    now_ms = time.time_ns() // 1_000_000
+    headers = signed_headers(
+        job, Content(method, path, body=body), time_ms=now_ms, nonce=os.urandom(12).hex()
+    )
+    answer = requests.request(method, job.hook + path, data=body, headers=headers, timeout=_TIMEOUT_SECONDS)
+    answer.raise_for_status()
+    fields: dict[str, str] = answer.json()
+    return fields
+
+
+if __name__ == "__main__":
+    sys.exit(main())
