@@ -140,7 +140,7 @@ def test_a_job_that_airflow_ended_is_told_so(job: SignedJob) -> None:
         (b'{"status": ["SUCCESS"]}', "status"),
         (b'{"statusDetails": 100.5}', "statusDetails"),
         (b'{"statusDetails": {"progress": -1}}', "statusDetails"),
-        (b'{"statusDetails": {"progress": "1"}}', "statusDetails"),
+        (b'{"statusDetails": {"progress": "half"}}', "statusDetails"),
         (b'{"errorMessage": 1}', "errorMessage"),
         (b'{"errorName": []}', "errorName"),
         (b'{"logs": "line"}', "logs"),
