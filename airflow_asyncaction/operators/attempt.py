@@ -163,24 +163,17 @@ class Attempt:
             threading.Thread(target=self._kill, name="asyncaction-kill").start()
 
     def _kill(self) -> None:
-        if not self._tell_or_log(Stop(StopReason.KILLED)) and isinstance(self._runner, AdoptableRunner):
+        if not self._tell_and_stop(StopReason.KILLED) and isinstance(self._runner, AdoptableRunner):
             return  # it is the next try's; or who can say: then the sweep ends it, if nobody watches it
-        self._runner.stop()
         if not self._ended.wait(_KILLED_TASK_SECONDS):
             self._tell_or_log(Abandon())
 
     def _end(self, reason: StopReason) -> None:
         """End the job when its task is interrupted by an exception, as far as it has not ended."""
-        is_told = False
-        try:
-            is_told = self._is_timeout_told or self._tell_or_log(Stop(reason))
-        finally:
-            if not is_told and isinstance(self._runner, AdoptableRunner):
-                self._runner.orphaned()
-                self._ended.set()
-            else:
-                self._runner.stop()
-        if self._ended.is_set():
+        is_told = self._is_timeout_told or self._tell_and_stop(reason)
+        if not is_told and isinstance(self._runner, AdoptableRunner):
+            self._runner.orphaned()
+            self._ended.set()
             return
         try:
             exit_ = self._runner.wait()
@@ -218,9 +211,20 @@ class Attempt:
             signal.signal(signal.SIGALRM, raise_timeout)
 
     def _tell_timeout(self) -> None:
-        if self._tell_or_log(Stop(StopReason.EXECUTION_TIMEOUT)):
-            self._is_timeout_told = True
-            self._runner.stop()
+        self._is_timeout_told = self._tell_and_stop(StopReason.EXECUTION_TIMEOUT)
+
+    def _tell_and_stop(self, reason: StopReason) -> bool:
+        """Tell the server why the job is to stop, and then the job; return whether the server knows.
+
+        If it does not, a job that may be left to the next try is not stopped.
+        """
+        is_told = False
+        try:
+            is_told = self._tell_or_log(Stop(reason))
+        finally:
+            if is_told or not isinstance(self._runner, AdoptableRunner):
+                self._runner.stop()
+        return is_told
 
     def _tell_or_log(self, word: Word) -> bool:
         try:
