@@ -258,6 +258,16 @@ def test_a_second_end(peers: Peers, vector: dict[str, Any]) -> None:
     assert read.fields["errorName"] == vector["first"].get("errorName")
 
 
+def test_an_end_that_comes_after_the_exit(peers: Peers) -> None:
+    def exchange(peer: Peer) -> Iterator[Answer]:
+        peer.tell(Exit(code=0))
+        yield peer.job.report(status="SUCCESS", results=1)
+        yield peer.job.report(status="SUCCESS")
+
+    differs, same = peers.agree(exchange)
+    assert (differs.error, same.status) == ((409, "already_ended"), 200)
+
+
 def test_a_job_of_v1_may_end_twice(peers: Peers) -> None:
     """An existing webda job exits with 1 if a report is refused: what it did well would be an error."""
 
