@@ -199,7 +199,7 @@ def _log() -> Logger:
 
 
 def time_out(_job: TimedJob) -> None:
-    """Airflow's clock for the task, which has been set by its own hand, runs out."""
+    """Let Airflow's ``execution_timeout`` expire: its alarm goes off."""
     os.kill(os.getpid(), signal.SIGALRM)
 
 
