@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``make bench-hostile``: what a hostile job, user or stranger does to Airflow's own UI and to other jobs.
 
-``GET /api/v2/version``, Airflow's own, and another job's report are timed: at first while nothing else happens,
+``GET /api/v2/version``, Airflow's own, and another job's report are timed: first while nothing else happens,
 then during each attack. The attackers run in a process of their own.
 """
 

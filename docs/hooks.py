@@ -27,6 +27,7 @@ _LINKS = {
 }
 # Files that pages link to and the site has copies of.
 _COPIED = (
+    "airflow_asyncaction/protocol/vectors/ends.json",
     "airflow_asyncaction/protocol/vectors/files.json",
     "airflow_asyncaction/protocol/vectors/paths.json",
     "airflow_asyncaction/protocol/vectors/signing.json",

@@ -60,6 +60,7 @@ FIRST = (
 RACES = {
     "test_adoption",
     "test_completion",
+    "test_ends_by_time",
     "test_file_faults",
     "test_guard",
     "test_job_outages",

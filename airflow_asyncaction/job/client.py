@@ -43,7 +43,8 @@ class Job:
     A process forked from the job's may log and report too; it sends no heartbeats, and leaving the ``with``
     block in it ends nothing.
 
-    What it does not do: it handles no signal, and stops nobody; ask :meth:`is_stopping` now and then.
+    What it does not do: it handles no signal, and stops nobody. Ask :meth:`is_stopping` now and then, and
+    call :meth:`ask_to_stop` from a handler of SIGTERM.
 
     :param info: who the job is; ``None``: outside Airflow, nothing is sent
     :param echo: gets each logged line at once, in the thread that logs it
@@ -65,6 +66,7 @@ class Job:
         proxies = proxies or Proxies()
         self._info = info
         self._echo = echo
+        self._is_asked_to_stop = False
         self._arguments: Any = None
         self._has_arguments = False
         self._reporter: Reporter | None = None
@@ -173,13 +175,15 @@ class Job:
         self._end({"status": "ERROR", "errorName": name, "errorMessage": message})
 
     def is_stopping(self) -> bool:
-        """Whether the job was asked to stop, or was replaced. It is told with each answer to a report."""
-        return self._reporter is not None and self._reporter.is_stopping
+        """Whether the job was asked to stop, or was replaced. It is told with each answer to a report.
+
+        SIGTERM comes at about the same time, and ends a program that does not handle it.
+        """
+        return self._is_asked_to_stop or (self._reporter is not None and self._reporter.is_stopping)
 
     def ask_to_stop(self) -> None:
-        """Make :meth:`is_stopping` true: for whoever runs the job in this process, and knows it sooner."""
-        if self._reporter is not None:
-            self._reporter.is_stopping = True
+        """Make :meth:`is_stopping` true, for example from a handler of SIGTERM; also outside Airflow."""
+        self._is_asked_to_stop = True
 
     def flush(self, patience_seconds: float | None = None) -> None:
         """Send what waits to be sent, and wait until it has arrived.

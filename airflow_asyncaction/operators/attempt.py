@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowTaskTimeout
@@ -29,6 +32,7 @@ _COMMITMENT_RETENTION = timedelta(hours=1)
 # Airflow kills a task process 5 s after it told it to end.
 _KILLED_TASK_SECONDS = 3.5
 _TELL_PATIENCE = timedelta(seconds=1)
+_TELL_SECONDS = 2.0
 
 
 def register(
@@ -69,8 +73,12 @@ class Attempt:
 
     How it works: the runner occupies the calling thread; a :class:`Follower` looks at the action meanwhile.
     :meth:`kill` is for signal handlers: it only starts a thread, so that the runner goes on reading output.
+    Whatever the reason to stop the job, the server is told it before the job is: else a job that reports
+    ERROR at once would have failed by itself.
 
     What it does not do: decide. It tells the server how the job ended, and reads what that means.
+
+    :param has_timeout: whether Airflow's ``execution_timeout`` may interrupt :meth:`carry_out`
     """
 
     def __init__(
@@ -82,6 +90,7 @@ class Attempt:
         *,
         poll_interval: timedelta,
         after_line: int = 0,
+        has_timeout: bool = False,
     ) -> None:
         self._hook = hook
         self._info = registration.info
@@ -90,6 +99,8 @@ class Attempt:
         self._log = log
         self._ended = threading.Event()
         self._killing = False
+        self._has_timeout = has_timeout
+        self._is_timeout_told = False
         self._follower = Follower(
             hook,
             self._credentials,
@@ -115,7 +126,8 @@ class Attempt:
         """
         self._follower.start()
         try:
-            view = self._run()
+            with self._timeout_told_first():
+                view = self._run()
             self._ended.set()
         except (Superseded, _Orphaned):
             self._ended.set()  # another process has adopted the job, or will: it is not ours to stop
@@ -151,20 +163,18 @@ class Attempt:
             threading.Thread(target=self._kill, name="asyncaction-kill").start()
 
     def _kill(self) -> None:
-        if not self._tell_or_log(Stop(StopReason.KILLED)) and isinstance(self._runner, AdoptableRunner):
+        if not self._tell_and_stop(StopReason.KILLED) and isinstance(self._runner, AdoptableRunner):
             return  # it is the next try's; or who can say: then the sweep ends it, if nobody watches it
-        self._runner.stop()
         if not self._ended.wait(_KILLED_TASK_SECONDS):
             self._tell_or_log(Abandon())
 
     def _end(self, reason: StopReason) -> None:
         """End the job when its task is interrupted by an exception, as far as it has not ended."""
-        is_told = self._tell_or_log(Stop(reason))
+        is_told = self._is_timeout_told or self._tell_and_stop(reason)
         if not is_told and isinstance(self._runner, AdoptableRunner):
             self._runner.orphaned()
             self._ended.set()
             return
-        self._runner.stop()
         try:
             exit_ = self._runner.wait()
             if exit_ is not None:
@@ -174,6 +184,47 @@ class Attempt:
         finally:
             self._tell_or_log(Abandon())  # means nothing to an action that the exit has ended
             self._ended.set()
+
+    @contextmanager
+    def _timeout_told_first(self) -> Iterator[None]:
+        """Tell the server of ``execution_timeout`` before Airflow's signal handler raises it.
+
+        It is raised in the callable of a task, which may report while it unwinds.
+        """
+        raise_timeout = signal.getsignal(signal.SIGALRM)
+        is_raised_here = self._has_timeout and threading.current_thread() is threading.main_thread()
+        if not is_raised_here or not callable(raise_timeout):
+            yield
+            return
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            # Another thread: this one may hold any lock.
+            telling = threading.Thread(target=self._tell_timeout, name="asyncaction-timeout")
+            telling.start()
+            telling.join(_TELL_SECONDS)
+            raise_timeout(number, frame)
+
+        signal.signal(signal.SIGALRM, handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGALRM, raise_timeout)
+
+    def _tell_timeout(self) -> None:
+        self._is_timeout_told = self._tell_and_stop(StopReason.EXECUTION_TIMEOUT)
+
+    def _tell_and_stop(self, reason: StopReason) -> bool:
+        """Tell the server why the job is to stop, and then the job; return whether the server knows.
+
+        If it does not, a job that may be left to the next try is not stopped.
+        """
+        is_told = False
+        try:
+            is_told = self._tell_or_log(Stop(reason))
+        finally:
+            if is_told or not isinstance(self._runner, AdoptableRunner):
+                self._runner.stop()
+        return is_told
 
     def _tell_or_log(self, word: Word) -> bool:
         try:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, ClassVar, NoReturn
 
 from airflow.sdk import Asset, BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import (
@@ -33,7 +33,7 @@ from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.lifecycle import Exit, Stop
 from airflow_asyncaction.protocol.operations import Declaration
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
@@ -172,7 +172,13 @@ class BaseActionOperator(ServiceCallOperator):
         """Let the runner carry a registered action out; return its results, or raise what it ended with."""
         interval = settings.load().poll_interval
         self._attempt = Attempt(
-            hook, registration, runner, self.log, poll_interval=interval, after_line=after_line
+            hook,
+            registration,
+            runner,
+            self.log,
+            poll_interval=interval,
+            after_line=after_line,
+            has_timeout=self.airflow_task.execution_timeout is not None,
         )
         view = self._attempt.carry_out()
         if view is None:
@@ -220,9 +226,12 @@ class BaseActionOperator(ServiceCallOperator):
         try:
             give_inputs(hook, credentials, checked_inputs(self.inputs), store=self.file_store)
         except BaseException as error:  # nothing is launched: the action ends here
+            patience = timedelta(seconds=5)
             with suppress(ServerError):
+                if isinstance(error, AirflowTaskTimeout):
+                    hook.tell(credentials, Stop(StopReason.EXECUTION_TIMEOUT), patience=patience)
                 exit_ = Exit(reason="InputFailed", message=str(error))
-                hook.tell(credentials, exit_, patience=timedelta(seconds=5))
+                hook.tell(credentials, exit_, patience=patience)
             raise
 
     def _take_outputs(

@@ -152,7 +152,7 @@ class Refused:
 Decision = Union[Accepted, Duplicate, Refused]
 
 _REFUSALS = {
-    "already_ended": "The action has ended, with another status: nothing can be reported any more",
+    "already_ended": "The action has ended, and this is another end: the first one stands",
     "superseded": "A newer attempt took over, or Airflow ended this action: stop the job",
     "nonce_reused": "Another report was sent under this nonce: use a new nonce for every report",
 }
@@ -235,9 +235,25 @@ def _report(action: Action, report: Report, now: datetime) -> Decision:
     if not report.is_terminal:
         return Accepted(action if action.state.is_end else _news(action, report, now))
     if action.state.is_end:
-        same = report.status in (action.reported, action.state.value)
-        return Accepted(action) if same else _refuse("already_ended")
+        return Accepted(action) if _is_same_end(action, report) else _refuse("already_ended")
     return Accepted(_reported_end(action, report, now))
+
+
+def _is_same_end(action: Action, report: Report) -> bool:
+    """Tell whether a terminal report says again how an action has ended. What it leaves out does not differ.
+
+    For a job that signs with v1, the status is all that counts: a webda job exits with an error if a report
+    is refused, and so would turn the SUCCESS that it has reported into an ExitCodeMismatch.
+    """
+    if report.status not in (action.reported, action.state.value):
+        return False
+    if action.accept_v1:
+        return True
+    return (
+        report.error_name in (None, action.error_name)
+        and report.error_message in (None, action.error_message)
+        and (report.results is None or strict_json.is_equal(report.results, action.results))
+    )
 
 
 def _reported_end(action: Action, report: Report, now: datetime) -> Action:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ SERVER_STREAM = "server"
 """The stream of lines that the API server has written itself into an action's log."""
 MAX_TIME_MS = 10**14
 """In the year 5138."""
+
+_MAX_NUMBER_CHARS = 32
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 class ReportedStatus(StrEnum):
@@ -168,6 +172,8 @@ def _status_details(fields: Mapping[str, Any]) -> JsonText | None:
     if "statusDetails" not in fields:
         return None
     details = fields["statusDetails"]
+    if isinstance(details, dict) and "progress" in details:
+        details = {**details, "progress": _unquoted(details["progress"])}
     progress, _ = progress_of(details)
     if progress is not None:
         if not 0 <= progress <= 100:
@@ -175,6 +181,14 @@ def _status_details(fields: Mapping[str, Any]) -> JsonText | None:
     elif isinstance(details, dict) and details.get("progress") is not None:
         raise MalformedReport("progress is not a number", field="statusDetails")
     return strict_json.dumps(details)
+
+
+def _unquoted(value: Any) -> Any:
+    """Return the number that a string holds: some languages quote a number that was once used as text."""
+    if not isinstance(value, str) or len(value) > _MAX_NUMBER_CHARS or not _NUMBER.fullmatch(value):
+        return value
+    number = float(value)
+    return int(number) if number.is_integer() else number
 
 
 def _any_json(fields: Mapping[str, Any], name: str) -> JsonText | None:
@@ -214,7 +228,7 @@ def _log_line(line: Any, limits: Limits) -> LogLine:
         return LogLine(cut_line(printable(line), limits.line_bytes))
     if not isinstance(line, dict) or not isinstance(line.get("message"), str):
         raise MalformedReport("a log line is neither a string nor an object with a message", field="logs")
-    level, time_ms, stream = line.get("level", "INFO"), line.get("time"), line.get("stream")
+    level, time_ms, stream = line.get("level", "INFO"), _unquoted(line.get("time")), line.get("stream")
     if not isinstance(level, str):
         raise MalformedReport("a log line's level is not a string", field="logs")
     if time_ms is not None and not _is_time(time_ms):

@@ -59,6 +59,11 @@ def dumps(value: Any) -> JsonText:
     return JsonText(json.dumps(value, separators=(",", ":"), allow_nan=False))
 
 
+def is_equal(one: JsonText, other: JsonText | None) -> bool:
+    """Tell whether two texts are the same value. The order of an object's keys does not matter."""
+    return one == other or (other is not None and _sorted(one) == _sorted(other))
+
+
 def for_xcom(text: JsonText) -> Any:
     """Return a job's value as Airflow may store it in an XCom.
 
@@ -67,6 +72,10 @@ def for_xcom(text: JsonText) -> Any:
     """
     value = json.loads(text)
     return text if _has_reserved_key(value) else value
+
+
+def _sorted(text: JsonText) -> str:
+    return json.dumps(json.loads(text), sort_keys=True)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -30,6 +30,10 @@ class Runner(Protocol):
         """Start the job, and return how it ended once it has. Called in the main thread.
 
         ``None``: it is let go, and goes on (:class:`AdoptableRunner`).
+
+        An exception that leaves it, such as Airflow's ``execution_timeout``, does not end a process or pod.
+        The caller tells the server first why the job is to end, and then calls :meth:`stop` and :meth:`wait`:
+        a job that reports the moment it gets SIGTERM would else seem to have failed by itself.
         """
 
     def stop(self) -> None:

@@ -146,9 +146,8 @@ class GuardProcess:
         """Let what the main process left behind go on without a guard."""
         self._tell(_RELEASE)
 
-    def abandon(self) -> None:
-        """Have all of the job ended, or never started if the order was interrupted."""
-        self.stop()
+    def withdraw(self) -> None:
+        """Have nothing started, if the order was interrupted. A job that was started goes on."""
         if not self._is_ordered:
             self._lifeline.close()
 

@@ -95,7 +95,8 @@ class LocalRunner:
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
         """Start the job, pass its output on, and return how it ended.
 
-        An exception out of ``write_line`` or a signal handler begins to end the job, and goes on.
+        An exception out of ``write_line`` or a signal handler leaves the job running: :meth:`stop` ends it.
+        If it interrupts the start, nothing is started.
         """
         if self._stop_asked:
             return Exit(reason="Stopped", message="The job was asked to stop before it was started")
@@ -116,7 +117,7 @@ class LocalRunner:
             return Exit(reason="NotStarted", message=f"No process could be started: {error}")
         finally:
             if self._exit is None and self._guard is not None:
-                self._guard.abandon()
+                self._guard.withdraw()
             self._frames -= 1
 
     def stop(self) -> None:

@@ -117,6 +117,9 @@ class ServiceRunner:
             elif self._exit == Exit(code=0) and not job.is_stopping():  # else it was stopped half way
                 self._report_result(job)
         except AsyncActionError as error:
+            if isinstance(error, ServerError) and error.status == HTTPStatus.CONFLICT:
+                self._log.info("The end that the callable has reported itself stands")
+                return
             self._log.warning("The end was not reported, its exit will be: %s", error)
 
     def _report_result(self, job: Job) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
@@ -343,6 +343,8 @@ class Actions:
     ) -> Outcome:
         row, report = _unsealed(rows.lock(connection, action_id), action_id, unseal)
         before = rows.to_action(row)
+        if _without_v1(row, envelope.scheme):
+            before = replace(before, accept_v1=False)
         earlier = _earlier(connection, action_id, envelope.key) if is_resend else None
         decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
         match decision:

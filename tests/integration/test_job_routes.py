@@ -106,7 +106,8 @@ def test_an_error_is_told_with_name_and_message(job: SignedJob) -> None:
 def test_a_second_end_is_refused_if_it_differs(job: SignedJob) -> None:
     assert job.report(status="SUCCESS", results=1).status == 200
     assert job.report(status="ERROR").error == (409, "already_ended")
-    assert job.report(status="SUCCESS", results=2).fields["results"] == 1
+    assert job.report(status="SUCCESS", results=2).error == (409, "already_ended")
+    assert job.report(status="SUCCESS").fields["results"] == 1
 
 
 def test_after_the_end_only_log_lines_are_kept(job: SignedJob) -> None:
@@ -139,7 +140,7 @@ def test_a_job_that_airflow_ended_is_told_so(job: SignedJob) -> None:
         (b'{"status": ["SUCCESS"]}', "status"),
         (b'{"statusDetails": 100.5}', "statusDetails"),
         (b'{"statusDetails": {"progress": -1}}', "statusDetails"),
-        (b'{"statusDetails": {"progress": "1"}}', "statusDetails"),
+        (b'{"statusDetails": {"progress": "half"}}', "statusDetails"),
         (b'{"errorMessage": 1}', "errorMessage"),
         (b'{"errorName": []}', "errorName"),
         (b'{"logs": "line"}', "logs"),

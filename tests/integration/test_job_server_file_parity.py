@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 
+from airflow_asyncaction.protocol.lifecycle import Exit
 from tests.integration.file_servers import Serve, one_server_each
 from tests.integration.file_transfers import content_request
 from tests.integration.peers import ORDERS, SIZE, Peer, Peers, peers_of
@@ -46,6 +47,22 @@ pytestmark = [pytest.mark.integration, one_server_each]
 )
 def test_announcements(peers: Peers, content: bytes, fields: Mapping[str, Any]) -> None:
     peers.agree(lambda peer: [peer.announce(content, **fields)])
+
+
+@pytest.mark.parametrize("fields", [{"status": "SUCCESS", "results": 1}, {"status": "ERROR"}], ids=str)
+def test_a_job_may_upload_after_its_own_end_until_its_process_has_ended(
+    peers: Peers, content: bytes, fields: Mapping[str, Any]
+) -> None:
+    def exchange(peer: Peer) -> Iterator[Answer]:
+        yield peer.job.report(**fields)
+        yield from peer.upload(content)
+        yield peer.locate("counts", 0)
+        peer.tell(Exit(code=0))
+        yield peer.announce(content, name="late")
+
+    *answers, late = peers.agree(exchange)
+    assert [answer.status for answer in answers] == [200] * 4
+    assert late.error == (409, "already_ended")
 
 
 @pytest.mark.parametrize("property_", ["a-b", "1a", "x" * 65, "x" * 64, "_", "%20", "a%2Fb", "out%20puts"])

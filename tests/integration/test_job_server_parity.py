@@ -30,6 +30,7 @@ from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob,
 pytestmark = [pytest.mark.integration, one_server_each]
 
 VECTORS: list[dict[str, Any]] = json.loads((files(protocol) / "vectors/signing.json").read_text())
+ENDS: list[dict[str, Any]] = json.loads((files(protocol) / "vectors/ends.json").read_text())
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -183,7 +184,8 @@ def test_the_hook_itself(peers: Peers) -> None:
         b'{"statusDetails": 40}',
         b'{"statusDetails": {"progress": 40, "message": "loading"}}',
         b'{"statusDetails": 101}',
-        b'{"statusDetails": {"progress": "40"}}',
+        b'{"statusDetails": {"progress": "40"}, "logs": [{"message": "m", "time": "1700000000000"}]}',
+        b'{"statusDetails": {"progress": "half"}}',
         b'{"results": null}',
         b'{"status": "SUCCESS", "results": false}',
         b'{"status": "ERROR", "errorName": "Boom", "errorMessage": "it broke"}',
@@ -238,6 +240,45 @@ def test_ends(peers: Peers, first: str) -> None:
         yield peer.job.send("GET", "/job")
 
     peers.agree(exchange)
+
+
+@pytest.mark.parametrize("vector", ENDS, ids=lambda vector: vector["name"])
+def test_a_second_end(peers: Peers, vector: dict[str, Any]) -> None:
+    def exchange(peer: Peer) -> Iterator[Answer]:
+        nonce = new_nonce()
+        yield peer.job.report(nonce=nonce, **vector["first"])
+        yield peer.job.report(**vector["second"])
+        yield peer.job.report(nonce=nonce, **vector["first"])
+        yield peer.job.send("GET", "/job")
+
+    first, second, again, read = peers.agree(exchange)
+    assert [first.status, second.status, again.status] == [200, vector["answer"], 200]
+    assert second.status == 200 or second.error == (409, "already_ended")
+    assert read.fields["results"] == vector["first"].get("results")
+    assert read.fields["errorName"] == vector["first"].get("errorName")
+
+
+def test_an_end_that_comes_after_the_exit(peers: Peers) -> None:
+    def exchange(peer: Peer) -> Iterator[Answer]:
+        peer.tell(Exit(code=0))
+        yield peer.job.report(status="SUCCESS", results=1)
+        yield peer.job.report(status="SUCCESS")
+
+    differs, same = peers.agree(exchange)
+    assert (differs.error, same.status) == ((409, "already_ended"), 200)
+
+
+def test_a_job_of_v1_may_end_twice(peers: Peers) -> None:
+    """An existing webda job exits with 1 if a report is refused: what it did well would be an error."""
+
+    def exchange(peer: Peer) -> Iterator[Answer]:
+        for fields in ({"results": 1}, {"results": 1}, {"results": 2}, {}):
+            yield peer.job.send_v1("POST", "/status", {"status": "SUCCESS", **fields})
+        peer.tell(Exit(code=0))
+        yield peer.job.send_v1("POST", "/status", {"status": "SUCCESS", "results": 3})
+
+    answers = peers.agree(exchange)
+    assert [(answer.status, answer.fields["results"]) for answer in answers] == [(200, 1)] * 5
 
 
 @pytest.mark.parametrize(

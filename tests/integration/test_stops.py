@@ -56,6 +56,17 @@ time.sleep(60)
 """
 
 
+TIDIES_UP = f"""{UP}
+signal.signal(signal.SIGTERM, lambda *_: job.ask_to_stop())
+job.progress(1)
+job.flush()
+while not job.is_stopping():
+    time.sleep(0.01)
+time.sleep(1)
+job.fail("it tidied up for a second", name="Cancelled")
+"""
+
+
 class Stopped:
     """One job that is asked to stop once it runs, carried out to its end as a task does."""
 
@@ -106,6 +117,13 @@ def test_success_before_our_own_signal_is_success(
         view = Stopped(actions, mounted, new_task(), REPORTS_SUCCESS_AT_SIGTERM).end()
         assert (view.state, view.exit) == (State.SUCCESS, '{"signal":"SIGTERM"}')
         assert view.stop_reason is StopReason.REQUESTED
+
+
+def test_a_job_that_asks_whether_to_stop_has_its_grace_to_tidy_up(
+    actions: Actions, mounted: str, new_task: Callable[..., RunningTask]
+) -> None:
+    view = Stopped(actions, mounted, new_task(), TIDIES_UP).end()
+    assert (view.state, view.error_name, view.exit) == (State.STOPPED, "Cancelled", '{"code":0}')
 
 
 def test_success_beside_our_own_signal_is_what_arrived(

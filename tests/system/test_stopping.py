@@ -78,6 +78,7 @@ def test_a_cleared_task_runs_again_and_its_first_action_is_fenced(scene: Scene, 
     ("task_id", "error_name"),
     [
         ("execution_timeout", "ExecutionTimeout"),
+        ("timed_out", "Unfinished"),
         ("heartbeat_timeout", "HeartbeatTimeout"),
         ("start_timeout", "JobNeverStarted"),
     ],

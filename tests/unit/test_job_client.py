@@ -282,6 +282,15 @@ def test_stop_is_heard_with_the_next_answer(tested: TestedJob) -> None:
         job.fail("stopped half-way", name="Stopped")
 
 
+@pytest.mark.parametrize("is_in_airflow", [True, False])
+def test_it_is_stopping_once_its_own_program_says_so(tested: TestedJob, is_in_airflow: bool) -> None:
+    job = Job(tested.info if is_in_airflow else None)
+    assert not job.is_stopping()
+    job.ask_to_stop()
+    assert job.is_stopping()
+    job.close()
+
+
 def test_superseded_stops_and_refuses(tested: TestedJob) -> None:
     with Job(tested.info, timing=Timing(heartbeat_seconds=0.02)) as job:
         tested.supersede()

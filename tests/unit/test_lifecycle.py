@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from itertools import permutations
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_asyncaction import protocol
 from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb, answer
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import (
@@ -30,7 +32,7 @@ from airflow_asyncaction.protocol.lifecycle import (
     decide,
     overdue,
 )
-from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, Report, ReportedStatus
+from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, Limits, Report, ReportedStatus, parse
 from airflow_asyncaction.protocol.strict_json import JsonText
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,6 +40,7 @@ LATER = NOW + timedelta(seconds=100)
 RUNNING = Report(status=ReportedStatus.RUNNING)
 SUCCESS = Report(status=ReportedStatus.SUCCESS, results=JsonText("0"))
 ERROR = Report(status=ReportedStatus.ERROR, error_name="Mine", error_message="my words")
+ENDS: list[dict[str, Any]] = json.loads((files(protocol) / "vectors/ends.json").read_text())
 KILLED = Exit(signal="SIGKILL", tail=["last words"])
 
 
@@ -158,6 +161,30 @@ def test_after_the_end() -> None:
     assert after(end, RUNNING) == end
     assert after(end, Report()) == end
     assert after(after(end, Exit(code=0)), Exit(code=1)).state is State.SUCCESS
+
+
+@pytest.mark.parametrize("vector", ENDS, ids=lambda vector: vector["name"])
+@pytest.mark.parametrize("exit_", [None, Exit(code=0)])
+def test_a_second_end_is_refused_if_it_differs(vector: dict[str, Any], exit_: Exit | None) -> None:
+    first, second = (parse(json.dumps(vector[name]).encode(), Limits()) for name in ("first", "second"))
+    end = after(action(accept_v1=False), first, *([exit_] if exit_ else []))
+    assert after(end, first) == end
+    if vector["answer"] == 200:
+        assert after(end, second) == end
+    else:
+        assert refusal(end, second) == "already_ended"
+
+
+def test_a_job_that_only_knows_v1_may_end_twice() -> None:
+    end = after(action(), SUCCESS)
+    assert after(end, replace(SUCCESS, results=JsonText("1"))) == end
+    assert refusal(end, ERROR) == "already_ended"
+
+
+def test_the_end_of_a_stopped_job_said_again_is_the_same() -> None:
+    report = Report(status=ReportedStatus.ERROR)
+    end = after(action(accept_v1=False), Stop(StopReason.REQUESTED), report)
+    assert after(end, report, Exit(code=1), report).error_name == "Requested"
 
 
 @pytest.mark.parametrize("message", [Supersede(), Abandon(), TimeOut("HeartbeatTimeout", "late")])

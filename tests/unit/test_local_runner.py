@@ -338,21 +338,27 @@ class OutOfTime(BaseException):
     """As Airflow raises it from a signal handler when execution_timeout is over."""
 
 
-def test_an_exception_out_of_a_handler_ends_the_job(
+def test_an_exception_out_of_a_handler_leaves_the_job_to_whoever_catches_it(
     on_alarm: Callable[[Callable[[], None], float], None],
 ) -> None:
+    """They tell the server why before they stop the job."""
     run = Run("trap 'echo bye; exit 4' TERM; echo ready; while :; do sleep 0.05; done")
 
     def handle() -> None:
+        if not run.stdout:
+            return on_alarm(handle, 0.05)
         raise OutOfTime
 
-    on_alarm(handle, 0.5)
+    on_alarm(handle, 0.05)
     with pytest.raises(OutOfTime):
         run.run()
+    assert run.runner.wait(timeout_seconds=0.5) is None
+    assert run.stdout == ["ready"]
+    run.runner.stop()
     exit_ = run.runner.wait()
     assert exit_ is not None
     assert exit_.code == 4
-    assert run.stdout[-1] == "bye"
+    assert run.stdout == ["ready", "bye"]
 
 
 # Python's own words about what was interrupted in the making: the process is held fast, the file is closed.
@@ -370,18 +376,20 @@ def test_an_exception_while_it_is_being_started_leaves_nothing(
     on_alarm(handle, seconds)
     with pytest.raises(OutOfTime):
         run.run()
+    run.runner.stop()
     run.runner.wait()
     eventually(lambda: not guards_of(os.getpid()))
     gc.collect()  # the warnings are of this test
 
 
-def test_an_exception_out_of_write_line_ends_the_job() -> None:
+def test_a_job_whose_lines_cannot_be_written_can_be_stopped() -> None:
     def write_line(_stream: str, _line: str) -> None:
         raise BrokenPipeError
 
     run = Run(["sh", "-c", "echo; exec sleep 1000"], write_line=write_line)
     with pytest.raises(BrokenPipeError):
         run.run()
+    run.runner.stop()
     exit_ = run.runner.wait()
     assert exit_ is not None
     assert exit_.signal == "SIGTERM"

@@ -34,8 +34,22 @@ report_values = st.dictionaries(st.sampled_from(FIELDS), json_values) | st.fixed
 )
 
 
+NO_NUMBERS = ["half", "", " 1", "1 ", "+1", "01", "0x1", "1_0", "\u0661", "1,5", "nan", "inf", "101", "-1"]
+
+
 def parsed(**fields: Any) -> Report:
     return parse(json.dumps(fields).encode(), LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("40", "40"), ("40.5", "40.5"), ("4e1", "40"), ("0", "0"), ("100.0", "100")]
+)
+def test_a_number_in_a_string_is_one(text: str, number: str) -> None:
+    """As Perl and PHP send it; the report's other fields are not refused for it."""
+    report = parsed(statusDetails={"progress": text, "rows": text}, logs=[{"message": "m", "time": text}])
+    assert report.status_details == f'{{"progress":{number},"rows":"{text}"}}'
+    assert report.logs == (LogLine("m", time_ms=int(float(text))),)
+    assert parsed(statusDetails=text).status_details == f'"{text}"'
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b' {"unknown": 1}\n'])
@@ -58,7 +72,10 @@ def test_results_count_by_presence(value: Any) -> None:
         ({"status": []}, "status"),
         ({"statusDetails": 101}, "statusDetails"),
         ({"statusDetails": {"progress": -1}}, "statusDetails"),
-        ({"statusDetails": {"progress": "1"}}, "statusDetails"),
+        *(({"statusDetails": {"progress": text}}, "statusDetails") for text in NO_NUMBERS),
+        ({"statusDetails": {"progress": "1e400"}}, "statusDetails"),
+        ({"statusDetails": {"progress": "0" * 33}}, "statusDetails"),
+        ({"logs": [{"message": "m", "time": "1e400"}]}, "logs"),
         ({"statusDetails": {"progress": True}}, "statusDetails"),
         ({"errorName": 1}, "errorName"),
         ({"errorMessage": {}}, "errorMessage"),

@@ -90,6 +90,31 @@ def test_leaving_by_sys_exit_is_an_error_and_no_stop(tested: TestedJob, code: An
     assert service.exception.code == code
 
 
+@pytest.mark.parametrize(
+    ("end", "state", "error_name", "results"),
+    [
+        (lambda job: job.result(1), State.SUCCESS, None, "1"),
+        (lambda job: job.fail("no", name="Mine"), State.ERROR, "Mine", None),
+    ],
+    ids=["result", "fail"],
+)
+def test_an_end_that_it_reports_itself_stands(
+    tested: TestedJob,
+    end: Callable[[Job], None],
+    state: State,
+    error_name: str | None,
+    results: str | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it returns then, such as None, is no second end, and nobody is warned of it."""
+    caplog.set_level(logging.INFO)
+    carried_out(runner(end), tested)
+    action = tested.action
+    assert (action.state, action.error_name, action.results) == (state, error_name, results)
+    assert [record.levelname for record in caplog.records if "stands" in record.message] == ["INFO"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_an_interrupt_from_the_keyboard_goes_on(tested: TestedJob) -> None:
     def call(_: Job) -> None:
         raise KeyboardInterrupt

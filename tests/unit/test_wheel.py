@@ -79,7 +79,7 @@ def test_the_wheel_holds_what_is_no_module(wheel: zipfile.Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["signing.json", "files.json"])
+@pytest.mark.parametrize("name", ["signing.json", "files.json", "paths.json", "ends.json"])
 def test_both_distributions_hold_the_vectors(wheel: zipfile.Path, sdist: dict[str, bytes], name: str) -> None:
     path = f"airflow_asyncaction/protocol/vectors/{name}"
     content = (ROOT / path).read_bytes()

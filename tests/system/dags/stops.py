@@ -51,6 +51,16 @@ with DAG("stopped_run", schedule=None) as stopped_run:
     LocalActionOperator(task_id="ignore", command=[*JOB, "ignore"], stop_grace=1)
 
 with DAG("clocks", schedule=None) as clocks:
+
+    @task.async_action(execution_timeout=timedelta(seconds=15))
+    def timed_out() -> None:
+        job = current_job()
+        try:
+            time.sleep(3600)
+        finally:
+            job.fail("it tidied up", name="Unfinished")
+
+    timed_out()
     LocalActionOperator(
         task_id="execution_timeout",
         command=[*JOB, "ignore"],
