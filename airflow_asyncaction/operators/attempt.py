@@ -19,6 +19,7 @@ from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
+from airflow_asyncaction.protocol.resending import may_pass
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 
@@ -151,16 +152,17 @@ class Attempt:
             threading.Thread(target=self._kill, name="asyncaction-kill").start()
 
     def _kill(self) -> None:
-        if not self._tell_or_log(Stop(StopReason.KILLED)) and isinstance(self._runner, AdoptableRunner):
-            return  # it is the next try's; or who can say: then the sweep ends it, if nobody watches it
+        refusal = self._tell_or_log(Stop(StopReason.KILLED))
+        if refusal is not None and self._leaves_job(refusal):
+            return
         self._runner.stop()
         if not self._ended.wait(_KILLED_TASK_SECONDS):
             self._tell_or_log(Abandon())
 
     def _end(self, reason: StopReason) -> None:
         """End the job when its task is interrupted by an exception, as far as it has not ended."""
-        is_told = self._tell_or_log(Stop(reason))
-        if not is_told and isinstance(self._runner, AdoptableRunner):
+        refusal = self._tell_or_log(Stop(reason))
+        if refusal is not None and self._leaves_job(refusal) and isinstance(self._runner, AdoptableRunner):
             self._runner.orphaned()
             self._ended.set()
             return
@@ -168,20 +170,31 @@ class Attempt:
         try:
             exit_ = self._runner.wait()
             if exit_ is not None:
-                if not is_told:
+                if refusal is not None:
                     self._tell_or_log(Stop(reason))  # or the signal that ended the job seems not to be ours
                 self._tell_or_log(exit_)
         finally:
             self._tell_or_log(Abandon())  # means nothing to an action that the exit has ended
             self._ended.set()
 
-    def _tell_or_log(self, word: Word) -> bool:
+    def _leaves_job(self, refusal: ServerError) -> bool:
+        """Tell whether the job goes on though it was to be stopped: it can outlive this process.
+
+        It is the next try's, as the server says; or who can say, while the server is away: then the sweep
+        ends it, if nobody watches it. A server that knows the action no more has nobody who adopts its job.
+        """
+        if not isinstance(self._runner, AdoptableRunner):
+            return False
+        return isinstance(refusal, Superseded) or not refusal.code or may_pass(refusal)
+
+    def _tell_or_log(self, word: Word) -> ServerError | None:
+        """Tell the server, and return why it did not take it."""
         try:
             self._hook.clone().tell(self._credentials, word, patience=_TELL_PATIENCE)
         except ServerError as error:
             self._log.warning("%s", error)
-            return False
-        return True
+            return error
+        return None
 
     def _on_launched(self, job: Mapping[str, Any]) -> None:
         self._follower.launched(dict(job))

@@ -154,7 +154,14 @@ class DeferredPod:
             self._log.info("Another process of this task looks after the pod")
 
     async def _kill_or_clear_up(self, task: TaskCredentials) -> None:
-        view = await self._ask_for_a_while(lambda hook: hook.read(task, patience=_NO_PATIENCE))
+        try:
+            view = await self._ask_for_a_while(lambda hook: hook.read(task, patience=_NO_PATIENCE))
+        except Superseded:
+            raise
+        except ServerError as error:  # it knows the action no more: neither will the sweep
+            self._log.warning("%s; the pod is deleted", error)
+            await self._delete_killed()
+            return
         if view is None:
             self._log.warning("The API server does not answer: the pod is left to the sweep")
         elif view.exit_seen:
@@ -176,11 +183,15 @@ class DeferredPod:
                 if not is_stop_told:
                     await self._tell_soon(task, stop)  # or the exit seems to be the job's own
                 await self._tell_soon(task, self._exit)
+        await self._delete_killed()
+        if self._exit is None:
+            await self._tell_soon(task, Abandon())
+
+    async def _delete_killed(self) -> None:
+        """Delete the pod of a task that was killed, unless it is to be kept."""
         if not self._terms.keep_on_kill:
             await self._delete_pod(grace_seconds=int(self._terms.stop_grace.total_seconds()))
             await self._delete_secret()
-        if self._exit is None:
-            await self._tell_soon(task, Abandon())
 
     async def _until_end(self) -> Exit:
         try:
@@ -331,23 +342,25 @@ class DeferredPod:
         return await self._server.ask_for_ever(call, ti_id=self._terms.ti_id)
 
     async def _ask_for_a_while(self, call: Callable[[TaskHook], T]) -> T | None:
-        """Return what the server answers; ``None`` if it refuses, or does not answer for some seconds.
+        """Return what the server answers; ``None`` if it does not answer for some seconds.
 
         :raises Superseded: another process of the task has taken over
+        :raises ServerError: it refuses
         """
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 return await self._ask_for_ever(call)
         except TimeoutError:
             return None
+
+    async def _tell_soon(self, task: TaskCredentials, word: Word) -> bool:
+        try:
+            view = await self._ask_for_a_while(lambda hook: hook.tell(task, word, patience=_NO_PATIENCE))
         except Superseded:
             raise
         except ServerError as error:
             self._log.warning("%s", error)
-            return None
-
-    async def _tell_soon(self, task: TaskCredentials, word: Word) -> bool:
-        view = await self._ask_for_a_while(lambda hook: hook.tell(task, word, patience=_NO_PATIENCE))
+            return False
         return view is not None
 
 

@@ -15,11 +15,13 @@ from airflow.sdk import DAG, BaseOperator
 from airflow.triggers.base import TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamManager
 from kubernetes import client as k8s
+from sqlalchemy import delete
 from structlog.testing import capture_logs
 
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
 from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.triggers import server as server_module
 from airflow_asyncaction.triggers.log_slots import LogSlots
 from airflow_asyncaction.triggers.pod_watch import watch_of
@@ -437,6 +439,37 @@ def test_a_kill_asks_the_job_to_stop_and_deletes_its_pod(defer: NewDeferred) -> 
     run(check())
     view = deferred.job.view()
     assert (view.state, view.stop_reason, view.is_done) == (State.STOPPED, StopReason.KILLED, True)
+
+
+def test_a_kill_since_the_run_was_deleted_does_the_same(defer: NewDeferred) -> None:
+    deferred = defer("trap 'exit 1' TERM; sleep 300 & wait")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger(stop_grace_seconds=1.0))
+        await asyncio.to_thread(deferred.pod.wait_until_running)
+        deferred.task.delete_run()
+        await started.cancel(killed=True)
+        assert deferred.pod.is_going()
+
+    run(check())
+    view = deferred.job.view()
+    assert (view.state, view.error_name, view.is_done) == (State.STOPPED, "Killed", True)
+
+
+def test_a_kill_deletes_the_pod_of_an_action_that_the_server_knows_no_more(
+    defer: NewDeferred, database: Database
+) -> None:
+    deferred = defer("trap 'exit 1' TERM; sleep 300 & wait")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger(stop_grace_seconds=1.0))
+        await until(lambda: deferred.job.view().state is State.RUNNING)
+        with database.engine.begin() as connection:
+            connection.execute(delete(action_table).where(action_table.c.id == deferred.job.info.job_id))
+        await started.cancel(killed=True)
+        assert deferred.pod.is_going()
+
+    run(check())
 
 
 def test_a_job_that_obeys_a_kill_is_waited_for(defer: NewDeferred) -> None:
