@@ -350,7 +350,8 @@ class KubeRunner:
 
     def _with_events(self, late: Exit) -> Exit:
         try:
-            return with_events(late, self._api.events(self._uid, self._namespace, _CLEAR_UP_FOR))
+            events = self._api.events(self._uid, self._namespace, _CLEAR_UP_FOR)
+            return with_events(late, events, own_secret=self._name)
         except (ClusterRefused, GivenUp) as error:
             return without_events(late, str(error))
 

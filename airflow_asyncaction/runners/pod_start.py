@@ -89,15 +89,17 @@ def hanging_init_container(pod: Pod) -> str | None:
     return None if running is None else running[0]
 
 
-def with_events(late: Exit, events: Iterable[Mapping[str, Any]]) -> Exit:
+def with_events(late: Exit, events: Iterable[Mapping[str, Any]], *, own_secret: str) -> Exit:
     """Return the end of a pod that did not start in time, with what its events say of it.
 
     :param events: of the pod, as JSON, in any order
+    :param own_secret: name of the job's Secret, which comes after the pod: that it is missing at first is
+        no reason
     """
-    warnings = _newest_warnings(events)
-    if not warnings:
+    told = _newest(events, f'secret "{own_secret}" not found')
+    if not told:
         return late
-    text = "; ".join(warnings)
+    text = "; ".join(told)
     name = "CreateContainerConfigError" if _ABSENT.search(text) else late.reason
     return replace(late, reason=name, message=f"{late.message}: {text}")
 
@@ -129,15 +131,21 @@ def _running_init_container(pod: Pod) -> tuple[str, str] | None:
     return None
 
 
-def _newest_warnings(events: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the newest warnings, each text once. That no node took the pod at first is over."""
-    warnings = [
-        (_moment_of(event), f"{event.get('reason')}: {said_of(event)}")
-        for event in events
-        if event.get("type") == "Warning" and event.get("reason") != "FailedScheduling"
+def _newest(events: Iterable[Mapping[str, Any]], ignored: str) -> list[str]:
+    """Return the newest warnings, each text once, and before them that an image is being pulled."""
+    newest_first = sorted(events, key=_moment_of, reverse=True)
+    told = [
+        f"{event.get('reason')}: {said_of(event)}"
+        for index, event in enumerate(newest_first)
+        if _is_warning(event, ignored) or (index == 0 and event.get("reason") == "Pulling")
     ]
-    warnings.sort(reverse=True)
-    return list(dict.fromkeys(text for _, text in warnings))[:_MOST_EVENTS]
+    return list(dict.fromkeys(told))[:_MOST_EVENTS]
+
+
+def _is_warning(event: Mapping[str, Any], ignored: str) -> bool:
+    """Tell whether an event says what is wrong now. That no node took the pod at first is over."""
+    is_over = event.get("reason") == "FailedScheduling" or ignored in said_of(event)
+    return event.get("type") == "Warning" and not is_over
 
 
 def _moment_of(event: Mapping[str, Any]) -> str:

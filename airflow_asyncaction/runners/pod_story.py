@@ -79,7 +79,7 @@ class PodStory:
     @property
     def wants_events(self) -> bool:
         """Whether the end is one that only the pod's events explain."""
-        return self.is_stuck and self._end is not None and self._end.reason == NO_CLASS
+        return self._is_unexplained and hanging_init_container(self.pod or {}) is None
 
     @property
     def init_container(self) -> str | None:
@@ -89,7 +89,11 @@ class PodStory:
             return None
         if ended.reason == "InitContainerFailed":
             return failed_init_container(pod)
-        return hanging_init_container(pod) if self.wants_events else None
+        return hanging_init_container(pod) if self._is_unexplained else None
+
+    @property
+    def _is_unexplained(self) -> bool:
+        return self.is_stuck and self._end is not None and self._end.reason == NO_CLASS
 
     @property
     def warning(self) -> str | None:

@@ -255,7 +255,8 @@ class DeferredPod:
 
     async def _with_events(self, late: Exit) -> Exit:
         try:
-            return with_events(late, await self._watch.cluster.events(self._terms.uid))
+            events = await self._watch.cluster.events(self._terms.uid)
+            return with_events(late, events, own_secret=self._terms.name)
         except ClusterError as error:
             return without_events(late, str(error))
 

@@ -113,7 +113,7 @@ def test_a_pod_that_is_late_is_told_under_the_name_of_an_exception(
     assert issubclass(getattr(exceptions, name), exceptions.PodFailed)
     story, exit_ = late_end(pod)
     assert exit_ == Exit(reason=name, message=f"The pod did not start in time: {text}")
-    assert story.wants_events == (name == "PodFailed")
+    assert story.wants_events == (name == "PodFailed" and "has not ended" not in text)
 
 
 def test_the_init_container_that_hangs_is_the_one_to_be_read() -> None:
@@ -162,7 +162,7 @@ def test_an_init_container_that_hangs_is_not_the_image_that_was_pulled_before() 
     ],
 )
 def test_events_say_why_a_volume_is_not_mounted(said: str, name: str) -> None:
-    exit_ = with_events(LATE, [event("FailedMount", said)])
+    exit_ = with_events(LATE, [event("FailedMount", said)], own_secret="p")
     assert exit_ == Exit(reason=name, message=f"{LATE.message}: FailedMount: {said}")
 
 
@@ -176,8 +176,28 @@ def test_the_newest_warnings_come_first_and_each_once() -> None:
         event("FailedScheduling", "no node", "2026-11-24T15:59:30Z"),
         {"type": "Normal", "reason": "Scheduled", "message": "fine"},
     ]
-    message = with_events(LATE, events).message
+    message = with_events(LATE, events, own_secret="p").message
     assert message == f"{LATE.message}: FailedMount: two; Odd: three; FailedMount: one"
+
+
+def test_that_the_jobs_own_secret_came_later_is_no_reason() -> None:
+    own, other = 'Error: secret "p" not found', 'Error: secret "pp" not found'
+    assert with_events(LATE, [event("Failed", own)], own_secret="p") == LATE
+    assert with_events(LATE, [event("Failed", other)], own_secret="p").reason == "CreateContainerConfigError"
+
+
+def test_an_image_that_is_still_being_pulled_is_told() -> None:
+    pulling = {
+        "type": "Normal",
+        "reason": "Pulling",
+        "message": 'Pulling image "large:1"',
+        "lastTimestamp": "2026-11-24T15:58:00Z",
+    }
+    assert with_events(LATE, [pulling], own_secret="p").message == (
+        f'{LATE.message}: Pulling: Pulling image "large:1"'
+    )
+    pulled = {**pulling, "reason": "Pulled", "lastTimestamp": "2026-11-24T15:58:30Z"}
+    assert with_events(LATE, [pulling, pulled], own_secret="p") == LATE
 
 
 def test_a_pod_without_warnings_ends_as_before() -> None:
@@ -187,7 +207,7 @@ def test_a_pod_without_warnings_ends_as_before() -> None:
         [{}],
     )
     for events in nothing:
-        assert with_events(LATE, events) == LATE
+        assert with_events(LATE, events, own_secret="p") == LATE
 
 
 REASONS = st.sampled_from(
