@@ -17,6 +17,7 @@ from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.runners.pod_end import (
     end_of,
     failed_init_container,
+    init_containers,
     is_kept,
     is_running,
     trimmed,
@@ -448,6 +449,18 @@ def test_a_side_car_among_the_init_containers_is_not_blamed() -> None:
     pod["status"]["initContainerStatuses"].insert(0, sidecar)
     pod["spec"] = {"initContainers": [{"name": "proxy", "restartPolicy": "Always", "image": "p"}]}
     assert failed_init_container(pod) == failed_init_container(trimmed(pod)) == "prepare"
+
+
+def test_init_containers_that_have_ended_have_a_log_to_be_copied() -> None:
+    done = {"terminated": {"exitCode": 0}}
+    states = {"first": done, "second": done, "third": {"running": {}}, "fourth": {"waiting": {}}, "fifth": {}}
+    statuses = [{"name": name, "state": state} for name, state in states.items()]
+    pod = {"metadata": {}, "status": {"initContainerStatuses": statuses}}
+    for each in (pod, trimmed(pod)):
+        assert init_containers(each, True) == ["first", "second"]
+        assert init_containers(each, ["second", "third", "absent"]) == ["second"]
+        assert init_containers(each, False) == init_containers(each, []) == []
+    assert init_containers({}, True) == []
 
 
 def _numbers(first: int, last: int) -> list[str]:
