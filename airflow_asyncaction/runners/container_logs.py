@@ -18,6 +18,9 @@ from airflow_asyncaction.runners.pod_story import PodStory
 
 log = logging.getLogger(__name__)
 
+NO_SUCH_CONTAINER = "init_container_logs: no init container %s has ended"
+"""Warning of names that are in ``init_container_logs`` alone."""
+
 
 class ContainerLogs:
     """Copies the log of the base container as it comes, and those of init containers when they are over.
@@ -87,9 +90,8 @@ class ContainerLogs:
         for name in names:
             write = partial(self._take_of if name == story.init_container else self._write_of, name)
             copy_log(partial(self._read, container=name), write, has_ended=True)
-        unknown = set() if isinstance(wanted, bool) else set(wanted) - set(init_containers(pod, True))
-        if unknown:
-            log.warning("init_container_logs: no init container %s has ended", ", ".join(sorted(unknown)))
+        if not isinstance(wanted, bool) and (unknown := set(wanted) - set(names)):
+            log.warning(NO_SUCH_CONTAINER, ", ".join(sorted(unknown)))
         return names
 
     def _copy_why_not_started(self, story: PodStory) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from airflow_asyncaction.protocol.lifecycle import TAIL_LINES, Exit
-from airflow_asyncaction.runners.container_logs import of_init_container
+from airflow_asyncaction.runners.container_logs import NO_SUCH_CONTAINER, of_init_container
 from airflow_asyncaction.runners.pod_end import init_containers
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import PodSecrets
@@ -81,11 +81,15 @@ class PodLogs:
         """Copy the whole logs of those that are wanted, once. They have ended."""
         if self._are_init_copied:
             return
-        for name in init_containers(self._story.pod or {}, self._wanted.init_containers):
+        wanted = self._wanted.init_containers
+        names = init_containers(self._story.pod or {}, wanted)
+        for name in names:
             opened = self._opened(name, partial(self._write_of, name))
             await opened.follow(lambda: True)
             if name == self._story.init_container:
                 self._blamed = opened
+        if not isinstance(wanted, bool) and (unknown := set(wanted) - set(names)):
+            self._log.warning(NO_SUCH_CONTAINER, ", ".join(sorted(unknown)))
         self._are_init_copied = True
 
     async def read_rest(self, ended: Exit | None) -> None:
