@@ -361,7 +361,7 @@ def test_an_init_container_that_hangs_is_named_and_read(defer: NewDeferred) -> N
     deferred = defer("true", init={"prepare": "echo waiting for the db; sleep 600"})
 
     async def check() -> None:
-        start_by_ms = int(time.time() * 1000) + 15_000
+        start_by_ms = int(time.time() * 1000) + 20_000
         started = Triggerer().start(deferred.trigger(start_by_ms=start_by_ms))
         await until(lambda: deferred.job.view().is_done)
         await until(deferred.pod.is_going)
@@ -377,7 +377,7 @@ def test_an_init_container_that_hangs_is_named_and_read(defer: NewDeferred) -> N
 
 
 def test_an_init_container_that_fails_is_told_with_its_last_lines(defer: NewDeferred) -> None:
-    script = f"{SHOWS_SECRETS}; echo no db > /dev/termination-log; exit 7"
+    script = f"{SHOWS_SECRETS}; sleep 0.8; echo no db > /dev/termination-log; exit 7"
     deferred = defer("true", init={"prepare": script})
 
     async def check() -> None:
