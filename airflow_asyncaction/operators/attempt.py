@@ -19,9 +19,9 @@ from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
-from airflow_asyncaction.protocol.resending import may_pass
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
+from airflow_asyncaction.triggers.server import is_away
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -185,7 +185,7 @@ class Attempt:
         """
         if not isinstance(self._runner, AdoptableRunner):
             return False
-        return isinstance(refusal, Superseded) or not refusal.code or may_pass(refusal)
+        return isinstance(refusal, Superseded) or is_away(refusal)
 
     def _tell_or_log(self, word: Word) -> ServerError | None:
         """Tell the server, and return why it did not take it."""
