@@ -135,7 +135,10 @@ class ActionFailed(ActionEnded):
 
 
 class PodFailed(ActionFailed):
-    """The cluster says why a pod failed. Retry rules can name this class, or one below it."""
+    """The cluster says why a pod failed. Retry rules can name this class, or one below it.
+
+    It is raised itself for what has no class of its own, such as a volume that cannot be mounted.
+    """
 
 
 class OOMKilled(PodFailed):
@@ -143,7 +146,7 @@ class OOMKilled(PodFailed):
 
 
 class Evicted(PodFailed):
-    """The node was short of memory or disk, or the pod used more ephemeral storage than its limit."""
+    """The cluster took the pod off its node: it lacked memory or disk, or was drained or shut down."""
 
 
 class DeadlineExceeded(PodFailed):
@@ -167,7 +170,7 @@ class InvalidImageName(PodFailed):
 
 
 class CreateContainerConfigError(PodFailed):
-    """The container refers to a Secret or ConfigMap that is not there."""
+    """The pod refers to a Secret or ConfigMap that is not there, in a variable or a volume."""
 
 
 class StartError(PodFailed):
@@ -175,7 +178,7 @@ class StartError(PodFailed):
 
 
 class InitContainerFailed(PodFailed):
-    """An init container failed, so that the job was never started."""
+    """An init container failed, so that the job was never started. Its last lines are in the message."""
 
 
 class Unschedulable(PodFailed):

@@ -203,6 +203,10 @@ class AirflowApi:
         """Mark a whole run ``success`` or ``failed``, and its unfinished task instances with it."""
         self._call("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", body={"state": state})
 
+    def delete_run(self, dag_id: str, run_id: str) -> None:
+        """Delete a run with all its task instances."""
+        self._call("DELETE", f"/dags/{dag_id}/dagRuns/{run_id}")
+
     def create_connection(self, connection_id: str, fields: Mapping[str, Any]) -> None:
         """Make a connection."""
         self._call("POST", "/connections", body={"connection_id": connection_id, **fields})

@@ -58,11 +58,42 @@ class _DecoratedLocal(DecoratedOperator, LocalActionOperator):
         return super().make_runner(context)
 
 
-def returned_command(operator: DecoratedOperator, context: Any) -> Any:
-    """Call the decorated function, and return what it returned, rendered."""
+def returned_command(operator: DecoratedOperator, context: Any) -> list[str] | str:
+    """Call the decorated function, and return the command that it returned, rendered.
+
+    :raises TypeError: it returned something else, or an empty command
+    """
     context_merge(context, operator.op_kwargs)
     kwargs = determine_kwargs(operator.python_callable, operator.op_args, context)
-    return operator.render_template(operator.python_callable(*operator.op_args, **kwargs), context)
+    returned = operator.python_callable(*operator.op_args, **kwargs)
+    problem = _problem_of(returned)
+    if problem is not None:
+        name = getattr(operator, "custom_operator_name", type(operator).__name__)
+        raise TypeError(
+            f"{operator.python_callable.__qualname__} returned {problem}: a function of {name} has to return"
+            " the command that is to run, as a list of strings, or as one string for the shell. Work in"
+            " Python itself is for @task.async_action"
+        )
+    rendered: list[str] | str = operator.render_template(
+        returned if isinstance(returned, str) else list(returned), context
+    )
+    return rendered
+
+
+def _problem_of(returned: Any) -> str | None:
+    """Return why something is no command; ``None``: it is one. What it has in it may be secret."""
+    if returned is None:
+        return "nothing (None)"
+    if isinstance(returned, str):
+        return None if returned.strip() else "an empty string"
+    if not isinstance(returned, list | tuple):
+        return f"a value of type {type(returned).__name__}"
+    if not returned:
+        return "an empty list"
+    for index, part in enumerate(returned):
+        if not isinstance(part, str):
+            return f"a list whose item {index} is of type {type(part).__name__}"
+    return None
 
 
 def async_action(

@@ -28,7 +28,7 @@ class _DecoratedKube(DecoratedOperator, KubeActionOperator):
     def make_runner(self, context: Any) -> Runner:
         """Call the function; a string that it returns is for the shell, a list is the command."""
         command = returned_command(self, context)
-        self.cmds = ["sh", "-c", command] if isinstance(command, str) else list(command)
+        self.cmds = ["sh", "-c", command] if isinstance(command, str) else command
         return super().make_runner(context)
 
 

@@ -24,6 +24,7 @@ from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
+from airflow_asyncaction.triggers.server import is_away
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -163,22 +164,22 @@ class Attempt:
             threading.Thread(target=self._kill, name="asyncaction-kill").start()
 
     def _kill(self) -> None:
-        if not self._tell_and_stop(StopReason.KILLED) and isinstance(self._runner, AdoptableRunner):
-            return  # it is the next try's; or who can say: then the sweep ends it, if nobody watches it
+        if self._leaves_job(self._tell_and_stop(StopReason.KILLED)):
+            return
         if not self._ended.wait(_KILLED_TASK_SECONDS):
             self._tell_or_log(Abandon())
 
     def _end(self, reason: StopReason) -> None:
         """End the job when its task is interrupted by an exception, as far as it has not ended."""
-        is_told = self._is_timeout_told or self._tell_and_stop(reason)
-        if not is_told and isinstance(self._runner, AdoptableRunner):
+        refusal = None if self._is_timeout_told else self._tell_and_stop(reason)
+        if self._leaves_job(refusal):
             self._runner.orphaned()
             self._ended.set()
             return
         try:
             exit_ = self._runner.wait()
             if exit_ is not None:
-                if not is_told:
+                if refusal is not None:
                     self._tell_or_log(Stop(reason))  # or the signal that ended the job seems not to be ours
                 self._tell_or_log(exit_)
         finally:
@@ -211,28 +212,40 @@ class Attempt:
             signal.signal(signal.SIGALRM, raise_timeout)
 
     def _tell_timeout(self) -> None:
-        self._is_timeout_told = self._tell_and_stop(StopReason.EXECUTION_TIMEOUT)
+        self._is_timeout_told = self._tell_and_stop(StopReason.EXECUTION_TIMEOUT) is None
 
-    def _tell_and_stop(self, reason: StopReason) -> bool:
-        """Tell the server why the job is to stop, and then the job; return whether the server knows.
+    def _tell_and_stop(self, reason: StopReason) -> ServerError | None:
+        """Tell the server why the job is to stop, then the job; return why the server did not take it.
 
-        If it does not, a job that may be left to the next try is not stopped.
+        A job that may be left to the next try is then not stopped.
         """
-        is_told = False
+        leaves_job = isinstance(self._runner, AdoptableRunner)
         try:
-            is_told = self._tell_or_log(Stop(reason))
+            refusal = self._tell_or_log(Stop(reason))
+            leaves_job = self._leaves_job(refusal)
         finally:
-            if is_told or not isinstance(self._runner, AdoptableRunner):
+            if not leaves_job:
                 self._runner.stop()
-        return is_told
+        return refusal
 
-    def _tell_or_log(self, word: Word) -> bool:
+    def _leaves_job(self, refusal: ServerError | None) -> bool:
+        """Tell whether the job goes on though it was to be stopped: it can outlive this process.
+
+        It is the next try's, as the server says; or who can say, while the server is away: then the sweep
+        ends it, if nobody watches it. A server that knows the action no more has nobody who adopts its job.
+        """
+        if refusal is None or not isinstance(self._runner, AdoptableRunner):
+            return False
+        return isinstance(refusal, Superseded) or is_away(refusal)
+
+    def _tell_or_log(self, word: Word) -> ServerError | None:
+        """Tell the server, and return why it did not take it."""
         try:
             self._hook.clone().tell(self._credentials, word, patience=_TELL_PATIENCE)
         except ServerError as error:
             self._log.warning("%s", error)
-            return False
-        return True
+            return error
+        return None
 
     def _on_launched(self, job: Mapping[str, Any]) -> None:
         self._follower.launched(dict(job))

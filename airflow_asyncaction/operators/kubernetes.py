@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 NOT_TAKEN = {
     "callbacks": "they belong to KubernetesPodOperator's own way through a pod's life",
     "progress_callback": "report progress from the job",
-    "init_container_logs": "an init container that fails is told with the cluster's message",
     "container_logs": "the log of the base container goes into the task log",
     "trigger_kwargs": "the trigger is another one",
     "logging_interval": "the log is followed while the task is deferred",
@@ -189,7 +188,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         trigger = PodActionTrigger(
             action_id=action_id,
             ti_id=str(context["ti"].id),
-            pod=runner.pod,
+            pod={**runner.pod, "init_containers": runner.left_init_logs},
             container=self.base_container_name,
             cluster={
                 "conn_id": self.kubernetes_conn_id,
@@ -282,6 +281,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
                 get_logs=self.get_logs,
                 on_finish=self.on_finish_action.value,
                 keep_on_kill=self.on_kill_action.value == "keep_pod",
+                init_logs=_init_logs(self.init_container_logs),
             ),
             write_line=self._write_line,
             position=position or LogPosition(),
@@ -317,6 +317,13 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
     def _write_line(self, line: PodLine) -> None:
         write_pod_line(self.log, line)
+
+
+def _init_logs(wanted: Any) -> list[str] | bool:
+    """Return ``init_container_logs`` as the runner takes it: names, or whether all are wanted."""
+    if wanted is None or isinstance(wanted, bool):
+        return bool(wanted)
+    return [wanted] if isinstance(wanted, str) else list(wanted)
 
 
 def _unix_ms(moment: datetime | None) -> int | None:

@@ -378,7 +378,7 @@ def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
 
 
 def _failed(action: Action, exit_: Exit, name: str, now: datetime) -> Action:
-    said = (exit_.message or _exit_sentence(exit_))[: MAX_MESSAGE_CHARS // 2]
+    said = _exit_text(exit_)[: MAX_MESSAGE_CHARS // 2]
     tail = "\n".join(exit_.tail[-TAIL_LINES:])[-MAX_MESSAGE_CHARS // 2 :]
     return _ended(action, State.ERROR, name, f"{said}\n{tail}" if tail else said, now)
 
@@ -408,6 +408,14 @@ def _exit_name(exit_: Exit) -> str:
     if exit_.reason:
         return exit_.reason
     return "Signal" if exit_.signal else "ExitCode"
+
+
+def _exit_text(exit_: Exit) -> str:
+    """Return how the job ended; a message of its own goes after its code or signal, not in place of it."""
+    if exit_.reason and exit_.message:
+        return exit_.message
+    sentence = _exit_sentence(exit_)
+    return f"{sentence}: {exit_.message}" if exit_.message else sentence
 
 
 def _exit_sentence(exit_: Exit) -> str:

@@ -6,30 +6,31 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from kubernetes import client as k8s
 
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.lifecycle import TAIL_LINES, Exit
+from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.runners.base import OnLaunched
+from airflow_asyncaction.runners.container_logs import ContainerLogs
 from airflow_asyncaction.runners.pod_api import CONFLICT, ClusterRefused, GivenUp, PodApi
 from airflow_asyncaction.runners.pod_end import (
     ACTION_LABEL,
     ENDED_PHASES,
     ON_FINISH_LABEL,
     Pod,
-    PodStory,
     is_kept,
     is_running,
 )
 from airflow_asyncaction.runners.pod_events import PodEvents
-from airflow_asyncaction.runners.pod_log import LogPosition, LogReader, LogThread, PodLine
+from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import add_job, job_secret
+from airflow_asyncaction.runners.pod_start import with_events, without_events
+from airflow_asyncaction.runners.pod_story import PodStory
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class PodOptions:
     :param get_logs: copy the log
     :param on_finish: what is done with a pod that has ended, as KubernetesPodOperator says it
     :param keep_on_kill: do not delete the pod when the job is to stop
+    :param init_logs: names of init containers whose logs are copied as well, or whether all are
     """
 
     container: str
@@ -65,6 +67,7 @@ class PodOptions:
     get_logs: bool
     on_finish: str
     keep_on_kill: bool
+    init_logs: Sequence[str] | bool = ()
 
 
 class _Refused(Exception):
@@ -108,10 +111,13 @@ class KubeRunner:
         self._make_pod = make_pod
         self._task_labels = task_labels
         self._options = options
-        self._write_line = write_line
-        self._reader = LogReader(position)
-        self._log = LogThread(self._read_log, self._reader, self._write)
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._logs = ContainerLogs(
+            self._read_log,
+            write_line,
+            container=options.container if options.get_logs else None,
+            init_containers=options.init_logs,
+            position=position,
+        )
         self._story = PodStory(options.container)
         self._events = PodEvents(client)
         self._name = self._namespace = self._uid = ""
@@ -125,12 +131,18 @@ class KubeRunner:
     @property
     def position(self) -> LogPosition:
         """How far the log was read."""
-        return self._reader.position
+        return self._logs.position
 
     @property
     def pod(self) -> dict[str, str]:
         """The pod's ``name``, ``namespace`` and ``uid``."""
         return {"name": self._name, "namespace": self._namespace, "uid": self._uid}
+
+    @property
+    def left_init_logs(self) -> list[str] | bool:
+        """The init containers whose logs are still to be copied, as :class:`PodOptions` names them."""
+        wanted = self._options.init_logs
+        return False if self._is_launched else wanted if isinstance(wanted, bool) else list(wanted)
 
     @property
     def start_by(self) -> datetime | None:
@@ -295,7 +307,7 @@ class KubeRunner:
             if self._is_kept_on_kill():
                 self._close()
                 said = "The job was asked to stop, and did not; its pod is kept"
-                self._exit = Exit(reason="Stopped", message=said, tail=tuple(self._tail))
+                self._exit = Exit(reason="Stopped", message=said, tail=self._logs.tail)
                 return self._exit
             lets_go = let_go_at is not None and time.monotonic() >= let_go_at
             if self._is_orphaned or (lets_go and self._stop_asked_at is None):
@@ -323,32 +335,32 @@ class KubeRunner:
         self._is_launched = True
         node = (self._story.pod or {}).get("spec", {}).get("nodeName")
         on_launched({"pod": self._name, "namespace": self._namespace, "node": node, "uid": self._uid})
-        if self._options.get_logs:
-            self._log.start()
+        self._logs.start(self._story)
 
     def _finished(self, ended: Exit) -> Exit:
+        if self._story.wants_events:
+            ended = self._with_events(ended)
+        self._logs.finish(self._story, ended)
         if self._story.is_stuck:
             self._begin_to_delete()
-        if self._is_launched and self._options.get_logs:
-            if ended.reason == "NodeLost":
-                self._log.leave()  # nobody is there to read it
-            else:
-                self._log.finish()
-        self._exit = replace(ended, tail=tuple(self._tail))
+        if self._story.warning is not None:
+            log.warning("%s", self._story.warning)
+        self._exit = self._story.with_tail(ended, self._logs.tail)
         return self._exit
+
+    def _with_events(self, late: Exit) -> Exit:
+        try:
+            events = self._api.events(self._uid, self._namespace, _CLEAR_UP_FOR)
+            return with_events(late, events, own_secret=self._name)
+        except (ClusterRefused, GivenUp) as error:
+            return without_events(late, str(error))
 
     def _close(self) -> None:
         self._events.close()
-        self._log.leave()
-
-    def _write(self, line: PodLine) -> None:
-        self._tail.append(line.text)
-        self._write_line(line)
+        self._logs.leave()
 
     def _read_log(self, **options: Any) -> Any:
-        return self._api.client.read_namespaced_pod_log(
-            self._name, self._namespace, container=self._options.container, **options
-        )
+        return self._api.client.read_namespaced_pod_log(self._name, self._namespace, **options)
 
     def _keeps_pod(self, ended: Exit) -> bool:
         if self._stop_asked_at is not None and self._options.keep_on_kill:

@@ -56,6 +56,12 @@ class PodApi:
         """Return a pod."""
         return self._ask(patience, self.client.read_namespaced_pod, name, namespace)
 
+    def events(self, uid: str, namespace: str, patience: timedelta | None) -> Any:
+        """Return the events of a pod."""
+        selector = f"involvedObject.uid={uid}"
+        call = self.client.list_namespaced_event
+        return self._ask(patience, call, namespace, field_selector=selector)["items"]
+
     def create_pod(self, pod: k8s.V1Pod, patience: timedelta | None) -> Any:
         """Create a pod, and return it."""
         return self._ask(patience, self.client.create_namespaced_pod, pod.metadata.namespace, pod)

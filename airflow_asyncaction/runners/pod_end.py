@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a pod ended, or why it will not start, in the cluster's own words.
+"""How a pod ended, in the cluster's own words.
 
-Pure: a pod is what the Kubernetes API says of it, as JSON (camelCase). It is read here alone, for the runner,
-which waits for its pod, and for the trigger, which watches many.
+Pure: a pod is what the Kubernetes API says of it, as JSON (camelCase). It is read here and in ``pod_start``
+alone, for the runner, which waits for its pod, and for the trigger, which watches many.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from airflow_asyncaction.protocol.lifecycle import Exit
@@ -31,29 +31,18 @@ ENDED_PHASES = ("Succeeded", "Failed")
 _OWN_PREFIX = "asyncaction/"
 _KEPT_METADATA = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp")
 
-_TROUBLE = {
-    "ErrImagePull": "ImagePull",
-    "ImagePullBackOff": "ImagePull",
-    "ErrImageNeverPull": "ImagePull",
-    "RegistryUnavailable": "ImagePull",
-    "ImageInspectError": "ImagePull",
-    "InvalidImageName": "InvalidImageName",
-    "CreateContainerConfigError": "CreateContainerConfigError",
-    "CreateContainerError": "StartError",
-    "RunContainerError": "StartError",
-}
-# What passes by itself, of a registry as KubernetesPodOperator knows it, and of a busy node: until
-# ``start_timeout`` it may.
-_PASSING: Mapping[str, tuple[str, ...]] = {
-    "ImagePull": (
-        "pull qps exceeded", "rate limit", "too many requests", "toomanyrequests", "temporarily unavailable",
-        "timeout", "bad gateway", "service unavailable", "gateway timeout",
-    ),
-    "CreateContainerConfigError": ("failed to sync", "timed out", "context deadline exceeded"),
-    "StartError": ("timed out", "context deadline exceeded", "failed to reserve container name"),
-}  # fmt: skip
 _STARTED_BADLY = frozenset({"ContainerCannotRun", "StartError"})
 _NAMED_BY_POD = frozenset({"DeadlineExceeded", "ContainerStatusUnknown"})
+# The exceptions for what a pod says of itself. What its node says in other words has no class of its own.
+_CLASSES = {
+    "Evicted": "Evicted",
+    "Preempting": "Evicted",
+    "Shutdown": "Evicted",
+    "NodeShutdown": "Evicted",
+    "Terminated": "Evicted",
+    "DeadlineExceeded": "DeadlineExceeded",
+    "NodeLost": "NodeLost",
+}
 # Why newer clusters say that they took a pod away (condition DisruptionTarget).
 _DISRUPTIONS = {
     "EvictionByEvictionAPI": "Evicted",
@@ -63,121 +52,8 @@ _DISRUPTIONS = {
     "DeletionByPodGC": "NodeLost",
 }
 _SIGNALS_FROM = 128
-
-_SECRET_SETTLE = timedelta(minutes=3)
-"""For how long the node may go on to say that the job's Secret is not there after it was created."""
-
-_NODE_SILENCE = timedelta(seconds=30)
-"""How long after its grace a deleted pod may be there: then its node does not answer."""
-
-
-class PodStory:
-    """What is to be remembered between looks at one pod, to say how it ended.
-
-    How it works: whoever watches the pod calls :meth:`look` with each event, and now and then without one,
-    since clocks run. It returns the end once there is one, and the same one ever after.
-
-    :param container: name of the base container
-    :param start_by: when it must be up; ``None``: it may wait for ever
-    :param secret_is_there: whether the job's Secret was created; until then the pod waits for it
-    """
-
-    def __init__(
-        self, container: str, *, start_by: datetime | None = None, secret_is_there: bool = False
-    ) -> None:
-        self._container = container
-        self.start_by = start_by
-        """When the container must be up."""
-        self._secret_is_there = secret_is_there
-        self._without_secret_since: datetime | None = None
-        self._pull_error = ""
-        self._is_ours_to_delete = False
-        self._end: Exit | None = None
-        self.pod: Pod | None = None
-        """The pod as it was seen last, trimmed."""
-        self.has_started = False
-        """Whether the container is, or was, up."""
-        self.is_stuck = False
-        """Whether the end is that the pod does not start: it must be deleted, since it still might."""
-
-    def secret_is_there(self) -> None:
-        """Note that the job's Secret was created."""
-        self._secret_is_there = True
-
-    def deleted_by_us(self) -> None:
-        """Note that we delete the pod: its end is then what its container says."""
-        self._is_ours_to_delete = True
-
-    def look(self, event: str, pod: Pod | None, now: datetime) -> Exit | None:
-        """Take in what the cluster says; return how the pod ended, ``None`` while it goes on.
-
-        :param event: ``ADDED``, ``MODIFIED``, ``DELETED`` (``pod`` is how it was last, if that is known), or
-            nothing: only time has passed
-        :param now: aware, by the same clock as ``start_by``
-        """
-        if self._end is None:
-            if pod is not None:
-                self.pod = trimmed(pod)
-                self.has_started = self.has_started or is_running(self.pod, self._container)
-            self._end = self._judged(event, self.pod or {}, now)
-        return self._end
-
-    def _judged(self, event: str, pod: Pod, now: datetime) -> Exit | None:
-        ended = end_of(pod, self._container)
-        if ended is not None:
-            return _as_deleted_by_us(pod, self._container) or ended if self._is_ours_to_delete else ended
-        if event == "DELETED":
-            return self._gone(pod)
-        if _is_lost(pod, now):
-            return Exit(reason="NodeLost", message="The pod is to be deleted, and its node does not answer")
-        if pod and not self.has_started and not pod["metadata"].get("deletionTimestamp"):
-            stuck = self._trouble(pod, now) or self._late(pod, now)
-            self.is_stuck = stuck is not None
-            return stuck
-        return None
-
-    def _gone(self, pod: Pod) -> Exit:
-        if self._is_ours_to_delete:
-            message = "The pod was deleted before its container's end could be seen"
-            return Exit(reason="Stopped", message=message, is_seen=False)
-        if (disrupted := _disruption(pod)) is not None:
-            return Exit(
-                reason="NodeLost" if self.has_started else disrupted[0], message=disrupted[1], is_seen=False
-            )
-        doing = "while its container ran" if self.has_started else "before its container was started"
-        return Exit(reason="PodDeleted", message=f"Somebody deleted the pod {doing}", is_seen=False)
-
-    def _trouble(self, pod: Pod, now: datetime) -> Exit | None:
-        for _, waiting in _waiting(pod.get("status") or {}):
-            if waiting.get("reason") == "ErrImagePull":
-                self._pull_error = _said(waiting)
-        trouble = trouble_of(pod)
-        if trouble is None:
-            self._without_secret_since = None
-            return None
-        if trouble.reason == "ImagePull" and self._pull_error:
-            trouble = Exit(reason="ImagePull", message=_with_cause(trouble.message or "", self._pull_error))
-        if _may_pass(trouble) or self._waits_for_secret(pod, trouble, now):
-            return None
-        return trouble
-
-    def _waits_for_secret(self, pod: Pod, trouble: Exit, now: datetime) -> bool:
-        """Tell whether the pod only waits for the job's Secret: the node looks for it now and then."""
-        is_ours = f'secret "{pod["metadata"].get("name")}"' in (trouble.message or "")
-        if trouble.reason != "CreateContainerConfigError" or not is_ours:
-            return False
-        if not self._secret_is_there:
-            return True
-        self._without_secret_since = self._without_secret_since or now
-        return now - self._without_secret_since < _SECRET_SETTLE
-
-    def _late(self, pod: Pod, now: datetime) -> Exit | None:
-        if self.start_by is None or now < self.start_by:
-            return None
-        name, text = waiting_for(pod)
-        if self._pull_error:
-            name, text = "ImagePull", _with_cause(text, self._pull_error)
-        return Exit(reason=_TROUBLE.get(name, name), message=f"The pod did not start in time: {text}")
+_KILLED_CODE = 137
+_FALLBACK_BYTES = 2000  # of a log at least, where a node makes a termination message of it and cuts that
 
 
 def end_of(pod: Pod, container: str) -> Exit | None:
@@ -192,45 +68,18 @@ def end_of(pod: Pod, container: str) -> Exit | None:
     status = pod.get("status") or {}
     reason = status.get("reason")
     if reason and (status.get("phase") == "Failed" or reason == "NodeLost"):
-        return Exit(reason=reason, message=_said(status) or f"The pod failed: {reason}")
+        return _named(reason, status)
     terminated = _terminated(status, container)
     if terminated is not None:
         return _deleted(pod, terminated) or _exit_of(terminated)
     if (failed := _failed_init_container(pod)) is not None:
         return failed
     if status.get("phase") == "Failed":
-        return Exit(
-            reason="PodFailed", message=_said(status) or "The pod failed before its container started"
-        )
+        said = said_of(status) or "The pod failed before its container started"
+        return Exit(reason="PodFailed", message=said)
     if status.get("phase") == "Succeeded":
         return Exit(code=0)
     return None
-
-
-def trouble_of(pod: Pod) -> Exit | None:
-    """Return why a pod will never start as it is; ``None`` if nothing is known against it.
-
-    Kubernetes itself tries for ever. A pod that no node can take now may be taken later: that is not trouble,
-    but what :func:`waiting_for` says.
-    """
-    for name, waiting in _waiting(pod.get("status") or {}):
-        reason = waiting.get("reason") or ""
-        if reason in _TROUBLE:
-            return Exit(reason=_TROUBLE[reason], message=f"Container {name}: {_said(waiting) or reason}")
-    return None
-
-
-def waiting_for(pod: Pod) -> tuple[str, str]:
-    """Return the name and the text of what keeps a pod from starting, as far as the cluster says."""
-    status = pod.get("status") or {}
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == "PodScheduled" and condition.get("status") != "True":
-            return condition.get("reason") or "Unschedulable", _said(condition) or "no node takes it"
-    for name, waiting in _waiting(status):
-        reason = waiting.get("reason") or "Waiting"
-        return reason, f"Container {name}: {_said(waiting) or reason}"
-    phase = status.get("phase") or "Pending"
-    return phase, _said(status) or f"it is {phase}, and the cluster does not say why"
 
 
 def is_running(pod: Pod, container: str) -> bool:
@@ -246,6 +95,63 @@ def is_kept(on_finish: str, *, succeeded: bool) -> bool:
     )
 
 
+def warning_of(pod: Pod, container: str) -> str | None:
+    """Return what is to be told of a container that has ended well, if there is something."""
+    terminated = _terminated(pod.get("status") or {}, container) or {}
+    if terminated.get("exitCode") != 0 or terminated.get("reason") != "OOMKilled":
+        return None
+    return (
+        "OOMKilled: a process of the container used more memory than it may, and was killed. The container"
+        " exited with code 0 all the same: its work may be incomplete"
+    )
+
+
+def init_containers(pod: Pod, wanted: Sequence[str] | bool) -> list[str]:
+    """Return the names of the init containers that have ended, in their order.
+
+    :param wanted: names, or whether all are
+    """
+    statuses = (pod.get("status") or {}).get("initContainerStatuses") or ()
+    return [
+        each["name"]
+        for each in statuses
+        if "terminated" in (each.get("state") or {})
+        and (each["name"] in wanted if isinstance(wanted, Sequence) else wanted)
+    ]
+
+
+def failed_init_container(pod: Pod) -> str | None:
+    """Return the name of the init container that made a pod fail, if one did."""
+    failed = _failed_init(pod)
+    return None if failed is None else str(failed["name"])
+
+
+def termination_message(pod: Pod, container: str) -> str:
+    """Return what the container that made a pod end left as its last word; nothing if it left none."""
+    failed = _failed_init(pod)
+    terminated = _terminated(pod.get("status") or {}, container) or (
+        failed["state"]["terminated"] if failed is not None else {}
+    )
+    return said_of(terminated)
+
+
+def with_tail(exit_: Exit, termination_message: str, tail: Sequence[str]) -> Exit:
+    """Return an end with the last lines of output, without what stands in both of its texts.
+
+    Under ``terminationMessagePolicy: FallbackToLogsOnError`` the node makes the termination message of the
+    log's end, and cuts it.
+    """
+    said, log = _plain(termination_message), _plain("\n".join(tail))
+    if not said or not log:
+        return replace(exit_, tail=tuple(tail))
+    is_cut = len(said.encode()) >= _FALLBACK_BYTES
+    if log == said or log.endswith(f"\n{said}") or (is_cut and log.endswith(said)):
+        message = (exit_.message or "").removesuffix(termination_message).removesuffix(": ")
+        return replace(exit_, message=message or None, tail=tuple(tail))
+    is_whole = said.endswith(f"\n{log}")
+    return replace(exit_, tail=() if is_whole else tuple(tail))
+
+
 def trimmed(pod: Pod) -> Pod:
     """Return what is read of a pod here and by who watches it: a small part."""
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
@@ -253,8 +159,17 @@ def trimmed(pod: Pod) -> Pod:
     labels = metadata.get("labels") or {}
     if ours := {name: value for name, value in labels.items() if name.startswith(_OWN_PREFIX)}:
         kept["labels"] = ours
-    node = (pod.get("spec") or {}).get("nodeName")
-    return {"metadata": kept, "spec": {"nodeName": node} if node else {}, "status": _trimmed_status(status)}
+    return {"metadata": kept, "spec": _trimmed_spec(pod.get("spec") or {}), "status": _trimmed_status(status)}
+
+
+def _trimmed_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    kept = _some(spec, "nodeName")
+    sidecars = [
+        _some(each, "name", "restartPolicy")
+        for each in spec.get("initContainers") or ()
+        if each.get("restartPolicy") == "Always"
+    ]
+    return {**kept, "initContainers": sidecars} if sidecars else kept
 
 
 def _trimmed_status(status: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,64 +192,90 @@ def _some(mapping: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 
 def _exit_of(terminated: Mapping[str, Any]) -> Exit:
-    reason, code = terminated.get("reason"), terminated.get("exitCode")
+    reason, code, said = terminated.get("reason"), terminated.get("exitCode"), said_of(terminated)
+    if code == 0:  # whatever became of its other processes
+        return Exit(code=0, message=said or None)
     if reason == "OOMKilled":
-        return Exit(
-            code=code, reason=reason, message="The container used more memory than it may: it was killed"
-        )
+        return Exit(code=code, reason=reason, message=_told(_out_of_memory(code), said))
     if reason in _STARTED_BADLY:
-        return Exit(code=code, reason="StartError", message=_said(terminated) or reason)
+        return Exit(code=code, reason="StartError", message=said or reason)
     if reason in _NAMED_BY_POD:
-        return Exit(code=code, reason=reason, message=_said(terminated) or reason)
+        return replace(_named(reason, terminated), code=code)
     number = terminated.get("signal") or (code - _SIGNALS_FROM if code and code > _SIGNALS_FROM else 0)
     name = _signal_name(number) if number else None
-    return Exit(code=code, signal=name, message=_said(terminated) or None)
+    return Exit(code=code, signal=name, message=said or None)
+
+
+def _out_of_memory(code: int | None) -> str:
+    if code in (None, _KILLED_CODE):
+        return "The container used more memory than it may: it was killed"
+    return (
+        "A process of the container used more memory than it may, and was killed:"
+        f" the container exited with code {code}"
+    )
+
+
+def _named(reason: str, status: Mapping[str, Any]) -> Exit:
+    """Return the end that a pod, its node or its container has a name for."""
+    name = _CLASSES.get(reason, "PodFailed")
+    said = said_of(status) or "the cluster says no more"
+    return Exit(reason=name, message=said if said_of(status) and name == reason else f"{reason}: {said}")
+
+
+def _told(sentence: str, said: str) -> str:
+    return f"{sentence}: {said}" if said else sentence
 
 
 def _deleted(pod: Pod, terminated: Mapping[str, Any]) -> Exit | None:
     """Return the end of a pod whose container ended otherwise than well because somebody deleted it."""
-    if terminated.get("exitCode") == 0 or not (pod.get("metadata") or {}).get("deletionTimestamp"):
+    code, said = terminated.get("exitCode"), said_of(terminated)
+    if code == 0 or not (pod.get("metadata") or {}).get("deletionTimestamp"):
         return None
     if terminated.get("reason") == "OOMKilled" or terminated.get("reason") in _STARTED_BADLY:
         return None
-    reason, message = _disruption(pod) or ("PodDeleted", "Somebody deleted the pod while its container ran")
-    return Exit(code=terminated.get("exitCode"), reason=reason, message=message)
+    reason, message = disruption_of(pod) or ("PodDeleted", "Somebody deleted the pod while its container ran")
+    return Exit(code=code, reason=reason, message=_told(f"{message} (exit code {code})", said))
 
 
-def _as_deleted_by_us(pod: Pod, container: str) -> Exit | None:
+def as_deleted_by_us(pod: Pod, container: str) -> Exit | None:
+    """Return how the container of a pod that we delete has ended; ``None``: it has not."""
     terminated = _terminated(pod.get("status") or {}, container)
     return None if terminated is None else _exit_of(terminated)
 
 
-def _disruption(pod: Pod) -> tuple[str, str] | None:
+def disruption_of(pod: Pod) -> tuple[str, str] | None:
+    """Return the error's name and a text if a newer cluster says why it takes a pod away."""
     for condition in (pod.get("status") or {}).get("conditions") or ():
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             reason = condition.get("reason") or "DisruptionTarget"
-            return _DISRUPTIONS.get(reason, "Evicted"), _said(condition) or reason
+            return _DISRUPTIONS.get(reason, "Evicted"), said_of(condition) or reason
     return None
 
 
-def _is_lost(pod: Pod, now: datetime) -> bool:
-    until = (pod.get("metadata") or {}).get("deletionTimestamp")
-    return until is not None and now - datetime.fromisoformat(until) > _NODE_SILENCE
-
-
 def _failed_init_container(pod: Pod) -> Exit | None:
-    status = pod.get("status") or {}
+    failed = _failed_init(pod)
+    if failed is None:
+        return None
+    terminated = failed["state"]["terminated"]
+    if (deleted := _deleted(pod, terminated)) is not None:
+        return deleted
+    code, reason = terminated["exitCode"], terminated.get("reason")
+    named = f" ({reason})" if reason not in (None, "Error") else ""
+    sentence = f"Init container {failed['name']} exited with code {code}{named}"
+    return Exit(code=code, reason="InitContainerFailed", message=_told(sentence, said_of(terminated)))
+
+
+def _failed_init(pod: Pod) -> Mapping[str, Any] | None:
+    """Return the status of the init container that made a pod fail, if one did."""
+    status, declared = pod.get("status") or {}, (pod.get("spec") or {}).get("initContainers") or ()
     if status.get("phase") != "Failed":
         return None  # it may be tried again
+    sidecars = {each["name"] for each in declared if each.get("restartPolicy") == "Always"}
     for each in status.get("initContainerStatuses") or ():
         terminated = (each.get("state") or {}).get("terminated")
-        if terminated and terminated.get("exitCode"):
-            if (deleted := _deleted(pod, terminated)) is not None:
-                return deleted
-            reason = terminated.get("reason") or "Error"
-            named = f"it exited with code {terminated['exitCode']}" if reason == "Error" else reason
-            return Exit(
-                code=terminated["exitCode"],
-                reason="InitContainerFailed",
-                message=f"Init container {each['name']}: {_said(terminated) or named}",
-            )
+        if terminated and terminated.get("exitCode") and each["name"] not in sidecars:
+            found: Mapping[str, Any] = each
+            return found
     return None
 
 
@@ -353,24 +294,12 @@ def _status_of(status: Mapping[str, Any], container: str, kind: str) -> Mapping[
     return {}
 
 
-def _waiting(status: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for kind in ("initContainerStatuses", "containerStatuses"):
-        for each in status.get(kind) or ():
-            waiting = (each.get("state") or {}).get("waiting")
-            if waiting:
-                yield each["name"], waiting
+def _plain(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip()
 
 
-def _may_pass(trouble: Exit) -> bool:
-    text = (trouble.message or "").lower()
-    return any(each in text for each in _PASSING.get(trouble.reason or "", ()))
-
-
-def _with_cause(text: str, cause: str) -> str:
-    return text if cause in text else f"{text}: {cause}"
-
-
-def _said(status: Mapping[str, Any]) -> str:
+def said_of(status: Mapping[str, Any]) -> str:
+    """Return the message in a status, a condition or an event."""
     return str(status.get("message") or "").strip()
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container's log: each line once, the last ones included, whatever breaks on the way.
 
-The decisions (:class:`LogReader`, :func:`log_steps`) do no I/O; the worker drives them with threads here, the
-triggerer with asyncio.
+The decisions (:class:`LogReader`, :func:`log_steps`) do no I/O; the worker drives them with threads
+(``log_thread``), the triggerer with asyncio.
 """
 
 from __future__ import annotations
@@ -10,19 +10,12 @@ from __future__ import annotations
 import functools
 import math
 import re
-import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from http.client import HTTPException
 from typing import Any
-
-from kubernetes.client.exceptions import ApiException
-from urllib3.exceptions import HTTPError
 
 MAX_LINE_BYTES = 64 * 1024
 """Longer lines are cut, and say so."""
@@ -38,8 +31,6 @@ _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 5.0
 _GIVE_UP_SECONDS = 30.0
 _SINCE_MARGIN_SECONDS = 2
-_READ_TIMEOUTS_SECONDS = (10, 300)
-_CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -272,126 +263,6 @@ def _is_enough(reader: LogReader, outcome: Outcome | None, *, quiet: timedelta, 
     if outcome is Outcome.ENDED:
         return quiet.total_seconds() >= (_QUIET_AFTER_BURST_SECONDS if reader.is_busy else _QUIET_SECONDS)
     return outcome is Outcome.ABSENT or failing.total_seconds() >= _GIVE_UP_SECONDS
-
-
-def follow_log(
-    read: Callable[..., Any],
-    reader: LogReader,
-    write: Callable[[PodLine], None],
-    has_ended: Callable[[], bool],
-    *,
-    guard: Callable[[], AbstractContextManager[object]] = nullcontext,
-    pause: Callable[[float], object] = time.sleep,
-) -> None:
-    """Pass a log on until the container has ended and all of it was read. Blocks.
-
-    :param read: calls ``read_namespaced_pod_log`` for the container with more options
-    :param write: takes each line; what it raises ends this
-    :param guard: entered around each use of ``reader`` and ``write``
-    """
-    steps = log_steps(reader, has_ended)
-    outcome: Outcome | None = None
-    while True:
-        try:
-            step = steps.send(outcome)
-        except StopIteration:
-            break
-        if isinstance(step, Pause):
-            pause(step.seconds)
-            outcome = None
-        else:
-            outcome = _read(read, step, reader, write, guard)
-    with guard():
-        for line in reader.finish():
-            write(line)
-
-
-class LogThread:
-    """Follows a log in a thread until it is left, or finished by the caller.
-
-    Purpose: who sees that the container has ended must not wait until the stream that follows its log does.
-
-    How it works: the thread reads and writes a piece at a time under a lock; whoever takes the log from it
-    leaves it alone with its stream, whose lines it drops.
-    """
-
-    def __init__(self, read: Callable[..., Any], reader: LogReader, write: Callable[[PodLine], None]) -> None:
-        self._read = read
-        self._reader = reader
-        self._write = write
-        self._lock = threading.Lock()
-        self._is_left = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asyncaction-pod-log", daemon=True)
-
-    def start(self) -> None:
-        """Begin to follow."""
-        self._thread.start()
-
-    def leave(self) -> None:
-        """Write nothing more: the reader's position stays what it is."""
-        with self._lock:
-            self._is_left.set()
-
-    def finish(self) -> None:
-        """Read the log to its end, in the calling thread. The container has ended."""
-        self.leave()
-        follow_log(self._read, self._reader, self._write, lambda: True)
-
-    def _run(self) -> None:
-        with suppress(_Left):
-            follow_log(
-                self._read,
-                self._reader,
-                self._write,
-                lambda: False,
-                guard=self._guard,
-                pause=self._is_left.wait,
-            )
-
-    @contextmanager
-    def _guard(self) -> Iterator[None]:
-        with self._lock:
-            if self._is_left.is_set():
-                raise _Left
-            yield
-
-
-class _Left(Exception):
-    """The log is read by somebody else now."""
-
-
-def _read(
-    read: Callable[..., Any],
-    step: Read,
-    reader: LogReader,
-    write: Callable[[PodLine], None],
-    guard: Callable[[], AbstractContextManager[object]],
-) -> Outcome:
-    options: dict[str, Any] = {} if step.since_seconds is None else {"since_seconds": step.since_seconds}
-    with guard():
-        reader.begin(reads_all=step.since_seconds is None)
-    try:
-        response = read(
-            follow=step.follow,
-            timestamps=True,
-            _preload_content=False,
-            _request_timeout=_READ_TIMEOUTS_SECONDS,
-            **options,
-        )
-        with closing(response):
-            for chunk in response.stream(amt=_CHUNK_BYTES, decode_content=False):
-                with guard():
-                    for line in reader.feed(chunk):
-                        write(line)
-                if reader.has_gap:
-                    break
-            else:
-                response.release_conn()
-    except ApiException as error:
-        return Outcome.ABSENT if error.status in (400, 404) else Outcome.BROKE
-    except (HTTPError, HTTPException, OSError):
-        return Outcome.BROKE
-    return Outcome.ENDED
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,10 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
-from uuid import UUID
 
-from airflow.models.taskinstance import TaskInstance
-from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, inspect, select
 from sqlalchemy.exc import IntegrityError
 
@@ -27,17 +24,15 @@ from airflow_asyncaction.exceptions import (
     TablesMissing,
 )
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Action, StopReason
+from airflow_asyncaction.protocol.actions import Action
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import (
-    Abandon,
     Accepted,
     Decision,
     Duplicate,
     Earlier,
     Message,
     Refused,
-    Stop,
     Supersede,
     decide,
     overdue,
@@ -46,6 +41,7 @@ from airflow_asyncaction.protocol.reports import Limits, Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
 from airflow_asyncaction.store import audit, ends, log_lines, reports, rows
+from airflow_asyncaction.store.adoption import is_left_to_next_try
 from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import metadata, report_table
@@ -68,10 +64,6 @@ _PRUNE_HEARTBEATS = delete(report_table).where(
     report_table.c.action_id == bindparam("action_id"),
     report_table.c.kind == "heartbeat",
     report_table.c.received_at < bindparam("older_than"),
-)
-_task_columns = TaskInstance.__table__.c
-_TASK_INSTANCE = select(_task_columns.state, _task_columns.try_number, _task_columns.max_tries).where(
-    _task_columns.id == bindparam("ti_id")
 )
 
 T = TypeVar("T")
@@ -211,8 +203,12 @@ class Actions:
         """
         with self.transaction() as connection:
             row, message = _unsealed(rows.lock(connection, action_id), action_id, unseal)
-            if ti_id is not None and (row.ti_id != ti_id or _is_left_to_next_try(connection, row, message)):
+            if ti_id is not None and row.ti_id != ti_id:
                 raise ActionAdopted
+            if ti_id is not None and is_left_to_next_try(connection, row, message):
+                raise ActionAdopted(
+                    "The next try of the task is about to adopt this action: leave its job alone"
+                )
             return self._settled(connection, row, _apply(connection, row, message, now), now)
 
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
@@ -388,18 +384,6 @@ class Actions:
         reports.keep_message(connection, action.id, "timeout", now)
         ends.note(connection, action, after)
         return after
-
-
-def _is_left_to_next_try(connection: Connection, row: Row[Any], message: Message) -> bool:
-    """Tell whether the job is not the sender's to stop, though it is killed, since the next try adopts it.
-
-    Where the scheduler gave a try up, it has replaced the task instance; where a worker shuts down, the task
-    instance is still running. Who clears or marks a task changes its state before its process is killed.
-    """
-    if not row.adoptable or row.deferral is not None or message not in (Stop(StopReason.KILLED), Abandon()):
-        return False
-    task = connection.execute(_TASK_INSTANCE, {"ti_id": UUID(row.ti_id)}).one_or_none()
-    return task is None or (task.state == TaskInstanceState.RUNNING and task.try_number <= task.max_tries)
 
 
 def _apply(

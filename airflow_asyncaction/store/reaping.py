@@ -14,15 +14,15 @@ from typing import Any
 from uuid import UUID
 
 from airflow.models.taskinstance import TaskInstance
-from airflow.utils.state import State as TaskStates
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import Connection, Row, Select, and_, bindparam, or_, select, true, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, select, true, update
 
 from airflow_asyncaction.protocol.actions import Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
 from airflow_asyncaction.store import rows
 from airflow_asyncaction.store.actions import Actions, Ended, Unseal
+from airflow_asyncaction.store.adoption import to_be_adopted
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.outages import one_of_many
 
@@ -69,22 +69,6 @@ _IS_UNMARKED = and_(
 # A range of the index on (state, id): what runs, however many actions have ended.
 _UNMARKED = select(_columns.id).where(_IS_UNMARKED).order_by(_columns.id)
 _MARK = update(action_table).where(_columns.id == bindparam("action_id"), _IS_UNMARKED).values(awaited=true())
-_WITH_UNFINISHED_TASK = (
-    select(_columns.id)
-    .join(
-        TaskInstance.__table__,
-        and_(
-            *(_task_columns[name] == _columns[name] for name in ("dag_id", "run_id", "task_id", "map_index"))
-        ),
-    )
-    .where(
-        _columns.id.in_(bindparam("action_ids", expanding=True)),
-        or_(
-            _task_columns.state.is_(None),
-            _task_columns.state.not_in(TaskStates.finished),
-        ),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -234,16 +218,8 @@ def _unwatched(connection: Connection, batch: Sequence[Row[Any]]) -> list[Row[An
     query = select(_task_columns.id).where(_task_columns.id.in_(ti_ids), _task_columns.state.in_(_WATCHING))
     watching = {str(UUID(str(ti_id))) for ti_id in connection.scalars(query)}
     unwatched = [row for row in batch if row.ti_id not in watching]
-    to_be_adopted = _to_be_adopted(connection, unwatched)
-    return [row for row in unwatched if row.id not in to_be_adopted]
-
-
-def _to_be_adopted(connection: Connection, unwatched: Sequence[Row[Any]]) -> set[JobId]:
-    """Return the actions whose job the task's next process is going to adopt, as registration does."""
-    adoptable = [row.id for row in unwatched if row.adoptable and row.deferral is None and row.verb is None]
-    if not adoptable:
-        return set()
-    return set(connection.scalars(_WITH_UNFINISHED_TASK, {"action_ids": adoptable}))
+    adopted = to_be_adopted(connection, unwatched)
+    return [row for row in unwatched if row.id not in adopted]
 
 
 def _described(row: Row[Any]) -> Unwatched:

@@ -105,6 +105,12 @@ class Cluster:
             lambda api: api.read_namespaced_secret(name, self.place.namespace, **_raw(_TIMEOUT_SECONDS))
         )
 
+    async def events(self, uid: str) -> list[Mapping[str, Any]]:
+        """Return the events of a pod."""
+        options = {"field_selector": f"involvedObject.uid={uid}", **_raw(_TIMEOUT_SECONDS)}
+        answer = await self._answer(lambda api: api.list_namespaced_event(self.place.namespace, **options))
+        return list(answer.get("items") or ())
+
     async def pods(self, label: str, *, limit: int, next_page: str | None = None) -> Mapping[str, Any]:
         """Return one page of the pods that have a label."""
         options: dict[str, Any] = {"label_selector": label, "limit": limit, **_raw(_TIMEOUT_SECONDS)}

@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,14 +17,14 @@ from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView, Word
-from airflow_asyncaction.runners.pod_end import Pod, PodStory, is_kept
-from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
+from airflow_asyncaction.runners.pod_end import Pod, is_kept
 from airflow_asyncaction.runners.pod_spec import PodSecrets
+from airflow_asyncaction.runners.pod_start import with_events, without_events
+from airflow_asyncaction.runners.pod_story import PodStory
 from airflow_asyncaction.runners.reported import Shown
-from airflow_asyncaction.runners.task_log import write_pod_line
 from airflow_asyncaction.triggers.cluster import ClusterError, ClusterRefused, insist
-from airflow_asyncaction.triggers.live_log import LiveLog
 from airflow_asyncaction.triggers.log_slots import LogSlots
+from airflow_asyncaction.triggers.pod_logs import PodLogs, WantedLogs
 from airflow_asyncaction.triggers.pod_secrets import read_secrets
 from airflow_asyncaction.triggers.pod_watch import PodWatch
 from airflow_asyncaction.triggers.server import Server
@@ -58,10 +58,8 @@ class PodTerms:
     ti_id: str
     name: str
     uid: str
-    container: str
-    position: LogPosition
+    logs: WantedLogs
     after_line: int
-    get_logs: bool
     stop_grace: timedelta
     start_by: datetime | None
     on_finish: str
@@ -87,21 +85,21 @@ class DeferredPod:
         self._server = server
         self._slots = slots
         self._log = log
-        self._story = PodStory(terms.container, start_by=terms.start_by, secret_is_there=True)
+        self._story = PodStory(terms.logs.container, start_by=terms.start_by, secret_is_there=True)
         self._changed = asyncio.Event()
         self._exit: Exit | None = None
         self._refused: str | None = None
         self._secrets: PodSecrets | None = None
-        self._pod_log: LiveLog | None = None
-        self._is_launched = bool(terms.position.stamp)  # then the worker has seen it, and told
+        self._logs = PodLogs(watch.cluster, terms.logs, self._story, log)
+        self._is_launched = bool(terms.logs.position.stamp)  # then the worker has seen it, and told
         self._is_told = False
         self._is_cleared = False
 
     def pod_changed(self, event: str, pod: Pod | None) -> None:
         """Take in what the watch saw."""
         self._exit = self._story.look(event, pod, datetime.now(UTC))
-        if self._exit is not None and self._pod_log is not None:
-            self._pod_log.container_ended()
+        if self._exit is not None:
+            self._logs.container_ended()
         self._changed.set()
 
     def watch_refused(self, reason: str) -> None:
@@ -121,9 +119,9 @@ class DeferredPod:
                 if not await insist(lambda: self._watch.is_there(self._terms.name, self._terms.uid)):
                     self.pod_changed("DELETED", None)
                 exit_ = await self._until_end()
+            exit_ = await self._told_whole(exit_)
             if self._story.is_stuck:  # it might start yet
                 await self._clear_up(succeeded=False)
-            exit_ = await self._with_last_lines(exit_)
             await self._show_reported(task)
             view = await self._ask_for_ever(lambda hook: hook.tell(task, exit_, patience=_NO_PATIENCE))
         except ClusterRefused as refused:
@@ -154,7 +152,14 @@ class DeferredPod:
             self._log.info("Another process of this task looks after the pod")
 
     async def _kill_or_clear_up(self, task: TaskCredentials) -> None:
-        view = await self._ask_for_a_while(lambda hook: hook.read(task, patience=_NO_PATIENCE))
+        try:
+            view = await self._ask_for_a_while(lambda hook: hook.read(task, patience=_NO_PATIENCE))
+        except Superseded:
+            raise
+        except ServerError as error:  # it knows the action no more: neither will the sweep
+            self._log.warning("%s; the pod is deleted", error)
+            await self._delete_killed()
+            return
         if view is None:
             self._log.warning("The API server does not answer: the pod is left to the sweep")
         elif view.exit_seen:
@@ -176,11 +181,15 @@ class DeferredPod:
                 if not is_stop_told:
                     await self._tell_soon(task, stop)  # or the exit seems to be the job's own
                 await self._tell_soon(task, self._exit)
+        await self._delete_killed()
+        if self._exit is None:
+            await self._tell_soon(task, Abandon())
+
+    async def _delete_killed(self) -> None:
+        """Delete the pod of a task that was killed, unless it is to be kept."""
         if not self._terms.keep_on_kill:
             await self._delete_pod(grace_seconds=int(self._terms.stop_grace.total_seconds()))
             await self._delete_secret()
-        if self._exit is None:
-            await self._tell_soon(task, Abandon())
 
     async def _until_end(self) -> Exit:
         try:
@@ -191,7 +200,7 @@ class DeferredPod:
                 if self._story.has_started and not self._is_launched:
                     await self._tell_launched()
                     continue
-                if self._may_follow() and self._slots.take(self._changed.set):
+                if self._logs.may_be_followed and self._slots.take(self._changed.set):
                     await self._follow()
                     continue
                 await self._next_change()
@@ -207,14 +216,11 @@ class DeferredPod:
         launched = Launched({**job, "node": node, "uid": terms.uid})
         await self._ask_for_ever(lambda hook: hook.tell(task, launched, patience=_NO_PATIENCE))
         self._is_launched = True
-
-    def _may_follow(self) -> bool:
-        was_followed = self._pod_log is not None
-        return self._terms.get_logs and self._story.has_started and not was_followed
+        await self._logs.copy_init_containers()
 
     async def _follow(self) -> None:
         try:
-            await self._opened_log().follow(lambda: self._exit is not None)
+            await self._logs.follow(lambda: self._exit is not None)
         finally:
             self._slots.give_back()
 
@@ -238,36 +244,24 @@ class DeferredPod:
             seconds.append(max(left, 0.0) + 0.1)
         return min(seconds, default=None)
 
-    async def _with_last_lines(self, exit_: Exit) -> Exit:
+    async def _told_whole(self, ended: Exit) -> Exit:
+        """Return an end with all that explains it; copy what is left of the logs."""
+        if self._story.wants_events:
+            ended = await self._with_events(ended)
         await self._read_rest()
-        if self._pod_log is not None:
-            return replace(exit_, tail=self._pod_log.tail)
-        return exit_
+        if self._story.warning is not None:
+            self._log.warning("%s", self._story.warning)
+        return self._story.with_tail(ended, self._logs.tail)
+
+    async def _with_events(self, late: Exit) -> Exit:
+        try:
+            events = await self._watch.cluster.events(self._terms.uid)
+            return with_events(late, events, own_secret=self._terms.name)
+        except ClusterError as error:
+            return without_events(late, str(error))
 
     async def _read_rest(self) -> None:
-        """Read the log to its end. The container has ended; if its node is lost, so is what is left."""
-        is_lost = self._exit is not None and self._exit.reason == "NodeLost" and self._exit.code is None
-        was_read = self._pod_log is not None and self._pod_log.is_complete
-        if self._terms.get_logs and self._story.has_started and not was_read and not is_lost:
-            await self._opened_log().follow(lambda: True)
-
-    def _opened_log(self) -> LiveLog:
-        if self._pod_log is None:
-            terms = self._terms
-            self._pod_log = LiveLog(
-                self._watch.cluster,
-                terms.name,
-                terms.container,
-                terms.position,
-                self._write_line,
-            )
-        return self._pod_log
-
-    def _write_line(self, line: PodLine) -> None:
-        """Write a line of the log, without secrets: in a triggerer, nobody else masks them."""
-        if self._secrets is not None:
-            line = replace(line, text=self._secrets.masked(line.text))
-        write_pod_line(self._log, line)
+        await self._logs.read_rest(self._exit)
 
     async def _show_reported(self, task: TaskCredentials) -> None:
         """Write what the job has reported since the worker looked last."""
@@ -320,7 +314,7 @@ class DeferredPod:
         terms, cluster = self._terms, self._watch.cluster
         if self._secrets is None:
             try:
-                self._secrets = await insist(lambda: read_secrets(cluster, terms.name))
+                self._secrets = self._logs.secrets = await insist(lambda: read_secrets(cluster, terms.name))
             except ClusterRefused as refused:
                 raise CannotWatch(str(refused)) from refused
             if self._secrets is None:
@@ -331,23 +325,25 @@ class DeferredPod:
         return await self._server.ask_for_ever(call, ti_id=self._terms.ti_id)
 
     async def _ask_for_a_while(self, call: Callable[[TaskHook], T]) -> T | None:
-        """Return what the server answers; ``None`` if it refuses, or does not answer for some seconds.
+        """Return what the server answers; ``None`` if it does not answer for some seconds.
 
         :raises Superseded: another process of the task has taken over
+        :raises ServerError: it refuses
         """
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 return await self._ask_for_ever(call)
         except TimeoutError:
             return None
+
+    async def _tell_soon(self, task: TaskCredentials, word: Word) -> bool:
+        try:
+            view = await self._ask_for_a_while(lambda hook: hook.tell(task, word, patience=_NO_PATIENCE))
         except Superseded:
             raise
         except ServerError as error:
             self._log.warning("%s", error)
-            return None
-
-    async def _tell_soon(self, task: TaskCredentials, word: Word) -> bool:
-        view = await self._ask_for_a_while(lambda hook: hook.tell(task, word, patience=_NO_PATIENCE))
+            return False
         return view is not None
 
 

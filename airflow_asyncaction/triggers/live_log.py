@@ -27,6 +27,7 @@ class LiveLog:
     """Passes the log of one container on.
 
     :param write: takes each line, once
+    :param last_lines: how many of its lines are read at a time; ``None``: all
     """
 
     def __init__(
@@ -36,7 +37,10 @@ class LiveLog:
         container: str,
         position: LogPosition,
         write: Callable[[PodLine], None],
+        *,
+        last_lines: int | None = None,
     ) -> None:
+        self._options = {} if last_lines is None else {"tail_lines": last_lines}
         self._cluster = cluster
         self._pod = pod
         self._container = container
@@ -75,6 +79,12 @@ class LiveLog:
             self._pass_on(line)
         self.is_complete = True
 
+    async def copy(self) -> None:
+        """Pass on what there is now; what the container still writes is left."""
+        await self._read(Read(follow=False, since_seconds=None), lambda: False)
+        for line in self._reader.finish():
+            self._pass_on(line)
+
     async def _read(self, step: Read, has_ended: Callable[[], bool]) -> Outcome:
         try:
             async with asyncio.timeout(None) as reading:
@@ -93,7 +103,8 @@ class LiveLog:
         return Outcome.ENDED
 
     async def _feed(self, step: Read) -> None:
-        options = {} if step.since_seconds is None else {"since_seconds": step.since_seconds}
+        since = {} if step.since_seconds is None else {"since_seconds": step.since_seconds}
+        options = {**self._options, **since}
         self._reader.begin(reads_all=step.since_seconds is None)
         async with self._cluster.log(
             self._pod, container=self._container, follow=step.follow, **options

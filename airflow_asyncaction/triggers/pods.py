@@ -19,11 +19,13 @@ from airflow_asyncaction.triggers.cluster import Place
 from airflow_asyncaction.triggers.deferred_pod import CannotWatch, DeferredPod, PodTerms
 from airflow_asyncaction.triggers.killing import to_its_end
 from airflow_asyncaction.triggers.log_slots import log_slots
+from airflow_asyncaction.triggers.pod_logs import WantedLogs
 from airflow_asyncaction.triggers.pod_watch import watch_of
 from airflow_asyncaction.triggers.server import server
 from airflow_asyncaction.triggers.sweep import Sweep
 
 _COMPLETED_WITHIN_SECONDS = 120.0
+_OF_POD = ("name", "namespace", "uid", "init_containers")
 
 
 class PodActionTrigger(BaseEventTrigger):
@@ -37,7 +39,8 @@ class PodActionTrigger(BaseEventTrigger):
     What it does not do: fire. Only if the pod cannot be seen through from here, it has the task resumed on a
     worker, not before the settle time is over.
 
-    :param pod: ``name``, ``namespace`` and ``uid``
+    :param pod: ``name``, ``namespace`` and ``uid``; and ``init_containers``, if logs of them are still to be
+        copied: their names, or whether all are
     :param cluster: ``conn_id``, ``in_cluster``, ``cluster_context`` and ``config_file``
     :param log: how far the worker has read the pod's log (``LogPosition.to_json``)
     :param after_line: the last reported line that the worker has written
@@ -50,7 +53,7 @@ class PodActionTrigger(BaseEventTrigger):
         *,
         action_id: str,
         ti_id: str,
-        pod: Mapping[str, str],
+        pod: Mapping[str, Any],
         container: str,
         cluster: Mapping[str, Any],
         log: list[Any],
@@ -65,7 +68,7 @@ class PodActionTrigger(BaseEventTrigger):
         self._kwargs: dict[str, Any] = {
             "action_id": action_id,
             "ti_id": ti_id,
-            "pod": {name: pod[name] for name in ("name", "namespace", "uid")},
+            "pod": {name: pod[name] for name in _OF_POD if name in pod},
             "container": container,
             "cluster": dict(cluster),
             "log": list(log),
@@ -158,10 +161,14 @@ def _terms(kwargs: Mapping[str, Any]) -> PodTerms:
         ti_id=kwargs["ti_id"],
         name=kwargs["pod"]["name"],
         uid=kwargs["pod"]["uid"],
-        container=kwargs["container"],
-        position=LogPosition.from_json(kwargs["log"]),
+        logs=WantedLogs(
+            pod=kwargs["pod"]["name"],
+            container=kwargs["container"],
+            position=LogPosition.from_json(kwargs["log"]),
+            get_logs=kwargs["get_logs"],
+            init_containers=kwargs["pod"].get("init_containers", ()),
+        ),
         after_line=kwargs["after_line"],
-        get_logs=kwargs["get_logs"],
         stop_grace=timedelta(seconds=kwargs["stop_grace_seconds"]),
         start_by=None if start_by_ms is None else datetime.fromtimestamp(start_by_ms / 1000, UTC),
         on_finish=kwargs["on_finish"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -87,22 +87,23 @@ class JobPods:
         scheduler: str | None = None,
         secret_in_env: bool = False,
         sidecars: Sequence[k8s.V1Container] = (),
+        init: Mapping[str, str] | None = None,
+        volumes: Sequence[k8s.V1Volume] = (),
         **container: Any,
     ) -> JobPod:
         """Create a pod that runs a shell script, and its Secret."""
         info = info or JobInfo(job_id=JobId(secrets.token_hex(16)), secret_key="s" * 43, hook="http://nobody")
         name = f"job-{secrets.token_hex(5)}"
-        base = k8s.V1Container(
-            name="base",
-            image=SMALL_IMAGE,
-            image_pull_policy="IfNotPresent",
-            command=["sh", "-c", script],
-            **container,
-        )
+        mounts = [k8s.V1VolumeMount(name=each.name, mount_path=f"/{each.name}") for each in volumes]
+        base = _shell("base", script, volume_mounts=mounts, **container)
         pod = k8s.V1Pod(
             metadata=k8s.V1ObjectMeta(name=name),
             spec=k8s.V1PodSpec(
-                containers=[base, *sidecars], scheduler_name=scheduler, termination_grace_period_seconds=1
+                containers=[base, *sidecars],
+                init_containers=[_shell(name, script) for name, script in (init or {}).items()],
+                volumes=list(volumes),
+                scheduler_name=scheduler,
+                termination_grace_period_seconds=1,
             ),
         )
         add_job(pod, info, task_key=task_key, secret_in_env=secret_in_env, on_finish=on_finish)
@@ -118,6 +119,16 @@ def job_pods(cluster: Cluster) -> Iterator[JobPods]:
     """Make pods with an administrator's rights: what is tested has those of its role alone."""
     with kube_config.new_client_from_config(config_file=str(cluster.admin_kubeconfig)) as client:
         yield JobPods(cluster, k8s.CoreV1Api(client))
+
+
+def _shell(name: str, script: str, **more: Any) -> k8s.V1Container:
+    return k8s.V1Container(
+        name=name,
+        image=SMALL_IMAGE,
+        image_pull_policy="IfNotPresent",
+        command=["sh", "-c", script],
+        **more,
+    )
 
 
 def _found(read: Callable[[], Any]) -> Any:

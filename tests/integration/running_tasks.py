@@ -94,6 +94,12 @@ class RunningTask:
             session.execute(update(_instances).where(_instances.c.id == UUID(self.ti_id)).values(**values))
             session.commit()
 
+    def delete_run(self) -> None:
+        """Let somebody delete its run, with all its tasks."""
+        with self.engine.begin() as connection:
+            connection.execute(delete(_instances).where(_instances.c.run_id == self.run_id))
+            connection.execute(delete(_runs).where(_runs.c.run_id == self.run_id))
+
     def row(self) -> Row[Any]:
         """Return it as Airflow stores it."""
         with self.engine.connect() as connection:

@@ -136,6 +136,7 @@ def test_a_process_that_the_scheduler_gave_up_does_not_stop_what_the_next_try_ad
     second = task.next_try()  # its process does not run yet
     answer = job.send("POST", "/task/word", word_to_json(word), query=f"ti={task.ti_id}")
     assert answer.error == (410, "superseded")
+    assert "next try" in answer.fields["message"]
     assert is_adopted(again(second, client), job)
 
 
@@ -156,6 +157,41 @@ def test_a_process_that_is_killed_for_a_person_stops_its_job(
 ) -> None:
     task.set_retries(1)
     task.set_state(state)
+    answer = job.send("POST", "/task/word", word_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}")
+    assert (answer.status, answer.fields["verb"]) == (200, "STOP")
+
+
+@pytest.mark.parametrize("mark", [None, TaskInstanceState.FAILED])
+def test_a_process_whose_run_was_deleted_stops_its_job(
+    task: RunningTask, job: SignedJob, mark: TaskInstanceState | None
+) -> None:
+    task.set_retries(1)
+    if mark is not None:
+        task.set_state(mark)
+    task.delete_run()
+    words = [
+        job.send("POST", "/task/word", word_to_json(word), query=f"ti={task.ti_id}")
+        for word in (Stop(StopReason.KILLED), Exit(code=143))
+    ]
+    assert [answer.status for answer in words] == [200, 200]
+    assert words[0].fields["verb"] == "STOP"
+    assert (job.view().state, job.view().error_name) == (State.STOPPED, "Killed")
+
+
+def test_a_process_whose_run_was_deleted_ends_its_action_if_it_cannot_see_the_exit(
+    task: RunningTask, job: SignedJob
+) -> None:
+    task.delete_run()
+    answer = job.send("POST", "/task/word", word_to_json(Abandon()), query=f"ti={task.ti_id}")
+    assert answer.status == 200
+    assert (job.view().state, job.view().is_done) == (State.STOPPED, True)
+
+
+@pytest.mark.parametrize("state", ["failed", "success", "removed"])
+def test_a_next_try_that_was_marked_before_it_ran_adopts_nothing(
+    task: RunningTask, job: SignedJob, state: TaskInstanceState
+) -> None:
+    task.next_try().set_state(state)
     answer = job.send("POST", "/task/word", word_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}")
     assert (answer.status, answer.fields["verb"]) == (200, "STOP")
 

@@ -8,7 +8,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -70,9 +71,8 @@ class Scene:
     def runner(
         self, command: str = "true", *, position: LogPosition = BEGINNING, **changes: Any
     ) -> KubeRunner:
-        container = {
-            name: changes.pop(name) for name in ("image", "resources", "env_from") if name in changes
-        }
+        options = {field.name for field in fields(PodOptions)}
+        container = {name: changes.pop(name) for name in list(changes) if name not in options}
         runner = KubeRunner(
             self.core,
             lambda _: self.pod(command, **container),
@@ -84,17 +84,37 @@ class Scene:
         runner.task_key = TASK_KEY
         return runner
 
-    def pod(self, command: str, *, image: str = "busybox", **container: Any) -> k8s.V1Pod:
+    def pod(
+        self,
+        command: str,
+        *,
+        image: str = "busybox",
+        init: Mapping[str, str] | None = None,
+        volume: k8s.V1Volume | None = None,
+        **container: Any,
+    ) -> k8s.V1Pod:
+        volumes = [] if volume is None else [volume]
+        mounts = [k8s.V1VolumeMount(name=each.name, mount_path=f"/{each.name}") for each in volumes]
+        inits = [
+            k8s.V1Container(
+                name=name, image=image, image_pull_policy="IfNotPresent", command=["sh", "-c", script]
+            )
+            for name, script in (init or {}).items()
+        ]
         base = k8s.V1Container(
             name="base",
             image=image,
             image_pull_policy="IfNotPresent",
             command=["sh", "-c", command],
+            volume_mounts=mounts,
             **container,
         )
         name = f"{self.labels['task_id']}-{secrets.token_hex(4)}"
         metadata = k8s.V1ObjectMeta(name=name, namespace=self.cluster.namespace, labels=dict(self.labels))
-        return k8s.V1Pod(metadata=metadata, spec=k8s.V1PodSpec(containers=[base], restart_policy="Never"))
+        spec = k8s.V1PodSpec(
+            containers=[base], init_containers=inits, volumes=volumes, restart_policy="Never"
+        )
+        return k8s.V1Pod(metadata=metadata, spec=spec)
 
     def run(self, runner: KubeRunner, *, releases: bool = True) -> Exit | None:
         exit_ = runner.run(self.info, self.on_launched)
@@ -171,6 +191,31 @@ def test_a_pod_that_uses_too_much_memory(scene: Scene) -> None:
     assert exit_.reason == "OOMKilled"
 
 
+def test_a_pod_that_ends_well_though_a_child_used_too_much_memory(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = k8s.V1ResourceRequirements(limits={"memory": "20Mi"})
+    exit_ = scene.ended("(head -c 200m /dev/zero | tail) || true; echo survived; sleep 1", resources=limits)
+    assert exit_.is_clean
+    assert exit_.tail[-1] == "survived"
+    assert [record.levelname for record in caplog.records if "OOMKilled" in record.message] == ["WARNING"]
+
+
+@pytest.mark.parametrize("code", [12, 137])
+def test_a_pod_that_leaves_a_last_word(scene: Scene, code: int) -> None:
+    exit_ = scene.ended(f"echo 'bad input file' > /dev/termination-log; echo out; exit {code}")
+    assert (exit_.code, exit_.message, exit_.tail) == (code, "bad input file", ("out",))
+
+
+@pytest.mark.parametrize("count", [5, 30, 2000])
+def test_a_pod_whose_last_word_is_made_of_its_log_tells_it_once(scene: Scene, count: int) -> None:
+    policy = "FallbackToLogsOnError"
+    exit_ = scene.ended(f"seq 1 {count}; sleep 0.8; exit 12", termination_message_policy=policy)
+    told = [*(exit_.message or "").splitlines(), *exit_.tail]
+    assert told == [str(number) for number in range(count - len(told) + 1, count + 1)]
+    assert exit_.code == 12
+
+
 def test_an_image_that_is_not_there(scene: Scene) -> None:
     exit_ = scene.ended("true", image="127.0.0.1:1/nothing:1")
     assert exit_.reason == "ImagePull"
@@ -183,6 +228,79 @@ def test_configuration_that_is_not_there(scene: Scene, kind: str) -> None:
     exit_ = scene.ended("true", env_from=[k8s.V1EnvFromSource(**{f"{kind}_ref": make(name="nowhere")})])
     assert exit_.reason == "CreateContainerConfigError"
     assert '"nowhere" not found' in (exit_.message or "")
+
+
+@pytest.mark.parametrize("kind", ["config_map", "secret"])
+def test_a_volume_that_is_not_there(scene: Scene, kind: str) -> None:
+    source = {
+        "config_map": k8s.V1ConfigMapVolumeSource(name="absent"),
+        "secret": k8s.V1SecretVolumeSource(secret_name="absent"),
+    }
+    volume = k8s.V1Volume(name="v", **{kind: source[kind]})
+    exit_ = scene.ended("true", volume=volume, start_timeout=timedelta(seconds=10))
+    assert exit_.reason == "CreateContainerConfigError"
+    for part in ("did not start in time", "MountVolume.SetUp failed", '"absent" not found'):
+        assert part in (exit_.message or "")
+
+
+def test_a_volume_that_cannot_be_mounted(scene: Scene) -> None:
+    nowhere = k8s.V1HostPathVolumeSource(path="/nowhere/at/all", type="Directory")
+    volume = k8s.V1Volume(name="v", host_path=nowhere)
+    exit_ = scene.ended("true", volume=volume, start_timeout=timedelta(seconds=10))
+    assert exit_.reason == "PodFailed"
+    assert "/nowhere/at/all is not a directory" in (exit_.message or "")
+
+
+def test_no_right_on_events(scene: Scene, kube: Cluster) -> None:
+    volume = k8s.V1Volume(name="v", config_map=k8s.V1ConfigMapVolumeSource(name="absent"))
+    with without_right_on(kube, "events"):
+        exit_ = scene.ended("true", volume=volume, start_timeout=timedelta(seconds=10))
+    assert exit_.reason == "PodFailed"
+    for part in ("Container base: ContainerCreating", "rbac.yaml", "events is forbidden"):
+        assert part in (exit_.message or "")
+
+
+def test_an_init_container_that_hangs(scene: Scene) -> None:
+    init = {"first": "echo done", "prepare": "echo waiting for the db; sleep 600"}
+    exit_ = scene.ended("true", init=init, start_timeout=timedelta(seconds=20))
+    assert exit_.reason == "PodFailed"
+    assert "Init container prepare has not ended: it has been running since 20" in (exit_.message or "")
+    assert exit_.tail == ("waiting for the db",)
+    assert scene.texts == ["[prepare] waiting for the db"]
+
+
+def test_an_init_container_that_fails_tells_its_last_lines(scene: Scene) -> None:
+    init = {"first": "echo done", "prepare": "seq 1 30; sleep 0.8; echo no db > /dev/termination-log; exit 7"}
+    exit_ = scene.ended("true", init=init)
+    assert (exit_.code, exit_.reason) == (7, "InitContainerFailed")
+    assert exit_.message == "Init container prepare exited with code 7: no db"
+    assert list(exit_.tail) == [str(number) for number in range(11, 31)]
+    assert scene.texts == [f"[prepare] {number}" for number in range(11, 31)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "texts"),
+    [
+        (True, ["[first] done", "[second] done", "base"]),
+        (["second"], ["[second] done", "base"]),
+        (["absent"], ["base"]),
+    ],
+)
+def test_logs_of_init_containers_that_are_asked_for_come_first(
+    scene: Scene, caplog: pytest.LogCaptureFixture, wanted: list[str] | bool, texts: list[str]
+) -> None:
+    init = {"first": "echo done", "second": "echo done"}
+    exit_ = scene.ended("echo base; exit 1", init=init, init_logs=wanted)
+    assert scene.texts == texts
+    assert exit_.tail == ("base",)
+    assert ("no init container absent has ended" in caplog.text) == (wanted == ["absent"])
+
+
+def test_the_whole_log_of_a_failed_init_container_that_is_asked_for(scene: Scene) -> None:
+    init = {"first": "echo done", "prepare": "seq 1 30; sleep 0.8; exit 7"}
+    exit_ = scene.ended("true", init=init, init_logs=True)
+    assert scene.texts == ["[first] done", *(f"[prepare] {number}" for number in range(1, 31))]
+    assert list(exit_.tail) == [str(number) for number in range(11, 31)]
 
 
 def test_a_pod_that_no_node_takes(scene: Scene) -> None:
@@ -249,19 +367,25 @@ def test_a_crash_between_the_pod_and_its_secret(scene: Scene) -> None:
 
 
 def test_no_right_on_secrets(scene: Scene, kube: Cluster) -> None:
-    rbac = k8s.RbacAuthorizationV1Api(kube.core.api_client)
-    role = rbac.read_namespaced_role(ACCOUNT, kube.namespace)
-    few = [rule for rule in role.rules if "secrets" not in rule.resources]
-    _set_rules(rbac, kube, few)
-    try:
+    with without_right_on(kube, "secrets"):
         exit_ = scene.ended("true")
         assert exit_.reason == "SecretRefused"
         for part in ('"resources": ["secrets"]', 'job_secret="env"', "forbidden", kube.namespace):
             assert part in (exit_.message or "")
         scene.expect_nothing_left()
         assert scene.ended("test ${#JOB_SECRET_KEY} = 32", secret_in_env=True).code == 0
+
+
+@contextmanager
+def without_right_on(cluster: Cluster, resource: str) -> Iterator[None]:
+    """Let Airflow's role lack the rules for a resource meanwhile."""
+    rbac = k8s.RbacAuthorizationV1Api(cluster.core.api_client)
+    role = rbac.read_namespaced_role(ACCOUNT, cluster.namespace)
+    _set_rules(rbac, cluster, [rule for rule in role.rules if resource not in rule.resources])
+    try:
+        yield
     finally:
-        _set_rules(rbac, kube, role.rules)
+        _set_rules(rbac, cluster, role.rules)
 
 
 def _set_rules(rbac: k8s.RbacAuthorizationV1Api, cluster: Cluster, rules: list[Any]) -> None:

@@ -15,11 +15,13 @@ from airflow.sdk import DAG, BaseOperator
 from airflow.triggers.base import TriggerEvent
 from airflow.triggers.shared_stream import SharedStreamManager
 from kubernetes import client as k8s
+from sqlalchemy import delete
 from structlog.testing import capture_logs
 
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
 from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.triggers import server as server_module
 from airflow_asyncaction.triggers.log_slots import LogSlots
 from airflow_asyncaction.triggers.pod_watch import watch_of
@@ -338,6 +340,96 @@ def test_a_pod_that_does_not_start_in_time_is_deleted_even_if_pods_are_kept(defe
     assert "did not start in time" in (deferred.job.view().error_message or "")
 
 
+def test_a_pod_that_does_not_start_in_time_is_told_with_its_events(defer: NewDeferred) -> None:
+    volume = k8s.V1Volume(name="v", config_map=k8s.V1ConfigMapVolumeSource(name="absent"))
+    deferred = defer("true", volumes=[volume])
+
+    async def check() -> None:
+        start_by_ms = int(time.time() * 1000) + 10_000
+        started = Triggerer().start(deferred.trigger(start_by_ms=start_by_ms))
+        await until(lambda: deferred.job.view().is_done)
+        await until(deferred.pod.is_going)
+        await started.cancel()
+
+    run(check())
+    view = deferred.job.view()
+    assert view.error_name == "CreateContainerConfigError"
+    assert 'configmap "absent" not found' in (view.error_message or "")
+
+
+def test_an_init_container_that_hangs_is_named_and_read(defer: NewDeferred) -> None:
+    deferred = defer("true", init={"prepare": "echo waiting for the db; sleep 600"})
+
+    async def check() -> None:
+        start_by_ms = int(time.time() * 1000) + 20_000
+        started = Triggerer().start(deferred.trigger(start_by_ms=start_by_ms))
+        await until(lambda: deferred.job.view().is_done)
+        await until(deferred.pod.is_going)
+        await started.cancel()
+
+    with capture_logs() as logs:
+        run(check())
+    view = deferred.job.view()
+    assert view.error_name == "PodFailed"
+    assert "Init container prepare has not ended" in (view.error_message or "")
+    assert (view.error_message or "").endswith("\nwaiting for the db")
+    assert lines(logs).count("[prepare] waiting for the db") == 1
+
+
+def test_an_init_container_that_fails_is_told_with_its_last_lines(defer: NewDeferred) -> None:
+    script = f"{SHOWS_SECRETS}; sleep 0.8; echo no db > /dev/termination-log; exit 7"
+    deferred = defer("true", init={"prepare": script})
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.job.view().is_done)
+        await until(deferred.pod.is_going)
+        await started.cancel()
+
+    with capture_logs() as logs:
+        run(check())
+    view = deferred.job.view()
+    assert view.error_name == "InitContainerFailed"
+    assert view.error_message == (
+        "Init container prepare exited with code 7: no db\nmine is ***\nand 0 others"
+    )
+    written = [line for line in lines(logs) if line.startswith("[prepare]")]
+    assert written == ["[prepare] mine is ***", "[prepare] and 0 others"]
+
+
+@pytest.mark.parametrize("wanted", [True, ["prepare"], []])
+def test_logs_of_init_containers_that_no_worker_has_copied_come_first(
+    defer: NewDeferred, wanted: list[str] | bool
+) -> None:
+    deferred = defer("echo base; sleep 2", init={"prepare": "echo prepared"})
+
+    async def check() -> None:
+        trigger = deferred.trigger(pod={**deferred.pod.place, "init_containers": wanted})
+        started = Triggerer().start(PodActionTrigger(**trigger.serialize()[1]))
+        await until(lambda: deferred.state == "success")
+        await started.cancel()
+
+    with capture_logs() as logs:
+        run(check())
+    written = [line for line in lines(logs) if line in ("[prepare] prepared", "base")]
+    assert written == (["[prepare] prepared", "base"] if wanted else ["base"])
+
+
+def test_a_success_though_a_child_used_too_much_memory_is_warned_of(defer: NewDeferred) -> None:
+    limits = k8s.V1ResourceRequirements(limits={"memory": "20Mi"})
+    deferred = defer("(head -c 200m /dev/zero | tail) || true; sleep 1", resources=limits)
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.state == "success")
+        await started.cancel()
+
+    with capture_logs() as logs:
+        run(check())
+    assert [entry["log_level"] for entry in logs if "OOMKilled" in str(entry)] == ["warning"]
+    assert deferred.job.view().exit == '{"code":0}'
+
+
 def test_a_pod_whose_secret_is_gone_is_given_back_to_a_worker(
     defer: NewDeferred, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,6 +529,37 @@ def test_a_kill_asks_the_job_to_stop_and_deletes_its_pod(defer: NewDeferred) -> 
     run(check())
     view = deferred.job.view()
     assert (view.state, view.stop_reason, view.is_done) == (State.STOPPED, StopReason.KILLED, True)
+
+
+def test_a_kill_since_the_run_was_deleted_does_the_same(defer: NewDeferred) -> None:
+    deferred = defer("trap 'exit 1' TERM; sleep 300 & wait")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger(stop_grace_seconds=1.0))
+        await asyncio.to_thread(deferred.pod.wait_until_running)
+        deferred.task.delete_run()
+        await started.cancel(killed=True)
+        assert deferred.pod.is_going()
+
+    run(check())
+    view = deferred.job.view()
+    assert (view.state, view.error_name, view.is_done) == (State.STOPPED, "Killed", True)
+
+
+def test_a_kill_deletes_the_pod_of_an_action_that_the_server_knows_no_more(
+    defer: NewDeferred, database: Database
+) -> None:
+    deferred = defer("trap 'exit 1' TERM; sleep 300 & wait")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger(stop_grace_seconds=1.0))
+        await until(lambda: deferred.job.view().state is State.RUNNING)
+        with database.engine.begin() as connection:
+            connection.execute(delete(action_table).where(action_table.c.id == deferred.job.info.job_id))
+        await started.cancel(killed=True)
+        assert deferred.pod.is_going()
+
+    run(check())
 
 
 def test_a_job_that_obeys_a_kill_is_waited_for(defer: NewDeferred) -> None:

@@ -245,7 +245,8 @@ def test_a_decorated_function_may_return_text_for_the_shell(edges: DagRun) -> No
 
 def test_a_decorated_function_that_returns_no_command_is_told_so(edges: DagRun) -> None:
     assert edges.states["returns_nothing"] == "failed"
-    assert "ValueError: command must be a non-empty string for the shell, or a list of strings" in edges.log
+    assert "returns_nothing returned nothing (None)" in edges.log
+    assert "a function of @task.async_action_local has to return the command" in edges.log
 
 
 def test_a_decorated_function_may_skip_its_task(edges: DagRun) -> None:

@@ -33,6 +33,7 @@ def started(kube: KubeScene) -> None:
     kube.end_of("pods_deferred")
     kube.end_of("pods_waited_for")
     kube.trigger("pod_worker_killed", "pod_deleted", "pod_cleared", "pod_marked", "pod_timed_out", "pod_left")
+    kube.trigger("pod_run_deleted")
 
 
 @pytest.mark.usefixtures("started")
@@ -79,6 +80,18 @@ def test_a_deferred_task_that_is_marked_failed_tells_its_job_to_stop(kube: KubeS
     ended = kube.ended("pod_marked", "waits")
     # Whether it obeyed, or was deleted after its grace, depends on when it reports again.
     assert (ended.state, ended.verb, ended.error_name) == ("STOPPED", "STOP", "Killed")
+
+
+@pytest.mark.usefixtures("started")
+def test_a_waiting_task_whose_run_is_deleted_stops_its_pod(kube: KubeScene) -> None:
+    action = kube.attempt("pod_run_deleted", "waits")
+    kube.running_pod(action)
+    run_id = kube.runs["pod_run_deleted"]
+    kube.api.set_run_state("pod_run_deleted", run_id, "failed")
+    kube.api.delete_run("pod_run_deleted", run_id)
+    ended = kube.ended("pod_run_deleted", "waits")
+    assert (ended.state, ended.error_name) == ("STOPPED", "Killed")
+    kube.assert_cleared_up(action)
 
 
 @pytest.mark.usefixtures("started")

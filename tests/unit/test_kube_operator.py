@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, cast
 
@@ -12,9 +13,11 @@ from airflow.sdk import DAG, Asset, task
 from airflow.serialization.serialized_objects import DagSerialization
 from kubernetes.client import models as k8s
 
+from airflow_asyncaction.decorators import returned_command
 from airflow_asyncaction.decorators.kubernetes import async_action_kubernetes
 from airflow_asyncaction.operators import KubeActionOperator
 from airflow_asyncaction.operators.deferring import needs_worker
+from airflow_asyncaction.operators.kubernetes import _init_logs
 from airflow_asyncaction.protocol.tasks import NeedsWorker
 from airflow_asyncaction.runners.base import Runner
 
@@ -59,7 +62,7 @@ def test_results_need_no_side_car() -> None:
 
 @pytest.mark.parametrize(
     "argument",
-    ["callbacks", "progress_callback", "container_logs", "init_container_logs", "logging_interval"],
+    ["callbacks", "progress_callback", "container_logs", "logging_interval"],
 )
 def test_what_it_cannot_do_is_refused_with_a_way_out(argument: str) -> None:
     with pytest.raises(ValueError, match=f"takes no {argument}: .{{10}}"):
@@ -139,3 +142,59 @@ def test_results_that_tasks_are_mapped_over_are_counted_by_a_worker() -> None:
 
         each.expand(item=made.output)
         assert needs_worker(made, reads_log=False) is NeedsWorker.ALWAYS
+
+
+def numbers() -> Iterator[str]:
+    yield "1"
+
+
+def decorated(returned: Any) -> Any:
+    """Return the operator of a function, as a worker has it."""
+
+    def job() -> Any:
+        return returned
+
+    with DAG("decorated", schedule=None):
+        made: Any = async_action_kubernetes(image="busybox", namespace="jobs")(job)()
+    return made.operator
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (None, r"job returned nothing \(None\)"),
+        ({"echo": 1, "hello": 2}, "job returned a value of type dict"),
+        ({"sum", "-r"}, "job returned a value of type set"),
+        (b"echo", "job returned a value of type bytes"),
+        (7, "job returned a value of type int"),
+        (numbers(), "job returned a value of type generator"),
+        ([], "job returned an empty list"),
+        ("  ", "job returned an empty string"),
+        (["sleep", 3], "job returned a list whose item 1 is of type int"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_command_is_not_run(returned: Any, said: str) -> None:
+    made = decorated(returned)
+    with pytest.raises(TypeError, match=f"{said}: a function of @task.async_action_kubernetes has to"):
+        returned_command(made, {})
+
+
+@pytest.mark.parametrize(
+    ("returned", "command"),
+    [
+        (["echo", "{{ 1 + 1 }}"], ["echo", "2"]),
+        (("echo", "x"), ["echo", "x"]),
+        ("echo {{ 1 + 1 }}", "echo 2"),
+    ],
+)
+def test_a_list_of_strings_or_a_string_is_a_command(returned: Any, command: Any) -> None:
+    assert returned_command(decorated(returned), {}) == command
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [(None, False), (True, True), ("one", ["one"]), (["one", "two"], ["one", "two"]), (("one",), ["one"])],
+)
+def test_logs_of_init_containers_can_be_asked_for(given: Any, wanted: Any) -> None:
+    assert _init_logs(operator(init_container_logs=given).init_container_logs) == wanted

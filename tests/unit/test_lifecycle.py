@@ -118,6 +118,23 @@ def test_no_report_and_another_exit_is_named_for_it(exit_: Exit, name: str) -> N
     assert (end.error_message or "").endswith("first\nlast")
 
 
+@pytest.mark.parametrize(
+    ("exit_", "text"),
+    [
+        (Exit(code=12, message="bad input"), "The job exited with code 12: bad input\nlast"),
+        (
+            Exit(code=143, signal="SIGTERM", message="bye"),
+            "The job was killed by SIGTERM: bye\nlast",
+        ),
+        (Exit(code=12), "The job exited with code 12\nlast"),
+        (Exit(code=137, reason="OOMKilled", message="too much"), "too much\nlast"),
+    ],
+)
+def test_a_last_word_goes_beside_the_exit_code_not_in_place_of_it(exit_: Exit, text: str) -> None:
+    for start in (action(), after(action(), SUCCESS)):
+        assert after(start, replace(exit_, tail=["last"])).error_message == text
+
+
 def test_only_the_last_20_lines_explain() -> None:
     end = after(action(), Exit(code=1, tail=[f"line {i}" for i in range(30)]))
     assert "line 10\n" in (end.error_message or "")

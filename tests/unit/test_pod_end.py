@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,17 @@ import pytest
 from airflow_asyncaction import exceptions
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.runners.pod_end import (
-    PodStory,
     end_of,
+    failed_init_container,
+    init_containers,
     is_kept,
     is_running,
     trimmed,
-    trouble_of,
-    waiting_for,
+    warning_of,
+    with_tail,
 )
+from airflow_asyncaction.runners.pod_start import trouble_of, waiting_for
+from airflow_asyncaction.runners.pod_story import PodStory
 
 pytestmark = pytest.mark.unit
 
@@ -116,8 +120,8 @@ def test_no_trouble_where_there_is_none(name: str) -> None:
 def test_what_a_pod_waits_for() -> None:
     name, text = waiting_for(_pod("unschedulable"))
     assert (name, text) == ("Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
-    assert waiting_for({"status": {"phase": "Pending"}})[0] == "Pending"
-    assert waiting_for({})[0] == "Pending"
+    for unknown in ({"status": {"phase": "Pending"}}, {}):
+        assert waiting_for(unknown) == ("PodFailed", "it is Pending, and the cluster does not say why")
 
 
 @pytest.mark.parametrize("name", [*ENDS, *TROUBLES, *GO_ON])
@@ -294,7 +298,7 @@ def test_older_clusters_say_that_a_node_is_lost() -> None:
 def test_newer_clusters_say_why_they_take_a_pod_away(reason: str, name: str) -> None:
     ended = end_of(_disrupted(_pod("deleted"), reason), "base")
     assert ended is not None
-    assert (ended.reason, ended.message) == (name, f"by {reason}")
+    assert (ended.reason, ended.message) == (name, f"by {reason} (exit code 137)")
 
 
 def test_a_pod_that_vanishes_with_its_node_is_lost() -> None:
@@ -310,3 +314,190 @@ def test_a_later_container_of_the_same_pod_is_not_waited_for() -> None:
     exit_ = end_of(pod, "base")
     assert exit_ is not None
     assert exit_.code == 9
+
+
+def _ended(code: int, reason: str = "Error", said: str = "") -> dict[str, Any]:
+    """Return a pod whose base container has ended."""
+    terminated = {"exitCode": code, "reason": reason, "message": said}
+    return {
+        "metadata": {"name": "p"},
+        "status": {
+            "phase": "Failed" if code else "Succeeded",
+            "containerStatuses": [{"name": "base", "state": {"terminated": terminated}}],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("pod", "exit_"),
+    [
+        (_ended(0, "OOMKilled"), Exit(code=0)),
+        (_ended(0, "OOMKilled", "said"), Exit(code=0, message="said")),
+        (_ended(0, "Completed", "said"), Exit(code=0, message="said")),
+        (_ended(12, said="bad input\n"), Exit(code=12, message="bad input")),
+        (_ended(143, said="bye"), Exit(code=143, signal="SIGTERM", message="bye")),
+        (
+            _ended(137, "OOMKilled"),
+            Exit(
+                code=137,
+                reason="OOMKilled",
+                message="The container used more memory than it may: it was killed",
+            ),
+        ),
+        (
+            _ended(137, "OOMKilled", "said"),
+            Exit(
+                code=137,
+                reason="OOMKilled",
+                message="The container used more memory than it may: it was killed: said",
+            ),
+        ),
+        (
+            _ended(3, "OOMKilled", "bad rows"),
+            Exit(
+                code=3,
+                reason="OOMKilled",
+                message="A process of the container used more memory than it may, and was killed:"
+                " the container exited with code 3: bad rows",
+            ),
+        ),
+        (
+            _ended(137, "ContainerStatusUnknown", "The container could not be located"),
+            Exit(
+                code=137,
+                reason="PodFailed",
+                message="ContainerStatusUnknown: The container could not be located",
+            ),
+        ),
+    ],
+)
+def test_the_exit_code_goes_first_and_nothing_is_lost_beside_it(pod: dict[str, Any], exit_: Exit) -> None:
+    assert end_of(pod, "base") == exit_
+
+
+def test_a_container_that_ended_well_though_a_child_was_killed_is_warned_of() -> None:
+    warning = warning_of(_ended(0, "OOMKilled"), "base")
+    assert warning is not None
+    assert "OOMKilled" in warning
+    story = PodStory("base")
+    story.look("MODIFIED", _ended(0, "OOMKilled"), NOW)
+    assert story.warning == warning
+    for pod in (_ended(0, "Completed"), _ended(137, "OOMKilled"), _pod("running"), {}):
+        assert warning_of(pod, "base") is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "name"),
+    [
+        ("Evicted", "Evicted"),
+        ("Preempting", "Evicted"),
+        ("Shutdown", "Evicted"),
+        ("NodeShutdown", "Evicted"),
+        ("Terminated", "Evicted"),
+        ("DeadlineExceeded", "DeadlineExceeded"),
+        ("NodeLost", "NodeLost"),
+        ("OutOfcpu", "PodFailed"),
+        ("NodeAffinity", "PodFailed"),
+        ("UnexpectedAdmissionError", "PodFailed"),
+        ("WhateverComesNext", "PodFailed"),
+    ],
+)
+@pytest.mark.parametrize("said", ["as its node says", ""])
+def test_what_a_pod_says_of_itself_has_a_class_and_is_told(reason: str, name: str, said: str) -> None:
+    pod = {"metadata": {"name": "p"}, "status": {"phase": "Failed", "reason": reason, "message": said}}
+    exit_ = end_of(pod, "base")
+    assert exit_ is not None
+    assert exit_.reason == name
+    assert issubclass(getattr(exceptions, name), exceptions.PodFailed)
+    assert said in (exit_.message or "")
+    assert reason == name or (exit_.message or "").startswith(f"{reason}: ")
+
+
+def test_a_pod_that_was_deleted_tells_its_exit_code_and_its_last_words() -> None:
+    pod = _deleted(_ended(143, said="bye"), NOW)
+    exit_ = end_of(pod, "base")
+    assert exit_ is not None
+    assert exit_.message == "Somebody deleted the pod while its container ran (exit code 143): bye"
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({"exitCode": 7, "reason": "Error"}, "Init container prepare exited with code 7"),
+        (
+            {"exitCode": 7, "reason": "Error", "message": "no db\n"},
+            "Init container prepare exited with code 7: no db",
+        ),
+        ({"exitCode": 137, "reason": "OOMKilled"}, "Init container prepare exited with code 137 (OOMKilled)"),
+    ],
+)
+def test_a_failed_init_container_is_named_with_code_and_last_words(
+    state: dict[str, Any], message: str
+) -> None:
+    pod = _pod("init-fails")
+    pod["status"]["initContainerStatuses"][0]["state"]["terminated"] = state
+    assert end_of(pod, "base") == Exit(code=state["exitCode"], reason="InitContainerFailed", message=message)
+    assert failed_init_container(pod) == failed_init_container(trimmed(pod)) == "prepare"
+    story = PodStory("base")
+    story.look("MODIFIED", pod, NOW)
+    assert story.init_container == "prepare"
+
+
+def test_a_side_car_among_the_init_containers_is_not_blamed() -> None:
+    pod = _pod("init-fails")
+    sidecar = {"name": "proxy", "state": {"terminated": {"exitCode": 143, "reason": "Error"}}}
+    pod["status"]["initContainerStatuses"].insert(0, sidecar)
+    pod["spec"] = {"initContainers": [{"name": "proxy", "restartPolicy": "Always", "image": "p"}]}
+    assert failed_init_container(pod) == failed_init_container(trimmed(pod)) == "prepare"
+
+
+def test_init_containers_that_have_ended_have_a_log_to_be_copied() -> None:
+    done = {"terminated": {"exitCode": 0}}
+    states = {"first": done, "second": done, "third": {"running": {}}, "fourth": {"waiting": {}}, "fifth": {}}
+    statuses = [{"name": name, "state": state} for name, state in states.items()]
+    pod = {"metadata": {}, "status": {"initContainerStatuses": statuses}}
+    for each in (pod, trimmed(pod)):
+        assert init_containers(each, True) == ["first", "second"]
+        assert init_containers(each, ["second", "third", "absent"]) == ["second"]
+        assert init_containers(each, False) == init_containers(each, []) == []
+    assert init_containers({}, True) == []
+
+
+def _numbers(first: int, last: int) -> list[str]:
+    return [str(number) for number in range(first, last + 1)]
+
+
+LONG = [f"{number}-{'x' * 100}" for number in range(30)]
+ENDED = Exit(code=12)
+
+
+@pytest.mark.parametrize(
+    ("said", "tail", "message", "kept_tail"),
+    [
+        ("", ["a"], None, ["a"]),
+        ("why", [], "why", []),
+        ("why", ["a", "b"], "why", ["a", "b"]),
+        ("b", ["a", "b"], None, ["a", "b"]),
+        ("a\nb", ["a", "b"], None, ["a", "b"]),
+        ("a\r\nb", ["a ", "b", ""], None, ["a ", "b", ""]),
+        ("7", ["value 17"], "7", ["value 17"]),  # no line of it
+        ("\n".join(_numbers(1, 30)), _numbers(11, 30), "\n".join(_numbers(1, 30)), []),
+        ("a\nb", ["b"], "a\nb", []),  # a triggerer has read the last line alone
+        ("\n".join(LONG)[-2048:], LONG[-20:], None, LONG[-20:]),  # as a node cuts it
+    ],
+)
+def test_what_a_termination_message_and_the_log_both_say_is_told_once(
+    said: str, tail: list[str], message: str | None, kept_tail: list[str]
+) -> None:
+    ended = replace(ENDED, message=said or None)
+    assert with_tail(ended, said, tail) == replace(ENDED, message=message, tail=tuple(kept_tail))
+
+
+def test_a_sentence_before_the_termination_message_stays() -> None:
+    pod = _ended(137, "OOMKilled", "last line")
+    story = PodStory("base")
+    ended = story.look("MODIFIED", pod, NOW)
+    assert ended is not None
+    told = story.with_tail(ended, ["first", "last line"])
+    assert told.message == "The container used more memory than it may: it was killed"
+    assert told.tail == ("first", "last line")

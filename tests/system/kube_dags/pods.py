@@ -155,6 +155,9 @@ with DAG("pod_cleared", schedule=None):
 with DAG("pod_marked", schedule=None):
     python("waits", WAITER, stop_grace=5, **AT_ONCE)
 
+with DAG("pod_run_deleted", schedule=None):
+    sleeper("waits", deferrable=False, retries=1)
+
 with DAG("pod_timed_out", schedule=None):
     sleeper("execution", execution_timeout=timedelta(seconds=12), **AT_ONCE)
     sleeper("heartbeat", heartbeat_timeout=8, **AT_ONCE)

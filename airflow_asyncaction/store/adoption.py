@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which jobs are left to the next try of their task, which adopts them when it registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.state import State as TaskStates
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import Connection, Row, and_, bindparam, or_, select
+
+from airflow_asyncaction.protocol.actions import StopReason
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.lifecycle import Abandon, Message, Stop
+from airflow_asyncaction.store.models import action_table
+
+_columns = action_table.c
+_task_columns = TaskInstance.__table__.c
+_TASK_INSTANCE = select(_task_columns.state, _task_columns.try_number, _task_columns.max_tries).where(
+    _task_columns.id == bindparam("ti_id")
+)
+_WITH_UNFINISHED_TASK = (
+    select(_columns.id)
+    .join(
+        TaskInstance.__table__,
+        and_(
+            *(_task_columns[name] == _columns[name] for name in ("dag_id", "run_id", "task_id", "map_index"))
+        ),
+    )
+    .where(
+        _columns.id.in_(bindparam("action_ids", expanding=True)),
+        or_(
+            _task_columns.state.is_(None),
+            _task_columns.state.not_in(TaskStates.finished),
+        ),
+    )
+)
+
+
+def to_be_adopted(connection: Connection, unwatched: Sequence[Row[Any]]) -> set[JobId]:
+    """Return the actions whose job the task's next process is going to adopt, as registration does.
+
+    :param unwatched: actions whose own task instance does not run any more
+    """
+    adoptable = [row.id for row in unwatched if row.adoptable and row.deferral is None and row.verb is None]
+    if not adoptable:
+        return set()
+    return set(connection.scalars(_WITH_UNFINISHED_TASK, {"action_ids": adoptable}))
+
+
+def is_left_to_next_try(connection: Connection, row: Row[Any], message: Message) -> bool:
+    """Tell whether the job is not the sender's to stop, though it is killed, since the next try adopts it.
+
+    Where the scheduler gave a try up, another task instance stands in its place; where a worker shuts down,
+    the task instance is still running. Who clears or marks a task changes its state before its process is
+    killed. Who deletes a run, or a task of it, leaves nothing that could adopt the job.
+    """
+    if not row.adoptable or row.deferral is not None or message not in (Stop(StopReason.KILLED), Abandon()):
+        return False
+    task = connection.execute(_TASK_INSTANCE, {"ti_id": UUID(row.ti_id)}).one_or_none()
+    if task is None:
+        return row.id in to_be_adopted(connection, [row])
+    return bool(task.state == TaskInstanceState.RUNNING and task.try_number <= task.max_tries)
