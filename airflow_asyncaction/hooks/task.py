@@ -7,8 +7,9 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any, cast
 
 import requests
@@ -18,6 +19,7 @@ from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Super
 from airflow_asyncaction.hooks.resending import until_answered
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.resending import retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import (
@@ -30,6 +32,7 @@ from airflow_asyncaction.protocol.tasks import (
 )
 
 _TIMEOUT_SECONDS = (5, 30)
+_SHORT_MESSAGE_CHARS = 200
 
 PATIENCE = timedelta(minutes=10)
 """How long the server may be away before a message that must not be lost is given up."""
@@ -113,8 +116,21 @@ class TaskHook(BaseHook):
     def tell(self, credentials: TaskCredentials, word: Word, *, patience: timedelta = PATIENCE) -> TaskView:
         """Tell what happened to the job, and return what the action is then.
 
+        An exit that is too large for the server (``[asyncaction] max_body_bytes``) is told without output.
+
         :raises ServerError: the server refuses
         """
+        try:
+            return self._tell(credentials, word, patience)
+        except ServerError as error:
+            is_too_large = error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            if not (is_too_large and isinstance(word, Exit) and word.tail):
+                raise
+            self.log.warning("%s; the exit is told without the last lines of output", error)
+        message = None if word.message is None else word.message[:_SHORT_MESSAGE_CHARS]
+        return self._tell(credentials, replace(word, message=message, tail=()), patience)
+
+    def _tell(self, credentials: TaskCredentials, word: Word, patience: timedelta) -> TaskView:
         query = f"ti={self.ti_id}" if self.ti_id else ""
         content = Content("POST", "/task/word", query, body=_encode(word_to_json(word)))
         return TaskView.from_json(self._send_signed(credentials, content, patience))
@@ -238,7 +254,8 @@ class TaskHook(BaseHook):
 
 
 def _encode(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields).encode()
+    """Return a body. What is no JSON is its text, and what is no UTF-8 (a file's name) is "?"."""
+    return json.dumps(fields, ensure_ascii=False, default=str).encode("utf-8", "replace")
 
 
 def _decode(answer: requests.Response) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 MAX_NAME_CHARS = 250
 MAX_MESSAGE_CHARS = 16 * 1024
 MAX_LEVEL_CHARS = 16
+TAIL_LINES = 20
+"""How many of its last output lines explain a job that failed without a word."""
+MAX_TAIL_CHARS = MAX_MESSAGE_CHARS // 2
+"""... and how many characters of them, from the end."""
 SERVER_STREAM = "server"
 """The stream of lines that the API server has written itself into an action's log."""
 MAX_TIME_MS = 10**14
@@ -220,6 +224,21 @@ def _is_time(value: Any) -> bool:
 def printable(text: str) -> str:
     """Return the text without NUL, which PostgreSQL does not store."""
     return text.replace("\0", "�")
+
+
+def kept_tail(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return what may be told of the last lines of output: the same, where it is no more than is kept of it.
+
+    Of longer lines it is the end, as of all output.
+    """
+    kept: list[str] = []
+    room = MAX_TAIL_CHARS
+    for line in reversed(lines[-TAIL_LINES:]):
+        if room <= 0:
+            break
+        kept.append(line[-room:])
+        room -= len(line) + 1  # with the newline before it
+    return tuple(reversed(kept))
 
 
 def is_name(value: object) -> bool:

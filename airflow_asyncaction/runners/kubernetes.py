@@ -15,7 +15,8 @@ from typing import Any
 from kubernetes import client as k8s
 
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.lifecycle import TAIL_LINES, Exit
+from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.reports import TAIL_LINES
 from airflow_asyncaction.runners.base import OnLaunched
 from airflow_asyncaction.runners.pod_api import CONFLICT, ClusterRefused, GivenUp, PodApi
 from airflow_asyncaction.runners.pod_end import (

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import uuid
@@ -140,6 +141,17 @@ def test_it_tells_that_the_job_is_up_and_waits_for_the_end() -> None:
         follower.finish()
         words = [request.body for request in server.requests if request.method == "POST"]
     assert words == [b'{"word": "launched", "job": {"pid": 7}}']
+
+
+def test_a_job_whose_description_is_refused_is_up_all_the_same() -> None:
+    refused = Answer(413, {"error": "too_large", "message": "make it smaller"})
+    with TaskServer([SEEN, refused, SEEN, answer(verb=Verb.STOP)]) as server:
+        follower, stopped = follow(server)
+        follower.launched({"pods": "x" * 1000})
+        assert stopped.wait(WAIT_SECONDS)
+        follower.finish()
+        words = [json.loads(request.body) for request in server.requests if request.method == "POST"]
+    assert [word["job"] for word in words] == [{"pods": "x" * 1000}, {}]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.reports import LogLine
+from airflow_asyncaction.protocol.reports import MAX_TAIL_CHARS, TAIL_LINES, Limits, LogLine, kept_tail
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import (
     ActionSpec,
@@ -126,6 +126,22 @@ def test_what_a_task_sees_arrives(view: TaskView) -> None:
 @given(word=words)
 def test_what_a_runner_says_arrives(word: Word) -> None:
     assert word_from_json(sent(word_to_json(word))) == word
+
+
+@pytest.mark.parametrize("letter", ["x", "\0", "\u00e9", "\u65e5", "\U0001f600"])
+def test_an_exit_fits_into_a_request_whatever_a_job_has_said(letter: str) -> None:
+    said = letter * 10**6
+    exit_ = Exit(code=1, reason=said, message=said, tail=[said] * 30)
+    arrived = word_from_json(sent(word_to_json(exit_)))
+    assert isinstance(arrived, Exit)
+    assert len(json.dumps(word_to_json(exit_))) < Limits().body_bytes / 2
+    assert (arrived.code, arrived.tail) == (1, (letter * MAX_TAIL_CHARS,))
+
+
+@given(lines=st.lists(st.integers(0, MAX_TAIL_CHARS).map(lambda size: "x" * size), max_size=30))
+def test_what_is_kept_of_the_last_lines_is_their_end(lines: list[str]) -> None:
+    kept = "\n".join(kept_tail(lines))
+    assert "\n".join(lines[-TAIL_LINES:])[-MAX_TAIL_CHARS:].removeprefix("\n") == kept.removeprefix("\n")
 
 
 @given(fields=st.dictionaries(st.sampled_from(sorted(ActionSpec(type="t", runner="r").to_json())), values))
