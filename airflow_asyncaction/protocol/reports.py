@@ -226,6 +226,11 @@ def printable(text: str) -> str:
     return text.replace("\0", "�")
 
 
+def well_formed(text: str) -> str:
+    """Return the text without NUL and lone surrogates, which UTF-8 does not have, of whoever's it is."""
+    return printable(text if text.isascii() else text.encode("utf-8", "replace").decode())
+
+
 def kept_tail(lines: Sequence[str]) -> tuple[str, ...]:
     """Return what may be told of the last lines of output: the same, where it is no more than is kept of it.
 

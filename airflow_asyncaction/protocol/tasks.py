@@ -34,6 +34,12 @@ TRIGGERS = "airflow_asyncaction.triggers."
 COMMITMENT_KEY = "asyncaction.commitment"
 """Key of the task state store under which a task leaves sha256(nonce), hex, before it registers."""
 
+RESULTS_CHANGED = (
+    "An XCom cannot hold the results as they are. Integers of more than 64 bits, strings with NUL and objects"
+    " with keys that Airflow reserves are in it as JSON text. The action has the results unchanged"
+)
+"""Logged if the XCom differs from the results."""
+
 Word = Union[Launched, Exit, Stop, Abandon]
 """What a runner may say of a job."""
 
