@@ -15,11 +15,13 @@ from typing import Any, cast
 import requests
 from airflow.sdk import BaseHook
 
+from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
-from airflow_asyncaction.hooks.resending import until_answered
+from airflow_asyncaction.hooks.resending import is_hang_up, until_answered
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.protocol.resending import retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import (
@@ -206,6 +208,8 @@ class TaskHook(BaseHook):
         headers: Callable[[], dict[str, str]],
         patience: timedelta,
     ) -> dict[str, Any]:
+        if len(body) > LARGEST_BODY_BYTES:
+            raise _too_large(body, f"no server takes more than {LARGEST_BODY_BYTES}: it was not sent")
         return until_answered(
             lambda: self._send_once(method, path, body, headers), patience, self.log.warning
         )
@@ -242,6 +246,8 @@ class TaskHook(BaseHook):
                 allow_redirects=False,
             )
         except requests.RequestException as error:
+            if len(body) > settings.load().limits.body_bytes and is_hang_up(error):
+                raise _too_large(body, "the connection was closed while they were sent") from error
             reason = type(error).__name__
             raise ServerUnreachable(f"{self.base_url} cannot be reached ({reason})") from error
 
@@ -251,6 +257,11 @@ class TaskHook(BaseHook):
             return False
         self._clock_offset_ms = fields["serverTime"] - int(time.time() * 1000)
         return True
+
+
+def _too_large(body: bytes, said: str) -> ServerError:
+    message = f"The request has {len(body)} bytes, which is too large ([asyncaction] max_body_bytes): {said}"
+    return ServerError(message, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="too_large")
 
 
 def _encode(fields: dict[str, Any]) -> bytes:

@@ -15,6 +15,8 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 MAX_NAME_CHARS = 250
 MAX_MESSAGE_CHARS = 16 * 1024
 MAX_LEVEL_CHARS = 16
+LARGEST_BODY_BYTES = 64 * 1024 * 1024
+"""Most that a client sends, and that a server reads of a body which it refuses: so the refusal arrives."""
 TAIL_LINES = 20
 """How many of its last output lines explain a job that failed without a word."""
 MAX_TAIL_CHARS = MAX_MESSAGE_CHARS // 2
