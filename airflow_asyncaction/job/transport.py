@@ -24,7 +24,8 @@ from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
 from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 
-MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_ANSWER_BYTES = 7 * LARGEST_BODY_BYTES
+"""Arguments and results of an action have one body each. Escaped as JSON, these are up to 3 times as long."""
 
 BROKEN = (OSError, http.client.HTTPException)
 

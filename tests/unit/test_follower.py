@@ -167,6 +167,10 @@ def test_a_job_whose_description_is_refused_is_up_all_the_same() -> None:
         ("true", "status details true"),
         ("null", "status details null"),
         ("[1]", "status details [1]"),
+        (str(10**400), f"status details {10**400}"),
+        ("NaN", "status details NaN"),
+        ('{"progress":1,"message":"a\\u0000\\ud800"}', "progress 1 % a\ufffd?"),
+        (json.dumps("x" * 20_000), f'status details "{"x" * 16_336} [cut: the line has 20017 bytes]'),
     ],
 )
 def test_progress_in_words(details: str, line: str) -> None:

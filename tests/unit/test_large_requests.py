@@ -20,6 +20,7 @@ from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.job import Job, Timing
 from airflow_asyncaction.job.transport import Request, Transport
+from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
 from airflow_asyncaction.protocol.tasks import ActionSpec
@@ -156,6 +157,17 @@ def test_a_result_counts_as_many_bytes_as_it_has_in_utf_8() -> None:
         with Job(tested.info) as job:
             job.result(text)
     assert json.loads(tested.action.results or "") == text
+
+
+def test_an_answer_may_be_as_long_as_what_it_repeats() -> None:
+    text = "\u00e9" * 6_000_000  # 36 MB in the answer, which escapes them
+    with JobServer(limits=Limits(body_bytes=16 * LARGE)) as server:
+        tested = server.new_job()
+        with Job(tested.info) as job:
+            job.result(text)
+        reported = [request for request in tested.requests if b"SUCCESS" in request.body]
+    assert len(reported) == 1
+    assert tested.action.state is State.SUCCESS
 
 
 def test_an_agent_whose_name_is_no_utf_8_is_known() -> None:
