@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -211,16 +210,15 @@ class BaseActionOperator(ServiceCallOperator):
         :raises ActionEnded: it ended otherwise than in SUCCESS
         """
         if view.state is State.SUCCESS:
-            results = None if view.results is None else json.loads(view.results)
-            return self.told_of_changes(results, strict_json.as_xcom(results))
+            return None if view.results is None else self.noting_changes(*strict_json.xcom_of(view.results))
         error = as_exception(info.job_id, view.state, view.error_name, view.error_message)
         if view.stop_reason is StopReason.REQUESTED and isinstance(error, ActionStopped):
             raise AirflowFailException(str(error)) from error  # whoever stopped it wants no retry
         raise error
 
-    def told_of_changes(self, results: Any, pushed: Any) -> Any:
+    def noting_changes(self, pushed: Any, is_changed: bool) -> Any:
         """Return what becomes the XCom. If it differs from the results, the task log says so."""
-        if pushed is not results:
+        if is_changed:
             self.log.warning(RESULTS_CHANGED)
         return pushed
 

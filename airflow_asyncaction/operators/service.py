@@ -75,10 +75,8 @@ class ServiceActionOperator(BaseActionOperator):
             if runner.exception is not None:
                 raise runner.exception
             if view.state is State.SUCCESS:
-                returned = runner.returned
-                return self.told_of_changes(
-                    returned, storable(returned) if runner.returned_json else returned
-                )
+                pushed = storable(runner.returned) if runner.returned_json else runner.returned
+                return self.noting_changes(pushed, pushed is not runner.returned)
         return super().end(view, info, runner)
 
     def _call(self, context: Mapping[str, Any], job: Job) -> Any:

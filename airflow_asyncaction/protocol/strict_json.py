@@ -18,6 +18,8 @@ _RESERVED_BY_AIRFLOW = frozenset(
 )
 
 _LEAST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**64 - 1
+# What is in the text of each value that does not fit, if it was parsed strictly: NUL, digits, reserved keys.
+_MAY_NOT_FIT = re.compile(r'\\u0000|[0-9]{19}|"__')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -55,7 +57,25 @@ def dumps(value: Any) -> JsonText:
 
 def for_xcom(text: JsonText) -> Any:
     """Return a job's value as Airflow may store it in an XCom. See :func:`as_xcom`."""
-    return as_xcom(json.loads(text))
+    return xcom_of(text)[0]
+
+
+def xcom_of(text: JsonText) -> tuple[Any, bool]:
+    """Return what :func:`as_xcom` makes of a job's value, and whether that differs from the value.
+
+    Few values have anything that does not fit: only these are walked through.
+    """
+    value = json.loads(text)
+    fitting = as_xcom(value) if _MAY_NOT_FIT.search(text) else value
+    return fitting, fitting is not value
+
+
+def is_storable(text: JsonText) -> bool:
+    """Tell whether :func:`storable` has nothing to replace in a value."""
+    if not _MAY_NOT_FIT.search(text):
+        return True
+    value = json.loads(text)
+    return storable(value) is value
 
 
 def as_xcom(value: Any) -> Any:

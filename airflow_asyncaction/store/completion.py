@@ -7,7 +7,6 @@ resumed on a worker, which raises what the action ended with, or looks after the
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, TRIGGERS, Deferral, NeedsWorker
 from airflow_asyncaction.store import reports, rows
 from airflow_asyncaction.store.models import action_table, file_table
-from airflow_asyncaction.store.outages import anatomy, is_outage, one_of_many
+from airflow_asyncaction.store.outages import anatomy, one_of_many
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +87,8 @@ class Completion:
     def complete(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> None:
         """Complete the task of an action if it is deferred and it is time to.
 
-        What goes wrong here undoes nothing of what was reported: it is tried again (:func:`find_due`).
+        What goes wrong here undoes nothing of what was reported: a worker is to complete the task then, and
+        if that fails as well, all is tried again (:func:`find_due`).
 
         :param row: of the action, locked: it is always locked before its task instance
         :param action: as it is now
@@ -104,8 +104,6 @@ class Completion:
                         rows.write(connection, action.id, {"deferral": None})
             except Exception as error:  # noqa: BLE001 - whatever Airflow's code raises, the report is kept
                 log.error(_NOT_COMPLETED, action.id, anatomy(error))
-                if is_outage(error):
-                    return  # it is tried again
             else:
                 return
 
@@ -182,11 +180,12 @@ def _push_results(session: Session, task: TaskInstance, action: Action, now: dat
     """Store the results as a worker would: ``TaskSuccessEvent(xcoms=...)`` encodes them twice."""
     from airflow.sdk.serde import serialize
 
-    parsed = None if action.results is None else json.loads(action.results)
-    results = strict_json.as_xcom(parsed)
+    if action.results is None:
+        return
+    results, is_changed = strict_json.xcom_of(action.results)
     if results is None:
         return
-    if results is not parsed:
+    if is_changed:
         line = LogLine(RESULTS_CHANGED, "WARNING", unix_ms(now), SERVER_STREAM)
         reports.append_line(session.connection(), action.id, "results", line, now)
     XComModel.set(

@@ -34,13 +34,6 @@ def store_outages() -> Iterator[None]:
         raise
 
 
-def is_outage(error: BaseException) -> bool:
-    """Tell whether an error means that the database does not answer, or not for the time being."""
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    return isinstance(error, (OperationalError, PoolTimeout, StoreUnavailable))
-
-
 def anatomy(error: BaseException) -> str:
     """Return the type of an error and its traceback, without its message: that may quote a job's data."""
     names = [type(error).__name__]

@@ -19,7 +19,7 @@ from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.operations import Schema
-from airflow_asyncaction.protocol.strict_json import JsonText, dumps, storable
+from airflow_asyncaction.protocol.strict_json import JsonText, dumps, is_storable
 from airflow_asyncaction.store.listing import Filter
 
 LARGEST_NUMBER = 2**31 - 1
@@ -116,10 +116,11 @@ def checked_input(fields: Mapping[str, Any], schema: Schema | None) -> JsonText:
     """
     if schema is not None:
         _check(fields, schema)
-    if storable(fields) is not fields:
+    text = dumps(dict(sorted(fields.items())))
+    if not is_storable(text):
         said = "a string has the character NUL, or an integer has more than 64 bits: Airflow takes neither"
         raise _invalid("$", said)
-    return dumps(dict(sorted(fields.items())))
+    return text
 
 
 def _check(fields: Mapping[str, Any], schema: Schema) -> None:

@@ -25,6 +25,7 @@ from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
 from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.testing import JobServer
+from airflow_asyncaction.triggers.server import is_away
 
 pytestmark = pytest.mark.unit
 
@@ -136,6 +137,12 @@ def test_what_no_server_takes_is_not_sent(send: Send) -> None:
         with pytest.raises(ServerError, match="it was not sent") as caught:
             send(server.port, LARGEST_BODY_BYTES + 1, PATIENCE_SECONDS)
         assert (caught.value.status, caught.value.code, server.connections) == (413, "too_large", 0)
+
+
+@pytest.mark.parametrize(("status", "is_waited_for"), [(0, True), (404, True), (502, True), (413, False)])
+def test_a_trigger_does_not_wait_for_who_finds_it_too_large(status: int, is_waited_for: bool) -> None:
+    """A page of a proxy has no code: most of what such pages say passes by itself."""
+    assert is_away(ServerError(status=status)) is is_waited_for
 
 
 def test_a_connection_that_was_idle_is_not_taken_for_a_refusal() -> None:
