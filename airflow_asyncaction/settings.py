@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, Limits, is_name
+from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, MAX_NAME_CHARS, Limits, is_name
 
 SECTION = "asyncaction"
 
@@ -69,7 +69,12 @@ OPTIONS = (
         "True",
         "Whether v1 signatures (of existing webda jobs) are accepted. They cover the time only.",
     ),
-    Option("max_body_bytes", "integer", str(_DEFAULT_LIMITS.body_bytes), "Largest report, in bytes."),
+    Option(
+        "max_body_bytes",
+        "integer",
+        str(_DEFAULT_LIMITS.body_bytes),
+        "Largest request of a job or a task, in bytes; at most 64 MiB.",
+    ),
     Option(
         "max_report_log_lines", "integer", str(_DEFAULT_LIMITS.report_log_lines), "Most log lines a report."
     ),
@@ -232,7 +237,7 @@ def load() -> Settings:
     if url == "/":
         raise ValueError(f"[{SECTION}] url must be a path below the root, such as /async")
     limits = Limits(
-        body_bytes=values["max_body_bytes"],
+        body_bytes=_at_most("max_body_bytes", values["max_body_bytes"], LARGEST_BODY_BYTES),
         report_log_lines=values["max_report_log_lines"],
         line_bytes=values["max_line_bytes"],
         kept_log_lines=values["max_log_lines"],
@@ -370,6 +375,14 @@ def _name(option: str, value: str) -> str:
 def _above_zero(name: str, value: float) -> float:
     if value == 0:
         raise ValueError(f"[{SECTION}] {name} is 0: it must be more")
+    return value
+
+
+def _at_most(name: str, value: int, most: int) -> int:
+    if value > most:
+        raise ValueError(
+            f"[{SECTION}] {name} is {value}: it must be at most {most}, which is what clients send"
+        )
     return value
 
 

@@ -16,6 +16,8 @@ from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
 from airflow_asyncaction.hooks.remote_words import Look, Position, RemoteAction, RemoteLogs
+from airflow_asyncaction.hooks.resending import is_hang_up
+from airflow_asyncaction.protocol.reports import Limits
 
 T = TypeVar("T")
 
@@ -262,6 +264,9 @@ def unreachable(call: Call, error: Exception) -> ServerError:
     """
     problem = _certificate_problem(error)
     place = origin_of(call.url)
+    if problem is None and len(call.body) > Limits().body_bytes and is_hang_up(error):
+        said = f"{place} closed the connection while {len(call.body)} bytes were sent: they may be too many"
+        return ServerError(said, status=413, code="too_large")
     if problem is None:
         return ServerUnreachable(f"{place} cannot be reached ({type(error).__name__})")
     known = "verify of the connection, or REQUESTS_CA_BUNDLE, names the authorities' certificates"

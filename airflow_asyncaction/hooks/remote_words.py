@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import Any
 
 from airflow_asyncaction.protocol.actions import State
-from airflow_asyncaction.protocol.reports import MAX_TIME_MS, LogLine
+from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, MAX_TIME_MS, LogLine, well_formed
 
 Fields = Mapping[str, Any]
+
+_LARGEST_LINE = 2**31 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,7 @@ class RemoteAction:
         """
         state = State(fields["status"])
         return cls(
-            uuid=str(fields["uuid"]),
+            uuid=_id(fields["uuid"]),
             type=str(fields["type"]),
             state=state,
             is_done=bool(fields.get("isDone", state.is_end)),
@@ -94,7 +96,7 @@ class RemoteAction:
             error_message=_text(fields.get("errorMessage")),
             progress=_number(fields.get("progress")),
             message=_text(fields.get("message")),
-            next_attempt=_text(fields.get("nextAttempt")),
+            next_attempt=None if fields.get("nextAttempt") is None else _id(fields["nextAttempt"]),
             is_final=bool(fields.get("isFinal", True)),
             created_at=_moment(fields.get("createdAt")),
             scheduled_at=_moment(fields.get("scheduledAt")),
@@ -124,7 +126,7 @@ class RemoteLogs:
         :param after: the line after which was asked
         """
         lines = tuple(_line(line) for line in fields["lines"])
-        first = int(fields.get("firstLine") or after + 1)
+        first = min(int(fields.get("firstLine") or after + 1), _LARGEST_LINE)
         return cls(
             lines=lines,
             first_line=first,
@@ -243,6 +245,11 @@ def _line(line: Any) -> LogLine:
         time_ms if isinstance(time_ms, int) and 0 < time_ms <= MAX_TIME_MS else None,
         _text(line.get("stream")),
     )
+
+
+def _id(value: Any) -> str:
+    """Return an action's id such that XComs and triggers' events can hold it, whatever it is there."""
+    return well_formed(str(value))[:MAX_NAME_CHARS]
 
 
 def _text(value: Any) -> str | None:

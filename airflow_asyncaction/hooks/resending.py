@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import ssl
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -36,3 +37,13 @@ def until_answered(attempt: Callable[[], T], patience: timedelta, warn: Callable
             warn("%s; trying again in %.1f s", error, wait_seconds)
         time.sleep(wait_seconds)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def is_hang_up(error: BaseException | None) -> bool:
+    """Tell whether below a library's error is that the other end has closed the connection."""
+    while error is not None:
+        if isinstance(error, ConnectionError | ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return not isinstance(error, ConnectionRefusedError)
+        below = (*error.args, getattr(error, "reason", None), error.__cause__, error.__context__)
+        error = next((each for each in below if isinstance(each, BaseException)), None)
+    return False

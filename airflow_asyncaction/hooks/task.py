@@ -7,17 +7,21 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any, cast
 
 import requests
 from airflow.sdk import BaseHook
 
+from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
-from airflow_asyncaction.hooks.resending import until_answered
+from airflow_asyncaction.hooks.resending import is_hang_up, until_answered
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.protocol.resending import retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import (
@@ -32,6 +36,7 @@ from airflow_asyncaction.protocol.tasks import (
 )
 
 _TIMEOUT_SECONDS = (5, 30)
+_SHORT_MESSAGE_CHARS = 200
 
 PATIENCE = timedelta(minutes=10)
 """How long the server may be away before a message that must not be lost is given up."""
@@ -115,8 +120,21 @@ class TaskHook(BaseHook):
     def tell(self, credentials: TaskCredentials, word: Word, *, patience: timedelta = PATIENCE) -> TaskView:
         """Tell what happened to the job, and return what the action is then.
 
+        An exit that is too large for the server (``[asyncaction] max_body_bytes``) is told without output.
+
         :raises ServerError: the server refuses
         """
+        try:
+            return self._tell(credentials, word, patience)
+        except ServerError as error:
+            is_too_large = error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            if not (is_too_large and isinstance(word, Exit) and word.tail):
+                raise
+            self.log.warning("%s; the exit is told without the last lines of output", error)
+        message = None if word.message is None else word.message[:_SHORT_MESSAGE_CHARS]
+        return self._tell(credentials, replace(word, message=message, tail=()), patience)
+
+    def _tell(self, credentials: TaskCredentials, word: Word, patience: timedelta) -> TaskView:
         query = f"ti={self.ti_id}" if self.ti_id else ""
         content = Content("POST", "/task/word", query, body=_encode(word_to_json(word)))
         return TaskView.from_json(self._send_signed(credentials, content, patience))
@@ -192,6 +210,8 @@ class TaskHook(BaseHook):
         headers: Callable[[], dict[str, str]],
         patience: timedelta,
     ) -> dict[str, Any]:
+        if len(body) > LARGEST_BODY_BYTES:
+            raise _too_large(body, f"no server takes more than {LARGEST_BODY_BYTES}: it was not sent")
         return until_answered(
             lambda: self._send_once(method, path, body, headers), patience, self.log.warning
         )
@@ -228,6 +248,8 @@ class TaskHook(BaseHook):
                 allow_redirects=False,
             )
         except requests.RequestException as error:
+            if len(body) > settings.load().limits.body_bytes and is_hang_up(error):
+                raise _too_large(body, "the connection was closed while they were sent") from error
             reason = type(error).__name__
             raise ServerUnreachable(f"{self.base_url} cannot be reached ({reason})") from error
 
@@ -239,8 +261,14 @@ class TaskHook(BaseHook):
         return True
 
 
+def _too_large(body: bytes, said: str) -> ServerError:
+    message = f"The request has {len(body)} bytes, which is too large ([asyncaction] max_body_bytes): {said}"
+    return ServerError(message, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="too_large")
+
+
 def _encode(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields).encode()
+    """Return a body. What is no JSON is its text, and what is no UTF-8 (a file's name) is "?"."""
+    return json.dumps(fields, ensure_ascii=False, default=str).encode("utf-8", "replace")
 
 
 def _decode(answer: requests.Response) -> dict[str, Any] | None:

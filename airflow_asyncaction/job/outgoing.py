@@ -52,7 +52,8 @@ def encode_report(fields: Mapping[str, Any], lines: Sequence[LogLine] = ()) -> b
     """Return the body of a report; of a heartbeat none."""
     if not fields and not lines:
         return b""
-    head = json.dumps(fields, separators=(",", ":"), allow_nan=False).encode()
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    head = text.encode("utf-8", "replace")  # a host's name may have lone surrogates
     if not lines:
         return head
     comma = b"," if fields else b""

@@ -20,13 +20,16 @@ from airflow_asyncaction.exceptions import JobInfoError, ServerError, ServerUnre
 from airflow_asyncaction.job.proxies import Proxies, Proxy, tunnel_refusal
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
 from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 
-MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_ANSWER_BYTES = 7 * LARGEST_BODY_BYTES
+"""Arguments and results of an action have one body each. Escaped as JSON, these are up to 3 times as long."""
 
 BROKEN = (OSError, http.client.HTTPException)
 
+_TLS_HANG_UPS = frozenset({"SSLEOFError", "SSLZeroReturnError"})  # of ssl, which a Python may not have
 _POLL_SECONDS = 0.05
 _ABSURD_TIME_MS = 10**15
 _SAID_CHARS = 500
@@ -154,6 +157,8 @@ class Transport:
         :raises Superseded: the job should stop
         :raises ServerError: the request was refused
         """
+        if len(request.body) > LARGEST_BODY_BYTES:
+            raise _too_large(request, f"no server takes more than {LARGEST_BODY_BYTES}: it was not sent")
         deadline = time.monotonic() + patience_seconds
         server_errors = 0
         for delay in self._backoff.delays():
@@ -197,6 +202,8 @@ class Transport:
 
     def _exchange(self, request: Request) -> _Answer:
         """Exchange, at once again if the server had closed the idle connection."""
+        if _may_be_too_large(request):
+            self.close()  # so that a connection that breaks was not an idle one
         reused = self._connection is not None
         try:
             return self._round_trip(request)
@@ -218,8 +225,9 @@ class Transport:
             headers.update(self._proxy.headers)
         connection, self._connection = self._connection or self._connect(), None
         try:  # a signal handler that sends meanwhile has a connection of its own
-            connection.request(request.method, target, request.body or None, headers)
-            response = connection.getresponse()
+            if connection.sock is None:
+                connection.connect()
+            response = _response(connection, request, target, headers)
             payload = response.read(MAX_ANSWER_BYTES)
         except BaseException:  # a signal handler's exception too leaves the connection useless
             connection.close()
@@ -269,6 +277,40 @@ class Transport:
         kind = Superseded if answer.status == HTTPStatus.GONE else ServerError
         place = describe_place(self._host, self._proxy)
         raise kind(f"{place} refused: {text}", status=answer.status, code=code)
+
+
+def _response(
+    connection: http.client.HTTPConnection, request: Request, target: str, headers: dict[str, str]
+) -> http.client.HTTPResponse:
+    """Send a request on an open connection, and return what is answered, maybe before all of it was sent.
+
+    :raises ServerError: the server closed the connection on a body that may be too large for it
+    """
+    try:
+        connection.request(request.method, target, request.body or None, headers)
+    except OSError as error:
+        if not is_hang_up(error):
+            raise
+    try:
+        return connection.getresponse()
+    except OSError as error:
+        if not is_hang_up(error) or not _may_be_too_large(request):
+            raise
+        raise _too_large(request, "the connection was closed while they were sent") from None
+
+
+def is_hang_up(error: BaseException) -> bool:
+    """Tell whether the other end of a connection has closed it."""
+    return isinstance(error, ConnectionError) or type(error).__name__ in _TLS_HANG_UPS
+
+
+def _may_be_too_large(request: Request) -> bool:
+    return len(request.body) > Limits().body_bytes
+
+
+def _too_large(request: Request, said: str) -> ServerError:
+    message = f"The request has {len(request.body)} bytes, which is too large: {said}"
+    return ServerError(message, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="too_large")
 
 
 def _answer_of_proxy(error: Exception) -> _Answer:

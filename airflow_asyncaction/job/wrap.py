@@ -34,8 +34,7 @@ from airflow_asyncaction.job.wrap_files import (
 )
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.lifecycle import TAIL_LINES
-from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS
+from airflow_asyncaction.protocol.reports import TAIL_LINES, kept_tail
 
 WRAPPER_FAILED = 125
 CANNOT_RUN = 126
@@ -271,7 +270,7 @@ def _report_end(job: Job, returncode: int, tail: Sequence[str]) -> None:
         name, said = "Signal", f"The program was killed by {_signal_name(-returncode)}"
     if job.is_stopping():
         name, said = "Stopped", f"{said} after it was asked to stop"
-    shown = "\n".join(tail)[-MAX_MESSAGE_CHARS // 2 :]
+    shown = "\n".join(kept_tail(list(tail)))
     job.fail(f"{said}\n{shown}" if shown else said, name=name)
 
 

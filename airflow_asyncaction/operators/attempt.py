@@ -172,7 +172,7 @@ class Attempt:
     def _end(self, reason: StopReason) -> None:
         """End the job when its task is interrupted by an exception, as far as it has not ended."""
         refusal = None if self._is_timeout_told else self._tell_and_stop(reason)
-        if self._leaves_job(refusal):
+        if self._leaves_job(refusal) and isinstance(self._runner, AdoptableRunner):
             self._runner.orphaned()
             self._ended.set()
             return

@@ -35,7 +35,7 @@ from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit, Stop
 from airflow_asyncaction.protocol.operations import Declaration
-from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
+from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, ActionSpec, TaskCredentials, TaskView
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 
 Seconds = timedelta | float
@@ -216,11 +216,17 @@ class BaseActionOperator(ServiceCallOperator):
         :raises ActionEnded: it ended otherwise than in SUCCESS
         """
         if view.state is State.SUCCESS:
-            return None if view.results is None else strict_json.for_xcom(view.results)
+            return None if view.results is None else self.noting_changes(*strict_json.xcom_of(view.results))
         error = as_exception(info.job_id, view.state, view.error_name, view.error_message)
         if view.stop_reason is StopReason.REQUESTED and isinstance(error, ActionStopped):
             raise AirflowFailException(str(error)) from error  # whoever stopped it wants no retry
         raise error
+
+    def noting_changes(self, pushed: Any, is_changed: bool) -> Any:
+        """Return what becomes the XCom. If it differs from the results, the task log says so."""
+        if is_changed:
+            self.log.warning(RESULTS_CHANGED)
+        return pushed
 
     def _give_inputs(self, hook: TaskHook, credentials: TaskCredentials) -> None:
         try:

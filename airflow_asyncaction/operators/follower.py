@@ -10,10 +10,11 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_asyncaction.exceptions import ServerError
+from airflow_asyncaction.exceptions import ServerError, Superseded
 from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
+from airflow_asyncaction.protocol.resending import may_pass
 from airflow_asyncaction.protocol.tasks import TaskCredentials
 from airflow_asyncaction.runners.reported import Shown
 
@@ -111,7 +112,7 @@ class Follower:
     def _read(self, patience: timedelta) -> bool:
         try:
             if self._launched is not None:
-                self._hook.tell(self._credentials, self._launched, patience=_NO_PATIENCE)
+                self._tell_launched(self._launched)
                 self._launched = None
             view = self._hook.read(self._credentials, after_line=self._shown.last_line, patience=patience)
         except ServerError as error:
@@ -126,6 +127,19 @@ class Follower:
         if view.is_done or view.verb is Verb.STOP:
             self._on_stop()
         return view.has_more_logs
+
+    def _tell_launched(self, launched: Launched) -> None:
+        """Tell that the job is up; if the server does not take what identifies it, without that.
+
+        :raises ServerError: the server refuses, or is away
+        """
+        try:
+            self._hook.tell(self._credentials, launched, patience=_NO_PATIENCE)
+        except ServerError as error:
+            if may_pass(error) or isinstance(error, Superseded) or not launched.job:
+                raise
+            self._log.warning("%s; what identifies the job is not told", error)
+            self._hook.tell(self._credentials, Launched({}), patience=_NO_PATIENCE)
 
     def _stop_orphan(self) -> None:
         """Stop the job of a task whose worker was killed, unless another try is to adopt it.

@@ -26,6 +26,7 @@ from airflow_asyncaction.operators.base import Seconds, as_duration, as_exceptio
 from airflow_asyncaction.operators.deferring import time_left
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import State, StopReason
+from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED
 from airflow_asyncaction.triggers.remote import RemoteActionTrigger, RemoteLog
 
 _STATE_KEY = "asyncaction.remote"
@@ -163,7 +164,10 @@ class RemoteActionOperator(BaseOperator):
         action = hook.clone(patience=timedelta(minutes=10)).get(self._watch.action_id)
         context["task_state_store"].delete(_STATE_KEY)
         self.log.info("Action %s ended as %s", action.uuid, action.state)
-        return results_of(action, stopped_by_us=self._is_killed)
+        results = results_of(action, stopped_by_us=self._is_killed)
+        if results is not action.results:
+            self.log.warning(RESULTS_CHANGED)
+        return results
 
     def _follow(self, hook: AsyncActionHook, context: Any, *, defers: bool) -> bool:
         """Look until the end, or until it is time to defer; return whether nothing more is to come."""
@@ -244,7 +248,7 @@ def results_of(action: RemoteAction, *, stopped_by_us: bool = False) -> Any:
         if action.fields.get("canSeeResults") is False and action.fields.get("hasResults"):
             message = "The connection's user may not see results there: that needs the right to read XComs"
             raise ServerError(message, status=403, code="forbidden")
-        return strict_json.for_xcom(strict_json.dumps(action.results))
+        return strict_json.as_xcom(action.results)
     error = as_exception(action.uuid, action.state, action.error_name, action.error_message)
     is_requested = action.stop_reason == StopReason.REQUESTED and not stopped_by_us
     if is_requested and isinstance(error, ActionStopped):

@@ -11,7 +11,9 @@ from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
 
 from airflow_asyncaction.job import Job
 from airflow_asyncaction.operators.base import BaseActionOperator
+from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobInfo
+from airflow_asyncaction.protocol.strict_json import storable
 from airflow_asyncaction.protocol.tasks import TaskView
 from airflow_asyncaction.runners.base import Runner
 from airflow_asyncaction.runners.service import ServiceRunner
@@ -72,8 +74,9 @@ class ServiceActionOperator(BaseActionOperator):
         if isinstance(runner, ServiceRunner):
             if runner.exception is not None:
                 raise runner.exception
-            super().end(view, info, runner)
-            return runner.returned
+            if view.state is State.SUCCESS:
+                pushed = storable(runner.returned) if runner.returned_json else runner.returned
+                return self.noting_changes(pushed, pushed is not runner.returned)
         return super().end(view, info, runner)
 
     def _call(self, context: Mapping[str, Any], job: Job) -> Any:

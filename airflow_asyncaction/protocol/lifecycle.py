@@ -19,13 +19,11 @@ from airflow_asyncaction.protocol.reports import (
     MAX_NAME_CHARS,
     Report,
     ReportedStatus,
+    kept_tail,
     printable,
 )
 
 T = TypeVar("T")
-
-TAIL_LINES = 20
-"""How many of its last output lines explain a job that failed without a word."""
 
 
 @dataclass(frozen=True)
@@ -379,7 +377,7 @@ def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
 
 def _failed(action: Action, exit_: Exit, name: str, now: datetime) -> Action:
     said = _exit_text(exit_)[: MAX_MESSAGE_CHARS // 2]
-    tail = "\n".join(exit_.tail[-TAIL_LINES:])[-MAX_MESSAGE_CHARS // 2 :]
+    tail = "\n".join(kept_tail(exit_.tail))
     return _ended(action, State.ERROR, name, f"{said}\n{tail}" if tail else said, now)
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,12 @@ MAX_MESSAGE_CHARS = 16 * 1024
 MAX_LEVEL_CHARS = 16
 MAX_LISTED_CHARS = 300
 """Maximum length of the error and progress messages that a list shows."""
+LARGEST_BODY_BYTES = 64 * 1024 * 1024
+"""Most that a client sends, and that a server reads of a body which it refuses: so the refusal arrives."""
+TAIL_LINES = 20
+"""How many of its last output lines explain a job that failed without a word."""
+MAX_TAIL_CHARS = MAX_MESSAGE_CHARS // 2
+"""... and how many characters of them, from the end."""
 SERVER_STREAM = "server"
 """The stream of lines that the API server has written itself into an action's log."""
 MAX_TIME_MS = 10**14
@@ -248,6 +254,26 @@ def _is_time(value: Any) -> bool:
 def printable(text: str) -> str:
     """Return the text without NUL, which PostgreSQL does not store."""
     return text.replace("\0", "�")
+
+
+def well_formed(text: str) -> str:
+    """Return the text without NUL and lone surrogates, which UTF-8 does not have, of whoever's it is."""
+    return printable(text if text.isascii() else text.encode("utf-8", "replace").decode())
+
+
+def kept_tail(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return what may be told of the last lines of output: the same, where it is no more than is kept of it.
+
+    Of longer lines it is the end, as of all output.
+    """
+    kept: list[str] = []
+    room = MAX_TAIL_CHARS
+    for line in reversed(lines[-TAIL_LINES:]):
+        if room <= 0:
+            break
+        kept.append(line[-room:])
+        room -= len(line) + 1  # with the newline before it
+    return tuple(reversed(kept))
 
 
 def is_name(value: object) -> bool:

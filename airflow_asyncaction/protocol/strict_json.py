@@ -22,6 +22,11 @@ _RESERVED_BY_AIRFLOW = frozenset(
     {"__classname__", "__version__", "__data__", "__type", "__var", "__id__", "__source__"}
 )
 
+_LEAST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**64 - 1
+# What is in the text of each value that does not fit, if it was parsed strictly: NUL, digits, reserved keys.
+_MAY_NOT_FIT = re.compile(r'\\u0000|[0-9]{19}|"__')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
 
 class NotJson(ValueError):
     """The text is not JSON as this protocol takes it."""
@@ -65,13 +70,49 @@ def is_equal(one: JsonText, other: JsonText | None) -> bool:
 
 
 def for_xcom(text: JsonText) -> Any:
-    """Return a job's value as Airflow may store it in an XCom.
+    """Return a job's value as Airflow may store it in an XCom. See :func:`as_xcom`."""
+    return xcom_of(text)[0]
 
-    A value with keys that Airflow's serializer gives a meaning to (``__classname__`` and the like) would be
-    refused, or come back as another type: it is returned as its JSON text.
+
+def xcom_of(text: JsonText) -> tuple[Any, bool]:
+    """Return what :func:`as_xcom` makes of a job's value, and whether that differs from the value.
+
+    Few values have anything that does not fit: only these are walked through.
     """
     value = json.loads(text)
-    return text if _has_reserved_key(value) else value
+    fitting = as_xcom(value) if _MAY_NOT_FIT.search(text) else value
+    return fitting, fitting is not value
+
+
+def is_storable(text: JsonText) -> bool:
+    """Tell whether :func:`storable` has nothing to replace in a value."""
+    if not _MAY_NOT_FIT.search(text):
+        return True
+    value = json.loads(text)
+    return storable(value) is value
+
+
+def as_xcom(value: Any) -> Any:
+    """Return a job's value with its JSON text in place of each part that an XCom cannot hold.
+
+    These are what :func:`storable` says, and an object with keys that Airflow's serializer gives a meaning to
+    (``__classname__`` and the like): it would be refused, or come back as another type.
+
+    :returns: the value itself if an XCom can hold it
+    """
+    return _fitting(value, _RESERVED_BY_AIRFLOW, MAX_DEPTH)
+
+
+def storable(value: Any) -> Any:
+    """Return a value with its JSON text in place of each part that Airflow does not transport or store.
+
+    PostgreSQL's JSONB has no NUL, JSON no NaN, UTF-8 no lone surrogates; msgpack, by which tasks are given
+    values, has integers from -2^63 to 2^64 - 1.
+
+    :param value: JSON as Python has it
+    :returns: the value itself if it is storable
+    """
+    return _fitting(value, frozenset(), MAX_DEPTH)
 
 
 def _sorted(text: JsonText) -> str:
@@ -128,7 +169,37 @@ def _check_text(text: str) -> None:
         raise NotJson("a string has a lone surrogate") from None
 
 
-def _has_reserved_key(value: Any) -> bool:
-    if isinstance(value, dict):
-        return not _RESERVED_BY_AIRFLOW.isdisjoint(value) or any(map(_has_reserved_key, value.values()))
-    return isinstance(value, list) and any(map(_has_reserved_key, value))
+def _fitting(value: Any, reserved_keys: frozenset[str], depth: int) -> Any:
+    """Return a value with JSON text for what does not fit; the value itself if nothing is to be replaced."""
+    if isinstance(value, (dict, list)):
+        if depth == 0 or (isinstance(value, dict) and not _has_fitting_keys(value, reserved_keys)):
+            return _text(value)
+        names = value if isinstance(value, dict) else range(len(value))
+        changed = {}
+        for name in names:
+            fitting = _fitting(value[name], reserved_keys, depth - 1)
+            if fitting is not value[name]:
+                changed[name] = fitting
+        if not changed:
+            return value
+        if isinstance(value, dict):
+            return {**value, **changed}
+        return [changed.get(index, child) for index, child in enumerate(value)]
+    return value if _is_storable(value) else _text(value)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _has_fitting_keys(value: dict[Any, Any], reserved_keys: frozenset[str]) -> bool:
+    return reserved_keys.isdisjoint(value) and all(map(_is_storable, value))
+
+
+def _is_storable(value: Any) -> bool:
+    """Tell whether a value other than a list or an object is."""
+    if isinstance(value, str):
+        return "\0" not in value and (value.isascii() or not _SURROGATE.search(value))
+    if isinstance(value, int):
+        return _LEAST_INTEGER <= value <= _LARGEST_INTEGER
+    return not isinstance(value, float) or math.isfinite(value)

@@ -16,7 +16,14 @@ from airflow_asyncaction.protocol.actions import Action, Completion, State, Stop
 from airflow_asyncaction.protocol.compat import StrEnum, assert_never, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, LogLine, is_name, printable
+from airflow_asyncaction.protocol.reports import (
+    MAX_MESSAGE_CHARS,
+    MAX_NAME_CHARS,
+    LogLine,
+    is_name,
+    kept_tail,
+    printable,
+)
 from airflow_asyncaction.protocol.strict_json import JsonText, NotJson, loads
 
 E = TypeVar("E", bound=StrEnum)
@@ -30,6 +37,12 @@ COMMITMENT_KEY = "asyncaction.commitment"
 TASK_ID_HEADER = "X-Task-Id"
 TASK_NONCE_HEADER = "X-Task-Nonce"
 """What proves who registers stands in headers, so that the body need not be read before."""
+
+RESULTS_CHANGED = (
+    "An XCom cannot hold the results as they are. Integers of more than 64 bits, strings with NUL and objects"
+    " with keys that Airflow reserves are in it as JSON text. The action has the results unchanged"
+)
+"""Logged if the XCom differs from the results."""
 
 Word = Union[Launched, Exit, Stop, Abandon]
 """What a runner may say of a job."""
@@ -253,12 +266,25 @@ def word_to_json(word: Word) -> dict[str, Any]:
     if isinstance(word, Launched):
         return {"word": "launched", "job": dict(word.job)}
     if isinstance(word, Exit):
-        return {"word": "exit", **vars(word), "tail": list(word.tail)}
+        return {"word": "exit", **vars(word), **_shortened(word)}
     if isinstance(word, Stop):
         return {"word": "stop", "reason": word.reason.value}
     if not isinstance(word, Abandon):
         assert_never(word)
     return {"word": "abandon"}
+
+
+def _shortened(exit_: Exit) -> dict[str, Any]:
+    """Return the texts of an exit as far as the server keeps them: a job may print, or raise, any amount."""
+    return {
+        "reason": _cut(exit_.reason, MAX_NAME_CHARS),
+        "message": _cut(exit_.message, MAX_MESSAGE_CHARS),
+        "tail": list(kept_tail(exit_.tail)),
+    }
+
+
+def _cut(text: str | None, max_chars: int) -> str | None:
+    return None if text is None else text[:max_chars]
 
 
 def word_from_json(fields: Mapping[str, Any]) -> Word:
@@ -283,8 +309,8 @@ def _exit(fields: Mapping[str, Any]) -> Exit:
     return Exit(
         code=_optional(fields, "code", int),
         signal=_optional(fields, "signal", str),
-        reason=_optional(fields, "reason", str),
-        message=_optional(fields, "message", str),
+        reason=_cut(_optional(fields, "reason", str), MAX_NAME_CHARS),
+        message=_cut(_optional(fields, "message", str), MAX_MESSAGE_CHARS),
         tail=tuple(line for line in tail if isinstance(line, str)),
         is_seen=_optional(fields, "is_seen", bool) is not False,
     )

@@ -10,7 +10,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from airflow_asyncaction.protocol.lifecycle import TAIL_LINES, Exit
+from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.reports import TAIL_LINES
 from airflow_asyncaction.runners.log_thread import LogThread, copy_log
 from airflow_asyncaction.runners.pod_end import init_containers
 from airflow_asyncaction.runners.pod_log import LogPosition, LogReader, PodLine

@@ -16,7 +16,8 @@ from errno import ENOENT, ENOTDIR
 
 from airflow_asyncaction.protocol.actions import Completion
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.lifecycle import TAIL_LINES, Exit
+from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.reports import TAIL_LINES
 from airflow_asyncaction.runners.base import OnLaunched
 from airflow_asyncaction.runners.guarded import GuardProcess, Said, order
 

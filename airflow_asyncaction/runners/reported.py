@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from airflow_asyncaction.protocol.reports import SERVER_STREAM, progress_of
+from airflow_asyncaction.protocol.reports import SERVER_STREAM, Limits, cut_line, progress_of, well_formed
 from airflow_asyncaction.protocol.tasks import TaskView
 from airflow_asyncaction.runners.task_log import write_log_line
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
+
+_DONE = 100  # per cent
 
 
 class Shown:
@@ -45,7 +47,9 @@ class Shown:
 def describe_progress(status_details: str) -> str:
     """Return one line for a job's ``statusDetails``, such as ``progress 40 % loading``."""
     progress, message = progress_of(json.loads(status_details))
-    if progress is not None:
+    if progress is not None and 0 <= progress <= _DONE:  # another deployment may say anything
         text = f"progress {progress:g} %"
-        return f"{text} {message}" if message else text
-    return f"status details {message if message is not None else status_details}"
+        text = f"{text} {message}" if message else text
+    else:
+        text = f"status details {message if message is not None else status_details}"
+    return cut_line(well_formed(text), Limits().line_bytes)

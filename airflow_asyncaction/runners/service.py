@@ -64,6 +64,8 @@ class ServiceRunner:
         self._interrupt: threading.Timer | None = None
         self._exit: Exit | None = None
         self.returned: Any = None
+        self.returned_json = False
+        """Whether that is a JSON value."""
         self.exception: Exception | SystemExit | None = None
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
@@ -123,9 +125,11 @@ class ServiceRunner:
             self._log.warning("The end was not reported, its exit will be: %s", error)
 
     def _report_result(self, job: Job) -> None:
+        self.returned_json = True
         try:
             job.result(self.returned)
         except (TypeError, ValueError):
+            self.returned_json = False
             self._log.info("The return value is no JSON: it goes into the XCom alone")
             job.succeed()
         except ServerError as error:

@@ -11,6 +11,8 @@ from datetime import datetime
 from airflow.models.log import Log
 from sqlalchemy import Connection, insert
 
+from airflow_asyncaction.protocol.reports import well_formed
+
 STOP = "stop_async_action"
 TRIGGER = "trigger_dag_run"
 """As Airflow's own route names it."""
@@ -39,7 +41,7 @@ class AuditEvent:
 
 def record(connection: Connection, event: AuditEvent, now: datetime) -> None:
     """Write an event's row, in the transaction of what it tells of."""
-    owner = event.owner[:500]
+    owner = well_formed(event.owner)[:500]
     values = {
         "dttm": now,
         "event": event.event,

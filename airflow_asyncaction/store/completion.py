@@ -23,16 +23,19 @@ from sqlalchemy import Connection, Row, exists, null, or_, select
 from sqlalchemy.orm import Session
 
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Action, State
+from airflow_asyncaction.protocol.actions import Action, State, unix_ms
 from airflow_asyncaction.protocol.files import Role
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import overdue
-from airflow_asyncaction.protocol.tasks import TRIGGERS, Deferral, NeedsWorker
-from airflow_asyncaction.store import rows
+from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
+from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, TRIGGERS, Deferral, NeedsWorker
+from airflow_asyncaction.store import reports, rows
 from airflow_asyncaction.store.models import action_table, file_table
-from airflow_asyncaction.store.outages import one_of_many
+from airflow_asyncaction.store.outages import anatomy, one_of_many
 
 log = logging.getLogger(__name__)
+
+_NOT_COMPLETED = "The task of action %s could not be completed; another way is tried, or this one again. %s"
 
 _columns = action_table.c
 _tasks = TaskInstance.__table__
@@ -84,21 +87,25 @@ class Completion:
     def complete(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> None:
         """Complete the task of an action if it is deferred and it is time to.
 
-        What goes wrong here undoes nothing of what was reported: it is tried again (:func:`find_due`).
+        What goes wrong here undoes nothing of what was reported: a worker is to complete the task then, and
+        if that fails as well, all is tried again (:func:`find_due`).
 
         :param row: of the action, locked: it is always locked before its task instance
         :param action: as it is now
         """
         if row.deferral is None or row.ti_id is None or not self._is_due(action, now):
             return
-        try:
-            with connection.begin_nested(), Session(bind=connection) as session:
-                is_done = self._complete(session, row, action, now)
-                session.commit()  # of the savepoint
-                if is_done:
-                    rows.write(connection, action.id, {"deferral": None})
-        except Exception:  # whatever Airflow's own code raises must not lose the report
-            log.exception("The task of action %s could not be completed; it is tried again", action.id)
+        for way in (self._complete, self._resume, self._give_to_worker):
+            try:
+                with connection.begin_nested(), Session(bind=connection) as session:
+                    is_done = way(session, row, action, now)
+                    session.commit()  # of the savepoint
+                    if is_done:
+                        rows.write(connection, action.id, {"deferral": None})
+            except Exception as error:  # noqa: BLE001 - whatever Airflow's code raises, the report is kept
+                log.error(_NOT_COMPLETED, action.id, anatomy(error))
+            else:
+                return
 
     def _is_due(self, action: Action, now: datetime) -> bool:
         if action.is_done:
@@ -108,23 +115,38 @@ class Completion:
         return action.verb is not None  # a worker is to stop the job
 
     def _complete(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
-        query = select(TaskInstance).where(TaskInstance.id == UUID(row.ti_id))
-        task = session.scalar(query.with_for_update(of=TaskInstance))
-        if task is None or task.state != TaskInstanceState.DEFERRED or task.trigger_id is None:
-            return False
-        trigger = session.get(Trigger, task.trigger_id)
-        if trigger is None or not trigger.classpath.startswith(TRIGGERS):
+        """Let the task succeed, or be resumed if that is a worker's to do; tell whether it was done."""
+        found = _deferred(session, row)
+        if found is None:
             return False
         deferral = Deferral.from_json(strict_json.loads(row.deferral))
-        if not _needs_worker(session, deferral, action):
-            if deferral.pushes_results:
-                _push_results(session, task, action)
-            Trigger.submit_event(trigger.id, TaskSuccessEvent(), session=session)
-        elif now - trigger.created_date >= self.settle:
-            Trigger.submit_event(trigger.id, TriggerEvent(action.id), session=session)
-        else:
-            return False
+        if _needs_worker(session, deferral, action):
+            return self._resume(session, row, action, now)
+        if deferral.pushes_results:
+            _push_results(session, found, action, now)
+        Trigger.submit_event(found.trigger_id, TaskSuccessEvent(), session=session)
         return True
+
+    def _resume(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
+        """Resume the task on a worker once that may be; tell whether it was done."""
+        found = _deferred(session, row)
+        if found is None or not self._has_settled(session, found, now):
+            return False
+        Trigger.submit_event(found.trigger_id, TriggerEvent(action.id), session=session)
+        return True
+
+    def _give_to_worker(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
+        """Let a worker see that the trigger has failed, which takes the action's end then."""
+        found = _deferred(session, row)
+        if found is None or not self._has_settled(session, found, now):
+            return False
+        said = f"The API server could not resume the task of action {action.id}: its log says why\n"
+        Trigger.submit_failure(found.trigger_id, [said], session=session)
+        return True
+
+    def _has_settled(self, session: Session, task: TaskInstance, now: datetime) -> bool:
+        trigger = session.get(Trigger, task.trigger_id)
+        return trigger is not None and now - trigger.created_date >= self.settle
 
     def find_due(self, connection: Connection, now: datetime) -> Iterator[JobId]:
         """Yield the actions of deferred tasks that may be due, by a clock or from before."""
@@ -133,6 +155,16 @@ class Completion:
                 action = rows.to_action(row)
                 if self._is_due(action, now) or overdue(action, now) is not None:
                     yield action.id
+
+
+def _deferred(session: Session, row: Row[Any]) -> TaskInstance | None:
+    """Return the task instance of an action, locked, if a trigger of ours has it."""
+    query = select(TaskInstance).where(TaskInstance.id == UUID(row.ti_id))
+    task = session.scalar(query.with_for_update(of=TaskInstance))
+    if task is None or task.state != TaskInstanceState.DEFERRED or task.trigger_id is None:
+        return None
+    trigger = session.get(Trigger, task.trigger_id)
+    return task if trigger is not None and trigger.classpath.startswith(TRIGGERS) else None
 
 
 def _needs_worker(session: Session, deferral: Deferral, action: Action) -> bool:
@@ -144,13 +176,18 @@ def _needs_worker(session: Session, deferral: Deferral, action: Action) -> bool:
     return bool(session.scalar(select(outputs)))  # they become XComs of their own
 
 
-def _push_results(session: Session, task: TaskInstance, action: Action) -> None:
+def _push_results(session: Session, task: TaskInstance, action: Action, now: datetime) -> None:
     """Store the results as a worker would: ``TaskSuccessEvent(xcoms=...)`` encodes them twice."""
     from airflow.sdk.serde import serialize
 
-    results = None if action.results is None else strict_json.for_xcom(action.results)
+    if action.results is None:
+        return
+    results, is_changed = strict_json.xcom_of(action.results)
     if results is None:
         return
+    if is_changed:
+        line = LogLine(RESULTS_CHANGED, "WARNING", unix_ms(now), SERVER_STREAM)
+        reports.append_line(session.connection(), action.id, "results", line, now)
     XComModel.set(
         key="return_value",
         value=serialize(results),

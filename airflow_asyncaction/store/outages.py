@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -33,6 +34,14 @@ def store_outages() -> Iterator[None]:
         raise
 
 
+def anatomy(error: BaseException) -> str:
+    """Return the type of an error and its traceback, without its message: that may quote a job's data."""
+    names = [type(error).__name__]
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        names.append(type(error.orig).__name__)
+    return f"{': '.join(names)}\n{''.join(traceback.format_tb(error.__traceback__))}".rstrip()
+
+
 @contextmanager
 def one_of_many(action_id: JobId) -> Iterator[None]:
     """Log what is wrong with one action, so that it does not stop the others of its batch.
@@ -47,5 +56,7 @@ def one_of_many(action_id: JobId) -> Iterator[None]:
         return
     except StoreUnavailable:
         raise
-    except Exception:  # whatever a row holds: the next row is another task's
-        log.exception("Action %s could not be brought to its end; it is tried again", action_id)
+    except Exception as error:  # noqa: BLE001 - whatever a row holds: the next row is another task's
+        log.error(
+            "Action %s could not be brought to its end; it is tried again. %s", action_id, anatomy(error)
+        )

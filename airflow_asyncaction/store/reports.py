@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.reports import Limits, LogLine
+from airflow_asyncaction.protocol.reports import Limits, LogLine, well_formed
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import log_lines, rows
 
@@ -106,8 +106,15 @@ def keep_message(
 
     :param requested_by: name of the user who asked for it; ``None``: a runner's, or the server's own
     """
-    known = {"kind": kind, "requested_by": requested_by and requested_by[:250]}
+    known = {"kind": kind, "requested_by": requested_by and well_formed(requested_by)[:250]}
     rows.insert_report(connection, columns(action_id, own_envelope(), now, **known))
+
+
+def append_line(connection: Connection, action_id: JobId, kind: str, line: LogLine, now: datetime) -> None:
+    """Keep a line of the server's own, of an action that this transaction has locked and changed."""
+    row = rows.read(connection, action_id)
+    if row is not None:
+        keep_line(connection, row, kind, line, now)
 
 
 def keep_line(connection: Connection, row: Row[Any], kind: str, line: LogLine, now: datetime) -> None:

@@ -7,7 +7,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from airflow_asyncaction.protocol.lifecycle import TAIL_LINES
+from airflow_asyncaction.protocol.reports import TAIL_LINES
 from airflow_asyncaction.runners.pod_log import (
     LogPosition,
     LogReader,

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from airflow_asyncaction.protocol.lifecycle import TAIL_LINES, Exit
+from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.reports import TAIL_LINES
 from airflow_asyncaction.runners.container_logs import NO_SUCH_CONTAINER, of_init_container
 from airflow_asyncaction.runners.pod_end import init_containers
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine

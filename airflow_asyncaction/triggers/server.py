@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from http import HTTPStatus
 from typing import TypeVar
 
 from airflow_asyncaction.exceptions import ServerError
@@ -74,7 +75,12 @@ class Server:
 
 
 def is_away(error: ServerError) -> bool:
-    """Tell whether the same request may succeed later: no answer, or none of our routes'."""
+    """Tell whether the same request may succeed later: no answer, or none of our routes'.
+
+    Whoever answers 413, be it a proxy, does so again.
+    """
+    if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return False
     return error.status == 0 or not error.code or may_pass(error)
 
 

@@ -19,13 +19,12 @@ from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.operations import Schema
-from airflow_asyncaction.protocol.strict_json import JsonText, dumps
+from airflow_asyncaction.protocol.strict_json import JsonText, dumps, is_storable
 from airflow_asyncaction.store.listing import Filter
 
 LARGEST_NUMBER = 2**31 - 1
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")  # as JSON writes it
 _NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # databases reject these; surrogates: see WireRequest.args
 _UNIX_MS = re.compile(r"\d{1,15}")
 
@@ -118,8 +117,9 @@ def checked_input(fields: Mapping[str, Any], schema: Schema | None) -> JsonText:
     if schema is not None:
         _check(fields, schema)
     text = dumps(dict(sorted(fields.items())))
-    if _NUL.search(text):
-        raise _invalid("$", "a string has the character NUL, which databases do not take")
+    if not is_storable(text):
+        said = "a string has the character NUL, or an integer has more than 64 bits: Airflow takes neither"
+        raise _invalid("$", said)
     return text
 
 

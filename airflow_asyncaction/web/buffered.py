@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from tempfile import SpooledTemporaryFile
@@ -18,6 +19,7 @@ from typing import IO, Any
 from a2wsgi.wsgi import build_environ
 
 from airflow_asyncaction.protocol.refusals import Refusal
+from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER
 from airflow_asyncaction.web.asgi import Receive, Scope, Send, mounted_path, send_refusal
@@ -29,8 +31,9 @@ LOOP = "asyncaction.loop"
 
 _IN_MEMORY_BYTES = 64 * 1024
 _PIECE_BYTES = 64 * 1024
-_MOST_DISCARDED_BYTES = 64 * 1024 * 1024
-"""So much of a body that is too long is read, so that its sender, who reads last, gets the answer."""
+_DISCARD_SECONDS = 20.0
+_LENGTH_DIGITS = 18
+_NOT_COMPRESSED = (b"content-encoding", b"identity")  # Airflow would hold the answer back to compress it
 _SENDERS = (JOB_ID_HEADER.lower().encode(), TASK_ID_HEADER.lower().encode())
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -51,13 +54,22 @@ class _Answer:
         self.body += chunk
 
 
+class _Unread(Exception):
+    """A body did not come."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
 class BufferedWsgi:
     """A WSGI app as an ASGI app.
 
     A client that sends or reads slowly holds a connection, and neither a thread nor much memory: a body over
     64 KiB lies in a temporary file meanwhile, and an answer leaves in pieces. Its time is limited (``Pace``).
 
-    :param max_body_bytes: a longer body is cut one byte beyond this, so that the app refuses it
+    :param max_body_bytes: a longer body is cut one byte beyond this, or not read at all if its length is
+        declared, so that the app refuses it; the rest is discarded once it is answered
     :param threads: how many requests are served at once
     :param patience: how long a client may take, beyond a second for each KiB
     :param turns: lets the requests of one sender wait for each other; ``None``: none waits
@@ -83,33 +95,48 @@ class BufferedWsgi:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         with SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES) as body:
-            refusal = await self._read(receive, body)
-            if refusal is not None:
-                await send_refusal(refusal, send)
-                return
+            is_whole = False
+            if not self._is_too_long(scope):
+                try:
+                    is_whole = await self._read(receive, body)
+                except _Unread as error:
+                    await send_refusal(error.refusal, send)
+                    return
             body.seek(0)
             answer = await self._served(scope, body)
-        await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
-        await self._give(answer.body, send)
+        headers = answer.headers if is_whole else [*answer.headers, _NOT_COMPRESSED]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await self._give(answer.body, send, is_all=is_whole)
+        if not is_whole:
+            await _discard(receive)
+            await send({"type": "http.response.body", "body": b""})
 
-    async def _read(self, receive: Receive, body: IO[bytes]) -> Refusal | None:
-        """Read the body, as much of it as is needed to refuse it; return why it did not come."""
-        pace, size = Pace(self._patience), 0
-        while True:
+    def _is_too_long(self, scope: Scope) -> bool:
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"")
+        if b"transfer-encoding" in headers or not declared.isdigit():
+            return False
+        return len(declared) > _LENGTH_DIGITS or int(declared) > self._max_body_bytes
+
+    async def _read(self, receive: Receive, body: IO[bytes]) -> bool:
+        """Read the body, or as much as is needed to refuse it; return whether that is all that was sent.
+
+        :raises _Unread: it did not come
+        """
+        pace, more = Pace(self._patience), True
+        while more and body.tell() <= self._max_body_bytes:
             try:
                 async with asyncio.timeout(pace.seconds_to_wait()):
                     message = await receive()
             except TimeoutError:
-                return Refusal.too_slow()
+                raise _Unread(Refusal.too_slow()) from None
             if message["type"] == "http.disconnect":
-                return Refusal.incomplete()
+                raise _Unread(Refusal.incomplete())
             piece = message.get("body", b"")
-            size += len(piece)
             pace.add(len(piece))
-            if size <= self._max_body_bytes + _MOST_DISCARDED_BYTES:
-                body.write(piece[: max(0, self._max_body_bytes + 1 - body.tell())])
-            if not message.get("more_body", False) or size > self._max_body_bytes + _MOST_DISCARDED_BYTES:
-                return None
+            body.write(piece[: self._max_body_bytes + 1 - body.tell()])
+            more = message.get("more_body", False)
+        return not more
 
     async def _served(self, scope: Scope, body: IO[bytes]) -> _Answer:
         loop = asyncio.get_running_loop()
@@ -120,16 +147,18 @@ class BufferedWsgi:
         await self._turns.hold(answer.status)
         return answer
 
-    async def _give(self, body: bytes, send: Send) -> None:
+    async def _give(self, body: bytes, send: Send, *, is_all: bool) -> None:
         """Send a body: the server takes the next piece only once its buffer has room.
 
         If the client reads too slowly, the answer is left as it is: the server then closes the connection.
+
+        :param is_all: whether the answer ends with it
         """
         pace = Pace(self._patience)
         for start in range(0, max(1, len(body)), _PIECE_BYTES):
             piece = body[start : start + _PIECE_BYTES]
             more = start + _PIECE_BYTES < len(body)
-            message = {"type": "http.response.body", "body": piece, "more_body": more}
+            message = {"type": "http.response.body", "body": piece, "more_body": more or not is_all}
             try:
                 async with asyncio.timeout(pace.seconds_left()):
                     await send(message)
@@ -160,3 +189,15 @@ def _sender(scope: Scope) -> bytes:
     """Return the action, or the task instance, that a request names; empty if it names none."""
     headers = dict(scope["headers"])
     return next((headers[name].lower() for name in _SENDERS if name in headers), b"")
+
+
+async def _discard(receive: Receive) -> None:
+    """Read what is left of a body: left unread, it would have the connection reset, and the answer lost."""
+    left = LARGEST_BODY_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):  # or the client has gone away
+                    return

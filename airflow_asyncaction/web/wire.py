@@ -15,6 +15,7 @@ from werkzeug.utils import cached_property, redirect
 from werkzeug.wrappers import Response
 
 from airflow_asyncaction.exceptions import SignatureError
+from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 
 _CHUNK_BYTES = 64 * 1024
 _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
@@ -43,14 +44,24 @@ def raw_body(request: Request, max_bytes: int) -> bytes:
     """
     declared = request.content_length
     if declared is not None and declared > max_bytes:
-        raise RequestEntityTooLarge
+        raise _too_large(request, max_bytes)
     chunks, size = [], 0
     while chunk := request.stream.read(min(_CHUNK_BYTES, max_bytes + 1 - size)):
         chunks.append(chunk)
         size += len(chunk)
         if size > max_bytes:
-            raise RequestEntityTooLarge
+            raise _too_large(request, max_bytes)
     return b"".join(chunks)
+
+
+def _too_large(request: Request, max_bytes: int) -> RequestEntityTooLarge:
+    """Return the refusal of a body, and discard its rest: left unread, it would have the connection reset."""
+    left = LARGEST_BODY_BYTES
+    while left > 0 and (chunk := request.stream.read(min(_CHUNK_BYTES, left))):
+        left -= len(chunk)
+    return RequestEntityTooLarge(
+        f"The body has more than {max_bytes} bytes ([asyncaction] max_body_bytes): send less, or in parts"
+    )
 
 
 def raw_query(environ: dict[str, Any]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,12 +14,13 @@ import pytest
 from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.serde import deserialize
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from airflow_asyncaction.protocol import actions as protocol
+from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched, Stop
-from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
+from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, Deferral, NeedsWorker
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import action_table
@@ -51,6 +52,8 @@ def task(database: Database) -> RunningTask:
 
 
 NewDeferred = Callable[..., SignedJob]
+Refuse = Callable[[str, str, str], None]
+SECRET = "4111-1111-1111-1111"
 
 
 @pytest.fixture
@@ -113,6 +116,30 @@ def test_results_that_airflow_would_build_objects_of_are_text(
     job.report(status="SUCCESS", results=results)
     job.tell(CLEAN)
     assert json.loads(task.xcoms()["return_value"]) == results
+
+
+@pytest.mark.parametrize(
+    ("results", "pushed"),
+    [
+        ("a\0b", '"a\\u0000b"'),
+        ({"rows": 3, "note": "a\0b"}, {"rows": 3, "note": '"a\\u0000b"'}),
+        ({"rows": [{"a\0": 1}]}, {"rows": ['{"a\\u0000":1}']}),
+        ([2**64 - 1, -(2**63)], [2**64 - 1, -(2**63)]),
+        ([2**70, -(2**63) - 1, 10**400], [str(2**70), str(-(2**63) - 1), str(10**400)]),
+        ("\U0001f600", "\U0001f600"),
+    ],
+)
+def test_results_that_an_xcom_cannot_hold_are_text_in_it(
+    task: RunningTask, deferred: NewDeferred, results: Any, pushed: Any
+) -> None:
+    job = deferred()
+    assert job.report(status="SUCCESS", results=results, logs=["last line"]).status == 200
+    view = job.tell(CLEAN)
+    assert state_of(task) == "success"
+    assert task.xcoms() == {"return_value": pushed}
+    assert strict_json.loads(view.results or "") == results
+    lines = [(line.message, line.stream) for line in job.view().logs]
+    assert lines == [("last line", None), *([(RESULTS_CHANGED, "server")] if pushed != results else [])]
 
 
 def test_the_report_is_the_end_under_completion_report(task: RunningTask, deferred: NewDeferred) -> None:
@@ -256,6 +283,72 @@ def test_a_report_is_kept_even_if_airflow_cannot_end_the_task(
             update(action_table).where(action_table.c.id == job.info.job_id).values(deferral=repaired)
         )
     assert later(actions, task) == "success"
+
+
+@pytest.fixture
+def refusing(database: Database) -> Iterator[Refuse]:
+    """Return what makes the database refuse to write rows of a table, and quote a value in its error."""
+    is_postgres, tables = database.name == "postgresql", []
+
+    def refuse(table: str, event: str, when: str) -> None:
+        tables.append(table)
+        trigger = f"CREATE TRIGGER refusing BEFORE {event} ON {table} FOR EACH ROW WHEN ({when})"
+        with database.engine.begin() as connection:
+            if is_postgres:
+                body = f"BEGIN RAISE EXCEPTION '{SECRET}'; END"
+                function = f"CREATE FUNCTION refuse() RETURNS trigger AS $$ {body} $$ LANGUAGE plpgsql"
+                connection.execute(text(function))
+                connection.execute(text(f"{trigger} EXECUTE FUNCTION refuse()"))
+            else:
+                connection.execute(text(f"{trigger} BEGIN SELECT RAISE(ABORT, '{SECRET}'); END"))
+
+    yield refuse
+    with database.engine.begin() as connection:
+        for table in tables:
+            connection.execute(text("DROP TRIGGER refusing" + (f" ON {table}" if is_postgres else "")))
+        if is_postgres and tables:
+            connection.execute(text("DROP FUNCTION refuse"))
+
+
+@pytest.mark.parametrize(
+    ("table", "event", "when", "next_method"),
+    [
+        ("xcom", "INSERT", "NEW.key = 'return_value'", "resume"),
+        ("task_instance", "UPDATE", "NEW.state = 'success'", "resume"),
+        ("task_instance", "UPDATE", "NEW.state <> 'deferred' AND NEW.next_method = 'resume'", "__fail__"),
+    ],
+)
+def test_a_worker_takes_what_airflow_does_not_let_the_server_complete(
+    task: RunningTask,
+    deferred: NewDeferred,
+    actions: Actions,
+    refusing: Refuse,
+    caplog: pytest.LogCaptureFixture,
+    table: str,
+    event: str,
+    when: str,
+    next_method: str,
+) -> None:
+    job = deferred()
+    refusing(table, event, when)
+    job.report(status="SUCCESS", results={"card": SECRET})
+    assert job.tell(CLEAN).state is State.SUCCESS
+    assert state_of(task) == "deferred"
+    assert later(actions, task) == "scheduled"
+    assert (task.row().next_method, task.row().trigger_id, task.xcoms()) == (next_method, None, {})
+    assert f"The task of action {job.info.job_id} could not be completed" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_task_ends_though_nobody_can_read_how_it_was_deferred(
+    task: RunningTask, deferred: NewDeferred, actions: Actions, database: Database
+) -> None:
+    job = deferred()
+    with database.engine.begin() as connection:
+        broken = update(action_table).where(action_table.c.id == job.info.job_id).values(deferral="{}")
+        connection.execute(broken)
+    job.tell(CLEAN)
+    assert later(actions, task) == "scheduled"
 
 
 def test_a_deferral_must_be_one(task: RunningTask, client: HookClient) -> None:

@@ -212,6 +212,21 @@ def test_a_failure_is_told_with_the_last_lines(defer: NewDeferred) -> None:
     assert view.error_message == "The job exited with code 3\nso it goes"
 
 
+def test_last_lines_of_any_length_fail_no_good_pod(defer: NewDeferred) -> None:
+    deferred = defer("for i in $(seq 1 20); do head -c 60000 /dev/zero | tr '\\0' x; echo; done")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.state == "success")
+        await started.cancel(killed=True)
+        assert started.events == []
+
+    with capture_logs() as logs:
+        run(check())
+    assert [len(line) for line in lines(logs) if line.startswith("xxx")] == [60_000] * 20
+    assert deferred.job.view().state is State.SUCCESS
+
+
 def test_the_last_second_of_a_talkative_container_is_read_whole(defer: NewDeferred) -> None:
     # It lives on for a moment, since a busy node drops what is in a container's pipe when it ends.
     deferred = defer("i=0; while [ $i -lt 20000 ]; do echo n-$i; i=$((i+1)); done; sleep 1")

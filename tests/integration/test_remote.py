@@ -43,6 +43,7 @@ from airflow_asyncaction.exceptions import (
 from airflow_asyncaction.hooks import remote_client
 from airflow_asyncaction.hooks.remote_access import UNVERIFIED
 from airflow_asyncaction.operators.remote import RemoteActionOperator
+from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED
 from airflow_asyncaction.triggers import remote as remote_trigger
 from airflow_asyncaction.triggers.remote import RemoteActionTrigger
 from tests.unit.remote_deployment import PASSWORD, Remote, RemoteDeployment, certify, refused
@@ -194,6 +195,13 @@ def test_no_result_is_lost_or_made_an_object(serve: Serve, results: Any) -> None
     result = operator().execute(Task().context)
     expected = json.dumps(results, separators=(",", ":")) if isinstance(results, dict) else results
     assert (result, type(result)) == (expected, type(expected))
+
+
+def test_results_that_an_xcom_cannot_hold_are_text_and_the_task_log_says_so(serve: Serve) -> None:
+    serve(lambda action: action.end(results=["a\0b", 2**70, 3]))
+    with capture_logs() as logged:
+        assert operator().execute(Task().context) == ['"a\\u0000b"', str(2**70), 3]
+    assert [entry["log_level"] for entry in logged if entry["event"] == RESULTS_CHANGED] == ["warning"]
 
 
 @pytest.mark.parametrize(

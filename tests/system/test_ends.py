@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
+from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED
 from tests.system.scene import Scene
 
 pytestmark = pytest.mark.system
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.system
         ("success_1", "failed", "ERROR", "ExitCodeMismatch", "The job exited with code 1"),
         ("error_0", "failed", "ERROR", "DiskFull", "the disk is full"),
         ("none_0", "success", "SUCCESS", None, None),
+        ("long_line", "success", "SUCCESS", None, None),
         ("no_report", "failed", "ERROR", "NoReport", "The job ended with code 0 but reported neither"),
         ("signal", "failed", "ERROR", "Signal", "The job was killed by SIGKILL"),
         ("not_found", "failed", "ERROR", "CommandNotFound", "/nonexistent/program: "),
@@ -79,6 +81,13 @@ def test_a_result_that_airflow_would_take_for_an_object_arrives_as_text(scene: S
     result = scene.api.xcoms(scene.key("results", "reserved"))["return_value"]
     assert isinstance(result, str)
     assert json.loads(result) == {"__classname__": "builtins.dict", "__type": "set", "__var": [1], "plain": 1}
+
+
+def test_a_result_that_an_xcom_cannot_hold_has_its_text_in_it(scene: Scene) -> None:
+    assert scene.state_of("results", "odd") == "success"
+    result = scene.api.xcoms(scene.key("results", "odd"))["return_value"]
+    assert result == {"text": '"a\\u0000b"', "numbers": [str(2**70), 2**63], "plain": 1}
+    assert RESULTS_CHANGED in scene.events("results", "odd")
 
 
 @pytest.mark.parametrize(("task_id", "in_environ", "count"), [("small", True, 3), ("large", False, 20_000)])

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +45,18 @@ def test_many_items_are_compared_once() -> None:
     items = [{"day": number} for number in range(100_000)]
     assert is_valid(items, UNIQUE)
     assert not is_valid([*items, {"day": 1.0}], UNIQUE)
+
+
+@pytest.mark.parametrize("value", ["a\0b", {"a\0": 1}, [2**64], -(2**63) - 1])
+def test_what_a_task_cannot_be_given_is_no_input(value: Any) -> None:
+    with pytest.raises(UserRefused, match="NUL, or an integer has more than 64 bits") as refused:
+        checked_input({"days": value}, None)
+    assert refused.value.code == "invalid_input"
+
+
+@pytest.mark.parametrize("value", ["\\u0000", 2**64 - 1, -(2**63), 1e308, "\U0001f600"])
+def test_what_a_task_can_be_given_is_taken(value: Any) -> None:
+    assert json.loads(checked_input({"days": value}, None)) == {"days": value}
 
 
 @pytest.mark.parametrize(

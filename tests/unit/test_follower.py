@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import uuid
@@ -142,6 +143,17 @@ def test_it_tells_that_the_job_is_up_and_waits_for_the_end() -> None:
     assert words == [b'{"word": "launched", "job": {"pid": 7}}']
 
 
+def test_a_job_whose_description_is_refused_is_up_all_the_same() -> None:
+    refused = Answer(413, {"error": "too_large", "message": "make it smaller"})
+    with TaskServer([SEEN, refused, SEEN, answer(verb=Verb.STOP)]) as server:
+        follower, stopped = follow(server)
+        follower.launched({"pods": "x" * 1000})
+        assert stopped.wait(WAIT_SECONDS)
+        follower.finish()
+        words = [json.loads(request.body) for request in server.requests if request.method == "POST"]
+    assert [word["job"] for word in words] == [{"pods": "x" * 1000}, {}]
+
+
 @pytest.mark.parametrize(
     ("details", "line"),
     [
@@ -155,6 +167,10 @@ def test_it_tells_that_the_job_is_up_and_waits_for_the_end() -> None:
         ("true", "status details true"),
         ("null", "status details null"),
         ("[1]", "status details [1]"),
+        (str(10**400), f"status details {10**400}"),
+        ("NaN", "status details NaN"),
+        ('{"progress":1,"message":"a\\u0000\\ud800"}', "progress 1 % a\ufffd?"),
+        (json.dumps("x" * 20_000), f'status details "{"x" * 16_336} [cut: the line has 20017 bytes]'),
     ],
 )
 def test_progress_in_words(details: str, line: str) -> None:

@@ -161,6 +161,15 @@ def test_a_page_of_somebody_else_is_waited_for() -> None:
         assert TaskHook(server.url).tell(new_task(), Exit(code=0)) == VIEW
 
 
+def test_an_exit_too_large_for_the_server_is_told_without_its_output() -> None:
+    too_large = Answer(413, {"error": "too_large", "message": "make it smaller"})
+    with TaskServer([too_large, SEEN]) as server:
+        TaskHook(server.url).tell(new_task(), Exit(code=3, message="m" * 9000, tail=["last", "words"]))
+        words = [json.loads(request.body) for request in server.requests]
+    assert [word["tail"] for word in words] == [["last", "words"], []]
+    assert [(word["code"], len(word["message"])) for word in words] == [(3, 9000), (3, 200)]
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413])
 def test_a_refusal_is_not_sent_again(status: int) -> None:
     with TaskServer([Answer(status, {"error": "code", "message": "do this"}), SEEN]) as server:

@@ -22,7 +22,7 @@ from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
 from airflow_asyncaction.hooks.async_action import AsyncActionHook, as_unix_ms
 from airflow_asyncaction.hooks.remote_access import UNVERIFIED, Kind, Target, origin_of
 from airflow_asyncaction.hooks.remote_session import surroundings
-from airflow_asyncaction.hooks.remote_words import Position
+from airflow_asyncaction.hooks.remote_words import Position, RemoteAction, RemoteLogs
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.reports import LogLine
 from tests.unit.remote_deployment import (
@@ -66,6 +66,14 @@ def test_operations_are_listed_with_and_without_their_schemas(hook: AsyncActionH
     operation = hook.operations(full=True)["etl.load"]
     assert (operation.id, operation.type, operation.input) == ("etl.load", "etl", SCHEMA)
     assert not operation.is_paused
+
+
+def test_ids_and_line_numbers_are_such_that_events_and_xcoms_can_hold_them() -> None:
+    fields = {"uuid": "a\0\ud800", "type": "t", "status": "ERROR", "nextAttempt": "b" * 1000}
+    action = RemoteAction.from_json(fields)
+    assert (action.uuid, action.next_attempt) == ("a\ufffd?", "b" * 250)
+    logs = RemoteLogs.from_json({"lines": [], "firstLine": 2**70}, after=3)
+    assert (logs.first_line, logs.last_line) == (2**31 - 1, 3)
 
 
 def test_a_launch_answers_the_action_at_once(hook: AsyncActionHook, remote: RemoteDeployment) -> None:

@@ -186,8 +186,9 @@ def test_any_text_as_results_is_taken_or_refused(body: str) -> None:
 
 
 def test_values_that_airflow_would_revive_stay_text() -> None:
-    hostile = strict_json.dumps({"a": [{"__classname__": "os.system"}]})
-    assert strict_json.for_xcom(hostile) == hostile
+    hostile = {"__classname__": "os.system"}
+    pushed = strict_json.for_xcom(strict_json.dumps({"a": [hostile]}))
+    assert pushed == {"a": [strict_json.dumps(hostile)]}
     assert strict_json.for_xcom(strict_json.dumps({"a": [0]})) == {"a": [0]}
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.get_provider_info import get_provider_info
-from airflow_asyncaction.protocol.reports import Limits
+from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
 
 Configure = Callable[..., None]
 
@@ -63,6 +63,15 @@ def test_what_is_configured_is_read(configure: Configure) -> None:
     assert (options.max_clock_skew, options.accept_v1) == (timedelta(seconds=1.5), False)
     assert options.limits == Limits(body_bytes=10, report_log_lines=20, line_bytes=30, kept_log_lines=40)
     assert (options.max_requests_per_second, options.poll_interval) == (0, timedelta(seconds=0.5))
+
+
+def test_a_request_may_be_no_larger_than_clients_send(configure: Configure) -> None:
+    configure(max_body_bytes=str(LARGEST_BODY_BYTES))
+    assert settings.load().limits.body_bytes == LARGEST_BODY_BYTES
+    settings.load.cache_clear()
+    configure(max_body_bytes=str(LARGEST_BODY_BYTES + 1))
+    with pytest.raises(ValueError, match="max_body_bytes is 67108865: it must be at most 67108864"):
+        settings.load()
 
 
 def test_the_section_is_read_once(configure: Configure) -> None:

@@ -8,15 +8,17 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
+from airflow.sdk.serde import deserialize, serialize
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.reports import LogLine
+from airflow_asyncaction.protocol.reports import MAX_TAIL_CHARS, TAIL_LINES, Limits, LogLine, kept_tail
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import (
     ActionSpec,
@@ -38,6 +40,12 @@ values = st.recursive(
     | st.floats(allow_nan=False, allow_infinity=False)
     | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+odd_texts = texts | st.sampled_from([*RESERVED, "\0", "a\0b", "\\u0000", "\\\0"])
+odd_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | odd_texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(odd_texts, inner, max_size=3),
     max_leaves=8,
 )
 json_texts = values.map(strict_json.dumps)
@@ -128,6 +136,22 @@ def test_what_a_runner_says_arrives(word: Word) -> None:
     assert word_from_json(sent(word_to_json(word))) == word
 
 
+@pytest.mark.parametrize("letter", ["x", "\0", "\u00e9", "\u65e5", "\U0001f600"])
+def test_an_exit_fits_into_a_request_whatever_a_job_has_said(letter: str) -> None:
+    said = letter * 10**6
+    exit_ = Exit(code=1, reason=said, message=said, tail=[said] * 30)
+    arrived = word_from_json(sent(word_to_json(exit_)))
+    assert isinstance(arrived, Exit)
+    assert len(json.dumps(word_to_json(exit_))) < Limits().body_bytes / 2
+    assert (arrived.code, arrived.tail) == (1, (letter * MAX_TAIL_CHARS,))
+
+
+@given(lines=st.lists(st.integers(0, MAX_TAIL_CHARS).map(lambda size: "x" * size), max_size=30))
+def test_what_is_kept_of_the_last_lines_is_their_end(lines: list[str]) -> None:
+    kept = "\n".join(kept_tail(lines))
+    assert "\n".join(lines[-TAIL_LINES:])[-MAX_TAIL_CHARS:].removeprefix("\n") == kept.removeprefix("\n")
+
+
 @given(fields=st.dictionaries(st.sampled_from(sorted(ActionSpec(type="t", runner="r").to_json())), values))
 def test_a_wrong_request_is_malformed_and_nothing_else(fields: dict[str, Any]) -> None:
     asked = {**ActionSpec(type="t", runner="r").to_json(), **fields}
@@ -144,9 +168,60 @@ def test_a_wrong_word_is_malformed_and_nothing_else(fields: dict[str, Any]) -> N
     assert refused_field(word_from_json, fields) in {None, *WORD_FIELDS}
 
 
-@given(value=values.filter(lambda value: not any(word in strict_json.dumps(value) for word in RESERVED)))
-def test_a_result_is_the_xcom(value: Any) -> None:
-    assert strict_json.for_xcom(strict_json.dumps(value)) == value
+def fits(value: Any) -> bool:
+    """Tell whether an XCom can hold a value as it is, by other means than the package's."""
+    if isinstance(value, dict):
+        return all(fits(key) and key not in RESERVED for key in value) and all(map(fits, value.values()))
+    if isinstance(value, list):
+        return all(map(fits, value))
+    text = json.dumps(value)
+    is_large = isinstance(value, int) and not -(2**63) <= value < 2**64
+    return not is_large and "\\u0000" not in text.replace("\\\\", "")
+
+
+def revived(pushed: Any, value: Any) -> Any:
+    """Return a value again from what became of it: in place of a part that does not fit is its JSON text."""
+    if isinstance(value, dict | list) and type(pushed) is type(value):
+        names: Any = value if isinstance(value, dict) else range(len(value))
+        pairs = {name: revived(pushed[name], value[name]) for name in names}
+        return pairs if isinstance(value, dict) else list(pairs.values())
+    return pushed if fits(value) else strict_json.loads(pushed)
+
+
+@given(value=odd_values)
+@example(2**64 - 1)
+@example(2**64)
+@example(-(2**63))
+@example(-(2**63) - 1)
+@example(10**400)
+@example([True, {"a\0": 1}, {"a": ["\0", "\\u0000", {"__type": {"b": 2**70}}]}])
+def test_results_are_the_xcom_but_for_what_it_cannot_hold(value: Any) -> None:
+    pushed = strict_json.for_xcom(strict_json.dumps(value))
+    assert fits(pushed)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(serialize(pushed))) == pushed
+    assert deserialize(serialize(pushed)) == pushed
+    assert revived(pushed, value) == value
+    assert strict_json.xcom_of(strict_json.dumps(value)) == (strict_json.as_xcom(value), not fits(value))
+    assert (strict_json.as_xcom(value) is value) is fits(value)
+    is_storable = strict_json.storable(value) is value
+    assert strict_json.is_storable(strict_json.dumps(value)) is is_storable
+    assert is_storable or not fits(value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", ["\udfff"], {"\ud800": 1}])
+def test_what_only_another_deployment_says_is_made_to_fit_too(value: Any) -> None:
+    pushed = json.dumps(strict_json.as_xcom(value), ensure_ascii=False, allow_nan=False)
+    assert pushed.encode().decode() == pushed
+
+
+def test_what_is_nested_too_deep_is_text() -> None:
+    value: Any = "core"
+    for _ in range(500):
+        value = [value]
+    pushed = strict_json.as_xcom(value)
+    for _ in range(strict_json.MAX_DEPTH):
+        (pushed,) = pushed
+    assert json.loads(pushed) == json.loads("[" * 436 + '"core"' + "]" * 436)
 
 
 @pytest.mark.parametrize("value", [0, False, "", None, [], {}, 0.0])
@@ -160,9 +235,13 @@ def test_a_result_that_airflow_would_build_objects_from_stays_text(
     key: str, value: Any, beside: dict[str, Any]
 ) -> None:
     hostile = {**beside, key: value}
-    for nested in (hostile, [hostile], {"a": [0, {"b": hostile}]}):
-        text = strict_json.dumps(nested)
-        assert strict_json.for_xcom(text) == text
+    text = strict_json.dumps(hostile)
+    for nested, pushed in (
+        (hostile, text),
+        ([hostile], [text]),
+        ({"a": [0, {"b": hostile}]}, {"a": [0, {"b": text}]}),
+    ):
+        assert strict_json.for_xcom(strict_json.dumps(nested)) == pushed
 
 
 def test_a_reserved_word_that_is_no_key_changes_nothing() -> None:

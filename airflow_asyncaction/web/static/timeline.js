@@ -25,6 +25,7 @@ const TITLES = {
   unlaunched: "Never launched",
   deferred: "Task deferred; its worker is free",
   file: "File",
+  results: "Results stored",
 };
 const REASONS = {
   already_ended: "the action had ended, with another status",

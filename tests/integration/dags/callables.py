@@ -48,8 +48,8 @@ with DAG("callables", schedule=None, params={"word": "hello"}) as dag:
         return datetime(2026, 1, 2, tzinfo=UTC)
 
     @task.async_action(multiple_outputs=True)
-    def several() -> dict[str, int]:
-        return {"one": 1, "two": 2}
+    def several() -> dict[str, Any]:
+        return {"one": 1, "two": 2, "odd": ["a\0b", 2**70]}
 
     @task.async_action
     def raises() -> None:

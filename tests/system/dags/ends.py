@@ -11,6 +11,8 @@ from airflow.sdk import DAG
 from airflow_asyncaction.operators import LocalActionOperator
 
 JOB = [sys.executable, str(Path(__file__).parent / "jobs" / "job.py")]
+# More than a request may have, and in JSON six times as much.
+LONG_LINE = [sys.executable, "-c", "print('\u00e9' * 525_000)"]
 COMMANDS = {
     "success_0": [*JOB, "success", "0"],
     "success_1": [*JOB, "success", "1"],
@@ -19,6 +21,7 @@ COMMANDS = {
     "none_3": [*JOB, "quiet", "3"],
     "signal": [*JOB, "killed"],
     "not_found": ["/nonexistent/program"],
+    "long_line": LONG_LINE,
 }
 RESERVED = {"__classname__": "builtins.dict", "__type": "set", "__var": [1], "plain": 1}
 
@@ -32,6 +35,7 @@ with DAG("results", schedule=None, params={"canary": "none"}) as results:
         arguments=[{"result": 0}, {"result": False}, {"result": ""}, {"result": None}, {"result": []}]
     )
     LocalActionOperator(task_id="reserved", command=[*JOB, "give_back"], arguments={"result": RESERVED})
+    LocalActionOperator(task_id="odd", command=[*JOB, "give_odd"])
     LocalActionOperator(task_id="small", command=[*JOB, "take_arguments"], arguments={"numbers": [1, 2, 3]})
     LocalActionOperator(
         task_id="large", command=[*JOB, "take_arguments"], arguments={"numbers": list(range(20_000))}

@@ -48,6 +48,12 @@ def give_back() -> None:
         job.result(job.arguments["result"])
 
 
+def give_odd() -> None:
+    """Report what is JSON, but neither PostgreSQL's JSONB nor msgpack takes."""
+    with open_job() as job:
+        job.result({"text": "a\0b", "numbers": [2**70, 2**63], "plain": 1})
+
+
 def take_arguments() -> None:
     """Tell how the arguments came, and how many numbers were among them."""
     with open_job() as job:
