@@ -16,7 +16,7 @@ MAX_VALUES = 100_000
 """Most values in a body. Objects and arrays, 3 bytes each, cost much more than a long string."""
 
 _STRING = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)', re.DOTALL)  # it never fails: none is read twice
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _RESERVED_BY_AIRFLOW = frozenset(
     {"__classname__", "__version__", "__data__", "__type", "__var", "__id__", "__source__"}
@@ -55,7 +55,8 @@ def loads(body: bytes | str, *, max_values: int | None = None) -> Any:
     except ValueError as error:
         raise NotJson(str(error)) from None
     # Text that was decoded has none but those that are escaped.
-    _check(value, MAX_DEPTH, may_have_surrogates=isinstance(body, str) or _SURROGATE.search(text) is not None)
+    may_have_surrogates = isinstance(body, str) or _ESCAPED_SURROGATE.search(text) is not None
+    _check(value, MAX_DEPTH, may_have_surrogates=may_have_surrogates)
     return value
 
 
