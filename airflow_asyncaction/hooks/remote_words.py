@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.protocol.actions import SKIPPED, State
 from airflow_asyncaction.protocol.reports import MAX_TIME_MS, LogLine
 
 Fields = Mapping[str, Any]
@@ -75,6 +75,11 @@ class RemoteAction:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     fields: Fields = field(default_factory=dict, repr=False)
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether it was skipped, by its job or by Airflow: it did not fail."""
+        return self.state is State.STOPPED and self.error_name == SKIPPED
 
     @classmethod
     def from_json(cls, fields: Fields) -> RemoteAction:

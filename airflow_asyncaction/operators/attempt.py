@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
+from airflow_asyncaction.runners.skipping import skipping
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -71,6 +72,8 @@ class Attempt:
     :meth:`kill` is for signal handlers: it only starts a thread, so that the runner goes on reading output.
 
     What it does not do: decide. It tells the server how the job ended, and reads what that means.
+
+    :param skips: exit codes by which the job skips itself
     """
 
     def __init__(
@@ -82,8 +85,10 @@ class Attempt:
         *,
         poll_interval: timedelta,
         after_line: int = 0,
+        skips: Collection[int] = (),
     ) -> None:
         self._hook = hook
+        self._skips = skips
         self._info = registration.info
         self._credentials = registration.credentials
         self._runner = runner
@@ -138,7 +143,7 @@ class Attempt:
             self._tell_or_log(Stop(StopReason.KILLED))  # again: there was little time for the first
         if exit_ is None:
             return None
-        view = self._hook.tell(self._credentials, exit_)
+        view = self._hook.tell(self._credentials, skipping(exit_, self._skips))
         if not view.is_done:
             self._follower.wait_until_done()
             view = self._hook.read(self._credentials, patience=PATIENCE)

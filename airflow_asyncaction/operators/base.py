@@ -4,28 +4,21 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, NoReturn
 
 from airflow.sdk import Asset, BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.exceptions import (
-    ActionEnded,
-    ActionFailed,
-    ActionStopped,
-    ActionTimedOut,
-    ServerError,
-    error_class,
-)
+from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import Attempt, register
+from airflow_asyncaction.operators.ends import as_exception
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
 from airflow_asyncaction.operators.outputs import by_property, checked_assets, emit_events, push_files
 from airflow_asyncaction.operators.service_call import ServiceCallOperator
@@ -37,6 +30,7 @@ from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.operations import Declaration
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
+from airflow_asyncaction.runners.skipping import skip_codes
 
 Seconds = timedelta | float
 """A duration; a number is seconds."""
@@ -80,6 +74,8 @@ class BaseActionOperator(ServiceCallOperator):
         reports itself
     :param logs_limit: how many reported log lines the server keeps; all are copied into the task log as they
         come
+    :param skip_on_exit_code: an exit code, or several, by which the job skips itself: its action ends as
+        STOPPED with the error name ``Skipped``, and the task is skipped. None unless given
     :param accept_v1: whether v1 signatures are accepted for this action, if they are at all
     :param inputs: files for the job, by the name it asks for: an absolute path or an URL (``s3://conn@bucket/x``)
         of a file or folder, an ObjectStoragePath, what another task's job has left
@@ -106,6 +102,7 @@ class BaseActionOperator(ServiceCallOperator):
         require_report: bool | None = None,
         completion: str = "exit",
         logs_limit: int | None = None,
+        skip_on_exit_code: int | Container[int] | None = None,
         accept_v1: bool = True,
         inputs: Mapping[str, Any] | None = None,
         output_assets: Mapping[str, Asset] | None = None,
@@ -120,6 +117,7 @@ class BaseActionOperator(ServiceCallOperator):
         super().__init__(**kwargs)
         self.inputs = inputs
         self.file_store = file_store
+        self.skip_on_exit_code = skip_codes(skip_on_exit_code)
         self.options = ActionOptions(
             type=type or self.task_id,
             heartbeat_timeout=as_duration("heartbeat_timeout", heartbeat_timeout),
@@ -172,7 +170,13 @@ class BaseActionOperator(ServiceCallOperator):
         """Let the runner carry a registered action out; return its results, or raise what it ended with."""
         interval = settings.load().poll_interval
         self._attempt = Attempt(
-            hook, registration, runner, self.log, poll_interval=interval, after_line=after_line
+            hook,
+            registration,
+            runner,
+            self.log,
+            poll_interval=interval,
+            after_line=after_line,
+            skips=self.skip_on_exit_code,
         )
         view = self._attempt.carry_out()
         if view is None:
@@ -207,14 +211,17 @@ class BaseActionOperator(ServiceCallOperator):
     def end(self, view: TaskView, info: JobInfo, runner: Runner) -> Any:
         """Return the results of an action that ended, or raise what it ended with.
 
-        :raises ActionEnded: it ended otherwise than in SUCCESS
+        :raises ActionEnded: it ended otherwise than in SUCCESS; ``ActionSkipped`` skips the task
         """
         if view.state is State.SUCCESS:
             return None if view.results is None else strict_json.for_xcom(view.results)
-        error = as_exception(info.job_id, view.state, view.error_name, view.error_message)
-        if view.stop_reason is StopReason.REQUESTED and isinstance(error, ActionStopped):
-            raise AirflowFailException(str(error)) from error  # whoever stopped it wants no retry
-        raise error
+        raise as_exception(
+            info.job_id,
+            view.state,
+            view.error_name,
+            view.error_message,
+            is_stop_requested=view.stop_reason is StopReason.REQUESTED,
+        )
 
     def _give_inputs(self, hook: TaskHook, credentials: TaskCredentials) -> None:
         try:
@@ -261,15 +268,6 @@ class BaseActionOperator(ServiceCallOperator):
 def _all_outlets(outlets: Any, assets: Mapping[str, Asset]) -> list[Any]:
     given = outlets if isinstance(outlets, list | tuple) else [outlets] if outlets else []
     return [*given, *(asset for asset in assets.values() if asset not in given)]
-
-
-def as_exception(
-    action_id: str, state: State, error_name: str | None, error_message: str | None
-) -> ActionEnded:
-    """Return what an action that ended otherwise than in SUCCESS is raised as."""
-    kinds = {State.TIMEOUT: ActionTimedOut, State.STOPPED: ActionStopped}
-    kind = error_class(kinds.get(state, ActionFailed), error_name)
-    return kind(action_id=action_id, error_name=error_name, error_message=error_message)
 
 
 def _completion(text: str) -> Completion:

@@ -21,6 +21,7 @@ from airflow_asyncaction.runners.pod_end import Pod, PodStory, is_kept
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import PodSecrets
 from airflow_asyncaction.runners.reported import Shown
+from airflow_asyncaction.runners.skipping import skipping
 from airflow_asyncaction.runners.task_log import write_pod_line
 from airflow_asyncaction.triggers.cluster import ClusterError, ClusterRefused, insist
 from airflow_asyncaction.triggers.live_log import LiveLog
@@ -52,6 +53,7 @@ class PodTerms:
     :param start_by: when the container must be up
     :param on_finish: what becomes of the pod at its end, as KubernetesPodOperator says it
     :param keep_on_kill: whether it is not deleted when the task is killed
+    :param skip_on_exit_code: exit codes by which the job skips itself
     """
 
     action_id: str
@@ -66,6 +68,7 @@ class PodTerms:
     start_by: datetime | None
     on_finish: str
     keep_on_kill: bool
+    skip_on_exit_code: tuple[int, ...]
 
 
 class DeferredPod:
@@ -123,7 +126,7 @@ class DeferredPod:
                 exit_ = await self._until_end()
             if self._story.is_stuck:  # it might start yet
                 await self._clear_up(succeeded=False)
-            exit_ = await self._with_last_lines(exit_)
+            exit_ = skipping(await self._with_last_lines(exit_), self._terms.skip_on_exit_code)
             await self._show_reported(task)
             view = await self._ask_for_ever(lambda hook: hook.tell(task, exit_, patience=_NO_PATIENCE))
         except ClusterRefused as refused:
@@ -133,7 +136,9 @@ class DeferredPod:
         except ServerError as error:
             raise CannotWatch(str(error)) from error
         self._is_told = True
-        if view.state not in (State.SUCCESS, State.RUNNING):  # a worker raises it later
+        if view.is_skipped:
+            self._log.info("%s", view.error_message)
+        elif view.state not in (State.SUCCESS, State.RUNNING):  # a worker raises it later
             self._log.error("%s: %s", view.error_name, view.error_message)
         await self._clear_up(succeeded=exit_.is_clean)
 

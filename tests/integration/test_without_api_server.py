@@ -87,6 +87,7 @@ def test_work_that_was_submitted_ends_with_its_report(local: DagRun) -> None:
     ("task_id", "state", "error_name"),
     [
         ("fails", "ERROR", "ExitCode"),
+        ("skips_not", "ERROR", "ExitCode"),
         ("no_report", "ERROR", "NoReport"),
         ("not_found", "ERROR", "CommandNotFound"),
         ("no_folder", "ERROR", "BadWorkingDirectory"),
@@ -96,6 +97,14 @@ def test_work_that_was_submitted_ends_with_its_report(local: DagRun) -> None:
 def test_other_ends_fail_the_task(local: DagRun, task_id: str, state: str, error_name: str) -> None:
     assert local.states[task_id] == "failed"
     assert local.end(task_id) == (state, error_name)
+
+
+@pytest.mark.parametrize(("task_id", "code"), [("skips", 99), ("skips_wrapped", 7)])
+def test_an_exit_code_may_skip_the_task_and_its_action(local: DagRun, task_id: str, code: int) -> None:
+    assert local.states[task_id] == "skipped"
+    assert local.end(task_id) == ("STOPPED", "Skipped")
+    said = f"The job exited with code {code}, which means that it is skipped"
+    assert local.actions[task_id][0].error_message == said
 
 
 @pytest.mark.parametrize(
@@ -170,7 +179,7 @@ def test_multiple_outputs_are_xcoms_of_their_own(callables: DagRun) -> None:
     ("task_id", "task_state", "end"),
     [
         ("raises", "failed", ("ERROR", "LookupError")),
-        ("skips", "skipped", ("ERROR", "AirflowSkipException")),
+        ("skips", "skipped", ("STOPPED", "Skipped")),
         ("too_slow", "failed", ("TIMEOUT", "ExecutionTimeout")),
     ],
 )

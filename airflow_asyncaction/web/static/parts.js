@@ -3,7 +3,7 @@
 
 import { path } from "./api.js";
 import { fill, make, say } from "./dom.js";
-import { STATES, moment, plain } from "./format.js";
+import { STATES, isSkipped, moment, plain } from "./format.js";
 
 /** A state, by colour and word. */
 export class State {
@@ -13,8 +13,9 @@ export class State {
   show(action) {
     const isStopping = action.action === "STOP";
     this.element.dataset.state = STATES.includes(action.status) ? action.status : "";
-    say(this.element, isStopping ? "STOPPING" : action.status);
-    this.element.title = isStopping ? `${action.status}, and asked to stop` : "";
+    const word = isSkipped(action) ? "SKIPPED" : action.status;
+    say(this.element, isStopping ? "STOPPING" : word);
+    this.element.title = isStopping ? `${word}, and asked to stop` : "";
   }
 }
 
