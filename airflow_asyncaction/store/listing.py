@@ -28,7 +28,16 @@ _REPORTS_PAGE = 200
 
 _columns = action_table.c
 _NEVER_SHOWN = {"secret", "task_key", "registration", "idempotency", "ti_id", "awaited"}
-_SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHOWN))
+_TASK_KEY = ("dag_id", "run_id", "task_id", "map_index")
+_tasks = TaskInstance.__table__.c
+_RENDERED_MAP_INDEX = (
+    select(_tasks.rendered_map_index)
+    .where(_columns.map_index >= 0, *(_tasks[name] == _columns[name] for name in _TASK_KEY))
+    .correlate(action_table)
+    .scalar_subquery()
+    .label("rendered_map_index")
+)
+_SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHOWN), _RENDERED_MAP_INDEX)
 _LARGE = {"arguments", "results", "agent"}
 _SHORT = select(
     *(
@@ -38,23 +47,11 @@ _SHORT = select(
 )
 _NEXT_ATTEMPT = (
     select(_columns.id)
-    .where(
-        _columns.dag_id == bindparam("dag_id"),
-        _columns.run_id == bindparam("run_id"),
-        _columns.task_id == bindparam("task_id"),
-        _columns.map_index == bindparam("map_index"),
-        _columns.id > bindparam("after"),
-    )
+    .where(*(_columns[name] == bindparam(name) for name in _TASK_KEY), _columns.id > bindparam("after"))
     .order_by(_columns.id)
     .limit(1)
 )
-_tasks = TaskInstance.__table__.c
-_TASK_STATE = select(_tasks.state).where(
-    _tasks.dag_id == bindparam("dag_id"),
-    _tasks.run_id == bindparam("run_id"),
-    _tasks.task_id == bindparam("task_id"),
-    _tasks.map_index == bindparam("map_index"),
-)
+_TASK_STATE = select(_tasks.state).where(*(_tasks[name] == bindparam(name) for name in _TASK_KEY))
 _OVER = TaskStates.finished  # UP_FOR_RETRY is not among them
 _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
 _reports = report_table.c
@@ -144,6 +141,7 @@ class ActionRecord:
             "runId": row.run_id,
             "taskId": row.task_id,
             "mapIndex": row.map_index,
+            "renderedMapIndex": row.rendered_map_index,
             "errorName": row.error_name,
             "errorMessage": row.error_message,
             "progress": progress,
@@ -254,8 +252,7 @@ def find_outlook(actions: Actions, action: ActionRecord) -> Outlook:
         return Outlook(None, is_final=False)
     if action.state is State.SUCCESS:
         return Outlook(None, is_final=True)
-    names = ("dag_id", "run_id", "task_id", "map_index")
-    key = {name: getattr(action.row, name) for name in names}
+    key = {name: getattr(action.row, name) for name in _TASK_KEY}
     with actions.transaction() as connection:
         next_attempt = connection.scalar(_NEXT_ATTEMPT, {**key, "after": action.id})
         task = connection.execute(_TASK_STATE, key).one_or_none()

@@ -72,7 +72,7 @@ def uuids(site: UserSite) -> dict[str, JobId]:
     with site.job(DAG_ID, type="etl.fails") as job:
         uuids["failed"] = started(job, statusDetails=part, logs=["one line"])
         job.tell(Exit(code=1, tail=TAIL))
-    with site.job(DAG_ID, type="etl.skips") as job:
+    with site.job(DAG_ID, map_index=3, map_name="orders of <b>May</b>", type="etl.skips") as job:
         uuids["skipped"] = started(job, statusDetails=part)
         job.tell(Exit(code=99, is_skip=True))
     with site.job(DAG_ID, type="etl.succeeds") as job:
@@ -188,6 +188,18 @@ def test_a_skipped_action_is_told_from_one_that_failed(browser: Browser, site: U
         expect(page.get_by_role("region", name="Error")).to_have_count(0)
         expect(page.locator(".events li[data-tone=bad]")).to_have_count(0)
         assert serious(page) == []
+
+
+def test_a_mapped_task_is_shown_by_its_name(
+    browser: Browser, site: UserSite, uuids: dict[str, JobId]
+) -> None:
+    with opened(browser, site, f"dag/{DAG_ID}") as page:
+        name = "load [orders of <b>May</b>]"
+        expect(row_of(page, "etl.skips").get_by_role("link", name=name)).to_be_visible()
+        page.get_by_role("link", name="etl.skips").click()
+        expect(page.get_by_role("navigation", name="Where this is")).to_contain_text(name)
+        page.goto(f"{site.hook}/ui/action/{uuids['long']}")  # nobody has given it a name
+        expect(page.get_by_role("navigation", name="Where this is")).to_contain_text(f"group.{LONG} [1234]")
 
 
 def test_the_task_log_is_linked_beside_what_was_reported(
