@@ -8,7 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import Asset, BaseOperator
 
@@ -20,17 +20,26 @@ from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import Attempt, register
 from airflow_asyncaction.operators.ends import as_exception
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
-from airflow_asyncaction.operators.outputs import by_property, checked_assets, emit_events, push_files
+from airflow_asyncaction.operators.outputs import (
+    by_property,
+    check_outlets,
+    checked_assets,
+    emit_events,
+    push_files,
+)
+from airflow_asyncaction.operators.scheduling import for_scheduler
 from airflow_asyncaction.operators.service_call import ServiceCallOperator
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.protocol.operations import Declaration
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 from airflow_asyncaction.runners.skipping import skip_codes
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
 Seconds = timedelta | float
 """A duration; a number is seconds."""
@@ -110,11 +119,7 @@ class BaseActionOperator(ServiceCallOperator):
         **kwargs: Any,
     ) -> None:
         self.output_assets = checked_assets(output_assets)
-        if self.output_assets:
-            kwargs["outlets"] = _all_outlets(kwargs.get("outlets"), self.output_assets)
-        if type is not None:  # so that the API server knows it, should the Dag be launched as an operation
-            kwargs.setdefault("doc_json", Declaration(type=type).to_doc())
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, **for_scheduler(type, output_assets, kwargs)})
         self.inputs = inputs
         self.file_store = file_store
         self.skip_on_exit_code = skip_codes(skip_on_exit_code)
@@ -136,6 +141,14 @@ class BaseActionOperator(ServiceCallOperator):
         self.acts_for: BaseOperator | None = None
         self._attempt: Attempt | None = None
 
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """Begin to map the task. Nothing else tells the scheduler what ``__init__`` derives."""
+        partial: OperatorPartial = super().partial(**kwargs)
+        derived = for_scheduler(kwargs.get("type"), kwargs.get("output_assets"), partial.kwargs)
+        partial.kwargs.update(derived)
+        return partial
+
     @property
     def airflow_task(self) -> BaseOperator:
         """What Airflow knows as the task: this, unless it carries out what another operator was asked for."""
@@ -151,6 +164,7 @@ class BaseActionOperator(ServiceCallOperator):
 
     def perform(self, context: Any) -> Any:
         """Do what :meth:`execute` does, which Airflow lets nobody call but itself."""
+        check_outlets(self.airflow_task, self.output_assets)
         runner = self.make_runner(context)
         hook = TaskHook(hook_url())
         registration = register(hook, context, self.spec(runner))
@@ -263,11 +277,6 @@ class BaseActionOperator(ServiceCallOperator):
             accept_v1=options.accept_v1,
             log_limit=limits.kept_log_lines if options.logs_limit is None else options.logs_limit,
         )
-
-
-def _all_outlets(outlets: Any, assets: Mapping[str, Asset]) -> list[Any]:
-    given = outlets if isinstance(outlets, list | tuple) else [outlets] if outlets else []
-    return [*given, *(asset for asset in assets.values() if asset not in given)]
 
 
 def _completion(text: str) -> Completion:

@@ -210,6 +210,21 @@ def test_mapped_callables_get_their_share(edges: DagRun) -> None:
     assert [edges.result(f"adds[{n}]") for n in (0, 1)] == [11, 12]
 
 
+def test_outputs_of_mapped_tasks_update_their_assets(home: Home, edges: DagRun) -> None:
+    assert [edges.end(f"updates[{n}]") for n in (0, 1)] == [("SUCCESS", None)] * 2
+    events = home.execute(
+        "SELECT name, source_map_index FROM asset_event JOIN asset ON asset.id = asset_id"
+        " WHERE source_dag_id = 'edges' ORDER BY source_map_index"
+    )
+    assert [tuple(event) for event in events] == [("updated_by_map", 0), ("updated_by_map", 1)]
+
+
+def test_an_asset_that_airflow_cannot_know_of_is_refused_before_the_job_is_launched(edges: DagRun) -> None:
+    assert edges.states["updates_unknown[0]"] == "failed"
+    assert "updates_unknown[0]" not in edges.actions
+    assert "Give output_assets to partial(), or to the decorator of the function" in edges.log
+
+
 def test_a_folder_may_be_given_as_a_path(edges: DagRun) -> None:
     assert edges.result("folder")["cwd"] == str(DAGS / "jobs")
 
