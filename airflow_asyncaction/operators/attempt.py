@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.log import mask_secret
 
 from airflow_asyncaction.exceptions import ServerError, Superseded
+from airflow_asyncaction.hooks.in_process import note_registered
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import StopReason
@@ -46,6 +47,7 @@ def register(
     traced = replace(spec, traceparent=_traceparent())
     registration = hook.register(ti_id, nonce, traced, resumes=resumes)
     hook.ti_id = ti_id
+    note_registered(registration.info.job_id)
     for signer in (registration.info, registration.credentials):
         mask_secret(signer.secret_key)  # wherever else it might be shown
     return registration

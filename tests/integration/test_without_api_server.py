@@ -282,6 +282,14 @@ def test_tasks_test_runs_one_task(home: Home) -> None:
     assert run.said("hello from a single task") == 1
 
 
+def test_tasks_test_leaves_nothing_of_the_run_that_it_deletes(home: Home) -> None:
+    home.run("-m", "airflow", "tasks", "test", "single", "greets")
+    assert home.execute("SELECT run_id FROM dag_run WHERE dag_id = 'single'") == []
+    orphans = "SELECT id FROM async_action_report WHERE action_id NOT IN (SELECT id FROM async_action)"
+    assert home.execute(orphans) == []
+    assert home.execute("SELECT id FROM async_action WHERE dag_id = 'single'") == []
+
+
 def test_without_our_tables_it_says_what_to_do_at_once(home: Home) -> None:
     for table in TABLES:
         home.execute(f"ALTER TABLE {table} RENAME TO {table}_away")
