@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from airflow_asyncaction.protocol.actions import SKIPPED, State
+from airflow_asyncaction.protocol.actions import State, is_skipped
 from airflow_asyncaction.protocol.reports import MAX_TIME_MS, LogLine
 
 Fields = Mapping[str, Any]
@@ -79,7 +79,7 @@ class RemoteAction:
     @property
     def is_skipped(self) -> bool:
         """Whether it was skipped, by its job or by Airflow: it did not fail."""
-        return self.state is State.STOPPED and self.error_name == SKIPPED
+        return is_skipped(self.state, self.error_name)
 
     @classmethod
     def from_json(cls, fields: Fields) -> RemoteAction:

@@ -44,6 +44,11 @@ SKIPPED = "Skipped"
 """Error name of a STOPPED action that was skipped, as Airflow skips tasks. No job can get it by a report."""
 
 
+def is_skipped(state: State, error_name: str | None) -> bool:
+    """Tell whether an action in this state, with this error name, was skipped: then no other try follows."""
+    return state is State.STOPPED and error_name == SKIPPED
+
+
 class Completion(StrEnum):
     """What makes the end of an action."""
 

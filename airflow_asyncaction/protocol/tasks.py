@@ -13,13 +13,13 @@ from typing import Any, TypeVar, Union
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.actions import (
-    SKIPPED,
     Action,
     Completion,
     State,
     StopReason,
     Verb,
     in_seconds,
+    is_skipped,
 )
 from airflow_asyncaction.protocol.compat import StrEnum, assert_never, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
@@ -182,7 +182,7 @@ class TaskView:
     @property
     def is_skipped(self) -> bool:
         """Whether it ended since it was skipped."""
-        return self.state is State.STOPPED and self.error_name == SKIPPED
+        return is_skipped(self.state, self.error_name)
 
     @property
     def exit_seen(self) -> bool:

@@ -15,7 +15,7 @@ from airflow.utils.state import State as TaskStates
 from sqlalchemy import Select, bindparam, literal_column, select, union_all
 
 from airflow_asyncaction.exceptions import ActionNotFound
-from airflow_asyncaction.protocol.actions import State, iso_time
+from airflow_asyncaction.protocol.actions import State, is_skipped, iso_time
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.reports import progress_of
 from airflow_asyncaction.store import log_lines, rows
@@ -250,7 +250,7 @@ def find_outlook(actions: Actions, action: ActionRecord) -> Outlook:
     """Return what is to come after an action."""
     if not action.is_done:
         return Outlook(None, is_final=False)
-    if action.state is State.SUCCESS:
+    if action.state is State.SUCCESS or is_skipped(action.state, action.row.error_name):
         return Outlook(None, is_final=True)
     key = {name: getattr(action.row, name) for name in _TASK_KEY}
     with actions.transaction() as connection:

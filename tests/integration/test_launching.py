@@ -323,6 +323,17 @@ def test_an_action_that_succeeds_while_it_is_stopped_is_not_stopped(
     assert (stopping.failed, stopping.is_on_time_line()) == ([], False)
 
 
+def test_no_other_try_follows_a_skipped_action_though_its_task_still_runs(
+    actions: Actions, running: ActionRecord
+) -> None:
+    stopping = Stopping(actions, running)
+    actions.end(running.id, Exit(code=99, is_skip=True), NOW)
+    assert find_outlook(actions, find(actions, running.id)).is_final
+    with pytest.raises(UserRefused, match="has ended as STOPPED"):
+        stopping.stop()
+    assert (stopping.failed, stopping.is_on_time_line()) == ([], False)
+
+
 def test_an_action_that_fails_while_it_is_stopped_is_kept_from_its_next_try(
     actions: Actions, running: ActionRecord
 ) -> None:
