@@ -17,14 +17,15 @@ _NULL, _ARRAY, _STRING, _NUMBER, _INTEGER = "null", "array", "string", "number",
 # The form takes the first of several types where there is an enum, and else has one field for all of them.
 _TYPES = (_STRING, _INTEGER, _NUMBER, "boolean", "object", _ARRAY, _NULL)
 _DEFS, _REF, _ENUM, _CONST, _ITEMS, _TYPE = "$defs", "$ref", "enum", "const", "items", "type"
+_REFERENCES = (_REF, "$dynamicRef")
 _UNIONS = ("anyOf", "oneOf")
 # These are about values of any type, null as well.
 _OF_ANY_TYPE = frozenset({*_UNIONS, _REF, "$dynamicRef", "allOf", "not", "if", "then", "else"})
 _SAYS_NOTHING = frozenset(
     {"title", "description", "default", "examples", "deprecated", "discriminator", _DEFS}
 )
-_MOST_STEPS = 20
-"""So many references are followed in a row: some lead back to themselves."""
+_MOST_STEPS = 8
+"""So many references are followed in a row: they may lead back to themselves, by several ways."""
 
 
 def as_field(schema: Schema) -> Schema:
@@ -36,7 +37,7 @@ def as_field(schema: Schema) -> Schema:
     if {_ARRAY} <= {*_listed(field[_TYPE])} <= {_ARRAY, _NULL}:
         field = _with_items(field, schema)
     inside = {key: value for key, value in field.items() if key != _DEFS}
-    return field if f"'{_REF}'" in str(inside) else inside
+    return field if any(f"'{name}'" in str(inside) for name in _REFERENCES) else inside
 
 
 def _with_items(field: Schema, root: Schema) -> Schema:
@@ -88,7 +89,7 @@ def _only_part(schema: Schema, root: Schema) -> Schema | None:
 
 def _only_branch(branches: list[Any], root: Schema) -> Schema | None:
     """Return the one branch of a union, or the one beside null, which may then be null as well."""
-    others = [branch for branch in branches if _types_of(branch, root, _MOST_STEPS) != {_NULL}]
+    others = [branch for branch in branches if not _is_null(branch)]
     if len(others) != 1 or not isinstance(others[0], Mapping):
         return None
     branch = _flat(dict(others[0]), root)
@@ -99,6 +100,12 @@ def _only_branch(branches: list[Any], root: Schema) -> Schema | None:
         return None
     nullable = {**branch, _TYPE: [*(name for name in _TYPES if name in types), _NULL]}
     return {**nullable, _ENUM: [*branch[_ENUM], None]} if _ENUM in branch else nullable
+
+
+def _is_null(branch: Any) -> bool:
+    """Tell whether a branch takes null, and nothing else."""
+    said = branch.keys() - _SAYS_NOTHING if isinstance(branch, Mapping) else set()
+    return said <= {_TYPE, _CONST, _ENUM} and _types_of(branch, branch, 1) == {_NULL}
 
 
 def _types_of(schema: Any, root: Schema, steps: int) -> set[str]:

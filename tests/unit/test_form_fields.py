@@ -158,6 +158,10 @@ SCHEMAS: list[Any] = [
     {"anyOf": [{"const": "a"}, {"type": "null"}]},
     {"anyOf": [{"not": {"type": "null"}}, {"type": "null"}]},
     {"anyOf": [{"allOf": [NUMBER]}, {"type": "null"}]},
+    {"anyOf": [NUMBER, {"type": "null", "title": "None"}]},
+    {"anyOf": [NUMBER, {"type": "null", "not": {"const": None}}]},
+    {"anyOf": [NUMBER, {"type": "null", "enum": [1]}]},
+    {"anyOf": [{"type": "null"}, {"enum": [None]}]},
     {"oneOf": [{"type": ["integer", "null"]}, {"type": "null"}]},
     {"oneOf": [{"enum": ["a", None]}, {"enum": [None]}]},
     {"oneOf": [{"type": "number"}, {"type": "integer"}, {"type": "null"}]},
@@ -211,6 +215,19 @@ def test_a_field_takes_what_its_schema_takes(schema: Any) -> None:
         assert takes(field, value) == takes(whole, value)
 
     check()
+
+
+def test_references_that_lead_to_themselves_by_many_ways_are_not_all_followed() -> None:
+    looked_up: list[str] = []
+
+    class Counted(dict[str, Any]):
+        def get(self, key: str, default: Any = None) -> Any:
+            looked_up.append(key)
+            return super().get(key, default)
+
+    loop = {"anyOf": [{"$ref": "#/$defs/loop"}, {"$ref": "#/$defs/loop"}]}
+    assert as_field({"$ref": "#/$defs/loop", "$defs": Counted(loop=loop)})["type"] == ANY
+    assert len(looked_up) < 10_000
 
 
 @pytest.mark.parametrize("hint", [*FIELDS, *ITEMS], ids=str)
