@@ -26,6 +26,7 @@ AsyncActionError
 │   │   ├── JobNeverStarted     ... its start_timeout
 │   │   └── HeartbeatTimeout    ... its heartbeat_timeout
 │   └── ActionStopped           STOPPED
+│       └── Skipped             ... it was skipped, as Airflow skips tasks: it did not fail
 ├── ActionNotFound              no such action is stored
 ├── ActionAdopted               another process of the task has taken the action over
 ├── RegistrationRefused         a task instance did not prove what it is
@@ -226,12 +227,21 @@ class HeartbeatTimeout(ActionTimedOut):
 
 
 class ActionStopped(ActionEnded):
-    """The action was asked to stop and did."""
+    """The action was asked to stop, replaced or skipped before it was done."""
+
+
+class Skipped(ActionStopped):
+    """The job, or Airflow, skipped the action: it did not fail."""
 
 
 def error_class(parent: type[ActionEnded], error_name: str | None) -> type[ActionEnded]:
-    """Return the class below ``parent`` that is named like an action's error, else ``parent`` itself."""
+    """Return the class below ``parent`` that is named like an action's error, else ``parent`` itself.
+
+    Only of this module: jobs name their errors themselves, and cannot choose from the classes of others.
+    """
     for kind in parent.__subclasses__():
+        if kind.__module__ != __name__:
+            continue
         found = error_class(kind, error_name)
         if found is not kind or kind.__name__ == error_name:
             return found

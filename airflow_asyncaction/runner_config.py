@@ -278,6 +278,11 @@ def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _are_exit_codes(value: Any) -> bool:
+    codes = value if isinstance(value, list) else [value]
+    return all(_is_count(code) and code < 256 for code in codes)
+
+
 _Check = tuple[Callable[[Any], bool], str]
 
 COMMON_OPTIONS: Mapping[str, _Check] = {
@@ -287,6 +292,7 @@ COMMON_OPTIONS: Mapping[str, _Check] = {
     "require_report": (_is_flag, "true or false"),
     "completion": (lambda value: value in ("exit", "report"), '"exit" or "report"'),
     "logs_limit": (_is_count, "an integer of 0 or more"),
+    "skip_on_exit_code": (_are_exit_codes, "an exit code from 0 to 255, or a list of them"),
     "accept_v1": (_is_flag, "true or false"),
     "file_store": (_is_text, "the name of a file store"),
     "orchestrator": (is_name, "text of 1 to 250 printable characters"),
@@ -302,6 +308,10 @@ _OPTIONS: Mapping[str, Mapping[str, _Check]] = {
     SERVICE: {
         "callable": (_is_callable, 'the name of a callable, "package.module:function"'),
         "completion": (lambda value: value == "exit", '"exit": the end of a callable is its return'),
+        "skip_on_exit_code": (
+            lambda value: value is None,
+            "left out: a callable raises AirflowSkipException",
+        ),
     },
     KUBERNETES: {},
 }

@@ -125,6 +125,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
             start_by_ms=None,
             on_finish="delete_pod",
             keep_on_kill=False,
+            skip_on_exit_code=[],
         )
 
     return make_trigger

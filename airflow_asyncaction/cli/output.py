@@ -59,7 +59,8 @@ def _print(data: Any, rows: list[dict[str, str]], output: str) -> None:
 
 
 def _main_fields(action: Fields) -> dict[str, str]:
-    task = action["taskId"] if action["mapIndex"] < 0 else f"{action['taskId']}[{action['mapIndex']}]"
+    index = action["renderedMapIndex"] or action["mapIndex"]
+    task = action["taskId"] if action["mapIndex"] < 0 else f"{action['taskId']}[{index}]"
     fields = {
         "uuid": action["uuid"],
         "type": action["type"],

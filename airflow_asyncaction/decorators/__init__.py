@@ -10,6 +10,7 @@ from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from airflow_asyncaction.operators.local import LocalActionOperator
+from airflow_asyncaction.operators.scheduling import with_derived
 from airflow_asyncaction.operators.service import ServiceActionOperator, wants_job
 from airflow_asyncaction.runners.base import Runner
 
@@ -108,7 +109,7 @@ def async_action(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
         decorated_operator_class=_DecoratedService,
-        **kwargs,
+        **with_derived(kwargs),
     )
 
 
@@ -123,5 +124,5 @@ def async_action_local(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
         decorated_operator_class=_DecoratedLocal,
-        **kwargs,
+        **with_derived(kwargs),
     )

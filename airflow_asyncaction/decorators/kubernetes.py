@@ -10,6 +10,7 @@ from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_d
 
 from airflow_asyncaction.decorators import SET_DURING_EXECUTION, returned_command
 from airflow_asyncaction.operators.kubernetes import KubeActionOperator
+from airflow_asyncaction.operators.scheduling import with_derived
 from airflow_asyncaction.runners.base import Runner
 
 
@@ -43,5 +44,5 @@ def async_action_kubernetes(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
         decorated_operator_class=_DecoratedKube,
-        **kwargs,
+        **with_derived(kwargs),
     )

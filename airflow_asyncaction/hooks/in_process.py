@@ -6,15 +6,21 @@ There the task process is Airflow as a whole, database included, and serves them
 
 from __future__ import annotations
 
+import atexit
 import threading
 from functools import cache
 from importlib import import_module
 
 from airflow_asyncaction import settings
+from airflow_asyncaction.protocol.job_info import JobId
 
 # Server code in a worker module: named, not imported, since only this one case has both in one process.
 _APP_MODULE = "airflow_asyncaction.web.app"
 _WIRE_MODULE = "airflow_asyncaction.web.wire"
+_TESTED_MODULE = "airflow_asyncaction.store.tested"
+
+_registered: list[JobId] = []
+"""Actions of this process, where it is Airflow as a whole."""
 
 
 def hook_url() -> str:
@@ -30,6 +36,17 @@ def is_in_process() -> bool:
     return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), InProcessSupervisorComms)
 
 
+def note_registered(action_id: JobId) -> None:
+    """Note an action, to delete it if ``airflow tasks test`` deletes the Dag run that it has created."""
+    if is_in_process():
+        _registered.append(action_id)
+
+
+def _delete_without_run() -> None:
+    if _registered:
+        import_module(_TESTED_MODULE).delete_without_run(_registered)
+
+
 @cache
 def _serve() -> str:
     """Serve until the process ends."""
@@ -41,5 +58,6 @@ def _serve() -> str:
 
     app = import_module(_APP_MODULE).create_app(hook_url=import_module(_WIRE_MODULE).requested_hook_url)
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    atexit.register(_delete_without_run)
     threading.Thread(target=server.serve_forever, name="asyncaction-server", daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}"

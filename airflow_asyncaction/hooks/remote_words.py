@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.protocol.actions import State, is_skipped
 from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, MAX_TIME_MS, LogLine, well_formed
 
 Fields = Mapping[str, Any]
@@ -77,6 +77,11 @@ class RemoteAction:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     fields: Fields = field(default_factory=dict, repr=False)
+
+    @property
+    def is_skipped(self) -> bool:
+        """Whether it was skipped, by its job or by Airflow: it did not fail."""
+        return is_skipped(self.state, self.error_name)
 
     @classmethod
     def from_json(cls, fields: Fields) -> RemoteAction:

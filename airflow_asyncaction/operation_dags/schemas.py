@@ -11,10 +11,11 @@ from typing import Any, get_type_hints
 
 from airflow.sdk import Param
 from jsonschema import Draft202012Validator, SchemaError
-from pydantic import PydanticSchemaGenerationError, TypeAdapter
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from airflow_asyncaction.operation_dags.fields import as_field
 from airflow_asyncaction.protocol.operations import Schema
 
 _DEFS = "$defs"
@@ -83,7 +84,9 @@ def input_schema_of(function: Callable[..., Any]) -> Schema:
             continue
         if parameter.kind not in _NAMED:
             raise TypeError(f"{function.__name__} takes {parameter}: an operation's arguments have names")
-        properties[name] = _schema_of(hints.get(name, Any), f"{function.__name__}({name})")
+        properties[name] = _unnamed(
+            _schema_of(hints.get(name, Any), f"{function.__name__}({name})"), hints.get(name)
+        )
         if parameter.default is inspect.Parameter.empty:
             required.append(name)
         else:
@@ -136,8 +139,15 @@ def as_annotated(function: Callable[..., Any], given: Mapping[str, Any]) -> dict
 def _schema_of(hint: Any, what: str) -> Schema:
     try:
         return TypeAdapter[Any](hint).json_schema()
-    except (PydanticSchemaGenerationError, ValueError) as error:
+    except (PydanticSchemaGenerationError, PydanticUserError, ValueError) as error:
         raise TypeError(f"{what}: JSON has no schema for it ({str(error).splitlines()[0]})") from None
+
+
+def _unnamed(schema: Schema, hint: Any) -> Schema:
+    """Return an argument's schema without the name of its class: forms would show it for the argument's."""
+    if schema.get("title") == getattr(hint, "__name__", None):
+        schema.pop("title", None)
+    return schema
 
 
 def _lifted(schema: Schema) -> Schema:
@@ -152,20 +162,15 @@ def _param(part: Schema, *, is_required: bool) -> Param:
     description = part.get("description")
     schema = {key: value for key, value in part.items() if key not in ("default", "description")}
     if "default" in part:
-        return Param(part["default"], description, schema=schema)
+        return Param(part["default"], description, schema=as_field(schema))
     if is_required:
-        return Param(description=description, schema=schema)
-    return Param(None, description, schema=_or_null(schema))
+        return Param(description=description, schema=as_field(schema))
+    return Param(None, description, schema=as_field(_or_null(schema)))
 
 
 def _or_null(schema: Schema) -> Schema:
     if _takes_null(schema):
         return schema
-    if "type" in schema:  # by which Airflow's form chooses the field
-        types = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-        loosened = {**schema, "type": [*types, _NULL]}
-        if _takes_null(loosened):
-            return loosened
     outside = {key: schema[key] for key in (_DEFS, "title") if key in schema}
     inside = {key: value for key, value in schema.items() if key not in outside}
     return {**outside, "anyOf": [inside, {"type": _NULL}]}

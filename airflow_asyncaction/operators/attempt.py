@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -18,12 +18,14 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from airflow.sdk.log import mask_secret
 
 from airflow_asyncaction.exceptions import ServerError, Superseded
+from airflow_asyncaction.hooks.in_process import note_registered
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
+from airflow_asyncaction.runners.skipping import skipping
 from airflow_asyncaction.triggers.server import is_away
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def register(
     traced = replace(spec, traceparent=_traceparent())
     registration = hook.register(ti_id, nonce, traced, resumes=resumes)
     hook.ti_id = ti_id
+    note_registered(registration.info.job_id)
     for signer in (registration.info, registration.credentials):
         mask_secret(signer.secret_key)  # wherever else it might be shown
     return registration
@@ -80,6 +83,7 @@ class Attempt:
     What it does not do: decide. It tells the server how the job ended, and reads what that means.
 
     :param has_timeout: whether Airflow's ``execution_timeout`` may interrupt :meth:`carry_out`
+    :param skips: exit codes by which the job skips itself
     """
 
     def __init__(
@@ -92,8 +96,10 @@ class Attempt:
         poll_interval: timedelta,
         after_line: int = 0,
         has_timeout: bool = False,
+        skips: Collection[int] = (),
     ) -> None:
         self._hook = hook
+        self._skips = skips
         self._info = registration.info
         self._credentials = registration.credentials
         self._runner = runner
@@ -151,7 +157,7 @@ class Attempt:
             self._tell_or_log(Stop(StopReason.KILLED))  # again: there was little time for the first
         if exit_ is None:
             return None
-        view = self._hook.tell(self._credentials, exit_)
+        view = self._hook.tell(self._credentials, skipping(exit_, self._skips))
         if not view.is_done:
             self._follower.wait_until_done()
             view = self._hook.read(self._credentials, patience=PATIENCE)

@@ -4,39 +4,43 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import Asset, BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.exceptions import (
-    ActionEnded,
-    ActionFailed,
-    ActionStopped,
-    ActionTimedOut,
-    ServerError,
-    error_class,
-)
+from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import Attempt, register
+from airflow_asyncaction.operators.ends import as_exception
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
-from airflow_asyncaction.operators.outputs import by_property, checked_assets, emit_events, push_files
+from airflow_asyncaction.operators.outputs import (
+    by_property,
+    check_outlets,
+    checked_assets,
+    emit_events,
+    push_files,
+)
+from airflow_asyncaction.operators.scheduling import for_scheduler
 from airflow_asyncaction.operators.service_call import ServiceCallOperator
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit, Stop
-from airflow_asyncaction.protocol.operations import Declaration
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, ActionSpec, TaskCredentials, TaskView
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
+from airflow_asyncaction.runners.skipping import skip_codes
+
+if TYPE_CHECKING:
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
 Seconds = timedelta | float
 """A duration; a number is seconds."""
@@ -80,6 +84,8 @@ class BaseActionOperator(ServiceCallOperator):
         reports itself
     :param logs_limit: how many reported log lines the server keeps; all are copied into the task log as they
         come
+    :param skip_on_exit_code: an exit code, or several, by which the job skips itself: its action ends as
+        STOPPED with the error name ``Skipped``, and the task is skipped. None unless given
     :param accept_v1: whether v1 signatures are accepted for this action, if they are at all
     :param inputs: files for the job, by the name it asks for: an absolute path or an URL (``s3://conn@bucket/x``)
         of a file or folder, an ObjectStoragePath, what another task's job has left
@@ -106,6 +112,7 @@ class BaseActionOperator(ServiceCallOperator):
         require_report: bool | None = None,
         completion: str = "exit",
         logs_limit: int | None = None,
+        skip_on_exit_code: int | Container[int] | None = None,
         accept_v1: bool = True,
         inputs: Mapping[str, Any] | None = None,
         output_assets: Mapping[str, Asset] | None = None,
@@ -113,13 +120,10 @@ class BaseActionOperator(ServiceCallOperator):
         **kwargs: Any,
     ) -> None:
         self.output_assets = checked_assets(output_assets)
-        if self.output_assets:
-            kwargs["outlets"] = _all_outlets(kwargs.get("outlets"), self.output_assets)
-        if type is not None:  # so that the API server knows it, should the Dag be launched as an operation
-            kwargs.setdefault("doc_json", Declaration(type=type).to_doc())
-        super().__init__(**kwargs)
+        super().__init__(**{**kwargs, **for_scheduler(type, output_assets, kwargs)})
         self.inputs = inputs
         self.file_store = file_store
+        self.skip_on_exit_code = skip_codes(skip_on_exit_code)
         self.options = ActionOptions(
             type=type or self.task_id,
             heartbeat_timeout=as_duration("heartbeat_timeout", heartbeat_timeout),
@@ -138,6 +142,14 @@ class BaseActionOperator(ServiceCallOperator):
         self.acts_for: BaseOperator | None = None
         self._attempt: Attempt | None = None
 
+    @classmethod
+    def partial(cls, **kwargs: Any) -> OperatorPartial:
+        """Begin to map the task. Nothing else tells the scheduler what ``__init__`` derives."""
+        partial: OperatorPartial = super().partial(**kwargs)
+        derived = for_scheduler(kwargs.get("type"), kwargs.get("output_assets"), partial.kwargs)
+        partial.kwargs.update(derived)
+        return partial
+
     @property
     def airflow_task(self) -> BaseOperator:
         """What Airflow knows as the task: this, unless it carries out what another operator was asked for."""
@@ -153,6 +165,7 @@ class BaseActionOperator(ServiceCallOperator):
 
     def perform(self, context: Any) -> Any:
         """Do what :meth:`execute` does, which Airflow lets nobody call but itself."""
+        check_outlets(self.airflow_task, self.output_assets)
         runner = self.make_runner(context)
         hook = TaskHook(hook_url())
         registration = register(hook, context, self.spec(runner))
@@ -179,6 +192,7 @@ class BaseActionOperator(ServiceCallOperator):
             poll_interval=interval,
             after_line=after_line,
             has_timeout=self.airflow_task.execution_timeout is not None,
+            skips=self.skip_on_exit_code,
         )
         view = self._attempt.carry_out()
         if view is None:
@@ -213,14 +227,17 @@ class BaseActionOperator(ServiceCallOperator):
     def end(self, view: TaskView, info: JobInfo, runner: Runner) -> Any:
         """Return the results of an action that ended, or raise what it ended with.
 
-        :raises ActionEnded: it ended otherwise than in SUCCESS
+        :raises ActionEnded: it ended otherwise than in SUCCESS; ``ActionSkipped`` skips the task
         """
         if view.state is State.SUCCESS:
             return None if view.results is None else self.noting_changes(*strict_json.xcom_of(view.results))
-        error = as_exception(info.job_id, view.state, view.error_name, view.error_message)
-        if view.stop_reason is StopReason.REQUESTED and isinstance(error, ActionStopped):
-            raise AirflowFailException(str(error)) from error  # whoever stopped it wants no retry
-        raise error
+        raise as_exception(
+            info.job_id,
+            view.state,
+            view.error_name,
+            view.error_message,
+            is_stop_requested=view.stop_reason is StopReason.REQUESTED,
+        )
 
     def noting_changes(self, pushed: Any, is_changed: bool) -> Any:
         """Return what becomes the XCom. If it differs from the results, the task log says so."""
@@ -271,20 +288,6 @@ class BaseActionOperator(ServiceCallOperator):
             accept_v1=options.accept_v1,
             log_limit=limits.kept_log_lines if options.logs_limit is None else options.logs_limit,
         )
-
-
-def _all_outlets(outlets: Any, assets: Mapping[str, Asset]) -> list[Any]:
-    given = outlets if isinstance(outlets, list | tuple) else [outlets] if outlets else []
-    return [*given, *(asset for asset in assets.values() if asset not in given)]
-
-
-def as_exception(
-    action_id: str, state: State, error_name: str | None, error_message: str | None
-) -> ActionEnded:
-    """Return what an action that ended otherwise than in SUCCESS is raised as."""
-    kinds = {State.TIMEOUT: ActionTimedOut, State.STOPPED: ActionStopped}
-    kind = error_class(kinds.get(state, ActionFailed), error_name)
-    return kind(action_id=action_id, error_name=error_name, error_message=error_message)
 
 
 def _completion(text: str) -> Completion:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,11 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.exceptions import AirflowSkipException
 from kubernetes import client as k8s
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.exceptions import ActionEnded
 from airflow_asyncaction.hooks.in_process import hook_url, is_in_process
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
@@ -27,7 +24,7 @@ from airflow_asyncaction.operators.service_call import Arguments
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Stop
-from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, TaskView
+from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral
 from airflow_asyncaction.runners.base import Runner
 from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
 from airflow_asyncaction.runners.local import base_environ
@@ -82,6 +79,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     """
 
     arguments: Any  # the action's; the container's are args
+    skip_on_exit_code: Any  # as BaseActionOperator has it
 
     template_fields: Sequence[str] = tuple(
         dict.fromkeys(
@@ -203,6 +201,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             start_by_ms=_unix_ms(runner.start_by),
             on_finish=self.on_finish_action.value,
             keep_on_kill=self.on_kill_action.value == "keep_pod",
+            skip_on_exit_code=list(self.skip_on_exit_code),
         )
         self.log.info("The task is deferred: a trigger watches the pod")
         self.defer(
@@ -230,20 +229,6 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             return self._resume(context, stop=StopReason.EXECUTION_TIMEOUT)
         self.log.warning("The trigger failed: %s", "".join(failure.get("traceback") or ()))
         return self._resume(context)
-
-    def end(self, view: TaskView, info: JobInfo, runner: Runner) -> Any:
-        """Return the results, or raise what the action ended with.
-
-        :raises ActionEnded: it ended otherwise than in SUCCESS
-        :raises AirflowSkipException: with an exit code of ``skip_on_exit_code``
-        """
-        try:
-            return super().end(view, info, runner)
-        except ActionEnded as error:
-            code = json.loads(view.exit or "{}").get("code")
-            if code is not None and error.error_name == "ExitCode" and code in self.skip_on_exit_code:
-                raise AirflowSkipException(f"The pod exited with code {code}: it is skipped") from error
-            raise
 
     def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> k8s.V1Pod:
         """Return the pod as KubernetesPodOperator builds it, without a side-car for XCom."""

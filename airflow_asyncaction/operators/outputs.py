@@ -53,6 +53,24 @@ def checked_assets(assets: Mapping[str, Asset] | None) -> dict[str, Asset]:
     return checked
 
 
+def check_outlets(operator: BaseOperator, assets: Mapping[str, Asset]) -> None:
+    """Check that Airflow knows of the assets that a task updates: it drops the events of others.
+
+    :raises ValueError: it does not, since they were given where only the worker of a mapped task sees them
+    """
+    if not assets or not operator.has_dag():
+        return
+    declared = operator.dag.get_task(operator.task_id).outlets or ()
+    for property_, asset in assets.items():
+        if asset not in declared:
+            raise ValueError(
+                f"output_assets[{property_!r}]: Airflow does not know that this mapped task updates"
+                f" {asset.name!r}, and would drop its events. Give output_assets to partial(), or to the"
+                " decorator of the function, rather than to expand(), expand_kwargs(), override() or"
+                " default_args; or name all such assets in outlets"
+            )
+
+
 def emit_events(
     operator: BaseOperator, context: Mapping[str, Any], assets: Mapping[str, Asset], files: FilesByProperty
 ) -> None:

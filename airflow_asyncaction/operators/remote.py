@@ -14,16 +14,16 @@ from typing import Any, ClassVar
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.exceptions import ActionStopped, ServerError
+from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.in_process import is_in_process
 from airflow_asyncaction.hooks.remote_access import Kind
 from airflow_asyncaction.hooks.remote_words import Position, RemoteAction, Watch
-from airflow_asyncaction.operators.base import Seconds, as_duration, as_exception
+from airflow_asyncaction.operators.base import Seconds, as_duration
 from airflow_asyncaction.operators.deferring import time_left
+from airflow_asyncaction.operators.ends import as_exception
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED
@@ -240,17 +240,19 @@ def results_of(action: RemoteAction, *, stopped_by_us: bool = False) -> Any:
     """Return the results of an action that is done, or raise what it ended with.
 
     :param stopped_by_us: whether this task has asked it to stop, since it was killed: that may be retried
-    :raises ActionEnded: it ended otherwise than in SUCCESS
+    :raises ActionEnded: it ended otherwise than in SUCCESS; ``ActionSkipped`` skips this task as well, and
+        ``StopRequested``, since somebody there has asked for it to stop, fails it without a retry
     :raises ServerError: it has results that the connection's user may not see
-    :raises AirflowFailException: somebody there has asked for it to stop, so there is to be no retry
     """
     if action.state is State.SUCCESS:
         if action.fields.get("canSeeResults") is False and action.fields.get("hasResults"):
             message = "The connection's user may not see results there: that needs the right to read XComs"
             raise ServerError(message, status=403, code="forbidden")
         return strict_json.as_xcom(action.results)
-    error = as_exception(action.uuid, action.state, action.error_name, action.error_message)
-    is_requested = action.stop_reason == StopReason.REQUESTED and not stopped_by_us
-    if is_requested and isinstance(error, ActionStopped):
-        raise AirflowFailException(str(error)) from error
-    raise error
+    raise as_exception(
+        action.uuid,
+        action.state,
+        action.error_name,
+        action.error_message,
+        is_stop_requested=action.stop_reason == StopReason.REQUESTED and not stopped_by_us,
+    )

@@ -232,6 +232,7 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
         return LocalActionOperator(**{**options, **own})
     if choice.kind == SERVICE:
         function, arguments = imported(options.pop("callable")), own["arguments"]
+        own.pop("skip_on_exit_code", None)  # a callable has no exit code
         how = "op_kwargs" if isinstance(arguments, Mapping) else "op_args"
         return ServiceActionOperator(**{**options, **own}, python_callable=function, **{how: arguments})
     if choice.kind == KUBERNETES:

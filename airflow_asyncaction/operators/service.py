@@ -26,7 +26,7 @@ class ServiceActionOperator(BaseActionOperator):
     for. A parameter ``job`` that is given no argument, or ``airflow_asyncaction.job.current_job()``, is the
     job to report with. What it logs with ``logging`` goes to the action's log as well as the task log.
 
-    What it returns is the result. An exception that it raises fails the task.
+    What it returns is the result. An exception that it raises fails the task; AirflowSkipException skips it.
 
     :param python_callable: what to call
     :param op_args: positional arguments (templated)
@@ -55,6 +55,8 @@ class ServiceActionOperator(BaseActionOperator):
         super().__init__(**kwargs)
         if not callable(python_callable):
             raise TypeError("python_callable must be callable")
+        if self.skip_on_exit_code:
+            raise ValueError("skip_on_exit_code is not for callables: raise AirflowSkipException to skip")
         if self.options.completion != "exit":
             raise ValueError('completion="report" is not for callables: their return is the end')
         self.python_callable = python_callable

@@ -23,7 +23,7 @@ class State(StrEnum):
     SUCCESS = "SUCCESS"  # the job did what it was for
     ERROR = "ERROR"  # the job failed
     TIMEOUT = "TIMEOUT"  # one of the action's clocks ran out
-    STOPPED = "STOPPED"  # asked to stop, or replaced, before it was done
+    STOPPED = "STOPPED"  # asked to stop, replaced or skipped before it was done
 
     @property
     def is_end(self) -> bool:
@@ -38,6 +38,15 @@ class State(StrEnum):
 
 _ENDS = frozenset({State.SUCCESS, State.ERROR, State.TIMEOUT, State.STOPPED})
 _WAITING = frozenset({State.SCHEDULED, State.QUEUED})
+
+
+SKIPPED = "Skipped"
+"""Error name of a STOPPED action that was skipped, as Airflow skips tasks. No job can get it by a report."""
+
+
+def is_skipped(state: State, error_name: str | None) -> bool:
+    """Tell whether an action in this state, with this error name, was skipped: then no other try follows."""
+    return state is State.STOPPED and error_name == SKIPPED
 
 
 class Completion(StrEnum):

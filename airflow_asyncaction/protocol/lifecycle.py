@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, Union
 
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.actions import SKIPPED, Action, Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.reports import (
     MAX_MESSAGE_CHARS,
@@ -46,6 +46,7 @@ class Exit:
     :param message: what explains the reason, if there is more than the tail
     :param tail: the last lines of output
     :param is_seen: whether the runner saw how it ended; else it was gone before anybody looked
+    :param is_skip: whether the job skipped itself: by an exit code that means so, or AirflowSkipException
     """
 
     code: int | None = None
@@ -54,6 +55,7 @@ class Exit:
     message: str | None = None
     tail: Sequence[str] = ()
     is_seen: bool = True
+    is_skip: bool = False
 
     @property
     def is_clean(self) -> bool:
@@ -261,7 +263,8 @@ def _reported_end(action: Action, report: Report, now: datetime) -> Action:
             ended, state=State.SUCCESS, error_name=report.error_name, error_message=report.error_message
         )
     if action.stop_reason is not None:  # it failed since it was asked to stop, and says how
-        name = ended.error_name or action.stop_reason.value
+        name = ended.error_name if ended.error_name != SKIPPED else None
+        name = name or action.stop_reason.value
         return replace(ended, state=_stopped_state(action.stop_reason), error_name=name)
     return replace(ended, state=State.ERROR, error_name=ended.error_name or "JobError")
 
@@ -361,18 +364,46 @@ def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
         exit_.is_clean or action.state.is_end or not exit_.is_seen
     ):
         return seen  # the work was submitted: its report is the end
+    if exit_.is_skip and _can_be_skipped(action):
+        said = exit_.message or f"{_exit_sentence(exit_)}, which means that it is skipped"
+        return _ended(seen, State.STOPPED, SKIPPED, said[:MAX_MESSAGE_CHARS], now)
     if action.state is State.SUCCESS and action.stop_reason is None and exit_.is_seen and not exit_.is_clean:
         return _failed(seen, exit_, "ExitCodeMismatch", now)
     if action.state.is_end:
         return seen
     if action.stop_reason is not None:
-        said = "The job was asked to stop, and did"
+        said = _stop_sentence(exit_)[:MAX_MESSAGE_CHARS]
         return _ended(seen, _stopped_state(action.stop_reason), action.stop_reason, said, now)
     if not exit_.is_clean:
         return _failed(seen, exit_, _exit_name(exit_), now)
     if action.require_report:
         return _ended(seen, State.ERROR, "NoReport", _no_report(action), now)
     return replace(seen, state=State.SUCCESS, error_name=None, error_message=None, ended_at=now)
+
+
+def _can_be_skipped(action: Action) -> bool:
+    """Tell whether an exit may mean that a job was skipped: not against a stop, or an error of its own.
+
+    ``ExitCode`` is not its own: the wrapper ``asyncaction run`` reports the code that it then exits with.
+    """
+    if action.stop_reason is not None:
+        return False
+    is_wrapped = action.state is State.ERROR and action.error_name == "ExitCode"
+    return is_wrapped or action.state is State.SUCCESS or not action.state.is_end
+
+
+def _stop_sentence(exit_: Exit) -> str:
+    """Say how a job ended that was asked to stop: nobody can tell whether it would have without a signal."""
+    asked = "The job was asked to stop, and"
+    if exit_.reason == "Stopped" and exit_.message:
+        return exit_.message
+    if exit_.reason:
+        return f"{asked} ended with {exit_.reason}" + (f": {exit_.message}" if exit_.message else "")
+    if exit_.signal is not None and exit_.signal != "SIGTERM":
+        return f"{asked} was killed by {exit_.signal}"
+    if exit_.signal is None and exit_.code not in (0, None):
+        return f"{asked} exited with code {exit_.code}"
+    return f"{asked} did"
 
 
 def _failed(action: Action, exit_: Exit, name: str, now: datetime) -> Action:

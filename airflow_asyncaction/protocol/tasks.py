@@ -12,7 +12,15 @@ from datetime import timedelta
 from typing import Any, TypeVar, Union
 
 from airflow_asyncaction.exceptions import MalformedReport
-from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb, in_seconds
+from airflow_asyncaction.protocol.actions import (
+    Action,
+    Completion,
+    State,
+    StopReason,
+    Verb,
+    in_seconds,
+    is_skipped,
+)
 from airflow_asyncaction.protocol.compat import StrEnum, assert_never, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
@@ -189,6 +197,11 @@ class TaskView:
     has_more_logs: bool = False
 
     @property
+    def is_skipped(self) -> bool:
+        """Whether it ended since it was skipped."""
+        return is_skipped(self.state, self.error_name)
+
+    @property
     def exit_seen(self) -> bool:
         """Whether the runner told how the process or pod ended."""
         return self.exit is not None
@@ -313,6 +326,7 @@ def _exit(fields: Mapping[str, Any]) -> Exit:
         message=_cut(_optional(fields, "message", str), MAX_MESSAGE_CHARS),
         tail=tuple(line for line in tail if isinstance(line, str)),
         is_seen=_optional(fields, "is_seen", bool) is not False,
+        is_skip=_optional(fields, "is_skip", bool) is True,
     )
 
 

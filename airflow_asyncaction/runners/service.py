@@ -16,6 +16,8 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk.exceptions import AirflowSkipException
+
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
 from airflow_asyncaction.job import Job, use_job
 from airflow_asyncaction.job.proxies import Proxies
@@ -102,6 +104,9 @@ class ServiceRunner:
         try:
             with use_job(job), self._forwarded_logging(job), self._interruptible():
                 self.returned = _completed(self._call(job))
+        except AirflowSkipException as error:
+            self.exception = error
+            return Exit(code=0, message=str(error) or type(error).__name__, is_skip=True)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the operator re-raises it as it is
             self.exception = error
             return Exit(code=1, reason=type(error).__name__, message=str(error))
@@ -113,6 +118,8 @@ class ServiceRunner:
         return Exit(code=0)
 
     def _report(self, job: Job) -> None:
+        if self._exit is not None and self._exit.is_skip:
+            return  # its exit says so: there is no such report
         try:
             if self.exception is not None:
                 job.fail(self.exception)

@@ -16,14 +16,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.models.dagrun import DagRun
-from airflow.utils.state import DagRunState
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Completion, State, StopReason
+from airflow_asyncaction.protocol.actions import SKIPPED, Completion, State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Due, Stop, Unlaunched
 from airflow_asyncaction.protocol.reports import well_formed
@@ -44,15 +45,27 @@ _BATCH = 200
 
 _columns = action_table.c
 _runs = DagRun.__table__.c
+_tasks = TaskInstance.__table__.c
+_ENDED_RUNS = (DagRunState.SUCCESS.value, DagRunState.FAILED.value)
+_FAILED_TASKS = (TaskInstanceState.FAILED.value, TaskInstanceState.UPSTREAM_FAILED.value)
 _WAITING = [state.value for state in State if state.is_waiting]
 _RUN = select(_runs.id).where(_runs.dag_id == bindparam("dag_id"), _runs.run_id == bindparam("run_id"))
+_IS_OF_ITS_TASK = and_(
+    *(_tasks[name] == _columns[name] for name in ("dag_id", "run_id", "task_id", "map_index"))
+)
 _TO_SETTLE = (
-    select(_columns.id, _columns.task_id, _runs.state.label("run_state"))
+    select(
+        _columns.id,
+        _columns.task_id,
+        _runs.state.label("run_state"),
+        _tasks.state.label("task_state"),
+    )
     .outerjoin(DagRun.__table__, and_(_runs.dag_id == _columns.dag_id, _runs.run_id == _columns.run_id))
+    .outerjoin(TaskInstance.__table__, _IS_OF_ITS_TASK)
     .where(
         _columns.state.in_(_WAITING),
         or_(
-            _runs.state.in_([DagRunState.SUCCESS.value, DagRunState.FAILED.value]),
+            _runs.state.in_(_ENDED_RUNS),
             and_(_runs.state.is_(None), _columns.requested_at < bindparam("missing_since")),
             and_(_columns.state == State.SCHEDULED.value, _columns.scheduled_at <= bindparam("now")),
         ),
@@ -275,16 +288,20 @@ def _free_key(actions: Actions, action_id: JobId) -> None:
 
 
 def _message(row: Any) -> Due | Unlaunched:
-    match row.run_state:
-        case DagRunState.SUCCESS.value:
-            return Unlaunched(State.SUCCESS)
-        case DagRunState.FAILED.value:
-            before = " before it launched the job" if row.task_id else ""
-            return Unlaunched(State.ERROR, "RunFailed", f"The Dag run failed{before}")
-        case None:
-            return Unlaunched(State.STOPPED, "RunDeleted", "The Dag run is gone, or was never created")
-        case _:
-            return Due()
+    if row.run_state is None:
+        return Unlaunched(State.STOPPED, "RunDeleted", "The Dag run is gone, or was never created")
+    if row.run_state not in _ENDED_RUNS:
+        return Due()
+    if row.task_state == TaskInstanceState.SKIPPED.value:
+        return Unlaunched(State.STOPPED, SKIPPED, "Airflow skipped the task before it launched the job")
+    if row.run_state == DagRunState.FAILED.value:
+        before = " before it launched the job" if row.task_id else ""
+        return Unlaunched(State.ERROR, "RunFailed", f"The Dag run failed{before}")
+    if row.task_state in _FAILED_TASKS:
+        return Unlaunched(
+            State.ERROR, "RunFailed", f"The task is {row.task_state}: it did not launch the job"
+        )
+    return Unlaunched(State.SUCCESS)
 
 
 def _of_key(actions: Actions, wanted: Launch) -> ActionRecord:

@@ -15,7 +15,7 @@ from airflow.utils.state import State as TaskStates
 from sqlalchemy import Select, bindparam, func, literal_column, null, select, union_all
 
 from airflow_asyncaction.exceptions import ActionNotFound
-from airflow_asyncaction.protocol.actions import State, iso_time
+from airflow_asyncaction.protocol.actions import State, is_skipped, iso_time
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.reports import MAX_LISTED_CHARS
 from airflow_asyncaction.store import log_lines, rows
@@ -28,7 +28,16 @@ _REPORTS_PAGE = 200
 
 _columns = action_table.c
 _NEVER_SHOWN = {"secret", "task_key", "registration", "idempotency", "ti_id", "awaited"}
-_SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHOWN))
+_TASK_KEY = ("dag_id", "run_id", "task_id", "map_index")
+_tasks = TaskInstance.__table__.c
+_RENDERED_MAP_INDEX = (
+    select(_tasks.rendered_map_index)
+    .where(_columns.map_index >= 0, *(_tasks[name] == _columns[name] for name in _TASK_KEY))
+    .correlate(action_table)
+    .scalar_subquery()
+    .label("rendered_map_index")
+)
+_SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHOWN), _RENDERED_MAP_INDEX)
 _LARGE = {"arguments", "results", "agent"}
 _SHORT = select(
     *(null().label(column.name) if column.name in _LARGE else column for column in _SHOWN.selected_columns)
@@ -46,23 +55,11 @@ _LISTED = select(
 """Of lists: nothing whose size a job decides."""
 _NEXT_ATTEMPT = (
     select(_columns.id)
-    .where(
-        _columns.dag_id == bindparam("dag_id"),
-        _columns.run_id == bindparam("run_id"),
-        _columns.task_id == bindparam("task_id"),
-        _columns.map_index == bindparam("map_index"),
-        _columns.id > bindparam("after"),
-    )
+    .where(*(_columns[name] == bindparam(name) for name in _TASK_KEY), _columns.id > bindparam("after"))
     .order_by(_columns.id)
     .limit(1)
 )
-_tasks = TaskInstance.__table__.c
-_TASK_STATE = select(_tasks.state).where(
-    _tasks.dag_id == bindparam("dag_id"),
-    _tasks.run_id == bindparam("run_id"),
-    _tasks.task_id == bindparam("task_id"),
-    _tasks.map_index == bindparam("map_index"),
-)
+_TASK_STATE = select(_tasks.state).where(*(_tasks[name] == bindparam(name) for name in _TASK_KEY))
 _OVER = TaskStates.finished  # UP_FOR_RETRY is not among them
 _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
 _LINES_DROPPED = select(_columns.log_lines_dropped).where(_columns.id == bindparam("action_id"))
@@ -153,6 +150,7 @@ class ActionRecord:
             "runId": row.run_id,
             "taskId": row.task_id,
             "mapIndex": row.map_index,
+            "renderedMapIndex": row.rendered_map_index,
             "errorName": row.error_name,
             "errorMessage": row.error_message,
             "progress": progress,
@@ -261,10 +259,9 @@ def find_outlook(actions: Actions, action: ActionRecord) -> Outlook:
     """Return what is to come after an action."""
     if not action.is_done:
         return Outlook(None, is_final=False)
-    if action.state is State.SUCCESS:
+    if action.state is State.SUCCESS or is_skipped(action.state, action.row.error_name):
         return Outlook(None, is_final=True)
-    names = ("dag_id", "run_id", "task_id", "map_index")
-    key = {name: getattr(action.row, name) for name in names}
+    key = {name: getattr(action.row, name) for name in _TASK_KEY}
     with actions.transaction() as connection:
         next_attempt = connection.scalar(_NEXT_ATTEMPT, {**key, "after": action.id})
         task = connection.execute(_TASK_STATE, key).one_or_none()

@@ -22,6 +22,7 @@ from airflow_asyncaction.runners.pod_spec import PodSecrets
 from airflow_asyncaction.runners.pod_start import with_events, without_events
 from airflow_asyncaction.runners.pod_story import PodStory
 from airflow_asyncaction.runners.reported import Shown
+from airflow_asyncaction.runners.skipping import skipping
 from airflow_asyncaction.triggers.cluster import ClusterError, ClusterRefused, insist
 from airflow_asyncaction.triggers.log_slots import LogSlots
 from airflow_asyncaction.triggers.pod_logs import PodLogs, WantedLogs
@@ -52,6 +53,7 @@ class PodTerms:
     :param start_by: when the container must be up
     :param on_finish: what becomes of the pod at its end, as KubernetesPodOperator says it
     :param keep_on_kill: whether it is not deleted when the task is killed
+    :param skip_on_exit_code: exit codes by which the job skips itself
     """
 
     action_id: str
@@ -64,6 +66,7 @@ class PodTerms:
     start_by: datetime | None
     on_finish: str
     keep_on_kill: bool
+    skip_on_exit_code: tuple[int, ...]
 
 
 class DeferredPod:
@@ -122,6 +125,7 @@ class DeferredPod:
             exit_ = await self._told_whole(exit_)
             if self._story.is_stuck:  # it might start yet
                 await self._clear_up(succeeded=False)
+            exit_ = skipping(exit_, self._terms.skip_on_exit_code)
             await self._show_reported(task)
             view = await self._ask_for_ever(lambda hook: hook.tell(task, exit_, patience=_NO_PATIENCE))
         except ClusterRefused as refused:
@@ -131,7 +135,9 @@ class DeferredPod:
         except ServerError as error:
             raise CannotWatch(str(error)) from error
         self._is_told = True
-        if view.state not in (State.SUCCESS, State.RUNNING):  # a worker raises it later
+        if view.is_skipped:
+            self._log.info("%s", view.error_message)
+        elif view.state not in (State.SUCCESS, State.RUNNING):  # a worker raises it later
             self._log.error("%s: %s", view.error_name, view.error_message)
         await self._clear_up(succeeded=exit_.is_clean)
 

@@ -8,7 +8,7 @@ import contextvars
 import time
 from collections.abc import AsyncIterator, Hashable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
@@ -29,6 +29,17 @@ _COMPLETED_WITHIN_SECONDS = 120.0
 _OF_POD = ("name", "namespace", "uid", "init_containers")
 
 
+class Ending(TypedDict):
+    """What the end of a pod means, and what becomes of it then: arguments of :class:`PodActionTrigger`."""
+
+    on_finish: str
+    """What becomes of the pod at its end, as KubernetesPodOperator says it."""
+    keep_on_kill: bool
+    """Whether it is not deleted when the task is killed."""
+    skip_on_exit_code: list[int]
+    """Exit codes by which the job skips itself."""
+
+
 class PodActionTrigger(BaseEventTrigger):
     """Waits for the end of one pod, and tells it to the API server, which completes the task.
 
@@ -46,7 +57,7 @@ class PodActionTrigger(BaseEventTrigger):
     :param log: how far the worker has read the pod's log (``LogPosition.to_json``)
     :param after_line: the last reported line that the worker has written
     :param start_by_ms: when the container must be up, in ms since 1970
-    :param on_finish: what becomes of the pod at its end, as KubernetesPodOperator says it
+    :param ending: what an end means, and what becomes of the pod then
     """
 
     def __init__(
@@ -62,8 +73,7 @@ class PodActionTrigger(BaseEventTrigger):
         get_logs: bool,
         stop_grace_seconds: float,
         start_by_ms: int | None,
-        on_finish: str,
-        keep_on_kill: bool,
+        **ending: Unpack[Ending],
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._kwargs: dict[str, Any] = {
@@ -77,8 +87,7 @@ class PodActionTrigger(BaseEventTrigger):
             "get_logs": get_logs,
             "stop_grace_seconds": stop_grace_seconds,
             "start_by_ms": start_by_ms,
-            "on_finish": on_finish,
-            "keep_on_kill": keep_on_kill,
+            **ending,
         }
         self._pod: DeferredPod | None = None
 
@@ -174,4 +183,5 @@ def _terms(kwargs: Mapping[str, Any]) -> PodTerms:
         start_by=None if start_by_ms is None else datetime.fromtimestamp(start_by_ms / 1000, UTC),
         on_finish=kwargs["on_finish"],
         keep_on_kill=kwargs["keep_on_kill"],
+        skip_on_exit_code=tuple(kwargs["skip_on_exit_code"]),
     )

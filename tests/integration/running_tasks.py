@@ -71,6 +71,12 @@ class RunningTask:
                 update(_instances).where(_instances.c.id == UUID(self.ti_id)).values(state=state)
             )
 
+    def set_rendered_map_index(self, name: str) -> None:
+        """Let it have a name, as its ``map_index_template`` gives it one."""
+        with self.engine.begin() as connection:
+            of_it = _instances.c.id == UUID(self.ti_id)
+            connection.execute(update(_instances).where(of_it).values(rendered_map_index=name))
+
     def set_retries(self, retries: int) -> None:
         """Let it have so many retries after this try."""
         with self.engine.begin() as connection:

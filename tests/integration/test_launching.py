@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from airflow.models.dagrun import DagRun
+from airflow.utils.state import TaskInstanceState
 from cryptography.fernet import Fernet
 from sqlalchemy import delete, insert, update
 
@@ -24,7 +25,7 @@ from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.store import launching, reaping
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.launching import RUN_GRACE, Launch, WantedRun
-from airflow_asyncaction.store.listing import ActionRecord, find, read_reports
+from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook, read_reports
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
 from airflow_asyncaction.store.registration import Claimant, Registered, Wanted, register
@@ -211,6 +212,34 @@ def test_an_action_ends_with_a_run_that_never_launched_it(
     assert (shown["status"], shown["errorName"]) == end
 
 
+@pytest.mark.parametrize("run_state", ["success", "failed"])
+@pytest.mark.parametrize(
+    ("task_state", "end"),
+    [
+        (TaskInstanceState.SKIPPED, ("STOPPED", "Skipped")),
+        (TaskInstanceState.UPSTREAM_FAILED, ("ERROR", "RunFailed")),
+        (TaskInstanceState.FAILED, ("ERROR", "RunFailed")),
+    ],
+)
+def test_an_action_ends_as_its_task_did_that_never_launched_it(
+    database: Database,
+    actions: Actions,
+    run_state: str,
+    task_state: TaskInstanceState,
+    end: tuple[str, str],
+) -> None:
+    action = launching.queue(actions, launch(), NOW).action
+    started(database, action).set_state(task_state)
+    with database.engine.begin() as connection:
+        of_it = _runs.c.run_id == action.row.run_id
+        connection.execute(update(_runs).where(of_it).values(state=run_state))
+    launching.settle(actions, NOW + timedelta(hours=1))
+    ended = find(actions, action.id)
+    shown = ended.to_json(NOW)
+    assert (shown["status"], shown["errorName"]) == end
+    assert find_outlook(actions, ended).is_final
+
+
 def test_an_action_without_a_run_ends_after_the_grace(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     action = launching.queue(actions, wanted, NOW).action
@@ -290,6 +319,17 @@ def test_an_action_that_succeeds_while_it_is_stopped_is_not_stopped(
     stopping = Stopping(actions, running)
     actions.end(running.id, Exit(code=0), NOW)
     with pytest.raises(UserRefused, match="has ended as SUCCESS"):
+        stopping.stop()
+    assert (stopping.failed, stopping.is_on_time_line()) == ([], False)
+
+
+def test_no_other_try_follows_a_skipped_action_though_its_task_still_runs(
+    actions: Actions, running: ActionRecord
+) -> None:
+    stopping = Stopping(actions, running)
+    actions.end(running.id, Exit(code=99, is_skip=True), NOW)
+    assert find_outlook(actions, find(actions, running.id)).is_final
+    with pytest.raises(UserRefused, match="has ended as STOPPED"):
         stopping.stop()
     assert (stopping.failed, stopping.is_on_time_line()) == ([], False)
 

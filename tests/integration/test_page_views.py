@@ -72,6 +72,9 @@ def uuids(site: UserSite) -> dict[str, JobId]:
     with site.job(DAG_ID, type="etl.fails") as job:
         uuids["failed"] = started(job, statusDetails=part, logs=["one line"])
         job.tell(Exit(code=1, tail=TAIL))
+    with site.job(DAG_ID, map_index=3, map_name="orders of <b>May</b>", type="etl.skips") as job:
+        uuids["skipped"] = started(job, statusDetails=part)
+        job.tell(Exit(code=99, is_skip=True))
     with site.job(DAG_ID, type="etl.succeeds") as job:
         uuids["succeeded"] = started(job, statusDetails=part)
         job.tell(Exit(code=0))
@@ -171,6 +174,32 @@ def test_an_error_opens_at_its_cause(browser: Browser, site: UserSite, uuids: di
         bar = page.locator("header .progress")
         expect(bar.locator("progress")).to_have_js_property("value", 60.9)
         assert bar.get_attribute("data-state") == "ERROR"
+
+
+@pytest.mark.usefixtures("uuids")
+def test_a_skipped_action_is_told_from_one_that_failed(browser: Browser, site: UserSite) -> None:
+    with opened(browser, site, f"dag/{DAG_ID}") as page:
+        row = row_of(page, "etl.skips")
+        expect(row.locator(".state")).to_have_text("SKIPPED")
+        expect(row).to_contain_text("Skipped: The job exited with code 99")
+        row.get_by_role("link", name="etl.skips").click()
+        expect(page.locator("header .state").first).to_have_text("SKIPPED")
+        expect(page.get_by_role("region", name="Skipped")).to_contain_text("which means that it is skipped")
+        expect(page.get_by_role("region", name="Error")).to_have_count(0)
+        expect(page.locator(".events li[data-tone=bad]")).to_have_count(0)
+        assert serious(page) == []
+
+
+def test_a_mapped_task_is_shown_by_its_name(
+    browser: Browser, site: UserSite, uuids: dict[str, JobId]
+) -> None:
+    with opened(browser, site, f"dag/{DAG_ID}") as page:
+        name = "load [orders of <b>May</b>]"
+        expect(row_of(page, "etl.skips").get_by_role("link", name=name)).to_be_visible()
+        page.get_by_role("link", name="etl.skips").click()
+        expect(page.get_by_role("navigation", name="Where this is")).to_contain_text(name)
+        page.goto(f"{site.hook}/ui/action/{uuids['long']}")  # nobody has given it a name
+        expect(page.get_by_role("navigation", name="Where this is")).to_contain_text(f"group.{LONG} [1234]")
 
 
 def test_the_task_log_is_linked_beside_what_was_reported(

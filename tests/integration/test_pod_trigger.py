@@ -85,6 +85,7 @@ class Deferred:
             "start_by_ms": None,
             "on_finish": self.options["on_finish"],
             "keep_on_kill": False,
+            "skip_on_exit_code": [],
         }
         return PodActionTrigger(**{**kwargs, **changes})
 
@@ -225,6 +226,22 @@ def test_last_lines_of_any_length_fail_no_good_pod(defer: NewDeferred) -> None:
         run(check())
     assert [len(line) for line in lines(logs) if line.startswith("xxx")] == [60_000] * 20
     assert deferred.job.view().state is State.SUCCESS
+
+
+def test_a_deferred_pod_may_skip_itself_by_its_exit_code(defer: NewDeferred) -> None:
+    deferred = defer("echo nothing today; exit 99")
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger(skip_on_exit_code=[98, 99]))
+        await until(lambda: deferred.job.view().is_done)
+        await until(deferred.pod.is_going)
+        await started.cancel()
+
+    with capture_logs() as logs:
+        run(check())
+    view = deferred.job.view()
+    assert (view.state, view.error_name, view.is_skipped) == (State.STOPPED, "Skipped", True)
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
 def test_the_last_second_of_a_talkative_container_is_read_whole(defer: NewDeferred) -> None:

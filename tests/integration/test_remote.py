@@ -22,6 +22,7 @@ import pytest
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import (
     AirflowFailException,
+    AirflowSkipException,
     AirflowTaskTimeout,
     TaskDeferralError,
     TaskDeferralTimeout,
@@ -39,6 +40,7 @@ from airflow_asyncaction.exceptions import (
     HeartbeatTimeout,
     OOMKilled,
     ServerError,
+    Skipped,
 )
 from airflow_asyncaction.hooks import remote_client
 from airflow_asyncaction.hooks.remote_access import UNVERIFIED
@@ -225,10 +227,19 @@ def test_an_end_is_raised_as_that_of_an_action_here(
     assert raised.value.error_name == (name or "ActionFailed")
 
 
-def test_who_stops_an_action_there_wants_no_retry(serve: Serve) -> None:
-    serve(lambda action: action.end("STOPPED", stopReason="Requested", errorName="Requested"))
-    with pytest.raises(AirflowFailException, match="Requested"):
+def test_a_task_is_skipped_with_its_operation(serve: Serve) -> None:
+    serve(lambda action: action.end("STOPPED", errorName="Skipped", errorMessage="nothing today"))
+    with pytest.raises(AirflowSkipException, match="nothing today") as raised:
         operator().execute(Task().context)
+    assert isinstance(raised.value, Skipped)
+
+
+def test_who_stops_an_action_there_wants_no_retry(serve: Serve) -> None:
+    remote = serve(lambda action: action.end("STOPPED", stopReason="Requested", errorName="Requested"))
+    with pytest.raises(AirflowFailException, match="Requested") as raised:
+        operator().execute(Task().context)
+    assert isinstance(raised.value, ActionStopped)
+    assert (raised.value.action_id, raised.value.error_name) == (remote.action().uuid, "Requested")
 
 
 def test_results_that_may_not_be_seen_are_an_error_not_nothing(serve: Serve) -> None:

@@ -87,6 +87,7 @@ def test_work_that_was_submitted_ends_with_its_report(local: DagRun) -> None:
     ("task_id", "state", "error_name"),
     [
         ("fails", "ERROR", "ExitCode"),
+        ("skips_not", "ERROR", "ExitCode"),
         ("no_report", "ERROR", "NoReport"),
         ("not_found", "ERROR", "CommandNotFound"),
         ("no_folder", "ERROR", "BadWorkingDirectory"),
@@ -96,6 +97,14 @@ def test_work_that_was_submitted_ends_with_its_report(local: DagRun) -> None:
 def test_other_ends_fail_the_task(local: DagRun, task_id: str, state: str, error_name: str) -> None:
     assert local.states[task_id] == "failed"
     assert local.end(task_id) == (state, error_name)
+
+
+@pytest.mark.parametrize(("task_id", "code"), [("skips", 99), ("skips_wrapped", 7)])
+def test_an_exit_code_may_skip_the_task_and_its_action(local: DagRun, task_id: str, code: int) -> None:
+    assert local.states[task_id] == "skipped"
+    assert local.end(task_id) == ("STOPPED", "Skipped")
+    said = f"The job exited with code {code}, which means that it is skipped"
+    assert local.actions[task_id][0].error_message == said
 
 
 @pytest.mark.parametrize(
@@ -171,7 +180,7 @@ def test_multiple_outputs_are_xcoms_of_their_own(callables: DagRun) -> None:
     ("task_id", "task_state", "end"),
     [
         ("raises", "failed", ("ERROR", "LookupError")),
-        ("skips", "skipped", ("ERROR", "AirflowSkipException")),
+        ("skips", "skipped", ("STOPPED", "Skipped")),
         ("too_slow", "failed", ("TIMEOUT", "ExecutionTimeout")),
     ],
 )
@@ -200,6 +209,21 @@ def test_mapped_words_that_end_in_sh_are_words_and_a_command_of_one_is_a_file(ed
 def test_mapped_callables_get_their_share(edges: DagRun) -> None:
     assert [edges.result(f"mapped_callable[{n}]") for n in (0, 1)] == [2, 4]
     assert [edges.result(f"adds[{n}]") for n in (0, 1)] == [11, 12]
+
+
+def test_outputs_of_mapped_tasks_update_their_assets(home: Home, edges: DagRun) -> None:
+    assert [edges.end(f"updates[{n}]") for n in (0, 1)] == [("SUCCESS", None)] * 2
+    events = home.execute(
+        "SELECT name, source_map_index FROM asset_event JOIN asset ON asset.id = asset_id"
+        " WHERE source_dag_id = 'edges' ORDER BY source_map_index"
+    )
+    assert [tuple(event) for event in events] == [("updated_by_map", 0), ("updated_by_map", 1)]
+
+
+def test_an_asset_that_airflow_cannot_know_of_is_refused_before_the_job_is_launched(edges: DagRun) -> None:
+    assert edges.states["updates_unknown[0]"] == "failed"
+    assert "updates_unknown[0]" not in edges.actions
+    assert "Give output_assets to partial(), or to the decorator of the function" in edges.log
 
 
 def test_a_folder_may_be_given_as_a_path(edges: DagRun) -> None:
@@ -258,6 +282,14 @@ def test_a_decorated_function_may_skip_its_task(edges: DagRun) -> None:
 def test_tasks_test_runs_one_task(home: Home) -> None:
     run = home.run_dag("single", "-m", "airflow", "tasks", "test", "single", "greets")
     assert run.said("hello from a single task") == 1
+
+
+def test_tasks_test_leaves_nothing_of_the_run_that_it_deletes(home: Home) -> None:
+    home.run("-m", "airflow", "tasks", "test", "single", "greets")
+    assert home.execute("SELECT run_id FROM dag_run WHERE dag_id = 'single'") == []
+    orphans = "SELECT id FROM async_action_report WHERE action_id NOT IN (SELECT id FROM async_action)"
+    assert home.execute(orphans) == []
+    assert home.execute("SELECT id FROM async_action WHERE dag_id = 'single'") == []
 
 
 def test_without_our_tables_it_says_what_to_do_at_once(home: Home) -> None:

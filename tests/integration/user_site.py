@@ -47,10 +47,21 @@ class UserSite:
 
     @contextmanager
     def job(
-        self, dag_id: str, task_id: str = "load", *, map_index: int = -1, **spec: Any
+        self,
+        dag_id: str,
+        task_id: str = "load",
+        *,
+        map_index: int = -1,
+        map_name: str | None = None,
+        **spec: Any,
     ) -> Iterator[SignedJob]:
-        """Register an action of a new Dag run; yield its job."""
+        """Register an action of a new Dag run; yield its job.
+
+        :param map_name: of a mapped task, by its ``map_index_template``
+        """
         task = run_of(self.database.engine, dag_id).task(task_id, map_index)
+        if map_name is not None:
+            task.set_rendered_map_index(map_name)
         with HookClient(self.hook) as client:
             yield registered(task, client, **spec)
 

@@ -71,6 +71,8 @@ def test_pods_are_made_in_other_ways(kube: KubeScene) -> None:
     for task_id, state in states.items():
         assert kube.state_of("pods_deferred", task_id) == state
         kube.assert_cleared_up(kube.action("pods_deferred", task_id))
+    skipped = kube.action("pods_deferred", "skips")
+    assert (skipped.state, skipped.error_name) == ("STOPPED", "Skipped")
     assert kube.events("pods_deferred", "manifest").count("whole manifest") == 1
 
 

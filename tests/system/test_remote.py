@@ -106,6 +106,16 @@ def test_results_progress_and_log_lines_come_from_there(
     assert [line.message for line in lines] == [f"a line of {task_id}", f"the last line of {task_id}"]
 
 
+@pytest.mark.parametrize("task_id", ["waits_for_skip", "defers_for_skip"])
+def test_a_task_is_skipped_with_the_operation_that_it_waits_for(
+    scene: Scene, hook: AsyncActionHook, task_id: str
+) -> None:
+    assert scene.state_of("remote_ends", task_id) == "skipped"
+    action = launched_by(scene, hook, "remote_ends", task_id)
+    assert (action.is_skipped, action.is_final) == (True, True)
+    assert action.error_message == f"nothing for {task_id} today"
+
+
 @pytest.mark.parametrize("task_id", ["waits_for_failure", "defers_for_failure"])
 def test_its_error_is_the_tasks(scene: Scene, hook: AsyncActionHook, task_id: str) -> None:
     assert scene.state_of("remote_ends", task_id) == "failed"

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from airflow_asyncaction import exceptions, runner_config
+from airflow_asyncaction.operators import ends
 from airflow_asyncaction.protocol import refusals as protocol_refusals
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.settings import OPTIONS
@@ -77,6 +78,8 @@ def test_each_error_of_an_action_is_explained(kind: type[exceptions.ActionEnded]
         exceptions.ActionTimedOut,
         exceptions.ActionStopped,
         exceptions.PodFailed,
+        ends.ActionSkipped,
+        ends.StopRequested,
     ):
         assert f"`{kind.__name__}`" in page("troubleshooting.md")
     else:

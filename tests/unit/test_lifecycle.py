@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_asyncaction import protocol
-from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb, answer
+from airflow_asyncaction.protocol.actions import SKIPPED, Action, Completion, State, StopReason, Verb, answer
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import (
     Abandon,
@@ -252,6 +252,77 @@ def test_a_job_that_succeeds_though_asked_to_stop_has_succeeded() -> None:
     assert after(action(), Stop(StopReason.KILLED), SUCCESS, Exit(code=0)).state is State.SUCCESS
 
 
+SKIP = Exit(code=99, is_skip=True)
+WRAPPED = Report(status=ReportedStatus.ERROR, error_name="ExitCode", error_message="exited with code 99")
+
+
+@pytest.mark.parametrize("reports", [(), (RUNNING,), (SUCCESS,), (WRAPPED,), (RUNNING, SUCCESS)], ids=len)
+@pytest.mark.parametrize("fields", [{}, {"require_report": True}])
+def test_a_job_that_skips_itself_is_stopped_and_has_not_failed(
+    reports: tuple[Report, ...], fields: dict[str, Any]
+) -> None:
+    end = after(action(**fields), *reports, SKIP)
+    assert (end.state, end.error_name, end.is_done) == (State.STOPPED, SKIPPED, True)
+    assert end.error_message == "The job exited with code 99, which means that it is skipped"
+
+
+def test_a_skip_says_why_where_that_is_known() -> None:
+    end = after(action(), Exit(code=0, message="nothing today", is_skip=True))
+    assert (end.state, end.error_name, end.error_message) == (State.STOPPED, SKIPPED, "nothing today")
+
+
+def test_a_command_that_was_to_submit_work_may_skip_it_instead() -> None:
+    submits = action(completion=Completion.REPORT)
+    assert after(submits, RUNNING, SKIP).error_name == SKIPPED
+    assert after(submits, SUCCESS, SKIP).state is State.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("before", "end"),
+    [
+        ((ERROR,), (State.ERROR, "Mine")),
+        ((Stop(StopReason.REQUESTED),), (State.STOPPED, "Requested")),
+        ((Stop(StopReason.EXECUTION_TIMEOUT),), (State.TIMEOUT, "ExecutionTimeout")),
+        ((SUCCESS, Stop(StopReason.KILLED)), (State.SUCCESS, None)),
+        ((TimeOut("HeartbeatTimeout", ""),), (State.TIMEOUT, "HeartbeatTimeout")),
+        ((Supersede(),), (State.STOPPED, "Superseded")),
+    ],
+    ids=str,
+)
+def test_a_skip_goes_before_no_other_end(before: tuple[Message, ...], end: tuple[State, str | None]) -> None:
+    now = after(action(), *before, SKIP)
+    assert (now.state, now.error_name) == end
+
+
+def test_no_report_makes_a_stopped_job_look_skipped() -> None:
+    said = Report(status=ReportedStatus.ERROR, error_name=SKIPPED)
+    assert after(action(), said).state is State.ERROR
+    assert after(action(), Stop(StopReason.REQUESTED), said).error_name == "Requested"
+
+
+@pytest.mark.parametrize(
+    ("exit_", "said"),
+    [
+        (Exit(code=0), "The job was asked to stop, and did"),
+        (Exit(signal="SIGTERM"), "The job was asked to stop, and did"),
+        (Exit(code=143, signal="SIGTERM"), "The job was asked to stop, and did"),
+        (KILLED, "The job was asked to stop, and was killed by SIGKILL"),
+        (Exit(code=137, signal="SIGKILL"), "The job was asked to stop, and was killed by SIGKILL"),
+        (Exit(signal="SIGSEGV"), "The job was asked to stop, and was killed by SIGSEGV"),
+        (Exit(code=3), "The job was asked to stop, and exited with code 3"),
+        (
+            Exit(code=137, reason="OOMKilled", message="too much memory"),
+            "The job was asked to stop, and ended with OOMKilled: too much memory",
+        ),
+        (Exit(reason="NotEnded"), "The job was asked to stop, and ended with NotEnded"),
+        (Exit(reason="Stopped", message="It was not started"), "It was not started"),
+    ],
+)
+def test_the_end_of_a_job_that_was_asked_to_stop_is_told_as_it_was(exit_: Exit, said: str) -> None:
+    end = after(action(), Stop(StopReason.KILLED), exit_)
+    assert (end.state, end.error_name, end.error_message) == (State.STOPPED, "Killed", said)
+
+
 STOP = Stop(StopReason.REQUESTED)
 EXITS = (
     Exit(code=0),
@@ -385,7 +456,7 @@ messages = st.one_of(
         status=st.none() | st.sampled_from(ReportedStatus),
         status_details=st.none() | json_texts,
         results=st.none() | json_texts,
-        error_name=st.none() | texts,
+        error_name=st.none() | texts | st.sampled_from([SKIPPED, "ExitCode"]),
         error_message=st.none() | texts,
     ),
     st.builds(Launched, st.dictionaries(texts, st.none() | texts | st.integers())),
@@ -396,6 +467,7 @@ messages = st.one_of(
         reason=st.none() | st.sampled_from(["OOMKilled", "Evicted", "x" * 999]),
         message=st.none() | texts | st.just("m" * 99_999),
         tail=st.lists(texts | st.just("t" * 99_999), max_size=3),
+        is_skip=st.booleans(),
     ),
     st.builds(Stop, st.sampled_from(StopReason)),
     st.just(Abandon()),
@@ -414,10 +486,17 @@ starts = st.builds(
 
 def check_step(before: Action, message: Message, now: Action) -> None:
     if before.state.is_end and now.state is not before.state:
-        assert (before.state, now.state) == (State.SUCCESS, State.ERROR)
-        assert now.error_name == "ExitCodeMismatch"
         assert isinstance(message, Exit)
         assert before.stop_reason is None
+        if message.is_skip:
+            assert before.state is State.SUCCESS or before.error_name == "ExitCode"
+            assert (now.state, now.error_name) == (State.STOPPED, SKIPPED)
+        else:
+            assert (before.state, now.state) == (State.SUCCESS, State.ERROR)
+            assert now.error_name == "ExitCodeMismatch"
+    if (now.state, now.error_name) == (State.STOPPED, SKIPPED) and not before.state.is_end:
+        assert isinstance(message, Exit)
+        assert message.is_skip
     assert not (before.fenced and not now.fenced)
     assert not (before.is_done and not now.is_done)
     assert before.exit is None or now.exit == before.exit

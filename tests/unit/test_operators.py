@@ -10,9 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_asyncaction.decorators import async_action, async_action_local
+from airflow_asyncaction.exceptions import ActionStopped, Skipped
 from airflow_asyncaction.operators import LocalActionOperator, ServiceActionOperator
+from airflow_asyncaction.protocol.actions import State, StopReason
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.tasks import TaskView
+
+INFO = JobInfo(
+    job_id=JobId("1c2d3e4f-0000-7000-8000-000000000000"), secret_key="s" * 43, hook="http://a/async"
+)
 
 
 def local(**parameters: Any) -> LocalActionOperator:
@@ -37,6 +46,25 @@ def test_durations_are_seconds_or_timedeltas() -> None:
     assert options.heartbeat_timeout == timedelta(seconds=1.5)
     assert options.start_timeout == timedelta(minutes=1)
     assert options.stop_grace == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("given", "codes"),
+    [(None, ()), (99, (99,)), (0, (0,)), ([99, 3], (3, 99)), ({7}, (7,)), (range(3, 5), (3, 4)), ([], ())],
+)
+def test_exit_codes_to_skip_on_are_given_as_in_airflow(given: Any, codes: tuple[int, ...]) -> None:
+    assert local(skip_on_exit_code=given).skip_on_exit_code == codes
+
+
+@pytest.mark.parametrize("given", [256, -1, True, "99", 9.5, [300], ["99"], object()])
+def test_what_is_no_exit_code_is_refused(given: object) -> None:
+    with pytest.raises(ValueError, match=r"skip_on_exit_code is .*: it must be an exit code from 0 to 255"):
+        local(skip_on_exit_code=given)
+
+
+def test_a_callable_has_no_exit_code_to_skip_on() -> None:
+    with pytest.raises(ValueError, match="not for callables: raise AirflowSkipException"):
+        ServiceActionOperator(task_id="t", python_callable=print, skip_on_exit_code=99)
 
 
 @pytest.mark.parametrize("completion", ["exits", "EXIT", "", None, 1])
@@ -103,3 +131,45 @@ def test_an_argument_that_a_function_lacks_is_named_when_the_dag_is_parsed(decor
 
     with pytest.raises(TypeError, match="missing a required argument: 'second'"):
         decorator(takes)(1)
+
+
+def ended(state: State, error_name: str | None, *, stop_reason: StopReason | None = None) -> TaskView:
+    return TaskView(
+        state=state,
+        is_done=True,
+        verb=None,
+        stop_reason=stop_reason,
+        results=None,
+        error_name=error_name,
+        error_message="so it was",
+        status_details=None,
+    )
+
+
+@pytest.mark.parametrize("error_name", ["Requested", "Cancelled"])
+def test_a_requested_stop_fails_the_task_without_a_retry_and_has_all_names(error_name: str) -> None:
+    view = ended(State.STOPPED, error_name, stop_reason=StopReason.REQUESTED)
+    with pytest.raises(AirflowFailException) as raised:
+        end_as(view)
+    error = raised.value
+    assert isinstance(error, ActionStopped)
+    assert (error.action_id, error.error_name, error.error_message) == (INFO.job_id, error_name, "so it was")
+
+
+def test_a_skipped_action_skips_its_task() -> None:
+    with pytest.raises(AirflowSkipException, match="Skipped: so it was") as raised:
+        end_as(ended(State.STOPPED, "Skipped"))
+    assert isinstance(raised.value, Skipped)
+    assert raised.value.action_id == INFO.job_id
+
+
+@pytest.mark.parametrize("error_name", ["StopRequested", "ActionSkipped", "Killed"])
+def test_no_error_name_of_a_job_decides_whether_its_task_is_tried_again(error_name: str) -> None:
+    with pytest.raises(ActionStopped) as raised:
+        end_as(ended(State.STOPPED, error_name, stop_reason=StopReason.KILLED))
+    assert type(raised.value) is ActionStopped
+
+
+def end_as(view: TaskView) -> Any:
+    operator = local()
+    return operator.end(view, INFO, operator.make_runner({}))

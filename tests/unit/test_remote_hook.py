@@ -205,6 +205,18 @@ def test_waiting_ends_with_the_action_however_that_ends(
     assert (action.state, action.error_name, action.results) == (State.ERROR, "Late", 0)
 
 
+@pytest.mark.parametrize(
+    ("status", "error_name", "is_skipped"),
+    [("STOPPED", "Skipped", True), ("STOPPED", "Killed", False), ("ERROR", "Skipped", False)],
+)
+def test_a_skipped_action_is_told_from_one_that_failed(
+    hook: AsyncActionHook, remote: RemoteDeployment, status: str, error_name: str, is_skipped: bool
+) -> None:
+    uuid = hook.launch("etl.load", DAYS).uuid
+    remote.action().end(status, errorName=error_name)
+    assert hook.wait(uuid).is_skipped is is_skipped
+
+
 def test_stopping_what_has_ended_is_no_error(hook: AsyncActionHook) -> None:
     uuid = hook.launch("etl.load", DAYS).uuid
     assert hook.stop(uuid).state is State.STOPPED

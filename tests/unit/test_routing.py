@@ -191,6 +191,10 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
         ({"stop_grace": "5"}, "here: stop_grace: it must be a number of seconds, 0 or more"),
         ({"completion": "done"}, 'here: completion: it must be "exit" or "report"'),
         ({"require_report": 1}, "here: require_report: it must be true or false"),
+        *(
+            ({"skip_on_exit_code": wrong}, "here: skip_on_exit_code: it must be an exit code from 0 to 255")
+            for wrong in (256, -1, "99", True, [300], {"99": 1})
+        ),
         ({"orchestrator": ""}, "here: orchestrator: it must be text of 1 to 250 printable characters"),
         ({"kind": "service"}, "here: command: there is no such option"),
     ],
@@ -207,6 +211,10 @@ def test_a_wrong_entry_is_refused_by_name_and_field(change: dict[str, Any], said
         ({"kind": "service"}, "r: callable: it is missing: a runner of kind 'service' needs the name of"),
         ({"kind": "service", "callable": "a.b.c"}, 'r: callable: it must be the name of a callable, "pack'),
         ({"kind": "service", "callable": "a:b", "completion": "report"}, "r: completion: it must be"),
+        (
+            {"kind": "service", "callable": "a:b", "skip_on_exit_code": 9},
+            "r: skip_on_exit_code: it must",
+        ),
         ({"kind": "my.Runner", "stop_grace": -1}, "r: stop_grace: "),
         ({"kind": "kubernetes", "start_timeout": "soon"}, "r: start_timeout: "),
     ],
@@ -522,3 +530,33 @@ def test_objects_of_pods_are_written_like_in_a_manifest() -> None:
 def test_what_is_no_object_of_pods_is_named() -> None:
     with pytest.raises(ValueError, match=r"volumes is no V1Volume: .*name"):
         pod_arguments({"volumes": [{"configMap": {"name": "asyncaction"}}]})
+
+
+@pytest.mark.parametrize(
+    ("runner", "codes"),
+    [
+        ({"kind": "local", "command": "true", "skip_on_exit_code": [3, 99]}, (3, 99)),
+        ({"kind": "kubernetes", "image": "i", "skip_on_exit_code": 99}, (99,)),
+    ],
+)
+def test_a_runner_may_have_exit_codes_to_skip_on(
+    configure: Configure, runner: dict[str, Any], codes: tuple[int, ...]
+) -> None:
+    configure({"name": "here", **runner})
+    with DAG("made", schedule=None):
+        configured, given = operator(), AsyncActionOperator(task_id="own", type="x", skip_on_exit_code=7)
+    assert delegate_of(configured).skip_on_exit_code == codes
+    assert delegate_of(given).skip_on_exit_code == (7,)
+
+
+def test_exit_codes_to_skip_on_are_not_for_a_callable_that_happens_to_run_the_action(
+    configure: Configure,
+) -> None:
+    configure({"name": "here", "kind": "service", "callable": "json:dumps"})
+    with DAG("made", schedule=None):
+        given = operator(skip_on_exit_code=99)
+    assert delegate_of(given).skip_on_exit_code == ()
+
+
+def delegate_of(task: AsyncActionOperator) -> Any:
+    return task._delegated(task._choice, {})

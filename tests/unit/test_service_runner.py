@@ -15,9 +15,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_asyncaction.job import Job, current_job
-from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.protocol.actions import SKIPPED, State
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import Limits
 from airflow_asyncaction.runners.service import JobInterrupted, ServiceRunner
@@ -79,6 +80,26 @@ def test_what_it_raises_keeps_its_traceback(tested: TestedJob) -> None:
     carried_out(service, tested)
     assert service.exception is not None
     assert traceback.extract_tb(service.exception.__traceback__)[-1].name == "deep_inside"
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"), [("nothing today", "nothing today"), ("", "AirflowSkipException")]
+)
+def test_a_callable_that_skips_reports_no_end_and_is_skipped(
+    tested: TestedJob, reason: str, said: str
+) -> None:
+    skip = AirflowSkipException(reason)
+
+    def call(job: Job) -> None:
+        job.log("looked")
+        raise skip
+
+    service = runner(call)
+    assert carried_out(service, tested) == Exit(code=0, message=said, is_skip=True)
+    ended = tested.action
+    assert (ended.state, ended.error_name, ended.error_message) == (State.STOPPED, SKIPPED, said)
+    assert (ended.reported, service.exception) == (None, skip)
+    assert [line.message for line in tested.logs] == ["looked"]
 
 
 @pytest.mark.parametrize("code", [3, 0, None, "no such table"])

@@ -6,7 +6,7 @@ import { ApiError, ROOT, Source, ask, path, query, serverNow } from "./api.js";
 import { fill, make, say } from "./dom.js";
 import { FileTable, JsonPanel } from "./contents.js";
 import { ErrorBox } from "./error.js";
-import { ENDS, age } from "./format.js";
+import { ENDS, age, taskName } from "./format.js";
 import { LogView } from "./log.js";
 import { Facts, Progress, State, crumbs, notice, time } from "./parts.js";
 import { StopButton } from "./stop.js";
@@ -172,7 +172,7 @@ class Panels {
   /** An operation's action has no task before that runs. */
   #showPlace(action) {
     const { dagId, runId, taskId, mapIndex, attempt } = action;
-    const place = JSON.stringify([dagId, runId, taskId, mapIndex, attempt]);
+    const place = JSON.stringify([dagId, runId, taskName(action), mapIndex, attempt]);
     if (place === this.#placed) return;
     this.#placed = place;
     fill(this.#crumbs, crumbs(action));

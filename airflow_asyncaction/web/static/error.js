@@ -2,9 +2,9 @@
 // Why an action failed.
 
 import { fill, make } from "./dom.js";
-import { plain } from "./format.js";
+import { isSkipped, plain } from "./format.js";
 
-/** The error of an action: its name, what happened, and the lines below that, which open at the last one. */
+/** The error of an action, or why it was skipped: its name, what happened, and the lines below that, which open at the last one. */
 export class ErrorBox {
   #shown = "";
   element = make("section", { class: "error", hidden: true, "aria-label": "Error" });
@@ -12,7 +12,10 @@ export class ErrorBox {
   /** @param {Object} action */
   show({ errorName, errorMessage, status }) {
     this.element.hidden = !errorName && !errorMessage;
+    const skipped = isSkipped({ status, errorName });
     this.element.dataset.state = status;
+    this.element.classList.toggle("skipped", skipped);
+    this.element.setAttribute("aria-label", skipped ? "Skipped" : "Error");
     const shown = JSON.stringify([errorName, errorMessage]);
     if (shown === this.#shown) return; // somebody may be reading it
     this.#shown = shown;

@@ -10,6 +10,16 @@ export const ENDS = ["SUCCESS", "ERROR", "TIMEOUT", "STOPPED"];
 /** All states, in the order of an action's life. */
 export const STATES = ["SCHEDULED", "QUEUED", "STARTING", "RUNNING", ...ENDS];
 
+/** @param {Object} action @returns {boolean} whether it was skipped: STOPPED, and no error */
+export function isSkipped({ status, errorName }) {
+  return status === "STOPPED" && errorName === "Skipped";
+}
+
+/** @param {Object} place @returns {?string} its task, if mapped with its name or index: e.g. `load [orders.csv]` */
+export function taskName({ taskId, mapIndex = -1, renderedMapIndex }) {
+  return taskId && mapIndex >= 0 ? `${taskId} [${renderedMapIndex ?? mapIndex}]` : taskId;
+}
+
 /** @param {?string} iso @returns {string} e.g. `2026-11-24 18:00:05`, in this machine's time zone */
 export function moment(iso) {
   if (!iso) return "";

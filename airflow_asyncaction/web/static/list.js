@@ -4,7 +4,7 @@
 import { ROOT, Source, path, query, serverNow } from "./api.js";
 import { arrange, fill, make, say } from "./dom.js";
 import { Filters } from "./filters.js";
-import { ENDS, age, distance, plain } from "./format.js";
+import { ENDS, age, distance, plain, taskName } from "./format.js";
 import { Progress, State, actionPath, crumbs, time } from "./parts.js";
 
 const PAGE_SIZE = 50;
@@ -163,7 +163,7 @@ class Row {
     this.#link.title = action.type;
     const { dagId, runId, taskId, mapIndex } = action;
     if (!dagId) return;
-    const task = mapIndex >= 0 ? `${taskId} [${mapIndex}]` : taskId;
+    const task = taskName(action);
     const href = path("ui", "task", dagId, runId, taskId ?? "", mapIndex);
     if (taskId) this.#task.append(make("a", { href, title: task }, task));
     const attempt = action.attempt > 1 && `attempt ${action.attempt}`;

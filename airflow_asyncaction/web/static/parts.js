@@ -3,7 +3,7 @@
 
 import { path } from "./api.js";
 import { fill, make, say } from "./dom.js";
-import { STATES, moment, plain } from "./format.js";
+import { STATES, isSkipped, moment, plain, taskName } from "./format.js";
 
 /** A state, by colour and word. */
 export class State {
@@ -13,8 +13,9 @@ export class State {
   show(action) {
     const isStopping = action.action === "STOP";
     this.element.dataset.state = STATES.includes(action.status) ? action.status : "";
-    say(this.element, isStopping ? "STOPPING" : action.status);
-    this.element.title = isStopping ? `${action.status}, and asked to stop` : "";
+    const word = isSkipped(action) ? "SKIPPED" : action.status;
+    say(this.element, isStopping ? "STOPPING" : word);
+    this.element.title = isStopping ? `${word}, and asked to stop` : "";
   }
 }
 
@@ -63,12 +64,11 @@ export function actionPath(action) {
  */
 export function crumbs(place) {
   const { dagId, runId, taskId, mapIndex = -1, uuid } = place;
-  const task = mapIndex >= 0 ? `${taskId} [${mapIndex}]` : taskId;
   const steps = [
     ["Async actions", path("ui", "")],
     dagId && [dagId, path("ui", "dag", dagId)],
     dagId && runId && [runId, path("ui", "run", dagId, runId)],
-    dagId && runId && taskId && [task, path("ui", "task", dagId, runId, taskId, mapIndex)],
+    dagId && runId && taskId && [taskName(place), path("ui", "task", dagId, runId, taskId, mapIndex)],
     uuid && [uuid.slice(0, 8), null],
   ].filter(Boolean);
   const items = steps.map(([name, href], index) => {

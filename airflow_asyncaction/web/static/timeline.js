@@ -3,7 +3,7 @@
 
 import { arrange, fill, make, say } from "./dom.js";
 import { opensAtItsEnd } from "./error.js";
-import { ENDS, clockOf, counted, dayOf, moment, prettyText } from "./format.js";
+import { ENDS, clockOf, counted, dayOf, isSkipped, moment, prettyText } from "./format.js";
 
 const MOST = 400;
 const REPEATED = ["heartbeat", "report", "RUNNING"];
@@ -125,7 +125,8 @@ function beginnings({ createdAt, scheduledAt, startedAt, requestedBy }) {
 function ends({ status, endedAt, errorName }) {
   if (!endedAt || !ENDS.includes(status)) return [];
   const more = errorName ?? "";
-  return [{ key: "ended", at: endedAt, title: `Ended: ${status}`, more, tone: status === "SUCCESS" ? "good" : "bad" }];
+  const tone = isSkipped({ status, errorName }) ? "" : status === "SUCCESS" ? "good" : "bad";
+  return [{ key: "ended", at: endedAt, title: `Ended: ${status}`, more, tone }];
 }
 
 function grouped(reports, action) {

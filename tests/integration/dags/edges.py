@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, Asset, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_asyncaction.job import Job
@@ -46,6 +46,14 @@ with DAG(
     )
     ServiceActionOperator.partial(task_id="mapped_callable", python_callable=double).expand(
         op_kwargs=[{"number": 1}, {"number": 2}]
+    )
+    LocalActionOperator.partial(
+        task_id="updates",
+        command=[sys.executable, str(JOBS / "leave.py")],
+        output_assets={"n": Asset("updated_by_map"), "no": Asset("not_updated_by_map")},
+    ).expand(arguments=[{"n": 1}, {"n": 2}])
+    LocalActionOperator.partial(task_id="updates_unknown", command="true").expand(
+        output_assets=[{"n": Asset("unknown")}]
     )
     LocalActionOperator(task_id="folder", command=TELL, cwd=JOBS)
     LocalActionOperator(

@@ -34,6 +34,13 @@ with DAG(
         task_id="submits", command=[sys.executable, str(JOBS / "submit.py")], completion="report"
     )
     LocalActionOperator(task_id="fails", command="echo so long; exit 3")
+    LocalActionOperator(task_id="skips", command="exit 99", skip_on_exit_code=99)
+    LocalActionOperator(
+        task_id="skips_wrapped",
+        command=[sys.executable, "-m", "airflow_asyncaction.job", "run", "--", "sh", "-c", "exit 7"],
+        skip_on_exit_code=[7, 8],
+    )
+    LocalActionOperator(task_id="skips_not", command="exit 3", skip_on_exit_code=[7, 8])
     LocalActionOperator(task_id="no_report", command="true", require_report=True)
     LocalActionOperator(task_id="not_found", command=["no-such-command"])
     LocalActionOperator(task_id="no_folder", command="true", cwd="/no/such/folder")

@@ -46,6 +46,11 @@ for store in ("default", "lake"):
                 "never": Asset(f"never_on_{store}"),
             },
         )
+        LocalActionOperator.partial(
+            task_id="leave_mapped",
+            command=f"{IN_A_FOLDER} && {sys.executable} -c '{LEAVE.format(store=store)}'",
+            output_assets={"large": Asset(f"mapped_on_{store}"), "never": Asset(f"never_mapped_on_{store}")},
+        ).expand(arguments=[{"n": 1}, {"n": 2}])
         files: Any = leave.output["files"]  # type: ignore[index]
         LocalActionOperator(
             task_id="have",

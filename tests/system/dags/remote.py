@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_asyncaction.job import current_job
 from airflow_asyncaction.operation_dags import async_operation
@@ -38,6 +39,8 @@ def work(does: str, name: str) -> dict[str, Any]:
     job.log(f"a line of {name}")
     if does == "fail":
         raise LookupError(f"{name} has no table orders")
+    if does == "skip":
+        raise AirflowSkipException(f"nothing for {name} today")
     if does == "run_on":
         assert job.info is not None
         (Path(os.environ["ASYNCACTION_TEST_FOLDER"]) / f"{name}.up").write_text(job.info.job_id)
@@ -62,6 +65,8 @@ with DAG("remote_ends", schedule=None) as remote_ends:
     remote("defers", "succeed", **DEFERS)
     remote("waits_for_failure", "fail", **WAITS)
     remote("defers_for_failure", "fail", **DEFERS)
+    remote("waits_for_skip", "skip", **WAITS)
+    remote("defers_for_skip", "skip", **DEFERS)
     remote("launches", "succeed", wait_for_completion=False, schedule="2100-01-01T00:00:00Z")
 
     for task_id, ways in {"waits_for_retry": WAITS, "defers_for_retry": DEFERS}.items():

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leaves a file, and no other."""
+
+from __future__ import annotations
+
+from airflow_asyncaction.job import open_job
+
+with open_job() as job:
+    job.upload("n", __file__)
