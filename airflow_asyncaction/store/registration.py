@@ -32,6 +32,7 @@ from airflow_asyncaction.store import reports, rows, secret
 from airflow_asyncaction.store.actions import Actions, supersede
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.secret import Secrets
+from airflow_asyncaction.store.untaken import is_untaken_success
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: dateti
     """Register the action of a task instance's try; earlier tries' jobs are told to stop (410).
 
     The same nonce again gives the same action: the answer may have been lost. A job that may outlive its
-    worker is adopted: by the process that resumes the task, and by the next one if its own was killed.
+    worker is adopted: by the process that resumes the task, and by the next one if its own was killed. So is
+    a success that came too late for its try (:func:`is_untaken_success`).
 
     :raises RegistrationRefused: no such running task instance, no proof, or registered already
     """
@@ -102,14 +104,16 @@ def _register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: datet
                 _check_wanted(row)
             if State(row.state).is_waiting:
                 return _take_queued(connection, row.id, task, claimant, spec, now)
-            if row.adoptable and _is_to_adopt(row, claimant):
+            if row.adoptable and _is_to_adopt(connection, row, task, claimant, spec):
                 return _adopt(connection, row.id, task, claimant)
         for row in (row for row in earlier if not row.fenced):
             supersede(connection, row.id, now)
         return _insert(connection, task, claimant, spec, now)
 
 
-def _is_to_adopt(row: Row[Any], claimant: Claimant) -> bool:
+def _is_to_adopt(
+    connection: Connection, row: Row[Any], task: Row[Any], claimant: Claimant, spec: ActionSpec
+) -> bool:
     """Tell whether a process goes on with an earlier one's action.
 
     A deferred task that starts anew was cleared, or failed: its job is not wanted any more.
@@ -119,7 +123,9 @@ def _is_to_adopt(row: Row[Any], claimant: Claimant) -> bool:
     if row.ti_id == claimant.ti_id:
         return True
     action = rows.to_action(row)
-    return row.deferral is None and action.verb is None and not action.is_done
+    if not spec.takes_over or row.deferral is not None or action.verb is not None:
+        return False
+    return is_untaken_success(connection, action, row, task, spec) if action.is_done else True
 
 
 def _adopt(connection: Connection, action_id: JobId, task: Row[Any], claimant: Claimant) -> Registered:
@@ -175,6 +181,7 @@ def _running_task(connection: Connection, ti_id: str) -> Row[Any]:
             columns.task_id,
             columns.map_index,
             columns.try_number,
+            columns.max_tries,
             columns.state,
         ).where(columns.id == UUID(ti_id))
     ).one_or_none()

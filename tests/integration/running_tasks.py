@@ -119,6 +119,19 @@ class RunningTask:
         _insert_instance(again)
         return again
 
+    def retried(self, failed_at: datetime, *, is_cleared: bool = False) -> RunningTask:
+        """Let this try fail, and the next one run, as Airflow does it by itself, or for who clears it."""
+        with Session(self.engine) as session:
+            instance = session.get_one(TaskInstance, UUID(self.ti_id))
+            instance.end_date = failed_at
+            instance.prepare_db_for_next_try(session)
+            if is_cleared:
+                instance.max_tries = instance.try_number + instance.max_tries
+            instance.try_number += 1
+            again = replace(self, ti_id=str(instance.id), try_number=instance.try_number)
+            session.commit()
+        return again
+
 
 def running_task(
     engine: Engine, *, dag_id: str = "dag", map_index: int = -1, run_id: str | None = None

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Successes that no task has taken: the job ended well after its task's try had failed without it.
+
+This happens while workers cannot reach the API server: Airflow gives the try up, but not the job.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from airflow.models.taskinstancehistory import TaskInstanceHistory
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import Connection, Row, func, select
+
+from airflow_asyncaction.protocol.actions import Action, Completion, State
+from airflow_asyncaction.protocol.tasks import ActionSpec
+from airflow_asyncaction.store.models import report_table
+
+_tries = TaskInstanceHistory.__table__.c
+_reports = report_table.c
+_SAME = ("type", "arguments", "completion", "service_name", "method")
+_ENDING = ("exit", "abandon")
+"""Kinds of messages that make an action whose job reported its end done."""
+
+
+def is_untaken_success(
+    connection: Connection, action: Action, row: Row[Any], task: Row[Any], spec: ActionSpec
+) -> bool:
+    """Tell whether a retry is to take over an action that is done, rather than to run the job again.
+
+    It is if the action ended in SUCCESS after the try that it belongs to had failed, nobody asked it to stop,
+    the same is asked for again, and Airflow retries the task by itself: whoever clears a task wants its job
+    to run.
+
+    :param task: the running task instance
+    """
+    if action.state is not State.SUCCESS or action.stop_reason is not None:
+        return False
+    if any(getattr(action, name) != getattr(spec, name) for name in _SAME):
+        return False
+    query = select(_tries.state, _tries.end_date, _tries.max_tries).where(
+        _tries.task_instance_id == UUID(row.ti_id)
+    )
+    failed = connection.execute(query).one_or_none()
+    if failed is None or failed.state != TaskInstanceState.FAILED or failed.end_date is None:
+        return False
+    is_retry = failed.max_tries == task.max_tries  # clearing a task raises it
+    done_at = _done_at(connection, action)
+    return bool(is_retry and done_at is not None and done_at > failed.end_date)
+
+
+def _done_at(connection: Connection, action: Action) -> datetime | None:
+    if action.completion is Completion.REPORT:
+        return action.ended_at
+    query = select(func.min(_reports.received_at)).where(
+        _reports.action_id == action.id, _reports.kind.in_(_ENDING)
+    )
+    done_at: datetime | None = connection.scalar(query)
+    return done_at
