@@ -16,7 +16,7 @@ AsyncActionError
 │   │   ├── PodFailed           ... of a pod, in the cluster's own words
 │   │   │   ├── OOMKilled, Evicted, DeadlineExceeded, NodeLost, PodDeleted
 │   │   │   ├── ImagePull, InvalidImageName, CreateContainerConfigError, StartError, InitContainerFailed
-│   │   │   └── Unschedulable, PodRefused, SecretRefused
+│   │   │   └── Unschedulable, PodRefused, SecretRefused, ReturnFileInvalid
 │   │   ├── ExitCode            ... of a process or pod: its exit code was not 0
 │   │   ├── Signal              ... a signal killed it
 │   │   ├── ExitCodeMismatch    ... it had reported SUCCESS, and failed then
@@ -188,6 +188,10 @@ class PodRefused(PodFailed):
 
 class SecretRefused(PodFailed):
     """The Kubernetes API did not accept the job's Secret."""
+
+
+class ReturnFileInvalid(PodFailed):
+    """The job's /airflow/xcom/return.json cannot become its XCom."""
 
 
 class ExitCode(ActionFailed):

@@ -23,8 +23,9 @@ from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
 from airflow_asyncaction.operators.deferring import needs_worker, time_left
+from airflow_asyncaction.operators.pod_refusals import refusals
 from airflow_asyncaction.operators.service_call import Arguments
-from airflow_asyncaction.protocol.actions import StopReason
+from airflow_asyncaction.protocol.actions import Completion, StopReason
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Stop
 from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, TaskView
@@ -34,20 +35,13 @@ from airflow_asyncaction.runners.local import base_environ
 from airflow_asyncaction.runners.manifest_variables import ENV, render_around
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import pod_of_manifest
+from airflow_asyncaction.runners.return_file import ReturnFile, add_return_file
 from airflow_asyncaction.runners.task_log import write_pod_line
 from airflow_asyncaction.triggers.pods import PodActionTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-NOT_TAKEN = {
-    "callbacks": "they belong to KubernetesPodOperator's own way through a pod's life",
-    "progress_callback": "report progress from the job",
-    "init_container_logs": "an init container that fails is told with the cluster's message",
-    "container_logs": "the log of the base container goes into the task log",
-    "trigger_kwargs": "the trigger is another one",
-    "logging_interval": "the log is followed while the task is deferred",
-}
 # Where a job's secret is kept.
 _IN_SECRET, _IN_ENV = "secret", "env"
 # The cluster's own word on why a pod does not start comes before the server's clock.
@@ -63,8 +57,8 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     How it works: KubernetesPodOperator builds the pod; a :class:`KubeRunner` creates and watches it. After
     ``defer_after`` the task is deferred, and a trigger watches in its place.
 
-    What it does not do: XCom side-cars (the job reports its results), and the options that are rejected with
-    an error, such as ``callbacks``.
+    What it does not do: run a side-car for XCom, and take arguments that it cannot honour: it refuses them,
+    and says what to use instead (:mod:`~airflow_asyncaction.operators.pod_refusals`).
 
     :param arguments: a mapping is the action's arguments; a list is the container's, as is ``args``; with
         ``service_name`` it is the action's in either case
@@ -78,6 +72,11 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     :param start_timeout: of the pod, and of the job's first report where one must come;
         ``startup_timeout_seconds``, of the pod alone, unless given
     :param stop_grace: ``termination_grace_period`` unless given, else 10 seconds
+    :param do_xcom_push: whether what the job reports becomes the XCom ``return_value``, which it does unless
+        this is False. If it is True, what the container writes to ``/airflow/xcom/return.json``, less than
+        4096 bytes of JSON, is reported for it when it exits with code 0
+    :param durable: whether a next try goes on with the pod of a worker that died, as it does unless this, or
+        ``reattach_on_restart``, is False
     :param deferrable: ``[operators] default_deferrable`` unless given
     :param defer_after: how long the worker waits before it defers; ``[asyncaction] defer_after`` unless given
     """
@@ -111,14 +110,10 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         start_timeout: Seconds | None = None,
         stop_grace: Seconds | None = None,
         defer_after: Seconds | None = None,
-        do_xcom_push: bool = True,
+        do_xcom_push: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        for name, instead in NOT_TAKEN.items():
-            if kwargs.get(name) is not None:
-                raise ValueError(f"KubeActionOperator takes no {name}: {instead}")
-        if job_secret not in (_IN_SECRET, _IN_ENV):
-            raise ValueError(f"job_secret is {job_secret!r}: it must be {_IN_SECRET!r} or {_IN_ENV!r}")
+        _check({**(kwargs.get("default_args") or {}), **kwargs}, job_secret)
         are_the_actions = isinstance(arguments, Mapping) or service_name is not None
         self._expects_start = start_timeout is not None
         if start_timeout is None:
@@ -131,7 +126,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             service_name=service_name,
             start_timeout=start_timeout,
             stop_grace=stop_grace,
-            do_xcom_push=do_xcom_push,
+            do_xcom_push=do_xcom_push is not False,
             **kwargs,
         )
         self.args = args if args is not None or are_the_actions else arguments
@@ -139,7 +134,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self.job_secret = job_secret
         self.defer_after = as_duration("defer_after", defer_after, may_be_zero=True)
         self.runner_name: str | None = None
-        self.do_xcom_push = do_xcom_push  # the job's results: KubernetesPodOperator would add a side-car
+        self.reads_return_file = do_xcom_push is True and self.options.completion is Completion.EXIT
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render the fields."""
@@ -162,7 +157,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         spec, start_timeout = super().spec(runner), None
         if self._expects_start and spec.start_timeout is not None:
             start_timeout = spec.start_timeout + _START_MARGIN
-        return replace(spec, adoptable=True, start_timeout=start_timeout)
+        return replace(spec, adoptable=True, takes_over=bool(self.durable), start_timeout=start_timeout)
 
     def carry_out(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int = 0
@@ -191,12 +186,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             ti_id=str(context["ti"].id),
             pod=runner.pod,
             container=self.base_container_name,
-            cluster={
-                "conn_id": self.kubernetes_conn_id,
-                "in_cluster": self.in_cluster,
-                "cluster_context": self.cluster_context,
-                "config_file": self.config_file,
-            },
+            cluster=self.place(),
             log=position,
             after_line=after_line,
             get_logs=self.get_logs,
@@ -251,9 +241,37 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         arguments, do_xcom_push = self.arguments, self.do_xcom_push
         self.arguments, self.do_xcom_push = self.args or [], False
         try:
-            return super().build_pod_request_obj(context, dry_run=dry_run)
+            pod = super().build_pod_request_obj(context, dry_run=dry_run)
         finally:
             self.arguments, self.do_xcom_push = arguments, do_xcom_push
+        if self.reads_return_file:
+            add_return_file(pod, self.base_container_name)
+        return pod
+
+    def place(self) -> dict[str, Any]:
+        """Return how a trigger comes to the cluster."""
+        return {
+            "conn_id": self.kubernetes_conn_id,
+            "in_cluster": self.in_cluster,
+            "cluster_context": self.cluster_context,
+            "config_file": self.config_file,
+        }
+
+    def pod_options(self, *, let_go_after: timedelta | None = None) -> PodOptions:
+        """Return what a runner is asked for.
+
+        :param let_go_after: how long it watches; ``None``: to the end
+        """
+        return PodOptions(
+            container=self.base_container_name,
+            stop_grace=self.options.stop_grace,
+            start_timeout=self.options.start_timeout,
+            let_go_after=let_go_after,
+            secret_in_env=self.job_secret == _IN_ENV,
+            get_logs=self.get_logs,
+            on_finish=self.on_finish_action.value,
+            keep_on_kill=self.on_kill_action.value == "keep_pod",
+        )
 
     def _runner(
         self,
@@ -269,23 +287,25 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
                 self.full_pod_spec = pod_of_manifest(self.job_resources, self._variables(info))
             return self.build_pod_request_obj(context)
 
+        return_file = ReturnFile(
+            self.base_container_name,
+            lambda info, results: TaskHook(info.hook).report_results(info, results),
+        )
         return KubeRunner(
             self.client,
             make_pod,
             task_labels=self._get_ti_pod_labels(cast("Context", context), include_try_number=False),
-            options=PodOptions(
-                container=self.base_container_name,
-                stop_grace=self.options.stop_grace,
-                start_timeout=self.options.start_timeout,
-                let_go_after=let_go_after,
-                secret_in_env=self.job_secret == _IN_ENV,
-                get_logs=self.get_logs,
-                on_finish=self.on_finish_action.value,
-                keep_on_kill=self.on_kill_action.value == "keep_pod",
-            ),
+            options=self.pod_options(let_go_after=let_go_after),
             write_line=self._write_line,
             position=position or LogPosition(),
+            on_pod=lambda pod: self._push_pod(context, pod),
+            return_file=return_file,
         )
+
+    def _push_pod(self, context: Mapping[str, Any], pod: Mapping[str, str]) -> None:
+        """Push the XComs that KubernetesPodOperator pushes, at the same moment."""
+        context["ti"].xcom_push(key="pod_name", value=pod["name"])
+        context["ti"].xcom_push(key="pod_namespace", value=pod["namespace"])
 
     def _variables(self, info: JobInfo) -> dict[str, str]:
         """Return what stands for variables in ``job_resources``."""
@@ -317,6 +337,19 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
     def _write_line(self, line: PodLine) -> None:
         write_pod_line(self.log, line)
+
+
+def _check(given: Mapping[str, Any], job_secret: str) -> None:
+    """Check the arguments that can be wrong by themselves.
+
+    :raises ValueError: some are refused; the message names them all
+    """
+    base_container = given.get("base_container_name") or KubernetesPodOperator.BASE_CONTAINER_NAME
+    wrong = [f"KubeActionOperator takes no {said}" for said in refusals(given, base_container)]
+    if job_secret not in (_IN_SECRET, _IN_ENV):
+        wrong.append(f"job_secret is {job_secret!r}: it must be {_IN_SECRET!r} or {_IN_ENV!r}")
+    if wrong:
+        raise ValueError("\n".join(wrong))
 
 
 def _unix_ms(moment: datetime | None) -> int | None:

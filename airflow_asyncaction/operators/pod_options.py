@@ -14,7 +14,8 @@ from typing import Any
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from kubernetes import client as k8s
 
-from airflow_asyncaction.operators.kubernetes import NOT_TAKEN, KubeActionOperator
+from airflow_asyncaction.operators.kubernetes import KubeActionOperator
+from airflow_asyncaction.operators.pod_refusals import NOT_TAKEN
 
 # The action's and the task's, which are the Dag author's.
 _NOT_OF_PODS = frozenset({"self", "kwargs", "arguments", "service_name", "do_xcom_push", *NOT_TAKEN})

@@ -238,7 +238,8 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
         from airflow_asyncaction.operators.kubernetes import KubeActionOperator
         from airflow_asyncaction.operators.pod_options import pod_arguments
 
-        operator = KubeActionOperator(**{**pod_arguments(options), **own})
+        pushes = None if own["do_xcom_push"] else False  # True asks for a file, as of KubernetesPodOperator
+        operator = KubeActionOperator(**{**pod_arguments(options), **own, "do_xcom_push": pushes})
         operator.runner_name = choice.name
         return operator
     common = {name: options.pop(name) for name in runner_config.COMMON_OPTIONS if name in options}

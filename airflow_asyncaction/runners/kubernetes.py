@@ -30,6 +30,7 @@ from airflow_asyncaction.runners.pod_end import (
 from airflow_asyncaction.runners.pod_events import PodEvents
 from airflow_asyncaction.runners.pod_log import LogPosition, LogReader, LogThread, PodLine
 from airflow_asyncaction.runners.pod_spec import add_job, job_secret
+from airflow_asyncaction.runners.return_file import ReturnFile
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ class KubeRunner:
     :param task_labels: labels that the pods of this task have, and no others
     :param write_line: takes each line of the container's log
     :param position: how far the log was read before
+    :param on_pod: takes the pod's ``name``, ``namespace`` and ``uid`` once it is there
+    :param return_file: reports the results that the container leaves in a file; ``None``: they are ignored
     """
 
     name = "kubernetes"
@@ -103,12 +106,17 @@ class KubeRunner:
         options: PodOptions,
         write_line: Callable[[PodLine], None],
         position: LogPosition = _BEGINNING,
+        on_pod: Callable[[Mapping[str, str]], object] = lambda _: None,
+        return_file: ReturnFile | None = None,
     ) -> None:
         self._api = PodApi(client, self._is_given_up)
         self._make_pod = make_pod
         self._task_labels = task_labels
         self._options = options
         self._write_line = write_line
+        self._on_pod = on_pod
+        self._return_file = return_file
+        self._info: JobInfo | None = None
         self._reader = LogReader(position)
         self._log = LogThread(self._read_log, self._reader, self._write)
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -143,7 +151,7 @@ class KubeRunner:
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
         """Create the pod, or adopt it, and return how it ended; ``None``: it goes on."""
-        let_go_at = None
+        self._info, let_go_at = info, None
         if self._options.let_go_after is not None:
             let_go_at = time.monotonic() + self._options.let_go_after.total_seconds()
         try:
@@ -222,6 +230,7 @@ class KubeRunner:
             raise _Refused("PodRefused", str(error)) from error
         metadata = pod["metadata"]
         self._name, self._uid = metadata["name"], metadata["uid"]
+        self._on_pod(self.pod)
         if options.start_timeout is not None:
             created_at = datetime.now(UTC)
             if is_adopted:
@@ -334,6 +343,8 @@ class KubeRunner:
                 self._log.leave()  # nobody is there to read it
             else:
                 self._log.finish()
+        if self._return_file is not None and self._info is not None:
+            ended = self._return_file.take(ended, self._story.pod or {}, self._info)
         self._exit = replace(ended, tail=tuple(self._tail))
         return self._exit
 

@@ -21,6 +21,7 @@ from airflow_asyncaction.runners.pod_end import Pod, PodStory, is_kept
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import PodSecrets
 from airflow_asyncaction.runners.reported import Shown
+from airflow_asyncaction.runners.return_file import refused, returned
 from airflow_asyncaction.runners.task_log import write_pod_line
 from airflow_asyncaction.triggers.cluster import ClusterError, ClusterRefused, insist
 from airflow_asyncaction.triggers.live_log import LiveLog
@@ -123,7 +124,7 @@ class DeferredPod:
                 exit_ = await self._until_end()
             if self._story.is_stuck:  # it might start yet
                 await self._clear_up(succeeded=False)
-            exit_ = await self._with_last_lines(exit_)
+            exit_ = await self._with_results(await self._with_last_lines(exit_))
             await self._show_reported(task)
             view = await self._ask_for_ever(lambda hook: hook.tell(task, exit_, patience=_NO_PATIENCE))
         except ClusterRefused as refused:
@@ -242,6 +243,18 @@ class DeferredPod:
         await self._read_rest()
         if self._pod_log is not None:
             return replace(exit_, tail=self._pod_log.tail)
+        return exit_
+
+    async def _with_results(self, exit_: Exit) -> Exit:
+        """Report the results that the container left in a file, if it did."""
+        exit_, results = returned(exit_, self._story.pod or {}, self._terms.container)
+        if results is None or self._secrets is None:
+            return exit_
+        job = TaskCredentials(JobId(self._terms.action_id), self._secrets.job)
+        try:
+            await self._ask_for_ever(lambda hook: hook.report_results(job, results, patience=_NO_PATIENCE))
+        except ServerError as error:
+            return refused(exit_, error)
         return exit_
 
     async def _read_rest(self) -> None:

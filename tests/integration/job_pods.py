@@ -16,6 +16,7 @@ from kubernetes.client.exceptions import ApiException
 
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runners.pod_spec import add_job, job_secret
+from airflow_asyncaction.runners.return_file import add_return_file
 from airflow_asyncaction.triggers.cluster import Place
 from dev.cluster import SMALL_IMAGE, Cluster
 
@@ -87,6 +88,7 @@ class JobPods:
         scheduler: str | None = None,
         secret_in_env: bool = False,
         sidecars: Sequence[k8s.V1Container] = (),
+        reads_return_file: bool = False,
         **container: Any,
     ) -> JobPod:
         """Create a pod that runs a shell script, and its Secret."""
@@ -105,6 +107,8 @@ class JobPods:
                 containers=[base, *sidecars], scheduler_name=scheduler, termination_grace_period_seconds=1
             ),
         )
+        if reads_return_file:
+            add_return_file(pod, "base")
         add_job(pod, info, task_key=task_key, secret_in_env=secret_in_env, on_finish=on_finish)
         pod = self.core.create_namespaced_pod(self.cluster.namespace, pod)
         if not secret_in_env:

@@ -22,6 +22,7 @@ from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
 from airflow_asyncaction.runners.pod_end import ACTION_LABEL
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import PodSecrets, add_job, secrets_of
+from airflow_asyncaction.runners.return_file import RETURN_FILE, ReturnFile, add_return_file
 from dev.cluster import ACCOUNT, Cluster
 
 pytestmark = pytest.mark.integration
@@ -56,6 +57,8 @@ class Scene:
         self.core = k8s.CoreV1Api(kube_config.new_client_from_config(config_file=str(cluster.kubeconfig)))
         self.labels = {"dag_id": "d", "task_id": f"t-{secrets.token_hex(4)}"}
         self.lines: list[PodLine] = []
+        self.pods_had: list[Mapping[str, str]] = []
+        self.results: list[str] = []
         self.launched = threading.Event()
         self.job: Mapping[str, Any] = {}
         self.info = self.new_info()
@@ -68,18 +71,27 @@ class Scene:
         return JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key=secrets.token_hex(16), hook="http://x/y")
 
     def runner(
-        self, command: str = "true", *, position: LogPosition = BEGINNING, **changes: Any
+        self,
+        command: str = "true",
+        *,
+        position: LogPosition = BEGINNING,
+        make_pod: Callable[[k8s.V1Pod], k8s.V1Pod] = lambda pod: pod,
+        **changes: Any,
     ) -> KubeRunner:
         container = {
-            name: changes.pop(name) for name in ("image", "resources", "env_from") if name in changes
+            name: changes.pop(name)
+            for name in ("image", "resources", "env_from", "security_context")
+            if name in changes
         }
         runner = KubeRunner(
             self.core,
-            lambda _: self.pod(command, **container),
+            lambda _: make_pod(self.pod(command, **container)),
             task_labels=self.labels,
             options=replace(OPTIONS, **changes),
             write_line=self.lines.append,
             position=position,
+            on_pod=self.pods_had.append,
+            return_file=ReturnFile("base", lambda _, results: self.results.append(results)),
         )
         runner.task_key = TASK_KEY
         return runner
@@ -163,6 +175,28 @@ def test_a_pod_that_fails_tells_its_last_lines(scene: Scene) -> None:
     exit_ = scene.ended("seq 1 30; exit 3")
     assert (exit_.code, exit_.reason) == (3, None)
     assert list(exit_.tail) == [str(number) for number in range(11, 31)]
+
+
+def with_return_file(pod: k8s.V1Pod) -> k8s.V1Pod:
+    add_return_file(pod, "base")
+    return pod
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_what_the_container_leaves_in_a_file_is_reported(scene: Scene, user: int) -> None:
+    write = f"mkdir -p /airflow/xcom && echo '{{\"rows\": 3}}' > {RETURN_FILE}"
+    security = k8s.V1SecurityContext(run_as_user=user, read_only_root_filesystem=True)
+    assert scene.ended(write, make_pod=with_return_file, security_context=security) == Exit(code=0)
+    assert scene.results == ['{"rows":3}']
+    assert [pod["namespace"] for pod in scene.pods_had] == [scene.cluster.namespace]
+    assert scene.pods_had[0]["name"] == scene.job["pod"]
+
+
+def test_a_file_that_the_cluster_cuts_is_an_error(scene: Scene) -> None:
+    write = f"seq 1 2000 | tr '\\n' , > {RETURN_FILE}"
+    exit_ = scene.ended(write, make_pod=with_return_file)
+    assert (exit_.code, exit_.reason, scene.results) == (0, "ReturnFileInvalid", [])
+    assert "4096 bytes or more" in (exit_.message or "")
 
 
 def test_a_pod_that_uses_too_much_memory(scene: Scene) -> None:
