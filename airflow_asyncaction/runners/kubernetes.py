@@ -38,11 +38,6 @@ _TICK_SECONDS = 10.0
 _CLEAR_UP_FOR = timedelta(seconds=30)
 _DELETE_FOR = timedelta(minutes=5)
 _BEGINNING = LogPosition()
-_NEEDED_RULE = (
-    "The job's secret could not be stored: {said}. Give Airflow this rule in the namespace {namespace}: "
-    '{{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "delete"]}}; or say '
-    'job_secret="env" to put it into the pod\'s environment in clear'
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +282,7 @@ class KubeRunner:
                 self._api.create_secret(secret, self._namespace, self._options.start_timeout)
             except ClusterRefused as refused:
                 self._begin_to_delete()
-                message = _NEEDED_RULE.format(said=refused, namespace=self._namespace)
+                message = f"The job's secret could not be stored in the cluster: {refused}"
                 raise _Refused("SecretRefused", message) from refused
         self._story.secret_is_there()
 

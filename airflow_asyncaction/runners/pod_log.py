@@ -8,6 +8,7 @@ triggerer with asyncio.
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import re
 import threading
@@ -23,6 +24,11 @@ from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
+
+from airflow_asyncaction.runners.advice import advised
+from airflow_asyncaction.runners.pod_api import said
+
+log = logging.getLogger(__name__)
 
 MAX_LINE_BYTES = 64 * 1024
 """Longer lines are cut, and say so."""
@@ -116,6 +122,8 @@ class LogReader:
         """How many lines were yielded."""
         self.has_gap = False
         """Whether this read does not reach back far enough: it may be ended."""
+        self.is_refused = False
+        """Whether it was said that the cluster refuses the log."""
         self._before_ns = _ns_of(position.stamp) if position.stamp else -1
         self._of_before = position.of_stamp
         self._newest_ns = self._before_ns
@@ -388,7 +396,12 @@ def _read(
             else:
                 response.release_conn()
     except ApiException as error:
-        return Outcome.ABSENT if error.status in (400, 404) else Outcome.BROKE
+        if error.status in (400, 404):
+            return Outcome.ABSENT
+        if not reader.is_refused:
+            log.warning("The pod's log cannot be read now: %s", advised(said(error), error.status))
+        reader.is_refused = True
+        return Outcome.BROKE
     except (HTTPError, HTTPException, OSError):
         return Outcome.BROKE
     return Outcome.ENDED

@@ -305,6 +305,67 @@ def _set_rules(rbac: k8s.RbacAuthorizationV1Api, cluster: Cluster, rules: list[A
     time.sleep(1)  # the API server sees it a little later
 
 
+@pytest.mark.parametrize(("kind", "name"), [("pods", "PodRefused"), ("secrets", "SecretRefused")])
+def test_a_quota_that_is_used_up_is_no_missing_right(
+    scene: Scene, kube: Cluster, kind: str, name: str
+) -> None:
+    quota = {"metadata": {"name": "few"}, "spec": {"hard": {f"count/{kind}": "0"}}}
+    kube.core.create_namespaced_resource_quota(kube.namespace, quota)
+    try:
+        _wait_for_quota(kube)
+        exit_ = scene.ended("true")
+    finally:
+        kube.core.delete_namespaced_resource_quota("few", kube.namespace)
+    assert exit_.reason == name
+    assert "exceeded quota: few" in (exit_.message or "")
+    assert "Have the quota raised" in (exit_.message or "")
+    assert "this right" not in (exit_.message or "")
+
+
+def _wait_for_quota(cluster: Cluster) -> None:
+    deadline = time.monotonic() + 60
+    while not cluster.core.read_namespaced_resource_quota("few", cluster.namespace).status.hard:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(1)  # the API server sees it a little later
+
+
+def test_a_webhook_that_does_not_answer_is_said_with_each_retry(
+    scene: Scene, kube: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = {"asyncaction-test": kube.namespace}
+    kube.core.patch_namespace(kube.namespace, {"metadata": {"labels": label}})
+    webhook = k8s.V1ValidatingWebhook(
+        name="silent.example.com",
+        client_config=k8s.AdmissionregistrationV1WebhookClientConfig(url="https://127.0.0.1:1/"),
+        namespace_selector=k8s.V1LabelSelector(match_labels=label),
+        rules=[
+            k8s.V1RuleWithOperations(
+                api_groups=[""], api_versions=["v1"], operations=["CREATE"], resources=["pods"]
+            )
+        ],
+        side_effects="None",
+        admission_review_versions=["v1"],
+        timeout_seconds=1,
+    )
+    api = k8s.AdmissionregistrationV1Api(kube.core.api_client)
+    body = k8s.V1ValidatingWebhookConfiguration(
+        metadata=k8s.V1ObjectMeta(name=kube.namespace), webhooks=[webhook]
+    )
+    api.create_validating_webhook_configuration(body)
+    try:
+        time.sleep(2)  # the API server sees it a little later
+        exit_ = scene.ended("true", start_timeout=timedelta(seconds=4))
+    finally:
+        api.delete_validating_webhook_configuration(kube.namespace)
+    assert exit_.reason == "PodRefused"
+    assert "failed calling webhook" in (exit_.message or "")
+    assert "A webhook of the cluster does not answer" in (exit_.message or "")
+    said = [record.getMessage() for record in caplog.records if "Trying again" in record.getMessage()]
+    assert len(said) >= 2
+    assert all("silent.example.com" in line for line in said)
+
+
 def test_a_pod_that_the_cluster_refuses(scene: Scene) -> None:
     exit_ = scene.ended("true", resources=k8s.V1ResourceRequirements(limits={"memory": "-1"}))
     assert exit_.reason == "PodRefused"
