@@ -26,6 +26,7 @@ AsyncActionError
 │   │   ├── JobNeverStarted     ... its start_timeout
 │   │   └── HeartbeatTimeout    ... its heartbeat_timeout
 │   └── ActionStopped           STOPPED
+├── ClusterNotConfigured        a task of a pod names no cluster that can be used
 ├── ActionNotFound              no such action is stored
 ├── ActionAdopted               another process of the task has taken the action over
 ├── RegistrationRefused         a task instance did not prove what it is
@@ -237,6 +238,10 @@ def error_class(parent: type[ActionEnded], error_name: str | None) -> type[Actio
         if found is not kind or kind.__name__ == error_name:
             return found
     return parent
+
+
+class ClusterNotConfigured(AsyncActionError):
+    """A task whose job is a pod names no Kubernetes cluster that can be used."""
 
 
 class ActionNotFound(AsyncActionError):

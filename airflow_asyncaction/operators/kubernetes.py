@@ -17,12 +17,13 @@ from kubernetes import client as k8s
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ActionEnded
-from airflow_asyncaction.hooks.in_process import hook_url, is_in_process
+from airflow_asyncaction.hooks.in_process import hook_url, is_in_process, remote_hook_url
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
 from airflow_asyncaction.operators.deferring import needs_worker, time_left
+from airflow_asyncaction.operators.pod_access import check_hook, connected
 from airflow_asyncaction.operators.pod_refusals import refusals
 from airflow_asyncaction.operators.service_call import Arguments
 from airflow_asyncaction.protocol.actions import Completion, StopReason
@@ -148,6 +149,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
         """Return a runner of pods that lets go after ``defer_after`` if this task may be deferred."""
+        self._check_hook()
         can_defer = self.deferrable and not is_in_process()
         after = settings.load().defer_after if self.defer_after is None else self.defer_after
         return self._runner(context, let_go_after=after if can_defer else None)
@@ -165,6 +167,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         """Let the runner carry the action out; it keeps the task key beside the pod, for the trigger."""
         if isinstance(runner, KubeRunner):
             runner.task_key = registration.credentials.secret_key
+            registration = replace(registration, info=replace(registration.info, hook=remote_hook_url()))
         return super().carry_out(hook, registration, runner, context, after_line=after_line)
 
     def hand_over(
@@ -289,10 +292,10 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
         return_file = ReturnFile(
             self.base_container_name,
-            lambda info, results: TaskHook(info.hook).report_results(info, results),
+            lambda info, results: TaskHook(hook_url()).report_results(info, results),
         )
         return KubeRunner(
-            self.client,
+            connected(lambda: self.client, self.place()),
             make_pod,
             task_labels=self._get_ti_pod_labels(cast("Context", context), include_try_number=False),
             options=self.pod_options(let_go_after=let_go_after),
@@ -301,6 +304,23 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             on_pod=lambda pod: self._push_pod(context, pod),
             return_file=return_file,
         )
+
+    def _check_hook(self) -> None:
+        options = self.options
+        is_template = any((self.job_resources, self.full_pod_spec, self.pod_template_file))
+        if not self.hostnetwork:  # else, on a cluster of one node, it may be right
+            check_hook(
+                remote_hook_url(),
+                is_in_process=is_in_process(),
+                must_report=not (is_template or self.pod_template_dict)
+                and (
+                    options.require_report
+                    or options.completion is Completion.REPORT
+                    or options.heartbeat_timeout is not None
+                    or self._expects_start
+                ),
+                log=self.log,
+            )
 
     def _push_pod(self, context: Mapping[str, Any], pod: Mapping[str, str]) -> None:
         """Push the XComs that KubernetesPodOperator pushes, at the same moment."""
