@@ -118,9 +118,10 @@ class PodApi:
                 raise refused
             if self._is_given_up():
                 raise GivenUp(str(refused))
-            for_how_long = "" if until == math.inf else f", for {until - time.monotonic():.0f} s at the most"
+            left = max(until - time.monotonic(), 0.0)
+            for_how_long = "" if left == math.inf else f", for {left:.0f} s at the most"
             log.warning("%s. Trying again in %g s%s", str(refused).rstrip("."), pause, for_how_long)
-            time.sleep(pause)
+            time.sleep(min(pause, left + _FIRST_PAUSE_SECONDS))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 

@@ -23,6 +23,11 @@ token=$(
         sed 's/.*"token":"\([^"]*\)".*/\1/'
 )
 
+[ -n "$token" ] || {
+    echo "$account in the namespace $namespace got no token: apply rbac.yaml there first" >&2
+    exit 1
+}
+
 cat <<EOF
 apiVersion: v1
 kind: Config

@@ -74,15 +74,18 @@ def test_a_try_that_takes_nothing_over_starts_a_new_job(
 
 
 @pytest.mark.parametrize("completion", list(Completion))
+@pytest.mark.parametrize("end", [Exit(code=0), Abandon()], ids=["exit", "abandon"])
 def test_a_retry_takes_over_a_job_that_succeeded_after_its_try_had_failed(
-    task: RunningTask, client: HookClient, completion: Completion
+    task: RunningTask, client: HookClient, completion: Completion, end: Exit | Abandon
 ) -> None:
     job = registered(task, client, adoptable=True, completion=completion)
     retry = task.retried(failed_at=datetime.now(UTC) - MINUTE)
     assert job.report(status="SUCCESS", results={"rows": 3}).status == 200
-    job.tell(Exit(code=0))
+    job.tell(end)
     assert is_adopted(again(retry, client, completion=completion), job)
-    assert job.view().results == '{"rows":3}'
+    job.tell(Exit(reason="PodDeleted", message="The pod is gone", is_seen=False))  # so its runner finds
+    view = job.view()
+    assert (view.state, view.is_done, view.results) == (State.SUCCESS, True, '{"rows":3}')
 
 
 def _took_the_end(job: SignedJob, task: RunningTask) -> RunningTask:
