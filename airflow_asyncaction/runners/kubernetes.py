@@ -338,7 +338,8 @@ class KubeRunner:
                 self._log.leave()  # nobody is there to read it
             else:
                 self._log.finish()
-        if self._return_file is not None and self._info is not None:
+        is_wanted = self._stop_asked_at is None  # else a job that was to stop would seem to have succeeded
+        if is_wanted and self._return_file is not None and self._info is not None:
             ended = self._return_file.take(ended, self._story.pod or {}, self._info)
         self._exit = replace(ended, tail=tuple(self._tail))
         return self._exit

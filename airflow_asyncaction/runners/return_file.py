@@ -99,7 +99,7 @@ class ReturnFile:
 def refused(exit_: Exit, error: ServerError) -> Exit:
     """Return the end of a job whose results the server has refused."""
     if error.status in _ENDED_BEFORE:
-        log.warning("%s is not reported, since the job has reported its end itself", RETURN_FILE)
+        log.warning("%s is not reported, since the action has ended before: %s", RETURN_FILE, error)
         return exit_
     return unreadable(exit_, str(error))
 

@@ -6,15 +6,19 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from kubernetes import client as k8s
 
 from airflow_asyncaction.runners.pod_api import ClusterRefused, GivenUp, PodApi
+from airflow_asyncaction.runners.pod_events import PodEvents
+from airflow_asyncaction.runners.pod_log import LogReader, LogThread
 
 pytestmark = pytest.mark.unit
 
@@ -78,6 +82,36 @@ def test_what_is_not_tried_again_is_said_once(
         PodApi(client, is_given_up).pod("p", "jobs", patience)
     assert len(asked) == 1
     assert not caplog.records
+
+
+def test_a_log_or_watch_that_is_refused_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    user = 'User "a" cannot'
+    said = f'pods "p" is forbidden: {user} get resource "pods/log" in API group "" in the namespace "jobs"'
+    with answering(*[(403, said)] * 100) as (client, asked):
+        read = partial(client.read_namespaced_pod_log, "p", "jobs")
+        log = LogThread(read, LogReader(), lambda _: None)
+        log.start()
+        _wait_for(lambda: len(asked) >= 3)
+        log.leave()
+    assert _warnings(caplog, "The pod's log cannot be read now") == 1
+    assert '"resources": ["pods/log"], "verbs": ["get"]' in caplog.text
+    with answering(*[(403, said.replace("pods/log", "pods"))] * 100) as (client, asked):
+        events = PodEvents(client)
+        events.start({"metadata": {"name": "p", "namespace": "jobs", "uid": "u"}}, "1")
+        _wait_for(lambda: len(asked) >= 3)
+        events.close()
+    assert _warnings(caplog, "The pod p cannot be watched now") == 1
+
+
+def _wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _warnings(caplog: pytest.LogCaptureFixture, text: str) -> int:
+    return sum(text in record.getMessage() for record in caplog.records)
 
 
 def test_a_refusal_is_not_tried_again_and_has_advice() -> None:
