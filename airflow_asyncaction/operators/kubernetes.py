@@ -364,8 +364,7 @@ def _check(given: Mapping[str, Any], job_secret: str) -> None:
 
     :raises ValueError: some are refused; the message names them all
     """
-    base_container = given.get("base_container_name") or KubernetesPodOperator.BASE_CONTAINER_NAME
-    wrong = [f"KubeActionOperator takes no {said}" for said in refusals(given, base_container)]
+    wrong = [f"KubeActionOperator takes no {said}" for said in refusals(given)]
     if job_secret not in (_IN_SECRET, _IN_ENV):
         wrong.append(f"job_secret is {job_secret!r}: it must be {_IN_SECRET!r} or {_IN_ENV!r}")
     if wrong:

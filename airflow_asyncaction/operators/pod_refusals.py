@@ -28,11 +28,15 @@ MET = frozenset({"poll_interval", "startup_check_interval_seconds", "base_contai
 """Intervals at which KubernetesPodOperator polls. Any is met: a watch sees each change at once."""
 
 
-def refusals(given: Mapping[str, Any], base_container: str) -> list[str]:
+_BASE_CONTAINER = "base"
+
+
+def refusals(given: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each argument that is refused.
 
     :param given: the arguments, those of ``default_args`` included
     """
+    base_container = given.get("base_container_name") or _BASE_CONTAINER
     return [
         f"{name}: {instead}"
         for name, instead in NOT_TAKEN.items()

@@ -15,6 +15,7 @@ from airflow_asyncaction import runner_config, settings
 from airflow_asyncaction.exceptions import NoRunner
 from airflow_asyncaction.operators.base import BaseActionOperator
 from airflow_asyncaction.operators.local import LocalActionOperator
+from airflow_asyncaction.operators.pod_refusals import refusals
 from airflow_asyncaction.operators.service import ServiceActionOperator
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.tasks import ActionSpec
@@ -221,6 +222,9 @@ def _choose(type_: Any) -> RunnerConfig | NoMatch:
     if isinstance(choice, RunnerConfig) and choice.kind == KUBERNETES:
         from airflow_asyncaction.operators.pod_options import pod_options
 
+        if refused := refusals(choice.options):
+            said = "; ".join(refused)
+            raise ValueError(f"[asyncaction] runners: {choice.name}: options that pods do not take: {said}")
         known = {*pod_options(), *runner_config.COMMON_OPTIONS}
         runner_config.check_names(choice.name, choice.options, known)
     return choice
