@@ -61,7 +61,7 @@ def returned(exit_: Exit, pod: Pod, container: str) -> tuple[Exit, strict_json.J
         return exit_, None
     text, limit_bytes = _message(pod, container)
     if not text.strip():
-        log.info("%s is empty: there are no results", RETURN_FILE)
+        log.info("%s is empty: it adds no results", RETURN_FILE)
         return exit_, None
     exit_ = replace(exit_, message=None) if exit_.message == text.strip() else exit_
     if len(text.encode()) >= limit_bytes:

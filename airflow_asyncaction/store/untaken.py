@@ -6,7 +6,7 @@ This happens while workers cannot reach the API server: Airflow gives the try up
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from airflow_asyncaction.store.models import report_table
 _tries = TaskInstanceHistory.__table__.c
 _reports = report_table.c
 _SAME = ("type", "arguments", "completion", "service_name", "method")
+_UUID7_TIME_SHIFT = 80  # its first 48 bits are milliseconds since 1970
 _ENDING = ("exit", "abandon")
 """Kinds of messages that make an action whose job reported its end done."""
 
@@ -34,21 +35,26 @@ def is_untaken_success(
     the same is asked for again, and Airflow retries the task by itself: whoever clears a task wants its job
     to run.
 
+    When the try failed is read from the id that Airflow gave the retry then (UUIDv7): a worker's clock, which
+    says when a try ended, may be wrong.
+
     :param task: the running task instance
     """
     if action.state is not State.SUCCESS or action.stop_reason is not None:
         return False
     if any(getattr(action, name) != getattr(spec, name) for name in _SAME):
         return False
-    query = select(_tries.state, _tries.end_date, _tries.max_tries).where(
-        _tries.task_instance_id == UUID(row.ti_id)
-    )
-    failed = connection.execute(query).one_or_none()
-    if failed is None or failed.state != TaskInstanceState.FAILED or failed.end_date is None:
+    query = select(_tries.state, _tries.max_tries).where(_tries.task_instance_id == UUID(row.ti_id))
+    earlier = connection.execute(query).one_or_none()
+    if earlier is None or earlier.state != TaskInstanceState.FAILED:
         return False
-    is_retry = failed.max_tries == task.max_tries  # clearing a task raises it
+    is_retry = earlier.max_tries == task.max_tries  # clearing a task raises it
     done_at = _done_at(connection, action)
-    return bool(is_retry and done_at is not None and done_at > failed.end_date)
+    return bool(is_retry and done_at is not None and done_at > _made_at(task.id))
+
+
+def _made_at(uuid7: UUID) -> datetime:
+    return datetime.fromtimestamp((uuid7.int >> _UUID7_TIME_SHIFT) / 1000, UTC)
 
 
 def _done_at(connection: Connection, action: Action) -> datetime | None:
