@@ -44,13 +44,16 @@ def is_untaken_success(
         return False
     if any(getattr(action, name) != getattr(spec, name) for name in _SAME):
         return False
-    query = select(_tries.state, _tries.max_tries).where(_tries.task_instance_id == UUID(row.ti_id))
-    earlier = connection.execute(query).one_or_none()
-    if earlier is None or earlier.state != TaskInstanceState.FAILED:
+    last_try = select(_tries.task_instance_id).where(
+        _tries.task_instance_id == UUID(row.ti_id),
+        _tries.try_number == task.try_number - 1,
+        _tries.state == TaskInstanceState.FAILED,
+        _tries.max_tries == task.max_tries,  # clearing a task raises it
+    )
+    if connection.execute(last_try).one_or_none() is None:
         return False
-    is_retry = earlier.max_tries == task.max_tries  # clearing a task raises it
     done_at = _done_at(connection, action)
-    return bool(is_retry and done_at is not None and done_at > _made_at(task.id))
+    return done_at is not None and done_at > _made_at(task.id)
 
 
 def _made_at(uuid7: UUID) -> datetime:
