@@ -16,7 +16,7 @@ AsyncActionError
 │   │   ├── PodFailed           ... of a pod, in the cluster's own words
 │   │   │   ├── OOMKilled, Evicted, DeadlineExceeded, NodeLost, PodDeleted
 │   │   │   ├── ImagePull, InvalidImageName, CreateContainerConfigError, StartError, InitContainerFailed
-│   │   │   └── Unschedulable, PodRefused, SecretRefused
+│   │   │   └── Unschedulable, PodRefused, SecretRefused, ReturnFileInvalid
 │   │   ├── ExitCode            ... of a process or pod: its exit code was not 0
 │   │   ├── Signal              ... a signal killed it
 │   │   ├── ExitCodeMismatch    ... it had reported SUCCESS, and failed then
@@ -27,6 +27,7 @@ AsyncActionError
 │   │   └── HeartbeatTimeout    ... its heartbeat_timeout
 │   └── ActionStopped           STOPPED
 │       └── Skipped             ... it was skipped, as Airflow skips tasks: it did not fail
+├── ClusterNotConfigured        a task of a pod names no cluster that can be used
 ├── ActionNotFound              no such action is stored
 ├── ActionAdopted               another process of the task has taken the action over
 ├── RegistrationRefused         a task instance did not prove what it is
@@ -194,6 +195,10 @@ class SecretRefused(PodFailed):
     """The Kubernetes API did not accept the job's Secret."""
 
 
+class ReturnFileInvalid(PodFailed):
+    """The job's /airflow/xcom/return.json cannot become its XCom."""
+
+
 class ExitCode(ActionFailed):
     """The process exited with another code than 0."""
 
@@ -246,6 +251,10 @@ def error_class(parent: type[ActionEnded], error_name: str | None) -> type[Actio
         if found is not kind or kind.__name__ == error_name:
             return found
     return parent
+
+
+class ClusterNotConfigured(AsyncActionError):
+    """A task whose job is a pod names no Kubernetes cluster that can be used."""
 
 
 class ActionNotFound(AsyncActionError):

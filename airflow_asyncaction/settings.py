@@ -6,6 +6,7 @@ The option list is data, so that the provider's ``config`` section and the docum
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 import re
@@ -48,6 +49,14 @@ OPTIONS = (
         "Absolute URL of the job routes as jobs and workers reach them. Empty: derived from"
         " [core] execution_api_server_url, else from [api] base_url.",
         "http://airflow-api.airflow.svc:8080/async",
+    ),
+    Option(
+        "test_host",
+        "string",
+        "",
+        "Host name or IP address at which pods reach this machine, for dag.test() and 'airflow dags test':"
+        " the task then serves the job routes on all addresses of the machine. Empty: on 127.0.0.1 alone.",
+        "172.18.0.1",
     ),
     Option(
         "orchestrator",
@@ -204,6 +213,7 @@ class Settings:
     """The section, parsed."""
 
     url: str
+    test_host: str
     orchestrator: str
     max_clock_skew: timedelta
     accept_v1: bool
@@ -245,6 +255,7 @@ def load() -> Settings:
     )
     return Settings(
         url=url,
+        test_host=_host("test_host", values["test_host"]),
         orchestrator=_name("orchestrator", values["orchestrator"]),
         max_clock_skew=timedelta(seconds=values["max_clock_skew"]),
         accept_v1=values["accept_v1"],
@@ -266,6 +277,19 @@ def load() -> Settings:
         transfer_patience=timedelta(seconds=values["transfer_patience"]),
         file_threads=values["file_threads"],
     )
+
+
+def _host(option: str, value: str) -> str:
+    if re.search(r"[/\s@?#]", value) or (":" in value and not _is_ipv6(value)):
+        raise ValueError(f"[{SECTION}] {option} is {value!r}: it must be a host name or an IP address alone")
+    return value
+
+
+def _is_ipv6(value: str) -> bool:
+    try:
+        return ipaddress.ip_address(value).version == 6
+    except ValueError:
+        return False
 
 
 def hook_url() -> str:

@@ -1,25 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """``make bench-kube``: pods beside KubernetesPodOperator(deferrable=True), on a real cluster.
 
-``ARGS="times"``, ``"requests"`` or ``"triggerer"`` measures these alone.
+``ARGS="times"``, ``"requests"`` or ``"triggerer"`` measures these alone. Each run is printed as it ends, and
+one that fails is counted and repeated.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from kubernetes import client as k8s
 
 from benchmarks import kube_triggerer
-from benchmarks.kube_requests import counted
+from benchmarks.kube_requests import Requests, counted
+from benchmarks.repeating import Repeater, RunFailed, run_parts
 from dev.airflow_api import TaskKey
 from dev.cluster import ACCOUNT, Cluster, ClusterError
 from dev.deployment import Deployment
@@ -40,16 +44,17 @@ _SETTLE_SECONDS = 20
 
 def main() -> int:
     """Measure and print."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # make's output may be a pipe
     try:
         with Cluster() as cluster:
-            _run(cluster, sys.argv[1:] or list(PARTS))
+            return 0 if _run(cluster, sys.argv[1:] or list(PARTS)) else 1
     except ClusterError as error:
         print(error)
         return 1
-    return 0
 
 
-def _run(cluster: Cluster, parts: Sequence[str]) -> None:
+def _run(cluster: Cluster, parts: Sequence[str]) -> bool:
     _grant_what_theirs_needs(cluster)
     with (
         Postgres(durable=True) as postgres,
@@ -64,8 +69,7 @@ def _run(cluster: Cluster, parts: Sequence[str]) -> None:
         ) as airflow,
     ):
         airflow.api.wait_for_dags({f"benchmark_{side}_timed" for side in SIDES})
-        for part in parts:
-            PARTS[part](airflow, cluster)
+        return run_parts({part: partial(PARTS[part], airflow, cluster) for part in parts})
 
 
 def _grant_what_theirs_needs(cluster: Cluster) -> None:
@@ -90,11 +94,21 @@ class Timed:
 def _times(airflow: Deployment, _: Cluster) -> None:
     """Measure how long tasks take beside their containers."""
     timed: dict[str, list[Timed]] = {side: [] for side in SIDES}
+    repeater = Repeater()
+    print("\nTimes of tasks beside their containers' own\n")
     for number in range(RUNS + 1):
         for side, all_timed in timed.items():
-            one = _timed(airflow, side, seconds=6 + number * 0.37 % 2)
+            measure = partial(_timed, airflow, side, seconds=6 + number * 0.37 % 2)
+            one = repeater.measure(SIDES[side], measure)
+            took = f"{one.before:.2f} s before, {one.after:.2f} s after"
+            print(f"{SIDES[side]:22} run {number:2} of {RUNS}: {took}")
             if number > 0:  # the first one warms up
                 all_timed.append(one)
+    _print_times(timed)
+    repeater.print_failures()
+
+
+def _print_times(timed: Mapping[str, Sequence[Timed]]) -> None:
     for what, name in (
         ("From a task's start to its container's first instruction", "before"),
         ("From a container's last instruction to its task's end", "after"),
@@ -116,7 +130,7 @@ def _timed(airflow: Deployment, side: str, *, seconds: float) -> Timed:
     log = airflow.api.log_text(key)
     read = {name: float(at) for name, at in _READ.findall(log)}
     if state != "success" or set(read) != {"FIRST", "LAST"}:
-        raise RuntimeError(f"a run of {dag_id} ended as {state}:\n{log[-4000:]}")
+        raise RunFailed(f"{run_id} of {dag_id} ended as {state}:\n{log[-4000:]}")
     task = airflow.api.task_instance(key)
     return Timed(read["FIRST"] - _unix(task["start_date"]), _unix(task["end_date"]) - read["LAST"])
 
@@ -124,17 +138,25 @@ def _timed(airflow: Deployment, side: str, *, seconds: float) -> Timed:
 def _requests(airflow: Deployment, cluster: Cluster) -> None:
     """Count what the Kubernetes API is asked while pods wait."""
     print(f"\nRequests to the Kubernetes API while {WAITING_PODS} pods wait, per pod and minute\n")
-    per_pod = {}
+    per_pod, repeater = {}, Repeater()
     with counted(cluster) as requests:
         for side, operator in SIDES.items():
-            dag_id = f"benchmark_{side}_waiting"
-            run_id = airflow.api.trigger(dag_id)
-            _wait_until_all_wait(airflow, cluster, dag_id, run_id)
-            time.sleep(_SETTLE_SECONDS)
-            per_pod[side] = requests.per_minute() / WAITING_PODS
-            _end_waiting(airflow, cluster, dag_id, run_id)
+            count = partial(_count_requests, airflow, cluster, requests, f"benchmark_{side}_waiting")
+            per_pod[side] = repeater.measure(operator, count)
             print(f"{operator:22} {per_pod[side]:7.3f}")
     print(f"{'ratio':22} {per_pod['ours'] / per_pod['theirs']:7.4f} x")
+    repeater.print_failures()
+
+
+def _count_requests(airflow: Deployment, cluster: Cluster, requests: Requests, dag_id: str) -> float:
+    """Return how many requests a waiting pod costs a minute."""
+    run_id = airflow.api.trigger(dag_id)
+    try:
+        _wait_until_all_wait(airflow, cluster, dag_id, run_id)
+        time.sleep(_SETTLE_SECONDS)
+        return requests.per_minute() / WAITING_PODS
+    finally:
+        _end_waiting(airflow, cluster, dag_id, run_id)
 
 
 def _wait_until_all_wait(airflow: Deployment, cluster: Cluster, dag_id: str, run_id: str) -> None:
@@ -146,9 +168,9 @@ def _wait_until_all_wait(airflow: Deployment, cluster: Cluster, dag_id: str, run
         if running == states.count("deferred") == WAITING_PODS:
             return
         if "failed" in states:
-            raise RuntimeError(f"a task of {dag_id} failed")
+            raise RunFailed(f"a task of {run_id} of {dag_id} failed")
         time.sleep(2)
-    raise RuntimeError(f"{dag_id} does not wait after 10 minutes")
+    raise RunFailed(f"not all tasks of {run_id} of {dag_id} wait after 10 minutes")
 
 
 def _end_waiting(airflow: Deployment, cluster: Cluster, dag_id: str, run_id: str) -> None:

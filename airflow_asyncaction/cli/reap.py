@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from contextlib import suppress
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 
 from airflow_asyncaction.cli.runs import audited
@@ -14,6 +14,8 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.store import metrics, reaping
 from airflow_asyncaction.store.actions import Actions
 
+_WATCHED, _CLEANED = "is watched again", "was cleaned away meanwhile"
+
 
 @audited
 def reap(args: Namespace) -> None:
@@ -21,38 +23,51 @@ def reap(args: Namespace) -> None:
     if not args.unheard_for >= 0:
         raise SystemExit("--unheard-for must be a number of seconds, 0 or more")
     metrics.initialise()
-    actions, count = open_services().actions, 0
-    older_than = timedelta(seconds=args.unheard_for)
+    actions = open_services().actions
+    ended: set[JobId] = set()
+    older_than, count = timedelta(seconds=args.unheard_for), 0
     for action in reaping.find_unwatched(actions, older_than=older_than, now=datetime.now(UTC)):
         count += 1
         where = f"{action.dag_id} {action.run_id} {action.task_id} {action.map_index}"
-        said = "would be ended"
-        if not args.dry_run:
-            with suppress(ActionNotFound):  # it was cleaned away meanwhile
-                said = _reap(actions, action.id)
-        print(f"{action.id} of type {action.type} ({where}): {said}")
+        state = "would be ended" if args.dry_run else _reap(actions, action.id)
+        if state not in (_WATCHED, _CLEANED):
+            ended.add(action.id)
+        print(f"{action.id} of type {action.type} ({where}): {state}")
     print(f"{count} actions were not watched")
     for namespace in args.pods_in or ():
-        _reap_pods(args, namespace, actions, older_than)
+        _reap_pods(args, namespace, actions, older_than, ended)
 
 
 def _reap(actions: Actions, action_id: JobId) -> str:
-    action = reaping.reap_if_unwatched(actions, action_id, datetime.now(UTC)).after
-    return f"ended as {action.state}" if action.is_done else "is watched again"
+    try:
+        action = reaping.reap_if_unwatched(actions, action_id, datetime.now(UTC)).after
+    except ActionNotFound:
+        return _CLEANED
+    return f"ended as {action.state}" if action.is_done else _WATCHED
 
 
-def _reap_pods(args: Namespace, namespace: str, actions: Actions, older_than: timedelta) -> None:
+def _reap_pods(
+    args: Namespace, namespace: str, actions: Actions, older_than: timedelta, ended: AbstractSet[JobId]
+) -> None:
+    """Delete what is left of actions that are over, or that were ended just now."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
-    from airflow_asyncaction.runners.left_pods import delete_pod, job_pods
+    from airflow_asyncaction.runners.left_pods import delete_pod, delete_secret, has_secret, job_pods
 
-    hook = KubernetesHook(conn_id=args.kubernetes_conn_id, config_file=args.config_file)
-    pods, count = list(job_pods(hook.core_v1_client, namespace)), 0
+    core = KubernetesHook(conn_id=args.kubernetes_conn_id, config_file=args.config_file).core_v1_client
+    pods, count = list(job_pods(core, namespace)), 0
     ids = [pod.action_id for pod in pods]
-    over = reaping.find_over(actions, ids, older_than=older_than, now=datetime.now(UTC))
-    for pod in (pod for pod in pods if pod.action_id in over and pod.is_left):
-        count += 1
-        if not args.dry_run:
-            delete_pod(hook.core_v1_client, pod)
-        print(f"pod {namespace}/{pod.name} of action {pod.action_id}: {'would be ' * args.dry_run}deleted")
+    over = ended | reaping.find_over(actions, ids, older_than=older_than, now=datetime.now(UTC))
+    said = "would be deleted" if args.dry_run else "deleted"
+    for pod in (pod for pod in pods if pod.action_id in over):
+        what = f"{namespace}/{pod.name} of action {pod.action_id}"
+        if pod.is_left:
+            count += 1
+            if not args.dry_run:
+                delete_pod(core, pod)
+            print(f"pod {what}: {said}")
+        if has_secret(core, pod):
+            if not args.dry_run:
+                delete_secret(core, pod)
+            print(f"Secret {what}: {said}")
     print(f"{count} of {len(pods)} pods in {namespace} were left over")

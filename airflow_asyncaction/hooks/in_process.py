@@ -10,6 +10,7 @@ import atexit
 import threading
 from functools import cache
 from importlib import import_module
+from urllib.parse import urlsplit
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.protocol.job_info import JobId
@@ -24,8 +25,16 @@ _registered: list[JobId] = []
 
 
 def hook_url() -> str:
-    """Return the URL of the job routes as this task and its job reach them."""
+    """Return the URL of the job routes as this task and jobs on its machine reach them."""
     return _serve() if is_in_process() else settings.hook_url()
+
+
+def remote_hook_url() -> str:
+    """Return the URL of the job routes as jobs on other machines reach them, such as pods."""
+    host = settings.load().test_host
+    if not host or not is_in_process():
+        return hook_url()
+    return f"http://{_in_url(host)}:{urlsplit(_serve()).port}"
 
 
 def is_in_process() -> bool:
@@ -57,7 +66,13 @@ def _serve() -> str:
             """Leave the task log to the task."""
 
     app = import_module(_APP_MODULE).create_app(hook_url=import_module(_WIRE_MODULE).requested_hook_url)
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
+    here, everywhere = ("::1", "::") if ":" in settings.load().test_host else ("127.0.0.1", "0.0.0.0")  # noqa: S104
+    listen_at = everywhere if settings.load().test_host else here
+    server = make_server(listen_at, 0, app, threaded=True, request_handler=Quiet)
     atexit.register(_delete_without_run)
     threading.Thread(target=server.serve_forever, name="asyncaction-server", daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}"
+    return f"http://{_in_url(here)}:{server.server_port}"
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

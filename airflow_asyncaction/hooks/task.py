@@ -23,7 +23,8 @@ from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.protocol.resending import retry_after_seconds
-from airflow_asyncaction.protocol.signing import Content, signed_headers
+from airflow_asyncaction.protocol.signing import Content, Signer, signed_headers
+from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import (
     TASK_ID_HEADER,
     TASK_NONCE_HEADER,
@@ -158,6 +159,14 @@ class TaskHook(BaseHook):
         """
         return TaskView.from_json(self._send_signed(credentials, Content("POST", "/task/reap"), patience))
 
+    def report_results(self, job: Signer, results: JsonText, *, patience: timedelta = PATIENCE) -> None:
+        """Report SUCCESS with results in the name of a job, which left them with its runner.
+
+        :raises ServerError: the server refuses
+        """
+        body = f'{{"status": "SUCCESS", "results": {results}}}'.encode()
+        self._send_signed(job, Content("POST", "/status", body=body), patience)
+
     def outputs(
         self, credentials: TaskCredentials, *, patience: timedelta = PATIENCE
     ) -> list[dict[str, Any]]:
@@ -190,9 +199,7 @@ class TaskHook(BaseHook):
         """
         return self._send_signed(credentials, Content(method, path, body=body), patience)
 
-    def _send_signed(
-        self, credentials: TaskCredentials, content: Content, patience: timedelta
-    ) -> dict[str, Any]:
+    def _send_signed(self, credentials: Signer, content: Content, patience: timedelta) -> dict[str, Any]:
         nonce = secrets.token_urlsafe(18)
 
         def headers() -> dict[str, str]:

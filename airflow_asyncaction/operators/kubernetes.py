@@ -14,14 +14,16 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from kubernetes import client as k8s
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.hooks.in_process import hook_url, is_in_process
+from airflow_asyncaction.hooks.in_process import hook_url, is_in_process, remote_hook_url
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
 from airflow_asyncaction.operators.deferring import needs_worker, time_left
+from airflow_asyncaction.operators.pod_access import check_hook, connected
+from airflow_asyncaction.operators.pod_refusals import refusals
 from airflow_asyncaction.operators.service_call import Arguments
-from airflow_asyncaction.protocol.actions import StopReason
+from airflow_asyncaction.protocol.actions import Completion, StopReason
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Stop
 from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral
@@ -31,19 +33,13 @@ from airflow_asyncaction.runners.local import base_environ
 from airflow_asyncaction.runners.manifest_variables import ENV, render_around
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import pod_of_manifest
+from airflow_asyncaction.runners.return_file import ReturnFile, add_return_file
 from airflow_asyncaction.runners.task_log import write_pod_line
 from airflow_asyncaction.triggers.pods import PodActionTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-NOT_TAKEN = {
-    "callbacks": "they belong to KubernetesPodOperator's own way through a pod's life",
-    "progress_callback": "report progress from the job",
-    "container_logs": "the log of the base container goes into the task log",
-    "trigger_kwargs": "the trigger is another one",
-    "logging_interval": "the log is followed while the task is deferred",
-}
 # Where a job's secret is kept.
 _IN_SECRET, _IN_ENV = "secret", "env"
 # The cluster's own word on why a pod does not start comes before the server's clock.
@@ -59,8 +55,8 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     How it works: KubernetesPodOperator builds the pod; a :class:`KubeRunner` creates and watches it. After
     ``defer_after`` the task is deferred, and a trigger watches in its place.
 
-    What it does not do: XCom side-cars (the job reports its results), and the options that are rejected with
-    an error, such as ``callbacks``.
+    What it does not do: run a side-car for XCom, and take arguments that it cannot honour: it refuses them,
+    and says what to use instead (:mod:`~airflow_asyncaction.operators.pod_refusals`).
 
     :param arguments: a mapping is the action's arguments; a list is the container's, as is ``args``; with
         ``service_name`` it is the action's in either case
@@ -74,6 +70,11 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     :param start_timeout: of the pod, and of the job's first report where one must come;
         ``startup_timeout_seconds``, of the pod alone, unless given
     :param stop_grace: ``termination_grace_period`` unless given, else 10 seconds
+    :param do_xcom_push: whether what the job reports becomes the XCom ``return_value``, which it does unless
+        this is False. If it is True, what the container writes to ``/airflow/xcom/return.json``, less than
+        4096 bytes of JSON, is reported for it when it exits with code 0
+    :param durable: whether a next try goes on with the pod of a worker that died, as it does unless this, or
+        ``reattach_on_restart``, is False
     :param deferrable: ``[operators] default_deferrable`` unless given
     :param defer_after: how long the worker waits before it defers; ``[asyncaction] defer_after`` unless given
     """
@@ -108,14 +109,10 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         start_timeout: Seconds | None = None,
         stop_grace: Seconds | None = None,
         defer_after: Seconds | None = None,
-        do_xcom_push: bool = True,
+        do_xcom_push: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        for name, instead in NOT_TAKEN.items():
-            if kwargs.get(name) is not None:
-                raise ValueError(f"KubeActionOperator takes no {name}: {instead}")
-        if job_secret not in (_IN_SECRET, _IN_ENV):
-            raise ValueError(f"job_secret is {job_secret!r}: it must be {_IN_SECRET!r} or {_IN_ENV!r}")
+        _check({**(kwargs.get("default_args") or {}), **kwargs}, job_secret)
         are_the_actions = isinstance(arguments, Mapping) or service_name is not None
         self._expects_start = start_timeout is not None
         if start_timeout is None:
@@ -128,7 +125,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             service_name=service_name,
             start_timeout=start_timeout,
             stop_grace=stop_grace,
-            do_xcom_push=do_xcom_push,
+            do_xcom_push=do_xcom_push is not False,
             **kwargs,
         )
         self.args = args if args is not None or are_the_actions else arguments
@@ -136,7 +133,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self.job_secret = job_secret
         self.defer_after = as_duration("defer_after", defer_after, may_be_zero=True)
         self.runner_name: str | None = None
-        self.do_xcom_push = do_xcom_push  # the job's results: KubernetesPodOperator would add a side-car
+        self.reads_return_file = do_xcom_push is True and self.options.completion is Completion.EXIT
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render the fields."""
@@ -150,6 +147,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
         """Return a runner of pods that lets go after ``defer_after`` if this task may be deferred."""
+        self._check_hook()
         can_defer = self.deferrable and not is_in_process()
         after = settings.load().defer_after if self.defer_after is None else self.defer_after
         return self._runner(context, let_go_after=after if can_defer else None)
@@ -159,7 +157,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         spec, start_timeout = super().spec(runner), None
         if self._expects_start and spec.start_timeout is not None:
             start_timeout = spec.start_timeout + _START_MARGIN
-        return replace(spec, adoptable=True, start_timeout=start_timeout)
+        return replace(spec, adoptable=True, takes_over=bool(self.durable), start_timeout=start_timeout)
 
     def carry_out(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int = 0
@@ -167,6 +165,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         """Let the runner carry the action out; it keeps the task key beside the pod, for the trigger."""
         if isinstance(runner, KubeRunner):
             runner.task_key = registration.credentials.secret_key
+            registration = replace(registration, info=replace(registration.info, hook=remote_hook_url()))
         return super().carry_out(hook, registration, runner, context, after_line=after_line)
 
     def hand_over(
@@ -188,12 +187,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             ti_id=str(context["ti"].id),
             pod={**runner.pod, "init_containers": runner.left_init_logs},
             container=self.base_container_name,
-            cluster={
-                "conn_id": self.kubernetes_conn_id,
-                "in_cluster": self.in_cluster,
-                "cluster_context": self.cluster_context,
-                "config_file": self.config_file,
-            },
+            cluster=self.place(),
             log=position,
             after_line=after_line,
             get_logs=self.get_logs,
@@ -235,9 +229,38 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         arguments, do_xcom_push = self.arguments, self.do_xcom_push
         self.arguments, self.do_xcom_push = self.args or [], False
         try:
-            return super().build_pod_request_obj(context, dry_run=dry_run)
+            pod = super().build_pod_request_obj(context, dry_run=dry_run)
         finally:
             self.arguments, self.do_xcom_push = arguments, do_xcom_push
+        if self.reads_return_file:
+            add_return_file(pod, self.base_container_name)
+        return pod
+
+    def place(self) -> dict[str, Any]:
+        """Return how a trigger comes to the cluster."""
+        return {
+            "conn_id": self.kubernetes_conn_id,
+            "in_cluster": self.in_cluster,
+            "cluster_context": self.cluster_context,
+            "config_file": self.config_file,
+        }
+
+    def pod_options(self, *, let_go_after: timedelta | None = None) -> PodOptions:
+        """Return what a runner is asked for.
+
+        :param let_go_after: how long it watches; ``None``: to the end
+        """
+        return PodOptions(
+            container=self.base_container_name,
+            stop_grace=self.options.stop_grace,
+            start_timeout=self.options.start_timeout,
+            let_go_after=let_go_after,
+            secret_in_env=self.job_secret == _IN_ENV,
+            get_logs=self.get_logs,
+            on_finish=self.on_finish_action.value,
+            keep_on_kill=self.on_kill_action.value == "keep_pod",
+            init_logs=_init_logs(self.init_container_logs),
+        )
 
     def _runner(
         self,
@@ -253,24 +276,42 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
                 self.full_pod_spec = pod_of_manifest(self.job_resources, self._variables(info))
             return self.build_pod_request_obj(context)
 
+        return_file = ReturnFile(
+            self.base_container_name,
+            lambda info, results: TaskHook(hook_url()).report_results(info, results),
+        )
         return KubeRunner(
-            self.client,
+            connected(lambda: self.client, self.place()),
             make_pod,
             task_labels=self._get_ti_pod_labels(cast("Context", context), include_try_number=False),
-            options=PodOptions(
-                container=self.base_container_name,
-                stop_grace=self.options.stop_grace,
-                start_timeout=self.options.start_timeout,
-                let_go_after=let_go_after,
-                secret_in_env=self.job_secret == _IN_ENV,
-                get_logs=self.get_logs,
-                on_finish=self.on_finish_action.value,
-                keep_on_kill=self.on_kill_action.value == "keep_pod",
-                init_logs=_init_logs(self.init_container_logs),
-            ),
+            options=self.pod_options(let_go_after=let_go_after),
             write_line=self._write_line,
             position=position or LogPosition(),
+            on_pod=lambda pod: self._push_pod(context, pod),
+            return_file=return_file,
         )
+
+    def _check_hook(self) -> None:
+        options = self.options
+        is_template = any((self.job_resources, self.full_pod_spec, self.pod_template_file))
+        if not self.hostnetwork:  # else, on a cluster of one node, it may be right
+            check_hook(
+                remote_hook_url(),
+                is_in_process=is_in_process(),
+                must_report=not (is_template or self.pod_template_dict)
+                and (
+                    options.require_report
+                    or options.completion is Completion.REPORT
+                    or options.heartbeat_timeout is not None
+                    or self._expects_start
+                ),
+                log=self.log,
+            )
+
+    def _push_pod(self, context: Mapping[str, Any], pod: Mapping[str, str]) -> None:
+        """Push the XComs that KubernetesPodOperator pushes, at the same moment."""
+        context["ti"].xcom_push(key="pod_name", value=pod["name"])
+        context["ti"].xcom_push(key="pod_namespace", value=pod["namespace"])
 
     def _variables(self, info: JobInfo) -> dict[str, str]:
         """Return what stands for variables in ``job_resources``."""
@@ -309,6 +350,18 @@ def _init_logs(wanted: Any) -> list[str] | bool:
     if wanted is None or isinstance(wanted, bool):
         return bool(wanted)
     return [wanted] if isinstance(wanted, str) else list(wanted)
+
+
+def _check(given: Mapping[str, Any], job_secret: str) -> None:
+    """Check the arguments that can be wrong by themselves.
+
+    :raises ValueError: some are refused; the message names them all
+    """
+    wrong = [f"KubeActionOperator takes no {said}" for said in refusals(given)]
+    if job_secret not in (_IN_SECRET, _IN_ENV):
+        wrong.append(f"job_secret is {job_secret!r}: it must be {_IN_SECRET!r} or {_IN_ENV!r}")
+    if wrong:
+        raise ValueError("\n".join(wrong))
 
 
 def _unix_ms(moment: datetime | None) -> int | None:

@@ -14,10 +14,25 @@ from typing import Any
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from kubernetes import client as k8s
 
-from airflow_asyncaction.operators.kubernetes import NOT_TAKEN, KubeActionOperator
+from airflow_asyncaction.operators.kubernetes import KubeActionOperator
 
-# The action's and the task's, which are the Dag author's.
-_NOT_OF_PODS = frozenset({"self", "kwargs", "arguments", "service_name", "do_xcom_push", *NOT_TAKEN})
+# The action's and the task's, which are the Dag author's; and what KubeActionOperator never takes.
+_NOT_OF_PODS = frozenset(
+    {
+        "self",
+        "kwargs",
+        "arguments",
+        "service_name",
+        "do_xcom_push",
+        "callbacks",
+        "progress_callback",
+        "init_container_logs",
+        "container_logs",
+        "trigger_kwargs",
+        "logging_interval",
+        "log_formatter",
+    }
+)
 _MODEL = re.compile(r"(?P<list>list\[)?k8s\.(?P<model>\w+)")
 
 

@@ -15,6 +15,7 @@ from airflow_asyncaction import runner_config, settings
 from airflow_asyncaction.exceptions import NoRunner
 from airflow_asyncaction.operators.base import BaseActionOperator
 from airflow_asyncaction.operators.local import LocalActionOperator
+from airflow_asyncaction.operators.pod_refusals import refusals
 from airflow_asyncaction.operators.service import ServiceActionOperator
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.tasks import ActionSpec
@@ -221,6 +222,9 @@ def _choose(type_: Any) -> RunnerConfig | NoMatch:
     if isinstance(choice, RunnerConfig) and choice.kind == KUBERNETES:
         from airflow_asyncaction.operators.pod_options import pod_options
 
+        if refused := refusals(choice.options):
+            said = "; ".join(refused)
+            raise ValueError(f"[asyncaction] runners: {choice.name}: options that pods do not take: {said}")
         known = {*pod_options(), *runner_config.COMMON_OPTIONS}
         runner_config.check_names(choice.name, choice.options, known)
     return choice
@@ -239,7 +243,8 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
         from airflow_asyncaction.operators.kubernetes import KubeActionOperator
         from airflow_asyncaction.operators.pod_options import pod_arguments
 
-        operator = KubeActionOperator(**{**pod_arguments(options), **own})
+        pushes = None if own["do_xcom_push"] else False  # True asks for a file, as of KubernetesPodOperator
+        operator = KubeActionOperator(**{**pod_arguments(options), **own, "do_xcom_push": pushes})
         operator.runner_name = choice.name
         return operator
     common = {name: options.pop(name) for name in runner_config.COMMON_OPTIONS if name in options}

@@ -74,6 +74,7 @@ class ActionSpec:
     :param runner: name of the kind of runner
     :param log_limit: log lines to keep
     :param adoptable: whether the job may outlive its worker: then another process of the task adopts it
+    :param takes_over: whether this try takes over the job of an earlier one; whoever resumes a task does
     :param traceparent: W3C trace context of the task
     :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
     :param orchestrator: the job's JOB_ORCHESTRATOR; the deployment's name unless given
@@ -89,6 +90,7 @@ class ActionSpec:
     accept_v1: bool = True
     log_limit: int = 10_000
     adoptable: bool = False
+    takes_over: bool = True
     traceparent: str | None = None
     service_name: str | None = None
     method: str | None = None
@@ -107,6 +109,7 @@ class ActionSpec:
             "acceptV1": self.accept_v1,
             "logLimit": self.log_limit,
             "adoptable": self.adoptable,
+            "takesOver": self.takes_over,
             "traceparent": self.traceparent,
             "serviceName": self.service_name,
             "method": self.method,
@@ -130,6 +133,7 @@ class ActionSpec:
             accept_v1=_typed(fields, "acceptV1", bool),
             log_limit=max(0, min(_typed(fields, "logLimit", int), 10**6)),
             adoptable=_optional(fields, "adoptable", bool) is True,
+            takes_over=_optional(fields, "takesOver", bool) is not False,
             traceparent=printable(_optional(fields, "traceparent", str) or "")[:55] or None,
             **_call(fields),
             orchestrator=_name(fields, "orchestrator"),

@@ -31,6 +31,7 @@ from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import add_job, job_secret
 from airflow_asyncaction.runners.pod_start import with_events, without_events
 from airflow_asyncaction.runners.pod_story import PodStory
+from airflow_asyncaction.runners.return_file import ReturnFile
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,6 @@ _TICK_SECONDS = 10.0
 _CLEAR_UP_FOR = timedelta(seconds=30)
 _DELETE_FOR = timedelta(minutes=5)
 _BEGINNING = LogPosition()
-_NEEDED_RULE = (
-    "The job's secret could not be stored: {said}. Give Airflow this rule in the namespace {namespace}: "
-    '{{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create", "get", "delete"]}}; or say '
-    'job_secret="env" to put it into the pod\'s environment in clear'
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +88,8 @@ class KubeRunner:
     :param task_labels: labels that the pods of this task have, and no others
     :param write_line: takes each line of the container's log
     :param position: how far the log was read before
+    :param on_pod: takes the pod's ``name``, ``namespace`` and ``uid`` once it is there
+    :param return_file: reports the results that the container leaves in a file; ``None``: they are ignored
     """
 
     name = "kubernetes"
@@ -106,11 +104,16 @@ class KubeRunner:
         options: PodOptions,
         write_line: Callable[[PodLine], None],
         position: LogPosition = _BEGINNING,
+        on_pod: Callable[[Mapping[str, str]], object] = lambda _: None,
+        return_file: ReturnFile | None = None,
     ) -> None:
         self._api = PodApi(client, self._is_given_up)
         self._make_pod = make_pod
         self._task_labels = task_labels
         self._options = options
+        self._on_pod = on_pod
+        self._return_file = return_file
+        self._info: JobInfo | None = None
         self._logs = ContainerLogs(
             self._read_log,
             write_line,
@@ -155,7 +158,7 @@ class KubeRunner:
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
         """Create the pod, or adopt it, and return how it ended; ``None``: it goes on."""
-        let_go_at = None
+        self._info, let_go_at = info, None
         if self._options.let_go_after is not None:
             let_go_at = time.monotonic() + self._options.let_go_after.total_seconds()
         try:
@@ -234,6 +237,7 @@ class KubeRunner:
             raise _Refused("PodRefused", str(error)) from error
         metadata = pod["metadata"]
         self._name, self._uid = metadata["name"], metadata["uid"]
+        self._on_pod(self.pod)
         if options.start_timeout is not None:
             created_at = datetime.now(UTC)
             if is_adopted:
@@ -290,7 +294,7 @@ class KubeRunner:
                 self._api.create_secret(secret, self._namespace, self._options.start_timeout)
             except ClusterRefused as refused:
                 self._begin_to_delete()
-                message = _NEEDED_RULE.format(said=refused, namespace=self._namespace)
+                message = f"The job's secret could not be stored in the cluster: {refused}"
                 raise _Refused("SecretRefused", message) from refused
         self._story.secret_is_there()
 
@@ -343,6 +347,9 @@ class KubeRunner:
         self._logs.finish(self._story, ended)
         if self._story.is_stuck:
             self._begin_to_delete()
+        is_wanted = self._stop_asked_at is None  # else a job that was to stop would seem to have succeeded
+        if is_wanted and self._return_file is not None and self._info is not None:
+            ended = self._return_file.take(ended, self._story.pod or {}, self._info)
         if self._story.warning is not None:
             log.warning("%s", self._story.warning)
         self._exit = self._story.with_tail(ended, self._logs.tail)

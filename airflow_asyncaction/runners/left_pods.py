@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from kubernetes import client as k8s
 from kubernetes.client.exceptions import ApiException
@@ -56,9 +57,25 @@ def job_pods(core: k8s.CoreV1Api, namespace: str) -> Iterator[JobPod]:
 
 
 def delete_pod(core: k8s.CoreV1Api, pod: JobPod) -> None:
-    """Delete a pod, and with it the job's Secret, which it owns."""
+    """Delete a pod. It may be gone."""
+    _is_there(lambda: core.delete_namespaced_pod(pod.name, pod.namespace))
+
+
+def has_secret(core: k8s.CoreV1Api, pod: JobPod) -> bool:
+    """Tell whether the job's Secret is there."""
+    return _is_there(lambda: core.read_namespaced_secret(pod.name, pod.namespace))
+
+
+def delete_secret(core: k8s.CoreV1Api, pod: JobPod) -> None:
+    """Delete the job's Secret: the cluster does it with the pod, but may take minutes. It may be gone."""
+    _is_there(lambda: core.delete_namespaced_secret(pod.name, pod.namespace))
+
+
+def _is_there(ask: Callable[[], object]) -> bool:
     try:
-        core.delete_namespaced_pod(pod.name, pod.namespace)
+        ask()
     except ApiException as error:
-        if error.status != 404:
+        if error.status != HTTPStatus.NOT_FOUND:
             raise
+        return False
+    return True

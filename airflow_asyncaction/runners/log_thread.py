@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,11 @@ from typing import Any
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from airflow_asyncaction.runners.advice import advised
+from airflow_asyncaction.runners.pod_api import said
 from airflow_asyncaction.runners.pod_log import LogReader, Outcome, Pause, PodLine, Read, log_steps
+
+log = logging.getLogger(__name__)
 
 _READ_TIMEOUTS_SECONDS = (10, 300)
 _CHUNK_BYTES = 64 * 1024
@@ -147,7 +152,12 @@ def _read(
             else:
                 response.release_conn()
     except ApiException as error:
-        return Outcome.ABSENT if error.status in (400, 404) else Outcome.BROKE
+        if error.status in (400, 404):
+            return Outcome.ABSENT
+        if not reader.is_refused:
+            log.warning("The pod's log cannot be read now: %s", advised(said(error), error.status))
+        reader.is_refused = True
+        return Outcome.BROKE
     except (HTTPError, HTTPException, OSError):
         return Outcome.BROKE
     return Outcome.ENDED

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,6 +15,10 @@ from typing import Any
 from kubernetes import client as k8s
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
+
+from airflow_asyncaction.runners.advice import advised
+
+log = logging.getLogger(__name__)
 
 _TIMEOUTS_SECONDS = (10, 30)
 _FIRST_PAUSE_SECONDS = 0.5
@@ -103,26 +109,29 @@ class PodApi:
         :raises GivenUp: it is away, and there is no use any more
         """
         options |= {"_preload_content": False, "_request_timeout": _TIMEOUTS_SECONDS}
-        until = None if patience is None else time.monotonic() + patience.total_seconds()
+        until = math.inf if patience is None else time.monotonic() + patience.total_seconds()
         pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 return json.loads(call(*args, **options).data)
             except ApiException as error:
-                refused = ClusterRefused(_said(error), error.status)
+                refused = ClusterRefused(advised(said(error), error.status), error.status)
                 if error.status not in _AWAY:
                     raise refused from error
             except (HTTPError, HTTPException, OSError) as error:
                 refused = ClusterRefused(f"The Kubernetes API cannot be reached: {error}")
-            if until is not None and time.monotonic() > until:
+            if time.monotonic() > until:
                 raise refused
             if self._is_given_up():
                 raise GivenUp(str(refused))
-            time.sleep(pause)
+            left = max(until - time.monotonic(), 0.0)
+            for_how_long = "" if left == math.inf else f", for {left:.0f} s at the most"
+            log.warning("%s. Trying again in %g s%s", str(refused).rstrip("."), pause, for_how_long)
+            time.sleep(min(pause, left + _FIRST_PAUSE_SECONDS))
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 
-def _said(error: ApiException) -> str:
+def said(error: ApiException) -> str:
     """Return the API's own message."""
     try:
         return str(json.loads(error.body)["message"])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
@@ -15,7 +16,11 @@ from kubernetes import client as k8s
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from airflow_asyncaction.runners.advice import advised
+from airflow_asyncaction.runners.pod_api import said
 from airflow_asyncaction.runners.pod_end import Pod
+
+log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 300
 _TIMEOUTS_SECONDS = (10, _WATCH_SECONDS + 30)
@@ -37,6 +42,7 @@ class PodEvents:
         self._events: SimpleQueue[tuple[str, Pod | None]] = SimpleQueue()
         self._closed = threading.Event()
         self._response: Any = None
+        self._failures = 0
 
     def start(self, pod: Pod, version: str) -> None:
         """Begin to watch a pod that exists.
@@ -74,16 +80,27 @@ class PodEvents:
                 if self._version is None:
                     self._read()
                 for event, pod in self._watch():
-                    pause = _FIRST_PAUSE_SECONDS
+                    pause, self._failures = _FIRST_PAUSE_SECONDS, 0
                     if event != "BOOKMARK":
                         self._events.put((event, pod))
             except ApiException as error:
                 if error.status == 410:
                     self._version = None
-            except (HTTPError, HTTPException, OSError, ValueError):
-                pass
+                else:
+                    self._failed(advised(said(error), error.status), say_at=1)
+            except (HTTPError, HTTPException, OSError, ValueError) as error:
+                self._failed(str(error), say_at=2)  # a watch may break: the next one tells
             self._closed.wait(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+    def _failed(self, why: str, *, say_at: int) -> None:
+        """Note a failure, and say it once: a watch is begun again for as long as it takes.
+
+        :param say_at: how many failures in a row are worth a line
+        """
+        self._failures += 1
+        if self._failures == say_at and not self._closed.is_set():
+            log.warning("The pod %s cannot be watched now: %s", self._name, why)
 
     def _read(self) -> None:
         try:

@@ -107,6 +107,8 @@ class LogReader:
         """How many lines were yielded."""
         self.has_gap = False
         """Whether this read does not reach back far enough: it may be ended."""
+        self.is_refused = False
+        """Whether it was said that the cluster refuses the log."""
         self._before_ns = _ns_of(position.stamp) if position.stamp else -1
         self._of_before = position.of_stamp
         self._newest_ns = self._before_ns

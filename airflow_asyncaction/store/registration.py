@@ -32,6 +32,7 @@ from airflow_asyncaction.store import reports, rows, secret
 from airflow_asyncaction.store.actions import Actions, supersede
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.secret import Secrets
+from airflow_asyncaction.store.untaken import is_untaken_success
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], n
     """Register the action of a task instance's try; earlier tries' jobs are told to stop (410).
 
     The same nonce again gives the same action: the answer may have been lost. A job that may outlive its
-    worker is adopted: by the process that resumes the task, and by the next one if its own was killed.
+    worker is adopted: by the process that resumes the task, and by the next one if its own was killed. So is
+    a success that came too late for its try (:func:`is_untaken_success`).
 
     :param read: reads what the claimant asks for, once it has proven who it is
     :raises RegistrationRefused: no such running task instance, no proof, or registered already
@@ -104,7 +106,7 @@ def _register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], 
                 _check_wanted(row)
             if State(row.state).is_waiting:
                 return _take_queued(connection, row.id, task, claimant, wanted.spec, now)
-            if row.adoptable and _is_to_adopt(row, claimant, wanted.resumes):
+            if row.adoptable and _is_to_adopt(connection, row, task, claimant, wanted):
                 return _adopt(connection, row.id, task, claimant)
         if existing is not None:
             raise RegistrationRefused(
@@ -116,17 +118,21 @@ def _register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], 
         return _insert(connection, task, claimant, wanted.spec, now)
 
 
-def _is_to_adopt(row: Row[Any], claimant: Claimant, resumes: str | None) -> bool:
+def _is_to_adopt(
+    connection: Connection, row: Row[Any], task: Row[Any], claimant: Claimant, wanted: Wanted
+) -> bool:
     """Tell whether a process goes on with an earlier one's action.
 
     A deferred task that starts anew was cleared, or failed: its job is not wanted any more.
     """
-    if resumes is not None:
-        return bool(row.id == resumes)
+    if wanted.resumes is not None:
+        return bool(row.id == wanted.resumes)
     if row.ti_id == claimant.ti_id:
         return True
     action = rows.to_action(row)
-    return row.deferral is None and action.verb is None and not action.is_done
+    if not wanted.spec.takes_over or row.deferral is not None or action.verb is not None:
+        return False
+    return is_untaken_success(connection, action, row, task, wanted.spec) if action.is_done else True
 
 
 def _adopt(connection: Connection, action_id: JobId, task: Row[Any], claimant: Claimant) -> Registered:
@@ -180,6 +186,7 @@ def _running_task(connection: Connection, ti_id: str) -> Row[Any]:
             columns.task_id,
             columns.map_index,
             columns.try_number,
+            columns.max_tries,
             columns.state,
         ).where(columns.id == UUID(ti_id))
     ).one_or_none()

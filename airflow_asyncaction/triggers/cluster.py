@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -25,6 +26,9 @@ from kubernetes_asyncio import client as k8s
 from kubernetes_asyncio.config import ConfigException
 
 from airflow_asyncaction import settings
+from airflow_asyncaction.runners.advice import advised
+
+log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = (10, 30)  # to connect, and between two pieces of an answer
 _STREAM_TIMEOUT_SECONDS = (10, 150)  # a watch has a bookmark each minute
@@ -203,7 +207,7 @@ class Cluster:
             said = await response.text(errors="replace")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise _away(error) from error
-        message = f"The Kubernetes API answered {response.status}: {_message(said)}"
+        message = f"The Kubernetes API answered {response.status}: {advised(_message(said), response.status)}"
         if response.status == HTTPStatus.UNAUTHORIZED:
             await self._renew()
         raise (
@@ -254,17 +258,25 @@ async def insist(call: Callable[[], Awaitable[T]]) -> T:
     :raises ClusterRefused: it has refused for half a minute: one that starts does so, too
     """
     refused_from: float | None = None
+    said = ""
     while True:
         try:
             return await call()
-        except ClusterAway:
-            refused_from = None
-        except ClusterRefused:
-            now = time.monotonic()
+        except ClusterAway as away:
+            refused_from, said = None, _say(away, said)
+        except ClusterRefused as refused:
+            said, now = _say(refused, said), time.monotonic()
             refused_from = refused_from or now
             if now - refused_from > _REFUSED_FOR_GOOD_SECONDS:
                 raise
         await asyncio.sleep(_PAUSE_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+
+
+def _say(error: ClusterError, before: str) -> str:
+    """Log an error, but not again and again: thousands of triggers may have the same one."""
+    if (text := str(error)) != before:
+        log.warning("%s. Trying again", text.rstrip("."))
+    return text
 
 
 def _raw(timeout_seconds: tuple[int, int]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from airflow_asyncaction.runners.pod_spec import PodSecrets
 from airflow_asyncaction.runners.pod_start import with_events, without_events
 from airflow_asyncaction.runners.pod_story import PodStory
 from airflow_asyncaction.runners.reported import Shown
+from airflow_asyncaction.runners.return_file import refused, returned
 from airflow_asyncaction.runners.skipping import skipping
 from airflow_asyncaction.triggers.cluster import ClusterError, ClusterRefused, insist
 from airflow_asyncaction.triggers.log_slots import LogSlots
@@ -125,7 +126,7 @@ class DeferredPod:
             exit_ = await self._told_whole(exit_)
             if self._story.is_stuck:  # it might start yet
                 await self._clear_up(succeeded=False)
-            exit_ = skipping(exit_, self._terms.skip_on_exit_code)
+            exit_ = skipping(await self._with_results(exit_), self._terms.skip_on_exit_code)
             await self._show_reported(task)
             view = await self._ask_for_ever(lambda hook: hook.tell(task, exit_, patience=_NO_PATIENCE))
         except ClusterRefused as refused:
@@ -265,6 +266,18 @@ class DeferredPod:
             return with_events(late, events, own_secret=self._terms.name)
         except ClusterError as error:
             return without_events(late, str(error))
+
+    async def _with_results(self, exit_: Exit) -> Exit:
+        """Report the results that the container left in a file, if it did."""
+        exit_, results = returned(exit_, self._story.pod or {}, self._terms.logs.container)
+        if results is None or self._secrets is None:
+            return exit_
+        job = TaskCredentials(JobId(self._terms.action_id), self._secrets.job)
+        try:
+            await self._ask_for_ever(lambda hook: hook.report_results(job, results, patience=_NO_PATIENCE))
+        except ServerError as error:
+            return refused(exit_, error)
+        return exit_
 
     async def _read_rest(self) -> None:
         await self._logs.read_rest(self._exit)

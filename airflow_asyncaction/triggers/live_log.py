@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 
@@ -18,6 +19,8 @@ from airflow_asyncaction.runners.pod_log import (
     log_steps,
 )
 from airflow_asyncaction.triggers.cluster import Cluster, ClusterAway, ClusterRefused
+
+log = logging.getLogger(__name__)
 
 _NO_LOG = (400, 404)
 _PIECE_BYTES = 1024  # a line takes Airflow a millisecond or more to log: other triggers are to have turns
@@ -97,7 +100,12 @@ class LiveLog:
         except ClusterAway:
             return Outcome.BROKE
         except ClusterRefused as refused:
-            return Outcome.ABSENT if refused.status in _NO_LOG else Outcome.BROKE
+            if refused.status in _NO_LOG:
+                return Outcome.ABSENT
+            if not self._reader.is_refused:
+                log.warning("The log of the pod %s cannot be read now: %s", self._pod, refused)
+            self._reader.is_refused = True
+            return Outcome.BROKE
         finally:
             self._reading = None
         return Outcome.ENDED

@@ -16,6 +16,7 @@ from kubernetes.client.exceptions import ApiException
 
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runners.pod_spec import add_job, job_secret
+from airflow_asyncaction.runners.return_file import add_return_file
 from airflow_asyncaction.triggers.cluster import Place
 from dev.cluster import SMALL_IMAGE, Cluster
 
@@ -89,6 +90,7 @@ class JobPods:
         sidecars: Sequence[k8s.V1Container] = (),
         init: Mapping[str, str] | None = None,
         volumes: Sequence[k8s.V1Volume] = (),
+        reads_return_file: bool = False,
         **container: Any,
     ) -> JobPod:
         """Create a pod that runs a shell script, and its Secret."""
@@ -106,6 +108,8 @@ class JobPods:
                 termination_grace_period_seconds=1,
             ),
         )
+        if reads_return_file:
+            add_return_file(pod, "base")
         add_job(pod, info, task_key=task_key, secret_in_env=secret_in_env, on_finish=on_finish)
         pod = self.core.create_namespaced_pod(self.cluster.namespace, pod)
         if not secret_in_env:

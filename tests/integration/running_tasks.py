@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -129,6 +130,21 @@ class RunningTask:
         with self.engine.begin() as connection:
             connection.execute(delete(_instances).where(_instances.c.id == UUID(self.ti_id)))
         _insert_instance(again)
+        return again
+
+    def retried(self, *, is_cleared: bool = False, says_it_ended_at: datetime | None = None) -> RunningTask:
+        """Let this try fail, and the next one run, as Airflow does it by itself, or for who clears it."""
+        time.sleep(0.005)  # when it was made is in the next one's id, in milliseconds
+        with Session(self.engine) as session:
+            instance = session.get_one(TaskInstance, UUID(self.ti_id))
+            instance.end_date = says_it_ended_at
+            instance.prepare_db_for_next_try(session)
+            if is_cleared:
+                instance.max_tries = instance.try_number + instance.max_tries
+            instance.try_number += 1
+            again = replace(self, ti_id=str(instance.id), try_number=instance.try_number)
+            session.commit()
+        time.sleep(0.005)
         return again
 
 

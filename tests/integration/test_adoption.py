@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from airflow.utils.state import TaskInstanceState
 
-from airflow_asyncaction.protocol.actions import State, StopReason
+from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
+from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker, word_to_json
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import (
@@ -26,6 +28,7 @@ pytestmark = pytest.mark.integration
 
 NewTask = Callable[..., RunningTask]
 DEFERRAL = Deferral(needs_worker=NeedsWorker.ALWAYS)
+MINUTE = timedelta(minutes=1)
 
 
 @pytest.fixture
@@ -67,6 +70,69 @@ def test_the_next_try_adopts_the_job_of_a_killed_worker(
     assert is_adopted(answer, job)
     assert answer.fields["attempt"] == 2
     assert job.report(status="SUCCESS").status == 200
+
+
+def test_a_try_that_takes_nothing_over_starts_a_new_job(
+    task: RunningTask, job: SignedJob, client: HookClient
+) -> None:
+    assert is_adopted(again(task, client, takes_over=False), job)  # its own
+    assert not is_adopted(again(task.next_try(), client, takes_over=False), job)
+    assert job.report().error == (410, "superseded")
+
+
+@pytest.mark.parametrize("completion", list(Completion))
+@pytest.mark.parametrize("end", [Exit(code=0), Abandon()], ids=["exit", "abandon"])
+def test_a_retry_takes_over_a_job_that_succeeded_after_its_try_had_failed(
+    task: RunningTask, client: HookClient, completion: Completion, end: Exit | Abandon
+) -> None:
+    job = registered(task, client, adoptable=True, completion=completion)
+    retry = task.retried()
+    assert job.report(status="SUCCESS", results={"rows": 3}).status == 200
+    job.tell(end)
+    assert is_adopted(again(retry, client, completion=completion), job)
+    job.tell(Exit(reason="PodDeleted", message="The pod is gone", is_seen=False))  # so its runner finds
+    view = job.view()
+    assert (view.state, view.is_done, view.results) == (State.SUCCESS, True, '{"rows":3}')
+
+
+def _took_the_end(job: SignedJob, task: RunningTask) -> RunningTask:
+    job.tell(Exit(code=0))
+    return task.retried(says_it_ended_at=datetime.now(UTC) - MINUTE)  # by its worker's clock, which is late
+
+
+def _was_cleared(job: SignedJob, task: RunningTask) -> RunningTask:
+    retry = task.retried(is_cleared=True)
+    job.tell(Exit(code=0))
+    return retry
+
+
+def _was_asked_to_stop(job: SignedJob, task: RunningTask) -> RunningTask:
+    retry = task.retried()
+    job.report(status="SUCCESS")
+    job.tell(Stop(StopReason.REQUESTED))
+    job.tell(Exit(code=0))
+    return retry
+
+
+def _failed(job: SignedJob, task: RunningTask) -> RunningTask:
+    retry = task.retried()
+    job.tell(Exit(code=1))
+    return retry
+
+
+@pytest.mark.parametrize("end", [_took_the_end, _was_cleared, _was_asked_to_stop, _failed])
+def test_every_other_job_that_is_done_is_run_again(
+    task: RunningTask, job: SignedJob, client: HookClient, end: Callable[..., RunningTask]
+) -> None:
+    assert not is_adopted(again(end(job, task), client), job)
+
+
+def test_a_retry_that_asks_for_something_else_takes_nothing_over(
+    task: RunningTask, job: SignedJob, client: HookClient
+) -> None:
+    retry = task.retried()
+    job.tell(Exit(code=0))
+    assert not is_adopted(again(retry, client, arguments=JsonText('{"table": "other"}')), job)
 
 
 def test_a_job_that_cannot_outlive_its_worker_is_superseded(task: RunningTask, client: HookClient) -> None:

@@ -23,6 +23,7 @@ from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
 from airflow_asyncaction.runners.pod_end import ACTION_LABEL
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import PodSecrets, add_job, secrets_of
+from airflow_asyncaction.runners.return_file import RETURN_FILE, ReturnFile, add_return_file
 from dev.cluster import ACCOUNT, Cluster
 
 pytestmark = pytest.mark.integration
@@ -57,6 +58,8 @@ class Scene:
         self.core = k8s.CoreV1Api(kube_config.new_client_from_config(config_file=str(cluster.kubeconfig)))
         self.labels = {"dag_id": "d", "task_id": f"t-{secrets.token_hex(4)}"}
         self.lines: list[PodLine] = []
+        self.pods_had: list[Mapping[str, str]] = []
+        self.results: list[str] = []
         self.launched = threading.Event()
         self.job: Mapping[str, Any] = {}
         self.info = self.new_info()
@@ -69,17 +72,24 @@ class Scene:
         return JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key=secrets.token_hex(16), hook="http://x/y")
 
     def runner(
-        self, command: str = "true", *, position: LogPosition = BEGINNING, **changes: Any
+        self,
+        command: str = "true",
+        *,
+        position: LogPosition = BEGINNING,
+        make_pod: Callable[[k8s.V1Pod], k8s.V1Pod] = lambda pod: pod,
+        **changes: Any,
     ) -> KubeRunner:
         options = {field.name for field in fields(PodOptions)}
         container = {name: changes.pop(name) for name in list(changes) if name not in options}
         runner = KubeRunner(
             self.core,
-            lambda _: self.pod(command, **container),
+            lambda _: make_pod(self.pod(command, **container)),
             task_labels=self.labels,
             options=replace(OPTIONS, **changes),
             write_line=self.lines.append,
             position=position,
+            on_pod=self.pods_had.append,
+            return_file=ReturnFile("base", lambda _, results: self.results.append(results)),
         )
         runner.task_key = TASK_KEY
         return runner
@@ -183,6 +193,28 @@ def test_a_pod_that_fails_tells_its_last_lines(scene: Scene) -> None:
     exit_ = scene.ended("seq 1 30; exit 3")
     assert (exit_.code, exit_.reason) == (3, None)
     assert list(exit_.tail) == [str(number) for number in range(11, 31)]
+
+
+def with_return_file(pod: k8s.V1Pod) -> k8s.V1Pod:
+    add_return_file(pod, "base")
+    return pod
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_what_the_container_leaves_in_a_file_is_reported(scene: Scene, user: int) -> None:
+    write = f"mkdir -p /airflow/xcom && echo '{{\"rows\": 3}}' > {RETURN_FILE}"
+    security = k8s.V1SecurityContext(run_as_user=user, read_only_root_filesystem=True)
+    assert scene.ended(write, make_pod=with_return_file, security_context=security) == Exit(code=0)
+    assert scene.results == ['{"rows":3}']
+    assert [pod["namespace"] for pod in scene.pods_had] == [scene.cluster.namespace]
+    assert scene.pods_had[0]["name"] == scene.job["pod"]
+
+
+def test_a_file_that_the_cluster_cuts_is_an_error(scene: Scene) -> None:
+    write = f"seq 1 2000 | tr '\\n' , > {RETURN_FILE}"
+    exit_ = scene.ended(write, make_pod=with_return_file)
+    assert (exit_.code, exit_.reason, scene.results) == (0, "ReturnFileInvalid", [])
+    assert "4096 bytes or more" in (exit_.message or "")
 
 
 def test_a_pod_that_uses_too_much_memory(scene: Scene) -> None:
@@ -393,6 +425,67 @@ def _set_rules(rbac: k8s.RbacAuthorizationV1Api, cluster: Cluster, rules: list[A
         ACCOUNT, cluster.namespace, [{"op": "replace", "path": "/rules", "value": rules}]
     )
     time.sleep(1)  # the API server sees it a little later
+
+
+@pytest.mark.parametrize(("kind", "name"), [("pods", "PodRefused"), ("secrets", "SecretRefused")])
+def test_a_quota_that_is_used_up_is_no_missing_right(
+    scene: Scene, kube: Cluster, kind: str, name: str
+) -> None:
+    quota = {"metadata": {"name": "few"}, "spec": {"hard": {f"count/{kind}": "0"}}}
+    kube.core.create_namespaced_resource_quota(kube.namespace, quota)
+    try:
+        _wait_for_quota(kube)
+        exit_ = scene.ended("true")
+    finally:
+        kube.core.delete_namespaced_resource_quota("few", kube.namespace)
+    assert exit_.reason == name
+    assert "exceeded quota: few" in (exit_.message or "")
+    assert "Have the quota raised" in (exit_.message or "")
+    assert "this right" not in (exit_.message or "")
+
+
+def _wait_for_quota(cluster: Cluster) -> None:
+    deadline = time.monotonic() + 60
+    while not cluster.core.read_namespaced_resource_quota("few", cluster.namespace).status.hard:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(1)  # the API server sees it a little later
+
+
+def test_a_webhook_that_does_not_answer_is_said_with_each_retry(
+    scene: Scene, kube: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = {"asyncaction-test": kube.namespace}
+    kube.core.patch_namespace(kube.namespace, {"metadata": {"labels": label}})
+    webhook = k8s.V1ValidatingWebhook(
+        name="silent.example.com",
+        client_config=k8s.AdmissionregistrationV1WebhookClientConfig(url="https://127.0.0.1:1/"),
+        namespace_selector=k8s.V1LabelSelector(match_labels=label),
+        rules=[
+            k8s.V1RuleWithOperations(
+                api_groups=[""], api_versions=["v1"], operations=["CREATE"], resources=["pods"]
+            )
+        ],
+        side_effects="None",
+        admission_review_versions=["v1"],
+        timeout_seconds=1,
+    )
+    api = k8s.AdmissionregistrationV1Api(kube.core.api_client)
+    body = k8s.V1ValidatingWebhookConfiguration(
+        metadata=k8s.V1ObjectMeta(name=kube.namespace), webhooks=[webhook]
+    )
+    api.create_validating_webhook_configuration(body)
+    try:
+        time.sleep(2)  # the API server sees it a little later
+        exit_ = scene.ended("true", start_timeout=timedelta(seconds=4))
+    finally:
+        api.delete_validating_webhook_configuration(kube.namespace)
+    assert exit_.reason == "PodRefused"
+    assert "failed calling webhook" in (exit_.message or "")
+    assert "A webhook of the cluster does not answer" in (exit_.message or "")
+    said = [record.getMessage() for record in caplog.records if "Trying again" in record.getMessage()]
+    assert len(said) >= 2
+    assert all("silent.example.com" in line for line in said)
 
 
 def test_a_pod_that_the_cluster_refuses(scene: Scene) -> None:

@@ -244,6 +244,20 @@ def test_a_deferred_pod_may_skip_itself_by_its_exit_code(defer: NewDeferred) -> 
     assert not [entry for entry in logs if entry["log_level"] == "error"]
 
 
+def test_what_the_container_leaves_in_a_file_becomes_the_xcom(defer: NewDeferred) -> None:
+    write = "echo '{\"rows\": 3}' > /airflow/xcom/return.json"
+    deferred = defer(write, reads_return_file=True)
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.state == "success")
+        await until(deferred.pod.is_going)
+        await started.cancel(killed=True)
+
+    run(check())
+    assert deferred.task.xcoms()["return_value"] == {"rows": 3}
+
+
 def test_the_last_second_of_a_talkative_container_is_read_whole(defer: NewDeferred) -> None:
     # It lives on for a moment, since a busy node drops what is in a container's pipe when it ends.
     deferred = defer("i=0; while [ $i -lt 20000 ]; do echo n-$i; i=$((i+1)); done; sleep 1")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,7 @@ from airflow_asyncaction.store import reaping
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table
 from tests.integration.databases import Database
+from tests.integration.job_pods import JobPods
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import HookClient, SignedJob, registered
 
@@ -149,6 +151,29 @@ def test_the_command_ends_them_and_says_so(
     reap_command(Namespace(unheard_for=0.0, dry_run=False, pods_in=None))
     assert capsys.readouterr().out.splitlines()[0].endswith(": ended as STOPPED")
     assert job.view().is_done
+
+
+@pytest.mark.usefixtures("only_this")
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True, scope="session")
+@pytest.mark.parametrize("on_finish", ["delete_pod", "keep_pod"])
+def test_one_run_of_the_command_clears_up_what_it_ended(
+    task: RunningTask, job: SignedJob, pods: JobPods, capsys: pytest.CaptureFixture[str], on_finish: str
+) -> None:
+    pod = pods.create("true", info=job.info, task_key=job.task.secret_key, on_finish=on_finish)
+    pod.wait_until_ended()
+    task.set_state(TaskInstanceState.FAILED)
+    time.sleep(1.1)
+    given = {"unheard_for": 1.0, "pods_in": [pod.namespace], "kubernetes_conn_id": None}
+    given["config_file"] = str(pods.cluster.kubeconfig)
+    reap_command(Namespace(dry_run=True, **given))
+    said = capsys.readouterr().out
+    assert f"Secret {pod.namespace}/{pod.name} of action {job.info.job_id}: would be deleted" in said
+    assert ("pod " in said.splitlines()[2]) is (on_finish == "delete_pod")
+    assert pod.has_secret()
+    reap_command(Namespace(dry_run=False, **given))
+    assert job.view().is_done
+    assert not pod.has_secret()
+    assert pod.is_going() is (on_finish == "delete_pod")
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan])

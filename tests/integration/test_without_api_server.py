@@ -37,6 +37,11 @@ def edges(home: Home) -> DagRun:
     return home.run_dag("edges", "-m", "airflow", "dags", "test", "edges")
 
 
+def test_jobs_on_other_machines_have_an_address_of_their_own(home: Home) -> None:
+    asked = home.run_dag("elsewhere", str(DAGS / "elsewhere.py")).result("ask")
+    assert asked == dict.fromkeys(("http://127.0.0.1", "http://127.0.0.2"), "bad_signature")
+
+
 def test_command_env_cwd_and_arguments_are_templates(local: DagRun) -> None:
     told = local.result("templated")
     assert told["argv"] == ["templated", "notes.sh", "hello.sh"]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from airflow_asyncaction import exceptions
@@ -57,6 +59,17 @@ def test_a_job_that_succeeds_gives_its_results_and_its_log(kube: KubeScene, dag_
     events = kube.events(dag_id, "reports")
     assert [events.count(line) for line in ("printed", "reported", "progress 40 % loading")] == [1, 1, 1]
     kube.assert_cleared_up(kube.action(dag_id, "reports"))
+
+
+@pytest.mark.parametrize("dag_id", MODES)
+def test_what_a_dag_of_kubernetes_pod_operator_pushes_is_pushed(kube: KubeScene, dag_id: str) -> None:
+    assert kube.state_of(dag_id, "return_file") == "success"
+    xcoms = kube.api.xcoms(kube.key(dag_id, "return_file"))
+    assert xcoms["return_value"] == {"rows": 3}
+    action = kube.action(dag_id, "return_file")
+    pod = json.loads(kube.job(action))
+    assert (xcoms["pod_name"], xcoms["pod_namespace"]) == (pod["pod"], kube.cluster.namespace)
+    kube.assert_cleared_up(action)
 
 
 @pytest.mark.parametrize("dag_id", MODES)

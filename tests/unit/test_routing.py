@@ -438,6 +438,25 @@ def test_templates_insert_data_into_a_manifest_not_variables(
     assert only.args == ["${env.REGION}"]
 
 
+def test_a_pods_options_that_are_refused_are_said_together(configure: Configure) -> None:
+    pod = {"name": "pods", "kind": "kubernetes", "image": "shop:7", "log_events_on_startup": False}
+    configure({**pod, "logging_interval": 3, "schedule_timeout_seconds": 5})
+    with pytest.raises(ValueError, match="runners: pods: options that pods do not take") as caught:
+        operator()
+    assert "logging_interval: the log is followed" in str(caught.value)
+    assert "schedule_timeout_seconds: start_timeout" in str(caught.value)
+
+
+def test_a_routed_pod_pushes_what_it_reports_and_reads_no_file(configure: Configure) -> None:
+    configure({"name": "pods", "kind": "kubernetes", "image": "shop:7"})
+    with DAG("made", schedule=None):
+        made = [operator(), AsyncActionOperator(task_id="none", type="x", do_xcom_push=False)]
+    for each, pushes in zip(made, (True, False), strict=True):
+        delegate = each._delegated(each._choice, {})
+        assert isinstance(delegate, KubeActionOperator)
+        assert (delegate.do_xcom_push, delegate.reads_return_file) == (pushes, False)
+
+
 def test_webdas_operations_need_nothing_in_the_image(configure: Configure) -> None:
     configure({**LOCAL, "env": {"NODE_OPTIONS": "--enable-source-maps {{ webda.node_options }}"}})
     with DAG("made", schedule=None):

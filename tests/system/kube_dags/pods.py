@@ -70,6 +70,8 @@ def some_ends(**mode: Any) -> None:
     shell("exit_3", "echo why; exit 3", **mode)
     limits = k8s.V1ResourceRequirements(limits={"memory": "20Mi"})
     shell("out_of_memory", "head -c 200m /dev/zero | tail", container_resources=limits, **mode)
+    leave = "echo '{\"rows\": 3}' > /airflow/xcom/return.json"
+    shell("return_file", leave, do_xcom_push=True, **mode)
     # Without the pause, a container runtime that is late drops what is in its pipes when the container ends.
     shell("many_lines", "seq 1 50000; sleep 0.5", **mode)
 

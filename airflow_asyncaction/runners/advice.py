@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to do about a request that the Kubernetes API refuses, by the reason that it gives."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+
+# The rules of docs/kubernetes/rbac.yaml.
+_VERBS: Mapping[str, tuple[str, ...]] = {
+    "pods": ("create", "get", "list", "watch", "delete"),
+    "pods/log": ("get",),
+    "secrets": ("create", "get", "delete"),
+}
+_WITHOUT_ONE = (
+    'or set job_secret="env", which needs no Secret and puts the job\'s secret into the pod in clear'
+)
+
+
+def advised(said: str, status: int | None) -> str:
+    """Return the API's message, and what to do about it where that is known.
+
+    :param status: of the answer
+    """
+    advice = _advice(said, status)
+    return f"{said.rstrip('. ')}. {advice}" if advice else said
+
+
+def _advice(said: str, status: int | None) -> str:
+    if status == HTTPStatus.UNAUTHORIZED:
+        return (
+            "The cluster does not accept Airflow's credentials: renew those of kubernetes_conn_id, or of"
+            " config_file; a token may have expired"
+        )
+    for pattern, advise in _KNOWN:
+        if (found := re.search(pattern, said, re.IGNORECASE | re.DOTALL)) is not None:
+            return advise if isinstance(advise, str) else advise(found)
+    return ""
+
+
+def _right(found: re.Match[str]) -> str:
+    resource, namespace = found["resource"], found["namespace"]
+    verbs = sorted({*_VERBS.get(resource, ()), found["verb"]}, key=_in_order(resource))
+    rule = json.dumps({"apiGroups": [""], "resources": [resource], "verbs": verbs})
+    where = f"in the namespace {namespace}" if namespace else "in the pod's namespace"
+    advice = f"Give Airflow's account this right {where}: {rule} (docs/kubernetes/rbac.yaml has all it needs)"
+    return f"{advice}, {_WITHOUT_ONE}" if resource == "secrets" else advice
+
+
+def _in_order(resource: str) -> Callable[[str], int]:
+    known = _VERBS.get(resource, ())
+    return lambda verb: known.index(verb) if verb in known else len(known)
+
+
+def _quota(found: re.Match[str]) -> str:
+    advice = "Have the quota raised, or wait until less runs in the namespace: retries with a retry_delay do"
+    return f"{advice}; {_WITHOUT_ONE}" if found["kind"] == "secrets" else advice
+
+
+_Advise = str | Callable[[re.Match[str]], str]
+
+_WEBHOOK = (
+    "A webhook of the cluster does not answer, and the cluster accepts nothing without it: ask who runs the"
+    " cluster"
+)
+_POLICY = (
+    "A policy of the cluster refuses it: change the pod as it says (security_context,"
+    " container_security_context, image, labels, ...), or ask who runs the cluster"
+)
+_NO_RIGHT = (
+    r'cannot (?P<verb>\w+) resource "(?P<resource>[\w/]+)"(.*? in the namespace "(?P<namespace>[^"]+)")?'
+)
+_KNOWN: tuple[tuple[str, _Advise], ...] = (
+    (_NO_RIGHT, _right),
+    (r"(?P<kind>pods|secrets)\b.*exceeded quota", _quota),
+    (
+        r"failed quota.*must specify",
+        "Give the container those requests and limits (container_resources): the quota counts them",
+    ),
+    (r"failed calling webhook", _WEBHOOK),
+    (r"admission webhook .* denied|denied the request|violates PodSecurity", _POLICY),
+    (r"because it is being terminated", "The namespace is being deleted: use another one (namespace)"),
+    (
+        r'namespaces "[^"]*" not found',
+        "Create the namespace, or name another one (namespace, or that of kubernetes_conn_id)",
+    ),
+    (
+        r"service ?account .*not found",
+        "Create that ServiceAccount in the pod's namespace, or name another one (service_account_name)",
+    ),
+    (
+        r"(?:maximum|minimum) .* (?:usage|limit|ratio)",
+        "Keep to the namespace's LimitRange (container_resources)",
+    ),
+    (r"no PriorityClass with name", "Name one that the cluster has (priority_class_name)"),
+)

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Prints a kubeconfig of the ServiceAccount airflow-asyncaction (rbac.yaml), for the cluster that kubectl uses now:
+#
+#     sh kubeconfig.sh NAMESPACE [SECONDS] > FILE
+#
+# Its token is valid for SECONDS, a day unless given. Where workers are pods of the same cluster, use in_cluster=True
+# instead, which needs no file.
+set -eu
+namespace=${1:?give the namespace in which rbac.yaml was applied}
+seconds=${2:-86400}
+account=airflow-asyncaction
+
+current() {
+    kubectl config view --raw --minify --flatten --output "jsonpath={.clusters[0].cluster.$1}"
+}
+
+server=$(current server)
+authority=$(current certificate-authority-data)
+token=$(
+    printf '{"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": %s}}' \
+        "$seconds" |
+        kubectl create --raw "/api/v1/namespaces/$namespace/serviceaccounts/$account/token" --filename - |
+        sed 's/.*"token":"\([^"]*\)".*/\1/'
+)
+
+[ -n "$token" ] || {
+    echo "$account in the namespace $namespace got no token: apply rbac.yaml there first" >&2
+    exit 1
+}
+
+cat <<EOF
+apiVersion: v1
+kind: Config
+current-context: $account
+clusters:
+  - name: cluster
+    cluster: {server: "$server", certificate-authority-data: "$authority"}
+users:
+  - name: $account
+    user: {token: "$token"}
+contexts:
+  - name: $account
+    context: {cluster: cluster, user: $account, namespace: "$namespace"}
+EOF

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A runner's requests to the Kubernetes API, which answers here over real HTTP as it is told to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from kubernetes import client as k8s
+
+from airflow_asyncaction.runners.log_thread import LogThread
+from airflow_asyncaction.runners.pod_api import ClusterRefused, GivenUp, PodApi
+from airflow_asyncaction.runners.pod_events import PodEvents
+from airflow_asyncaction.runners.pod_log import LogReader
+
+pytestmark = pytest.mark.unit
+
+WEBHOOK = 'Internal error occurred: failed calling webhook "w.example": Post "https://a/": deadline exceeded'
+MINUTE = timedelta(minutes=1)
+
+
+@contextmanager
+def answering(*answers: tuple[int, str]) -> Iterator[tuple[k8s.CoreV1Api, list[str]]]:
+    """Serve these answers in turn; yield a client, and what was asked for."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, said = answers[len(asked)]
+            asked.append(self.path)
+            body = json.dumps({"kind": "Status", "message": said}).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Leave the output to the test."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        configuration = k8s.Configuration()
+        configuration.host = f"http://127.0.0.1:{server.server_port}"
+        configuration.retries = False
+        with k8s.ApiClient(configuration) as client:
+            yield k8s.CoreV1Api(client), asked
+        server.shutdown()
+
+
+def test_each_retry_is_a_line_that_says_why_and_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
+    with answering((500, WEBHOOK), (503, "starting"), (200, "here")) as (client, asked):
+        assert PodApi(client, lambda: False).pod("p", "jobs", MINUTE)["message"] == "here"
+    assert len(asked) == 3
+    first, second = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert first.startswith(WEBHOOK)
+    assert "A webhook of the cluster does not answer" in first
+    assert "Trying again in 0.5 s, for" in first
+    assert second.startswith("starting. Trying again in 1 s")
+
+
+@pytest.mark.parametrize(
+    ("patience", "is_given_up", "kind"),
+    [(timedelta(0), lambda: False, ClusterRefused), (MINUTE, lambda: True, GivenUp)],
+)
+def test_what_is_not_tried_again_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+    patience: timedelta,
+    is_given_up: Callable[[], bool],
+    kind: type[Exception],
+) -> None:
+    with (
+        answering((500, WEBHOOK)) as (client, asked),
+        pytest.raises(kind, match="A webhook of the cluster does not answer"),
+    ):
+        PodApi(client, is_given_up).pod("p", "jobs", patience)
+    assert len(asked) == 1
+    assert not caplog.records
+
+
+def test_a_log_or_watch_that_is_refused_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    user = 'User "a" cannot'
+    said = f'pods "p" is forbidden: {user} get resource "pods/log" in API group "" in the namespace "jobs"'
+    with answering(*[(403, said)] * 100) as (client, asked):
+        read = partial(client.read_namespaced_pod_log, "p", "jobs")
+        log = LogThread(read, LogReader(), lambda _: None)
+        log.start()
+        _wait_for(lambda: len(asked) >= 3)
+        log.leave()
+    assert _warnings(caplog, "The pod's log cannot be read now") == 1
+    assert '"resources": ["pods/log"], "verbs": ["get"]' in caplog.text
+    with answering(*[(403, said.replace("pods/log", "pods"))] * 100) as (client, asked):
+        events = PodEvents(client)
+        events.start({"metadata": {"name": "p", "namespace": "jobs", "uid": "u"}}, "1")
+        _wait_for(lambda: len(asked) >= 3)
+        events.close()
+    assert _warnings(caplog, "The pod p cannot be watched now") == 1
+
+
+def _wait_for(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _warnings(caplog: pytest.LogCaptureFixture, text: str) -> int:
+    return sum(text in record.getMessage() for record in caplog.records)
+
+
+def test_a_refusal_is_not_tried_again_and_has_advice() -> None:
+    said = (
+        'pods "p" is forbidden: User "a" cannot get resource "pods" in API group "" in the namespace "jobs"'
+    )
+    with answering((403, said)) as (client, asked), pytest.raises(ClusterRefused) as caught:
+        PodApi(client, lambda: False).pod("p", "jobs", MINUTE)
+    assert len(asked) == 1
+    assert "this right in the namespace jobs" in str(caught.value)
+    assert caught.value.status == 403
