@@ -6,7 +6,7 @@ Nothing here decides anything about an action's life: that is ``protocol.lifecyc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -42,10 +42,11 @@ from airflow_asyncaction.protocol.lifecycle import (
     decide,
     overdue,
 )
+from airflow_asyncaction.protocol.masking import NO_SECRETS, Masker
 from airflow_asyncaction.protocol.reports import Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
-from airflow_asyncaction.store import audit, ends, log_lines, reports, rows
+from airflow_asyncaction.store import audit, ends, log_lines, masks, reports, rows
 from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import metadata, report_table
@@ -83,9 +84,13 @@ class Credentials:
 
     secrets: Secrets
     accept_v1: bool
+    masker: Masker = NO_SECRETS
 
     def masked(self, body: bytes) -> bytes:
-        """Return what may be kept of a body: a job that reports its own secret does not give it away."""
+        """Return a body without these secrets: a job that reports its own secret does not give it away.
+
+        What else its task knows is masked in what the body says (``masker``), but for its results.
+        """
         return body.replace(self.secrets.job.encode(), b"***").replace(self.secrets.task.encode(), b"***")
 
 
@@ -208,6 +213,15 @@ class Actions:
                 raise ActionAdopted
             return self._settled(connection, row, _apply(connection, row, message, now), now)
 
+    def learn(self, action_id: JobId, unseal: Unseal[Sequence[str]]) -> None:
+        """Take note of secrets that the task has come to know: they are masked from now on.
+
+        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        """
+        with self.locked(action_id, unseal) as (connection, row, secrets):
+            known = masks.encrypted(secrets, known=masks.masker_of(row))
+            rows.write(connection, action_id, {"masks": known})
+
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
         """Take note that the task is about to be deferred, and return the action.
 
@@ -269,7 +283,7 @@ class Actions:
         with self.transaction() as connection:
             row, _ = _unsealed(rows.read(connection, action_id), action_id, prove)
             _lock_out_v1(connection, row, scheme)
-            return rows.to_action(row)
+            return masks.for_job(row, rows.to_action(row))
 
     @contextmanager
     def locked(
@@ -339,7 +353,7 @@ class Actions:
         decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
         match decision:
             case Duplicate():
-                return Outcome(before)
+                return Outcome(masks.for_job(row, before))
             case Refused():
                 _keep_refusal(connection, row, decision, envelope, now)
                 return Outcome(before, decision)
@@ -349,7 +363,7 @@ class Actions:
                 ends.note(connection, before, after)
                 if report.is_terminal:
                     self._completion.complete(connection, row, after, now)
-                return Outcome(after, has_ended=report.is_terminal)
+                return Outcome(masks.for_job(row, after), has_ended=report.is_terminal)
 
     def _keep_report(
         self,
@@ -435,7 +449,7 @@ def _not_found(action_id: JobId) -> ActionNotFound:
 
 
 def _credentials(row: Row[Any]) -> Credentials:
-    return Credentials(secrets_of(row), row.accept_v1)
+    return Credentials(secrets_of(row), row.accept_v1, masks.masker_of(row))
 
 
 def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
@@ -452,8 +466,10 @@ def _keep_refusal(
     columns = reports.columns(row.id, envelope, now, refused_with=refused.code)
     if refused.code not in _REPLAYED:
         columns["report_key"] = None
-    masked = _credentials(row).masked(envelope.body)
-    columns["body"] = masked[:KEPT_BODY_BYTES].decode("utf-8", "replace").replace("\0", "�")
+    credentials = _credentials(row)
+    body = credentials.masked(envelope.body).decode("utf-8", "replace")
+    kept = credentials.masker.text(body).encode()[:KEPT_BODY_BYTES].decode("utf-8", "replace")
+    columns["body"] = kept.replace("\0", "�")
     rows.insert_report(connection, columns)
     changes = {**_without_v1(row, envelope.scheme), "refused_count": row.refused_count + 1}
     rows.write(connection, row.id, {**changes, "updated_at": now})

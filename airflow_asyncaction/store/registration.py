@@ -27,8 +27,9 @@ from uuid6 import uuid7
 from airflow_asyncaction.exceptions import RegistrationRefused
 from airflow_asyncaction.protocol.actions import Action, State, StopReason, in_seconds
 from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.masking import Masker
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
-from airflow_asyncaction.store import reports, rows, secret
+from airflow_asyncaction.store import masks, reports, rows, secret
 from airflow_asyncaction.store.actions import Actions, supersede
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.secret import Secrets
@@ -103,7 +104,7 @@ def _register(actions: Actions, claimant: Claimant, spec: ActionSpec, now: datet
             if State(row.state).is_waiting:
                 return _take_queued(connection, row.id, task, claimant, spec, now)
             if row.adoptable and _is_to_adopt(row, claimant):
-                return _adopt(connection, row.id, task, claimant)
+                return _adopt(connection, row, task, claimant, spec)
         for row in (row for row in earlier if not row.fenced):
             supersede(connection, row.id, now)
         return _insert(connection, task, claimant, spec, now)
@@ -122,17 +123,20 @@ def _is_to_adopt(row: Row[Any], claimant: Claimant) -> bool:
     return row.deferral is None and action.verb is None and not action.is_done
 
 
-def _adopt(connection: Connection, action_id: JobId, task: Row[Any], claimant: Claimant) -> Registered:
+def _adopt(
+    connection: Connection, row: Row[Any], task: Row[Any], claimant: Claimant, spec: ActionSpec
+) -> Registered:
     changes = {
         "ti_id": claimant.ti_id,
         "attempt": max(task.try_number, 1),
         "registration": claimant.digest,
         "deferral": None,
+        "masks": masks.encrypted(spec.secrets, known=masks.masker_of(row)),
     }
     if not claimant.takes_task_key:  # it signs with the job's secret, which stands for a missing key
         changes["task_key"] = None
-    rows.write(connection, action_id, changes)
-    return _registered(_read(connection, action_id))
+    rows.write(connection, row.id, changes)
+    return _registered(_read(connection, row.id))
 
 
 def _check_wanted(row: Row[Any]) -> None:
@@ -264,7 +268,8 @@ def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
     return {
         "type": spec.type,
         "runner": spec.runner,
-        "arguments": spec.arguments,
+        **masks.argument_columns(spec.arguments, Masker(spec.secrets)),
+        "masks": masks.encrypted(spec.secrets),
         "completion": spec.completion.value,
         "require_report": spec.require_report,
         "start_timeout_seconds": in_seconds(spec.start_timeout),

@@ -17,8 +17,8 @@ from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.store.models import action_table
 
 _SECRET_BYTES = 32
-_BATCH = 500
-_ENCRYPTED = ("secret", "task_key")
+_BATCH = 100  # some are as long as arguments may be
+_ENCRYPTED = ("secret", "task_key", "masks", "sealed_arguments")
 _columns = action_table.c
 
 
@@ -37,6 +37,14 @@ def decrypt(stored: str) -> str:
     """Return the secret.
 
     :raises SecretUnreadable: it was encrypted with a key that is not configured here (any more)
+    """
+    return _decrypt(stored)
+
+
+def decrypt_once(stored: str) -> str:
+    """Return what was encrypted, and remember nothing: for what is large, or kept otherwise.
+
+    :raises SecretUnreadable: as :func:`decrypt`
     """
     return _decrypt(stored)
 
@@ -104,7 +112,7 @@ class _Rotated:
 
 
 def _read_batch(connection: Connection, after_id: str | None) -> Sequence[Row[Any]]:
-    query: Select[Any] = select(_columns.id, _columns.secret, _columns.task_key)
+    query: Select[Any] = select(_columns.id, *(_columns[name] for name in _ENCRYPTED))
     if after_id is not None:
         query = query.where(_columns.id > after_id)
     return connection.execute(query.order_by(_columns.id).limit(_BATCH)).all()

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of an action is masked: the secrets that its task knows, and the arguments that have some.
+
+Both are encrypted with Airflow's Fernet keys, as the secrets of jobs are. Only a job gets its arguments as
+they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from airflow._shared.secrets_masker import redact
+from sqlalchemy import Row
+
+from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.actions import Action
+from airflow_asyncaction.protocol.masking import NO_SECRETS, Masker, bounded
+from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.store import secret
+
+
+def masker_of(row: Row[Any]) -> Masker:
+    """Return what masks the secrets that the task of an action knows.
+
+    :param row: of ``async_action``
+    :raises SecretUnreadable: as ``secret.decrypt``
+    """
+    return NO_SECRETS if row.masks is None else _masker(row.masks)
+
+
+@lru_cache(maxsize=256)
+def _masker(stored: str) -> Masker:
+    return Masker(json.loads(secret.decrypt_once(stored)))
+
+
+def encrypted(secrets: Iterable[str], *, known: Masker = NO_SECRETS) -> str | None:
+    """Return what is stored of secrets, together with those that are known already."""
+    kept = bounded(known.values.union(secrets))
+    return secret.encrypt(json.dumps(kept)) if kept else None
+
+
+def argument_columns(arguments: JsonText, masker: Masker = NO_SECRETS) -> dict[str, Any]:
+    """Return the arguments as they are shown, and, where that differs, as the job gets them.
+
+    As in Airflow's rendered fields, the values of keys such as ``password`` are masked, too.
+    """
+    given = strict_json.loads(arguments)
+    shown = masker.json(redact(given))
+    if shown == given:
+        return {"arguments": arguments, "sealed_arguments": None}
+    return {"arguments": strict_json.dumps(shown), "sealed_arguments": secret.encrypt(arguments)}
+
+
+def for_job(row: Row[Any], action: Action) -> Action:
+    """Return an action with its arguments as its job gets them.
+
+    :raises SecretUnreadable: as ``secret.decrypt``
+    """
+    if row.sealed_arguments is None:
+        return action
+    return replace(action, arguments=JsonText(secret.decrypt_once(row.sealed_arguments)))
