@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -15,9 +16,11 @@ import requests
 from airflow.sdk import BaseHook
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.hooks.known_secrets import current_masker, shared_secrets
 from airflow_asyncaction.hooks.resending import until_answered
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.masking import bounded
 from airflow_asyncaction.protocol.resending import retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from airflow_asyncaction.protocol.tasks import (
@@ -26,6 +29,7 @@ from airflow_asyncaction.protocol.tasks import (
     TaskCredentials,
     TaskView,
     Word,
+    masked_word,
     word_to_json,
 )
 
@@ -66,10 +70,13 @@ class TaskHook(BaseHook):
         self._session = requests.Session()
         self._session.trust_env = False  # the API server is not behind the worker's web proxy
         self._clock_offset_ms = 0
+        self._told: frozenset[str] = frozenset()
 
     def clone(self) -> TaskHook:
         """Return another one, for another thread."""
-        return TaskHook(self.base_url, ti_id=self.ti_id)
+        clone = TaskHook(self.base_url, ti_id=self.ti_id)
+        clone._told = self._told
+        return clone
 
     def register(
         self,
@@ -81,13 +88,15 @@ class TaskHook(BaseHook):
     ) -> Registration:
         """Register the action of a running task instance, and return what the task and its job are given.
 
-        The sha256 of ``nonce`` must stand in the task state store. The same nonce gives the same action.
+        The sha256 of ``nonce`` must stand in the task state store. The same nonce gives the same action. With
+        it go the secrets that Airflow masks in this process: the server masks them in what the job reports.
 
         :param resumes: the action that the task was deferred with
         :raises ServerError: the server refuses
         """
         claim = {"tiId": ti_id, "nonce": nonce, "resumes": resumes, "takesTaskKey": True}
-        body = _encode({**claim, "spec": spec.to_json()})
+        known = shared_secrets()
+        body = _encode({**claim, "spec": replace(spec, secrets=self._bounded(known)).to_json()})
         answer = self._send("POST", "/task/register", body, dict, PATIENCE)
         info = JobInfo(
             job_id=JobId(answer["actionId"]),
@@ -98,6 +107,7 @@ class TaskHook(BaseHook):
             traceparent=spec.traceparent,
         )
         credentials = TaskCredentials(info.job_id, answer["taskKey"])
+        self._told = known | {info.secret_key, credentials.secret_key}
         return Registration(info, credentials, was_launched=answer["wasLaunched"])
 
     def read(
@@ -111,13 +121,39 @@ class TaskHook(BaseHook):
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
     def tell(self, credentials: TaskCredentials, word: Word, *, patience: timedelta = PATIENCE) -> TaskView:
-        """Tell what happened to the job, and return what the action is then.
+        """Tell what happened to the job, without secrets, and return what the action is then.
 
         :raises ServerError: the server refuses
         """
+        with suppress(ServerError):  # the word has none of them, and the next one brings them
+            self.share_secrets(credentials, patience=timedelta(0))
+        word = masked_word(word, current_masker())
         query = f"ti={self.ti_id}" if self.ti_id else ""
         content = Content("POST", "/task/word", query, body=_encode(word_to_json(word)))
         return TaskView.from_json(self._send_signed(credentials, content, patience))
+
+    def share_secrets(self, credentials: TaskCredentials, *, patience: timedelta = PATIENCE) -> None:
+        """Let the server know what secrets this process has come to know since it told them last, if any.
+
+        :raises ServerError: the server refuses
+        """
+        known = shared_secrets()
+        if known <= self._told or not self._told:  # a hook that registered nothing speaks for no process
+            return
+        new = self._bounded(known - self._told)
+        self.send(credentials, "POST", "/task/secrets", _encode({"secrets": new}), patience=patience)
+        self._told |= known
+
+    def _bounded(self, known: frozenset[str]) -> Sequence[str]:
+        kept = bounded(known)
+        if len(kept) < len(known):
+            self.log.warning(
+                "%d of the %d secrets that Airflow masks in this task are too many or too long: they are not"
+                " masked in what the job reports",
+                len(known) - len(kept),
+                len(known),
+            )
+        return kept
 
     def defer(
         self, credentials: TaskCredentials, deferral: Deferral, *, patience: timedelta = PATIENCE

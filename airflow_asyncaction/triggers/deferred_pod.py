@@ -241,7 +241,7 @@ class DeferredPod:
     async def _with_last_lines(self, exit_: Exit) -> Exit:
         await self._read_rest()
         if self._pod_log is not None:
-            return replace(exit_, tail=self._pod_log.tail)
+            return replace(exit_, tail=tuple(map(self._masked, self._pod_log.tail)))
         return exit_
 
     async def _read_rest(self) -> None:
@@ -265,9 +265,10 @@ class DeferredPod:
 
     def _write_line(self, line: PodLine) -> None:
         """Write a line of the log, without secrets: in a triggerer, nobody else masks them."""
-        if self._secrets is not None:
-            line = replace(line, text=self._secrets.masked(line.text))
-        write_pod_line(self._log, line)
+        write_pod_line(self._log, replace(line, text=self._masked(line.text)))
+
+    def _masked(self, text: str) -> str:
+        return text if self._secrets is None else self._secrets.masked(text)
 
     async def _show_reported(self, task: TaskCredentials) -> None:
         """Write what the job has reported since the worker looked last."""
