@@ -201,7 +201,7 @@ class _MaskingJob(Job):
     def fail(self, error: str | BaseException, name: str | None = None) -> None:
         if isinstance(error, BaseException):
             name = name or type(error).__name__
-        super().fail(masked(str(error)), name)
+        super().fail(masked(str(error)), None if name is None else masked(name))
 
 
 class _JobHandler(logging.Handler):

@@ -29,12 +29,12 @@ def masker_of(row: Row[Any]) -> Masker:
     :param row: of ``async_action``
     :raises SecretUnreadable: as ``secret.decrypt``
     """
-    return NO_SECRETS if row.masks is None else _masker(row.masks)
+    return NO_SECRETS if row.masks is None else _masker(secret.decrypt_once(row.masks))
 
 
-@lru_cache(maxsize=256)
-def _masker(stored: str) -> Masker:
-    return Masker(json.loads(secret.decrypt_once(stored)))
+@lru_cache(maxsize=128)  # mapped tasks know the same secrets, each encrypted otherwise
+def _masker(secrets: str) -> Masker:
+    return Masker(json.loads(secrets))
 
 
 def encrypted(secrets: Iterable[str], *, known: Masker = NO_SECRETS) -> str | None:

@@ -305,14 +305,14 @@ def test_nothing_that_airflow_masks_leaves_the_process(
         job.log("by the job: the password")
         logging.getLogger("mine").warning("by logging: %s", "the password")
         job.flush()
-        job.fail(LookupError("no the password"))
+        job.fail("no the password", "not the password")
 
     tested.info = replace(tested.info, arguments=JsonText('{"x": "the password"}'))
     with caplog.at_level(logging.INFO):
         carried_out(runner(call), tested)
     assert [line.message for line in tested.logs] == ["by the job: ***", "by logging: ***"]
     assert tested.action.status_details == '{"progress":5,"message":"with ***"}'
-    assert (tested.action.error_name, tested.action.error_message) == ("LookupError", "no ***")
+    assert (tested.action.error_name, tested.action.error_message) == ("not ***", "no ***")
 
 
 def test_the_result_is_masked_in_the_report_and_true_in_the_task(
