@@ -120,7 +120,7 @@ def bounded(values: Iterable[str]) -> Sequence[str]:
 
 def found_in(text: str, values: Iterable[str]) -> Sequence[str]:
     """Return those values that a text has, in any spelling."""
-    return [value for value in values if Masker([value]).text(text) != text]
+    return [value for value in values if any(word in text for word in _spellings(value))]
 
 
 def _spellings(value: str) -> Iterator[str]:
@@ -129,6 +129,8 @@ def _spellings(value: str) -> Iterator[str]:
         yield value.strip()  # of a file, say, that ends with a newline
     yield json.dumps(value)[1:-1]
     yield json.dumps(value, ensure_ascii=False)[1:-1]
+    yield json.dumps(value)[1:-1].replace("/", "\\/")  # as PHP does
+    yield repr(value)[1:-1]
     with suppress(UnicodeEncodeError):  # a lone surrogate is in no URL
         yield from (quote(value, safe=""), quote(value), quote_plus(value))
     lines = [line.strip() for line in value.split("\n")]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -42,7 +43,7 @@ from airflow_asyncaction.protocol.lifecycle import (
     decide,
     overdue,
 )
-from airflow_asyncaction.protocol.masking import NO_SECRETS, Masker
+from airflow_asyncaction.protocol.masking import Masker
 from airflow_asyncaction.protocol.reports import Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
@@ -84,7 +85,12 @@ class Credentials:
 
     secrets: Secrets
     accept_v1: bool
-    masker: Masker = NO_SECRETS
+    masks: str | None = None
+
+    @cached_property
+    def masker(self) -> Masker:
+        """What masks the secrets that the action's task knows."""
+        return masks.masker(self.masks)
 
     def masked(self, body: bytes) -> bytes:
         """Return a body without these secrets: a job that reports its own secret does not give it away.
@@ -449,7 +455,7 @@ def _not_found(action_id: JobId) -> ActionNotFound:
 
 
 def _credentials(row: Row[Any]) -> Credentials:
-    return Credentials(secrets_of(row), row.accept_v1, masks.masker_of(row))
+    return Credentials(secrets_of(row), row.accept_v1, row.masks)
 
 
 def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:

@@ -13,12 +13,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from airflow._shared.secrets_masker import redact
+from airflow._shared.secrets_masker import should_hide_value_for_key
 from sqlalchemy import Row
 
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action
-from airflow_asyncaction.protocol.masking import NO_SECRETS, Masker, bounded
+from airflow_asyncaction.protocol.masking import MASK, NO_SECRETS, Masker, bounded
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store import secret
 
@@ -29,7 +29,15 @@ def masker_of(row: Row[Any]) -> Masker:
     :param row: of ``async_action``
     :raises SecretUnreadable: as ``secret.decrypt``
     """
-    return NO_SECRETS if row.masks is None else _masker(secret.decrypt_once(row.masks))
+    return masker(row.masks)
+
+
+def masker(stored: str | None) -> Masker:
+    """Return what masks the secrets that are stored (:func:`encrypted`), if there are any.
+
+    :raises SecretUnreadable: as ``secret.decrypt``
+    """
+    return NO_SECRETS if stored is None else _masker(secret.decrypt_once(stored))
 
 
 @lru_cache(maxsize=128)  # mapped tasks know the same secrets, each encrypted otherwise
@@ -49,10 +57,23 @@ def argument_columns(arguments: JsonText, masker: Masker = NO_SECRETS) -> dict[s
     As in Airflow's rendered fields, the values of keys such as ``password`` are masked, too.
     """
     given = strict_json.loads(arguments)
-    shown = masker.json(redact(given))
+    shown = masker.json(_masked_by_name(given))
     if shown == given:
         return {"arguments": arguments, "sealed_arguments": None}
     return {"arguments": strict_json.dumps(shown), "sealed_arguments": secret.encrypt(arguments)}
+
+
+def _masked_by_name(value: Any, *, is_secret: bool = False) -> Any:
+    if isinstance(value, str):
+        return MASK if is_secret else value
+    if isinstance(value, list):
+        return [_masked_by_name(each, is_secret=is_secret) for each in value]
+    if isinstance(value, dict):
+        return {
+            name: _masked_by_name(each, is_secret=is_secret or should_hide_value_for_key(name))
+            for name, each in value.items()
+        }
+    return value
 
 
 def for_job(row: Row[Any], action: Action) -> Action:

@@ -38,7 +38,7 @@ def decrypt(stored: str) -> str:
 
     :raises SecretUnreadable: it was encrypted with a key that is not configured here (any more)
     """
-    return _decrypt(stored)
+    return decrypt_once(stored)
 
 
 def decrypt_once(stored: str) -> str:
@@ -46,10 +46,6 @@ def decrypt_once(stored: str) -> str:
 
     :raises SecretUnreadable: as :func:`decrypt`
     """
-    return _decrypt(stored)
-
-
-def _decrypt(stored: str) -> str:
     try:
         return get_fernet().decrypt(stored.encode()).decode()
     except InvalidToken:
@@ -123,7 +119,9 @@ def _rotated(row: Row[Any]) -> _Rotated | None:
     stored = {name: getattr(row, name) for name in _ENCRYPTED}
     before = {name: value for name, value in stored.items() if value is not None}
     try:  # by the keys of now, not of when it was read last
-        return _Rotated(row.id, before, {name: encrypt(_decrypt(value)) for name, value in before.items()})
+        return _Rotated(
+            row.id, before, {name: encrypt(decrypt_once(value)) for name, value in before.items()}
+        )
     except SecretUnreadable:
         return None
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from airflow._shared.secrets_masker import redact
 from airflow.sdk import DAG, BaseOperator
 from sqlalchemy import delete, select, update
 
@@ -74,6 +75,23 @@ def test_only_the_job_gets_its_arguments_as_they_are(
     assert [job.report(**resent).fields["arguments"] for _ in range(2)] == [ARGUMENTS] * 2
     assert record(actions, job)["arguments"] == SHOWN
     assert not places_of(stored(database, job.info.job_id))
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"password": "x", "n": {"API-Key": ["x", 1]}}, {"password": "***", "n": {"API-Key": ["***", 1]}}),
+        ({"my_token": {"a": {"b": "x"}}, "token": None}, {"my_token": {"a": {"b": "***"}}, "token": None}),
+        ({"user": "x", "rows": [True, 0.5]}, {"user": "x", "rows": [True, 0.5]}),
+    ],
+)
+def test_arguments_are_masked_by_their_names_as_rendered_fields_are(
+    actions: Actions, new_job: NewJob, given: Any, shown: Any
+) -> None:
+    assert redact(given) == shown  # as Airflow does
+    job = new_job(arguments=JsonText(json.dumps(given)))
+    assert record(actions, job)["arguments"] == shown
+    assert job.send("GET", "/job").fields["arguments"] == given
 
 
 def test_all_that_a_job_reports_is_stored_masked_but_its_results(

@@ -29,6 +29,8 @@ WORDS = st.text("ab.\\(", min_size=1, max_size=6)
         PASSWORD,
         json.dumps(PASSWORD)[1:-1],
         json.dumps(PASSWORD, ensure_ascii=False)[1:-1],
+        json.dumps(PASSWORD)[1:-1].replace("/", r"\/"),
+        repr(PASSWORD)[1:-1],
         quote(PASSWORD),
         quote(PASSWORD, safe=""),
     ],
