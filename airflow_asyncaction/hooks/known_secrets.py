@@ -8,18 +8,16 @@ read, and what was given to ``mask_secret``. Its rules apply: short values and c
 from __future__ import annotations
 
 import re
-from contextlib import suppress
 from functools import cache
 
 from airflow.sdk._shared.secrets_masker import _secrets_masker
-from airflow.sdk.configuration import conf
-from airflow.sdk.exceptions import AirflowConfigException
 
 from airflow_asyncaction.hooks.in_process import is_in_process
 from airflow_asyncaction.protocol.masking import NO_SECRETS, Masker
 
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _current: tuple[object, Masker] = (None, NO_SECRETS)
+_own: set[str] = set()
 
 
 def current_masker() -> Masker:
@@ -37,21 +35,25 @@ def current_masker() -> Masker:
     return masker
 
 
+def keep_back(*secrets: str) -> None:
+    """Never share these: the secrets of actions, which the server has."""
+    _own.update(secrets)
+
+
 def shared_secrets() -> frozenset[str]:
     """Return those that the server is to mask: not what only Airflow itself knows, by its configuration."""
-    known = current_masker().values
+    known = current_masker().values - _own
     # Elsewhere, Airflow has forgotten those of its configuration before it runs a task.
     return known - _configured() if known and is_in_process() else known
 
 
 @cache
 def _configured() -> frozenset[str]:
-    found = set()
+    from airflow.configuration import conf  # the server's, which is in this process, too
+
     with conf.suppress_future_warnings():
-        for section, key in conf.sensitive_config_values:
-            with suppress(AirflowConfigException):
-                found.add(conf.get(section, key, suppress_warnings=True))
-    return frozenset(found)
+        found = {conf.get(section, key, fallback=None) for section, key in conf.sensitive_config_values}
+    return frozenset(value for value in found if value)
 
 
 def masked(text: str) -> str:

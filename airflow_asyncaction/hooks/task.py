@@ -16,7 +16,7 @@ import requests
 from airflow.sdk import BaseHook
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
-from airflow_asyncaction.hooks.known_secrets import current_masker, shared_secrets
+from airflow_asyncaction.hooks.known_secrets import current_masker, keep_back, shared_secrets
 from airflow_asyncaction.hooks.resending import until_answered
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
@@ -70,7 +70,7 @@ class TaskHook(BaseHook):
         self._session = requests.Session()
         self._session.trust_env = False  # the API server is not behind the worker's web proxy
         self._clock_offset_ms = 0
-        self._told: frozenset[str] = frozenset()
+        self._told: frozenset[str] | None = None
 
     def clone(self) -> TaskHook:
         """Return another one, for another thread."""
@@ -107,7 +107,8 @@ class TaskHook(BaseHook):
             traceparent=spec.traceparent,
         )
         credentials = TaskCredentials(info.job_id, answer["taskKey"])
-        self._told = known | {info.secret_key, credentials.secret_key}
+        self._told = known
+        keep_back(info.secret_key, credentials.secret_key)
         return Registration(info, credentials, was_launched=answer["wasLaunched"])
 
     def read(
@@ -138,7 +139,7 @@ class TaskHook(BaseHook):
         :raises ServerError: the server refuses
         """
         known = shared_secrets()
-        if known <= self._told or not self._told:  # a hook that registered nothing speaks for no process
+        if self._told is None or known <= self._told:  # a hook that registered nothing speaks for no process
             return
         new = self._bounded(known - self._told)
         self.send(credentials, "POST", "/task/secrets", _encode({"secrets": new}), patience=patience)

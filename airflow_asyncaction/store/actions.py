@@ -225,8 +225,7 @@ class Actions:
         :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
         """
         with self.locked(action_id, unseal) as (connection, row, secrets):
-            known = masks.encrypted(secrets, known=masks.masker_of(row))
-            rows.write(connection, action_id, {"masks": known})
+            rows.write(connection, action_id, {"masks": masks.added(row, secrets)})
 
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
         """Take note that the task is about to be deferred, and return the action.

@@ -18,7 +18,7 @@ from sqlalchemy import Row
 
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action
-from airflow_asyncaction.protocol.masking import MASK, NO_SECRETS, Masker, bounded
+from airflow_asyncaction.protocol.masking import MASK, NO_SECRETS, Masker, bounded, found_in
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store import secret
 
@@ -45,10 +45,25 @@ def _masker(secrets: str) -> Masker:
     return Masker(json.loads(secrets))
 
 
-def encrypted(secrets: Iterable[str], *, known: Masker = NO_SECRETS) -> str | None:
-    """Return what is stored of secrets, together with those that are known already."""
+def encrypted(secrets: Iterable[str], arguments: str, *, known: Masker = NO_SECRETS) -> str | None:
+    """Return what is stored of secrets, together with those that are known already.
+
+    Without a ``[core] fernet_key``, only those that the arguments have, which are stored as they are, too.
+    """
     kept = bounded(known.values.union(secrets))
+    if not secret.is_encrypting():
+        kept = found_in(arguments, kept)
     return secret.encrypt(json.dumps(kept)) if kept else None
+
+
+def added(row: Row[Any], secrets: Iterable[str]) -> str | None:
+    """Return what is stored of secrets, together with those that are known of an action already.
+
+    :raises SecretUnreadable: as ``secret.decrypt``
+    """
+    sealed = row.sealed_arguments
+    arguments = row.arguments if sealed is None else secret.decrypt_once(sealed)
+    return encrypted(secrets, arguments, known=masker_of(row))
 
 
 def argument_columns(arguments: JsonText, masker: Masker = NO_SECRETS) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _adopt(
         "attempt": max(task.try_number, 1),
         "registration": claimant.digest,
         "deferral": None,
-        "masks": masks.encrypted(spec.secrets, known=masks.masker_of(row)),
+        "masks": masks.added(row, spec.secrets),
     }
     if not claimant.takes_task_key:  # it signs with the job's secret, which stands for a missing key
         changes["task_key"] = None
@@ -269,7 +269,7 @@ def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
         "type": spec.type,
         "runner": spec.runner,
         **masks.argument_columns(spec.arguments, Masker(spec.secrets)),
-        "masks": masks.encrypted(spec.secrets),
+        "masks": masks.encrypted(spec.secrets, spec.arguments),
         "completion": spec.completion.value,
         "require_report": spec.require_report,
         "start_timeout_seconds": in_seconds(spec.start_timeout),

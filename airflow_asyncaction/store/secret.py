@@ -32,6 +32,11 @@ def encrypt(secret: str) -> str:
     return get_fernet().encrypt(secret.encode()).decode()
 
 
+def is_encrypting() -> bool:
+    """Tell whether there is a ``[core] fernet_key``."""
+    return bool(get_fernet().is_encrypted)
+
+
 @lru_cache(maxsize=8192)  # a job reports many times, and the secrets of an action never change
 def decrypt(stored: str) -> str:
     """Return the secret.

@@ -17,7 +17,7 @@ from airflow_asyncaction.protocol.lifecycle import Exit, Launched
 from airflow_asyncaction.protocol.masking import MAX_VALUES
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
-from airflow_asyncaction.store import listing
+from airflow_asyncaction.store import listing, secret
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, metadata
 from tests.integration.databases import Database
@@ -175,6 +175,16 @@ def test_secrets_that_a_task_learns_later_are_masked_from_then_on(database: Data
     job.report(logs=[f"learnt later, {PASSWORD}"])
     assert [line.message for line in job.view().logs] == ["***, ***"]
     assert "learnt later" not in stored(database, job.info.job_id)
+
+
+def test_without_a_key_no_secret_is_stored_that_the_arguments_do_not_have(
+    database: Database, job: SignedJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secret, "is_encrypting", lambda: False)
+    assert job.send("POST", "/task/secrets", {"secrets": ["of nothing it has"]}).status == 200
+    with database.engine.connect() as connection:
+        query = select(action_table.c.masks).where(action_table.c.id == job.info.job_id)
+        assert json.loads(secret.decrypt(connection.execute(query).scalar_one())) == [PASSWORD]
 
 
 @pytest.mark.parametrize("secrets", ["text", [1], [[]], ["x"] * (MAX_VALUES + 1), {"a": 1}, None])
