@@ -11,6 +11,7 @@ import shutil
 import signal
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -139,3 +140,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> SharedServices:
 def postgres_server(shared: SharedServices) -> Postgres:
     """Return the PostgreSQL server of all tests."""
     return shared.postgres()
+
+
+@pytest.fixture
+def mask() -> Iterator[Callable[..., None]]:
+    """Return Airflow's ``mask_secret``; what it is told is forgotten after the test."""
+    from airflow.sdk._shared.secrets_masker import _secrets_masker
+    from airflow.sdk.log import mask_secret
+
+    masker = _secrets_masker()
+    before = masker.patterns.copy(), masker.replacer
+    yield mask_secret
+    masker.patterns, masker.replacer = before

@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from http import HTTPStatus
@@ -17,10 +18,12 @@ from airflow.sdk import BaseHook
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
+from airflow_asyncaction.hooks.known_secrets import current_masker, keep_back, shared_secrets
 from airflow_asyncaction.hooks.resending import is_hang_up, until_answered
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.masking import bounded
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.protocol.resending import retry_after_seconds
 from airflow_asyncaction.protocol.signing import Content, Signer, signed_headers
@@ -33,6 +36,7 @@ from airflow_asyncaction.protocol.tasks import (
     TaskCredentials,
     TaskView,
     Word,
+    masked_word,
     word_to_json,
 )
 
@@ -74,10 +78,13 @@ class TaskHook(BaseHook):
         self._session = requests.Session()
         self._session.trust_env = False  # the API server is not behind the worker's web proxy
         self._clock_offset_ms = 0
+        self._told: frozenset[str] | None = None
 
     def clone(self) -> TaskHook:
         """Return another one, for another thread."""
-        return TaskHook(self.base_url, ti_id=self.ti_id)
+        clone = TaskHook(self.base_url, ti_id=self.ti_id)
+        clone._told = self._told
+        return clone
 
     def register(
         self,
@@ -89,13 +96,16 @@ class TaskHook(BaseHook):
     ) -> Registration:
         """Register the action of a running task instance, and return what the task and its job are given.
 
-        The sha256 of ``nonce`` must stand in the task state store. The same nonce gives the same action.
+        The sha256 of ``nonce`` must stand in the task state store. The same nonce gives the same action. With
+        it go the secrets that Airflow masks in this process: the server masks them in what the job reports.
 
         :param resumes: the action that the task was deferred with
         :raises ServerError: the server refuses
         """
         proof = {TASK_ID_HEADER: ti_id, TASK_NONCE_HEADER: nonce}
-        body = _encode({"spec": spec.to_json(), "resumes": resumes})
+        known = shared_secrets()
+        wanted = replace(spec, secrets=self._bounded(known)).to_json()
+        body = _encode({"spec": wanted, "resumes": resumes})
         answer = self._send("POST", "/task/register", body, lambda: proof, PATIENCE)
         info = JobInfo(
             job_id=JobId(answer["actionId"]),
@@ -106,6 +116,8 @@ class TaskHook(BaseHook):
             traceparent=spec.traceparent,
         )
         credentials = TaskCredentials(info.job_id, answer["taskKey"])
+        self._told = known
+        keep_back(info.secret_key, credentials.secret_key)
         return Registration(info, credentials, was_launched=answer["wasLaunched"])
 
     def read(
@@ -119,12 +131,15 @@ class TaskHook(BaseHook):
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
     def tell(self, credentials: TaskCredentials, word: Word, *, patience: timedelta = PATIENCE) -> TaskView:
-        """Tell what happened to the job, and return what the action is then.
+        """Tell what happened to the job, without secrets, and return what the action is then.
 
         An exit that is too large for the server (``[asyncaction] max_body_bytes``) is told without output.
 
         :raises ServerError: the server refuses
         """
+        with suppress(ServerError):  # the word has none of them, and the next one brings them
+            self.share_secrets(credentials, patience=timedelta(0))
+        word = masked_word(word, current_masker())
         try:
             return self._tell(credentials, word, patience)
         except ServerError as error:
@@ -139,6 +154,29 @@ class TaskHook(BaseHook):
         query = f"ti={self.ti_id}" if self.ti_id else ""
         content = Content("POST", "/task/word", query, body=_encode(word_to_json(word)))
         return TaskView.from_json(self._send_signed(credentials, content, patience))
+
+    def share_secrets(self, credentials: TaskCredentials, *, patience: timedelta = PATIENCE) -> None:
+        """Let the server know what secrets this process has come to know since it told them last, if any.
+
+        :raises ServerError: the server refuses
+        """
+        known = shared_secrets()
+        if self._told is None or known <= self._told:  # a hook that registered nothing speaks for no process
+            return
+        new = self._bounded(known - self._told)
+        self.send(credentials, "POST", "/task/secrets", _encode({"secrets": new}), patience=patience)
+        self._told |= known
+
+    def _bounded(self, known: frozenset[str]) -> Sequence[str]:
+        kept = bounded(known)
+        if len(kept) < len(known):
+            self.log.warning(
+                "%d of the %d secrets that Airflow masks in this task are too many or too long: they are not"
+                " masked in what the job reports",
+                len(known) - len(kept),
+                len(known),
+            )
+        return kept
 
     def defer(
         self, credentials: TaskCredentials, deferral: Deferral, *, patience: timedelta = PATIENCE

@@ -150,6 +150,7 @@ class Attempt:
         return view
 
     def _run(self) -> TaskView | None:
+        self._hook.share_secrets(self._credentials)  # such as those of inputs: the job may report at once
         exit_ = self._runner.run(self._info, self._on_launched)
         if self._follower.is_orphaned and exit_ is None:
             raise _Orphaned("The worker of this task is gone")

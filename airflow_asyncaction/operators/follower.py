@@ -28,7 +28,8 @@ _LAST_LOOK_PATIENCE = timedelta(minutes=1)
 class Follower:
     """A thread that follows one action until told to finish.
 
-    Purpose: the job's reported logs and progress go into the task log, and a job that must stop is stopped.
+    Purpose: the job's reported logs and progress go into the task log, a job that must stop is stopped, and
+    the server gets to know the secrets that this process has come to know.
     It looks every ``interval``, at once where more is to be read. Looks that fail are tried again for ever:
     the server may be away for as long as the job runs.
 
@@ -114,6 +115,7 @@ class Follower:
             if self._launched is not None:
                 self._tell_launched(self._launched)
                 self._launched = None
+            self._hook.share_secrets(self._credentials, patience=_NO_PATIENCE)
             view = self._hook.read(self._credentials, after_line=self._shown.last_line, patience=patience)
         except ServerError as error:
             if not self._server_is_away:

@@ -11,6 +11,7 @@ from typing import Any
 from airflow_asyncaction.exceptions import MalformedReport, ReportTooLarge
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
+from airflow_asyncaction.protocol.masking import NO_SECRETS, Masker
 from airflow_asyncaction.protocol.strict_json import JsonText
 
 MAX_NAME_CHARS = 250
@@ -115,27 +116,27 @@ class Report:
         return self.status in (ReportedStatus.SUCCESS, ReportedStatus.ERROR)
 
 
-def parse(body: bytes, limits: Limits) -> Report:
+def parse(body: bytes, limits: Limits, masker: Masker = NO_SECRETS) -> Report:
     """Read a report from a request's body; an empty body is a heartbeat.
 
+    :param masker: masks everything but ``results``, which become the XCom; before anything is cut
     :raises ReportTooLarge: more bytes or log lines than allowed
     :raises MalformedReport: with the name of the field that is wrong
     """
     if len(body) > limits.body_bytes:
         raise ReportTooLarge(f"The body has more than {limits.body_bytes} bytes: send it in parts")
     fields = parse_object(body)
-    status_details = _status_details(fields)
     progress, message = progress_of(fields.get("statusDetails"))
     return Report(
         status=_status(fields),
-        status_details=status_details,
+        status_details=_status_details(fields, masker),
         progress=progress,
-        message=None if message is None else printable(str(message))[:MAX_LISTED_CHARS],
+        message=None if message is None else printable(masker.text(str(message)))[:MAX_LISTED_CHARS],
         results=_any_json(fields, "results"),
-        error_name=_text(fields, "errorName", MAX_NAME_CHARS),
-        error_message=_text(fields, "errorMessage", MAX_MESSAGE_CHARS),
-        logs=_logs(fields, limits),
-        agent=_agent(fields),
+        error_name=_text(fields, "errorName", MAX_NAME_CHARS, masker),
+        error_message=_text(fields, "errorMessage", MAX_MESSAGE_CHARS, masker),
+        logs=_logs(fields, limits, masker),
+        agent=_agent(fields, masker),
     )
 
 
@@ -174,7 +175,7 @@ def progress_of(details: Any) -> tuple[float | None, Any]:
     return progress if is_number else None, message
 
 
-def _status_details(fields: Mapping[str, Any]) -> JsonText | None:
+def _status_details(fields: Mapping[str, Any], masker: Masker) -> JsonText | None:
     if "statusDetails" not in fields:
         return None
     details = fields["statusDetails"]
@@ -186,7 +187,7 @@ def _status_details(fields: Mapping[str, Any]) -> JsonText | None:
             raise MalformedReport("progress is outside 0..100", field="statusDetails")
     elif isinstance(details, dict) and details.get("progress") is not None:
         raise MalformedReport("progress is not a number", field="statusDetails")
-    return strict_json.dumps(details)
+    return strict_json.dumps(masker.json(details))
 
 
 def _unquoted(value: Any) -> Any:
@@ -201,24 +202,24 @@ def _any_json(fields: Mapping[str, Any], name: str) -> JsonText | None:
     return strict_json.dumps(fields[name]) if name in fields else None
 
 
-def _agent(fields: Mapping[str, Any]) -> JsonText | None:
+def _agent(fields: Mapping[str, Any], masker: Masker) -> JsonText | None:
     if fields.get("agent") is None:
         return None
     if not isinstance(fields["agent"], dict):
         raise MalformedReport("agent is not an object", field="agent")
-    return strict_json.dumps(fields["agent"])
+    return strict_json.dumps(masker.json(fields["agent"]))
 
 
-def _text(fields: Mapping[str, Any], name: str, max_chars: int) -> str | None:
+def _text(fields: Mapping[str, Any], name: str, max_chars: int, masker: Masker) -> str | None:
     value = fields.get(name)
     if value is None:
         return None
     if not isinstance(value, str):
         raise MalformedReport(f"{name} is not a string", field=name)
-    return printable(value)[:max_chars]
+    return printable(masker.text(value))[:max_chars]
 
 
-def _logs(fields: Mapping[str, Any], limits: Limits) -> tuple[LogLine, ...]:
+def _logs(fields: Mapping[str, Any], limits: Limits, masker: Masker) -> tuple[LogLine, ...]:
     lines = fields.get("logs")
     if lines is None:
         return ()
@@ -226,12 +227,12 @@ def _logs(fields: Mapping[str, Any], limits: Limits) -> tuple[LogLine, ...]:
         raise MalformedReport("logs is not a list", field="logs")
     if len(lines) > limits.report_log_lines:
         raise ReportTooLarge(f"logs has more than {limits.report_log_lines} lines: send them in parts")
-    return tuple(_log_line(line, limits) for line in lines)
+    return tuple(_log_line(line, limits, masker) for line in lines)
 
 
-def _log_line(line: Any, limits: Limits) -> LogLine:
+def _log_line(line: Any, limits: Limits, masker: Masker) -> LogLine:
     if isinstance(line, str):
-        return LogLine(cut_line(printable(line), limits.line_bytes))
+        return LogLine(cut_line(printable(masker.line(line)), limits.line_bytes))
     if not isinstance(line, dict) or not isinstance(line.get("message"), str):
         raise MalformedReport("a log line is neither a string nor an object with a message", field="logs")
     level, time_ms, stream = line.get("level", "INFO"), _unquoted(line.get("time")), line.get("stream")
@@ -240,7 +241,7 @@ def _log_line(line: Any, limits: Limits) -> LogLine:
     if time_ms is not None and not _is_time(time_ms):
         raise MalformedReport("a log line's time is not a Unix time in ms", field="logs")
     return LogLine(
-        cut_line(printable(line["message"]), limits.line_bytes),
+        cut_line(printable(masker.line(line["message"])), limits.line_bytes),
         printable(level)[:MAX_LEVEL_CHARS].upper(),
         None if time_ms is None else int(time_ms),
         stream if stream in ("stdout", "stderr") else None,

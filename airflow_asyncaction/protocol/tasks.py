@@ -6,8 +6,8 @@ Not part of PROTOCOL.md: both ends are of one release of this package. During an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar, Union
 
@@ -24,6 +24,7 @@ from airflow_asyncaction.protocol.actions import (
 from airflow_asyncaction.protocol.compat import StrEnum, assert_never, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
+from airflow_asyncaction.protocol.masking import MAX_VALUES, Masker
 from airflow_asyncaction.protocol.reports import (
     MAX_MESSAGE_CHARS,
     MAX_NAME_CHARS,
@@ -78,6 +79,8 @@ class ActionSpec:
     :param traceparent: W3C trace context of the task
     :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
     :param orchestrator: the job's JOB_ORCHESTRATOR; the deployment's name unless given
+    :param secrets: what Airflow masks in the task's log, to be masked in what the job reports; not shown by
+        ``repr``
     """
 
     type: str
@@ -95,6 +98,7 @@ class ActionSpec:
     service_name: str | None = None
     method: str | None = None
     orchestrator: str | None = None
+    secrets: Sequence[str] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the body's ``spec``."""
@@ -114,6 +118,7 @@ class ActionSpec:
             "serviceName": self.service_name,
             "method": self.method,
             "orchestrator": self.orchestrator,
+            "secrets": list(self.secrets),
         }
 
     @classmethod
@@ -137,6 +142,7 @@ class ActionSpec:
             traceparent=printable(_optional(fields, "traceparent", str) or "")[:55] or None,
             **_call(fields),
             orchestrator=_name(fields, "orchestrator"),
+            secrets=secrets_from_json(fields),
         )
 
 
@@ -276,6 +282,29 @@ class TaskView:
             first_line=fields["firstLine"],
             has_more_logs=fields["hasMoreLogs"],
         )
+
+
+def masked_word(word: Word, masker: Masker) -> Word:
+    """Return a runner's word without the secrets that it may quote."""
+    if isinstance(word, Launched):
+        return Launched(masker.json(dict(word.job)))
+    if isinstance(word, Exit):
+        message = None if word.message is None else masker.text(word.message)
+        return replace(word, message=message, tail=tuple(map(masker.line, word.tail)))
+    return word
+
+
+def secrets_from_json(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Read the secrets of a spec, or those that a task has come to know since; older releases send none.
+
+    :raises MalformedReport: they are not a list of strings, or too many
+    """
+    secrets = fields.get("secrets", [])
+    if not isinstance(secrets, list) or not all(isinstance(secret, str) for secret in secrets):
+        raise MalformedReport("secrets is not a list of strings", field="secrets")
+    if len(secrets) > MAX_VALUES:
+        raise MalformedReport(f"secrets has more than {MAX_VALUES} values", field="secrets")
+    return tuple(secrets)
 
 
 def word_to_json(word: Word) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from airflow_asyncaction.hooks.known_secrets import masked
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import TAIL_LINES
 from airflow_asyncaction.runners.log_thread import LogThread, copy_log
@@ -103,11 +104,11 @@ class ContainerLogs:
             copy_log(read, partial(self._take_of, blamed), has_ended=not story.is_stuck)
 
     def _take(self, line: PodLine) -> None:
-        self._tail.append(line.text)
+        self._tail.append(masked(line.text))
         self._write(line)
 
     def _take_of(self, name: str, line: PodLine) -> None:
-        self._tail.append(line.text)
+        self._tail.append(masked(line.text))
         self._write_of(name, line)
 
     def _write_of(self, name: str, line: PodLine) -> None:

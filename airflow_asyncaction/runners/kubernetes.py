@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -13,8 +14,10 @@ from typing import Any
 
 from kubernetes import client as k8s
 
+from airflow_asyncaction.hooks.known_secrets import shared_secrets
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.masking import found_in
 from airflow_asyncaction.runners.base import OnLaunched
 from airflow_asyncaction.runners.container_logs import ContainerLogs
 from airflow_asyncaction.runners.pod_api import CONFLICT, ClusterRefused, GivenUp, PodApi
@@ -289,7 +292,9 @@ class KubeRunner:
     def _give_secret(self, pod: Pod, info: JobInfo) -> None:
         if not self._options.secret_in_env and not is_running(pod, self._options.container):
             owner = k8s.V1Pod(metadata=k8s.V1ObjectMeta(name=self._name, uid=self._uid))
-            secret = job_secret(owner, info, task_key=self.task_key)
+            # Not all that the task knows: who may read Secrets here may not know what the pod is not given.
+            given = found_in(json.dumps(pod) + (info.arguments or ""), shared_secrets())
+            secret = job_secret(owner, info, task_key=self.task_key, known=given)
             try:
                 self._api.create_secret(secret, self._namespace, self._options.start_timeout)
             except ClusterRefused as refused:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from errno import ENOENT, ENOTDIR
 
+from airflow_asyncaction.hooks.known_secrets import masked
 from airflow_asyncaction.protocol.actions import Completion
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
@@ -48,9 +49,9 @@ class LocalRunner:
     How it works: a guard process (``guard.py``) stands between this process and the job. It ends the job (the
     processes that escaped from its group, too) when it is told to, when the job's main process ends, or when
     this process is gone. The job gets an empty stdin: the task's own is Airflow's channel to the API server.
-    In its output its own secret is masked. Under ``Completion.REPORT`` what the main process leaves behind is
-    work: :meth:`run` returns, and the work goes on until :meth:`stop`, the death of this process, or
-    :meth:`release`, which lets it live on.
+    In its output its own secret is masked, and what Airflow masks in this process. Under
+    ``Completion.REPORT`` what the main process leaves behind is work: :meth:`run` returns, and the work goes
+    on until :meth:`stop`, the death of this process, or :meth:`release`, which lets it live on.
 
     What it does not do: read the output of such work unless :meth:`wait` is called (it should write to a
     file); end processes of another user (``sudo``); without Linux, end what left the job's process group.
@@ -81,7 +82,6 @@ class LocalRunner:
         self._cwd = cwd
         self._grace_seconds = stop_grace.total_seconds()
         self._write_line = write_line
-        self._secret: str | None = None
         self._keeps = completion is Completion.REPORT
         self._order({})  # raises what there is to raise, before anything is registered
         self._guard: GuardProcess | None = None
@@ -102,7 +102,6 @@ class LocalRunner:
         if self._stop_asked:
             return Exit(reason="Stopped", message="The job was asked to stop before it was started")
         self._frames += 1
-        self._secret = info.secret_key
         try:
             guard = self._launch(info)
             is_announced = False
@@ -163,6 +162,8 @@ class LocalRunner:
 
     def _launch(self, info: JobInfo) -> GuardProcess:
         guard = self._guard = GuardProcess(info.job_id, base_environ(os.environ))
+        for pipe in guard.pipes:
+            pipe.mask_with(lambda line: masked(line.replace(info.secret_key, "***")))
         if self._stop_asked:  # while it was being started
             guard.stop()
         guard.give(self._order(info.to_environ()))
@@ -202,9 +203,8 @@ class LocalRunner:
                     pipe.flush()
                 while pipe.lines:
                     line = pipe.lines.popleft()
-                    shown = line.replace(self._secret, "***") if self._secret else line
-                    self._tail.append(shown)
-                    self._write_line(pipe.name, shown)
+                    self._tail.append(line)
+                    self._write_line(pipe.name, line)
         finally:
             self._is_writing = False
 

@@ -15,6 +15,9 @@ PIECE_CHARS = 64 * 1024
 UPDATE_SECONDS = 1.0
 """How often at most a line that rewrites itself (a progress bar) is shown before its end."""
 
+_HELD_CHARS = 4 * 1024
+"""So much must follow a piece of a line that has not ended: a secret of this length is not cut in two."""
+
 READ_BYTES = 64 * 1024
 BACKLOG_CHUNKS = 256
 
@@ -25,9 +28,12 @@ class LineSplitter:
     A line ends with a newline, carriage returns before it included. A carriage return elsewhere means that
     the line is written anew: what stood there before is shown at most once in ``UPDATE_SECONDS``. What is
     not UTF-8 becomes U+FFFD.
+
+    :param mask: takes the secrets out of a line, before it is cut into pieces
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Callable[[str], str] = str) -> None:
+        self._mask = mask
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""  # what no line end has come for
         self._returned = False  # ... but a carriage return
@@ -41,24 +47,22 @@ class LineSplitter:
         text = self._decoder.decode(data)
         if "\r" in text or self._returned:
             return self._with_returns(text, now)
-        lines = (self._rest + text).split("\n")
-        if max(map(len, lines)) > PIECE_CHARS:
-            lines = [piece for line in lines for piece in _pieces(line)]
-        self._rest = lines.pop()
-        return lines
+        *lines, rest = (self._rest + text).split("\n")
+        pieces = [piece for line in lines for piece in self._pieces(line)]
+        return pieces + self._keep(rest)
 
     def flush(self) -> list[str]:
         """Return what came after the last newline: there will not be any more."""
         rest = self._rest + self._decoder.decode(b"", final=True)
         self._decoder.reset()
         self._rest, self._returned = "", False
-        return _pieces(rest) if rest else []
+        return self._pieces(rest) if rest else []
 
     def _with_returns(self, text: str, now: float) -> list[str]:
         lines: list[str] = []
         for number, segment in enumerate(text.split("\n")):
             if number > 0:  # a newline stands before this segment
-                lines.append(self._rest)
+                lines.extend(self._pieces(self._rest))
                 self._rest, self._returned = "", False
             self._add(segment, now, lines)
         return lines
@@ -71,15 +75,31 @@ class LineSplitter:
                 continue
             if self._returned:
                 self._update(now, lines)
-            *complete, self._rest = _pieces(self._rest + piece)
-            lines.extend(complete)
+            lines.extend(self._keep(self._rest + piece))
 
     def _update(self, now: float, lines: list[str]) -> None:
         due = self._updated_at is None or now - self._updated_at >= UPDATE_SECONDS
         if self._rest and due:
-            lines.append(self._rest)
+            lines.extend(self._pieces(self._rest))
             self._updated_at = now
         self._rest, self._returned = "", False
+
+    def _keep(self, rest: str) -> list[str]:
+        """Keep what has no end yet, but for the pieces that it has already: return them."""
+        pieces: list[str] = []
+        if len(rest) > PIECE_CHARS + _HELD_CHARS:
+            rest = self._mask(rest)
+        while len(rest) > PIECE_CHARS + _HELD_CHARS:
+            pieces.append(rest[:PIECE_CHARS])
+            rest = rest[PIECE_CHARS:]
+        self._rest = rest
+        return pieces
+
+    def _pieces(self, line: str) -> list[str]:
+        line = self._mask(line)
+        if len(line) <= PIECE_CHARS:
+            return [line]
+        return [line[start : start + PIECE_CHARS] for start in range(0, len(line), PIECE_CHARS)]
 
 
 class OutputPipe:
@@ -99,6 +119,10 @@ class OutputPipe:
         self._chunks: deque[bytes] = deque()
         self._splitter = LineSplitter()
         self._is_splitting = False
+
+    def mask_with(self, mask: Callable[[str], str]) -> None:
+        """Have the secrets taken out of lines; before anything is read."""
+        self._splitter = LineSplitter(mask)
 
     @property
     def wants_reading(self) -> bool:
@@ -132,9 +156,3 @@ class OutputPipe:
         """Take what came after the last newline for a line: nothing more is waited for."""
         if not self._is_splitting:
             self.lines.extend(self._splitter.flush())
-
-
-def _pieces(line: str) -> list[str]:
-    if len(line) <= PIECE_CHARS:
-        return [line]
-    return [line[start : start + PIECE_CHARS] for start in range(0, len(line), PIECE_CHARS)]

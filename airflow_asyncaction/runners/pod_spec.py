@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,33 @@ from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes import client as k8s
 
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
+from airflow_asyncaction.protocol.masking import Masker, bounded
 from airflow_asyncaction.runners.manifest_variables import replace_variables
 from airflow_asyncaction.runners.pod_end import ACTION_LABEL, ON_FINISH_LABEL, TASK_KEY_ANNOTATION, Pod
 
-TASK_KEY = "TASK_KEY"  # the name of a key in the Secret, which no container refers to
+# Names of keys in the Secret, which no container refers to.
+TASK_KEY = "TASK_KEY"
+MASKED_SECRETS = "MASKED_SECRETS"
 
 
 @dataclass(frozen=True)
 class PodSecrets:
-    """The secrets of an action that a cluster keeps beside its pod."""
+    """The secrets of an action that a cluster keeps beside its pod.
+
+    :param known: what else the pod was given that its task's log masks
+    """
 
     job: str = field(repr=False)
     task: str = field(repr=False)
+    known: frozenset[str] = field(default=frozenset(), repr=False)
 
     def masked(self, text: str) -> str:
         """Return a text without them."""
-        return text.replace(self.job, "***").replace(self.task, "***")
+        return self._masker.text(text)
+
+    @cached_property
+    def _masker(self) -> Masker:
+        return Masker({self.job, self.task, *self.known})
 
 
 def add_job(
@@ -65,10 +78,14 @@ def add_job(
     pod.metadata.labels = {**(pod.metadata.labels or {}), **labels}
 
 
-def job_secret(pod: k8s.V1Pod, info: JobInfo, *, task_key: str | None) -> k8s.V1Secret:
+def job_secret(
+    pod: k8s.V1Pod, info: JobInfo, *, task_key: str | None, known: Iterable[str] = ()
+) -> k8s.V1Secret:
     """Return the Secret of a pod that was created: it has its name, and the cluster deletes it with it.
 
     The pod's containers refer to the job's secret in it alone.
+
+    :param known: secrets that the pod is given: by it a trigger masks them in the task log
     """
     owner = k8s.V1OwnerReference(
         api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid, controller=True
@@ -77,6 +94,8 @@ def job_secret(pod: k8s.V1Pod, info: JobInfo, *, task_key: str | None) -> k8s.V1
         name=pod.metadata.name, owner_references=[owner], labels={ACTION_LABEL: info.job_id}
     )
     data = {JOB_SECRET_KEY: info.secret_key} | ({} if task_key is None else {TASK_KEY: task_key})
+    if kept := bounded(known):
+        data[MASKED_SECRETS] = json.dumps(kept)
     return k8s.V1Secret(metadata=metadata, string_data=data)
 
 
@@ -90,7 +109,8 @@ def secrets_of(pod: Pod, secret: Mapping[str, Any] | None) -> PodSecrets:
     data = (secret or {}).get("data") or {}
     if JOB_SECRET_KEY in data:
         job = _decoded(data, JOB_SECRET_KEY)
-        return PodSecrets(job, _decoded(data, TASK_KEY) if TASK_KEY in data else job)
+        task = _decoded(data, TASK_KEY) if TASK_KEY in data else job
+        return PodSecrets(job, task, _known(data))
     annotations = (pod.get("metadata") or {}).get("annotations") or {}
     for container in (pod.get("spec") or {}).get("containers") or ():
         for variable in container.get("env") or ():
@@ -98,6 +118,15 @@ def secrets_of(pod: Pod, secret: Mapping[str, Any] | None) -> PodSecrets:
                 job = str(variable["value"])
                 return PodSecrets(job, annotations.get(TASK_KEY_ANNOTATION) or job)
     raise ValueError(f"Neither the pod nor its Secret has {JOB_SECRET_KEY}")
+
+
+def _known(data: Mapping[str, str]) -> frozenset[str]:
+    if MASKED_SECRETS not in data:
+        return frozenset()
+    try:
+        return frozenset(map(str, json.loads(_decoded(data, MASKED_SECRETS))))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{MASKED_SECRETS} in the Secret is not what was put there") from error
 
 
 def _decoded(data: Mapping[str, str], name: str) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
+from airflow_asyncaction.hooks.known_secrets import current_masker, masked
 from airflow_asyncaction.job import Job, use_job
 from airflow_asyncaction.job.proxies import Proxies
 from airflow_asyncaction.protocol.job_info import JobInfo
@@ -72,7 +73,7 @@ class ServiceRunner:
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
         """Call it, report its result or exception, and return how it ended."""
-        job = self._job = Job(info, echo=self._echo, proxies=Proxies.of_worker(info.hook))
+        job = self._job = _MaskingJob(info, echo=self._echo, proxies=Proxies.of_worker(info.hook))
         if self._stop_asked:
             job.ask_to_stop()
         on_launched({"host": socket.gethostname(), "pid": os.getpid()})
@@ -197,6 +198,24 @@ def _completed(value: Any) -> Any:
 
 async def _awaited(awaitable: Any) -> Any:
     return await awaitable
+
+
+class _MaskingJob(Job):
+    """Reports nothing that Airflow masks in this process. The XCom is what the callable returned itself."""
+
+    def log(self, text: str, level: str = "INFO", *, stream: str | None = None, echo: bool = True) -> None:
+        super().log(masked(str(text)), level, stream=stream, echo=echo)
+
+    def progress(self, percent: float, message: str | None = None) -> None:
+        super().progress(percent, None if message is None else masked(str(message)))
+
+    def result(self, value: Any) -> None:
+        super().result(current_masker().json(value))
+
+    def fail(self, error: str | BaseException, name: str | None = None) -> None:
+        if isinstance(error, BaseException):
+            name = name or type(error).__name__
+        super().fail(masked(str(error)), None if name is None else masked(name))
 
 
 class _JobHandler(logging.Handler):

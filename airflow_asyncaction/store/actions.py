@@ -6,10 +6,11 @@ Nothing here decides anything about an action's life: that is ``protocol.lifecyc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, bindparam, delete, inspect, select
@@ -37,10 +38,11 @@ from airflow_asyncaction.protocol.lifecycle import (
     decide,
     overdue,
 )
+from airflow_asyncaction.protocol.masking import Masker
 from airflow_asyncaction.protocol.reports import Limits, Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
-from airflow_asyncaction.store import audit, ends, log_lines, reports, rows
+from airflow_asyncaction.store import audit, ends, log_lines, masks, reports, rows
 from airflow_asyncaction.store.adoption import is_left_to_next_try
 from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.completion import Completion
@@ -75,9 +77,18 @@ class Credentials:
 
     secrets: Secrets
     accept_v1: bool
+    masks: str | None = None
+
+    @cached_property
+    def masker(self) -> Masker:
+        """What masks the secrets that the action's task knows."""
+        return masks.masker(self.masks)
 
     def masked(self, body: bytes) -> bytes:
-        """Return what may be kept of a body: a job that reports its own secret does not give it away."""
+        """Return a body without these secrets: a job that reports its own secret does not give it away.
+
+        What else its task knows is masked in what the body says (``masker``), but for its results.
+        """
         return body.replace(self.secrets.job.encode(), b"***").replace(self.secrets.task.encode(), b"***")
 
 
@@ -211,6 +222,14 @@ class Actions:
                 )
             return self._settled(connection, row, _apply(connection, row, message, now), now)
 
+    def learn(self, action_id: JobId, unseal: Unseal[Sequence[str]]) -> None:
+        """Take note of secrets that the task has come to know: they are masked from now on.
+
+        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        """
+        with self.locked(action_id, unseal) as (connection, row, secrets):
+            rows.write(connection, action_id, {"masks": masks.added(row, secrets)})
+
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
         """Take note that the task is about to be deferred, and return the action.
 
@@ -272,7 +291,7 @@ class Actions:
         with self.transaction() as connection:
             row, _ = _unsealed(rows.read(connection, action_id), action_id, prove)
             _lock_out_v1(connection, row, scheme)
-            return rows.to_action(row)
+            return masks.for_job(row, rows.to_action(row))
 
     @contextmanager
     def locked(
@@ -345,7 +364,7 @@ class Actions:
         decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
         match decision:
             case Duplicate():
-                return Outcome(before)
+                return Outcome(masks.for_job(row, before))
             case Refused():
                 _keep_refusal(connection, row, decision, envelope, now)
                 return Outcome(before, decision)
@@ -355,7 +374,7 @@ class Actions:
                 ends.note(connection, before, after)
                 if report.is_terminal:
                     self._completion.complete(connection, row, after, now)
-                return Outcome(after, has_ended=report.is_terminal)
+                return Outcome(masks.for_job(row, after), has_ended=report.is_terminal)
 
     def _keep_report(
         self,
@@ -431,7 +450,7 @@ def _not_found(action_id: JobId) -> ActionNotFound:
 
 
 def _credentials(row: Row[Any]) -> Credentials:
-    return Credentials(secrets_of(row), row.accept_v1)
+    return Credentials(secrets_of(row), row.accept_v1, row.masks)
 
 
 def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
@@ -448,8 +467,10 @@ def _keep_refusal(
     columns = reports.columns(row.id, envelope, now, refused_with=refused.code)
     if refused.code not in _REPLAYED:
         columns["report_key"] = None
-    masked = _credentials(row).masked(envelope.body)
-    columns["body"] = masked[:KEPT_BODY_BYTES].decode("utf-8", "replace").replace("\0", "�")
+    credentials = _credentials(row)
+    body = credentials.masked(envelope.body).decode("utf-8", "replace")
+    kept = credentials.masker.text(body).encode()[:KEPT_BODY_BYTES].decode("utf-8", "replace")
+    columns["body"] = kept.replace("\0", "�")
     rows.insert_report(connection, columns)
     changes = {**_without_v1(row, envelope.scheme), "refused_count": row.refused_count + 1}
     rows.write(connection, row.id, {**changes, "updated_at": now})

@@ -49,6 +49,8 @@ _NOT_LOOKED_AT = {
     "job",
     "secret",
     "task_key",
+    "masks",
+    "sealed_arguments",
 }
 _MAY_BE_DUE = (
     select(

@@ -29,7 +29,7 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Due, Stop, Unlaunched
 from airflow_asyncaction.protocol.reports import well_formed
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.store import audit, reports, rows, secret
+from airflow_asyncaction.store import audit, masks, reports, rows, secret
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook
@@ -328,7 +328,7 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "registration": "",
         "secret": secret.encrypt(secret.new_secret()),
         "accept_v1": True,
-        "arguments": wanted.arguments,
+        **masks.argument_columns(wanted.arguments),
         "completion": Completion.EXIT.value,
         "require_report": False,
         "log_limit": 0,

@@ -14,11 +14,12 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import State as TaskStates
 from sqlalchemy import Select, bindparam, func, literal_column, null, select, union_all
 
-from airflow_asyncaction.exceptions import ActionNotFound
+from airflow_asyncaction.exceptions import ActionNotFound, SecretUnreadable
 from airflow_asyncaction.protocol.actions import State, is_skipped, iso_time
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
+from airflow_asyncaction.protocol.masking import MASK
 from airflow_asyncaction.protocol.reports import MAX_LISTED_CHARS
-from airflow_asyncaction.store import log_lines, rows
+from airflow_asyncaction.store import log_lines, masks, rows
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
 
@@ -27,7 +28,7 @@ _MOST_RANGES = 200
 _REPORTS_PAGE = 200
 
 _columns = action_table.c
-_NEVER_SHOWN = {"secret", "task_key", "registration", "idempotency", "ti_id", "awaited"}
+_NEVER_SHOWN = {"secret", "task_key", "sealed_arguments", "registration", "idempotency", "ti_id", "awaited"}
 _TASK_KEY = ("dag_id", "run_id", "task_id", "map_index")
 _tasks = TaskInstance.__table__.c
 _RENDERED_MAP_INDEX = (
@@ -38,12 +39,12 @@ _RENDERED_MAP_INDEX = (
     .label("rendered_map_index")
 )
 _SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHOWN), _RENDERED_MAP_INDEX)
-_LARGE = {"arguments", "results", "agent"}
+_LARGE = {"arguments", "results", "agent", "masks"}
 _SHORT = select(
     *(null().label(column.name) if column.name in _LARGE else column for column in _SHOWN.selected_columns)
 )
 _CUT = {
-    **{name: null() for name in ("arguments", "results", "agent", "status_details", "exit")},
+    **{name: null() for name in ("arguments", "results", "agent", "masks", "status_details", "exit")},
     "error_message": func.substr(_columns.error_message, 1, MAX_LISTED_CHARS),
 }
 _LISTED = select(
@@ -170,15 +171,22 @@ class ActionRecord:
             "serverTime": iso_time(now),
         }
 
+    def masked(self, shown: Any) -> Any:
+        """Return a JSON value without the secrets that its task knows; a mask, if they cannot be read."""
+        try:
+            return masks.masker_of(self.row).json(shown)
+        except SecretUnreadable:
+            return MASK
+
     def to_json(self, now: datetime) -> dict[str, Any]:
-        """Return all that is shown of it."""
+        """Return all that is shown of it. Of what its job reported, only the results are stored unmasked."""
         row = self.row
         return {
             **self.to_short_json(now),
             "arguments": _parsed(row.arguments),
-            "serviceName": row.service_name,
-            "method": row.method,
-            "results": _parsed(row.results),
+            "serviceName": self.masked(row.service_name),
+            "method": self.masked(row.method),
+            "results": self.masked(_parsed(row.results)),
             "hasResults": self.has_results,
             "statusDetails": self.status_details,
             "agent": _parsed(row.agent),

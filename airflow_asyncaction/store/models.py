@@ -113,6 +113,10 @@ action_table = Table(
     Column("task_key", Text, nullable=True),
     # TRUE from its registration until it is done (Action.is_done), then NULL: few rows of many have it.
     Column("awaited", Boolean(create_constraint=False), nullable=True),
+    # Both Fernet-encrypted: the secrets that the task knows, as a JSON list, to be masked in what the job
+    # reports; and the arguments as the job gets them, where those above are masked.
+    Column("masks", _json_text, nullable=True),
+    Column("sealed_arguments", _json_text, nullable=True),
     # Size of the lines that are kept. NULL: 0, and in rows of earlier releases not known.
     Column("log_bytes", BigInteger, nullable=True),
     # What lists show of status_details, which may be large.

@@ -27,8 +27,9 @@ from uuid6 import uuid7
 from airflow_asyncaction.exceptions import RegistrationRefused
 from airflow_asyncaction.protocol.actions import Action, State, StopReason, in_seconds
 from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.masking import Masker
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
-from airflow_asyncaction.store import reports, rows, secret
+from airflow_asyncaction.store import masks, reports, rows, secret
 from airflow_asyncaction.store.actions import Actions, supersede
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.secret import Secrets
@@ -107,7 +108,7 @@ def _register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], 
             if State(row.state).is_waiting:
                 return _take_queued(connection, row.id, task, claimant, wanted.spec, now)
             if row.adoptable and _is_to_adopt(connection, row, task, claimant, wanted):
-                return _adopt(connection, row.id, task, claimant)
+                return _adopt(connection, row, task, claimant, wanted.spec)
         if existing is not None:
             raise RegistrationRefused(
                 "This try of the task instance has another action than the one to resume",
@@ -135,15 +136,18 @@ def _is_to_adopt(
     return is_untaken_success(connection, action, row, task, wanted.spec) if action.is_done else True
 
 
-def _adopt(connection: Connection, action_id: JobId, task: Row[Any], claimant: Claimant) -> Registered:
+def _adopt(
+    connection: Connection, row: Row[Any], task: Row[Any], claimant: Claimant, spec: ActionSpec
+) -> Registered:
     changes = {
         "ti_id": claimant.ti_id,
         "attempt": max(task.try_number, 1),
         "registration": claimant.digest,
         "deferral": None,
+        "masks": masks.added(row, spec.secrets),
     }
-    rows.write(connection, action_id, changes)
-    return _registered(_read(connection, action_id))
+    rows.write(connection, row.id, changes)
+    return _registered(_read(connection, row.id))
 
 
 def _check_wanted(row: Row[Any]) -> None:
@@ -276,7 +280,8 @@ def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
     return {
         "type": spec.type,
         "runner": spec.runner,
-        "arguments": spec.arguments,
+        **masks.argument_columns(spec.arguments, Masker(spec.secrets)),
+        "masks": masks.encrypted(spec.secrets, spec.arguments),
         "completion": spec.completion.value,
         "require_report": spec.require_report,
         "start_timeout_seconds": in_seconds(spec.start_timeout),

@@ -17,8 +17,8 @@ from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.store.models import action_table
 
 _SECRET_BYTES = 32
-_BATCH = 500
-_ENCRYPTED = ("secret", "task_key")
+_BATCH = 100  # some are as long as arguments may be
+_ENCRYPTED = ("secret", "task_key", "masks", "sealed_arguments")
 _columns = action_table.c
 
 
@@ -32,16 +32,25 @@ def encrypt(secret: str) -> str:
     return get_fernet().encrypt(secret.encode()).decode()
 
 
+def is_encrypting() -> bool:
+    """Tell whether there is a ``[core] fernet_key``."""
+    return bool(get_fernet().is_encrypted)
+
+
 @lru_cache(maxsize=8192)  # a job reports many times, and the secrets of an action never change
 def decrypt(stored: str) -> str:
     """Return the secret.
 
     :raises SecretUnreadable: it was encrypted with a key that is not configured here (any more)
     """
-    return _decrypt(stored)
+    return decrypt_once(stored)
 
 
-def _decrypt(stored: str) -> str:
+def decrypt_once(stored: str) -> str:
+    """Return what was encrypted, and remember nothing: for what is large, or kept otherwise.
+
+    :raises SecretUnreadable: as :func:`decrypt`
+    """
     try:
         return get_fernet().decrypt(stored.encode()).decode()
     except InvalidToken:
@@ -104,7 +113,7 @@ class _Rotated:
 
 
 def _read_batch(connection: Connection, after_id: str | None) -> Sequence[Row[Any]]:
-    query: Select[Any] = select(_columns.id, _columns.secret, _columns.task_key)
+    query: Select[Any] = select(_columns.id, *(_columns[name] for name in _ENCRYPTED))
     if after_id is not None:
         query = query.where(_columns.id > after_id)
     return connection.execute(query.order_by(_columns.id).limit(_BATCH)).all()
@@ -115,7 +124,9 @@ def _rotated(row: Row[Any]) -> _Rotated | None:
     stored = {name: getattr(row, name) for name in _ENCRYPTED}
     before = {name: value for name, value in stored.items() if value is not None}
     try:  # by the keys of now, not of when it was read last
-        return _Rotated(row.id, before, {name: encrypt(_decrypt(value)) for name, value in before.items()})
+        return _Rotated(
+            row.id, before, {name: encrypt(decrypt_once(value)) for name, value in before.items()}
+        )
     except SecretUnreadable:
         return None
 

@@ -58,7 +58,7 @@ class PodLogs:
     def tail(self) -> tuple[str, ...]:
         """The last lines, of the base container or of the init container that kept it from starting."""
         source = self._base or self._blamed
-        return () if source is None else source.tail
+        return () if source is None else tuple(map(self._masked, source.tail))
 
     @property
     def may_be_followed(self) -> bool:
@@ -124,9 +124,10 @@ class PodLogs:
         return LiveLog(self._cluster, self._wanted.pod, container, begin, write, last_lines=last_lines)
 
     def _write(self, line: PodLine) -> None:
-        if self.secrets is not None:
-            line = replace(line, text=self.secrets.masked(line.text))
-        write_pod_line(self._log, line)
+        write_pod_line(self._log, replace(line, text=self._masked(line.text)))
+
+    def _masked(self, text: str) -> str:
+        return text if self.secrets is None else self.secrets.masked(text)
 
     def _write_of(self, name: str, line: PodLine) -> None:
         self._write(of_init_container(name, line))

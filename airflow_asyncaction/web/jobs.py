@@ -32,7 +32,7 @@ def jobs_blueprint(actions: Actions, files: Files, settings: Settings) -> Bluepr
 
         def unseal(credentials: Credentials | None) -> Report:
             proven = signed.prove(credentials)
-            return parse(proven.masked(signed.content.body), settings.limits)
+            return parse(proven.masked(signed.content.body), settings.limits, proven.masker)
 
         outcome = actions.report(signed.action_id, unseal, signed.envelope, signed.now)
         if outcome.refused is not None:

@@ -6,6 +6,7 @@ Registration is proven by the task state store (``store.registration``), all els
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,8 @@ from airflow_asyncaction.protocol.tasks import (
     Deferral,
     TaskView,
     Word,
+    masked_word,
+    secrets_from_json,
     word_from_json,
 )
 from airflow_asyncaction.settings import Settings
@@ -66,10 +69,22 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
         def unseal(credentials: Credentials | None) -> Word:
             proven = signed.prove(credentials)
-            return word_from_json(parse_object(proven.masked(signed.content.body)))
+            told = word_from_json(parse_object(proven.masked(signed.content.body)))
+            return masked_word(told, proven.masker)
 
         told = actions.tell(signed.action_id, unseal, signed.now, ti_id=request.args.get("ti"))
         return jsonify(TaskView.of(told).to_json())
+
+    @blueprint.post("/secrets")
+    def secrets() -> Response:
+        signed = task_request(request, settings)
+
+        def unseal(credentials: Credentials | None) -> Sequence[str]:
+            signed.prove(credentials)
+            return secrets_from_json(parse_object(signed.content.body))
+
+        actions.learn(signed.action_id, unseal)
+        return jsonify({})
 
     @blueprint.post("/defer")
     def defer() -> Response:

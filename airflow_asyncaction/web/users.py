@@ -129,7 +129,7 @@ def _file_routes(blueprint: Blueprint, actions: Actions, files: Files) -> None:
             {"property": file.property, "role": role.value, **file.to_map()}
             for role, file in files.of_action(found.id)
         ]
-        return jsonify({"files": shown})
+        return jsonify({"files": found.masked(shown)})
 
     @blueprint.get("/actions/<uuid>/files/<property_>/<index:index>")
     def download(uuid: str, property_: str, index: int) -> AnyResponse:

@@ -23,11 +23,14 @@ _aa_may_pass() { # tells whether status $1 with answer $2 may pass by itself; if
   [ "$_aa_pause" -le 128 ] && sleep "$_aa_pause" && _aa_pause=$((2 * _aa_pause))
 }
 
-_aa_print() { # prints $1; mksh has no printf of its own, and the command line of another is for all to see
-  case ${KSH_VERSION-} in
-    *' KSH '*) print -rn -- "$1" ;;
-    *) printf %s "$1" ;;
-  esac
+_aa_print() { # prints $1; where printf is a program, as in mksh, its command line is for all to see
+  if [ "$(command -v printf)" = printf ]; then
+    printf %s "$1"
+  else
+    awk '{ printf "%s%s", end, $0; end = "\n" }' <<EOF
+$1
+EOF
+  fi
 }
 
 _aa_offset=0 # seconds that the server's clock is ahead

@@ -91,6 +91,7 @@ class JobPods:
         init: Mapping[str, str] | None = None,
         volumes: Sequence[k8s.V1Volume] = (),
         reads_return_file: bool = False,
+        known: Sequence[str] = (),
         **container: Any,
     ) -> JobPod:
         """Create a pod that runs a shell script, and its Secret."""
@@ -113,7 +114,7 @@ class JobPods:
         add_job(pod, info, task_key=task_key, secret_in_env=secret_in_env, on_finish=on_finish)
         pod = self.core.create_namespaced_pod(self.cluster.namespace, pod)
         if not secret_in_env:
-            secret = job_secret(pod, info, task_key=task_key)
+            secret = job_secret(pod, info, task_key=task_key, known=known)
             self.core.create_namespaced_secret(self.cluster.namespace, secret)
         return JobPod(info, self.core, name, self.cluster.namespace, pod.metadata.uid)
 

@@ -16,6 +16,7 @@ from sqlalchemy import MetaData, create_engine, delete, event, select, update
 
 from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.protocol.lifecycle import Launched
+from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store.models import action_table, report_table
 from airflow_asyncaction.store.secret import decrypt, encrypt, rotate_all
 from tests.integration.databases import Database
@@ -96,7 +97,8 @@ def forget_keys() -> None:
 
 
 def test_keys_are_rotated(database: Database, new_job: NewJob) -> None:
-    jobs = [new_job() for _ in range(3)]
+    given = {"secrets": ("a password",), "arguments": JsonText('{"x": "a password"}')}
+    jobs = [new_job(**given) for _ in range(3)]
     old, new = os.environ[FERNET_KEY], Fernet.generate_key().decode()
     with fernet_keys(f"{new},{old}"):
         assert jobs[0].report().status == 200
@@ -104,12 +106,13 @@ def test_keys_are_rotated(database: Database, new_job: NewJob) -> None:
     try:
         with fernet_keys(new):
             assert [job.report().status for job in jobs] == [200, 200, 200]
-            assert all(job.view() for job in jobs)
+            assert [job.send("GET", "/job").fields["arguments"] for job in jobs] == [{"x": "a password"}] * 3
         with database.engine.connect() as connection:
-            rows = list(connection.execute(select(action_table.c.secret, action_table.c.task_key)))
+            encrypted = ("secret", "task_key", "masks", "sealed_arguments")
+            rows = list(connection.execute(select(*(action_table.c[name] for name in encrypted))))
         assert f"the secrets of {len(rows)} actions" in done.stdout
         stored = [secret for row in rows for secret in row if secret is not None]
-        assert len(stored) >= len(rows) + len(jobs)
+        assert len(stored) >= len(rows) + 3 * len(jobs)
         assert all(Fernet(new).decrypt(secret.encode()) for secret in stored)
     finally:
         with fernet_keys(f"{old},{new}"):

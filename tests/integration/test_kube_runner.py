@@ -19,6 +19,7 @@ from kubernetes import config as kube_config
 
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
 from airflow_asyncaction.runners.pod_end import ACTION_LABEL
 from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
@@ -161,10 +162,14 @@ class Scene:
 
     def expect_task_key_in_secret_alone(self, name: str) -> None:
         """Expect what a trigger is going to read, and what no container may."""
+        assert self.read_secrets(name) == PodSecrets(self.info.secret_key, TASK_KEY)
         core, namespace = self.cluster.core, self.cluster.namespace
-        secret = k8s.ApiClient().sanitize_for_serialization(core.read_namespaced_secret(name, namespace))
-        assert secrets_of({}, secret) == PodSecrets(self.info.secret_key, TASK_KEY)
         assert TASK_KEY not in str(core.read_namespaced_pod(name, namespace))
+
+    def read_secrets(self, name: str) -> PodSecrets:
+        """Return what a trigger reads of a pod's Secret."""
+        secret = self.cluster.core.read_namespaced_secret(name, self.cluster.namespace)
+        return secrets_of({}, k8s.ApiClient().sanitize_for_serialization(secret))
 
     def secrets(self) -> list[str]:
         names = self.cluster.core.list_namespaced_secret(
@@ -356,6 +361,21 @@ def test_a_pod_that_somebody_deletes(scene: Scene, grace_seconds: int) -> None:
     thread.join()
     assert exit_.reason == "PodDeleted"
     assert exit_.is_seen is (exit_.code is not None)  # without grace, it may be gone before its node has told
+
+
+def test_the_pods_secret_holds_what_airflow_masks_of_what_the_pod_is_given(
+    scene: Scene, mask: Callable[[list[str]], None]
+) -> None:
+    mask(["the password", "of the arguments", "not the pod's"])
+    scene.info = replace(scene.info, arguments=JsonText('{"x": "of the arguments"}'))
+    runner = scene.runner("echo it is the password; sleep 3; exit 3")
+    read: list[PodSecrets] = []
+    thread = scene.when_launched(lambda: read.append(scene.read_secrets(runner.pod["name"])))
+    exit_ = scene.run(runner)
+    thread.join()
+    assert read[0].known == {"the password", "of the arguments"}
+    assert exit_ is not None
+    assert list(exit_.tail) == ["it is ***"]
 
 
 def test_the_next_worker_adopts_the_running_pod_and_goes_on_with_its_log(scene: Scene) -> None:

@@ -137,13 +137,14 @@ def test_nobody_sees_actions_of_dags_that_are_not_theirs(
 
 
 def test_secrets_are_not_even_read(database: Database, actions: Actions) -> None:
-    hidden = {"secret": "hidden", "registration": "hidden", "task_key": "hidden"}
+    hidden = {"secret": "x", "registration": "x", "task_key": "x", "sealed_arguments": "x"}
     action_id = insert_action(database, **hidden)
     with statements(database) as sent:
         find(actions, action_id)
         list_actions(actions, Filter(), limit=1)
     assert len(sent) == 2
     assert not any(column in statement for statement, _ in sent for column in hidden)
+    assert ["async_action.masks" in statement for statement, _ in sent] == [True, False]  # only for results
 
 
 @pytest.mark.parametrize("uuid", ["", "x", "%", "0" * 36, "01890000-0000-7000-8000-000000000000"])

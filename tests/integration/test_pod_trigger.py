@@ -511,6 +511,20 @@ def test_secrets_in_the_pod_itself_are_read_there(defer: NewDeferred) -> None:
     assert {"mine is ***", "and 0 others"} <= set(lines(logs))
 
 
+def test_what_airflow_masks_is_masked_in_the_log_and_the_error_of_a_deferred_pod(defer: NewDeferred) -> None:
+    deferred = defer("echo it is the password; exit 3", known=["the password"])
+
+    async def check() -> None:
+        started = Triggerer().start(deferred.trigger())
+        await until(lambda: deferred.job.view().is_done)
+        await started.cancel()
+
+    with capture_logs() as logs:
+        run(check())
+    assert "it is ***" in lines(logs)
+    assert deferred.job.view().error_message == "The job exited with code 3\nit is ***"
+
+
 def test_a_v1_job_of_a_deferred_pod_goes_on_with_v1_to_its_end(defer: NewDeferred) -> None:
     deferred = defer(f"sleep 3; {SHOWS_SECRETS}")
     job = deferred.job

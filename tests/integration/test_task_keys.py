@@ -64,7 +64,7 @@ def test_each_route_belongs_to_a_job_to_a_task_or_to_users() -> None:
     blueprints = {rule.endpoint.partition(".")[0] for rule in create_app().url_map.iter_rules()}
     assert blueprints == OF_JOBS | OF_TASKS | OF_OTHERS
     assert len(set(signed_routes(OF_JOBS, "x"))) == 6
-    assert len(set(signed_routes(OF_TASKS, "x"))) == 8
+    assert len(set(signed_routes(OF_TASKS, "x"))) == 9
     assert all(path.startswith("/task/") for _, path in signed_routes(OF_TASKS, "x"))
 
 

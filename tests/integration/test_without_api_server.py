@@ -308,3 +308,23 @@ def test_without_our_tables_it_says_what_to_do_at_once(home: Home) -> None:
     assert "TablesMissing: The tables of airflow-asyncaction are missing" in done.stdout + done.stderr
     assert "run 'airflow db migrate'" in done.stdout + done.stderr
     assert "trying again" not in done.stdout + done.stderr
+
+
+def test_what_airflow_masks_is_masked_in_actions_and_true_for_jobs_and_xcoms(home: Home) -> None:
+    masking = home.run_dag("masking", str(DAGS / "masking.py"))
+    dsn = 'db://p@ss "word"/1@host'
+    assert masking.result("reports") == {"dsn": dsn}
+    assert masking.result("logs") == 'p@ss "word"/1'
+    assert masking.reported["reports"] == ["reported: db://***@host"]
+    assert masking.reported["logs"] == ["logged: ***"]
+    assert masking.actions["prints"][-1].error_message == (
+        'The job exited with code 3\ngiven: {"dsn": "db://***@host"}'
+    )
+    assert masking.actions["fails"][-1].error_message == "no ***"
+    shown = home.execute(
+        "SELECT arguments, status_details, error_message, agent, job, exit, logs, body"
+        " FROM async_action JOIN async_action_report ON action_id = async_action.id"
+    )
+    assert [row for row in shown if "@ss" in str(row)] == []
+    details = home.execute("SELECT status_details, arguments FROM async_action WHERE task_id = 'reports'")
+    assert details == [('{"progress":50,"message":"with db://***@host"}', '{"dsn":"***"}')]  # by its name

@@ -133,10 +133,17 @@ def canary() -> str:
 
 
 @pytest.fixture(scope="session")
+def password() -> str:
+    """Return the password of the connection ``masked``."""
+    return f'p@ss "word"/{secrets.token_hex(8)}'
+
+
+@pytest.fixture(scope="session")
 def shared_scene(
     shared: SharedServices,
     s3: S3Server,
     canary: str,
+    password: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Scene]:
     """Return the deployment, with a run of each Dag that needs no attention."""
@@ -154,7 +161,11 @@ def shared_scene(
         database_url=url,
         is_migrated=True,
         config={**CONFIG, "core": CORE, "asyncaction": ours},
-        environ={"ASYNCACTION_TEST_FOLDER": str(folder), "AIRFLOW_CONN_AWS_TEST": s3.connection},
+        environ={
+            "ASYNCACTION_TEST_FOLDER": str(folder),
+            "AIRFLOW_CONN_AWS_TEST": s3.connection,
+            "AIRFLOW_CONN_MASKED": json.dumps({"conn_type": "generic", "password": password}),
+        },
         preload=["airflow_asyncaction.operators"],
     )
     try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -54,6 +55,23 @@ def test_a_secret_that_a_job_prints_is_masked(scene: Scene) -> None:
     assert scene.state_of("callables", "shows_secret") == "failed"
     assert "its secret is ***" in scene.events("callables", "shows_secret")
     assert (scene.action("callables", "shows_secret").error_message or "").endswith("its secret is ***")
+
+
+def test_what_airflow_masks_is_masked_wherever_an_action_is_shown(scene: Scene, password: str) -> None:
+    assert scene.state_of("callables", "shows_password") == "failed"
+    assert scene.state_of("callables", "logs_password") == "success"
+    given = 'given: {"dsn": "db://***@host"}'
+    assert given in scene.events("callables", "shows_password")
+    shown = scene.action("callables", "shows_password")
+    assert (shown.error_message or "").endswith(given)
+    logged = scene.action("callables", "logs_password")
+    assert (logged.status_details, logged.results) == ('{"progress":50,"message":"with ***"}', '"***"')
+    assert scene.api.xcoms(scene.key("callables", "logs_password"))["return_value"] == password
+    spellings = [password, json.dumps(password)[1:-1], json.dumps(json.dumps(password))[2:-2]]
+    assert places_of(spellings, tables(scene)) == {"xcom"}
+    task_logs = [(name, content) for name, content in log_files(scene) if "task_id=logs_password" in name]
+    assert task_logs
+    assert places_of(spellings, task_logs) == set()
 
 
 @pytest.mark.usefixtures("spread")

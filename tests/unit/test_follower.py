@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, cast
@@ -19,7 +20,7 @@ from airflow_asyncaction.protocol.actions import State, Verb
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
 from airflow_asyncaction.runners.reported import describe_progress
 from tests.unit.task_server import Answer, TaskServer
 from tests.unit.test_hook import AWAY, SEEN, VIEW
@@ -36,11 +37,13 @@ def answer(*messages: str, first_line: int = 1, **changes: object) -> Answer:
     return Answer(fields=view.to_json())
 
 
-def follow(server: TaskServer, *, copies_logs: bool = True) -> tuple[Follower, threading.Event]:
+def follow(
+    server: TaskServer, *, copies_logs: bool = True, hook: TaskHook | None = None
+) -> tuple[Follower, threading.Event]:
     stopped = threading.Event()
     task = TaskCredentials(JobId(str(uuid.uuid4())), "s" * 43)
     follower = Follower(
-        TaskHook(server.url),
+        hook or TaskHook(server.url),
         task,
         cast("Logger", logging.getLogger("task")),
         interval=timedelta(seconds=0.05),
@@ -175,3 +178,25 @@ def test_a_job_whose_description_is_refused_is_up_all_the_same() -> None:
 )
 def test_progress_in_words(details: str, line: str) -> None:
     assert describe_progress(JsonText(details)) == line
+
+
+def test_secrets_that_the_process_comes_to_know_are_shared_once(mask: Callable[[str], None]) -> None:
+    given = {
+        "actionId": str(uuid.uuid4()),
+        "secretKey": "s" * 43,
+        "taskKey": "t" * 43,
+        "orchestrator": "here",
+    }
+    with TaskServer([Answer(fields={**given, "wasLaunched": False}), SEEN]) as server:
+        hook = TaskHook(server.url)
+        hook.register("ti", "nonce", ActionSpec(type="t", runner="local"))
+        follower, _ = follow(server, hook=hook)
+        mask("known later")
+        while len(asked_for(server)) < 3 or not shared(server):
+            threading.Event().wait(0.01)
+        follower.finish()
+    assert shared(server) == [{"secrets": ["known later"]}]
+
+
+def shared(server: TaskServer) -> list[object]:
+    return [json.loads(request.body) for request in server.requests if request.path.endswith("/task/secrets")]

@@ -8,6 +8,8 @@ import logging
 import time
 import traceback
 import uuid
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -20,6 +22,7 @@ from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.protocol.masking import MAX_VALUES
 from airflow_asyncaction.protocol.signing import Content, read_claim, verify
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
 from tests.unit.task_server import Answer, TaskServer
@@ -224,4 +227,55 @@ def test_registration_returns_what_the_job_is_given() -> None:
     assert environ["JOB_HOOK"] == server.url
     assert (environ["JOB_ID"], environ["JOB_SECRET_KEY"]) == (given["actionId"], SECRET)
     assert (environ["JOB_ORCHESTRATOR"], environ["TRACEPARENT"]) == ("here", "00-a-b-01")
-    assert ActionSpec.from_json(sent["spec"]) == spec
+    assert replace(ActionSpec.from_json(sent["spec"]), secrets=()) == spec
+
+
+def test_a_task_shares_what_airflow_masks_once(mask: Callable[[str], None]) -> None:
+    given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "taskKey": TASK_KEY, "orchestrator": "here"}
+    mask("known before")
+    with TaskServer([Answer(fields={**given, "wasLaunched": False}), SEEN]) as server:
+        hook = TaskHook(server.url)
+        registration = hook.register("ti", "nonce", ActionSpec(type="t", runner="local"))
+        mask(SECRET)
+        mask(TASK_KEY)
+        clone, task = hook.clone(), registration.credentials
+        clone.tell(task, Exit(code=1))
+        mask("known later")
+        for _ in range(2):
+            hook.tell(task, Exit(code=1, message="known before, known later", tail=("known later",)))
+        sent = [(request.path.partition("?")[0], json.loads(request.body)) for request in server.requests]
+    assert "known before" in sent[0][1]["spec"]["secrets"]
+    paths = [path.removeprefix("/async") for path, _ in sent]
+    assert paths == ["/task/register", "/task/word", "/task/secrets", "/task/word", "/task/word"]
+    assert sent[2][1] == {"secrets": ["known later"]}
+    assert (sent[3][1]["message"], sent[3][1]["tail"]) == ("***, ***", ["***"])
+
+
+def test_a_word_arrives_though_secrets_could_not_be_shared(mask: Callable[[str], None]) -> None:
+    given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "taskKey": TASK_KEY, "orchestrator": "here"}
+    with TaskServer([Answer(fields={**given, "wasLaunched": False}), AWAY, SEEN]) as server:
+        hook = TaskHook(server.url)
+        task = hook.register("ti", "nonce", ActionSpec(type="t", runner="local")).credentials
+        mask("known later")
+        hook.tell(task, Exit(code=1, message="known later"))
+        hook.share_secrets(task)
+        hook.share_secrets(task)
+        sent = [(request.path.partition("?")[0], request.body) for request in server.requests]
+    assert [path.removeprefix("/async/task/") for path, _ in sent[1:]] == ["secrets", "word", "secrets"]
+    assert b"known later" not in sent[2][1]
+
+
+def test_secrets_that_are_too_many_are_told_of(
+    mask: Callable[[list[str]], None],
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "taskKey": TASK_KEY, "orchestrator": "here"}
+    mask([f"password {number}" for number in range(MAX_VALUES + 10)])
+    with TaskServer([Answer(fields={**given, "wasLaunched": False})]) as server:
+        TaskHook(server.url).register("ti", "nonce", ActionSpec(type="t", runner="local"))
+        sent = json.loads(server.requests[0].body)
+    assert len(sent["spec"]["secrets"]) == MAX_VALUES
+    said = caplog.text + "".join(capsys.readouterr())
+    assert "too many or too long" in said
+    assert "password" not in said

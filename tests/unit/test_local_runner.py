@@ -479,3 +479,18 @@ def test_its_own_secret_is_masked_in_its_output() -> None:
     run = Run('echo "secret: $JOB_SECRET_KEY."; exit 3')
     assert list(run.run().tail) == ["secret: ***."]
     assert run.stdout == ["secret: ***."]
+
+
+def test_what_airflow_masks_is_masked_in_its_output(mask: Callable[[str], None]) -> None:
+    mask("the password")
+    environ = {**base_environ(os.environ), "PASSWORD": "the password"}
+    run = Run('echo "it is $PASSWORD."; exit 3', environ=environ)
+    assert list(run.run().tail) == ["it is ***."]
+    assert run.stdout == ["it is ***."]
+
+
+def test_a_long_line_is_cut_around_what_is_masked(mask: Callable[[str], None]) -> None:
+    mask("the password")
+    run = Run("printf '%065530d' 0; sleep 0.2; printf 'the pass'; sleep 0.2; printf 'word%09000d' 0")
+    run.run()
+    assert "".join(run.stdout) == "0" * 65530 + "***" + "0" * 9000

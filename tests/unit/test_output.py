@@ -98,6 +98,17 @@ def test_a_long_line_comes_in_pieces(length: int, step: int) -> None:
     assert end == "end"
 
 
+@pytest.mark.parametrize("start", range(PIECE_CHARS - 8, PIECE_CHARS + 2))
+@pytest.mark.parametrize("step", [7, 1000, 1024 * 1024])
+def test_no_secret_is_cut_in_two(start: int, step: int) -> None:
+    splitter = LineSplitter(lambda line: line.replace("secret", "***"))
+    output = b"x" * start + b"secret" + b"y" * PIECE_CHARS
+    # The beginning in one go: the line of it that is kept is masked with each further byte.
+    chunks = [output[: start - 20], *(output[at : at + step] for at in range(start - 20, len(output), step))]
+    pieces = [piece for chunk in chunks for piece in splitter.feed(chunk, 0.0)] + splitter.flush()
+    assert "".join(pieces) == "x" * start + "***" + "y" * PIECE_CHARS
+
+
 def test_a_pipe_is_read_without_waiting_to_its_end() -> None:
     read_fd, write_fd = os.pipe()
     try:

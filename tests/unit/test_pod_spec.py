@@ -18,6 +18,7 @@ from airflow_asyncaction.runners.pod_end import (
     trimmed,
 )
 from airflow_asyncaction.runners.pod_spec import (
+    MASKED_SECRETS,
     TASK_KEY,
     PodSecrets,
     add_job,
@@ -79,6 +80,8 @@ def test_the_secrets_are_not_in_the_pod_but_in_a_secret_that_the_pod_owns() -> N
     assert secret["metadata"]["labels"] == {ACTION_LABEL: INFO.job_id}
     assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == ["the-uid"]
     assert secret["stringData"] == {JOB_SECRET_KEY: "topsecret", TASK_KEY: "taskkey"}
+    known = _json(job_secret(pod, INFO, task_key="taskkey", known=["a password"]))["stringData"]
+    assert known == {**secret["stringData"], MASKED_SECRETS: '["a password"]'}
     with pytest.raises(ValueError, match=JOB_SECRET_KEY):
         secrets_of(_json(pod), None)
 
@@ -109,9 +112,16 @@ def test_in_clear_the_task_key_is_in_no_container() -> None:
 def test_the_secrets_are_read_back() -> None:
     data = {
         name: base64.b64encode(value).decode()
-        for name, value in ((JOB_SECRET_KEY, b"topsecret"), (TASK_KEY, b"taskkey"))
+        for name, value in (
+            (JOB_SECRET_KEY, b"topsecret"),
+            (TASK_KEY, b"taskkey"),
+            (MASKED_SECRETS, b'["a password"]'),
+        )
     }
-    assert secrets_of({}, {"data": data}) == PodSecrets("topsecret", "taskkey")
+    read = secrets_of({}, {"data": data})
+    assert read == PodSecrets("topsecret", "taskkey", frozenset({"a password"}))
+    assert read.masked("taskkey, a password, topsecret") == "***, ***, ***"
+    assert "a password" not in repr(read)
     pod = _pod()
     add_job(pod, INFO, task_key="taskkey", secret_in_env=True, on_finish="delete_pod")
     assert secrets_of(_json(pod), None) == PodSecrets("topsecret", "taskkey")
@@ -125,10 +135,10 @@ def test_a_pod_of_before_tasks_had_keys_has_its_jobs_secret(secret_in_env: bool)
     assert secrets_of(_json(pod), None if secret_in_env else data) == PodSecrets("topsecret", "topsecret")
 
 
-@pytest.mark.parametrize("name", [JOB_SECRET_KEY, TASK_KEY])
+@pytest.mark.parametrize("name", [JOB_SECRET_KEY, TASK_KEY, MASKED_SECRETS])
 @pytest.mark.parametrize("data", ["no base64!", base64.b64encode(b"\xff").decode()])
 def test_a_secret_that_somebody_changed_is_refused(name: str, data: str) -> None:
-    known = {each: base64.b64encode(b"s").decode() for each in (JOB_SECRET_KEY, TASK_KEY)}
+    known = {each: base64.b64encode(b"[]").decode() for each in (JOB_SECRET_KEY, TASK_KEY, MASKED_SECRETS)}
     with pytest.raises(ValueError, match=name):
         secrets_of({}, {"data": {**known, name: data}})
 

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,7 @@ from airflow_asyncaction.job import Job, current_job
 from airflow_asyncaction.protocol.actions import SKIPPED, State
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import Limits
+from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.runners.service import JobInterrupted, ServiceRunner
 from airflow_asyncaction.testing import JobServer, TestedJob
 
@@ -337,3 +339,47 @@ def test_a_server_that_is_away_does_not_change_what_it_returned(server: JobServe
     service = runner(call)
     assert carried_out(service, tested) == Exit(code=0)
     assert (tested.action.state, tested.action.results) == (State.SUCCESS, "7")
+
+
+def test_nothing_that_airflow_masks_leaves_the_process(
+    tested: TestedJob, caplog: pytest.LogCaptureFixture, mask: Callable[[str], None]
+) -> None:
+    def call(job: Job) -> None:
+        mask("the password")  # as a connection does that is read only now
+        assert job.arguments == {"x": "the password"}
+        job.progress(5, "with the password")
+        job.log("by the job: the password")
+        logging.getLogger("mine").warning("by logging: %s", "the password")
+        job.flush()
+        job.fail("no the password", "not the password")
+
+    tested.info = replace(tested.info, arguments=JsonText('{"x": "the password"}'))
+    with caplog.at_level(logging.INFO):
+        carried_out(runner(call), tested)
+    assert [line.message for line in tested.logs] == ["by the job: ***", "by logging: ***"]
+    assert tested.action.status_details == '{"progress":5,"message":"with ***"}'
+    assert (tested.action.error_name, tested.action.error_message) == ("not ***", "no ***")
+
+
+def test_the_result_is_masked_in_the_report_and_true_in_the_task(
+    tested: TestedJob, mask: Callable[[str], None]
+) -> None:
+    mask("the password")
+    service = runner(lambda _: {"dsn": ("the password", 1), "the password": None})
+    carried_out(service, tested)
+    assert tested.action.results == '{"dsn":["***",1],"***":null}'
+    assert service.returned == {"dsn": ("the password", 1), "the password": None}
+
+
+def test_what_it_raises_is_masked_in_the_report_and_true_in_the_task(
+    tested: TestedJob, mask: Callable[[str], None]
+) -> None:
+    mask("the password")
+
+    def call(_: Job) -> None:
+        raise LookupError("no the password")
+
+    service = runner(call)
+    carried_out(service, tested)
+    assert (tested.action.error_name, tested.action.error_message) == ("LookupError", "no ***")
+    assert str(service.exception) == "no the password"

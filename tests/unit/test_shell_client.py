@@ -327,19 +327,64 @@ def test_neither_a_trace_nor_a_command_line_shows_a_part_of_the_secret_or_a_cont
     server: JobServer, tmp_path: Path, shell: str
 ) -> None:
     server.clock_offset = timedelta(minutes=10)
-    (tmp_path / "bin").mkdir()
-    for program in WATCHED:
-        watched = tmp_path / "bin" / program
-        watched.write_text(WATCH.format(cat=shutil.which("cat"), program=shutil.which(program)))
-        watched.chmod(0o755)
     commands = tmp_path / "commands"
-    environ = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "COMMANDS": str(commands)}
+    environ = {"PATH": watched_programs(tmp_path), "COMMANDS": str(commands)}
     tested, done = reported(shell, server, tmp_path, REPORTS, "-x", **environ)
     shown = done.stderr, commands.read_text()
     assert all("X-Job-Signature" in text for text in shown)
     assert "--config\0-\0" in shown[1]
     assert "/content/" not in shown[1]  # a URL of a content, which is as good as a password
     assert [part for part in parts_of(tested.info.secret_key) for text in shown if part in text] == []
+
+
+REPORT_OFFLINE = r"""
+date() { echo 1700000000; }
+curl() { cat >/dev/null; printf '{}200'; }
+. "$JOBS/signing.sh"
+report '{"status": "RUNNING"}'
+"""
+
+
+@in_each_shell
+@pytest.mark.parametrize("option", ["-x", "-v", "-u", "-e"])
+def test_no_option_makes_a_shell_show_a_single_character_of_the_secret(
+    tmp_path: Path, shell: str, option: str
+) -> None:
+    environ = {"PATH": watched_programs(tmp_path), "COMMANDS": str(tmp_path / "commands"), "JOBS": str(JOBS)}
+    environ |= {"JOB_ID": "1", "JOB_HOOK": "http://h", "JOB_SECRET_KEY": "^~" * 21}
+    started = [*command(shell), option, "-c", f"set {option}\n{REPORT_OFFLINE}"]
+    done = subprocess.run(started, env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout == "{}"
+    assert ("_aa_request" in done.stderr) == (option in ("-x", "-v"))
+    commands = (tmp_path / "commands").read_text()
+    assert "openssl" in commands
+    source = set((JOBS / "signing.sh").read_text().splitlines())  # which -v shows
+    shown = "\n".join(line for line in (done.stderr + commands).splitlines() if line not in source)
+    assert not {"^", "~"} & set(shown)
+    codes = {str(ord(character) ^ pad) for character in "^~" for pad in (0, 54, 92)} - {"2"}
+    assert not codes & set(re.findall(r"(?<![0-9a-f])[0-9]+(?![0-9a-f])", shown))
+
+
+@pytest.mark.parametrize("shell", ["mksh", "sh"])
+def test_where_printf_is_a_program_no_text_of_the_job_is_on_a_command_line(
+    server: JobServer, tmp_path: Path, shell: str
+) -> None:
+    environ = {"PATH": watched_programs(tmp_path), "COMMANDS": str(tmp_path / "commands")}
+    without_printf = "" if shell == "mksh" else "command() { echo /usr/bin/printf; }\n"
+    reported(shell, server, tmp_path, without_printf + REPORTS, **environ)
+    commands = (tmp_path / "commands").read_text()
+    assert "X-Job-Signature" in commands
+    assert not [text for text in ("half 100%", "/content/", "results") if text in commands]
+
+
+def watched_programs(tmp_path: Path) -> str:
+    """Return a PATH on which programs leave their command lines in ``$COMMANDS``."""
+    (tmp_path / "bin").mkdir()
+    for program in WATCHED:
+        watched = tmp_path / "bin" / program
+        watched.write_text(WATCH.format(cat=shutil.which("cat"), program=shutil.which(program)))
+        watched.chmod(0o755)
+    return f"{tmp_path}/bin:{os.environ['PATH']}"
 
 
 def parts_of(secret: str) -> list[str]:

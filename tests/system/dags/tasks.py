@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, TriggerRule, task
+from airflow.sdk import DAG, BaseHook, TriggerRule, task
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_asyncaction.job import current_job
@@ -45,6 +45,13 @@ with DAG("callables", schedule=None) as callables:
         return 0
 
     @task.async_action
+    def logs_password() -> str | None:
+        password = BaseHook.get_connection("masked").password
+        log.info("logged: %s", password)
+        current_job().progress(50, f"with {password}")
+        return password
+
+    @task.async_action
     async def awaits(seconds: float) -> str:
         await asyncio.sleep(seconds)
         log.info("awaited")
@@ -56,6 +63,11 @@ with DAG("callables", schedule=None) as callables:
 
     failing = raises()
     LocalActionOperator(task_id="shows_secret", command="echo its secret is $JOB_SECRET_KEY; exit 3")
+    LocalActionOperator(
+        task_id="shows_password",
+        command='echo "given: $JOB_ARGUMENTS"; exit 3',
+        arguments={"dsn": "db://{{ conn.masked.password }}@host"},
+    )
     rescue = LocalActionOperator(
         task_id="rescue", command="echo rescued", trigger_rule=TriggerRule.ONE_FAILED
     )
@@ -63,6 +75,7 @@ with DAG("callables", schedule=None) as callables:
     failing >> [rescue, dependent]
     skips() >> LocalActionOperator(task_id="after_skip", command="true")
     logs()
+    logs_password()
     awaits(0.1)
     commands("decorated")
 

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of an action is masked: the secrets that its task knows, and the arguments that have some.
+
+Both are encrypted with Airflow's Fernet keys, as the secrets of jobs are. Only a job gets its arguments as
+they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from airflow._shared.secrets_masker import should_hide_value_for_key
+from sqlalchemy import Row
+
+from airflow_asyncaction.protocol import strict_json
+from airflow_asyncaction.protocol.actions import Action
+from airflow_asyncaction.protocol.masking import MASK, NO_SECRETS, Masker, bounded, found_in
+from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.store import secret
+
+
+def masker_of(row: Row[Any]) -> Masker:
+    """Return what masks the secrets that the task of an action knows.
+
+    :param row: of ``async_action``
+    :raises SecretUnreadable: as ``secret.decrypt``
+    """
+    return masker(row.masks)
+
+
+def masker(stored: str | None) -> Masker:
+    """Return what masks the secrets that are stored (:func:`encrypted`), if there are any.
+
+    :raises SecretUnreadable: as ``secret.decrypt``
+    """
+    return NO_SECRETS if stored is None else _masker(secret.decrypt_once(stored))
+
+
+@lru_cache(maxsize=128)  # mapped tasks know the same secrets, each encrypted otherwise
+def _masker(secrets: str) -> Masker:
+    return Masker(json.loads(secrets))
+
+
+def encrypted(secrets: Iterable[str], arguments: str, *, known: Masker = NO_SECRETS) -> str | None:
+    """Return what is stored of secrets, together with those that are known already.
+
+    Without a ``[core] fernet_key``, only those that the arguments have, which are stored as they are, too.
+    """
+    kept = bounded(known.values.union(secrets))
+    if not secret.is_encrypting():
+        kept = found_in(arguments, kept)
+    return secret.encrypt(json.dumps(kept)) if kept else None
+
+
+def added(row: Row[Any], secrets: Iterable[str]) -> str | None:
+    """Return what is stored of secrets, together with those that are known of an action already.
+
+    :raises SecretUnreadable: as ``secret.decrypt``
+    """
+    sealed = row.sealed_arguments
+    arguments = row.arguments if sealed is None else secret.decrypt_once(sealed)
+    return encrypted(secrets, arguments, known=masker_of(row))
+
+
+def argument_columns(arguments: JsonText, masker: Masker = NO_SECRETS) -> dict[str, Any]:
+    """Return the arguments as they are shown, and, where that differs, as the job gets them.
+
+    As in Airflow's rendered fields, the values of keys such as ``password`` are masked, too.
+    """
+    given = strict_json.loads(arguments)
+    shown = masker.json(_masked_by_name(given))
+    if shown == given:
+        return {"arguments": arguments, "sealed_arguments": None}
+    return {"arguments": strict_json.dumps(shown), "sealed_arguments": secret.encrypt(arguments)}
+
+
+def _masked_by_name(value: Any, *, is_secret: bool = False) -> Any:
+    if isinstance(value, str):
+        return MASK if is_secret else value
+    if isinstance(value, list):
+        return [_masked_by_name(each, is_secret=is_secret) for each in value]
+    if isinstance(value, dict):
+        return {
+            name: _masked_by_name(each, is_secret=is_secret or should_hide_value_for_key(name))
+            for name, each in value.items()
+        }
+    return value
+
+
+def for_job(row: Row[Any], action: Action) -> Action:
+    """Return an action with its arguments as its job gets them.
+
+    :raises SecretUnreadable: as ``secret.decrypt``
+    """
+    if row.sealed_arguments is None:
+        return action
+    return replace(action, arguments=JsonText(secret.decrypt_once(row.sealed_arguments)))
