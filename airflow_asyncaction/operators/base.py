@@ -28,6 +28,7 @@ from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import Attempt, register
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
 from airflow_asyncaction.operators.outputs import by_property, checked_assets, emit_events, push_files
+from airflow_asyncaction.operators.params import use_linear_params
 from airflow_asyncaction.operators.service_call import ServiceCallOperator
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason
@@ -118,6 +119,7 @@ class BaseActionOperator(ServiceCallOperator):
         if type is not None:  # so that the API server knows it, should the Dag be launched as an operation
             kwargs.setdefault("doc_json", Declaration(type=type).to_doc())
         super().__init__(**kwargs)
+        use_linear_params(self)
         self.inputs = inputs
         self.file_store = file_store
         self.options = ActionOptions(
