@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from datetime import time
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +24,26 @@ _COMPILED = 64
 
 PATTERNS = RegexOptions(size_limit=128 * 1024, dfa_size_limit=1024 * 1024)
 """The engine without backtracking, and how large one compiled pattern may be, in bytes."""
+
+
+_DURATION = re.compile(
+    r"P(?=[0-9T])(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?", re.ASCII
+)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        time.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+_FORMATS: dict[str, Callable[[str], bool]] = {
+    "duration": lambda text: _DURATION.fullmatch(text.removeprefix("-")) is not None,
+    "time": _is_time,
+}
+"""Formats that the engine is stricter about: Airflow's form and Python write times without an offset."""
 
 
 class CompiledSchema:
@@ -90,6 +112,7 @@ def new_validator(
         return Draft202012Validator(
             dict(schema),
             validate_formats=True,
+            formats=_FORMATS,
             offline=True,
             pattern_options=PATTERNS,
             registry=registry,

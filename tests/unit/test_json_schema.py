@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from uuid import UUID
 
 import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from airflow_asyncaction.json_schema import BadSchema, Mistake, compiled, engine, find_mistake
 from airflow_asyncaction.json_schema.limits import MAX_DEPTH, MAX_VALUES
@@ -151,6 +154,40 @@ def test_no_secret_or_large_value_is_quoted(value: Any, schema: dict[str, Any]) 
     found = mistake(value, schema)
     assert "hunter2" not in found.message
     assert len(found.message) <= 500
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        time(12), time(12, 30, 1, 5, UTC), timedelta(hours=1), timedelta(days=-3, seconds=0.25),
+        date(2026, 1, 2), datetime(2026, 1, 2, 3, tzinfo=UTC), UUID(int=1),
+    ],
+)  # fmt: skip
+def test_what_python_writes_has_its_format(value: Any) -> None:
+    adapter = TypeAdapter(type(value))
+    assert find_mistake(adapter.dump_python(value, mode="json"), compiled(adapter.json_schema())) is None
+
+
+@pytest.mark.parametrize(
+    ("format_", "right", "wrong"),
+    [
+        ("time", ["12:00", "12:00:00", "12:00:00.5Z", "12:00:00+01:00"], ["", "noon", "25:00", "1"]),
+        (
+            "duration",
+            ["P1D", "PT1H", "P1Y2M3DT4H5M6.5S", "P2W", "P0DT3600.000000S"],
+            ["", "P", "PT", "P1", "1D"],
+        ),
+        ("date", ["2026-01-02"], ["2026-02-30", "now"]),
+        ("date-time", ["2026-01-02T03:04:05Z"], ["2026-01-02"]),
+        ("email", ["ann@example.org"], ["ann"]),
+        ("uri", ["s3://bucket/key", "https://example.org/?a=b"], ["nowhere"]),
+        ("multiline", ["any"], []),
+    ],
+)
+def test_formats(format_: str, right: list[str], wrong: list[str]) -> None:
+    schema = compiled({"format": format_})
+    assert [text for text in right if find_mistake(text, schema)] == []
+    assert [text for text in wrong if not find_mistake(text, schema)] == []
 
 
 def test_a_mistake_has_a_bounded_length() -> None:
