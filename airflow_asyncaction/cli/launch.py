@@ -30,9 +30,10 @@ def launch(args: Namespace) -> None:
     metrics.initialise()
     actions = open_services().actions
     operation = _operation(actions, args.operation)
+    given = json_object(args.input)
     wanted = Launch(
         operation=operation,
-        arguments=checked_input(json_object(args.input), operation.declaration.input),
+        arguments=checked_input(given, operation.declaration.input, is_linear=operation.is_linear),
         requested_by=getuser(),
         scheduled_at=moment(args.schedule, "--schedule"),
         idempotency_key=idempotency_key(args.idempotency_key),

@@ -72,7 +72,7 @@ def async_operation(
         name = id or function.__name__
         declaration = Declaration(
             type=type or name,
-            input=input_schema_of(function) if input is None else checked(input, what=f"{name}: input"),
+            input=checked(input_schema_of(function) if input is None else input, what=f"{name}: input"),
             output=output if output is not None else output_schema_of(function),
             permission=permission,
         )

@@ -10,11 +10,10 @@ from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from airflow.sdk import Param
-from jsonschema import Draft202012Validator, SchemaError
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
+from airflow_asyncaction.json_schema import BadSchema, compiled
+from airflow_asyncaction.json_schema.dialect import in_dialect
 from airflow_asyncaction.operation_dags.fields import as_field
 from airflow_asyncaction.protocol.operations import Schema
 
@@ -30,13 +29,13 @@ def checked(schema: Any, *, what: str) -> Schema:
     """Return the schema of an operation's input.
 
     :param what: the schema's name in an error
-    :raises ValueError: it is no JSON Schema, or not one of an object
+    :raises ValueError: it is no JSON Schema, is one that takes more than linear time, or is not of an object;
+        says where and why
     """
     try:
-        json.dumps(schema)
-        Draft202012Validator.check_schema(schema)
-    except (TypeError, ValueError, SchemaError) as error:
-        raise ValueError(f"{what} is no JSON Schema: {str(error).splitlines()[0]}") from None
+        compiled(schema)
+    except BadSchema as error:
+        raise ValueError(f"{what} is no JSON Schema that can be used: {error}") from None
     if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
         raise ValueError(f'{what} must be the schema of an object ("type": "object"): arguments have names')
     if not isinstance(schema.get("properties", {}), Mapping):
@@ -50,10 +49,13 @@ def params_of(schema: Schema) -> dict[str, Param]:
     What is neither required nor has a default may be left empty in the form.
     """
     required = set(schema.get("required", ()))
-    return {
+    params = {
         name: _param(_alone(part, schema), is_required=name in required)
         for name, part in schema.get("properties", {}).items()
     }
+    for param in params.values():
+        param.schema = in_dialect(param.schema)
+    return params
 
 
 def input_of(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any]:
@@ -178,8 +180,8 @@ def _or_null(schema: Schema) -> Schema:
 
 def _takes_null(schema: Schema) -> bool:
     try:
-        return bool(Draft202012Validator(schema, registry=Registry()).is_valid(None))
-    except Unresolvable:
+        return compiled(schema).is_valid(None)
+    except BadSchema:
         return False
 
 

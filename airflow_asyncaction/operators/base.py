@@ -28,6 +28,7 @@ from airflow_asyncaction.operators.outputs import (
     emit_events,
     push_files,
 )
+from airflow_asyncaction.operators.params import use_linear_params
 from airflow_asyncaction.operators.scheduling import for_scheduler
 from airflow_asyncaction.operators.service_call import ServiceCallOperator
 from airflow_asyncaction.protocol import strict_json
@@ -121,6 +122,7 @@ class BaseActionOperator(ServiceCallOperator):
     ) -> None:
         self.output_assets = checked_assets(output_assets)
         super().__init__(**{**kwargs, **for_scheduler(type, output_assets, kwargs)})
+        use_linear_params(self)
         self.inputs = inputs
         self.file_store = file_store
         self.skip_on_exit_code = skip_codes(skip_on_exit_code)

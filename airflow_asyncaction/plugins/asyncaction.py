@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_asyncaction import links, settings
+from airflow_asyncaction.json_schema import dialect  # noqa: F401 - Airflow validates Params of operations by it
 
 if TYPE_CHECKING:
     from airflow_asyncaction.web.asgi import AsgiApp, Receive, Scope, Send

@@ -126,12 +126,12 @@ def parse(body: bytes, limits: Limits, masker: Masker = NO_SECRETS) -> Report:
     if len(body) > limits.body_bytes:
         raise ReportTooLarge(f"The body has more than {limits.body_bytes} bytes: send it in parts")
     fields = parse_object(body)
-    progress, message = progress_of(fields.get("statusDetails"))
+    status_details, progress, message = _status_details(fields, masker)
     return Report(
         status=_status(fields),
-        status_details=_status_details(fields, masker),
+        status_details=status_details,
         progress=progress,
-        message=None if message is None else printable(masker.text(str(message)))[:MAX_LISTED_CHARS],
+        message=message,
         results=_any_json(fields, "results"),
         error_name=_text(fields, "errorName", MAX_NAME_CHARS, masker),
         error_message=_text(fields, "errorMessage", MAX_MESSAGE_CHARS, masker),
@@ -175,9 +175,12 @@ def progress_of(details: Any) -> tuple[float | None, Any]:
     return progress if is_number else None, message
 
 
-def _status_details(fields: Mapping[str, Any], masker: Masker) -> JsonText | None:
+def _status_details(
+    fields: Mapping[str, Any], masker: Masker
+) -> tuple[JsonText | None, float | None, str | None]:
+    """Return the status details, and what lists show of them: the progress and the message."""
     if "statusDetails" not in fields:
-        return None
+        return None, None, None
     details = fields["statusDetails"]
     if isinstance(details, dict) and "progress" in details:
         details = {**details, "progress": _unquoted(details["progress"])}
@@ -187,7 +190,10 @@ def _status_details(fields: Mapping[str, Any], masker: Masker) -> JsonText | Non
             raise MalformedReport("progress is outside 0..100", field="statusDetails")
     elif isinstance(details, dict) and details.get("progress") is not None:
         raise MalformedReport("progress is not a number", field="statusDetails")
-    return strict_json.dumps(masker.json(details))
+    masked = masker.json(details)
+    _, message = progress_of(masked)
+    listed = None if message is None else printable(str(message))[:MAX_LISTED_CHARS]
+    return strict_json.dumps(masked), progress, listed
 
 
 def _unquoted(value: Any) -> Any:

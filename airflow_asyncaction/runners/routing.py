@@ -7,7 +7,6 @@ path is the ``kind`` in ``[asyncaction] runners``, and it is made with a :class:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -77,7 +76,19 @@ def choose(
 
 def matches(pattern: str, type_: str) -> bool:
     """Tell whether a type is one of a pattern's: ``*`` stands for any text, all else for itself."""
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*"), type_, re.DOTALL) is not None
+    first, *others = pattern.split("*")
+    if not others:
+        return type_ == pattern
+    *between, last = others
+    if not type_.startswith(first):
+        return False
+    position = len(first)
+    for part in between:  # the leftmost place leaves the most for the next: nothing is ever tried again
+        found = type_.find(part, position)
+        if found < 0:
+            return False
+        position = found + len(part)
+    return len(type_) - len(last) >= position and type_.endswith(last)
 
 
 def rendered(value: Any, environment: Environment, variables: Mapping[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow.models.dag import DagModel, DagTag
 from airflow.models.serialized_dag import SerializedDagModel
@@ -14,13 +14,24 @@ from airflow.serialization.definitions.notset import is_arg_set
 from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.orm import Session
 
+from airflow_asyncaction.json_schema.dialect import DIALECT
 from airflow_asyncaction.protocol.operations import TAG, Declaration, Schema
 from airflow_asyncaction.store.actions import Actions
 
 _OUR_MODULES = "airflow_asyncaction."
 _CACHED = 512
+
+
+class _Declared(NamedTuple):
+    """What the newest version of a Dag declares."""
+
+    task_id: str
+    declaration: Declaration
+    is_linear: bool = True
+
+
 # By Dag: the newest version's hash, and what it declares. To read that takes milliseconds.
-_CACHE: dict[str, tuple[str | None, tuple[str, Declaration]]] = {}
+_CACHE: dict[str, tuple[str | None, _Declared]] = {}
 
 _dags = DagModel.__table__.c
 _serialized = SerializedDagModel.__table__.c
@@ -44,6 +55,7 @@ class Operation:
 
     :param id: of the operation, which is the Dag's
     :param task_id: of the task that carries it out; ``""`` if none of the Dag's is known to register actions
+    :param is_linear: whether Airflow validates the Dag's Params in linear time
     """
 
     id: str
@@ -51,6 +63,7 @@ class Operation:
     declaration: Declaration
     description: str | None
     is_paused: bool
+    is_linear: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Return it as users are told it."""
@@ -80,32 +93,39 @@ def find_operations(actions: Actions, ids: Collection[str]) -> list[Operation]:
 
 def _operations(connection: Connection, ids: Collection[str]) -> Iterator[Operation]:
     for row in connection.execute(_OPERATIONS.where(_dags.dag_id.in_(ids))).all():
-        task_id, declaration = _declared(connection, row.dag_id)
+        declared = _declared(connection, row.dag_id)
         yield Operation(
             id=row.dag_id,
-            task_id=task_id,
-            declaration=declaration,
+            task_id=declared.task_id,
+            declaration=declared.declaration,
+            is_linear=declared.is_linear,
             description=row.description,
             is_paused=bool(row.is_paused),
         )
 
 
-def _declared(connection: Connection, dag_id: str) -> tuple[str, Declaration]:
-    """Return the task that carries an operation out, and what the Dag's newest version declares."""
+def _declared(connection: Connection, dag_id: str) -> _Declared:
     dag_hash = connection.scalar(_NEWEST_HASH, {"dag_id": dag_id})
     known = _CACHE.get(dag_id)
     if known is not None and known[0] == dag_hash:
         return known[1]
     with Session(bind=connection) as session:
         dag = SerializedDagModel.get_dag(dag_id, session=session)
-        declared = ("", Declaration(type=dag_id)) if dag is None else _declared_by(dag)
+        declared = _Declared("", Declaration(type=dag_id)) if dag is None else _declared_by(dag)
     if len(_CACHE) >= _CACHED:
         _CACHE.clear()
     _CACHE[dag_id] = (dag_hash, declared)
     return declared
 
 
-def _declared_by(dag: SerializedDAG) -> tuple[str, Declaration]:
+def _declared_by(dag: SerializedDAG) -> _Declared:
+    task_id, declaration = _declaration(dag)
+    schemas = (dag.params.get_param(name).schema for name in dag.params)
+    return _Declared(task_id, declaration, all(schema.get("$schema") == DIALECT for schema in schemas))
+
+
+def _declaration(dag: SerializedDAG) -> tuple[str, Declaration]:
+    """Return the task that carries an operation out, and what it declares."""
     # A mapped task has no action of its own, but one for each of what it is mapped over.
     tasks = [
         task for task in dag.tasks if not task.is_mapped and task.get_closest_mapped_task_group() is None
@@ -125,7 +145,7 @@ def _params(dag: SerializedDAG) -> Schema:
     properties, required = {}, []
     for name in dag.params:
         param = dag.params.get_param(name)
-        properties[name] = dict(param.schema)
+        properties[name] = {key: value for key, value in param.schema.items() if key != "$schema"}
         if param.description:
             properties[name].setdefault("description", param.description)
         if is_arg_set(param.value):

@@ -4,18 +4,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any
 
 from flask import Request
-from jsonschema import Draft202012Validator, FormatChecker, SchemaError, ValidationError
-from jsonschema.exceptions import best_match
-from jsonschema.validators import extend
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 from airflow_asyncaction.exceptions import UserRefused
+from airflow_asyncaction.json_schema import BadSchema, TooLarge, compiled, find_mistake, measure
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.operations import Schema
@@ -23,6 +20,10 @@ from airflow_asyncaction.protocol.strict_json import JsonText, dumps, is_storabl
 from airflow_asyncaction.store.listing import Filter
 
 LARGEST_NUMBER = 2**31 - 1
+MAX_UNDECLARED = 200
+"""Names in an input that its schema does not declare: Airflow makes a Param of each, in a millisecond."""
+MAX_BACKTRACKED = 1_000
+"""Values in the input of an operation whose Params Airflow validates by a validator that backtracks."""
 
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # databases reject these; surrogates: see WireRequest.args
@@ -108,14 +109,29 @@ def idempotency_key_of(request: Request) -> str | None:
     return key
 
 
-def checked_input(fields: Mapping[str, Any], schema: Schema | None) -> JsonText:
+def checked_input(fields: Mapping[str, Any], schema: Schema | None, *, is_linear: bool = True) -> JsonText:
     """Return the input of an operation as it is stored.
 
     :param schema: that it must be valid under
-    :raises UserRefused: it is not; the first mistake is named with its JSON path
+    :param is_linear: whether Airflow, which validates it again, takes no longer than this does
+    :raises UserRefused: it is not, or is too large; the first mistake is named with its JSON path
     """
-    if schema is not None:
-        _check(fields, schema)
+    undeclared = fields.keys() - _declared(schema)
+    if len(undeclared) > MAX_UNDECLARED:
+        raise _invalid(
+            "$",
+            f"The input has {len(undeclared):,} names that the schema does not declare, and may have"
+            f" {MAX_UNDECLARED}: put them into one object",
+        )
+    if not is_linear:
+        _check_small(fields)
+    try:
+        mistake = find_mistake(fields, None if schema is None else compiled(schema))
+    except BadSchema as error:
+        said = f"The operation's schema cannot be used: {str(error)[:300]}"
+        raise UserRefused(said, code="bad_schema") from error
+    if mistake is not None:
+        raise _invalid(mistake.path, mistake.message)
     text = dumps(dict(sorted(fields.items())))
     if not is_storable(text):
         said = "a string has the character NUL, or an integer has more than 64 bits: Airflow takes neither"
@@ -123,42 +139,26 @@ def checked_input(fields: Mapping[str, Any], schema: Schema | None) -> JsonText:
     return text
 
 
-def _check(fields: Mapping[str, Any], schema: Schema) -> None:
-    validator = _Validator(schema, registry=Registry(), format_checker=FormatChecker())
+def _check_small(fields: Mapping[str, Any]) -> None:
     try:
-        _Validator.check_schema(schema)
-        mistake = best_match(validator.iter_errors(fields))
-    except (SchemaError, Unresolvable, re.error) as error:
-        said = f"The operation's schema cannot be used: {str(error).splitlines()[0][:200]}"
-        raise UserRefused(said, code="bad_schema") from error
-    except (OverflowError, RecursionError) as error:
-        raise _invalid("$", f"it cannot be checked ({error})") from error
-    if mistake is not None:
-        raise _invalid(mistake.json_path, mistake.message)
+        is_small = measure(fields).units <= MAX_BACKTRACKED
+    except TooLarge as error:
+        raise _invalid(error.path, str(error)) from None
+    if not is_small:
+        said = (
+            f"The input has more than {MAX_BACKTRACKED:,} values, or as much text. A Dag with a task of"
+            " airflow_asyncaction that is not mapped takes more"
+        )
+        raise _invalid("$", said)
+
+
+def _declared(schema: Schema | None) -> AbstractSet[str]:
+    properties = (schema or {}).get("properties")
+    return properties.keys() if isinstance(properties, dict) else frozenset()
 
 
 def _invalid(path: str, said: str) -> UserRefused:
-    return UserRefused(f"{path}: {said[:500]}", code="invalid_input", path=path[:500])
-
-
-def _unique_items(_: object, is_on: Any, items: Any, __: object) -> Iterator[ValidationError]:
-    """Check that an array has no item twice: jsonschema compares each with each."""
-    if is_on and isinstance(items, list) and len({_hashable(item) for item in items}) < len(items):
-        yield ValidationError(f"{str(items)[:200]} has an item twice")
-
-
-def _hashable(value: Any) -> Hashable:
-    """Return what is equal for equal JSON: 1 and 1.0 are, 1 and true are not."""
-    match value:
-        case dict():
-            return frozenset((name, _hashable(one)) for name, one in value.items())
-        case list():
-            return tuple(map(_hashable, value))
-        case _:
-            return (isinstance(value, bool), value)
-
-
-_Validator = extend(Draft202012Validator, {"uniqueItems": _unique_items})  # type: ignore[no-untyped-call]
+    return UserRefused(f"{path}: {said}", code="invalid_input", path=path)
 
 
 def _state(value: str) -> State:

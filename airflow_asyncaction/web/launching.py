@@ -33,7 +33,7 @@ def launch(
     operation = _operation(actions, user, operation_id)
     wanted = Launch(
         operation=operation,
-        arguments=checked_input(fields, operation.declaration.input),
+        arguments=checked_input(fields, operation.declaration.input, is_linear=operation.is_linear),
         requested_by=user.name,
         scheduled_at=time_of(request, "schedule"),
         idempotency_key=idempotency_key_of(request),

@@ -49,6 +49,7 @@ class AirflowServer:
     url: str
     tokens: Mapping[str, str]
     log: Path
+    pid: int
 
     @property
     def hook(self) -> str:
@@ -89,7 +90,7 @@ def airflow_server(
             line = program.stdout.readline()
             assert line, log.read_text(encoding="utf-8", errors="replace")[-5000:]
             said = json.loads(line)
-            yield AirflowServer(said["url"], said["tokens"], log)
+            yield AirflowServer(said["url"], said["tokens"], log, program.pid)
         finally:
             program.kill()
 

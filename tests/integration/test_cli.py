@@ -304,7 +304,7 @@ def test_an_input_may_be_in_a_file_or_be_piped(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((), "$: 'table' is a required property"),
+        ((), '$: "table" is a required property'),
         (("--input", '{"table": "t", "days": 0}'), "$.days: 0 is less than the minimum of 1"),
         (("--input", "[1]"), "--input must be a JSON object: "),
         (("--input", "{"), "--input must be a JSON object: "),

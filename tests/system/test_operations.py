@@ -146,7 +146,7 @@ def test_an_input_is_nobodys_template(ann: User) -> None:
         ("echo.said", {"text": 3}, "$.text"),
         ("echo.said", {"text": "x" * 41}, "$.text"),
         ("echo.said", {}, "$"),
-        ("echo.said", {"text": "a\0b"}, "$"),
+        ("echo.said", {"text": "a\0b"}, "$.text"),
         ("echo.said", {"text": "x", "more": 1}, "$"),
         ("etl.load", {"table": "t", "day": "yesterday"}, "$.day"),
         ("etl.load", {"table": "t", "second": 3}, "$"),

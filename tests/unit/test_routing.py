@@ -82,6 +82,12 @@ def named(name: str, *actions: str) -> dict[str, Any]:
         ("r?port", "report", False),
         ("[r]eport", "report", False),
         ("a*", "a\nb", True),
+        ("a*a", "a", False),
+        ("a*a", "aa", True),
+        ("*a*b*a*", "aba", True),
+        ("*ab*ba*", "aba", False),
+        ("**", "x", True),
+        (f"{'*a' * 30}*b", "a" * 250, False),
     ],
 )
 def test_a_star_stands_for_any_text_and_all_else_for_itself(pattern: str, type_: str, is_match: bool) -> None:

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits of an input: checked in one pass, before anything that costs more."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+MAX_DEPTH = 64
+MAX_VALUES = 100_000
+"""Objects, lists, and all that they hold, together."""
+INTEGERS = range(-(2**63), 2**64)
+"""What Airflow can hand to a task: it encodes a run's conf with msgpack."""
+_CHARS_PER_VALUE = 64
+_MAX_PATH_CHARS = 500
+_MAX_NAME_CHARS = 100
+
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # databases take neither NUL nor lone surrogates
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+Path = tuple[Any, ...]
+"""Where a value is: names and indexes from the top."""
+
+
+class TooLarge(ValueError):
+    """An input has more than is validated, or a value that Airflow cannot store; says what and how much.
+
+    :param path: where, as ``$.days[0]``
+    """
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an input is.
+
+    :param values: objects, lists, and all that they hold
+    :param chars: in all of its names and strings
+    """
+
+    values: int
+    chars: int
+
+    @property
+    def units(self) -> int:
+        """Number of values that cost as much to validate: long strings cost more."""
+        return self.values + self.chars // _CHARS_PER_VALUE
+
+
+def json_path(path: Iterable[Any]) -> str:
+    """Return a path as JSONPath, up to a limit."""
+    return ("$" + "".join(map(_step, path)))[:_MAX_PATH_CHARS]
+
+
+def measure(value: Any) -> Size:
+    """Return how large an input is.
+
+    :raises TooLarge: it exceeds a limit, or a value in it cannot be stored
+    """
+    values, chars = 1, _chars(value, _TOP)
+    waiting = [(_TOP, value)] if isinstance(value, _CONTAINERS) else []
+    while waiting:
+        link, container = waiting.pop()
+        if link.depth >= MAX_DEPTH:
+            raise TooLarge(link.path(), f"The input is nested deeper than {MAX_DEPTH} levels")
+        values += len(container)
+        if values > MAX_VALUES:
+            raise TooLarge("$", f"The input has more than {MAX_VALUES:,} values: use a file instead")
+        for key, child in container.items() if isinstance(container, dict) else enumerate(container):
+            if isinstance(child, _CONTAINERS):
+                waiting.append((_Link(link, key), child))
+            elif isinstance(child, str):
+                chars += _chars(child, link, key)
+            else:
+                _check_number(child, link, key)
+            if isinstance(key, str):
+                chars += _chars(key, link)
+    return Size(values, chars)
+
+
+class _Link:
+    """A path as a chain, so that walking costs the same at any depth."""
+
+    __slots__ = ("depth", "key", "parent")
+
+    def __init__(self, parent: _Link | None, key: Any) -> None:
+        self.parent = parent
+        self.key = key
+        self.depth: int = 0 if parent is None else parent.depth + 1
+
+    def path(self, *key: Any) -> str:
+        """Return the path, and of what is there a part."""
+        keys, link = [*key], self
+        while link.parent is not None:
+            keys.append(link.key)
+            link = link.parent
+        return json_path(reversed(keys))
+
+
+_TOP = _Link(None, None)
+_CONTAINERS = (dict, list, tuple)
+
+
+def _chars(value: Any, link: _Link, *key: Any) -> int:
+    if not isinstance(value, str):
+        return 0
+    if _NO_TEXT.search(value):
+        said = "A string has the character NUL or a lone surrogate, which databases reject"
+        raise TooLarge(link.path(*key), said)
+    return len(value)
+
+
+def _check_number(value: Any, link: _Link, key: Any) -> None:
+    if isinstance(value, int) and value not in INTEGERS:
+        raise TooLarge(link.path(key), "An integer has more than 64 bits: send it as a string")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise TooLarge(link.path(key), f"{value} is not JSON")
+
+
+def _step(key: Any) -> str:
+    if isinstance(key, int):
+        return f"[{key}]"
+    if _NAME.fullmatch(key):
+        return f".{key[:_MAX_NAME_CHARS]}"
+    return f"[{key[:_MAX_NAME_CHARS]!r}]"

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the first mistake in an invalid input: where it is and what the schema expects there.
+
+It goes down from the top, at each schema to one part that the value is not valid under. That takes as many
+verdicts as there are parts and values on the way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import quote, unquote
+
+from airflow.sdk.log import redact  # type: ignore[attr-defined]
+from jsonschema_rs import Draft202012, Draft202012Validator, Registry, ValidationError
+
+from airflow_asyncaction.json_schema.engine import CompiledSchema, new_validator
+from airflow_asyncaction.json_schema.limits import Path, TooLarge, json_path, measure
+from airflow_asyncaction.json_schema.weight import REFERENCES
+
+_MAX_MESSAGE_CHARS = 500
+_MAX_QUOTED_CHARS = 40
+_MAX_STEPS = 300
+_MAX_COMPILED = 200_000
+"""Keywords that are compiled to find one mistake: about half a second at worst."""
+_CHARS_PER_KEYWORD = 16
+_INPUT = "urn:input"
+
+_ASSERTIONS = frozenset(
+    {
+        *("type", "enum", "const", "format", "pattern", "minLength", "maxLength"),
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+        *("minItems", "maxItems", "uniqueItems"),
+        *("required", "minProperties", "maxProperties", "dependentRequired"),
+    }
+)
+"""Keywords without schemas in them."""
+_BRANCHES = ("anyOf", "oneOf")
+_WITHOUT_DETAIL = (
+    *_BRANCHES,
+    *("not", "contains", "propertyNames", "unevaluatedProperties", "unevaluatedItems", "$ref", "$dynamicRef"),
+)
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake in an input.
+
+    :param path: where, as ``$.days[0]``
+    :param message: what is expected; quotes short values only, and none whose name says that it is a secret
+    """
+
+    path: str
+    message: str
+
+
+def find_mistake(value: Any, schema: CompiledSchema | None) -> Mistake | None:
+    """Return the first mistake in an input; ``None`` if it is valid.
+
+    :param schema: ``None``: the input only has to be one that can be stored
+    """
+    try:
+        size = measure(value)
+    except TooLarge as error:
+        return Mistake(error.path, str(error))
+    if schema is None:
+        return None
+    excess = schema.excess(size)
+    if excess is not None:
+        return Mistake("$", excess)
+    if schema.is_valid(value):
+        return None
+    return _Search(schema).mistake(value)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A value, and a schema that it is to be valid under.
+
+    :param pointer: to the schema, a URI fragment
+    """
+
+    pointer: str
+    schema: Any
+    value: Any
+    path: Path
+
+    def part(self, *names: str | int, value: Any = None, at: Path | None = None) -> _Place:
+        """Return a part of the schema; for the same value unless another path is given."""
+        schema, pointer = self.schema, self.pointer
+        for name in names:
+            schema = schema[name]
+            pointer += "/" + quote(str(name).replace("~", "~0").replace("/", "~1"))
+        if at is None:
+            return _Place(pointer, schema, self.value, self.path)
+        return _Place(pointer, schema, value, (*self.path, *at))
+
+
+class _Search:
+    def __init__(self, schema: CompiledSchema) -> None:
+        self._root = {key: value for key, value in schema.schema.items() if key != "$id"}
+        self._whole = schema.weight.units
+        self._may_compile = _MAX_COMPILED
+        self._validators: dict[str, Draft202012Validator] = {}
+
+    def mistake(self, value: Any) -> Mistake:
+        place = _Place("#", self._root, value, ())
+        try:
+            for _ in range(_MAX_STEPS):
+                said = self._said(place)
+                if said is not None:
+                    return _mistake(place, said)
+                next_ = next((each for each in self._parts(place) if not self._is_valid(each)), None)
+                if next_ is None:
+                    break
+                place = next_
+        except (ValueError, LookupError, TypeError, AttributeError):
+            pass  # a part that can only be understood within the whole: the verdict on the whole stands
+        return _mistake(place, self._undetailed(place))
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return Registry([(_INPUT, self._root)], draft=Draft202012)
+
+    def _is_valid(self, place: _Place) -> bool:
+        if isinstance(place.schema, Mapping) and place.schema.keys() == {"$ref"}:
+            place = self._referred(place)
+        return self._validator({"$ref": f"{_INPUT}{place.pointer}"}, place.schema).is_valid(place.value)
+
+    def _validator(self, schema: Mapping[str, Any], refers_to: Any = None) -> Draft202012Validator:
+        """Return a validator, compiled once.
+
+        :raises LookupError: too much has been compiled
+        """
+        text = json.dumps(schema)
+        if text not in self._validators:
+            referred = json.dumps(refers_to)
+            self._may_compile -= 1 + len(referred) // _CHARS_PER_KEYWORD
+            if any(keyword in referred for keyword in REFERENCES):
+                self._may_compile -= self._whole
+            if self._may_compile < 0:
+                raise LookupError(text)
+            self._validators[text] = new_validator(schema, registry=self._registry)
+        return self._validators[text]
+
+    def _said(self, place: _Place) -> str | None:
+        """Return what the schema's own keywords say about a value; ``None`` if they take it."""
+        schema, mask = place.schema, _shown(place.value, place.path)
+        if schema is False:
+            return f"{mask} is not allowed"
+        if not isinstance(schema, Mapping):
+            return None
+        own = {key: value for key, value in schema.items() if key in _ASSERTIONS}
+        if schema.get("additionalProperties") is False:
+            for keyword in ("properties", "patternProperties"):
+                own[keyword] = dict.fromkeys(schema.get(keyword, {}), True)
+            own["additionalProperties"] = False
+        try:
+            new_validator(own, mask=mask).validate(place.value)
+        except ValidationError as error:
+            return error.message
+        return None
+
+    def _parts(self, place: _Place) -> Iterator[_Place]:
+        """Return what a value is to be valid under, as far as it can be looked at by itself."""
+        schema, value = place.schema, place.value
+        if not isinstance(schema, Mapping):
+            return
+        if "$ref" in schema:
+            yield self._referred(place)
+        if isinstance(value, dict):
+            yield from self._of_object(place)
+        if isinstance(value, (list, tuple)):
+            yield from _of_list(place)
+        for index in range(len(schema.get("allOf", ()))):
+            yield place.part("allOf", index)
+        if "if" in schema:
+            branch = "then" if self._is_valid(place.part("if")) else "else"
+            if branch in schema:
+                yield place.part(branch)
+        for keyword in _BRANCHES:
+            yield from self._only_branch(place, keyword)
+
+    def _of_object(self, place: _Place) -> Iterator[_Place]:
+        schema, others = place.schema, dict(place.value)
+        for name in schema.get("properties", {}):
+            if name in place.value:
+                yield place.part("properties", name, value=others.pop(name), at=(name,))
+        for pattern in schema.get("patternProperties", {}):
+            matcher = self._validator({"pattern": pattern})
+            for name in filter(matcher.is_valid, place.value):
+                others.pop(name, None)
+                yield place.part("patternProperties", pattern, value=place.value[name], at=(name,))
+        if isinstance(schema.get("additionalProperties"), Mapping):
+            for name, value in others.items():
+                yield place.part("additionalProperties", value=value, at=(name,))
+        for name in schema.get("dependentSchemas", {}):
+            if name in place.value:
+                yield place.part("dependentSchemas", name)
+
+    def _only_branch(self, place: _Place, keyword: str) -> Iterator[_Place]:
+        """Return the branch that is meant, if only one of them is for values of this type."""
+        parts = [place.part(keyword, index) for index in range(len(place.schema.get(keyword, ())))]
+        if any(map(self._is_valid, parts)):
+            return
+        meant = [part for part in parts if self._is_for_type(part)]
+        if len(meant) == 1:
+            yield meant[0]
+
+    def _is_for_type(self, place: _Place) -> bool:
+        for _ in range(_MAX_STEPS):
+            if not isinstance(place.schema, Mapping):
+                return place.schema is True
+            if "type" in place.schema or "$ref" not in place.schema:
+                own = {key: place.schema[key] for key in ("type", "const") if key in place.schema}
+                return self._validator(own).is_valid(place.value)
+            place = self._referred(place)
+        return False
+
+    def _referred(self, place: _Place) -> _Place:
+        """Return what a schema refers to within the whole.
+
+        :raises LookupError: it refers otherwise
+        """
+        reference = place.schema["$ref"]
+        if reference != "#" and not reference.startswith("#/"):
+            raise LookupError(reference)
+        found: Any = self._root
+        for part in reference.split("/")[1:]:
+            name = unquote(part).replace("~1", "/").replace("~0", "~")
+            found = found[int(name) if isinstance(found, list) else name]
+        return _Place(reference, found, place.value, place.path)
+
+    def _undetailed(self, place: _Place) -> str:
+        """Return what is said where no part of the schema says more."""
+        schema = place.schema if isinstance(place.schema, Mapping) else {}
+        keywords = ", ".join(keyword for keyword in _WITHOUT_DETAIL if keyword in schema)
+        said = f"{_shown(place.value, place.path)} is not valid under the schema"
+        return f"{said}: see its {keywords}" if keywords else said
+
+
+def _of_list(place: _Place) -> Iterator[_Place]:
+    schema, value = place.schema, place.value
+    before = len(schema.get("prefixItems", ()))
+    for index, item in enumerate(value[:before]):
+        yield place.part("prefixItems", index, value=item, at=(index,))
+    if "items" in schema:
+        for index in range(before, len(value)):
+            yield place.part("items", value=value[index], at=(index,))
+
+
+def _mistake(place: _Place, message: str) -> Mistake:
+    return Mistake(json_path(place.path), message[:_MAX_MESSAGE_CHARS])
+
+
+def _shown(value: Any, path: Path) -> str:
+    """Return a value as an error message names it."""
+    if isinstance(value, dict):
+        return "The object"
+    if isinstance(value, (list, tuple)):
+        return "The list"
+    text = json.dumps(value, ensure_ascii=False)
+    names = [key for key in path if isinstance(key, str)]
+    if len(text) > _MAX_QUOTED_CHARS or any(redact(text, name) != text for name in names):
+        return "The value"
+    return text

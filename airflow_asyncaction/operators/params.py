@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Params of Dags that are operations: Airflow validates them in linear time."""
+
+from __future__ import annotations
+
+from airflow.sdk import BaseOperator, Param
+from airflow.sdk.definitions.param import ParamsDict
+
+from airflow_asyncaction.json_schema import BadSchema, compiled
+from airflow_asyncaction.json_schema.dialect import in_dialect
+from airflow_asyncaction.protocol.operations import TAG
+
+
+def use_linear_params(task: BaseOperator) -> None:
+    """Let Airflow validate the Params of a task's Dag in linear time, if the Dag is an operation.
+
+    It leaves Params alone that name a ``$schema`` of their own. Mapped tasks do not call it: where a Dag has
+    only those of this package, launching it by our routes has tighter limits.
+
+    :raises ValueError: the schema of one cannot be used; says which, where and why
+    """
+    if not task.has_dag() or TAG not in task.dag.tags:
+        return
+    for params in (task.dag.params, task.params):  # a task has its Dag's, and Airflow validates both
+        if not isinstance(params, ParamsDict):
+            continue
+        for name in params:
+            params[name] = _linear(params.get_param(name), f"Param {name!r} of the Dag {task.dag.dag_id!r}")
+
+
+def _linear(param: Param, what: str) -> Param:
+    if "$schema" in param.schema:
+        return param
+    try:
+        compiled(param.schema)
+    except BadSchema as error:
+        raise ValueError(f"The schema of {what} cannot be used: {error}") from None
+    # A new one, since another Dag may have the same. Param's own copy fails for a copy that has no value.
+    linear = Param(description=param.description, source=param.source, schema=in_dialect(param.schema))
+    linear.value = param.value
+    return linear
