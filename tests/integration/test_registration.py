@@ -18,7 +18,8 @@ from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER, TASK_NONCE_HEADER
-from airflow_asyncaction.store.listing import ActionRecord
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.listing import find
 from airflow_asyncaction.store.models import action_table
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
@@ -73,7 +74,7 @@ def test_a_running_task_that_committed_gets_an_action(
 
 
 def test_a_webda_job_is_told_the_method_to_call(
-    database: Database, client: HookClient, task: RunningTask
+    database: Database, actions: Actions, client: HookClient, task: RunningTask
 ) -> None:
     call = {"service_name": "ShopService", "method": "add", "orchestrator": "AsyncService"}
     arguments = JsonText('[1,{"\u00fc":null}]')
@@ -86,7 +87,7 @@ def test_a_webda_job_is_told_the_method_to_call(
         assert fields["arguments"] == [1, {"\u00fc": None}]
     (row,) = actions_of(database, task)
     assert (row.service_name, row.method, row.orchestrator) == ("ShopService", "add", "AsyncService")
-    shown = ActionRecord(row).to_json(datetime.now(UTC))
+    shown = find(actions, row.id).to_json(datetime.now(UTC))
     assert (shown["serviceName"], shown["method"], shown["arguments"]) == (
         "ShopService",
         "add",
