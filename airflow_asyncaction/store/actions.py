@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, bindparam, delete, inspect, select
+from sqlalchemy import Connection, Engine, Row, bindparam, inspect, select
 from sqlalchemy.exc import IntegrityError
 
 from airflow_asyncaction.exceptions import (
@@ -39,7 +39,7 @@ from airflow_asyncaction.protocol.lifecycle import (
     overdue,
 )
 from airflow_asyncaction.protocol.masking import Masker
-from airflow_asyncaction.protocol.reports import Limits, Report
+from airflow_asyncaction.protocol.reports import SERVER_STREAM, Limits, LogLine, Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
 from airflow_asyncaction.store import audit, ends, log_lines, masks, reports, rows
@@ -61,11 +61,6 @@ _REPLAYED = ("already_ended", "superseded")  # these refusals are repeated when 
 
 _EARLIER = select(report_table.c.body_sha256, report_table.c.refused_with).where(
     report_table.c.action_id == bindparam("action_id"), report_table.c.report_key == bindparam("report_key")
-)
-_PRUNE_HEARTBEATS = delete(report_table).where(
-    report_table.c.action_id == bindparam("action_id"),
-    report_table.c.kind == "heartbeat",
-    report_table.c.received_at < bindparam("older_than"),
 )
 
 T = TypeVar("T")
@@ -230,6 +225,14 @@ class Actions:
         with self.locked(action_id, unseal) as (connection, row, secrets):
             rows.write(connection, action_id, {"masks": masks.added(row, secrets)})
 
+    def warn(self, action_id: JobId, said: str, now: datetime) -> None:
+        """Write a warning of the server's own into an action's log; nothing if the action is gone."""
+        with self.transaction() as connection:
+            row = rows.lock(connection, action_id)
+            if row is not None:
+                line = LogLine(said, level="WARNING", stream=SERVER_STREAM)
+                reports.keep_line(connection, row, "warning", line, now)
+
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
         """Take note that the task is about to be deferred, and return the action.
 
@@ -391,8 +394,7 @@ class Actions:
             changes |= {"progress": report.progress, "message": report.message}
         reports.keep(connection, row, kept, report.logs, changes, max_log_bytes=self._max_log_bytes)
         if changes["report_count"] % _PRUNE_EVERY == 0:
-            older_than = now - self._replay_window
-            connection.execute(_PRUNE_HEARTBEATS, {"action_id": row.id, "older_than": older_than})
+            reports.prune(connection, row.id, older_than=now - self._replay_window)
 
     def _check_clocks(self, connection: Connection, action: Action, now: datetime) -> Action:
         time_out = overdue(action, now)

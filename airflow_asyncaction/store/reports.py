@@ -11,12 +11,34 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, Row, bindparam, delete, select
 
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.reports import Limits, LogLine, well_formed
+from airflow_asyncaction.protocol.reports import Limits, LogLine, ReportedStatus, well_formed
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import log_lines, rows
+from airflow_asyncaction.store.models import report_table
+
+KEPT_REPORTS = 1000
+"""How many reports of one action are kept of those that have no log lines, and are no end or refusal."""
+
+_columns = report_table.c
+_IS_OLD = (_columns.action_id == bindparam("action_id_"), _columns.received_at < bindparam("older_than"))
+_PRUNE_HEARTBEATS = delete(report_table).where(*_IS_OLD, _columns.kind == "heartbeat")
+_OLDEST_KEPT = (
+    select(_columns.id)
+    .where(_columns.action_id == bindparam("action_id_"))
+    .order_by(_columns.id.desc())
+    .limit(1)
+    .offset(bindparam("count"))
+)
+_PRUNE_REPORTS = delete(report_table).where(
+    *_IS_OLD,
+    _columns.id < bindparam("oldest_kept"),
+    _columns.kind.in_(["report", ReportedStatus.RUNNING.value]),
+    _columns.refused_with.is_(None),
+    _columns.logs.is_(None),
+)
 
 
 @dataclass(frozen=True)
@@ -121,3 +143,15 @@ def keep_line(connection: Connection, row: Row[Any], kind: str, line: LogLine, n
     """Keep a line of the server's own in an action's log."""
     report = columns(row.id, own_envelope(), now, kind=kind)
     keep(connection, row, report, (line,), {"updated_at": now})
+
+
+def prune(connection: Connection, action_id: JobId, *, older_than: datetime) -> None:
+    """Delete reports that can no longer be sent again: heartbeats, and all but the newest without log lines.
+
+    :param older_than: when these were received
+    """
+    known = {"action_id_": action_id, "older_than": older_than}
+    connection.execute(_PRUNE_HEARTBEATS, known)
+    oldest_kept = connection.scalar(_OLDEST_KEPT, {"action_id_": action_id, "count": KEPT_REPORTS - 1})
+    if oldest_kept is not None:
+        connection.execute(_PRUNE_REPORTS, {**known, "oldest_kept": oldest_kept})

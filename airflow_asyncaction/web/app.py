@@ -59,7 +59,7 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     app.register_blueprint(openapi_blueprint())
     app.register_blueprint(page_blueprint())
     register_error_handlers(app)
-    limit_requests(app, settings)
+    limit_requests(app, actions, settings)
     app.after_request(_not_for_caches)
     app.wsgi_app = _Wire(app.wsgi_app)  # type: ignore[method-assign]
     return app

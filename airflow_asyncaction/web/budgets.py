@@ -10,17 +10,22 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from datetime import UTC, datetime
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import TooManyRequests
 
+from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 from airflow_asyncaction.settings import Settings
+from airflow_asyncaction.store.actions import Actions
 
 RETRY_AFTER_SECONDS = 1
 
 _BURST_SECONDS = 10
 _MAX_BUCKETS = 10_000
+_WARN_EVERY_SECONDS = 60
+_WARNING = "The job sends more than a server takes of one action: it is answered with 429 until it sends less"
 _SENDERS = {"jobs": "job", "files": "job", "tasks": "task", "task_files": "task"}
 """Who sends the requests to each blueprint that is signed: a job must not use up the budget of its task."""
 
@@ -62,10 +67,14 @@ class TokenBuckets:
         return min(full, tokens + (now - since) * self._per_second)
 
 
-def limit_requests(app: Flask, settings: Settings) -> None:
-    """Answer a job or task that has used its budget up with 429, before its request is read."""
+def limit_requests(app: Flask, actions: Actions, settings: Settings) -> None:
+    """Answer a job or task that has used its budget up with 429, before its request is read.
+
+    A line in the action's log says so of its job, once a minute.
+    """
     requests = TokenBuckets(settings.max_requests_per_second)
     octets = TokenBuckets(settings.max_bytes_per_second)
+    warnings = TokenBuckets(1 / _WARN_EVERY_SECONDS)
 
     @app.before_request
     def check() -> None:
@@ -85,6 +94,10 @@ def limit_requests(app: Flask, settings: Settings) -> None:
             key = f"{sender} {request.headers[JOB_ID_HEADER].lower()}"
             requests.use(key)
             octets.use(key, size_bytes)
+            is_used_up = requests.is_used_up(key) or octets.is_used_up(key)
+            if is_used_up and sender == "job" and not warnings.is_used_up(key):
+                warnings.use(key)
+                actions.warn(JobId(request.headers[JOB_ID_HEADER].lower()), _WARNING, datetime.now(UTC))
         return response
 
 

@@ -31,6 +31,7 @@ CONTENT_PATH = "/content/"
 CHUNK_BYTES = 256 * 1024
 """Read ahead of what is being sent. A client that reads nothing costs three of them."""
 
+_LOOKUPS_AT_ONCE = 2  # many at the same time would keep the event loop from its turn
 _SIZE_DIGITS = 19  # more of them are too large in any case, and Python reads no more than 4300
 _METHODS = ("PUT", "GET", "HEAD")
 
@@ -50,6 +51,7 @@ class ContentApp:
         self._files = files
         self._threads = threads
         self._patience = patience
+        self._looking_up = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. The token does not stay in the scope: it would be in the access log."""
@@ -74,7 +76,8 @@ class ContentApp:
             await send_refusal(refusal_of(error), answered)
 
     async def _put(self, token: str, scope: Scope, receive: Receive, send: Send) -> None:
-        receiving = await self._run(self._files.receive, token)
+        async with self._looking_up:
+            receiving = await self._run(self._files.receive, token)
         try:
             declared = dict(scope["headers"]).get(b"content-length", b"0")
             receiving.check_size(int(declared[:_SIZE_DIGITS]) if declared.isdigit() else 0)
@@ -101,7 +104,8 @@ class ContentApp:
                 await writing
 
     async def _get(self, token: str, scope: Scope, receive: Receive, send: Send) -> None:
-        download, content = await self._run(self._files.open, token)
+        async with self._looking_up:
+            download, content = await self._run(self._files.open, token)
         gone = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

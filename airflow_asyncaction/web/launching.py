@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,17 +24,17 @@ log = logging.getLogger(__name__)
 
 
 def launch(
-    actions: Actions, request: Request, user: User, operation_id: str, fields: dict[str, Any]
+    actions: Actions, request: Request, user: User, operation_id: str, read: Callable[[], dict[str, Any]]
 ) -> ActionRecord:
     """Launch an operation, at once or at the time of ``?schedule=``; return its action.
 
-    :param fields: its input
+    :param read: reads its input, once they are known to be permitted to launch it
     :raises UserRefused: there is no such operation, they may not, the input is wrong, or Airflow refuses
     """
     operation = _operation(actions, user, operation_id)
     wanted = Launch(
         operation=operation,
-        arguments=checked_input(fields, operation.declaration.input, is_linear=operation.is_linear),
+        arguments=checked_input(read(), operation.declaration.input, is_linear=operation.is_linear),
         requested_by=user.name,
         scheduled_at=time_of(request, "schedule"),
         idempotency_key=idempotency_key_of(request),

@@ -72,8 +72,11 @@ def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings
     @blueprint.put(f"/<{OPERATION}:operation_id>")
     def launch(operation_id: str) -> Response:
         user = _user()
-        fields = parse_object(raw_body(request, settings.limits.body_bytes))
-        action = launching.launch(actions, request, user, operation_id, fields)
+
+        def read() -> dict[str, Any]:
+            return parse_object(raw_body(request, settings.limits.body_bytes))
+
+        action = launching.launch(actions, request, user, operation_id, read)
         response = jsonify(_shown(actions, user, action))
         response.status_code = 202
         response.headers["Location"] = f"{request.script_root}/actions/{action.id}"

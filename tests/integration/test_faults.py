@@ -126,7 +126,11 @@ def test_a_job_that_sends_too_much_is_slowed_down(job: SignedJob) -> None:
     with served_with(job, replace(settings.load(), max_bytes_per_second=100.0)) as limited:
         assert limited.report(results="x" * 990).status == 200
         assert limited.report(results="x").error == (429, "too_many")
-        assert limited.view().state is State.RUNNING
+        view = limited.view()
+        assert view.state is State.RUNNING
+        (line,) = view.logs  # one, though it was refused twice
+        assert (line.level, line.stream) == ("WARNING", "server")
+        assert "answered with 429" in line.message
 
 
 def test_who_cannot_sign_uses_up_nobodys_reports(job: SignedJob) -> None:

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from sqlalchemy import event, func, select
 
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.reports import LogLine, Report
+from airflow_asyncaction.protocol.reports import LogLine, Report, ReportedStatus
 from airflow_asyncaction.protocol.signing import Scheme
+from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.store import reports
 from airflow_asyncaction.store.actions import KEPT_BODY_BYTES, KEPT_REFUSALS, Actions
 from airflow_asyncaction.store.models import action_table, report_table
 from airflow_asyncaction.store.reports import Envelope
@@ -199,6 +201,22 @@ def test_old_heartbeats_go_and_other_reports_stay(
         kinds = connection.execute(query.group_by(report_table.c.kind).order_by(report_table.c.kind)).all()
     assert [tuple(row) for row in kinds] == [("heartbeat", 23), ("report", 1)]
     assert stored(database, job)["report_count"] == 64
+
+
+def test_of_old_reports_without_lines_the_newest_are_kept(
+    monkeypatch: pytest.MonkeyPatch, database: Database, actions: Actions, job: SignedJob
+) -> None:
+    monkeypatch.setattr(reports, "KEPT_REPORTS", 5)
+    long_ago = datetime.now(UTC) - timedelta(minutes=11)
+    take(actions, job, Report(logs=lines(1, 1)), now=long_ago)
+    take(actions, job, Report(status=ReportedStatus.RUNNING), now=long_ago)
+    for number in range(62):
+        take(actions, job, Report(status_details=JsonText(str(number))), now=long_ago)
+    query = select(report_table.c.log_count).where(report_table.c.action_id == job.info.job_id)
+    with database.engine.connect() as connection:
+        counts = connection.scalars(query.order_by(report_table.c.id)).all()
+    assert counts == [1, 0, 0, 0, 0, 0]
+    assert stored(database, job)["status_details"] == "61"
 
 
 def test_refused_reports_are_kept_cut_and_only_so_many(database: Database, job: SignedJob) -> None:
