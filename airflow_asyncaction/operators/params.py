@@ -14,13 +14,15 @@ from airflow_asyncaction.protocol.operations import TAG
 def use_linear_params(task: BaseOperator) -> None:
     """Let Airflow validate the Params of a task's Dag in linear time, if the Dag is an operation.
 
-    It leaves Params alone that name a ``$schema`` of their own. Mapped tasks do not call it: where a Dag has
-    only those of this package, launching it by our routes has tighter limits.
+    It leaves Params alone that name a ``$schema`` of their own, and does nothing for mapped tasks: a Dag that
+    has no others of this package has tighter limits when our routes launch it.
 
     :raises ValueError: the schema of one cannot be used; says which, where and why
     """
     if not task.has_dag() or TAG not in task.dag.tags:
         return
+    if not task.dag.has_task(task.task_id) or task.dag.get_task(task.task_id) is not task:
+        return  # one of a mapped task's, in a worker
     for params in (task.dag.params, task.params):  # a task has its Dag's, and Airflow validates both
         if not isinstance(params, ParamsDict):
             continue

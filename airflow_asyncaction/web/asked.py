@@ -12,7 +12,15 @@ from typing import Any
 from flask import Request
 
 from airflow_asyncaction.exceptions import UserRefused
-from airflow_asyncaction.json_schema import BadSchema, TooLarge, compiled, find_mistake, measure
+from airflow_asyncaction.json_schema import (
+    BadSchema,
+    CompiledSchema,
+    TooLarge,
+    compiled,
+    find_mistake,
+    measure,
+)
+from airflow_asyncaction.json_schema.dialect import DIALECT
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.operations import Schema
@@ -123,13 +131,10 @@ def checked_input(fields: Mapping[str, Any], schema: Schema | None, *, is_linear
             f"The input has {len(undeclared):,} names that the schema does not declare, and may have"
             f" {MAX_UNDECLARED}: put them into one object",
         )
+    usable = None if schema is None else _usable(schema)
     if not is_linear:
-        _check_small(fields)
-    try:
-        mistake = find_mistake(fields, None if schema is None else compiled(schema))
-    except BadSchema as error:
-        said = f"The operation's schema cannot be used: {str(error)[:300]}"
-        raise UserRefused(said, code="bad_schema") from error
+        _check_small(fields, usable)
+    mistake = find_mistake(fields, usable)
     if mistake is not None:
         raise _invalid(mistake.path, mistake.message)
     text = dumps(dict(sorted(fields.items())))
@@ -139,7 +144,23 @@ def checked_input(fields: Mapping[str, Any], schema: Schema | None, *, is_linear
     return text
 
 
-def _check_small(fields: Mapping[str, Any]) -> None:
+def _usable(schema: Schema) -> CompiledSchema:
+    try:
+        return compiled(schema)
+    except BadSchema as error:
+        raise _bad_schema(str(error)[:300]) from error
+
+
+def _check_small(fields: Mapping[str, Any], schema: CompiledSchema | None) -> None:
+    """Check that an input is small enough for Airflow's own validator.
+
+    :raises UserRefused: it is not, or no input is
+    """
+    if schema is not None and schema.weight.has_patterns:
+        raise _bad_schema(
+            "it has a pattern, which Airflow would match by backtracking. Give each Param of the Dag the"
+            f" $schema {DIALECT!r}, or the Dag a task of airflow_asyncaction that is not mapped"
+        )
     try:
         is_small = measure(fields).units <= MAX_BACKTRACKED
     except TooLarge as error:
@@ -155,6 +176,10 @@ def _check_small(fields: Mapping[str, Any]) -> None:
 def _declared(schema: Schema | None) -> AbstractSet[str]:
     properties = (schema or {}).get("properties")
     return properties.keys() if isinstance(properties, dict) else frozenset()
+
+
+def _bad_schema(said: str) -> UserRefused:
+    return UserRefused(f"The operation's schema cannot be used: {said}", code="bad_schema")
 
 
 def _invalid(path: str, said: str) -> UserRefused:

@@ -11,6 +11,7 @@ import pytest
 import requests
 from airflow.sdk import DAG, BaseOperator, Param
 
+from airflow_asyncaction.json_schema.dialect import in_dialect
 from airflow_asyncaction.operation_dags import async_operation
 from airflow_asyncaction.operators import LocalActionOperator
 from airflow_asyncaction.protocol.operations import TAG
@@ -69,9 +70,15 @@ def _dags() -> Iterator[DAG]:
     with DAG("tagged", schedule=None, tags=[TAG], params=params) as tagged:
         LocalActionOperator(task_id="go", command="true")
     yield tagged
-    with DAG("foreign", schedule=None, tags=[TAG], params=params) as foreign:
+    for dag_id, names in (("foreign", ["ids"]), ("foreign_pattern", ["ids", "mail"])):
+        foreign = {name: params[name] for name in names}
+        with DAG(dag_id, schedule=None, tags=[TAG], params=foreign) as dag:
+            BaseOperator(task_id="go")
+        yield dag
+    linear = {name: Param(None, schema=in_dialect(param.schema)) for name, param in params.items()}
+    with DAG("foreign_linear", schedule=None, tags=[TAG], params=linear) as dag:
         BaseOperator(task_id="go")
-    yield foreign
+    yield dag
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +127,12 @@ def test_airflows_own_route_costs_no_more_either(server: AirflowServer, dag_id: 
 
 
 def test_a_dag_whose_params_airflow_validates_takes_small_inputs(server: AirflowServer) -> None:
+    objects = {"ids": [{"k": k} for k in range(20_000)]}
     assert sent(server, "PUT", "/async/foreign", {"ids": list(range(900))}).status_code == 202
-    refused = sent(server, "PUT", "/async/foreign", {"ids": [{"k": k} for k in range(20_000)]})
+    refused = sent(server, "PUT", "/async/foreign", objects)
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_input")
     assert "more than 1,000 values" in refused.json()["message"]
-    assert sent(server, "PUT", "/async/tagged", {"ids": [{"k": k} for k in range(20_000)]}).status_code == 202
+    refused = sent(server, "PUT", "/async/foreign_pattern", {"mail": "ann@x"})
+    assert (refused.status_code, refused.json()["error"]) == (500, "bad_schema")
+    for dag_id in ("tagged", "foreign_linear"):
+        assert sent(server, "PUT", f"/async/{dag_id}", {**objects, "mail": "ann@x"}).status_code == 202

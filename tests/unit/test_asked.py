@@ -105,3 +105,12 @@ def test_what_airflow_validates_by_its_own_validator_is_small() -> None:
         with pytest.raises(UserRefused, match="more than 1,000 values") as refused:
             checked_input({"days": value}, {"properties": {}}, is_linear=False)
         assert refused.value.code == "invalid_input"
+
+
+def test_no_pattern_is_left_to_a_validator_that_backtracks() -> None:
+    """An input that matches may take as long as one that does not: what fails first is tried first."""
+    schema = {"properties": {"days": {"pattern": "(a+)+b"}}}
+    checked_input({"days": "aacab"}, schema)
+    with pytest.raises(UserRefused, match="which Airflow would match by backtracking") as refused:
+        checked_input({"days": "aacab"}, schema, is_linear=False)
+    assert refused.value.code == "bad_schema"

@@ -81,6 +81,16 @@ def test_another_dag_with_the_same_param_keeps_it_as_it_is() -> None:
     assert other.params.get_param("name").schema == {"pattern": "^a"}
 
 
+def test_a_mapped_task_leaves_params_as_they_are() -> None:
+    """It is made where it runs: too late to refuse a schema."""
+    param = Param("b", pattern="^(?!a)b")
+    with DAG("mapped", schedule=None, tags=[TAG], params={"name": param}) as dag:
+        mapped = LocalActionOperator.partial(task_id="each").expand(command=["true"])
+    task = mapped.unmap({"command": "true"})
+    assert task.params["name"] == "b"
+    assert dag.params.get_param("name").schema == {"pattern": "^(?!a)b"}
+
+
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
