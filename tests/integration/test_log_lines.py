@@ -207,11 +207,13 @@ def test_of_old_reports_without_lines_the_newest_are_kept(
     monkeypatch: pytest.MonkeyPatch, database: Database, actions: Actions, job: SignedJob
 ) -> None:
     monkeypatch.setattr(reports, "KEPT_REPORTS", 5)
-    long_ago = datetime.now(UTC) - timedelta(minutes=11)
+    now = datetime.now(UTC)
+    long_ago = now - timedelta(minutes=11)
     take(actions, job, Report(logs=lines(1, 1)), now=long_ago)
     take(actions, job, Report(status=ReportedStatus.RUNNING), now=long_ago)
-    for number in range(62):
+    for number in range(61):
         take(actions, job, Report(status_details=JsonText(str(number))), now=long_ago)
+    take(actions, job, Report(status_details=JsonText("61")), now=now)
     query = select(report_table.c.log_count).where(report_table.c.action_id == job.info.job_id)
     with database.engine.connect() as connection:
         counts = connection.scalars(query.order_by(report_table.c.id)).all()
