@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from airflow_asyncaction import exceptions
@@ -66,10 +64,9 @@ def test_what_a_dag_of_kubernetes_pod_operator_pushes_is_pushed(kube: KubeScene,
     assert kube.state_of(dag_id, "return_file") == "success"
     xcoms = kube.api.xcoms(kube.key(dag_id, "return_file"))
     assert xcoms["return_value"] == {"rows": 3}
-    action = kube.action(dag_id, "return_file")
-    pod = json.loads(kube.job(action))
-    assert (xcoms["pod_name"], xcoms["pod_namespace"]) == (pod["pod"], kube.cluster.namespace)
-    kube.assert_cleared_up(action)
+    assert xcoms["pod_name"].startswith("return-file-")
+    assert xcoms["pod_namespace"] == kube.cluster.namespace
+    kube.assert_cleared_up(kube.action(dag_id, "return_file"))
 
 
 @pytest.mark.parametrize("dag_id", MODES)
