@@ -40,6 +40,8 @@ _PASSING: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 _EXPLAINS_NOTHING = frozenset({"PodInitializing", "ContainerCreating"})
 _MOST_EVENTS = 3
+# That no node took the pod at first is over; and pods run without the cluster's DNS.
+_NO_REASONS = frozenset({"FailedScheduling", "MissingClusterDNS"})
 _ABSENT = re.compile(
     r'\b(?:config ?maps?|secrets?) "[^"]+" not found|references non-existent (?:config|secret) key',
     re.IGNORECASE,
@@ -143,9 +145,9 @@ def _newest(events: Iterable[Mapping[str, Any]], ignored: str) -> list[str]:
 
 
 def _is_warning(event: Mapping[str, Any], ignored: str) -> bool:
-    """Tell whether an event says what is wrong now. That no node took the pod at first is over."""
-    is_over = event.get("reason") == "FailedScheduling" or ignored in said_of(event)
-    return event.get("type") == "Warning" and not is_over
+    """Tell whether an event says what keeps the pod from starting."""
+    is_idle = event.get("reason") in _NO_REASONS or ignored in said_of(event)
+    return event.get("type") == "Warning" and not is_idle
 
 
 def _moment_of(event: Mapping[str, Any]) -> str:

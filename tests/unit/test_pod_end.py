@@ -51,6 +51,19 @@ ENDS: dict[str, dict[str, Any]] = {
     "deleted": {"code": 137, "reason": "PodDeleted"},
     "deleted-clean": {"code": 0},
     "restarted": {"code": 5},
+    "child-oom": {"code": 0},
+    "child-oom-fails": {
+        "code": 3,
+        "reason": "OOMKilled",
+        "message": "A process of the container used more memory than it may, and was killed:"
+        " the container exited with code 3: bad rows",
+    },
+    "fallback-to-logs": {"code": 12, "message": "\n".join(str(number) for number in range(1, 31))},
+    "init-says-why": {
+        "code": 7,
+        "reason": "InitContainerFailed",
+        "message": "Init container prepare exited with code 7: no db",
+    },
 }
 TROUBLES = {
     "no-image-first": ("ImagePull", "not found"),
@@ -59,7 +72,7 @@ TROUBLES = {
     "missing-secret": ("CreateContainerConfigError", 'secret "nope" not found'),
     "waits-for-own-secret": ("CreateContainerConfigError", "not found"),
 }
-GO_ON = ("running", "unschedulable", "deleted-unscheduled")
+GO_ON = ("running", "unschedulable", "deleted-unscheduled", "init-hangs", "absent-volume")
 
 
 def _pod(name: str) -> dict[str, Any]:
@@ -118,6 +131,10 @@ def test_no_trouble_where_there_is_none(name: str) -> None:
 
 
 def test_what_a_pod_waits_for() -> None:
+    name, text = waiting_for(_pod("init-hangs"))
+    assert name == "PodFailed"
+    assert text.startswith("Init container prepare has not ended: it has been running since 2026-11-28T")
+    assert waiting_for(_pod("absent-volume")) == ("PodFailed", "Container base: ContainerCreating")
     name, text = waiting_for(_pod("unschedulable"))
     assert (name, text) == ("Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
     for unknown in ({"status": {"phase": "Pending"}}, {}):
@@ -380,7 +397,7 @@ def test_a_container_that_ended_well_though_a_child_was_killed_is_warned_of() ->
     assert warning is not None
     assert "OOMKilled" in warning
     story = PodStory("base")
-    story.look("MODIFIED", _ended(0, "OOMKilled"), NOW)
+    story.look("MODIFIED", _pod("child-oom"), NOW)
     assert story.warning == warning
     for pod in (_ended(0, "Completed"), _ended(137, "OOMKilled"), _pod("running"), {}):
         assert warning_of(pod, "base") is None

@@ -174,6 +174,7 @@ def test_the_newest_warnings_come_first_and_each_once() -> None:
         {"type": "Warning", "reason": "Odd", "message": "three", "eventTime": "2026-11-24T15:58:00.000000Z"},
         event("FailedMount", "oldest", "2026-11-24T15:50:00Z"),
         event("FailedScheduling", "no node", "2026-11-24T15:59:30Z"),
+        event("MissingClusterDNS", "kubelet has no DNS", "2026-11-24T15:59:40Z"),
         {"type": "Normal", "reason": "Scheduled", "message": "fine"},
     ]
     message = with_events(LATE, events, own_secret="p").message
