@@ -373,9 +373,12 @@ def test_an_exception_while_it_is_being_started_leaves_nothing(
     def handle() -> None:
         raise OutOfTime
 
-    on_alarm(handle, seconds)
-    with pytest.raises(OutOfTime):
+    def start() -> None:
+        on_alarm(handle, seconds)  # it may go off before the next line
         run.run()
+
+    with pytest.raises(OutOfTime):
+        start()
     run.runner.stop()
     run.runner.wait()
     eventually(lambda: not guards_of(os.getpid()))
