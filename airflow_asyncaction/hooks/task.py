@@ -133,7 +133,7 @@ class TaskHook(BaseHook):
     def tell(self, credentials: TaskCredentials, word: Word, *, patience: timedelta = PATIENCE) -> TaskView:
         """Tell what happened to the job, without secrets, and return what the action is then.
 
-        An exit that is too large for the server (``[asyncaction] max_body_bytes``) is told without output.
+        If an exit is too large for the server (``[asyncaction] max_body_bytes``), it is sent without output.
 
         :raises ServerError: the server refuses
         """
@@ -146,7 +146,7 @@ class TaskHook(BaseHook):
             is_too_large = error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             if not (is_too_large and isinstance(word, Exit) and word.tail):
                 raise
-            self.log.warning("%s; the exit is told without the last lines of output", error)
+            self.log.warning("%s; the exit is sent without the last lines of output", error)
         message = None if word.message is None else word.message[:_SHORT_MESSAGE_CHARS]
         return self._tell(credentials, replace(word, message=message, tail=()), patience)
 
@@ -312,7 +312,7 @@ def _too_large(body: bytes, said: str) -> ServerError:
 
 
 def _encode(fields: dict[str, Any]) -> bytes:
-    """Return a body. What is no JSON is its text, and what is no UTF-8 (a file's name) is "?"."""
+    """Return a body. Values that are no JSON become text, and lone surrogates (in file names) become "?"."""
     return json.dumps(fields, ensure_ascii=False, default=str).encode("utf-8", "replace")
 
 

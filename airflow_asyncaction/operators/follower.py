@@ -131,7 +131,7 @@ class Follower:
         return view.has_more_logs
 
     def _tell_launched(self, launched: Launched) -> None:
-        """Tell that the job is up; if the server does not take what identifies it, without that.
+        """Tell that the job is up. If the server refuses its description, tell it without one.
 
         :raises ServerError: the server refuses, or is away
         """
@@ -140,7 +140,7 @@ class Follower:
         except ServerError as error:
             if may_pass(error) or isinstance(error, Superseded) or not launched.job:
                 raise
-            self._log.warning("%s; what identifies the job is not told", error)
+            self._log.warning("%s; the job's description is left out", error)
             self._hook.tell(self._credentials, Launched({}), patience=_NO_PATIENCE)
 
     def _stop_orphan(self) -> None:

@@ -264,14 +264,14 @@ def printable(text: str) -> str:
 
 
 def well_formed(text: str) -> str:
-    """Return the text without NUL and lone surrogates, which UTF-8 does not have, of whoever's it is."""
+    """Return the text without NUL and lone surrogates: databases reject the former, UTF-8 the latter."""
     return printable(text if text.isascii() else text.encode("utf-8", "replace").decode())
 
 
 def kept_tail(lines: Sequence[str]) -> tuple[str, ...]:
-    """Return what may be told of the last lines of output: the same, where it is no more than is kept of it.
+    """Return the last lines of output, cut to what an error message shows.
 
-    Of longer lines it is the end, as of all output.
+    :returns: at most ``TAIL_LINES`` lines with ``MAX_TAIL_CHARS`` characters, from the end
     """
     kept: list[str] = []
     room = MAX_TAIL_CHARS

@@ -321,7 +321,7 @@ def word_to_json(word: Word) -> dict[str, Any]:
 
 
 def _shortened(exit_: Exit) -> dict[str, Any]:
-    """Return the texts of an exit as far as the server keeps them: a job may print, or raise, any amount."""
+    """Return the texts of an exit, cut to what the server keeps: a job may print, or raise, any amount."""
     return {
         "reason": _cut(exit_.reason, MAX_NAME_CHARS),
         "message": _cut(exit_.message, MAX_MESSAGE_CHARS),

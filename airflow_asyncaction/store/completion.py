@@ -35,7 +35,7 @@ from airflow_asyncaction.store.outages import anatomy, one_of_many
 
 log = logging.getLogger(__name__)
 
-_NOT_COMPLETED = "The task of action %s could not be completed; another way is tried, or this one again. %s"
+_NOT_COMPLETED = "The task of action %s could not be completed; a worker is to do it, or it is retried. %s"
 
 _columns = action_table.c
 _tasks = TaskInstance.__table__
@@ -89,8 +89,8 @@ class Completion:
     def complete(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> None:
         """Complete the task of an action if it is deferred and it is time to.
 
-        What goes wrong here undoes nothing of what was reported: a worker is to complete the task then, and
-        if that fails as well, all is tried again (:func:`find_due`).
+        An error here does not undo the report: a worker completes the task instead. If that fails too,
+        everything is retried (:func:`find_due`).
 
         :param row: of the action, locked: it is always locked before its task instance
         :param action: as it is now
@@ -138,7 +138,7 @@ class Completion:
         return True
 
     def _give_to_worker(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
-        """Let a worker see that the trigger has failed, which takes the action's end then."""
+        """Resume the task as if its trigger had failed: the worker then takes the action's end."""
         found = _deferred(session, row)
         if found is None or not self._has_settled(session, found, now):
             return False

@@ -133,7 +133,7 @@ def keep_message(
 
 
 def append_line(connection: Connection, action_id: JobId, kind: str, line: LogLine, now: datetime) -> None:
-    """Keep a line of the server's own, of an action that this transaction has locked and changed."""
+    """Keep a line of the server's own in the log of an action that is locked, and was changed since."""
     row = rows.read(connection, action_id)
     if row is not None:
         keep_line(connection, row, kind, line, now)

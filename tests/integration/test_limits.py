@@ -136,8 +136,15 @@ def test_names_that_are_no_utf_8_are_told(job: SignedJob, tmp_path: Path) -> Non
     assert "gone-?: No such file or directory" in (view.error_message or "")
 
 
-@pytest.mark.parametrize("size", [1_200_000, 6_000_000, 50_000_000])
-@pytest.mark.parametrize("path", ["/status", "/task/word", "/task/register"])
+@pytest.mark.parametrize(
+    ("path", "size"),
+    [
+        ("/status", 1_200_000),
+        ("/status", 50_000_000),
+        ("/task/word", 6_000_000),
+        ("/task/register", 6_000_000),
+    ],
+)
 def test_who_sends_too_much_is_told(job: SignedJob, path: str, size: int) -> None:
     """Also a client that sees no answer before it has sent all."""
     body = b" " * size

@@ -224,7 +224,9 @@ def test_last_lines_of_any_length_fail_no_good_pod(defer: NewDeferred) -> None:
 
     with capture_logs() as logs:
         run(check())
-    assert [len(line) for line in lines(logs) if line.startswith("xxx")] == [60_000] * 20
+    long_lines = [line for line in lines(logs) if line.startswith("xxx")]
+    assert len(long_lines) == 20
+    assert min(map(len, long_lines)) >= 60_000  # older kubelets put time stamps into them
     assert deferred.job.view().state is State.SUCCESS
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -26,6 +28,7 @@ from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
 from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.testing import JobServer
 from airflow_asyncaction.triggers.server import is_away
+from tests.unit.remote_deployment import certify
 
 pytestmark = pytest.mark.unit
 
@@ -41,10 +44,15 @@ class Resetting:
     """A server that closes each connection while a body comes: whoever sends it is reset.
 
     :param answer: sent before that
+    :param certificate: speak TLS, with the certificate and key of this file
     """
 
-    def __init__(self, answer: bytes = b"") -> None:
+    def __init__(self, answer: bytes = b"", *, certificate: Path | None = None) -> None:
         self._answer = answer
+        self._tls: ssl.SSLContext | None = None
+        if certificate is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(certificate)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.connections = 0
@@ -61,6 +69,8 @@ class Resetting:
             while True:
                 connection, _ = self._listener.accept()
                 self.connections += 1
+                if self._tls is not None:
+                    connection = self._tls.wrap_socket(connection, server_side=True)
                 with connection, suppress(OSError):
                     connection.recv(1000)
                     connection.sendall(self._answer)
@@ -69,10 +79,9 @@ class Resetting:
                         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
 
-def transport(port: int) -> Transport:
-    info = JobInfo(
-        job_id=JobId(str(uuid.uuid4())), secret_key="s" * 43, hook=f"http://127.0.0.1:{port}/async"
-    )
+def transport(port: int, *, scheme: str = "http") -> Transport:
+    hook = f"{scheme}://127.0.0.1:{port}/async"
+    info = JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key="s" * 43, hook=hook)
     return Transport(info, timeout_seconds=5)
 
 
@@ -112,6 +121,19 @@ def test_a_refusal_that_comes_before_the_end_of_a_body_is_heard(send: Send) -> N
     with Resetting(ANSWER) as server:
         with pytest.raises(ServerError, match="said by the server") as caught:
             send(server.port, 4 * LARGE, PATIENCE_SECONDS)
+        assert (caught.value.status, caught.value.code, server.connections) == (413, "too_large", 1)
+
+
+@pytest.mark.parametrize("answer", [b"", ANSWER])
+def test_a_job_is_told_over_tls_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    certificate = certify(tmp_path / "server.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    with Resetting(answer, certificate=certificate) as server:
+        sender = transport(server.port, scheme="https")
+        with pytest.raises(ServerError) as caught:
+            sender.send(Request("POST", "/status", b"x" * 4 * LARGE), patience_seconds=PATIENCE_SECONDS)
         assert (caught.value.status, caught.value.code, server.connections) == (413, "too_large", 1)
 
 
