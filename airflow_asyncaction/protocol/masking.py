@@ -25,7 +25,7 @@ _PART_CHARS = 5
 _TREE_LEVELS = 3
 _LONGEST_IN_TREE = 64
 """A regular expression may compare each character of a text with as many of a secret."""
-_CUT = re.compile(r" \[cut: the line has \d+ bytes\]\Z")
+_CUT = re.compile(r" \[(?:cut: the line has \d+ bytes|\d+ bytes are cut)\]\Z")
 
 
 class Masker:

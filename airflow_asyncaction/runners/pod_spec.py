@@ -38,9 +38,9 @@ class PodSecrets:
     task: str = field(repr=False)
     known: frozenset[str] = field(default=frozenset(), repr=False)
 
-    def masked(self, text: str) -> str:
-        """Return a text without them."""
-        return self._masker.text(text)
+    def masked(self, line: str) -> str:
+        """Return a log line without them."""
+        return self._masker.line(line)
 
     @cached_property
     def _masker(self) -> Masker:

@@ -32,7 +32,6 @@ pytestmark = pytest.mark.integration
 PASSWORD = 'p@ss "word"/1'
 ARGUMENTS = {"url": f"db://user:{PASSWORD}@host", "deep": [{"api_key": "by its name"}], "n": 1}
 SHOWN = {"url": "db://user:***@host", "deep": [{"api_key": "***"}], "n": 1}
-AS_TEXT = json.dumps(PASSWORD)[1:-1]
 
 
 @pytest.fixture
@@ -57,8 +56,9 @@ def stored(database: Database, action_id: str) -> str:
     return str(found)
 
 
-def places_of(text: str) -> bool:
-    return PASSWORD in text or AS_TEXT in text or repr(PASSWORD)[1:-1] in text
+def shows_secret(text: str) -> bool:
+    """Tell whether a text has a secret, however it is escaped."""
+    return "p@ss" in text or "by its name" in text
 
 
 def record(actions: Actions, job: SignedJob) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def test_only_the_job_gets_its_arguments_as_they_are(
     resent = {"nonce": "n" * 20, "status": "RUNNING"}
     assert [job.report(**resent).fields["arguments"] for _ in range(2)] == [ARGUMENTS] * 2
     assert record(actions, job)["arguments"] == SHOWN
-    assert not places_of(stored(database, job.info.job_id))
+    assert not shows_secret(stored(database, job.info.job_id))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_all_that_a_job_reports_is_stored_masked_but_its_results(
     assert [line.message for line in view.logs] == []
     assert [line.message for line in job.view().logs] == ["it is ***!"] * 2
     assert view.job == '{"host":"it is ***!"}'
-    assert not places_of(stored(database, job.info.job_id))
+    assert not shows_secret(stored(database, job.info.job_id))
     shown = record(actions, job)
     assert shown["statusDetails"] == {"message": "it is ***!", "***": 1}
     assert (shown["agent"], shown["message"]) == ({"command": ["it is ***!"]}, "it is ***!")
@@ -122,7 +122,7 @@ def test_all_that_a_job_reports_is_stored_masked_but_its_results(
 def test_a_runners_words_are_masked(database: Database, job: SignedJob) -> None:
     view = job.tell(Exit(code=1, message=f"no {PASSWORD}", tail=("one", PASSWORD)))
     assert view.error_message == "no ***\none\n***"
-    assert not places_of(stored(database, job.info.job_id))
+    assert not shows_secret(stored(database, job.info.job_id))
 
 
 def test_a_report_that_is_refused_is_kept_masked(database: Database, job: SignedJob) -> None:
@@ -130,7 +130,7 @@ def test_a_report_that_is_refused_is_kept_masked(database: Database, job: Signed
     assert job.send("POST", "/status", f"nonsense {PASSWORD}".encode()).status == 400
     kept = stored(database, job.info.job_id)
     assert "nonsense ***" in kept
-    assert not places_of(kept)
+    assert not shows_secret(kept)
 
 
 def test_results_are_true_for_the_task_and_masked_for_users(actions: Actions, job: SignedJob) -> None:
@@ -243,12 +243,12 @@ def test_no_route_of_users_shows_a_secret(site: UserSite) -> None:
     shown = {
         path: site.get(f"/actions/{uuid}{path}") for path in ("", "/logs", "/reports", "/changes", "/files")
     }
-    assert [path for path, answer in shown.items() if places_of(json.dumps(answer))] == []
+    assert [path for path, answer in shown.items() if shows_secret(json.dumps(answer))] == []
     assert "***" in json.dumps(shown["/files"])
     assert (shown[""]["arguments"], shown[""]["results"]) == (SHOWN, ["***"])
     listed = site.get("/actions?type=masked")
     assert listed["actions"][0]["errorMessage"] == "***"
-    assert not places_of(json.dumps(listed))
+    assert not shows_secret(json.dumps(listed))
 
 
 def test_without_the_key_no_result_is_shown(database: Database, actions: Actions, job: SignedJob) -> None:

@@ -95,6 +95,7 @@ def test_a_secret_that_a_line_was_cut_within_is_masked_as_far_as_it_goes(kept: i
     assert masked.endswith(" [cut: the line has 265 bytes]")
     assert "a-lon" not in masked
     assert masked.startswith("x" * 40)
+    assert Masker(["a-long-secret"]).line("x a-long-se [9 bytes are cut]") == "x *** [9 bytes are cut]"
 
 
 def test_so_many_values_are_kept_the_shortest_first() -> None:
