@@ -29,7 +29,7 @@ from airflow_asyncaction.operators.outputs import (
     push_files,
 )
 from airflow_asyncaction.operators.params import use_linear_params
-from airflow_asyncaction.operators.scheduling import for_scheduler
+from airflow_asyncaction.operators.scheduling import for_scheduler, from_author
 from airflow_asyncaction.operators.service_call import ServiceCallOperator
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason
@@ -146,10 +146,11 @@ class BaseActionOperator(ServiceCallOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """Begin to map the task. Nothing else tells the scheduler what ``__init__`` derives."""
+        """Begin to map the task, over anything but output_assets: the scheduler has to know them all."""
         partial: OperatorPartial = super().partial(**kwargs)
-        derived = for_scheduler(kwargs.get("type"), kwargs.get("output_assets"), partial.kwargs)
-        partial.kwargs.update(derived)
+        assets = from_author("output_assets", partial.kwargs, kwargs.get("default_args"))
+        partial.kwargs["output_assets"] = assets  # so that expand() refuses others
+        partial.kwargs.update(for_scheduler(kwargs.get("type"), assets, partial.kwargs))
         return partial
 
     @property

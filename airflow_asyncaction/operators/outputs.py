@@ -65,9 +65,8 @@ def check_outlets(operator: BaseOperator, assets: Mapping[str, Asset]) -> None:
         if asset not in declared:
             raise ValueError(
                 f"output_assets[{property_!r}]: Airflow does not know that this mapped task updates"
-                f" {asset.name!r}, and would drop its events. Give output_assets to partial(), or to the"
-                " decorator of the function, rather than to expand(), expand_kwargs(), override() or"
-                " default_args; or name all such assets in outlets"
+                f" {asset.name!r}, and would drop its events. Give output_assets to the decorator of the"
+                " function, rather than to override() or default_args; or name all such assets in outlets"
             )
 
 

@@ -35,6 +35,17 @@ def for_scheduler(
     return derived
 
 
+def from_author(name: str, given: Mapping[str, Any], default_args: Mapping[str, Any] | None) -> Any:
+    """Return an argument of a task that is to be mapped, also one from the nearest ``default_args``.
+
+    :param given: arguments of the task, with its Dag and task group
+    :param default_args: of the task itself
+    """
+    groups = (getattr(given.get(owner), "default_args", None) for owner in ("task_group", "dag"))
+    sources = (source for source in (given, default_args, *groups) if source)
+    return next((source[name] for source in sources if name in source), None)
+
+
 def with_derived(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a decorator, with what is derived from them."""
     return {**given, **for_scheduler(given.get("type"), given.get("output_assets"), given)}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG, Asset, BaseOperator
+from airflow.sdk import DAG, Asset, BaseOperator, TaskGroup
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_asyncaction import runner_config, settings
@@ -100,3 +100,27 @@ def test_defaults_of_a_dag_are_kept_beside_what_is_derived() -> None:
         operator(LocalActionOperator, {"command": ["true"]}, output_assets={"model": UPDATED})
     for task_id in ("one", "many"):
         assert dag.get_task(task_id).outlets == [GIVEN, UPDATED]
+
+
+@pytest.mark.parametrize("kind", [LocalActionOperator, KubeActionOperator, AsyncActionOperator])
+def test_a_task_is_not_mapped_over_assets_that_the_scheduler_could_not_know(kind: Any) -> None:
+    with DAG("mapped", schedule=None):
+        partial = kind.partial(task_id="many", type="etl.load")
+        with pytest.raises(TypeError, match="unmappable or already specified argument: output_assets"):
+            partial.expand(output_assets=[{"model": UPDATED}])
+        partial.expand(arguments=[{}])
+
+
+@pytest.mark.parametrize("level", ["task", "task group", "Dag"])
+def test_assets_from_default_args_are_known_as_well(level: str) -> None:
+    defaults: dict[str, Any] = {"output_assets": {"model": UPDATED}}
+    of_task = {"default_args": defaults} if level == "task" else {}
+    with (
+        DAG("mapped", schedule=None, default_args=defaults if level == "Dag" else {}) as dag,
+        TaskGroup("group", default_args=defaults if level == "task group" else {}),  # type: ignore[arg-type]
+    ):
+        operator(LocalActionOperator, {"command": ["true"]}, **of_task)
+    for task_id in ("group.one", "group.many"):
+        assert dag.get_task(task_id).outlets == [UPDATED]
+    many: Any = dag.get_task("group.many")
+    assert many.unmap({"command": "true"}).output_assets == {"model": UPDATED}

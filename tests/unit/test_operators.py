@@ -17,7 +17,9 @@ from airflow_asyncaction.exceptions import ActionStopped, Skipped
 from airflow_asyncaction.operators import LocalActionOperator, ServiceActionOperator
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.tasks import TaskView
+from airflow_asyncaction.runners.skipping import skipping
 
 INFO = JobInfo(
     job_id=JobId("1c2d3e4f-0000-7000-8000-000000000000"), secret_key="s" * 43, hook="http://a/async"
@@ -54,6 +56,22 @@ def test_durations_are_seconds_or_timedeltas() -> None:
 )
 def test_exit_codes_to_skip_on_are_given_as_in_airflow(given: Any, codes: tuple[int, ...]) -> None:
     assert local(skip_on_exit_code=given).skip_on_exit_code == codes
+
+
+@pytest.mark.parametrize(
+    ("exit_", "is_skip"),
+    [
+        (Exit(code=99), True),
+        (Exit(code=137, signal="SIGKILL"), True),
+        (Exit(code=3), False),
+        (Exit(code=0), False),
+        (Exit(signal="SIGKILL"), False),
+        (Exit(code=137, signal="SIGKILL", reason="OOMKilled"), False),
+        (Exit(code=0, message="nothing today", is_skip=True), True),
+    ],
+)
+def test_an_exit_is_a_skip_by_its_code_unless_there_is_another_reason(exit_: Exit, is_skip: bool) -> None:
+    assert skipping(exit_, (99, 137)).is_skip is is_skip
 
 
 @pytest.mark.parametrize("given", [256, -1, True, "99", 9.5, [300], ["99"], object()])

@@ -52,9 +52,6 @@ with DAG(
         command=[sys.executable, str(JOBS / "leave.py")],
         output_assets={"n": Asset("updated_by_map"), "no": Asset("not_updated_by_map")},
     ).expand(arguments=[{"n": 1}, {"n": 2}])
-    LocalActionOperator.partial(task_id="updates_unknown", command="true").expand(
-        output_assets=[{"n": Asset("unknown")}]
-    )
     LocalActionOperator(task_id="folder", command=TELL, cwd=JOBS)
     LocalActionOperator(
         task_id="tries_again",
@@ -100,6 +97,10 @@ with DAG(
         return base + number
 
     @task.async_action
+    def updates_unknown(number: int) -> int:
+        return number
+
+    @task.async_action
     def takes_own_job(job: str) -> str:
         return job
 
@@ -122,6 +123,7 @@ with DAG(
     is_no_xcom()
     logs()  # type: ignore[call-arg]
     adds.partial(base=10).expand(number=[1, 2])
+    updates_unknown.override(output_assets={"n": Asset("unknown")}).expand(number=[1])
     takes_own_job(job="mine")
     takes_own_job.override(task_id="takes_own_job_by_position")("mine")
     returns_text("load.sh")
