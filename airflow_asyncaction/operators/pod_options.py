@@ -26,7 +26,6 @@ _NOT_OF_PODS = frozenset(
         "do_xcom_push",
         "callbacks",
         "progress_callback",
-        "init_container_logs",
         "container_logs",
         "trigger_kwargs",
         "logging_interval",

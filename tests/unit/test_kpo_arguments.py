@@ -80,6 +80,7 @@ IN_POD: dict[str, Any] = {
 """Arguments that make the pod another one: with these values."""
 
 ELSEWHERE = {
+    "init_container_logs",
     "kubernetes_conn_id",
     "in_cluster",
     "cluster_context",
