@@ -225,6 +225,6 @@ def test_a_file_of_results_is_read_where_it_was_asked_for() -> None:
 
 
 def test_exit_codes_and_deferral_mean_the_same() -> None:
-    assert operator(skip_on_exit_code=99).skip_on_exit_code == [99]
+    assert list(operator(skip_on_exit_code=99).skip_on_exit_code) == [99]
     assert operator(deferrable=True).deferrable
     assert not operator(deferrable=False).deferrable
