@@ -32,8 +32,9 @@ from airflow_asyncaction.protocol.files import (
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import files, rows
-from airflow_asyncaction.store.actions import Actions, Unseal
+from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.files import Content, File
+from airflow_asyncaction.store.proof import Unseal
 from airflow_asyncaction.store.rows import ActionRow, Transaction
 from airflow_asyncaction.store.upstream import is_upstream
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, bindparam, inspect, select
@@ -18,7 +17,6 @@ from sqlalchemy.exc import IntegrityError
 
 from airflow_asyncaction.exceptions import (
     ActionAdopted,
-    ActionNotFound,
     FileRefused,
     MalformedReport,
     ReportTooLarge,
@@ -38,7 +36,6 @@ from airflow_asyncaction.protocol.lifecycle import (
     decide,
     overdue,
 )
-from airflow_asyncaction.protocol.masking import Masker
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, Limits, LogLine, Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
@@ -48,51 +45,18 @@ from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import metadata, report_table
 from airflow_asyncaction.store.outages import one_of_many, store_outages
+from airflow_asyncaction.store.proof import Unseal, proven, unsealed
+from airflow_asyncaction.store.refused import keep_refusal, lock_out_v1, without_v1
 from airflow_asyncaction.store.reports import Envelope
-from airflow_asyncaction.store.secret import Secrets, secrets_of
 from airflow_asyncaction.store.turns import Turns
 
-KEPT_REFUSALS = 100
-"""A job that goes on sending what is refused fills no table: this many refusals are kept an action."""
-KEPT_BODY_BYTES = 4096
-"""How much of a refused report is kept."""
 _PRUNE_EVERY = 64
-_REPLAYED = ("already_ended", "superseded")  # these refusals are repeated when their report is sent again
 
 _EARLIER = select(report_table.c.body_sha256, report_table.c.refused_with).where(
     report_table.c.action_id == bindparam("action_id"), report_table.c.report_key == bindparam("report_key")
 )
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """What proves a request about an action."""
-
-    secrets: Secrets
-    accept_v1: bool
-    masks: str | None = None
-
-    @cached_property
-    def masker(self) -> Masker:
-        """What masks the secrets that the action's task knows."""
-        return masks.masker(self.masks)
-
-    def masked(self, body: bytes) -> bytes:
-        """Return a body without these secrets: a job that reports its own secret does not give it away.
-
-        What else its task knows is masked in what the body says (``masker``), but for its results.
-        """
-        return body.replace(self.secrets.job.encode(), b"***").replace(self.secrets.task.encode(), b"***")
-
-
-Unseal = Callable[[Credentials | None], T]
-"""Proves a request with an action's credentials (``None``: there is no such action) and returns what it says.
-
-It is called where the row is read anyhow, so that a report takes one look at the database. It raises what the
-caller wants raised; the transaction is then rolled back.
-"""
 
 
 @dataclass(frozen=True)
@@ -195,7 +159,7 @@ class Actions:
             with self.transaction() as connection:
                 row = rows.lock(connection, action_id)
                 if row is not None:
-                    _keep_refusal(connection, row, Refused(error.code, str(error)), envelope, now)
+                    keep_refusal(connection, row, Refused(error.code, str(error)), envelope, now)
             raise
 
     def tell(
@@ -208,7 +172,7 @@ class Actions:
         :raises ActionAdopted: another try has adopted it, or is about to
         """
         with self.transaction() as connection:
-            row, message = _unsealed(rows.lock(connection, action_id), action_id, unseal)
+            row, message = unsealed(rows.lock(connection, action_id), action_id, unseal)
             if ti_id is not None and row.ti_id != ti_id:
                 raise ActionAdopted
             if ti_id is not None and is_left_to_next_try(connection, row, message):
@@ -262,7 +226,7 @@ class Actions:
         :raises ActionNotFound: it is gone
         """
         with self.transaction() as connection:
-            row = _proven(rows.lock(connection, action_id), action_id, prove)
+            row = proven(rows.lock(connection, action_id), action_id, prove)
             before = rows.to_action(row)
             if unless(connection, row):
                 return Ended(before, before)
@@ -292,8 +256,8 @@ class Actions:
         :raises ActionNotFound: there is no such action, and ``prove`` does not mind
         """
         with self.transaction() as connection:
-            row, _ = _unsealed(rows.read(connection, action_id), action_id, prove)
-            _lock_out_v1(connection, row, scheme)
+            row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
+            lock_out_v1(connection, row, scheme)
             return masks.for_job(row, rows.to_action(row))
 
     @contextmanager
@@ -310,9 +274,9 @@ class Actions:
         """
         try:
             with self.transaction() as connection:
-                row, unsealed = _unsealed(rows.lock(connection, action_id), action_id, unseal)
-                _lock_out_v1(connection, row, job_scheme)
-                yield connection, row, unsealed
+                row, said = unsealed(rows.lock(connection, action_id), action_id, unseal)
+                lock_out_v1(connection, row, job_scheme)
+                yield connection, row, said
         except (FileRefused, MalformedReport):  # its signature is valid
             if job_scheme is Scheme.V2:
                 with self.transaction() as connection:
@@ -325,12 +289,12 @@ class Actions:
         :raises ActionNotFound: there is no such action, and ``prove`` does not mind
         """
         with self.transaction() as connection:
-            row, _ = _unsealed(rows.read(connection, action_id), action_id, prove)
+            row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
             action = rows.to_action(row)
             log_page = log_lines.page(connection, action_id, after_line, dropped=row.log_lines_dropped)
         if overdue(action, now) is not None:
             with self.transaction() as connection:
-                row, _ = _unsealed(rows.lock(connection, action_id), action_id, prove)
+                row, _ = unsealed(rows.lock(connection, action_id), action_id, prove)
                 action = self._settled(connection, row, rows.to_action(row), now)
         return View(action, row.deferral is not None, log_page)
 
@@ -359,9 +323,9 @@ class Actions:
         *,
         is_resend: bool,
     ) -> Outcome:
-        row, report = _unsealed(rows.lock(connection, action_id), action_id, unseal)
+        row, report = unsealed(rows.lock(connection, action_id), action_id, unseal)
         before = rows.to_action(row)
-        if _without_v1(row, envelope.scheme):
+        if without_v1(row, envelope.scheme):
             before = replace(before, accept_v1=False)
         earlier = _earlier(connection, action_id, envelope.key) if is_resend else None
         decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
@@ -369,7 +333,7 @@ class Actions:
             case Duplicate():
                 return Outcome(masks.for_job(row, before))
             case Refused():
-                _keep_refusal(connection, row, decision, envelope, now)
+                keep_refusal(connection, row, decision, envelope, now)
                 return Outcome(before, decision)
             case Accepted(after):
                 changes = rows.changes(before, after, now)
@@ -389,7 +353,7 @@ class Actions:
         now: datetime,
     ) -> None:
         kept = reports.columns(row.id, envelope, now, kind=_kind(report))
-        changes.update(_without_v1(row, envelope.scheme), report_count=row.report_count + 1)
+        changes.update(without_v1(row, envelope.scheme), report_count=row.report_count + 1)
         if report.status_details is not None and changes.get("status_details") is report.status_details:
             changes |= {"progress": report.progress, "message": report.message}
         reports.keep(connection, row, kept, report.logs, changes, max_log_bytes=self._max_log_bytes)
@@ -432,61 +396,9 @@ def _accepted(decision: Decision) -> Action:
     return decision.action
 
 
-def _unsealed(row: Row[Any] | None, action_id: JobId, unseal: Unseal[T]) -> tuple[Row[Any], T]:
-    if row is None:
-        unseal(None)
-        raise _not_found(action_id)
-    return row, unseal(_credentials(row))
-
-
-def _proven(row: Row[Any] | None, action_id: JobId, prove: Unseal[object] | None) -> Row[Any]:
-    if prove is not None:
-        return _unsealed(row, action_id, prove)[0]
-    if row is None:
-        raise _not_found(action_id)
-    return row
-
-
-def _not_found(action_id: JobId) -> ActionNotFound:
-    return ActionNotFound(f"There is no action {action_id}")
-
-
-def _credentials(row: Row[Any]) -> Credentials:
-    return Credentials(secrets_of(row), row.accept_v1, row.masks)
-
-
 def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
     row = connection.execute(_EARLIER, {"action_id": action_id, "report_key": key}).one_or_none()
     return None if row is None else Earlier(row.body_sha256, row.refused_with)
-
-
-def _keep_refusal(
-    connection: Connection, row: Row[Any], refused: Refused, envelope: Envelope, now: datetime
-) -> None:
-    if refused.repeated or row.refused_count >= KEPT_REFUSALS:
-        _lock_out_v1(connection, row, envelope.scheme)
-        return
-    columns = reports.columns(row.id, envelope, now, refused_with=refused.code)
-    if refused.code not in _REPLAYED:
-        columns["report_key"] = None
-    credentials = _credentials(row)
-    body = credentials.masked(envelope.body).decode("utf-8", "replace")
-    kept = credentials.masker.text(body).encode()[:KEPT_BODY_BYTES].decode("utf-8", "replace")
-    columns["body"] = kept.replace("\0", "�")
-    rows.insert_report(connection, columns)
-    changes = {**_without_v1(row, envelope.scheme), "refused_count": row.refused_count + 1}
-    rows.write(connection, row.id, {**changes, "updated_at": now})
-
-
-def _lock_out_v1(connection: Connection, row: Row[Any], job_scheme: Scheme | None) -> None:
-    changes = _without_v1(row, job_scheme)
-    if changes:
-        rows.write(connection, row.id, changes)
-
-
-def _without_v1(row: Row[Any], job_scheme: Scheme | None) -> dict[str, Any]:
-    """Return what changes with a job's request: once v2, never v1 again."""
-    return {"accept_v1": False} if job_scheme is Scheme.V2 and row.accept_v1 else {}
 
 
 def _kind(report: Report) -> str:

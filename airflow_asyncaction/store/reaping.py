@@ -21,10 +21,11 @@ from airflow_asyncaction.protocol.actions import Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
 from airflow_asyncaction.store import rows
-from airflow_asyncaction.store.actions import Actions, Ended, Unseal
+from airflow_asyncaction.store.actions import Actions, Ended
 from airflow_asyncaction.store.adoption import to_be_adopted
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.outages import one_of_many
+from airflow_asyncaction.store.proof import Unseal
 
 log = logging.getLogger(__name__)
 

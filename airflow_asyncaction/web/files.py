@@ -17,7 +17,7 @@ from airflow_asyncaction.protocol.file_rules import attached_answer, location_an
 from airflow_asyncaction.protocol.files import Announcement, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.actions import Credentials
+from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.web.content import CHUNK_BYTES, CONTENT_PATH, chunks_of
 from airflow_asyncaction.web.security import SignedRequest, job_request
 

@@ -13,7 +13,8 @@ from airflow_asyncaction.protocol.actions import Action, answer
 from airflow_asyncaction.protocol.reports import Report, parse
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store import metrics
-from airflow_asyncaction.store.actions import Actions, Credentials
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.web.refusals import ReportRefused
 from airflow_asyncaction.web.security import job_request
 

@@ -19,7 +19,7 @@ from airflow_asyncaction.protocol.actions import unix_ms
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.signing import Claim, Content, Scheme, read_claim, report_key, verify
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.actions import Credentials
+from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.store.secret import Secrets
 from airflow_asyncaction.web.budgets import note_proven

@@ -10,7 +10,7 @@ from airflow_asyncaction.protocol.file_rules import attached_answer
 from airflow_asyncaction.protocol.files import FileReference, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.actions import Credentials
+from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.web.files import HookUrl, announced, content_url, upload_json
 from airflow_asyncaction.web.security import task_request
 

@@ -29,7 +29,8 @@ from airflow_asyncaction.protocol.tasks import (
     word_from_json,
 )
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.actions import Actions, Credentials
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.reaping import reap_if_unwatched
 from airflow_asyncaction.store.registration import Claimant, Registered, Wanted, register
 from airflow_asyncaction.web.security import task_request

@@ -19,8 +19,9 @@ from airflow_asyncaction.protocol.reports import LogLine, Report, ReportedStatus
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store import reports
-from airflow_asyncaction.store.actions import KEPT_BODY_BYTES, KEPT_REFUSALS, Actions
+from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
+from airflow_asyncaction.store.refused import KEPT_BODY_BYTES, KEPT_REFUSALS
 from airflow_asyncaction.store.reports import Envelope
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import NewJob, SignedJob, new_nonce

@@ -28,8 +28,8 @@ from airflow_asyncaction.protocol.signing import (
     sign_v1,
 )
 from airflow_asyncaction.protocol.tasks import TaskCredentials
-from airflow_asyncaction.store.actions import Credentials
 from airflow_asyncaction.store.models import report_table
+from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.secret import Secrets
 from airflow_asyncaction.web.app import create_app
 from airflow_asyncaction.web.refusals import register_error_handlers

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reports that were refused: only so many of an action are kept, and only so much of each."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from airflow_asyncaction.protocol.lifecycle import Refused
+from airflow_asyncaction.protocol.signing import Scheme
+from airflow_asyncaction.store import reports, rows
+from airflow_asyncaction.store.proof import credentials_of
+from airflow_asyncaction.store.reports import Envelope
+
+KEPT_REFUSALS = 100
+"""A job that goes on sending what is refused fills no table: this many refusals are kept an action."""
+KEPT_BODY_BYTES = 4096
+"""How much of a refused report is kept."""
+_REPLAYED = ("already_ended", "superseded")  # these refusals are repeated when their report is sent again
+
+
+def keep_refusal(
+    connection: Connection, row: Row[Any], refused: Refused, envelope: Envelope, now: datetime
+) -> None:
+    """Keep a refused report of a locked row's action, with the beginning of its body without secrets."""
+    if refused.repeated or row.refused_count >= KEPT_REFUSALS:
+        lock_out_v1(connection, row, envelope.scheme)
+        return
+    columns = reports.columns(row.id, envelope, now, refused_with=refused.code)
+    if refused.code not in _REPLAYED:
+        columns["report_key"] = None
+    credentials = credentials_of(row)
+    body = credentials.masked(envelope.body).decode("utf-8", "replace")
+    kept = credentials.masker.text(body).encode()[:KEPT_BODY_BYTES].decode("utf-8", "replace")
+    columns["body"] = kept.replace("\0", "�")
+    rows.insert_report(connection, columns)
+    changes = {**without_v1(row, envelope.scheme), "refused_count": row.refused_count + 1}
+    rows.write(connection, row.id, {**changes, "updated_at": now})
+
+
+def lock_out_v1(connection: Connection, row: Row[Any], job_scheme: Scheme | None) -> None:
+    """Refuse v1 from now on, if a job's request was signed with v2."""
+    changes = without_v1(row, job_scheme)
+    if changes:
+        rows.write(connection, row.id, changes)
+
+
+def without_v1(row: Row[Any], job_scheme: Scheme | None) -> dict[str, Any]:
+    """Return what changes with a job's request: once v2, never v1 again."""
+    return {"accept_v1": False} if job_scheme is Scheme.V2 and row.accept_v1 else {}
