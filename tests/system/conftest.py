@@ -27,6 +27,7 @@ from tests.system.scene import PATIENCE_SECONDS, Scene
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 LAST = (
+    "test_form.py",
     "test_page.py",
     "test_stopping.py",
     "test_faults.py",

@@ -93,7 +93,10 @@ class Form:
 
     def send(self, dag_id: str) -> str:
         """Trigger the Dag; return the run's id."""
-        with self.page.expect_response(lambda answer: answer.url.endswith(f"/{dag_id}/dagRuns")) as triggered:
+        url, patience_ms = f"/{dag_id}/dagRuns", PATIENCE_SECONDS * 1000
+        with self.page.expect_response(
+            lambda answer: answer.url.endswith(url), timeout=patience_ms
+        ) as triggered:
             self._dialog.get_by_role("button", name="Trigger").click()
         assert triggered.value.ok, triggered.value.text()
         return str(triggered.value.json()["dag_run_id"])
