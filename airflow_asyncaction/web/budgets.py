@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from flask import Flask, Response, g, request
 from werkzeug.exceptions import TooManyRequests
 
+from airflow_asyncaction.exceptions import StoreUnavailable
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 from airflow_asyncaction.settings import Settings
@@ -97,7 +99,8 @@ def limit_requests(app: Flask, actions: Actions, settings: Settings) -> None:
             is_used_up = requests.is_used_up(key) or octets.is_used_up(key)
             if is_used_up and sender == "job" and not warnings.is_used_up(key):
                 warnings.use(key)
-                actions.warn(JobId(request.headers[JOB_ID_HEADER].lower()), _WARNING, datetime.now(UTC))
+                with suppress(StoreUnavailable):  # the request itself was served
+                    actions.warn(JobId(request.headers[JOB_ID_HEADER].lower()), _WARNING, datetime.now(UTC))
         return response
 
 
