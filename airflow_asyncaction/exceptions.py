@@ -27,7 +27,7 @@ AsyncActionError
 │   │   └── HeartbeatTimeout    ... its heartbeat_timeout
 │   └── ActionStopped           STOPPED
 │       └── Skipped             ... it was skipped, as Airflow skips tasks: it did not fail
-├── ClusterNotConfigured        a task of a pod names no cluster that can be used
+├── ClusterNotConfigured        no usable Kubernetes cluster is configured
 ├── ActionNotFound              no such action is stored
 ├── ActionAdopted               another process of the task has taken the action over
 ├── RegistrationRefused         a task instance did not prove what it is
@@ -254,7 +254,7 @@ def error_class(parent: type[ActionEnded], error_name: str | None) -> type[Actio
 
 
 class ClusterNotConfigured(AsyncActionError):
-    """A task whose job is a pod names no Kubernetes cluster that can be used."""
+    """No usable Kubernetes cluster is configured for a task whose job is a pod."""
 
 
 class ActionNotFound(AsyncActionError):

@@ -103,26 +103,28 @@ OPTIONS = (
         "max_log_bytes",
         "integer",
         str(_DEFAULT_LIMITS.kept_log_bytes),
-        "The same in bytes, as the database holds them: JSON in ASCII.",
+        "Bytes of log lines kept per action, as the database stores them (JSON in ASCII); the oldest are"
+        " dropped and counted.",
     ),
     Option(
         "max_requests_per_second",
         "float",
         "50",
-        "Signed requests of one action's job, and as many of its task, that one API server process takes a"
-        " second, with bursts of ten times as many; more are answered with 429. 0: no limit.",
+        "Signed requests a second that one API server process accepts from the job of an action, and as many"
+        " from its task, with bursts of ten times as many; more are answered with 429. 0: no limit.",
     ),
     Option(
         "max_bytes_per_second",
         "float",
         str(1024 * 1024),
-        "The same in bytes of their bodies.",
+        "Bytes a second in the bodies of these requests, with bursts of ten times as many; more are answered"
+        " with 429. 0: no limit.",
     ),
     Option(
         "poll_interval",
         "float",
         "2",
-        "Seconds between a waiting task's looks at its action, for reported logs, STOP and timeouts."
+        "How often a waiting task polls its action, in seconds, for reported logs, STOP and timeouts."
         " The end of a local job does not wait for it.",
     ),
     Option(
@@ -144,8 +146,8 @@ OPTIONS = (
         "fallback_on_first",
         "boolean",
         "False",
-        "Whether the first of the runners takes the actions that none of them is for. Else these end as the"
-        " error NoRunner.",
+        "Whether the first of the runners handles unmatched action types. Otherwise such an action ends with"
+        " the error NoRunner.",
     ),
     Option(
         "reap_after",
@@ -405,7 +407,7 @@ def _above_zero(name: str, value: float) -> float:
 def _at_most(name: str, value: int, most: int) -> int:
     if value > most:
         raise ValueError(
-            f"[{SECTION}] {name} is {value}: it must be at most {most}, which is what clients send"
+            f"[{SECTION}] {name} is {value}: it must be at most {most}, the most that clients send"
         )
     return value
 

@@ -72,8 +72,8 @@ def returned_command(operator: DecoratedOperator, context: Any) -> list[str] | s
         name = getattr(operator, "custom_operator_name", type(operator).__name__)
         raise TypeError(
             f"{operator.python_callable.__qualname__} returned {problem}: a function of {name} has to return"
-            " the command that is to run, as a list of strings, or as one string for the shell. Work in"
-            " Python itself is for @task.async_action"
+            " the command to run, as a list of strings, or as one string for the shell. To run Python code"
+            " itself, use @task.async_action"
         )
     rendered: list[str] | str = operator.render_template(
         returned if isinstance(returned, str) else list(returned), context

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The secrets that Airflow masks in the log of this process's task: nothing leaves the worker with them.
+"""Known secrets: masks in all that leaves the worker what Airflow masks in the log of its task.
 
 Airflow's masker knows the passwords and extras of connections and the sensitive variables that the task has
 read, and what was given to ``mask_secret``. Its rules apply: short values and common words are not masked.

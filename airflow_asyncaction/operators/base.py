@@ -85,7 +85,7 @@ class BaseActionOperator(ServiceCallOperator):
         reports itself
     :param logs_limit: how many reported log lines the server keeps; all are copied into the task log as they
         come
-    :param skip_on_exit_code: an exit code, or several, by which the job skips itself: its action ends as
+    :param skip_on_exit_code: an exit code, or several, with which the job skips itself: its action ends as
         STOPPED with the error name ``Skipped``, and the task is skipped. None unless given
     :param accept_v1: whether v1 signatures are accepted for this action, if they are at all
     :param inputs: files for the job, by the name it asks for: an absolute path or an URL (``s3://conn@bucket/x``)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions by which a task ends as its action did, where Airflow's own decide what becomes of the task."""
+"""Exceptions that end a task as its action ended, combined with those that make Airflow fail or skip it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Follower:
     """A thread that follows one action until told to finish.
 
     Purpose: the job's reported logs and progress go into the task log, a job that must stop is stopped, and
-    the server gets to know the secrets that this process has come to know.
+    the server gets the secrets that this process has learned.
     It looks every ``interval``, at once where more is to be read. Looks that fail are tried again for ever:
     the server may be away for as long as the job runs.
 

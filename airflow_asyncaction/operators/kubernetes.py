@@ -55,7 +55,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     How it works: KubernetesPodOperator builds the pod; a :class:`KubeRunner` creates and watches it. After
     ``defer_after`` the task is deferred, and a trigger watches in its place.
 
-    What it does not do: run a side-car for XCom, and take arguments that it cannot honour: it refuses them,
+    What it does not do: run a sidecar for XCom, and take arguments that it cannot honour: it refuses them,
     and says what to use instead (:mod:`~airflow_asyncaction.operators.pod_refusals`).
 
     :param arguments: a mapping is the action's arguments; a list is the container's, as is ``args``; with
@@ -73,7 +73,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     :param do_xcom_push: whether what the job reports becomes the XCom ``return_value``, which it does unless
         this is False. If it is True, what the container writes to ``/airflow/xcom/return.json``, less than
         4096 bytes of JSON, is reported for it when it exits with code 0
-    :param durable: whether a next try goes on with the pod of a worker that died, as it does unless this, or
+    :param durable: whether the next try adopts the pod of a worker that died. It does unless this, or
         ``reattach_on_restart``, is False
     :param deferrable: ``[operators] default_deferrable`` unless given
     :param defer_after: how long the worker waits before it defers; ``[asyncaction] defer_after`` unless given
@@ -225,7 +225,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         return self._resume(context)
 
     def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> k8s.V1Pod:
-        """Return the pod as KubernetesPodOperator builds it, without a side-car for XCom."""
+        """Return the pod as KubernetesPodOperator builds it, without a sidecar for XCom."""
         arguments, do_xcom_push = self.arguments, self.do_xcom_push
         self.arguments, self.do_xcom_push = self.args or [], False
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way from a task to its cluster, and from its pod back: errors that say what is not configured."""
+"""Access of a task to its cluster, and of its pod to the job routes: errors say what to configure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def connected(connect: Callable[[], T], place: Mapping[str, Any]) -> T:
     except (AirflowException, ConfigException, OSError, ValueError) as error:
         given = ", ".join(f"{name}={value!r}" for name, value in place.items() if value is not None)
         raise ClusterNotConfigured(
-            f"There is no way to a Kubernetes cluster ({given or 'none is given'}): {str(error).rstrip('.')}."
+            f"No Kubernetes cluster can be used ({given or 'none is configured'}): {str(error).rstrip('.')}."
             " Give one of these: kubernetes_conn_id, a connection of type kubernetes with kube_config_path or"
             " kube_config in its extra; config_file, the path of a kubeconfig; in_cluster=True, for workers"
             f" that are pods of the cluster. {_GUIDE}"
@@ -54,12 +54,12 @@ def check_hook(hook_url: str, *, is_in_process: bool, must_report: bool, log: Lo
     )
     reached = "this machine" if is_in_process else "the API server"
     said = (
-        f"Pods cannot reach {hook_url} (JOB_HOOK): to them, it is the pod itself. Set {option} at which they"
-        f" reach {reached}. {_GUIDE}"
+        f"Pods cannot reach {hook_url} (JOB_HOOK): in a pod, that is the pod itself. Set {option} at which"
+        f" pods reach {reached}. {_GUIDE}"
     )
     if must_report:
         raise ValueError(said)
-    log.warning("%s. A job that reports nothing does not need it", said)
+    log.warning("%s. A job that does not report can ignore this", said)
 
 
 def _is_loopback(host: str) -> bool:

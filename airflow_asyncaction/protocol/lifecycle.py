@@ -152,7 +152,7 @@ class Refused:
 Decision = Union[Accepted, Duplicate, Refused]
 
 _REFUSALS = {
-    "already_ended": "The action has ended, and this is another end: the first one stands",
+    "already_ended": "The action has ended already, and this end differs: the first one stands",
     "superseded": "A newer attempt took over, or Airflow ended this action: stop the job",
     "nonce_reused": "Another report was sent under this nonce: use a new nonce for every report",
 }

@@ -96,7 +96,7 @@ class Refusal:
     @classmethod
     def too_slow(cls) -> Refusal:
         """Return the answer to a body of which nothing has come for long, or too little in all."""
-        return cls(408, "too_slow", "The body comes too slowly: send it again")
+        return cls(408, "too_slow", "The body arrived too slowly: send the request again")
 
     @staticmethod
     def encode(fields: Mapping[str, Any]) -> bytes:

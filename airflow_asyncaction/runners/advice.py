@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to do about a request that the Kubernetes API refuses, by the reason that it gives."""
+"""Advice on requests that the Kubernetes API refuses, by the reason that it gives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VERBS: Mapping[str, tuple[str, ...]] = {
     "secrets": ("create", "get", "delete"),
 }
 _WITHOUT_ONE = (
-    'or set job_secret="env", which needs no Secret and puts the job\'s secret into the pod in clear'
+    'or set job_secret="env", which needs no Secret and puts the job\'s secret into the pod in plain text'
 )
 
 
@@ -55,19 +55,19 @@ def _in_order(resource: str) -> Callable[[str], int]:
 
 
 def _quota(found: re.Match[str]) -> str:
-    advice = "Have the quota raised, or wait until less runs in the namespace: retries with a retry_delay do"
+    advice = "Have the quota raised, or wait until less runs in the namespace, with retries and a retry_delay"
     return f"{advice}; {_WITHOUT_ONE}" if found["kind"] == "secrets" else advice
 
 
 _Advise = str | Callable[[re.Match[str]], str]
 
 _WEBHOOK = (
-    "A webhook of the cluster does not answer, and the cluster accepts nothing without it: ask who runs the"
-    " cluster"
+    "A webhook of the cluster does not answer, so the cluster rejects every request that needs it: ask the"
+    " cluster's administrator"
 )
 _POLICY = (
     "A policy of the cluster refuses it: change the pod as it says (security_context,"
-    " container_security_context, image, labels, ...), or ask who runs the cluster"
+    " container_security_context, image, labels, ...), or ask the cluster's administrator"
 )
 _NO_RIGHT = (
     r'cannot (?P<verb>\w+) resource "(?P<resource>[\w/]+)"(.*? in the namespace "(?P<namespace>[^"]+)")?'
@@ -77,7 +77,7 @@ _KNOWN: tuple[tuple[str, _Advise], ...] = (
     (r"(?P<kind>pods|secrets)\b.*exceeded quota", _quota),
     (
         r"failed quota.*must specify",
-        "Give the container those requests and limits (container_resources): the quota counts them",
+        "Give the container those requests and limits (container_resources): the quota requires them",
     ),
     (r"failed calling webhook", _WEBHOOK),
     (r"admission webhook .* denied|denied the request|violates PodSecurity", _POLICY),
@@ -92,7 +92,7 @@ _KNOWN: tuple[tuple[str, _Advise], ...] = (
     ),
     (
         r"(?:maximum|minimum) .* (?:usage|limit|ratio)",
-        "Keep to the namespace's LimitRange (container_resources)",
+        "Stay within the namespace's LimitRange (container_resources)",
     ),
-    (r"no PriorityClass with name", "Name one that the cluster has (priority_class_name)"),
+    (r"no PriorityClass with name", "Name a PriorityClass of the cluster (priority_class_name)"),
 )

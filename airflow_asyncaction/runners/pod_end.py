@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a pod ended, in the cluster's own words.
+"""End of a pod, in the cluster's own words.
 
 Pure: a pod is what the Kubernetes API says of it, as JSON (camelCase). It is read here and in ``pod_start``
 alone, for the runner, which waits for its pod, and for the trigger, which watches many.
@@ -96,12 +96,12 @@ def is_kept(on_finish: str, *, succeeded: bool) -> bool:
 
 
 def warning_of(pod: Pod, container: str) -> str | None:
-    """Return what is to be told of a container that has ended well, if there is something."""
+    """Return a warning about a container that succeeded, if there is one."""
     terminated = _terminated(pod.get("status") or {}, container) or {}
     if terminated.get("exitCode") != 0 or terminated.get("reason") != "OOMKilled":
         return None
     return (
-        "OOMKilled: a process of the container used more memory than it may, and was killed. The container"
+        "OOMKilled: a process of the container used more memory than the limit and was killed. The container"
         " exited with code 0 all the same: its work may be incomplete"
     )
 
@@ -208,9 +208,9 @@ def _exit_of(terminated: Mapping[str, Any]) -> Exit:
 
 def _out_of_memory(code: int | None) -> str:
     if code in (None, _KILLED_CODE):
-        return "The container used more memory than it may: it was killed"
+        return "The container used more memory than its limit and was killed"
     return (
-        "A process of the container used more memory than it may, and was killed:"
+        "A process of the container used more memory than the limit and was killed:"
         f" the container exited with code {code}"
     )
 

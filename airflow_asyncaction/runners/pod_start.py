@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a pod does not start, in the cluster's own words.
+"""Reasons for which a pod does not start, in the cluster's own words.
 
 Pure, like ``pod_end``: what it says of a pod, and of the pod's events, is an end named by an exception class.
 """
@@ -123,7 +123,7 @@ def waiting_containers(pod: Pod) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _running_init_container(pod: Pod) -> tuple[str, str] | None:
-    """Return the init container that runs, and since when. They run one by one, side-cars apart."""
+    """Return the init container that runs, and since when. They run one by one, sidecars apart."""
     declared = (pod.get("spec") or {}).get("initContainers") or ()
     sidecars = {each["name"] for each in declared if each.get("restartPolicy") == "Always"}
     for each in (pod.get("status") or {}).get("initContainerStatuses") or ():

@@ -97,7 +97,7 @@ class PodStory:
 
     @property
     def warning(self) -> str | None:
-        """What is to be told of a pod that has ended well, if there is something."""
+        """A warning about a pod that succeeded, if there is one."""
         return warning_of(self.pod or {}, self._container)
 
     def with_tail(self, ended: Exit, tail: Sequence[str]) -> Exit:

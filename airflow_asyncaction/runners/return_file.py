@@ -2,7 +2,7 @@
 """Results that a program leaves in ``/airflow/xcom/return.json``, as for KubernetesPodOperator.
 
 The file is the container's termination message: the kubelet makes it before the container starts, and the
-pod's status has what was written to it. No side-car must be waited for, asked by ``exec``, or killed.
+pod's status has what was written to it. No sidecar must be waited for, asked by ``exec``, or killed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def returned(exit_: Exit, pod: Pod, container: str) -> tuple[Exit, strict_json.J
         return exit_, None
     exit_ = replace(exit_, message=None) if exit_.message == text.strip() else exit_
     if len(text.encode()) >= limit_bytes:
-        said = f"it has {limit_bytes} bytes or more, of which the cluster passes on no more"
+        said = f"it has {limit_bytes} bytes or more, where the cluster cuts it off"
         return unreadable(exit_, f"{said}. Report larger results with the job client"), None
     try:
         return exit_, strict_json.dumps(strict_json.loads(text))

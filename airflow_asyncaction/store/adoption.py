@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which jobs are left to the next try of their task, which adopts them when it registers."""
+"""Jobs that are left to the next try of their task, which adopts them when it registers."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ from airflow_asyncaction.store.outages import anatomy, one_of_many
 
 log = logging.getLogger(__name__)
 
-_NOT_COMPLETED = "The task of action %s could not be completed; a worker is to do it, or it is retried. %s"
+_NOT_COMPLETED = "The API server could not complete the task of action %s; a worker does, or it retries. %s"
 
 _columns = action_table.c
 _tasks = TaskInstance.__table__

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of an action is masked: the secrets that its task knows, and the arguments that have some.
+"""Masks of an action: stores the secrets that its task knows, and the arguments that contain some.
 
 Both are encrypted with Airflow's Fernet keys, as the secrets of jobs are. Only a job gets its arguments as
 they are.

@@ -57,6 +57,4 @@ def one_of_many(action_id: JobId) -> Iterator[None]:
     except StoreUnavailable:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a row holds: the next row is another task's
-        log.error(
-            "Action %s could not be brought to its end; it is tried again. %s", action_id, anatomy(error)
-        )
+        log.error("Action %s could not be ended; the API server tries again. %s", action_id, anatomy(error))

@@ -128,8 +128,8 @@ def checked_input(fields: Mapping[str, Any], schema: Schema | None, *, is_linear
     if len(undeclared) > MAX_UNDECLARED:
         raise _invalid(
             "$",
-            f"The input has {len(undeclared):,} names that the schema does not declare, and may have"
-            f" {MAX_UNDECLARED}: put them into one object",
+            f"The input has {len(undeclared):,} names that the schema does not declare; at most"
+            f" {MAX_UNDECLARED} are allowed: put them into one object",
         )
     usable = None if schema is None else _usable(schema)
     if not is_linear:

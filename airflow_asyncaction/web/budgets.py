@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much one action's job, and its task, may ask of this process: requests and bytes a second.
+"""Budgets: limit the requests and bytes a second that the job and the task of an action may send.
 
-Every request that is proven counts, also one that is refused. What is not proven counts for nobody: else
-anybody could use up the budget of a job.
+Every request that is proven counts, also one that is refused. An unproven request counts for
+nobody: else anybody could use up the budget of a job.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RETRY_AFTER_SECONDS = 1
 _BURST_SECONDS = 10
 _MAX_BUCKETS = 10_000
 _WARN_EVERY_SECONDS = 60
-_WARNING = "The job sends more than a server takes of one action: it is answered with 429 until it sends less"
+_WARNING = "The job has used up its request budget: the server answers with 429 until it sends less"
 _SENDERS = {"jobs": "job", "files": "job", "tasks": "task", "task_files": "task"}
 """Who sends the requests to each blueprint that is signed: a job must not use up the budget of its task."""
 
@@ -113,5 +113,5 @@ def note_proven(size_bytes: int) -> None:
 
 
 def _too_many(option: str, limit: float) -> TooManyRequests:
-    said = f"More than [asyncaction] {option} ({limit:g}) of one action: send it again, and less often"
+    said = f"The action exceeds [asyncaction] {option} ({limit:g}): send the request again, and less often"
     return TooManyRequests(said, retry_after=RETRY_AFTER_SECONDS)

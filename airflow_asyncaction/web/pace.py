@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a client may take to send or to read a body."""
+"""Pace: limits how long a client may take to send or to read a body."""
 
 from __future__ import annotations
 

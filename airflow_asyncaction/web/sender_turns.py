@@ -16,10 +16,10 @@ _TOO_MANY = 429
 
 
 class SenderTurns:
-    """The requests that name the same action are served two at a time, in the order in which they came.
+    """Serves the requests that name the same action two at a time, in the order in which they arrived.
 
-    Answers to what must not go on like this are held back for a second, without a thread: those to an action
-    whose budget is used up, and those to requests that prove nothing, once there are many of them. A client
+    Some answers are held back for a second, without a thread: those to an action whose budget is used up, and
+    those to unproven requests, once there are many of them. A client
     that waits for its answers sends one request a second on each of its connections.
     """
 

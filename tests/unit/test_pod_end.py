@@ -55,7 +55,7 @@ ENDS: dict[str, dict[str, Any]] = {
     "child-oom-fails": {
         "code": 3,
         "reason": "OOMKilled",
-        "message": "A process of the container used more memory than it may, and was killed:"
+        "message": "A process of the container used more memory than the limit and was killed:"
         " the container exited with code 3: bad rows",
     },
     "fallback-to-logs": {"code": 12, "message": "\n".join(str(number) for number in range(1, 31))},
@@ -358,7 +358,7 @@ def _ended(code: int, reason: str = "Error", said: str = "") -> dict[str, Any]:
             Exit(
                 code=137,
                 reason="OOMKilled",
-                message="The container used more memory than it may: it was killed",
+                message="The container used more memory than its limit and was killed",
             ),
         ),
         (
@@ -366,7 +366,7 @@ def _ended(code: int, reason: str = "Error", said: str = "") -> dict[str, Any]:
             Exit(
                 code=137,
                 reason="OOMKilled",
-                message="The container used more memory than it may: it was killed: said",
+                message="The container used more memory than its limit and was killed: said",
             ),
         ),
         (
@@ -374,7 +374,7 @@ def _ended(code: int, reason: str = "Error", said: str = "") -> dict[str, Any]:
             Exit(
                 code=3,
                 reason="OOMKilled",
-                message="A process of the container used more memory than it may, and was killed:"
+                message="A process of the container used more memory than the limit and was killed:"
                 " the container exited with code 3: bad rows",
             ),
         ),
@@ -516,5 +516,5 @@ def test_a_sentence_before_the_termination_message_stays() -> None:
     ended = story.look("MODIFIED", pod, NOW)
     assert ended is not None
     told = story.with_tail(ended, ["first", "last line"])
-    assert told.message == "The container used more memory than it may: it was killed"
+    assert told.message == "The container used more memory than its limit and was killed"
     assert told.tail == ("first", "last line")
