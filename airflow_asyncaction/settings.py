@@ -191,8 +191,8 @@ OPTIONS = (
         "transfer_patience",
         "float",
         "30",
-        "How many seconds a client may take for a content that passes through the API server, beyond one for"
-        " each KiB.",
+        "How many seconds a client may be silent while it sends a body or reads an answer, contents included."
+        " In all, it may take so long and a second for each KiB.",
     ),
     Option(
         "file_threads",
@@ -276,7 +276,7 @@ def load() -> Settings:
         file_url_valid_for=timedelta(seconds=values["file_url_valid_for"]),
         max_file_bytes=values["max_file_bytes"],
         max_files=values["max_files"],
-        transfer_patience=timedelta(seconds=values["transfer_patience"]),
+        transfer_patience=timedelta(seconds=_above_zero("transfer_patience", values["transfer_patience"])),
         file_threads=values["file_threads"],
     )
 

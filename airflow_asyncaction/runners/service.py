@@ -141,9 +141,9 @@ class ServiceRunner:
             self._log.info("The return value is no JSON: it goes into the XCom alone")
             job.succeed()
         except ServerError as error:
-            if error.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            if error.status not in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.BAD_REQUEST):
                 raise
-            self._log.info("The return value is too large for a report: it goes into the XCom alone")
+            self._log.info("No report can have the return value, which goes into the XCom alone: %s", error)
             job.succeed()
 
     def _echo(self, line: LogLine) -> None:

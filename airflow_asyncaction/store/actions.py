@@ -23,7 +23,7 @@ from airflow_asyncaction.exceptions import (
     TablesMissing,
 )
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Action
+from airflow_asyncaction.protocol.actions import Action, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import (
     Accepted,
@@ -352,7 +352,7 @@ class Actions:
         envelope: Envelope,
         now: datetime,
     ) -> None:
-        kept = reports.columns(row.id, envelope, now, kind=_kind(report))
+        kept = reports.columns(row.id, envelope, now, kind=_kind(report, row))
         changes.update(without_v1(row, envelope.scheme), report_count=row.report_count + 1)
         if report.status_details is not None and changes.get("status_details") is report.status_details:
             changes |= {"progress": report.progress, "message": report.message}
@@ -401,7 +401,9 @@ def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | No
     return None if row is None else Earlier(row.body_sha256, row.refused_with)
 
 
-def _kind(report: Report) -> str:
+def _kind(report: Report, row: Row[Any]) -> str:
     if report.is_heartbeat:
         return "heartbeat"
-    return report.status.value if report.status else "report"
+    if report.status is None or State(row.state).is_end:  # the same end again is no other
+        return "report"
+    return report.status.value

@@ -32,8 +32,8 @@ _AFTER = (
     .limit(_PAGE_REPORTS)
 )
 _LOGS = (
-    select(_columns.logs)
-    .where(_columns.id.in_(bindparam("ids", expanding=True)))
+    select(_columns.last_line, _columns.log_count, _columns.logs)
+    .where(_columns.id.in_(bindparam("ids", expanding=True)), _columns.logs.is_not(None))
     .order_by(_columns.last_line)
 )
 _DROPPED = (_columns.action_id == bindparam("action_id_"), _columns.last_line <= bindparam("dropped"))
@@ -69,17 +69,18 @@ def page(connection: Connection, action_id: JobId, after: int, *, dropped: int) 
 
     :param dropped: how many lines of the action were dropped
     """
-    after = max(after, 0)
-    found = connection.execute(_AFTER, {"action_id": action_id, "after": max(after, dropped)}).all()
-    taken = _first_of(found)
-    if not taken:
-        return LogPage(after + 1, (), has_more=False)
-    logs = connection.scalars(_LOGS, {"ids": [row.id for row in taken]})
-    lines = [LogLine.from_json(line) for text in logs for line in json.loads(text)]
-    first_line = taken[0].last_line - taken[0].log_count + 1
-    hidden = max(0, max(after, dropped) + 1 - first_line)
-    has_more = len(taken) < len(found) or len(found) == _PAGE_REPORTS
-    return LogPage(first_line + hidden, tuple(lines[hidden:]), has_more)
+    begin = max(after, dropped, 0)
+    while found := connection.execute(_AFTER, {"action_id": action_id, "after": begin}).all():
+        taken = _first_of(found)
+        kept = connection.execute(_LOGS, {"ids": [row.id for row in taken]}).all()
+        if kept:
+            lines = [LogLine.from_json(line) for row in kept for line in json.loads(row.logs)]
+            first_line = kept[0].last_line - kept[0].log_count + 1
+            hidden = max(0, begin + 1 - first_line)
+            has_more = len(taken) < len(found) or len(found) == _PAGE_REPORTS
+            return LogPage(first_line + hidden, tuple(lines[hidden:]), has_more)
+        begin = taken[-1].last_line  # all of them were freed between the two statements
+    return LogPage(max(after, 0) + 1, (), has_more=False)
 
 
 def drop_for_bytes(connection: Connection, action_id: JobId, *, excess_bytes: int) -> int:

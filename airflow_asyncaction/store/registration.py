@@ -130,7 +130,7 @@ def _is_to_adopt(
         return bool(row.id == wanted.resumes)
     if row.ti_id == claimant.ti_id:
         return True
-    action = rows.to_action(row)
+    action = masks.for_job(row, rows.to_action(row))  # with the arguments as they were asked for
     if not wanted.spec.takes_over or row.deferral is not None or action.verb is not None:
         return False
     return is_untaken_success(connection, action, row, task, wanted.spec) if action.is_done else True

@@ -25,19 +25,17 @@ KEPT_REPORTS = 1000
 _columns = report_table.c
 _IS_OLD = (_columns.action_id == bindparam("action_id_"), _columns.received_at < bindparam("older_than"))
 _PRUNE_HEARTBEATS = delete(report_table).where(*_IS_OLD, _columns.kind == "heartbeat")
-_OLDEST_KEPT = (
-    select(_columns.id)
-    .where(_columns.action_id == bindparam("action_id_"))
-    .order_by(_columns.id.desc())
-    .limit(1)
-    .offset(bindparam("count"))
-)
-_PRUNE_REPORTS = delete(report_table).where(
-    *_IS_OLD,
-    _columns.id < bindparam("oldest_kept"),
+_ARE_MANY = (
+    _columns.action_id == bindparam("action_id_"),
     _columns.kind.in_(["report", ReportedStatus.RUNNING.value]),
     _columns.refused_with.is_(None),
     _columns.logs.is_(None),
+)
+_OLDEST_KEPT = (
+    select(_columns.id).where(*_ARE_MANY).order_by(_columns.id.desc()).limit(1).offset(bindparam("count"))
+)
+_PRUNE_REPORTS = delete(report_table).where(
+    *_ARE_MANY, _columns.received_at < bindparam("older_than"), _columns.id < bindparam("oldest_kept")
 )
 
 

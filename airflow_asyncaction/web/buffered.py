@@ -34,6 +34,7 @@ _PIECE_BYTES = 64 * 1024
 _DISCARD_SECONDS = 20.0
 _LENGTH_DIGITS = 18
 _NOT_COMPRESSED = (b"content-encoding", b"identity")  # Airflow would hold the answer back to compress it
+_PARTS = ("task", "upload", "download")
 _SENDERS = (JOB_ID_HEADER.lower().encode(), TASK_ID_HEADER.lower().encode())
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -186,9 +187,14 @@ class BufferedWsgi:
 
 
 def _sender(scope: Scope) -> bytes:
-    """Return the action, or the task instance, that a request names; empty if it names none."""
+    """Return who sends a request: an action or task instance, and a part of it; empty if it names none.
+
+    A job's files, which may take long, do not hold up its reports, nor does a job hold up its task.
+    """
     headers = dict(scope["headers"])
-    return next((headers[name].lower() for name in _SENDERS if name in headers), b"")
+    named = next((headers[name].lower() for name in _SENDERS if name in headers), b"")
+    part = mounted_path(scope).split("/")[1:2]
+    return named and named + (part[0].encode() if part and part[0] in _PARTS else b"")
 
 
 async def _discard(receive: Receive) -> None:

@@ -132,10 +132,11 @@ class ContentApp:
                     raise _ClientGone
                 reading = self._run(next, chunks, b"")
                 message = {"type": "http.response.body", "body": chunk, "more_body": True}
-                await asyncio.wait_for(send(message), pace.seconds_left())
+                try:
+                    await asyncio.wait_for(send(message), pace.seconds_left())
+                except TimeoutError:
+                    raise _ClientGone from None
                 pace.add(len(chunk))
-        except TimeoutError:
-            raise _ClientGone from None
         finally:
             await asyncio.wait([reading])  # before the file is closed
 

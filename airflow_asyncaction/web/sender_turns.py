@@ -45,8 +45,10 @@ class SenderTurns:
 
     async def hold(self, status: int) -> None:
         """Wait, if an answer with this status is to be held back."""
-        is_unproven = status in _UNPROVEN
-        if is_unproven:
-            self._unproven.use("")
-        if status == _TOO_MANY or (is_unproven and self._unproven.is_used_up("")):
+        is_held = status == _TOO_MANY
+        if status in _UNPROVEN:
+            is_held = self._unproven.is_used_up("")
+            if not is_held:  # those that wait leave no debt behind
+                self._unproven.use("")
+        if is_held:
             await asyncio.sleep(RETRY_AFTER_SECONDS)

@@ -10,12 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from airflow import settings as airflow_settings
 from sqlalchemy import Engine
 
 from tests.shared import run_airflow
 
 _URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+
+
+on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True, scope="session")
+"""Mark of tests that make sense there alone."""
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,17 @@ def test_a_retry_takes_over_a_job_that_succeeded_after_its_try_had_failed(
     assert (view.state, view.is_done, view.results) == (State.SUCCESS, True, '{"rows":3}')
 
 
+def test_a_retry_takes_over_a_success_with_arguments_that_are_masked(
+    task: RunningTask, client: HookClient
+) -> None:
+    arguments = JsonText('{"password":"x"}')
+    job = registered(task, client, adoptable=True, arguments=arguments)
+    retry = task.retried()
+    assert job.report(status="SUCCESS").status == 200
+    job.tell(Exit(code=0))
+    assert is_adopted(again(retry, client, arguments=arguments), job)
+
+
 def _took_the_end(job: SignedJob, task: RunningTask) -> RunningTask:
     job.tell(Exit(code=0))
     return task.retried(says_it_ended_at=datetime.now(UTC) - MINUTE)  # by its worker's clock, which is late

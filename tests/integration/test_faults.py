@@ -23,15 +23,13 @@ from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.testing import JobServer
 from airflow_asyncaction.web.app import create_app
 from dev.postgres import Postgres
-from tests.integration.databases import Database
+from tests.integration.databases import Database, on_postgresql
 from tests.integration.seen_answers import seen
 from tests.integration.servers import served_alone
 from tests.integration.signed_jobs import HookClient, SignedJob, new_nonce
 from tests.shared import WORKER
 
 pytestmark = pytest.mark.integration
-
-on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True, scope="session")
 
 
 @contextmanager

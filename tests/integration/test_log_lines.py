@@ -23,7 +23,7 @@ from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
 from airflow_asyncaction.store.refused import KEPT_BODY_BYTES, KEPT_REFUSALS
 from airflow_asyncaction.store.reports import Envelope
-from tests.integration.databases import Database
+from tests.integration.databases import Database, on_postgresql
 from tests.integration.signed_jobs import NewJob, SignedJob, new_nonce
 
 pytestmark = pytest.mark.integration
@@ -150,6 +150,38 @@ def test_a_page_has_a_mebibyte_or_one_report(actions: Actions, job: SignedJob) -
     for after in (0, 60, 120, 180):
         page = actions.view(job.info.job_id, lambda _: None, after_line=after, now=datetime.now(UTC)).log_page
         assert (page.first_line, len(page.lines), page.has_more) == (after + 1, 60, after < 180)
+
+
+@on_postgresql
+def test_lines_that_are_freed_while_a_page_is_read_are_not_in_it(
+    request: pytest.FixtureRequest, database: Database, small_logs: Actions, job: SignedJob
+) -> None:
+    def tens(count: int) -> None:
+        for _ in range(count):
+            take(small_logs, job, Report(logs=tuple(LogLine("x" * 1000) for _ in range(10))))
+
+    def free_first(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "logs IS NOT NULL" in statement and to_free:
+            tens(to_free.pop())
+
+    event.listen(database.engine, "before_cursor_execute", free_first)
+    request.addfinalizer(lambda: event.remove(database.engine, "before_cursor_execute", free_first))
+    to_free: list[int] = []
+    tens(4)
+    for freed, first_line in ((2, 21), (4, 61)):
+        to_free.append(freed)
+        page = small_logs.view(job.info.job_id, lambda _: None, after_line=0, now=datetime.now(UTC)).log_page
+        assert page.first_line == first_line
+        assert page.lines
+
+
+def test_the_same_end_again_is_no_other_end(database: Database, job: SignedJob) -> None:
+    for _ in range(3):
+        assert job.report(status="SUCCESS").status == 200
+    query = select(report_table.c.kind).where(report_table.c.action_id == job.info.job_id)
+    with database.engine.connect() as connection:
+        kinds = connection.scalars(query.order_by(report_table.c.id)).all()
+    assert [kind for kind in kinds if kind in ("SUCCESS", "report")] == ["SUCCESS", "report", "report"]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
-from airflow_asyncaction.web import sender_turns
+from airflow_asyncaction.web import budgets, sender_turns
 from airflow_asyncaction.web.buffered import BufferedWsgi, WsgiApp
 from airflow_asyncaction.web.sender_turns import SenderTurns
 from tests.integration.asgi_client import PART, AsgiClient
@@ -79,19 +79,26 @@ class Gate:
         self.opened = threading.Event()
         self._inside = 0
         self._lock = threading.Lock()
+        self._came = threading.Semaphore(0)
+
+    async def until(self, count: int) -> None:
+        """Wait until so many have come in."""
+        for _ in range(count):
+            assert await asyncio.to_thread(self._came.acquire, timeout=60)
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         if environ["HTTP_X_JOB_ID"] == "one":
             with self._lock:
                 self._inside += 1
                 self.most = max(self.most, self._inside)
+            self._came.release()
             self.opened.wait()
             with self._lock:
                 self._inside -= 1
         return echo(environ, start)
 
 
-async def ask(app: BufferedWsgi, job_id: str) -> int:
+async def ask(app: BufferedWsgi, job_id: str, path: str = "/") -> int:
     """Send a request of a job; return the answer's status."""
     statuses = []
 
@@ -106,13 +113,29 @@ async def ask(app: BufferedWsgi, job_id: str) -> int:
         "type": "http",
         "http_version": "1.1",
         "method": "POST",
-        "path": "/",
+        "path": path,
         "root_path": "",
         "query_string": b"",
         "headers": headers,
     }
     await app(scope, receive, send)
     return int(statuses[0])
+
+
+@pytest.mark.parametrize("path", ["/task/action", "/upload/default/one/x/0/complete"])
+def test_what_takes_long_holds_up_no_other_part_of_an_action(path: str) -> None:
+    async def exchange() -> None:
+        gate = Gate()
+        app = served(gate, threads=8, turns=SenderTurns())
+        flood = [asyncio.create_task(ask(app, "one", path)) for _ in range(4)]
+        report = asyncio.create_task(ask(app, "one", "/status"))
+        try:
+            await gate.until(3)  # two of the flood, and the report
+        finally:
+            gate.opened.set()
+        await asyncio.gather(report, *flood)
+
+    asyncio.run(exchange())
 
 
 def test_one_action_takes_two_threads_at_most() -> None:
@@ -151,6 +174,22 @@ def test_many_that_prove_nothing_wait_for_their_answers(monkeypatch: pytest.Monk
 
     asyncio.run(refused())
     assert 500 <= len(slept) < 1000
+
+
+def test_a_flood_that_was_held_back_leaves_no_debt(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = slept_for(monkeypatch)
+    now = [0.0]
+    monkeypatch.setattr(budgets, "time", SimpleNamespace(monotonic=lambda: now[0]))
+
+    async def refused() -> None:
+        turns = SenderTurns()
+        for _ in range(100_000):
+            await turns.hold(401)
+        held, now[0] = len(slept), 1.0
+        await turns.hold(401)
+        assert len(slept) == held
+
+    asyncio.run(refused())
 
 
 def slept_for(monkeypatch: pytest.MonkeyPatch) -> list[float]:

@@ -19,6 +19,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_asyncaction.job import Job, current_job
+from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import SKIPPED, State
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import Limits
@@ -157,6 +158,17 @@ def test_what_is_too_large_for_a_report_is_success_without_results(require_repor
         carried_out(service, tested)
     assert (tested.action.state, tested.action.results) == (State.SUCCESS, None)
     assert service.returned is text
+
+
+@pytest.mark.parametrize("require_report", [False, True])
+def test_what_no_report_can_have_is_success_without_results(require_report: bool) -> None:
+    numbers = [1] * (strict_json.MAX_VALUES + 1)
+    with JobServer() as server:
+        tested = server.new_job(require_report=require_report)
+        service = runner(lambda _: numbers)
+        carried_out(service, tested)
+    assert (tested.action.state, tested.action.results) == (State.SUCCESS, None)
+    assert service.returned is numbers
 
 
 def test_an_exception_in_an_awaitable_is_the_error(tested: TestedJob) -> None:

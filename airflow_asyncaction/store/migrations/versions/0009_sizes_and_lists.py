@@ -15,7 +15,7 @@ branch_labels = None
 depends_on = None
 
 _MAX_MESSAGE_CHARS = 300
-_BATCH = 500
+_BATCH = 50  # each may have a MiB
 _ADDED: dict[str, dict[str, Any]] = {
     "async_action": {"log_bytes": sa.BigInteger(), "progress": sa.Float(), "message": sa.String(300)},
     "async_action_report": {"log_bytes": sa.Integer()},
