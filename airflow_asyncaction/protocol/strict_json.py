@@ -85,14 +85,6 @@ def xcom_of(text: JsonText) -> tuple[Any, bool]:
     return fitting, fitting is not value
 
 
-def is_storable(text: JsonText) -> bool:
-    """Tell whether :func:`storable` has nothing to replace in a value."""
-    if not _MAY_NOT_FIT.search(text):
-        return True
-    value = json.loads(text)
-    return storable(value) is value
-
-
 def as_xcom(value: Any) -> Any:
     """Return a job's value with its JSON text in place of each part that an XCom cannot hold.
 

@@ -24,7 +24,7 @@ from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import Completion, State
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched
 from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS
-from airflow_asyncaction.protocol.tasks import TaskView, Word
+from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER, TASK_NONCE_HEADER, TaskView, Word
 from airflow_asyncaction.runners.local import LocalRunner
 from airflow_asyncaction.runners.service import ServiceRunner
 from tests.integration.signed_jobs import SignedJob
@@ -150,7 +150,8 @@ def test_who_sends_too_much_is_told(job: SignedJob, path: str, size: int) -> Non
     body = b" " * size
     parts = urlsplit(job.info.hook)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
-    connection.request("POST", parts.path + path, body, job.headers("POST", path, body))
+    headers = {**job.headers("POST", path, body), TASK_ID_HEADER: job.info.job_id, TASK_NONCE_HEADER: "n"}
+    connection.request("POST", parts.path + path, body, headers)
     response = connection.getresponse()
     fields = json.loads(response.read())
     connection.close()

@@ -121,7 +121,7 @@ def test_all_that_a_job_reports_is_stored_masked_but_its_results(
 
 def test_a_runners_words_are_masked(database: Database, job: SignedJob) -> None:
     view = job.tell(Exit(code=1, message=f"no {PASSWORD}", tail=("one", PASSWORD)))
-    assert view.error_message == "no ***\none\n***"
+    assert view.error_message == "The job exited with code 1: no ***\none\n***"
     assert not shows_secret(stored(database, job.info.job_id))
 
 

@@ -91,7 +91,7 @@ def test_whatever_a_job_signs_with_v2_locks_v1_out(job: SignedJob, name: str) ->
 def test_a_refused_report_that_is_not_kept_any_more_locks_v1_out(
     job: SignedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_asyncaction.store.actions.KEPT_REFUSALS", 0)
+    monkeypatch.setattr("airflow_asyncaction.store.refused.KEPT_REFUSALS", 0)
     assert job.send("POST", "/status", b"[]").status == 400
     assert job.send_v1("POST", "/status").error == UNSIGNED
 

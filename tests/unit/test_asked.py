@@ -49,7 +49,7 @@ def test_many_items_are_compared_once() -> None:
 
 @pytest.mark.parametrize("value", ["a\0b", {"a\0": 1}, [2**64], -(2**63) - 1])
 def test_what_a_task_cannot_be_given_is_no_input(value: Any) -> None:
-    with pytest.raises(UserRefused, match="NUL, or an integer has more than 64 bits") as refused:
+    with pytest.raises(UserRefused, match=r"NUL|64 bits") as refused:
         checked_input({"days": value}, None)
     assert refused.value.code == "invalid_input"
 
