@@ -109,7 +109,7 @@ OPTIONS = (
     Option(
         "max_requests_per_second",
         "float",
-        "50",
+        "20",
         "Signed requests a second that one API server process accepts from the job of an action, and as many"
         " from its task, with bursts of ten times as many; more are answered with 429. 0: no limit.",
     ),

@@ -75,19 +75,19 @@ def create_asgi_app(services: Services | None = None) -> AsgiApp:
     app = create_app(services)
     served: WsgiApp = FreezeWhenWarm(app) if settings.gc_freeze else app
 
-    def buffered(lane: Lane, threads: int, turns: SenderTurns | None = None) -> AsgiApp:
+    def buffered(lane: Lane, threads: int) -> AsgiApp:
         return BufferedWsgi(
             served,
             max_body_bytes=settings.limits.body_bytes,
             threads=threads,
             patience=settings.transfer_patience,
-            turns=turns,
+            turns=SenderTurns(settings.max_requests_per_second),
             name=f"asyncaction-{lane.value}",
         )
 
     threads = ThreadPoolExecutor(max(2, settings.file_threads), thread_name_prefix="asyncaction-files")
     apps: dict[Lane, AsgiApp] = {
-        Lane.JOBS: buffered(Lane.JOBS, max(1, settings.web_threads), SenderTurns()),
+        Lane.JOBS: buffered(Lane.JOBS, max(1, settings.web_threads)),
         Lane.USERS: buffered(Lane.USERS, _USER_THREADS),
         Lane.CONTENTS: ContentApp(services.files, threads=threads, patience=settings.transfer_patience),
     }

@@ -35,7 +35,11 @@ _DISCARD_SECONDS = 20.0
 _LENGTH_DIGITS = 18
 _NOT_COMPRESSED = (b"content-encoding", b"identity")  # Airflow would hold the answer back to compress it
 _PARTS = ("task", "upload", "download")
-_SENDERS = (JOB_ID_HEADER.lower().encode(), TASK_ID_HEADER.lower().encode())
+_SENDERS = (
+    *(name.lower().encode() for name in (JOB_ID_HEADER, TASK_ID_HEADER)),
+    b"authorization",
+    b"cookie",
+)
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -187,7 +191,7 @@ class BufferedWsgi:
 
 
 def _sender(scope: Scope) -> bytes:
-    """Return who sends a request: an action or task instance, and a part of it; empty if it names none.
+    """Return who sends a request: an action or task instance, and a part of it, or a user; empty: who knows.
 
     A job's files, which may take long, do not hold up its reports, nor does a job hold up its task.
     """

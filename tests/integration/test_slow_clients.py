@@ -126,7 +126,7 @@ async def ask(app: BufferedWsgi, job_id: str, path: str = "/") -> int:
 def test_what_takes_long_holds_up_no_other_part_of_an_action(path: str) -> None:
     async def exchange() -> None:
         gate = Gate()
-        app = served(gate, threads=8, turns=SenderTurns())
+        app = served(gate, threads=8, turns=SenderTurns(20))
         flood = [asyncio.create_task(ask(app, "one", path)) for _ in range(4)]
         report = asyncio.create_task(ask(app, "one", "/status"))
         try:
@@ -141,7 +141,7 @@ def test_what_takes_long_holds_up_no_other_part_of_an_action(path: str) -> None:
 def test_one_action_takes_two_threads_at_most() -> None:
     async def exchange() -> list[int]:
         gate = Gate()
-        app = served(gate, turns=SenderTurns())
+        app = served(gate, turns=SenderTurns(20))
         flood = [asyncio.create_task(ask(app, "one")) for _ in range(16)]
         try:
             others = [await ask(app, "other") for _ in range(3)]  # while the flood waits
@@ -154,20 +154,22 @@ def test_one_action_takes_two_threads_at_most() -> None:
     assert asyncio.run(exchange()) == [200] * 19
 
 
-@pytest.mark.parametrize(("status", "is_held"), [(200, False), (400, False), (401, False), (429, True)])
+@pytest.mark.parametrize(
+    ("status", "is_held"), [(200, False), (400, False), (401, False), (503, False), (429, True)]
+)
 def test_a_sender_who_is_to_slow_down_waits_for_its_answer(
     monkeypatch: pytest.MonkeyPatch, status: int, is_held: bool
 ) -> None:
     slept = slept_for(monkeypatch)
-    asyncio.run(SenderTurns().hold(status))
+    asyncio.run(SenderTurns(20).hold(status))
     assert bool(slept) == is_held
 
 
-def test_many_that_prove_nothing_wait_for_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_that_are_refused_wait_for_their_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     slept = slept_for(monkeypatch)
 
     async def refused() -> None:
-        turns = SenderTurns()
+        turns = SenderTurns(20)
         for _ in range(1000):
             await turns.hold(401)
         await turns.hold(200)
@@ -182,7 +184,7 @@ def test_a_flood_that_was_held_back_leaves_no_debt(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(budgets, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     async def refused() -> None:
-        turns = SenderTurns()
+        turns = SenderTurns(20)
         for _ in range(100_000):
             await turns.hold(401)
         held, now[0] = len(slept), 1.0
