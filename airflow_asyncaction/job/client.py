@@ -175,7 +175,7 @@ class Job:
         self._end({"status": "ERROR", "errorName": name, "errorMessage": message})
 
     def is_stopping(self) -> bool:
-        """Whether the job was asked to stop, or was replaced. It is told with each answer to a report.
+        """Whether the job was asked to stop, or was replaced. Each answer to a report says so.
 
         SIGTERM comes at about the same time, and ends a program that does not handle it.
         """

@@ -10,7 +10,7 @@ both of them, between the requests of all others. So neither may cost more than 
   one is refused where the Dag is parsed. The Python package jsonschema does none of this. google-re2's
   bindings would mend ``pattern`` alone, and a child process with a time limit would cost every launch the
   start of an interpreter. Nothing is fetched: references are within the schema.
-- *The engine's error reports are not used.* Unlike its verdicts they are built for every branch of every
+- *The engine's error reports are not used.* Unlike its verdicts, they are built for every branch of every
   ``anyOf``, which is exponential for recursive schemas. :mod:`.mistakes` asks for verdicts on the way to the
   first mistake.
 - *What is not linear in the engine is bounded*: a schema's size with its references followed, a compiled

@@ -77,8 +77,8 @@ class Attempt:
 
     How it works: the runner occupies the calling thread; a :class:`Follower` looks at the action meanwhile.
     :meth:`kill` is for signal handlers: it only starts a thread, so that the runner goes on reading output.
-    Whatever the reason to stop the job, the server is told it before the job is: else a job that reports
-    ERROR at once would have failed by itself.
+    The server learns why the job is to stop before the job does. Otherwise, a job that reports ERROR at once
+    would seem to have failed by itself.
 
     What it does not do: decide. It tells the server how the job ended, and reads what that means.
 

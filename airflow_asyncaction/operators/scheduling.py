@@ -22,7 +22,7 @@ def for_scheduler(
     """Return what is derived from a type and output assets.
 
     :param given: Airflow's arguments as the Dag author gave them
-    :raises ValueError: an output asset is none, or has a name that no property has
+    :raises ValueError: a value is not an asset, or a name cannot be that of a property
     """
     derived: dict[str, Any] = {}
     given = {**(given.get("default_args") or {}), **given}

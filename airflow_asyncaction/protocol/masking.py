@@ -11,8 +11,6 @@ from itertools import groupby
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from airflow_asyncaction.protocol.strict_json import JsonText, dumps
-
 MASK = "***"
 MAX_VALUES = 100
 """How many secrets a server keeps of an action ..."""
@@ -82,10 +80,6 @@ class Masker:
         if isinstance(value, dict):
             return self._object(value)
         return value
-
-    def json_text(self, text: JsonText) -> JsonText:
-        """Return the text of a JSON value without the secrets."""
-        return dumps(self.json(json.loads(text))) if self.values else text
 
     def _object(self, fields: dict[Any, Any]) -> dict[Any, Any]:
         masked: dict[Any, Any] = {}

@@ -16,7 +16,7 @@ UPDATE_SECONDS = 1.0
 """How often at most a line that rewrites itself (a progress bar) is shown before its end."""
 
 _HELD_CHARS = 4 * 1024
-"""So much must follow a piece of a line that has not ended: a secret of this length is not cut in two."""
+"""Characters held back of an unfinished line, so that a secret of this length is not split."""
 
 READ_BYTES = 64 * 1024
 BACKLOG_CHUNKS = 256

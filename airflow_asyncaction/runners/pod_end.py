@@ -238,7 +238,7 @@ def _deleted(pod: Pod, terminated: Mapping[str, Any]) -> Exit | None:
 
 
 def as_deleted_by_us(pod: Pod, container: str) -> Exit | None:
-    """Return how the container of a pod that we delete has ended; ``None``: it has not."""
+    """Return how the container of a pod that we are deleting ended; ``None`` if it is still running."""
     terminated = _terminated(pod.get("status") or {}, container)
     return None if terminated is None else _exit_of(terminated)
 

@@ -51,8 +51,8 @@ _ABSENT = re.compile(
 def trouble_of(pod: Pod) -> Exit | None:
     """Return why a pod will never start as it is; ``None`` if nothing is known against it.
 
-    Kubernetes itself tries for ever. A pod that no node can take now may be taken later: that is not trouble,
-    but what :func:`waiting_for` says.
+    Kubernetes itself never gives up. A pod that no node can take now may be scheduled later: that is no
+    trouble yet, and :func:`waiting_for` tells of it.
     """
     for name, waiting in waiting_containers(pod):
         reason = waiting.get("reason") or ""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from uuid import UUID
 
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.state import State as TaskStates
-from sqlalchemy import Select, bindparam, func, literal_column, null, select, union_all
+from sqlalchemy import ColumnElement, Select, bindparam, func, literal_column, null, select, union_all
 
 from airflow_asyncaction.exceptions import ActionNotFound, SecretUnreadable
 from airflow_asyncaction.protocol.actions import State, is_skipped, iso_time
@@ -39,19 +39,25 @@ _RENDERED_MAP_INDEX = (
     .label("rendered_map_index")
 )
 _SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHOWN), _RENDERED_MAP_INDEX)
-_LARGE = {"arguments", "results", "agent", "masks"}
-_SHORT = select(
-    *(null().label(column.name) if column.name in _LARGE else column for column in _SHOWN.selected_columns)
-)
-_CUT = {
-    **{name: null() for name in ("arguments", "results", "agent", "masks", "status_details", "exit")},
-    "error_message": func.substr(_columns.error_message, 1, MAX_LISTED_CHARS),
-}
-_LISTED = select(
-    *(
-        _CUT[column.name].label(column.name) if column.name in _CUT else column
-        for column in _SHOWN.selected_columns
+
+
+def _shown_but(instead: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
+    """Return the query for what is shown, with something else in place of some columns."""
+    columns = _SHOWN.selected_columns
+    return select(
+        *(instead[each.name].label(each.name) if each.name in instead else each for each in columns)
     )
+
+
+_WITHOUT_LARGE = dict.fromkeys(("arguments", "results", "agent", "masks"), null())
+_SHORT = _shown_but(_WITHOUT_LARGE)
+_LISTED = _shown_but(
+    {
+        **_WITHOUT_LARGE,
+        "status_details": null(),
+        "exit": null(),
+        "error_message": func.substr(_columns.error_message, 1, MAX_LISTED_CHARS),
+    }
 )
 """Of lists: nothing whose size a job decides."""
 _NEXT_ATTEMPT = (

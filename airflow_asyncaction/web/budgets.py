@@ -81,9 +81,9 @@ def limit_requests(app: Flask, actions: Actions, settings: Settings) -> None:
     @app.before_request
     def check() -> None:
         sender = _SENDERS.get(request.blueprint or "")
-        key = f"{sender} {request.headers.get(JOB_ID_HEADER, '').lower()}"
         if sender is None:
             return
+        key = f"{sender} {_action_id()}"
         if requests.is_used_up(key):
             raise _too_many("max_requests_per_second", settings.max_requests_per_second)
         if octets.is_used_up(key):
@@ -93,14 +93,14 @@ def limit_requests(app: Flask, actions: Actions, settings: Settings) -> None:
     def spend(response: Response) -> Response:
         sender, size_bytes = _SENDERS.get(request.blueprint or ""), g.get("proven_bytes")
         if sender is not None and size_bytes is not None:
-            key = f"{sender} {request.headers[JOB_ID_HEADER].lower()}"
+            key = f"{sender} {_action_id()}"
             requests.use(key)
             octets.use(key, size_bytes)
             is_used_up = requests.is_used_up(key) or octets.is_used_up(key)
             if is_used_up and sender == "job" and not warnings.is_used_up(key):
                 warnings.use(key)
                 with suppress(StoreUnavailable):  # the request itself was served
-                    actions.warn(JobId(request.headers[JOB_ID_HEADER].lower()), _WARNING, datetime.now(UTC))
+                    actions.warn(_action_id(), _WARNING, datetime.now(UTC))
         return response
 
 
@@ -110,6 +110,10 @@ def note_proven(size_bytes: int) -> None:
     :param size_bytes: of its body
     """
     g.proven_bytes = size_bytes
+
+
+def _action_id() -> JobId:
+    return JobId(request.headers.get(JOB_ID_HEADER, "").lower())
 
 
 def _too_many(option: str, limit: float) -> TooManyRequests:
