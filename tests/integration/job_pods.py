@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from kubernetes import client as k8s
@@ -15,6 +16,7 @@ from kubernetes import config as kube_config
 from kubernetes.client.exceptions import ApiException
 
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.runners.kubernetes import PodOptions
 from airflow_asyncaction.runners.pod_spec import add_job, job_secret
 from airflow_asyncaction.runners.return_file import add_return_file
 from airflow_asyncaction.triggers.cluster import Place
@@ -22,6 +24,18 @@ from dev.cluster import SMALL_IMAGE, Cluster
 
 NOBODY = "nobody"
 """The scheduler that pods are left to which are to wait for ever."""
+
+OPTIONS = PodOptions(
+    container="base",
+    stop_grace=timedelta(seconds=2),
+    start_timeout=timedelta(seconds=60),
+    let_go_after=None,
+    secret_in_env=False,
+    get_logs=True,
+    on_finish="delete_pod",
+    keep_on_kill=False,
+)
+"""What most tests ask of a runner."""
 
 
 @dataclass(frozen=True)

@@ -26,21 +26,11 @@ from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
 from airflow_asyncaction.runners.pod_spec import PodSecrets, add_job, secrets_of
 from airflow_asyncaction.runners.return_file import RETURN_FILE, ReturnFile, add_return_file
 from dev.cluster import ACCOUNT, Cluster
+from tests.integration.job_pods import OPTIONS
 
 pytestmark = pytest.mark.integration
 
 TASK_KEY = "k" * 32
-OPTIONS = PodOptions(
-    container="base",
-    stop_grace=timedelta(seconds=2),
-    start_timeout=timedelta(seconds=60),
-    let_go_after=None,
-    secret_in_env=False,
-    get_logs=True,
-    on_finish="delete_pod",
-    keep_on_kill=False,
-)
-
 BEGINNING = LogPosition()
 
 

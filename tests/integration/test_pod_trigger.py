@@ -198,16 +198,20 @@ def test_the_end_of_a_pod_ends_the_task_and_its_log_is_read_first(defer: NewDefe
     assert '"pod"' in (view.job or "")
 
 
+async def see_through(deferred: Deferred, *, start_within_ms: int | None = None, **terms: Any) -> None:
+    """Let a triggerer watch a pod until its action is done and the pod is being deleted."""
+    if start_within_ms is not None:
+        terms["start_by_ms"] = int(time.time() * 1000) + start_within_ms
+    started = Triggerer().start(deferred.trigger(**terms))
+    await until(lambda: deferred.job.view().is_done)
+    await until(deferred.pod.is_going)
+    await started.cancel()
+
+
 def test_a_failure_is_told_with_the_last_lines(defer: NewDeferred) -> None:
     deferred = defer("echo so it goes; exit 3")
 
-    async def check() -> None:
-        started = Triggerer().start(deferred.trigger())
-        await until(lambda: deferred.job.view().is_done)
-        await until(deferred.pod.is_going)
-        await started.cancel()
-
-    run(check())
+    run(see_through(deferred))
     view = deferred.job.view()
     assert (view.state, view.error_name) == (State.ERROR, "ExitCode")
     assert view.error_message == "The job exited with code 3\nso it goes"
@@ -233,14 +237,8 @@ def test_last_lines_of_any_length_fail_no_good_pod(defer: NewDeferred) -> None:
 def test_a_deferred_pod_may_skip_itself_by_its_exit_code(defer: NewDeferred) -> None:
     deferred = defer("echo nothing today; exit 99")
 
-    async def check() -> None:
-        started = Triggerer().start(deferred.trigger(skip_on_exit_code=[98, 99]))
-        await until(lambda: deferred.job.view().is_done)
-        await until(deferred.pod.is_going)
-        await started.cancel()
-
     with capture_logs() as logs:
-        run(check())
+        run(see_through(deferred, skip_on_exit_code=[98, 99]))
     view = deferred.job.view()
     assert (view.state, view.error_name, view.is_skipped) == (State.STOPPED, "Skipped", True)
     assert not [entry for entry in logs if entry["log_level"] == "error"]
@@ -377,14 +375,7 @@ def test_a_pod_that_somebody_deletes_has_not_succeeded(defer: NewDeferred) -> No
 def test_a_pod_that_does_not_start_in_time_is_deleted_even_if_pods_are_kept(defer: NewDeferred) -> None:
     deferred = defer(scheduler=NOBODY, on_finish="keep_pod")
 
-    async def check() -> None:
-        start_by_ms = int(time.time() * 1000) + 2000
-        started = Triggerer().start(deferred.trigger(start_by_ms=start_by_ms))
-        await until(lambda: deferred.job.view().is_done)
-        await until(deferred.pod.is_going)
-        await started.cancel()
-
-    run(check())
+    run(see_through(deferred, start_within_ms=2000))
     assert "did not start in time" in (deferred.job.view().error_message or "")
 
 
@@ -392,14 +383,7 @@ def test_a_pod_that_does_not_start_in_time_is_told_with_its_events(defer: NewDef
     volume = k8s.V1Volume(name="v", config_map=k8s.V1ConfigMapVolumeSource(name="absent"))
     deferred = defer("true", volumes=[volume])
 
-    async def check() -> None:
-        start_by_ms = int(time.time() * 1000) + 10_000
-        started = Triggerer().start(deferred.trigger(start_by_ms=start_by_ms))
-        await until(lambda: deferred.job.view().is_done)
-        await until(deferred.pod.is_going)
-        await started.cancel()
-
-    run(check())
+    run(see_through(deferred, start_within_ms=10_000))
     view = deferred.job.view()
     assert view.error_name == "CreateContainerConfigError"
     assert 'configmap "absent" not found' in (view.error_message or "")
@@ -408,15 +392,8 @@ def test_a_pod_that_does_not_start_in_time_is_told_with_its_events(defer: NewDef
 def test_an_init_container_that_hangs_is_named_and_read(defer: NewDeferred) -> None:
     deferred = defer("true", init={"prepare": "echo waiting for the db; sleep 600"})
 
-    async def check() -> None:
-        start_by_ms = int(time.time() * 1000) + 20_000
-        started = Triggerer().start(deferred.trigger(start_by_ms=start_by_ms))
-        await until(lambda: deferred.job.view().is_done)
-        await until(deferred.pod.is_going)
-        await started.cancel()
-
     with capture_logs() as logs:
-        run(check())
+        run(see_through(deferred, start_within_ms=20_000))
     view = deferred.job.view()
     assert view.error_name == "PodFailed"
     assert "Init container prepare has not ended" in (view.error_message or "")
@@ -428,14 +405,8 @@ def test_an_init_container_that_fails_is_told_with_its_last_lines(defer: NewDefe
     script = f"{SHOWS_SECRETS}; sleep 0.8; echo no db > /dev/termination-log; exit 7"
     deferred = defer("true", init={"prepare": script})
 
-    async def check() -> None:
-        started = Triggerer().start(deferred.trigger())
-        await until(lambda: deferred.job.view().is_done)
-        await until(deferred.pod.is_going)
-        await started.cancel()
-
     with capture_logs() as logs:
-        run(check())
+        run(see_through(deferred))
     view = deferred.job.view()
     assert view.error_name == "InitContainerFailed"
     assert view.error_message == (

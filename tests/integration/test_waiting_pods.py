@@ -8,6 +8,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, cast
 
@@ -22,11 +23,11 @@ from airflow_asyncaction.operators.attempt import Attempt
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
-from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
+from airflow_asyncaction.runners.kubernetes import KubeRunner
 from airflow_asyncaction.store.models import action_table
 from dev.cluster import SMALL_IMAGE
 from tests.integration.databases import Database
-from tests.integration.job_pods import JobPods
+from tests.integration.job_pods import OPTIONS, JobPods
 from tests.integration.running_tasks import RunningTask
 
 if TYPE_CHECKING:
@@ -39,16 +40,6 @@ pytestmark = [
 ]
 
 _SECONDS = 60.0
-_OPTIONS = PodOptions(
-    container="base",
-    stop_grace=timedelta(seconds=1),
-    start_timeout=timedelta(seconds=60),
-    let_go_after=None,
-    secret_in_env=False,
-    get_logs=True,
-    on_finish="delete_pod",
-    keep_on_kill=False,
-)
 
 
 class Waiting:
@@ -65,7 +56,7 @@ class Waiting:
             pods.core,
             self._pod,
             task_labels={"waits": self._label},
-            options=_OPTIONS,
+            options=replace(OPTIONS, stop_grace=timedelta(seconds=1)),
             write_line=lambda _: None,
         )
         runner.task_key = self.registration.credentials.secret_key
