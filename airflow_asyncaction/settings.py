@@ -111,7 +111,9 @@ OPTIONS = (
         "float",
         "20",
         "Signed requests a second that one API server process accepts from the job of an action, and as many"
-        " from its task, with bursts of ten times as many; more are answered with 429. 0: no limit.",
+        " from its task, with bursts of ten times as many; more are answered with 429. A user (a token or a"
+        " session) is served at the same rate, with launches counted four times and polls that find nothing"
+        " new a quarter; requests beyond it wait. 0: no limit.",
     ),
     Option(
         "max_bytes_per_second",

@@ -37,12 +37,14 @@ class Attack:
     reads: bool = True
 
 
-def attacks(jobs: Sequence[JobInfo], host: str, token: str, content: str) -> Iterator[Attack]:
+def attacks(
+    jobs: Sequence[JobInfo], host: str, new_token: Callable[[], str], content: str
+) -> Iterator[Attack]:
     """Yield all.
 
     :param jobs: some 50
     :param host: and port of the API server
-    :param token: of a user who may do everything
+    :param new_token: of a user who may do everything; each has a budget of its own
     :param content: path of a content of 64 MiB
     """
     evil, other, talks, logs = jobs[:4]
@@ -51,11 +53,13 @@ def attacks(jobs: Sequence[JobInfo], host: str, token: str, content: str) -> Ite
     malformed = b'{"a":[' + b"{}," * 30_000 + b'{}],"status":1,"b":"' + b"x" * (MIB - 200_000) + b'"}'
     lines = json.dumps({"logs": ["z" * 16_000] * 60}).encode()
     message = json.dumps({"statusDetails": {"progress": 1, "message": "m" * (MIB - 1000)}}).encode()
-    user = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
     lying = {TASK_ID_HEADER: other.job_id, TASK_NONCE_HEADER: "n"}
 
     def signed(job: JobInfo, method: str, path: str, body: bytes = b"") -> MakeRequest:
         return lambda _: signed_request(job, method, path, body)
+
+    def user() -> dict[str, str]:
+        return {"Authorization": f"Bearer {new_token()}", "Content-Type": "application/json"}
 
     def sent(method: str, path: str, headers: dict[str, str], body: bytes = b"") -> MakeRequest:
         request = http_request(method, f"/async{path}", host, headers, body)
@@ -73,28 +77,38 @@ def attacks(jobs: Sequence[JobInfo], host: str, token: str, content: str) -> Ite
     yield Attack("one job's log lines of 16 KiB", signed(talks, "POST", "/status", lines), connections=8)
     filled = [signed_request(logs, "POST", "/status", lines) for _ in range(10)]
     path = f"/actions/{logs.job_id}/logs"
-    yield Attack("4 viewers of a full log", sent("GET", path, user), connections=4, before=filled)
+    yield Attack("4 viewers of a full log", sent("GET", path, user()), connections=4, before=filled)
     said = [signed_request(job, "POST", "/status", message) for job in jobs[4:]]
-    yield Attack("4 viewers of messages of 1 MiB", sent("GET", "/actions", user), connections=4, before=said)
+    yield Attack(
+        "4 viewers of messages of 1 MiB", sent("GET", "/actions", user()), connections=4, before=said
+    )
     yield Attack("500 clients that send 10 bytes of 1 MiB", lambda _: _head(host), 500, reads=False)
     yield Attack("200 clients that read nothing of 64 MiB", sent("GET", content, {}), 200, reads=False)
     for name, fields in _inputs().items():
         operation, _, what = name.partition(": ")
         body = json.dumps(fields).encode()
-        yield Attack(f"an operation's input: {what}", sent("PUT", f"/{operation}", user, body), connections=4)
+        yield Attack(
+            f"an operation's input: {what}", sent("PUT", f"/{operation}", user(), body), connections=4
+        )
 
 
 def _inputs() -> dict[str, dict[str, object]]:
     prime = 2**61 - 1
-    tree: object = None
-    for level in range(28):
-        tree = {"a": tree, "b": tree} if level < 14 else {"a": tree}
     return {
         "takes_unique_items: 20,000 numbers of one hash": {"ids": [n * prime for n in range(20_000)] + [0]},
         "takes_any: 60,000 keys": {f"k{n}": n for n in range(60_000)},
         "takes_a_pattern: nested quantifiers": {"mail": "a" * 27 + "!"},
-        "takes_a_tree: 2^14 nodes by $ref": {"node": tree},
+        "takes_a_tree: 2^14 nodes by $ref": {"node": _tree(14)},
+        "takes_a_tree: 2^12 nodes, accepted": {"node": _tree(12)},
     }
+
+
+def _tree(levels: int) -> object:
+    """Return a tree with so many levels that branch, below as many that do not."""
+    tree: object = None
+    for level in range(2 * levels):
+        tree = {"a": tree, "b": tree} if level < levels else {"a": tree}
+    return tree
 
 
 def _unsigned(job: JobInfo, body: bytes) -> bytes:

@@ -79,8 +79,8 @@ def _run(airflow: Deployment, words: str) -> None:
     print(f"\n{'':46} GET /api/v2/version{'':21} another job's report")
     print(f"{'idle':46} {version.beside(version)}  {report.beside(report)}")
     address = urlsplit(airflow.base_url)
-    token, content = _token(airflow), _content_path(jobs[0])
-    for attack in attacks(jobs, address.netloc, token, content):
+    content = _content_path(jobs[0])
+    for attack in attacks(jobs, address.netloc, lambda: _token(airflow), content):
         if words not in attack.name:
             continue
         for request in attack.before:

@@ -41,7 +41,7 @@ def loads(body: bytes | str, *, max_values: int | None = None) -> Any:
     """
     try:
         text = body if isinstance(body, str) else body.decode("utf-8")
-        if max_values is not None and _has_more_values(text, max_values):
+        if max_values is not None and has_more_values(text, max_values):
             raise NotJson(f"more than {max_values} values: write them to a file")
         value = json.loads(
             text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
@@ -63,6 +63,13 @@ def loads(body: bytes | str, *, max_values: int | None = None) -> Any:
 def dumps(value: Any) -> JsonText:
     """Return a parsed value as compact ASCII JSON."""
     return JsonText(json.dumps(value, separators=(",", ":"), allow_nan=False))
+
+
+def has_more_values(text: str, limit: int) -> bool:
+    """Tell whether a text has more values than allowed: each follows a bracket, a brace or a comma."""
+    if _count(text) < limit:
+        return False
+    return _count(_STRING.sub("", text)) >= limit  # those in strings do not count
 
 
 def is_equal(one: JsonText, other: JsonText | None) -> bool:
@@ -128,13 +135,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise NotJson("a number is too large")
     return number
-
-
-def _has_more_values(text: str, limit: int) -> bool:
-    """Tell whether a text has more values than allowed: each follows a bracket, a brace or a comma."""
-    if _count(text) < limit:
-        return False
-    return _count(_STRING.sub("", text)) >= limit  # those in strings do not count
 
 
 def _count(text: str) -> int:

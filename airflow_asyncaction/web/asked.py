@@ -21,10 +21,12 @@ from airflow_asyncaction.json_schema import (
     measure,
 )
 from airflow_asyncaction.json_schema.dialect import DIALECT
+from airflow_asyncaction.json_schema.limits import MAX_VALUES
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.operations import Schema
-from airflow_asyncaction.protocol.strict_json import JsonText, dumps
+from airflow_asyncaction.protocol.reports import parse_object
+from airflow_asyncaction.protocol.strict_json import JsonText, dumps, has_more_values
 from airflow_asyncaction.store.listing import Filter
 
 LARGEST_NUMBER = 2**31 - 1
@@ -115,6 +117,17 @@ def idempotency_key_of(request: Request) -> str | None:
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         raise _malformed("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
     return key
+
+
+def parse_input(body: bytes) -> dict[str, Any]:
+    """Parse the input of an operation, unless it has more values than are validated.
+
+    :raises UserRefused: it has
+    :raises MalformedReport: it is no JSON object
+    """
+    if has_more_values(body.decode("utf-8", "replace"), MAX_VALUES):
+        raise _invalid("$", f"The input has more than {MAX_VALUES:,} values: use a file instead")
+    return parse_object(body)
 
 
 def checked_input(fields: Mapping[str, Any], schema: Schema | None, *, is_linear: bool = True) -> JsonText:

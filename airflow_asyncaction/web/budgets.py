@@ -51,7 +51,15 @@ class TokenBuckets:
         with self._lock:
             return self._tokens(key, time.monotonic()) < 1
 
-    def use(self, key: str, count: int = 1) -> None:
+    def seconds_until(self, key: str) -> float:
+        """Return how long it takes until a bucket has a token; 0 if it has one."""
+        if self._per_second <= 0:
+            return 0
+        with self._lock:
+            missing = 1 - self._tokens(key, time.monotonic())
+        return max(0.0, missing / self._per_second)
+
+    def use(self, key: str, count: float = 1) -> None:
         """Take tokens: more than there are, if need be, which have to come back first."""
         if self._per_second <= 0:
             return

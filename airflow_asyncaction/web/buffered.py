@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from os import SEEK_END
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
@@ -24,7 +25,7 @@ from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER
 from airflow_asyncaction.web.asgi import Receive, Scope, Send, mounted_path, send_refusal
 from airflow_asyncaction.web.pace import Pace
-from airflow_asyncaction.web.sender_turns import SenderTurns
+from airflow_asyncaction.web.sender_turns import Exchange, Sender, SenderTurns
 
 LOOP = "asyncaction.loop"
 """Key of the WSGI environment under which the server's event loop is."""
@@ -33,13 +34,15 @@ _IN_MEMORY_BYTES = 64 * 1024
 _PIECE_BYTES = 64 * 1024
 _DISCARD_SECONDS = 20.0
 _LENGTH_DIGITS = 18
+_AT_ONCE = 2
 _NOT_COMPRESSED = (b"content-encoding", b"identity")  # Airflow would hold the answer back to compress it
 _PARTS = ("task", "upload", "download")
-_SENDERS = (
-    *(name.lower().encode() for name in (JOB_ID_HEADER, TASK_ID_HEADER)),
-    b"authorization",
-    b"cookie",
-)
+_SENDERS = {
+    **{name.lower().encode(): False for name in (JOB_ID_HEADER, TASK_ID_HEADER)},
+    b"authorization": True,
+    b"cookie": True,
+}
+"""Headers that name the sender, and whether that is a user."""
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -147,9 +150,19 @@ class BufferedWsgi:
         loop = asyncio.get_running_loop()
         if self._turns is None:
             return await loop.run_in_executor(self._threads, self._answer, scope, body, loop)
-        async with self._turns.of(_sender(scope)):
+        sender = _sender(scope)
+        received_bytes = body.seek(0, SEEK_END)
+        body.seek(0)
+        async with self._turns.of(sender):
             answer = await loop.run_in_executor(self._threads, self._answer, scope, body, loop)
-        await self._turns.hold(answer.status)
+            exchange = Exchange(
+                method=scope["method"],
+                status=answer.status,
+                received_bytes=received_bytes,
+                sent_bytes=len(answer.body),
+            )
+            self._turns.charge(sender, exchange)
+        await self._turns.hold(sender, exchange)
         return answer
 
     async def _give(self, body: bytes, send: Send, *, is_all: bool) -> None:
@@ -190,15 +203,20 @@ class BufferedWsgi:
         return answer
 
 
-def _sender(scope: Scope) -> bytes:
-    """Return who sends a request: an action or task instance, and a part of it, or a user; empty: who knows.
+def _sender(scope: Scope) -> Sender:
+    """Return who sends a request: an action or task instance, and a part of it, or a user.
 
     A job's files, which may take long, do not hold up its reports, nor does a job hold up its task.
     """
     headers = dict(scope["headers"])
-    named = next((headers[name].lower() for name in _SENDERS if name in headers), b"")
+    found = next((name for name in _SENDERS if name in headers), None)
+    if found is None:
+        return Sender(b"")
     part = mounted_path(scope).split("/")[1:2]
-    return named and named + (part[0].encode() if part and part[0] in _PARTS else b"")
+    suffix = part[0].encode() if part and part[0] in _PARTS else b""
+    is_user = _SENDERS[found]
+    at_once = _AT_ONCE if is_user or suffix else 1
+    return Sender(headers[found].lower() + suffix, is_user=is_user, at_once=at_once)
 
 
 async def _discard(receive: Receive) -> None:

@@ -19,7 +19,6 @@ from werkzeug.wrappers import Response as AnyResponse
 from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
 from airflow_asyncaction.files.service import Files
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store import listing
 from airflow_asyncaction.store.actions import Actions
@@ -28,7 +27,14 @@ from airflow_asyncaction.store.listing import ActionRecord, Filter, Page
 from airflow_asyncaction.store.log_lines import LogPage
 from airflow_asyncaction.store.operations import find_operations, operation_ids
 from airflow_asyncaction.web import launching
-from airflow_asyncaction.web.asked import LARGEST_NUMBER, cursor_of, filter_of, flag_of, number_of
+from airflow_asyncaction.web.asked import (
+    LARGEST_NUMBER,
+    cursor_of,
+    filter_of,
+    flag_of,
+    number_of,
+    parse_input,
+)
 from airflow_asyncaction.web.content import CONTENT_PATH
 from airflow_asyncaction.web.converters import OPERATION
 from airflow_asyncaction.web.permissions import User, authenticate
@@ -74,7 +80,7 @@ def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings
         user = _user()
 
         def read() -> dict[str, Any]:
-            return parse_object(raw_body(request, settings.limits.body_bytes))
+            return parse_input(raw_body(request, settings.limits.body_bytes))
 
         action = launching.launch(actions, request, user, operation_id, read)
         response = jsonify(_shown(actions, user, action))

@@ -50,11 +50,12 @@ def tree(levels: int, *names: str, leaf: Any = None) -> Any:
 
 
 INPUTS: dict[str, tuple[dict[str, Any], str | None]] = {
-    "integers of one hash": ({"ids": [k * P for k in range(20_000)]}, "$.ids[9]"),
-    "integers": ({"ids": list(range(50_000))}, None),
-    "objects": ({"ids": [{"k": k} for k in range(20_000)]}, None),
+    "integers of one hash": ({"ids": [k * P for k in range(9_000)]}, "$.ids[9]"),
+    "integers": ({"ids": list(range(9_000))}, None),
+    "objects": ({"ids": [{"k": k} for k in range(4_000)]}, None),
     "nested quantifiers": ({"mail": "a" * 40 + "!"}, "$.mail"),
-    "2^13 nodes": ({"tree": tree(13, "a", "b")}, None),
+    "2^12 nodes": ({"tree": tree(12, "a", "b")}, None),
+    "50,000 integers": ({"ids": list(range(50_000))}, "$"),
     "deep and wrong": ({"tree": tree(60, "a", leaf="no")}, "$.tree"),
     "60,000 keys": ({f"k{k}": k for k in range(60_000)}, "$"),
     "2**70": ({"ids": [2**70]}, "$.ids[0]"),
@@ -127,7 +128,7 @@ def test_airflows_own_route_costs_no_more_either(server: AirflowServer, dag_id: 
 
 
 def test_a_dag_whose_params_airflow_validates_takes_small_inputs(server: AirflowServer) -> None:
-    objects = {"ids": [{"k": k} for k in range(20_000)]}
+    objects = {"ids": [{"k": k} for k in range(4_000)]}
     assert sent(server, "PUT", "/async/foreign", {"ids": list(range(900))}).status_code == 202
     refused = sent(server, "PUT", "/async/foreign", objects)
     assert (refused.status_code, refused.json()["error"]) == (400, "invalid_input")

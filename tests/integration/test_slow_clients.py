@@ -15,7 +15,7 @@ import pytest
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 from airflow_asyncaction.web import budgets, sender_turns
 from airflow_asyncaction.web.buffered import BufferedWsgi, WsgiApp
-from airflow_asyncaction.web.sender_turns import SenderTurns
+from airflow_asyncaction.web.sender_turns import Exchange, Sender, SenderTurns
 from tests.integration.asgi_client import PART, AsgiClient
 
 pytestmark = pytest.mark.integration
@@ -138,7 +138,7 @@ def test_what_takes_long_holds_up_no_other_part_of_an_action(path: str) -> None:
     asyncio.run(exchange())
 
 
-def test_one_action_takes_two_threads_at_most() -> None:
+def test_one_actions_reports_take_one_thread() -> None:
     async def exchange() -> list[int]:
         gate = Gate()
         app = served(gate, turns=SenderTurns(20))
@@ -148,10 +148,18 @@ def test_one_action_takes_two_threads_at_most() -> None:
         finally:
             gate.opened.set()
         statuses = [*others, *await asyncio.gather(*flood)]
-        assert gate.most == 2
+        assert gate.most == 1
         return statuses
 
     assert asyncio.run(exchange()) == [200] * 19
+
+
+ONE = Sender(b"one")
+USER = Sender(b"bearer x", is_user=True)
+
+
+def answered(status: int, method: str = "POST", **sizes: int) -> Exchange:
+    return Exchange(method=method, status=status, **sizes)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +169,7 @@ def test_a_sender_who_is_to_slow_down_waits_for_its_answer(
     monkeypatch: pytest.MonkeyPatch, status: int, is_held: bool
 ) -> None:
     slept = slept_for(monkeypatch)
-    asyncio.run(SenderTurns(20).hold(status))
+    asyncio.run(SenderTurns(20).hold(ONE, answered(status)))
     assert bool(slept) == is_held
 
 
@@ -170,12 +178,27 @@ def test_many_that_are_refused_wait_for_their_answers(monkeypatch: pytest.Monkey
 
     async def refused() -> None:
         turns = SenderTurns(20)
-        for _ in range(1000):
-            await turns.hold(401)
-        await turns.hold(200)
+        for number in range(1000):
+            await turns.hold(Sender(b"%d" % number), answered(401))
+        await turns.hold(ONE, answered(200))
 
     asyncio.run(refused())
     assert 500 <= len(slept) < 1000
+
+
+def test_refusals_of_one_sender_or_of_large_bodies_wait_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept = slept_for(monkeypatch)
+
+    async def at_once(sender: Sender, exchange: Exchange) -> int:
+        slept.clear()
+        turns = SenderTurns(20)
+        for _ in range(200):
+            await turns.hold(sender, exchange)
+        return 200 - len(slept)
+
+    assert asyncio.run(at_once(Sender(b""), answered(400))) == 200
+    assert asyncio.run(at_once(ONE, answered(400))) == 20
+    assert asyncio.run(at_once(Sender(b""), answered(400, received_bytes=1024 * 1024))) == 12
 
 
 def test_a_flood_that_was_held_back_leaves_no_debt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,12 +209,40 @@ def test_a_flood_that_was_held_back_leaves_no_debt(monkeypatch: pytest.MonkeyPat
     async def refused() -> None:
         turns = SenderTurns(20)
         for _ in range(100_000):
-            await turns.hold(401)
+            await turns.hold(ONE, answered(401))
         held, now[0] = len(slept), 1.0
-        await turns.hold(401)
+        await turns.hold(ONE, answered(401))
         assert len(slept) == held
 
     asyncio.run(refused())
+
+
+@pytest.mark.parametrize(
+    ("exchange", "at_once"),
+    [
+        (answered(200, "GET"), 200),
+        (answered(200, "GET", sent_bytes=256 * 1024), 40),
+        (answered(304, "GET"), 797),
+        (answered(202, "PUT"), 50),
+        (answered(202, "PUT", received_bytes=128 * 1024), 10),
+    ],
+)
+def test_a_user_waits_for_tokens(monkeypatch: pytest.MonkeyPatch, exchange: Exchange, at_once: int) -> None:
+    slept = slept_for(monkeypatch)
+    monkeypatch.setattr(budgets, "time", SimpleNamespace(monotonic=lambda: 0.0))
+
+    async def requests(sender: Sender) -> None:
+        turns = SenderTurns(20)
+        for _ in range(at_once + 1):
+            async with turns.of(sender):
+                turns.charge(sender, exchange)
+
+    asyncio.run(requests(USER))
+    assert slept[:at_once] == pytest.approx([0] * at_once)
+    assert 0 < slept[at_once] <= 1 / 20
+    slept.clear()
+    asyncio.run(requests(ONE))  # a job has its budget
+    assert not slept
 
 
 def slept_for(monkeypatch: pytest.MonkeyPatch) -> list[float]:
@@ -201,5 +252,5 @@ def slept_for(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(sender_turns, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(sender_turns, "asyncio", SimpleNamespace(sleep=sleep, Semaphore=asyncio.Semaphore))
     return slept

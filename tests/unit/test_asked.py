@@ -41,8 +41,8 @@ def test_an_item_is_there_twice_as_jsonschema_has_it(items: list[Any]) -> None:
 
 
 def test_many_items_are_compared_once() -> None:
-    """jsonschema compares each with each: for so many it takes hours."""
-    items = [{"day": number} for number in range(40_000)]
+    """jsonschema compares each with each: 8 million times."""
+    items = [{"day": number} for number in range(4_000)]
     assert is_valid(items, UNIQUE)
     assert not is_valid([*items, {"day": 1.0}], UNIQUE)
 

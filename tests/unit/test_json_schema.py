@@ -211,7 +211,7 @@ def test_a_mistake_has_a_bounded_length() -> None:
         (nested(MAX_DEPTH), None, None),
         (nested(MAX_DEPTH, []), "$" + ".a" * MAX_DEPTH, "nested deeper than 64 levels"),
         (nested(100_000), "$" + ".a" * MAX_DEPTH, "nested deeper than 64 levels"),
-        ({"a": [0] * MAX_VALUES}, "$", "more than 100,000 values"),
+        ({"a": [0] * MAX_VALUES}, "$", "more than 10,000 values"),
         ({"a": [{"n": 2**64}]}, "$.a[0].n", "more than 64 bits"),
         ({"a": -(2**63) - 1}, "$.a", "more than 64 bits"),
         ({"a": 10**4000}, "$.a", "more than 64 bits"),
