@@ -93,7 +93,7 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Async Action",
                 "python-modules": [
-                    "airflow_asyncaction.triggers.pods",
+                    "airflow_asyncaction.triggers.pods.trigger",
                     "airflow_asyncaction.triggers.remote",
                 ],
             }

@@ -94,7 +94,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
     from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker, TaskCredentials
     from airflow_asyncaction.store.actions import Actions
     from airflow_asyncaction.store.registration import Claimant, Wanted, register
-    from airflow_asyncaction.triggers.pods import PodActionTrigger
+    from airflow_asyncaction.triggers.pods.trigger import PodActionTrigger
 
     actions = Actions(airflow_settings.get_engine(), replay_window=timedelta(minutes=10))
     core = k8s.CoreV1Api(kube_config.new_client_from_config(config_file=kubeconfig))
@@ -157,7 +157,7 @@ def _create_pod(core: Any, namespace: str, info: Any, task_key: str) -> dict[str
     """Create a pod and its Secret as a worker does, and return where it is."""
     from kubernetes import client as k8s
 
-    from airflow_asyncaction.runners.pod_spec import add_job, job_secret
+    from airflow_asyncaction.runners.pods.spec import add_job, job_secret
 
     container = k8s.V1Container(name="base", image="busybox", command=["true"])
     pod = k8s.V1Pod(

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from airflow_asyncaction.dags import async_operation, load_operations
 from airflow_asyncaction.job import Job
-from airflow_asyncaction.operation_dags import async_operation, load_operations
 
 
 @async_operation(id="orders.count", schedule="0 3 * * *", tags=["asyncaction"])

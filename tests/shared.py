@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dev.postgres import Postgres, PostgresError
-from tests.means import leave_out
+from tests.requirements import leave_out
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 """The name of this process among those of the run."""

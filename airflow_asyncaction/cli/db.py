@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from airflow import settings
 from airflow.utils.session import create_session
 
-from airflow_asyncaction.cli.given import is_confirmed, plain_errors
+from airflow_asyncaction.cli.arguments import is_confirmed, plain_errors
 from airflow_asyncaction.store.db_manager import AsyncActionDBManager
 from airflow_asyncaction.store.secret import rotate_all
 

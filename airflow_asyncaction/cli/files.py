@@ -8,8 +8,8 @@ from argparse import Namespace
 from datetime import UTC, datetime, timedelta
 
 from airflow_asyncaction.files.garbage import OLDER_THAN, collect
-from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.protocol.transfers import describe_size
+from airflow_asyncaction.services import open_services
 
 
 def gc(args: Namespace) -> None:

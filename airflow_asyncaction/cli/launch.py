@@ -11,15 +11,15 @@ from functools import partial
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.platform import getuser
 
-from airflow_asyncaction.cli.given import idempotency_key, json_object, moment, plain_errors
+from airflow_asyncaction.cli.arguments import idempotency_key, json_object, moment, plain_errors
 from airflow_asyncaction.cli.output import print_action
 from airflow_asyncaction.cli.runs import audited, create_run
-from airflow_asyncaction.files.services import open_services
+from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store import launching, listing, metrics
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.launching import Launch
 from airflow_asyncaction.store.operations import Operation, find_operations
-from airflow_asyncaction.web.asked import checked_input
+from airflow_asyncaction.web.query import checked_input
 
 
 @suppress_logs_and_warning

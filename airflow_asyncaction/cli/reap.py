@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from airflow_asyncaction.cli.runs import audited
 from airflow_asyncaction.exceptions import ActionNotFound
-from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store import metrics, reaping
 from airflow_asyncaction.store.actions import Actions
 
@@ -52,7 +52,7 @@ def _reap_pods(
     """Delete what is left of actions that are over, or that were ended just now."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
-    from airflow_asyncaction.runners.left_pods import delete_pod, delete_secret, has_secret, job_pods
+    from airflow_asyncaction.runners.pods.orphaned_pods import delete_pod, delete_secret, has_secret, job_pods
 
     core = KubernetesHook(conn_id=args.kubernetes_conn_id, config_file=args.config_file).core_v1_client
     pods, count = list(job_pods(core, namespace)), 0

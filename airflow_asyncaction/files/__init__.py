@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of actions: what is known of them (``store``) and what is kept of them (``filestores``), together."""
+"""Files of actions: their records in ``store`` and their contents in ``files.stores``."""
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from airflow_asyncaction.exceptions import StoreUnavailable
-from airflow_asyncaction.filestores.base import FileStore, Measured
+from airflow_asyncaction.files.stores.base import FileStore, Measured
 from airflow_asyncaction.protocol import file_rules
 from airflow_asyncaction.protocol.file_rules import check_lives, difference
 from airflow_asyncaction.protocol.files import FileRecord

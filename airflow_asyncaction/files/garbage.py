@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.store_errors import store_errors
-from airflow_asyncaction.filestores.base import FileStore, Stored
-from airflow_asyncaction.filestores.configured import FileStores
+from airflow_asyncaction.files.stores.base import FileStore, Stored
+from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.store import files
 from airflow_asyncaction.store.actions import Actions
 

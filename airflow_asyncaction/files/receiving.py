@@ -9,8 +9,8 @@ from concurrent.futures import Executor
 
 from airflow_asyncaction.files.attaching import Attaching, Found
 from airflow_asyncaction.files.store_errors import store_errors
+from airflow_asyncaction.files.stores.base import FileStore, Incoming, Measured
 from airflow_asyncaction.files.tokens import UploadToken
-from airflow_asyncaction.filestores.base import FileStore, Incoming, Measured
 from airflow_asyncaction.protocol.digests import Digester
 from airflow_asyncaction.protocol.file_rules import check_content_size
 from airflow_asyncaction.protocol.files import FileRecord

@@ -16,9 +16,9 @@ from airflow_asyncaction.exceptions import FileRefused, FileStoreUnavailable
 from airflow_asyncaction.files.attaching import Attaching, Found, attached, record
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.store_errors import store_errors
+from airflow_asyncaction.files.stores.base import FileStore
+from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
-from airflow_asyncaction.filestores.base import FileStore
-from airflow_asyncaction.filestores.configured import FileStores
 from airflow_asyncaction.protocol import file_rules
 from airflow_asyncaction.protocol.file_rules import check_lives, no_such_file
 from airflow_asyncaction.protocol.files import (

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from airflow_asyncaction.exceptions import FileStoreUnavailable
-from airflow_asyncaction.filestores.base import FileStore
+from airflow_asyncaction.files.stores.base import FileStore
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,7 @@ from airflow_asyncaction.hooks.remote_access import (
     refusal,
     stopping,
 )
-from airflow_asyncaction.hooks.remote_session import RemoteSession
-from airflow_asyncaction.hooks.remote_words import (
+from airflow_asyncaction.hooks.remote_models import (
     Look,
     Position,
     RemoteAction,
@@ -40,6 +39,7 @@ from airflow_asyncaction.hooks.remote_words import (
     RemoteOperation,
     Watch,
 )
+from airflow_asyncaction.hooks.remote_session import RemoteSession
 from airflow_asyncaction.protocol.actions import iso_time
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

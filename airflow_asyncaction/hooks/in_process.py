@@ -17,8 +17,8 @@ from airflow_asyncaction.protocol.job_info import JobId
 
 # Server code in a worker module: named, not imported, since only this one case has both in one process.
 _APP_MODULE = "airflow_asyncaction.web.app"
-_WIRE_MODULE = "airflow_asyncaction.web.wire"
-_TESTED_MODULE = "airflow_asyncaction.store.tested"
+_WIRE_MODULE = "airflow_asyncaction.web.raw_request"
+_TESTED_MODULE = "airflow_asyncaction.store.tasks_test"
 
 _registered: list[JobId] = []
 """Actions of this process, where it is Airflow as a whole."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urlsplit, urlunsplit
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
-from airflow_asyncaction.hooks.remote_words import Look, Position, RemoteAction, RemoteLogs
+from airflow_asyncaction.hooks.remote_models import Look, Position, RemoteAction, RemoteLogs
 from airflow_asyncaction.hooks.resending import is_hang_up
 from airflow_asyncaction.protocol.reports import Limits
 

@@ -30,8 +30,8 @@ from airflow_asyncaction.hooks.remote_access import (
     stopping,
     unreachable,
 )
+from airflow_asyncaction.hooks.remote_models import Look, Position
 from airflow_asyncaction.hooks.remote_session import surroundings
-from airflow_asyncaction.hooks.remote_words import Look, Position
 
 T = TypeVar("T")
 

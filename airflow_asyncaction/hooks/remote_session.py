@@ -27,7 +27,7 @@ from airflow_asyncaction.hooks.remote_access import (
     refusal,
     unreachable,
 )
-from airflow_asyncaction.hooks.remote_words import RemoteFile
+from airflow_asyncaction.hooks.remote_models import RemoteFile
 from airflow_asyncaction.hooks.resending import until_answered
 from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass, retry_after_seconds
 

@@ -26,7 +26,7 @@ from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 from airflow_asyncaction.runners.skipping import skipping
-from airflow_asyncaction.triggers.server import is_away
+from airflow_asyncaction.triggers.api_server import is_away
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger

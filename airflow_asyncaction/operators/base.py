@@ -19,7 +19,6 @@ from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import Attempt, register
-from airflow_asyncaction.operators.ends import as_exception
 from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
 from airflow_asyncaction.operators.outputs import (
     by_property,
@@ -31,6 +30,7 @@ from airflow_asyncaction.operators.outputs import (
 from airflow_asyncaction.operators.params import use_linear_params
 from airflow_asyncaction.operators.scheduling import for_scheduler, from_author
 from airflow_asyncaction.operators.service_call import ServiceCallOperator
+from airflow_asyncaction.operators.task_exceptions import as_exception
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.files import DEFAULT_STORE

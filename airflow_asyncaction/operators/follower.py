@@ -16,7 +16,7 @@ from airflow_asyncaction.protocol.actions import StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
 from airflow_asyncaction.protocol.resending import may_pass
 from airflow_asyncaction.protocol.tasks import TaskCredentials
-from airflow_asyncaction.runners.reported import Shown
+from airflow_asyncaction.runners.report_log import Shown
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger

@@ -31,11 +31,11 @@ from airflow_asyncaction.runners.base import Runner
 from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
 from airflow_asyncaction.runners.local import base_environ
 from airflow_asyncaction.runners.manifest_variables import ENV, render_around
-from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
-from airflow_asyncaction.runners.pod_spec import pod_of_manifest
-from airflow_asyncaction.runners.return_file import ReturnFile, add_return_file
+from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
+from airflow_asyncaction.runners.pods.return_file import ReturnFile, add_return_file
+from airflow_asyncaction.runners.pods.spec import pod_of_manifest
 from airflow_asyncaction.runners.task_log import write_pod_line
-from airflow_asyncaction.triggers.pods import PodActionTrigger
+from airflow_asyncaction.triggers.pods.trigger import PodActionTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

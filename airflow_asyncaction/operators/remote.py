@@ -20,10 +20,10 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.in_process import is_in_process
 from airflow_asyncaction.hooks.remote_access import Kind
-from airflow_asyncaction.hooks.remote_words import Position, RemoteAction, Watch
+from airflow_asyncaction.hooks.remote_models import Position, RemoteAction, Watch
 from airflow_asyncaction.operators.base import Seconds, as_duration
 from airflow_asyncaction.operators.deferring import time_left
-from airflow_asyncaction.operators.ends import as_exception
+from airflow_asyncaction.operators.task_exceptions import as_exception
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED

@@ -15,7 +15,7 @@ from airflow_asyncaction.json_schema import dialect  # noqa: F401 - Airflow vali
 
 if TYPE_CHECKING:
     from airflow_asyncaction.web.asgi import AsgiApp, Receive, Scope, Send
-    from airflow_asyncaction.web.completer import Completer
+    from airflow_asyncaction.web.reconciler import Completer
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,9 @@ class LazyApp:
             self._completer.stop()
 
     def _build(self) -> AsgiApp:
-        from airflow_asyncaction.files.services import open_services
+        from airflow_asyncaction.services import open_services
         from airflow_asyncaction.web.app import create_asgi_app
-        from airflow_asyncaction.web.completer import Completer
+        from airflow_asyncaction.web.reconciler import Completer
 
         services = open_services()
         _make_pools()

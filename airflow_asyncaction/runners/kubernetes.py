@@ -19,9 +19,10 @@ from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.masking import found_in
 from airflow_asyncaction.runners.base import OnLaunched
-from airflow_asyncaction.runners.container_logs import ContainerLogs
-from airflow_asyncaction.runners.pod_api import CONFLICT, ClusterRefused, GivenUp, PodApi
-from airflow_asyncaction.runners.pod_end import (
+from airflow_asyncaction.runners.pods.api import CONFLICT, ClusterRefused, GivenUp, PodApi
+from airflow_asyncaction.runners.pods.container_logs import ContainerLogs
+from airflow_asyncaction.runners.pods.events import PodEvents
+from airflow_asyncaction.runners.pods.exit_status import (
     ACTION_LABEL,
     ENDED_PHASES,
     ON_FINISH_LABEL,
@@ -29,12 +30,11 @@ from airflow_asyncaction.runners.pod_end import (
     is_kept,
     is_running,
 )
-from airflow_asyncaction.runners.pod_events import PodEvents
-from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
-from airflow_asyncaction.runners.pod_spec import add_job, job_secret
-from airflow_asyncaction.runners.pod_start import with_events, without_events
-from airflow_asyncaction.runners.pod_story import PodStory
-from airflow_asyncaction.runners.return_file import ReturnFile
+from airflow_asyncaction.runners.pods.lifecycle import PodStory
+from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
+from airflow_asyncaction.runners.pods.return_file import ReturnFile
+from airflow_asyncaction.runners.pods.spec import add_job, job_secret
+from airflow_asyncaction.runners.pods.startup import with_events, without_events
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import TAIL_LINES
 from airflow_asyncaction.runners.base import OnLaunched
-from airflow_asyncaction.runners.guarded import GuardProcess, Said, order
+from airflow_asyncaction.runners.guard_process import GuardProcess, Said, order
 
 _AIRFLOW_PREFIXES = ("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_", "_AIRFLOW_", "__AIRFLOW_")
 

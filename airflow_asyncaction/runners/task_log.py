@@ -11,7 +11,7 @@ from airflow_asyncaction.protocol.reports import LogLine
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-    from airflow_asyncaction.runners.pod_log import PodLine
+    from airflow_asyncaction.runners.pods.log import PodLine
 
 
 def write_log_line(log: Logger, line: LogLine) -> None:

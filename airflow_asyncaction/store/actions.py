@@ -39,16 +39,16 @@ from airflow_asyncaction.protocol.lifecycle import (
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, Limits, LogLine, Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
-from airflow_asyncaction.store import audit, ends, log_lines, masks, reports, rows
+from airflow_asyncaction.store import audit, end_events, log_lines, masks, reports, rows
 from airflow_asyncaction.store.adoption import is_left_to_next_try
 from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.completion import Completion
+from airflow_asyncaction.store.connection_limit import Turns
 from airflow_asyncaction.store.models import metadata, report_table
 from airflow_asyncaction.store.outages import one_of_many, store_outages
 from airflow_asyncaction.store.proof import Unseal, proven, unsealed
-from airflow_asyncaction.store.refused import keep_refusal, lock_out_v1, without_v1
+from airflow_asyncaction.store.refused_reports import keep_refusal, lock_out_v1, without_v1
 from airflow_asyncaction.store.reports import Envelope
-from airflow_asyncaction.store.turns import Turns
 
 _PRUNE_EVERY = 64
 
@@ -121,9 +121,9 @@ class Actions:
         :raises StoreUnavailable: the database does not answer
         """
         with store_outages(), self._turns, self._engine.begin() as connection:
-            ended = ends.noted(connection)
+            ended = end_events.noted(connection)
             yield connection
-        ends.tell(ended, self.transaction)
+        end_events.tell(ended, self.transaction)
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Do some work in one transaction; once more, if somebody wrote the same in the same moment.
@@ -338,7 +338,7 @@ class Actions:
             case Accepted(after):
                 changes = rows.changes(before, after, now)
                 self._keep_report(connection, row, changes, report, envelope, now)
-                ends.note(connection, before, after)
+                end_events.note(connection, before, after)
                 if report.is_terminal:
                     self._completion.complete(connection, row, after, now)
                 return Outcome(masks.for_job(row, after), has_ended=report.is_terminal)
@@ -367,7 +367,7 @@ class Actions:
         after = _accepted(decide(action, time_out, now))
         rows.write(connection, action.id, rows.changes(action, after, now))
         reports.keep_message(connection, action.id, "timeout", now)
-        ends.note(connection, action, after)
+        end_events.note(connection, action, after)
         return after
 
 
@@ -379,7 +379,7 @@ def _apply(
     rows.write(connection, row.id, rows.changes(before, after, now))
     kind = type(message).__name__.lower()
     reports.keep_message(connection, row.id, kind, now, requested_by=requested_by)
-    ends.note(connection, before, after)
+    end_events.note(connection, before, after)
     return after
 
 

@@ -33,7 +33,7 @@ from airflow_asyncaction.store import masks, reports, rows, secret
 from airflow_asyncaction.store.actions import Actions, supersede
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.secret import Secrets
-from airflow_asyncaction.store.untaken import is_untaken_success
+from airflow_asyncaction.store.unclaimed import is_untaken_success
 
 
 @dataclass(frozen=True)

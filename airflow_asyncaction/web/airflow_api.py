@@ -15,7 +15,7 @@ from airflow_asyncaction.exceptions import StoreUnavailable, UserRefused
 from airflow_asyncaction.protocol.actions import iso_time
 from airflow_asyncaction.store.launching import WantedRun
 from airflow_asyncaction.store.listing import ActionRecord
-from airflow_asyncaction.web.buffered import LOOP
+from airflow_asyncaction.web.wsgi_adapter import LOOP
 
 _TIMEOUT_SECONDS = 60.0
 _PROOFS = ("authorization", "cookie")

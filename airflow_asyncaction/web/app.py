@@ -12,23 +12,23 @@ from typing import Any
 from flask import Flask, Request, Response
 
 from airflow_asyncaction import settings as our_settings
-from airflow_asyncaction.files.services import Services, open_services
+from airflow_asyncaction.services import Services, open_services
 from airflow_asyncaction.web.asgi import AsgiApp, Receive, Scope, Send, mounted_path, serve_other
 from airflow_asyncaction.web.budgets import limit_requests
-from airflow_asyncaction.web.buffered import BufferedWsgi, WsgiApp
 from airflow_asyncaction.web.content import ContentApp
 from airflow_asyncaction.web.converters import register_converters
-from airflow_asyncaction.web.files import HookUrl, contents_blueprint, files_blueprint
-from airflow_asyncaction.web.jobs import jobs_blueprint
 from airflow_asyncaction.web.lanes import Lane, Lanes
-from airflow_asyncaction.web.openapi import openapi_blueprint
-from airflow_asyncaction.web.page import page_blueprint
+from airflow_asyncaction.web.raw_request import WireRequest, end_chunked_input, requested_hook_url
 from airflow_asyncaction.web.refusals import register_error_handlers
+from airflow_asyncaction.web.routes.files import HookUrl, contents_blueprint, files_blueprint
+from airflow_asyncaction.web.routes.jobs import jobs_blueprint
+from airflow_asyncaction.web.routes.openapi import openapi_blueprint
+from airflow_asyncaction.web.routes.page import page_blueprint
+from airflow_asyncaction.web.routes.task_files import task_files_blueprint
+from airflow_asyncaction.web.routes.tasks import tasks_blueprint
+from airflow_asyncaction.web.routes.users import users_blueprint
 from airflow_asyncaction.web.sender_turns import SenderTurns
-from airflow_asyncaction.web.task_files import task_files_blueprint
-from airflow_asyncaction.web.tasks import tasks_blueprint
-from airflow_asyncaction.web.users import users_blueprint
-from airflow_asyncaction.web.wire import WireRequest, end_chunked_input, requested_hook_url
+from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi, WsgiApp
 
 _WARM_REQUESTS = 50
 # Users wait for Airflow's own answers: they must not take the threads of jobs.

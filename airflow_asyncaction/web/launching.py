@@ -17,8 +17,8 @@ from airflow_asyncaction.store.launching import Launch
 from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.store.operations import Operation, find_operations
 from airflow_asyncaction.web.airflow_api import create_run, fail_run, fail_task
-from airflow_asyncaction.web.asked import checked_input, idempotency_key_of, time_of
 from airflow_asyncaction.web.permissions import User
+from airflow_asyncaction.web.query import checked_input, idempotency_key_of, time_of
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.store.secret import Secrets
 from airflow_asyncaction.web.budgets import note_proven
-from airflow_asyncaction.web.wire import raw_body, raw_path, raw_query
+from airflow_asyncaction.web.raw_request import raw_body, raw_path, raw_query
 
 # Verified against when there is no such action, so that the answer takes the same work.
 _NOBODY = Credentials(Secrets(job="nobody's", task="nobody's"), accept_v1=True)

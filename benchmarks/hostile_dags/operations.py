@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from airflow_asyncaction.operation_dags import async_operation
+from airflow_asyncaction.dags import async_operation
 
 async_operation(id="takes_any", type="echo", input={"type": "object"})
 async_operation(

@@ -22,7 +22,7 @@ from tests.integration.peers import SIZE, Peers, new_peers
 from tests.integration.running_tasks import RunningTask, running_task
 from tests.integration.servers import served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
-from tests.means import kube_or_skip
+from tests.requirements import kube_or_skip
 from tests.shared import WORKER, SharedServices
 
 

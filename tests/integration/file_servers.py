@@ -15,8 +15,8 @@ import pytest
 from sqlalchemy import Engine, Row, select
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.files.services import Services, open_services
 from airflow_asyncaction.plugins.asyncaction import LazyApp
+from airflow_asyncaction.services import Services, open_services
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.models import content_table, file_table
 from airflow_asyncaction.web.app import create_app, create_asgi_app

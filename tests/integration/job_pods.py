@@ -17,9 +17,9 @@ from kubernetes.client.exceptions import ApiException
 
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runners.kubernetes import PodOptions
-from airflow_asyncaction.runners.pod_spec import add_job, job_secret
-from airflow_asyncaction.runners.return_file import add_return_file
-from airflow_asyncaction.triggers.cluster import Place
+from airflow_asyncaction.runners.pods.return_file import add_return_file
+from airflow_asyncaction.runners.pods.spec import add_job, job_secret
+from airflow_asyncaction.triggers.pods.cluster import Place
 from dev.cluster import SMALL_IMAGE, Cluster
 
 NOBODY = "nobody"

@@ -26,7 +26,7 @@ from uuid6 import uuid7
 
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY
 
-OUR_TRIGGER = "airflow_asyncaction.triggers.pods.PodActionTrigger"
+OUR_TRIGGER = "airflow_asyncaction.triggers.pods.trigger.PodActionTrigger"
 
 _runs = DagRun.metadata.tables["dag_run"]
 _instances = TaskInstance.metadata.tables["task_instance"]

@@ -19,7 +19,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from airflow_asyncaction import settings
 from airflow_asyncaction.plugins.asyncaction import AsyncActionPlugin, LazyApp
 from airflow_asyncaction.web.asgi import AsgiApp
-from airflow_asyncaction.web.buffered import BufferedWsgi
+from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 PREFIX = "/af"
 """The path of ``[api] base_url`` where Airflow stands behind a proxy."""

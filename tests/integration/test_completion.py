@@ -24,7 +24,7 @@ from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, Deferral, NeedsW
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import action_table
-from airflow_asyncaction.web.completer import Completer
+from airflow_asyncaction.web.reconciler import Completer
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import HookClient, SignedJob, registered

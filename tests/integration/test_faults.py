@@ -15,8 +15,8 @@ from sqlalchemy import Engine, create_engine, delete, text, update
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import TablesMissing
-from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.services import open_services
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table

@@ -22,9 +22,9 @@ import pytest
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.files.garbage import collect
-from airflow_asyncaction.files.services import open_services
-from airflow_asyncaction.filestores.configured import FileStores
+from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.protocol.digests import digests
+from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.web.app import create_app, create_asgi_app
 from airflow_asyncaction.web.asgi import AsgiApp
@@ -43,7 +43,7 @@ from tests.integration.file_transfers import (
 from tests.integration.running_tasks import RunningTask, running_task
 from tests.integration.servers import served_alone
 from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob, registered
-from tests.means import leave_out
+from tests.requirements import leave_out
 
 pytestmark = pytest.mark.integration
 

@@ -21,15 +21,15 @@ import pytest
 from airflow.sdk import ObjectStoragePath
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.files.services import Services, open_services
-from airflow_asyncaction.filestores.base import FileStore
+from airflow_asyncaction.files.stores.base import FileStore
+from airflow_asyncaction.services import Services, open_services
 from dev.processes import free_ports
 from dev.s3 import REGION, S3Server
 from tests.integration.databases import Database
 from tests.integration.file_servers import SERVERS, served_files
 from tests.integration.file_transfers import COLLIDING, announce, announcement, locate, outputs
 from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob
-from tests.means import s3_or_skip
+from tests.requirements import s3_or_skip
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,7 @@ import pytest
 
 from dev.cluster import Cluster
 from tests.integration.airflow_home import Home
-from tests.means import need
+from tests.requirements import need
 from tests.shared import SharedServices
 
 pytestmark = pytest.mark.integration

@@ -17,7 +17,7 @@ from sqlalchemy import delete, update
 
 from airflow_asyncaction.cli.files import gc
 from airflow_asyncaction.files.garbage import Collected, collect
-from airflow_asyncaction.files.services import Services, open_services
+from airflow_asyncaction.services import Services, open_services
 from airflow_asyncaction.store.models import action_table, content_table, file_table
 from tests.integration.databases import Database
 from tests.integration.file_servers import Folder, served_files

@@ -18,7 +18,7 @@ import pytest
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import SignedJob
 from tests.integration.user_site import UserSite, user_site
-from tests.means import TYPESCRIPT_CLIENT, typescript_generator_or_skip
+from tests.requirements import TYPESCRIPT_CLIENT, typescript_generator_or_skip
 
 pytestmark = [pytest.mark.integration, pytest.mark.parametrize("database", ["sqlite"], indirect=True)]
 

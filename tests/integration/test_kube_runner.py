@@ -21,10 +21,10 @@ from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
-from airflow_asyncaction.runners.pod_end import ACTION_LABEL
-from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
-from airflow_asyncaction.runners.pod_spec import PodSecrets, add_job, secrets_of
-from airflow_asyncaction.runners.return_file import RETURN_FILE, ReturnFile, add_return_file
+from airflow_asyncaction.runners.pods.exit_status import ACTION_LABEL
+from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
+from airflow_asyncaction.runners.pods.return_file import RETURN_FILE, ReturnFile, add_return_file
+from airflow_asyncaction.runners.pods.spec import PodSecrets, add_job, secrets_of
 from dev.cluster import ACCOUNT, Cluster
 from tests.integration.job_pods import OPTIONS
 

@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 import pytest
 from flask import Flask
 
-from airflow_asyncaction.files.services import Services, open_services
+from airflow_asyncaction.services import Services, open_services
 from airflow_asyncaction.web.app import create_app, create_asgi_app
 from airflow_asyncaction.web.asgi import AsgiApp, Message
 from airflow_asyncaction.web.content import CHUNK_BYTES

@@ -21,7 +21,7 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store import reports
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
-from airflow_asyncaction.store.refused import KEPT_BODY_BYTES, KEPT_REFUSALS
+from airflow_asyncaction.store.refused_reports import KEPT_BODY_BYTES, KEPT_REFUSALS
 from airflow_asyncaction.store.reports import Envelope
 from tests.integration.databases import Database, on_postgresql
 from tests.integration.signed_jobs import NewJob, SignedJob, new_nonce

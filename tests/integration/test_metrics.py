@@ -26,9 +26,9 @@ from airflow_asyncaction.store import metrics
 from airflow_asyncaction.store.actions import Actions, supersede
 from airflow_asyncaction.store.launching import settle
 from airflow_asyncaction.store.metrics import METRICS, Kind
-from airflow_asyncaction.store.unended import count_unended
+from airflow_asyncaction.store.state_counts import count_unended
 from airflow_asyncaction.web.app import create_app
-from airflow_asyncaction.web.completer import Completer
+from airflow_asyncaction.web.reconciler import Completer
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
 from tests.integration.servers import Prepared, served_mounted

@@ -16,9 +16,9 @@ from airflow.sdk.io import attach
 from uuid6 import uuid7
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.files.services import open_services
-from airflow_asyncaction.filestores.configured import open_store
-from airflow_asyncaction.filestores.object_storage import ObjectFileStore
+from airflow_asyncaction.files.stores.configured import open_store
+from airflow_asyncaction.files.stores.object_storage import ObjectFileStore
+from airflow_asyncaction.services import open_services
 from tests.integration.databases import Database
 from tests.integration.file_servers import SERVERS, served_files
 from tests.integration.file_transfers import announce, content_request, download, locate, put_content, upload

@@ -11,8 +11,8 @@ import pytest
 import requests
 from airflow.sdk import DAG, BaseOperator, Param
 
+from airflow_asyncaction.dags import async_operation
 from airflow_asyncaction.json_schema.dialect import in_dialect
-from airflow_asyncaction.operation_dags import async_operation
 from airflow_asyncaction.operators import LocalActionOperator
 from airflow_asyncaction.protocol.operations import TAG
 from tests.integration.access_scene import KINDS

@@ -22,12 +22,12 @@ from airflow_asyncaction.protocol.actions import Completion, State, StopReason, 
 from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table
-from airflow_asyncaction.triggers import server as server_module
-from airflow_asyncaction.triggers.log_slots import LogSlots
-from airflow_asyncaction.triggers.pod_watch import watch_of
-from airflow_asyncaction.triggers.pods import PodActionTrigger
-from airflow_asyncaction.triggers.server import Server
-from airflow_asyncaction.triggers.sweep import Pace, Sweep
+from airflow_asyncaction.triggers import api_server as server_module
+from airflow_asyncaction.triggers.api_server import Server
+from airflow_asyncaction.triggers.pods.log_slots import LogSlots
+from airflow_asyncaction.triggers.pods.sweep import Pace, Sweep
+from airflow_asyncaction.triggers.pods.trigger import PodActionTrigger
+from airflow_asyncaction.triggers.pods.watch import watch_of
 from dev.cluster import SMALL_IMAGE
 from tests.integration.databases import Database
 from tests.integration.job_pods import NOBODY, JobPods
@@ -276,7 +276,7 @@ def test_without_a_slot_the_log_is_read_at_the_end(
     defer: NewDeferred, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deferred = defer("echo one; sleep 3; echo two")
-    monkeypatch.setattr("airflow_asyncaction.triggers.pods.log_slots", lambda: LogSlots(0))
+    monkeypatch.setattr("airflow_asyncaction.triggers.pods.trigger.log_slots", lambda: LogSlots(0))
 
     async def check() -> None:
         started = Triggerer().start(deferred.trigger())

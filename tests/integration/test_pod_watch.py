@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_asyncaction.runners.pod_end import Pod
-from airflow_asyncaction.triggers.cluster import Cluster as KubeClient
-from airflow_asyncaction.triggers.cluster import ClusterAway, ClusterRefused
-from airflow_asyncaction.triggers.pod_watch import PodWatch, watch_of
+from airflow_asyncaction.runners.pods.exit_status import Pod
+from airflow_asyncaction.triggers.pods.cluster import Cluster as KubeClient
+from airflow_asyncaction.triggers.pods.cluster import ClusterAway, ClusterRefused
+from airflow_asyncaction.triggers.pods.watch import PodWatch, watch_of
 from tests.integration.job_pods import NOBODY, JobPod, JobPods
 from tests.integration.relay import Relay
 
@@ -208,7 +208,7 @@ def test_without_the_right_to_watch_observers_are_told_why(
     pods: JobPods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod = pods.create(scheduler=NOBODY)
-    monkeypatch.setattr("airflow_asyncaction.triggers.pod_watch._REFUSED_FOR_GOOD_SECONDS", 0.5)
+    monkeypatch.setattr("airflow_asyncaction.triggers.pods.watch._REFUSED_FOR_GOOD_SECONDS", 0.5)
 
     async def check() -> None:
         watch = PodWatch(KubeClient(replace(pods.place, namespace="default")))

@@ -21,7 +21,7 @@ from airflow_asyncaction.store import rows
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
 from airflow_asyncaction.store.reaping import Reaper, find_unwatched
-from airflow_asyncaction.web.completer import Completer
+from airflow_asyncaction.web.reconciler import Completer
 from dev.postgres import Postgres
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask

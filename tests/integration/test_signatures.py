@@ -17,7 +17,6 @@ from flask import Flask, Response, jsonify, request
 from sqlalchemy import select
 
 from airflow_asyncaction import protocol, settings
-from airflow_asyncaction.files.services import open_services
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.signing import (
     JOB_ID_HEADER,
@@ -28,6 +27,7 @@ from airflow_asyncaction.protocol.signing import (
     sign_v1,
 )
 from airflow_asyncaction.protocol.tasks import TaskCredentials
+from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store.models import report_table
 from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.secret import Secrets
@@ -91,7 +91,7 @@ def test_whatever_a_job_signs_with_v2_locks_v1_out(job: SignedJob, name: str) ->
 def test_a_refused_report_that_is_not_kept_any_more_locks_v1_out(
     job: SignedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_asyncaction.store.refused.KEPT_REFUSALS", 0)
+    monkeypatch.setattr("airflow_asyncaction.store.refused_reports.KEPT_REFUSALS", 0)
     assert job.send("POST", "/status", b"[]").status == 400
     assert job.send_v1("POST", "/status").error == UNSIGNED
 

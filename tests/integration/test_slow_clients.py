@@ -14,8 +14,8 @@ import pytest
 
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 from airflow_asyncaction.web import budgets, sender_turns
-from airflow_asyncaction.web.buffered import BufferedWsgi, WsgiApp
 from airflow_asyncaction.web.sender_turns import Exchange, Sender, SenderTurns
+from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi, WsgiApp
 from tests.integration.asgi_client import PART, AsgiClient
 
 pytestmark = pytest.mark.integration

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, expect, sync_playwright
 
-from tests.means import leave_out
+from tests.requirements import leave_out
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 QUIET = (

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 
 from dev.deployment import USER, Deployment
 from dev.s3 import S3Server
-from tests.means import kube_or_skip, s3_or_skip
+from tests.requirements import kube_or_skip, s3_or_skip
 from tests.shared import SharedServices
 from tests.system.command_lines import CommandLines
 from tests.system.kube_scene import KubeScene

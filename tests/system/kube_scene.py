@@ -6,7 +6,7 @@ from __future__ import annotations
 from kubernetes import client as k8s
 from sqlalchemy import Engine, text
 
-from airflow_asyncaction.runners.pod_end import ACTION_LABEL
+from airflow_asyncaction.runners.pods.exit_status import ACTION_LABEL
 from dev.cluster import Cluster
 from dev.deployment import Deployment
 from tests.system.command_lines import CommandLines

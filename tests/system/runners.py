@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.means import WEBDA_APPLICATION, WEBDA_IMAGE
+from tests.requirements import WEBDA_APPLICATION, WEBDA_IMAGE
 
 PROGRAM = """
 import json, os, sys

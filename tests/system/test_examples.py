@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.means import need
+from tests.requirements import need
 from tests.system.conftest import EXAMPLES, ROOT
 from tests.system.scene import Scene, eventually
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_asyncaction.protocol.digests import digests
-from tests.means import need
+from tests.requirements import need
 from tests.system.scene import Scene, eventually
 
 pytestmark = pytest.mark.system

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
-from airflow_asyncaction.hooks.remote_words import RemoteAction
+from airflow_asyncaction.hooks.remote_models import RemoteAction
 from airflow_asyncaction.protocol.actions import State
 from dev.airflow_api import TaskKey
 from dev.deployment import USER

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from dev.deployment import USER
-from tests.means import webda_image_or_skip
+from tests.requirements import webda_image_or_skip
 from tests.system.kube_scene import KubeScene
 from tests.system.test_routing import DAG_ID, assert_results
 from tests.system.test_webda import assert_order

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from dev.deployment import USER
-from tests.means import webda_or_skip
+from tests.requirements import webda_or_skip
 from tests.system.scene import PATIENCE_SECONDS, Scene, assert_gone, eventually
 from tests.system.users import User
 

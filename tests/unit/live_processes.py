@@ -18,7 +18,7 @@ import pytest
 from airflow_asyncaction.protocol.actions import Completion
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.runners.guarded import GUARD
+from airflow_asyncaction.runners.guard_process import GUARD
 from airflow_asyncaction.runners.local import LocalRunner, base_environ
 
 T = TypeVar("T")

@@ -16,14 +16,14 @@ import pytest
 import yaml
 
 from airflow_asyncaction import exceptions, runner_config
-from airflow_asyncaction.operators import ends
+from airflow_asyncaction.operators import task_exceptions
 from airflow_asyncaction.protocol import refusals as protocol_refusals
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.settings import OPTIONS
 from airflow_asyncaction.testing import TestedJob
 from airflow_asyncaction.web import refusals
 from docs import hooks
-from tests.means import need
+from tests.requirements import need
 
 pytestmark = pytest.mark.unit
 
@@ -78,8 +78,8 @@ def test_each_error_of_an_action_is_explained(kind: type[exceptions.ActionEnded]
         exceptions.ActionTimedOut,
         exceptions.ActionStopped,
         exceptions.PodFailed,
-        ends.ActionSkipped,
-        ends.StopRequested,
+        task_exceptions.ActionSkipped,
+        task_exceptions.StopRequested,
     ):
         assert f"`{kind.__name__}`" in page("troubleshooting.md")
     else:

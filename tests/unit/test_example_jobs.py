@@ -13,7 +13,7 @@ import pytest
 
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
-from tests.means import need
+from tests.requirements import need
 
 ROOT = Path(__file__).parents[2]
 JOBS = ROOT / "example_dags" / "jobs"

@@ -20,11 +20,11 @@ from uuid6 import uuid7
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import FileRefused
-from airflow_asyncaction.filestores.base import FileStore, as_content_id, shard
-from airflow_asyncaction.filestores.configured import FileStores, open_store
-from airflow_asyncaction.filestores.local import LocalFileStore
-from airflow_asyncaction.filestores.object_storage import GoogleFileStore, ObjectFileStore
-from airflow_asyncaction.filestores.s3 import S3FileStore
+from airflow_asyncaction.files.stores.base import FileStore, as_content_id, shard
+from airflow_asyncaction.files.stores.configured import FileStores, open_store
+from airflow_asyncaction.files.stores.local import LocalFileStore
+from airflow_asyncaction.files.stores.object_storage import GoogleFileStore, ObjectFileStore
+from airflow_asyncaction.files.stores.s3 import S3FileStore
 
 pytestmark = pytest.mark.unit
 
@@ -34,7 +34,7 @@ VARIABLE = "AIRFLOW__ASYNCACTION__FILE_STORES"
 _WRITE = """
 import sys
 from pathlib import Path
-from airflow_asyncaction.filestores.local import LocalFileStore
+from airflow_asyncaction.files.stores.local import LocalFileStore
 sys.stdin.read()
 for _ in range(50):
     incoming = LocalFileStore("local", Path(sys.argv[1])).receive()

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
 
-from airflow_asyncaction.operation_dags.fields import as_field
-from airflow_asyncaction.operation_dags.schemas import input_schema_of, params_of
+from airflow_asyncaction.dags.form_fields import as_field
+from airflow_asyncaction.dags.schemas import input_schema_of, params_of
 
 
 class Colour(Enum):

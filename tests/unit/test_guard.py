@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_asyncaction.runners.guarded import GUARD, Said, order, parse
+from airflow_asyncaction.runners.guard_process import GUARD, Said, order, parse
 from tests.unit.live_processes import all_gone, eventually, is_alive, kill_all, needs_proc, read_pid
 
 pytestmark = needs_proc

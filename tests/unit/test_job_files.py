@@ -27,8 +27,8 @@ from airflow_asyncaction.job.transfer import Source, fetch_file, send_file
 from airflow_asyncaction.protocol.digests import Digests, digests
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.testing import JobServer, TestedJob
-from airflow_asyncaction.testing_files import StoredFile
-from tests.means import need
+from airflow_asyncaction.testing.files import StoredFile
+from tests.requirements import need
 
 ROOT = Path(__file__).parent.parent.parent
 MIB = 1024 * 1024

@@ -14,7 +14,7 @@ import pytest
 from airflow_asyncaction.job import ServerUnreachable, Timing, open_job
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
-from tests.means import need
+from tests.requirements import need
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -22,7 +22,7 @@ from airflow_asyncaction.job.content import Contents
 from airflow_asyncaction.job.proxies import Proxies, Proxy, is_exempt
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
-from tests.means import need
+from tests.requirements import need
 from tests.unit.remote_deployment import certify
 from tests.unit.web_proxy import WebProxy
 

@@ -27,7 +27,7 @@ from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
 from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.testing import JobServer
-from airflow_asyncaction.triggers.server import is_away
+from airflow_asyncaction.triggers.api_server import is_away
 from tests.unit.remote_deployment import certify
 
 pytestmark = pytest.mark.unit

@@ -19,8 +19,8 @@ from airflow.sdk.exceptions import ParamValidationError as TaskParamValidationEr
 from airflow.serialization.definitions.param import SerializedParamsDict
 from airflow.serialization.serialized_objects import DagSerialization
 
+from airflow_asyncaction.dags import async_operation
 from airflow_asyncaction.json_schema.dialect import DIALECT
-from airflow_asyncaction.operation_dags import async_operation
 from airflow_asyncaction.operators import LocalActionOperator
 from airflow_asyncaction.protocol.operations import TAG
 
@@ -120,9 +120,9 @@ HOSTILE = r"""
 import sys
 from airflow.sdk.definitions.param import ParamsDict
 from airflow_asyncaction.exceptions import UserRefused
-from airflow_asyncaction.operation_dags import async_operation
+from airflow_asyncaction.dags import async_operation
 from airflow_asyncaction.runners.routing import matches
-from airflow_asyncaction.web.asked import checked_input
+from airflow_asyncaction.web.query import checked_input
 
 P = 2**61 - 1  # hash(k * P) is 0
 NODE = {"$ref": "#/$defs/node"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_asyncaction.triggers.log_slots import LogSlots
+from airflow_asyncaction.triggers.pods.log_slots import LogSlots
 
 pytestmark = pytest.mark.unit
 

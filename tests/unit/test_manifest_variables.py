@@ -15,7 +15,7 @@ from kubernetes import client as k8s
 from airflow_asyncaction.operators import KubeActionOperator
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runners.manifest_variables import render_around, replace_variables
-from airflow_asyncaction.runners.pod_spec import pod_of_manifest
+from airflow_asyncaction.runners.pods.spec import pod_of_manifest
 
 pytestmark = pytest.mark.unit
 

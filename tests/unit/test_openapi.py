@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from airflow_asyncaction.web.openapi import openapi
+from airflow_asyncaction.web.routes.openapi import openapi
 
 pytestmark = pytest.mark.unit
 

@@ -18,10 +18,9 @@ from airflow.serialization.serialized_objects import DagSerialization
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
-from airflow_asyncaction.job import Job
-from airflow_asyncaction.operation_dags import async_operation, load_operations
-from airflow_asyncaction.operation_dags.operators import OperationOperator
-from airflow_asyncaction.operation_dags.schemas import (
+from airflow_asyncaction.dags import async_operation, load_operations
+from airflow_asyncaction.dags.operators import OperationOperator
+from airflow_asyncaction.dags.schemas import (
     as_annotated,
     checked,
     input_of,
@@ -29,6 +28,7 @@ from airflow_asyncaction.operation_dags.schemas import (
     output_schema_of,
     params_of,
 )
+from airflow_asyncaction.job import Job
 from airflow_asyncaction.protocol.operations import TAG, Declaration
 from airflow_asyncaction.runners.webda import RUN_OPERATION
 

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import Client, TestResponse
 
-from airflow_asyncaction.web.page import page_blueprint
+from airflow_asyncaction.web.routes.page import page_blueprint
 
 STATIC = resources.files("airflow_asyncaction.web") / "static"
 SCRIPTS = sorted(file.name for file in STATIC.iterdir() if file.name.endswith(".js"))

@@ -16,10 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from kubernetes import client as k8s
 
-from airflow_asyncaction.runners.log_thread import LogThread
-from airflow_asyncaction.runners.pod_api import ClusterRefused, GivenUp, PodApi
-from airflow_asyncaction.runners.pod_events import PodEvents
-from airflow_asyncaction.runners.pod_log import LogReader
+from airflow_asyncaction.runners.pods.api import ClusterRefused, GivenUp, PodApi
+from airflow_asyncaction.runners.pods.events import PodEvents
+from airflow_asyncaction.runners.pods.log import LogReader
+from airflow_asyncaction.runners.pods.log_thread import LogThread
 
 pytestmark = pytest.mark.unit
 

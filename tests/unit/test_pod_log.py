@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_asyncaction.runners.pod_log import (
+from airflow_asyncaction.runners.pods.log import (
     MAX_LINE_BYTES,
     LogPosition,
     LogReader,

@@ -13,11 +13,11 @@ from typing import Any, cast
 import pytest
 
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.runners.container_logs import ContainerLogs
-from airflow_asyncaction.runners.pod_log import LogPosition, PodLine
-from airflow_asyncaction.runners.pod_story import PodStory
-from airflow_asyncaction.triggers.cluster import Cluster
-from airflow_asyncaction.triggers.pod_logs import PodLogs, WantedLogs
+from airflow_asyncaction.runners.pods.container_logs import ContainerLogs
+from airflow_asyncaction.runners.pods.lifecycle import PodStory
+from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
+from airflow_asyncaction.triggers.pods.cluster import Cluster
+from airflow_asyncaction.triggers.pods.logs import PodLogs, WantedLogs
 
 pytestmark = pytest.mark.unit
 

@@ -11,13 +11,13 @@ import pytest
 from kubernetes import client as k8s
 
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobId, JobInfo
-from airflow_asyncaction.runners.pod_end import (
+from airflow_asyncaction.runners.pods.exit_status import (
     ACTION_LABEL,
     ON_FINISH_LABEL,
     TASK_KEY_ANNOTATION,
     trimmed,
 )
-from airflow_asyncaction.runners.pod_spec import (
+from airflow_asyncaction.runners.pods.spec import (
     MASKED_SECRETS,
     TASK_KEY,
     PodSecrets,

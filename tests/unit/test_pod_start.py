@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from airflow_asyncaction import exceptions
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.runners.pod_end import trimmed
-from airflow_asyncaction.runners.pod_start import (
+from airflow_asyncaction.runners.pods.exit_status import trimmed
+from airflow_asyncaction.runners.pods.lifecycle import PodStory
+from airflow_asyncaction.runners.pods.startup import (
     hanging_init_container,
     waiting_for,
     with_events,
     without_events,
 )
-from airflow_asyncaction.runners.pod_story import PodStory
 
 pytestmark = pytest.mark.unit
 

@@ -21,8 +21,8 @@ import pytest
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
 from airflow_asyncaction.hooks.async_action import AsyncActionHook, as_unix_ms
 from airflow_asyncaction.hooks.remote_access import UNVERIFIED, Kind, Target, origin_of
+from airflow_asyncaction.hooks.remote_models import Position, RemoteAction, RemoteLogs
 from airflow_asyncaction.hooks.remote_session import surroundings
-from airflow_asyncaction.hooks.remote_words import Position, RemoteAction, RemoteLogs
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.reports import LogLine
 from tests.unit.remote_deployment import (

@@ -8,7 +8,7 @@ import pytest
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.hooks.remote_access import UNVERIFIED
 from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass, retry_after_seconds
-from airflow_asyncaction.triggers.server import is_away
+from airflow_asyncaction.triggers.api_server import is_away
 
 TRANSIENT = {408, 429, *range(500, 600)}
 

@@ -12,8 +12,8 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.runners.pod_end import end_of, trimmed
-from airflow_asyncaction.runners.return_file import ReturnFile, add_return_file
+from airflow_asyncaction.runners.pods.exit_status import end_of, trimmed
+from airflow_asyncaction.runners.pods.return_file import ReturnFile, add_return_file
 
 pytestmark = pytest.mark.unit
 

@@ -29,7 +29,7 @@ from airflow_asyncaction.operators.pod_options import pod_arguments
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runner_config import RunnerConfig, parse
 from airflow_asyncaction.runners.local import LocalRunner
-from airflow_asyncaction.runners.pod_spec import pod_of_manifest
+from airflow_asyncaction.runners.pods.spec import pod_of_manifest
 from airflow_asyncaction.runners.routing import NoMatch, choose, imported, matches, rendered
 
 pytestmark = pytest.mark.unit

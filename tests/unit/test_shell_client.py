@@ -17,7 +17,7 @@ import pytest
 from airflow_asyncaction import protocol
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
-from tests.means import need
+from tests.requirements import need
 
 ROOT = Path(__file__).parents[2]
 JOBS = ROOT / "example_dags" / "jobs"

@@ -13,7 +13,7 @@ import pytest
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
 from dev.zipapp import PACKAGE, PARTS, build_zipapp
-from tests.means import need
+from tests.requirements import need
 
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("JOB_", "PYTHON"))}
 

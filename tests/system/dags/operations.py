@@ -11,8 +11,8 @@ from typing import Any
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, Param
 
+from airflow_asyncaction.dags import async_operation, load_operations
 from airflow_asyncaction.job import Job, Request
-from airflow_asyncaction.operation_dags import async_operation, load_operations
 from airflow_asyncaction.operators import AsyncActionOperator, LocalActionOperator
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_asyncaction.dags import async_operation
 from airflow_asyncaction.job import current_job
-from airflow_asyncaction.operation_dags import async_operation
 from airflow_asyncaction.operators import RemoteActionOperator
 
 WAITS: dict[str, Any] = {"deferrable": False}

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk import DAG
 
-from airflow_asyncaction.operation_dags import load_operations
+from airflow_asyncaction.dags import load_operations
 from airflow_asyncaction.operators import AsyncActionOperator, LocalActionOperator
 
 APPLICATION = Path(__file__).parents[3] / "build" / "webda"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG
 
-from airflow_asyncaction.operation_dags import load_operations
+from airflow_asyncaction.dags import load_operations
 from airflow_asyncaction.operators import AsyncActionOperator, KubeActionOperator
 
 IMAGE = os.environ.get("ASYNCACTION_TEST_WEBDA_IMAGE", "shop")

@@ -10,7 +10,7 @@ from enum import Enum
 from inspect import Parameter, Signature
 from typing import Any, Literal
 
-from airflow_asyncaction.operation_dags import async_operation
+from airflow_asyncaction.dags import async_operation
 
 
 class Colour(Enum):

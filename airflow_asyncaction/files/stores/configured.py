@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file stores that ``[asyncaction] file_stores`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from airflow_asyncaction.exceptions import FileRefused
+from airflow_asyncaction.files.stores.base import FileStore
+from airflow_asyncaction.files.stores.local import LocalFileStore
+from airflow_asyncaction.files.stores.object_storage import GoogleFileStore, ObjectFileStore
+from airflow_asyncaction.files.stores.s3 import S3FileStore
+from airflow_asyncaction.protocol.files import DEFAULT_STORE
+
+_KINDS = {"s3": S3FileStore, "s3a": S3FileStore, "gs": GoogleFileStore, "gcs": GoogleFileStore}
+
+
+class FileStores:
+    """The configured file stores by name. ``direct`` are the names of those that sign for PUT.
+
+    :param urls: in their order: the first is the default, unless one is named so
+    """
+
+    def __init__(self, urls: Mapping[str, str]) -> None:
+        self._stores = {name: open_store(name, url) for name, url in urls.items()}
+        self.direct = frozenset(store.name for store in self._stores.values() if store.is_direct)
+        self._default = DEFAULT_STORE if DEFAULT_STORE in self._stores else next(iter(self._stores))
+
+    def __iter__(self) -> Iterator[FileStore]:
+        return iter(self._stores.values())
+
+    def named(self, name: str) -> FileStore:
+        """Return a file store, or the default one by that name.
+
+        :raises FileRefused: there is none
+        """
+        store = self._stores.get(self._default if name == DEFAULT_STORE else name)
+        if store is None:
+            raise FileRefused(
+                f"There is no file store of that name: there are {', '.join(self._stores)}",
+                code="no_such_store",
+            )
+        return store
+
+
+def open_store(name: str, url: str) -> FileStore:
+    """Return the file store at a URL; nothing is looked at yet."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return LocalFileStore(name, Path(unquote(parts.path)))
+    return _KINDS.get(parts.scheme, ObjectFileStore)(name, url)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of tasks for files: they give their job its inputs, and see what it has left."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify, request
+
+from airflow_asyncaction.files.service import Files, Target
+from airflow_asyncaction.protocol.file_rules import attached_answer
+from airflow_asyncaction.protocol.files import FileReference, Role
+from airflow_asyncaction.protocol.reports import parse_object
+from airflow_asyncaction.settings import Settings
+from airflow_asyncaction.store.proof import Credentials
+from airflow_asyncaction.web.routes.files import HookUrl, announced, content_url, upload_json
+from airflow_asyncaction.web.security import task_request
+
+
+def task_files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blueprint:
+    """Return the routes below ``/task/inputs`` and ``/task/outputs``."""
+    blueprint = Blueprint("task_files", __name__, url_prefix="/task")
+
+    @blueprint.put("/inputs/<store>/<property_>")
+    def announce_input(store: str, property_: str) -> Response:
+        signed = task_request(request, settings)
+        target = Target(store, property_, Role.INPUT)
+        found = files.announce(signed, target, announced(signed), content_url(request, hook_url))
+        return jsonify(upload_json(found))
+
+    @blueprint.post("/inputs/<store>/<property_>/<index:index>/complete")
+    def complete_input(store: str, property_: str, index: int) -> Response:
+        signed = task_request(request, settings)
+        attached = files.complete(signed, Target(store, property_, Role.INPUT), index, signed.prove)
+        return jsonify(attached_answer(attached))
+
+    @blueprint.post("/inputs/<property_>/link")
+    def link_input(property_: str) -> Response:
+        signed = task_request(request, settings)
+
+        def unseal(credentials: Credentials | None) -> FileReference:
+            signed.prove(credentials)
+            return FileReference.from_json(parse_object(signed.content.body))
+
+        return jsonify(attached_answer(files.link(signed, property_, unseal)))
+
+    @blueprint.get("/outputs")
+    def outputs() -> Response:
+        signed = task_request(request, settings)
+        return jsonify({"files": [file.to_json() for file in files.outputs(signed, signed.prove)]})
+
+    return blueprint

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes of tasks: register an action, then follow it and tell what the runner saw.
+
+Registration is proven by the task state store (``store.registration``), all else by the action's task key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+from werkzeug.datastructures import Headers
+
+from airflow_asyncaction.exceptions import MalformedReport, RegistrationRefused
+from airflow_asyncaction.protocol.job_info import is_job_id
+from airflow_asyncaction.protocol.reports import parse_object
+from airflow_asyncaction.protocol.tasks import (
+    TASK_ID_HEADER,
+    TASK_NONCE_HEADER,
+    ActionSpec,
+    Deferral,
+    TaskView,
+    Word,
+    masked_word,
+    secrets_from_json,
+    word_from_json,
+)
+from airflow_asyncaction.settings import Settings
+from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.proof import Credentials
+from airflow_asyncaction.store.reaping import reap_if_unwatched
+from airflow_asyncaction.store.registration import Claimant, Registered, Wanted, register
+from airflow_asyncaction.web.raw_request import raw_body
+from airflow_asyncaction.web.security import task_request
+
+_MAX_LINE = 2**31 - 1
+
+
+def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
+    """Return the routes below ``/task``."""
+    blueprint = Blueprint("tasks", __name__, url_prefix="/task")
+
+    @blueprint.post("/register")
+    def registration() -> Response:
+        claimant, body = _claimant(request.headers), raw_body(request, settings.limits.body_bytes)
+        registered = register(actions, claimant, lambda: _wanted(body, settings), datetime.now(UTC))
+        return jsonify(_registered_json(registered, settings))
+
+    @blueprint.get("/action")
+    def action() -> Response:
+        signed = task_request(request, settings)
+        after_line = min(max(0, request.args.get("after", 0, type=int)), _MAX_LINE)
+        view = actions.view(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
+        page = view.log_page
+        task_view = TaskView.of(
+            view.action,
+            is_deferred=view.is_deferred,
+            logs=page.lines,
+            first_line=page.first_line,
+            has_more=page.has_more,
+        )
+        return jsonify(task_view.to_json())
+
+    @blueprint.post("/word")
+    def word() -> Response:
+        signed = task_request(request, settings)
+
+        def unseal(credentials: Credentials | None) -> Word:
+            proven = signed.prove(credentials)
+            told = word_from_json(parse_object(proven.masked(signed.content.body)))
+            return masked_word(told, proven.masker)
+
+        told = actions.tell(signed.action_id, unseal, signed.now, ti_id=request.args.get("ti"))
+        return jsonify(TaskView.of(told).to_json())
+
+    @blueprint.post("/secrets")
+    def secrets() -> Response:
+        signed = task_request(request, settings)
+
+        def unseal(credentials: Credentials | None) -> Sequence[str]:
+            signed.prove(credentials)
+            return secrets_from_json(parse_object(signed.content.body))
+
+        actions.learn(signed.action_id, unseal)
+        return jsonify({})
+
+    @blueprint.post("/defer")
+    def defer() -> Response:
+        signed = task_request(request, settings)
+
+        def unseal(credentials: Credentials | None) -> Deferral:
+            signed.prove(credentials)
+            return Deferral.from_json(parse_object(signed.content.body))
+
+        return jsonify(TaskView.of(actions.defer(signed.action_id, unseal, signed.now)).to_json())
+
+    @blueprint.post("/reap")
+    def reap() -> Response:
+        signed = task_request(request, settings)
+        ended = reap_if_unwatched(actions, signed.action_id, signed.now, prove=signed.prove)
+        return jsonify(TaskView.of(ended.after).to_json())
+
+    return blueprint
+
+
+def _claimant(headers: Headers) -> Claimant:
+    ti_id, nonce = headers.get(TASK_ID_HEADER, ""), headers.get(TASK_NONCE_HEADER, "")
+    if not is_job_id(ti_id) or not nonce:
+        raise RegistrationRefused(
+            f"The headers {TASK_ID_HEADER} and {TASK_NONCE_HEADER} do not name a task instance and its nonce:"
+            " is the worker's airflow-asyncaction as new as the API server's?",
+            code="not_proven",
+        )
+    return Claimant.of(ti_id.lower(), nonce)
+
+
+def _wanted(body: bytes, settings: Settings) -> Wanted:
+    fields = parse_object(body)
+    if not isinstance(fields.get("spec"), dict):
+        raise MalformedReport("spec is not an object", field="spec")
+    resumes = fields.get("resumes")
+    if resumes is not None and not isinstance(resumes, str):
+        raise MalformedReport("resumes is not a string", field="resumes")
+    spec = ActionSpec.from_json(fields["spec"])
+    return Wanted(replace(spec, orchestrator=spec.orchestrator or settings.orchestrator), resumes)
+
+
+def _registered_json(registered: Registered, settings: Settings) -> dict[str, Any]:
+    return {
+        "actionId": registered.action.id,
+        "secretKey": registered.secrets.job,
+        "taskKey": registered.secrets.task,
+        "orchestrator": registered.action.orchestrator or settings.orchestrator,
+        "attempt": registered.action.attempt,
+        "wasLaunched": registered.action.started_at is not None,
+    }
