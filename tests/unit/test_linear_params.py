@@ -137,15 +137,15 @@ def nested(depth, leaf):
     return leaf
 
 tree = None
-for _ in range(14):
+for _ in range(12):
     tree = {"a": tree, "b": tree}
 text = "a" * 200_000
 ROWS = [
-    ("integers with one hash", {"uniqueItems": True}, [k * P for k in range(20_000)], False),
-    ("small integers", {"uniqueItems": True}, list(range(90_000)), True),
-    ("objects", {"uniqueItems": True}, [{"k": k} for k in range(40_000)], True),
-    ("lists and texts", {"uniqueItems": True}, [[k] if k % 2 else str(k) for k in range(60_000)], True),
-    ("large integers", {"uniqueItems": True}, [2**70 + k for k in range(20_000)], False),
+    ("integers with one hash", {"uniqueItems": True}, [k * P for k in range(9_000)], False),
+    ("small integers", {"uniqueItems": True}, list(range(9_000)), True),
+    ("objects", {"uniqueItems": True}, [{"k": k} for k in range(4_000)], True),
+    ("lists and texts", {"uniqueItems": True}, [[k] if k % 2 else str(k) for k in range(6_000)], True),
+    ("large integers", {"uniqueItems": True}, [2**70 + k for k in range(9_000)], False),
     ("nested quantifiers", {"pattern": r"^([a-zA-Z0-9]+)*@x$"}, "a" * 27 + "!", False),
     ("nested quantifiers, long", {"pattern": r"^(([a-z])+.)+[A-Z]([a-z])+$"}, text, False),
     ("a match after a failure", {"pattern": r"(a+)+b"}, "a" * 40 + "c" + "ab", True),
@@ -156,10 +156,10 @@ ROWS = [
     ("ambiguous and right", NODE | {"$defs": {"node": AMBIGUOUS}}, nested(60, None), True),
     ("unevaluated and wrong", NODE | {"$defs": {"node": UNEVALUATED}}, nested(60, "no"), False),
     ("unevaluated and right", NODE | {"$defs": {"node": UNEVALUATED}}, nested(60, None), True),
-    ("contains", {"contains": {"const": 0}, "minContains": 3}, [1] * 90_000, False),
-    ("multiples", {"items": {"multipleOf": 1e-300}}, [1e300] * 10_000, True),
-    ("many wrong items", {"items": {"type": "string"}}, [1] * 90_000, False),
-    ("many keys", {"additionalProperties": {"type": "string"}}, {f"k{k}": k for k in range(90_000)}, False),
+    ("contains", {"contains": {"const": 0}, "minContains": 3}, [1] * 9_000, False),
+    ("multiples", {"items": {"multipleOf": 1e-300}}, [1e300] * 9_000, True),
+    ("many wrong items", {"items": {"type": "string"}}, [1] * 9_000, False),
+    ("many keys", {"additionalProperties": {"type": "string"}}, {f"k{k}": k for k in range(9_000)}, False),
     *[(f, {"format": f}, c * 250_000, None)
       for f in ("date-time", "email", "uri", "regex", "ipv6", "hostname", "uuid", "idn-hostname", "duration")
       for c in ("a", "a.", "(", "[::", "1")],
