@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench``: all benchmarks, on an Airflow and a PostgreSQL of their own."""
+"""``make bench``: runs all benchmarks on a private Airflow and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NO_RATE_LIMIT = {"asyncaction": {"max_requests_per_second": "0", "max_bytes_per
 
 
 def main() -> int:
-    """Run them and print what was measured."""
+    """Run the benchmarks and print the results."""
     dags = Path(__file__).with_name("dags")
     with Postgres(durable=True) as postgres, tempfile.TemporaryDirectory() as home:
         database_url = postgres.create("airflow")
         with Deployment(Path(home), dags=[dags], database_url=database_url, config=_NO_RATE_LIMIT) as airflow:
             overhead.run(airflow)
             for process in (airflow.scheduler, airflow.dag_processor, airflow.triggerer):
-                process.kill()  # the load has the machine for itself
+                process.kill()  # they would compete with the load
             reports.run(postgres, airflow)
     return 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What hostile or careless jobs, users and strangers send, on many connections at the same time."""
+"""Attacks: requests of hostile or careless jobs, users and strangers on many concurrent connections."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from benchmarks.reports import http_request, signed_request
 MIB = 1024 * 1024
 
 MakeRequest = Callable[[int], bytes]
-"""Takes the number of a connection, returns a whole HTTP/1.1 request, signed now."""
+"""Takes the number of a connection; returns an HTTP/1.1 request, freshly signed."""
 
 
 @dataclass(frozen=True)
 class Attack:
-    """Requests that are sent again and again, each connection waiting for its answer.
+    """A request that each connection repeats as soon as it has the response.
 
     :param before: sent once before, and answered with a 2xx
     :param reads: whether the answers are read; else a connection sends one request and waits
@@ -40,7 +40,7 @@ class Attack:
 def attacks(
     jobs: Sequence[JobInfo], host: str, new_token: Callable[[], str], content: str
 ) -> Iterator[Attack]:
-    """Yield all.
+    """Yield all attacks.
 
     :param jobs: some 50
     :param host: and port of the API server
@@ -104,7 +104,7 @@ def _inputs() -> dict[str, dict[str, object]]:
 
 
 def _tree(levels: int) -> object:
-    """Return a tree with so many levels that branch, below as many that do not."""
+    """Return a tree of ``levels`` levels without branches above as many with two branches each."""
     tree: object = None
     for level in range(2 * levels):
         tree = {"a": tree, "b": tree} if level < levels else {"a": tree}
@@ -122,7 +122,7 @@ def _head(host: str) -> bytes:
 
 @contextmanager
 def going_on(attack: Attack, host: str, port: int) -> Iterator[Counter[str]]:
-    """Attack in a process of its own; what is yielded has at the end how often each status came."""
+    """Attack from another process; the yielded counter has the number of each status at the end."""
     context = multiprocessing.get_context("fork")
     statuses: Counter[str] = Counter()
     ours, theirs = context.Pipe()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench-files``: files through the API server beside nginx on the same disk, and past it to S3."""
+"""``make bench-files``: file transfers through the API server compared with nginx, and directly to S3."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ROUNDS = 3
 
 
 def main() -> int:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     try:
         find_nginx()
     except NoNginx as error:
@@ -63,7 +63,7 @@ def main() -> int:
             environ={"AIRFLOW_CONN_AWS_BENCH": s3.connection},
         ) as airflow:
             for process in (airflow.scheduler, airflow.dag_processor, airflow.triggerer):
-                process.kill()  # the load has the machine for itself
+                process.kill()  # they would compete with the load
             jobs = jobs_of(airflow, make_targets(airflow, CONNECTIONS))
             assert airflow.api_server.pid is not None
             usage = Usage(airflow.api_server.pid)
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def _small_files(jobs: Sequence[JobInfo]) -> None:
-    """Leave small files, each with a content of its own, beside status reports."""
+    """Upload small files with distinct contents, compared with status reports."""
     contents = [os.urandom(SMALL_BYTES) for _ in range(SMALL_FILES)]
     per_connection = SMALL_FILES // CONNECTIONS
 
@@ -87,7 +87,7 @@ def _small_files(jobs: Sequence[JobInfo]) -> None:
 
     address = urlsplit(jobs[0].hook)
     load = Load(str(address.hostname), address.port or 80, upload, CONNECTIONS, per_connection)
-    measure(report_load(jobs, CONNECTIONS))  # warms up
+    measure(report_load(jobs, CONNECTIONS))  # warm-up
     reports, files = measure(report_load(jobs, CONNECTIONS)), measure(load)
     print(
         f"\n{per_connection * CONNECTIONS} files of 10 KiB, {CONNECTIONS} connections, announced and sent\n"
@@ -104,7 +104,7 @@ def _announce_and_send(announcement: bytes, content: bytes) -> Steps:
 
 
 def _big_files(job: JobInfo, usage: Usage, nginx_url: str, path: Path) -> None:
-    """Move 1 GiB up and down, in turns with nginx."""
+    """Upload and download 1 GiB, alternating with nginx."""
     with path.open("wb") as file:
         for _ in range(BIG_MIB):
             file.write(os.urandom(MIB))
@@ -118,7 +118,7 @@ def _big_files(job: JobInfo, usage: Usage, nginx_url: str, path: Path) -> None:
             location = _send(job, "GET", f"/download/default/{job.job_id}/file/{number}")["Location"]
             our_get = _curl(location)
         nginx_get = _curl(f"{nginx_url}/big.bin")
-        if number > 0:  # the first one loads what is loaded once
+        if number > 0:  # the first run is a warm-up
             growths.append(growth.rss_bytes / MIB)
             for name, rate in zip(rates, (nginx_put, our_put, nginx_get, our_get), strict=True):
                 rates[name].append(rate / MIB)
@@ -134,7 +134,7 @@ def _big_files(job: JobInfo, usage: Usage, nginx_url: str, path: Path) -> None:
 
 
 def _s3(job: JobInfo, usage: Usage, path: Path) -> None:
-    """Leave and have a small and a large file: the API server signs, and asks S3 for checksums."""
+    """Upload and download a small and a large file on S3: the API server signs URLs and checks checksums."""
     print("\nTo S3 and back by pre-signed URLs (moto's server)\n")
     for number, size_mib in enumerate((S3_MIB[0], *S3_MIB)):
         with path.open("wb") as file:
@@ -145,7 +145,7 @@ def _s3(job: JobInfo, usage: Usage, path: Path) -> None:
         _curl("--upload-file", str(path), upload["url"])
         _send(job, "POST", f"/upload/lake/{job.job_id}/file/{upload['index']}/complete")
         _curl(_send(job, "GET", f"/download/lake/{job.job_id}/file/{upload['index']}")["Location"])
-        if number > 0:  # the first one loads what is loaded once
+        if number > 0:  # the first run is a warm-up
             used, seconds = usage.cpu_seconds() - before, time.monotonic() - began_at
             idle = usage.cpu_seconds()
             time.sleep(seconds)
@@ -157,7 +157,7 @@ def _s3(job: JobInfo, usage: Usage, path: Path) -> None:
 
 
 def _announced(job: JobInfo, store: str, path: Path) -> dict[str, Any]:
-    """Make a file's content a new one, and announce it."""
+    """Change a file's content and announce it."""
     with path.open("r+b") as file:
         file.write(secrets.token_bytes(16))
     with path.open("rb") as file:
@@ -182,7 +182,7 @@ def _send(job: JobInfo, method: str, path: str, body: bytes = b"") -> dict[str, 
 
 
 def _curl(*arguments: str) -> float:
-    """Run curl, and return how many bytes a second it moved."""
+    """Run curl; return its throughput in bytes per second."""
     format_ = "%{speed_upload} %{speed_download}"
     quiet = ["--silent", "--show-error", "--fail", "--header", "Expect:", "--output", os.devnull]
     command = ["curl", *quiet, "--write-out", format_, *arguments]

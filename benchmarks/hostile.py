@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench-hostile``: what a hostile job, user or stranger does to Airflow's own UI and to other jobs.
+"""``make bench-hostile``: latency of Airflow's own UI and of other jobs during attacks.
 
-``GET /api/v2/version``, Airflow's own, and another job's report are timed: first while nothing else happens,
-then during each attack. The attackers run in a process of their own.
+Airflow's own ``GET /api/v2/version`` and another job's report are timed, first on an idle server and then
+during each attack. The attackers run in another process.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ _TIMEOUT_SECONDS = 120
 
 @dataclass(frozen=True)
 class Times:
-    """How long requests took, sent one after the other."""
+    """Latency of sequential requests."""
 
     p50_ms: float
     p99_ms: float
 
     def beside(self, idle: Times) -> str:
-        """Return them, and how many times as long that is as while nothing else happened."""
+        """Format the times, with the ratio of the p99 to the idle p99."""
         ratio = self.p99_ms / idle.p99_ms
         return f"p50 {self.p50_ms:7.1f}  p99 {self.p99_ms:7.1f} ms ({ratio:5.1f} x)"
 
 
 def main() -> int:
-    """Run all attacks, or those whose name has the given words, and print what was measured."""
+    """Run all attacks, or those whose name contains the given words, and print the results."""
     parser = argparse.ArgumentParser(prog="make bench-hostile")
     parser.add_argument("words", nargs="?", default="", help="in the names of the attacks to run")
     words = parser.parse_args().words
@@ -65,7 +65,7 @@ def main() -> int:
     ):
         airflow.api.wait_for_dags(_OPERATIONS)
         for process in (airflow.scheduler, airflow.dag_processor, airflow.triggerer):
-            process.kill()  # the attackers have the machine for themselves
+            process.kill()  # they would compete with the attackers
         _run(airflow, words)
     return 0
 
@@ -74,7 +74,7 @@ def _run(airflow: Deployment, words: str) -> None:
     first, *jobs = jobs_of(airflow, make_targets(airflow, _JOBS))
     assert airflow.api_server.pid is not None
     usage = Usage(airflow.api_server.pid)
-    _look(airflow, first)  # warms up
+    _look(airflow, first)  # warm-up
     version, report = _look(airflow, first)
     print(f"\n{'':46} GET /api/v2/version{'':21} another job's report")
     print(f"{'idle':46} {version.beside(version)}  {report.beside(report)}")
@@ -101,7 +101,7 @@ def _run(airflow: Deployment, words: str) -> None:
 
 
 def _look(airflow: Deployment, job: JobInfo) -> tuple[Times, Times]:
-    """Time Airflow's own route and, at the same time, a job's report."""
+    """Time Airflow's own route and a job's report concurrently."""
     body = json.dumps({"statusDetails": {"progress": 5}}).encode()
 
     def report_headers() -> dict[str, str]:
@@ -154,7 +154,7 @@ def _token(airflow: Deployment) -> str:
 
 
 def _content_path(job: JobInfo) -> str:
-    """Leave a file of 64 MiB, and return the path of its content below the mount."""
+    """Upload a file of 64 MiB; return the path of its content below the mount."""
     content = os.urandom(MIB) * 64
     found = digests([content])
     fields = {"hash": found.md5, "challenge": found.challenge, "size": found.size_bytes}

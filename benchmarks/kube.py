@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench-kube``: pods beside KubernetesPodOperator(deferrable=True), on a real cluster.
+"""``make bench-kube``: pods compared with KubernetesPodOperator(deferrable=True) on a real cluster.
 
 ``ARGS="times"``, ``"requests"`` or ``"triggerer"`` measures these alone. Each run is printed as it ends, and
 one that fails is counted and repeated.
@@ -43,7 +43,7 @@ _SETTLE_SECONDS = 20
 
 
 def main() -> int:
-    """Measure and print."""
+    """Run the benchmark and print the results."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # make's output may be a pipe
     try:
@@ -73,7 +73,7 @@ def _run(cluster: Cluster, parts: Sequence[str]) -> bool:
 
 
 def _grant_what_theirs_needs(cluster: Cluster) -> None:
-    """KubernetesPodOperator reads events; docs/kubernetes/rbac.yaml gives no right to."""
+    """Grant the right to read events, which KubernetesPodOperator needs beyond docs/kubernetes/rbac.yaml."""
     binding = {
         "metadata": {"name": "benchmark"},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
@@ -85,14 +85,14 @@ def _grant_what_theirs_needs(cluster: Cluster) -> None:
 
 @dataclass(frozen=True)
 class Timed:
-    """What passed around a container's own life, in seconds."""
+    """Overhead around a container's own run time, in seconds."""
 
     before: float  # from the task's start to the container's first instruction
     after: float  # from the container's last instruction to the task's end
 
 
 def _times(airflow: Deployment, _: Cluster) -> None:
-    """Measure how long tasks take beside their containers."""
+    """Measure the duration of tasks beyond that of their containers."""
     timed: dict[str, list[Timed]] = {side: [] for side in SIDES}
     repeater = Repeater()
     print("\nTimes of tasks beside their containers' own\n")
@@ -102,7 +102,7 @@ def _times(airflow: Deployment, _: Cluster) -> None:
             one = repeater.measure(SIDES[side], measure)
             took = f"{one.before:.2f} s before, {one.after:.2f} s after"
             print(f"{SIDES[side]:22} run {number:2} of {RUNS}: {took}")
-            if number > 0:  # the first one warms up
+            if number > 0:  # the first run is a warm-up
                 all_timed.append(one)
     _print_times(timed)
     repeater.print_failures()
@@ -136,7 +136,7 @@ def _timed(airflow: Deployment, side: str, *, seconds: float) -> Timed:
 
 
 def _requests(airflow: Deployment, cluster: Cluster) -> None:
-    """Count what the Kubernetes API is asked while pods wait."""
+    """Count the requests to the Kubernetes API while pods run."""
     print(f"\nRequests to the Kubernetes API while {WAITING_PODS} pods wait, per pod and minute\n")
     per_pod, repeater = {}, Repeater()
     with counted(cluster) as requests:
@@ -149,7 +149,7 @@ def _requests(airflow: Deployment, cluster: Cluster) -> None:
 
 
 def _count_requests(airflow: Deployment, cluster: Cluster, requests: Requests, dag_id: str) -> float:
-    """Return how many requests a waiting pod costs a minute."""
+    """Return the number of requests per waiting pod and minute."""
     run_id = airflow.api.trigger(dag_id)
     try:
         _wait_until_all_wait(airflow, cluster, dag_id, run_id)

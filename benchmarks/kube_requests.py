@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow asks of a Kubernetes API server, from the server's own counters."""
+"""Request counts of a Kubernetes API server, from its own metrics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MINUTE_SECONDS = 60
 
 
 class Requests:
-    """Counts the requests of a namespace's ServiceAccount, those of nobody else.
+    """Counts the requests of a namespace's ServiceAccount only.
 
     How it works: a FlowSchema of its own makes the API server count them. What goes on for long, a watch or a
     log that is followed, is one request, and none to servers before 1.23.
@@ -34,7 +34,7 @@ class Requests:
         self._name = cluster.namespace
 
     def per_minute(self) -> float:
-        """Count for a minute."""
+        """Count requests for a minute."""
         before, since = self._count(), time.monotonic()
         time.sleep(_MINUTE_SECONDS)
         return (self._count() - before) * _MINUTE_SECONDS / (time.monotonic() - since)
@@ -52,7 +52,7 @@ class Requests:
 
 @contextmanager
 def counted(cluster: Cluster) -> Iterator[Requests]:
-    """Let the API server count what is asked with ``cluster.kubeconfig`` meanwhile."""
+    """Have the API server count the requests made with ``cluster.kubeconfig`` in the block."""
     group = k8s.ApisApi(cluster.core.api_client).get_api_versions().groups
     version = next(each.preferred_version.version for each in group if each.name == _GROUP)
     objects = k8s.CustomObjectsApi(cluster.core.api_client)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a triggerer takes while it waits for 2,000 pods, beside as many of Airflow's own triggers."""
+"""CPU and memory of a triggerer with 2,000 waiting pods, compared with as many of Airflow's own triggers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KIB = 1024
 
 @dataclass(frozen=True)
 class Waiting:
-    """What waiting took."""
+    """Cost of waiting."""
 
     cpu_percent: float
     rss_bytes: int  # per waiting task
@@ -38,9 +38,9 @@ class Waiting:
 
 
 def run(airflow: Deployment, cluster: Cluster) -> None:
-    """Measure, and print a line for each kind of trigger."""
+    """Run the benchmark and print a line for each kind of trigger."""
     for process in (airflow.scheduler, airflow.dag_processor):
-        process.kill()  # nothing else is to move these tasks, or to ask the API server
+        process.kill()  # nothing else may change these tasks or send requests
     print(f"\nA triggerer with {WAITING} deferred tasks while nothing happens, for a minute\n")
     pods = ("pods", cluster.namespace, str(cluster.kubeconfig))
     engine = create_engine(airflow.database_url)
@@ -54,7 +54,7 @@ def run(airflow: Deployment, cluster: Cluster) -> None:
 
 def _measure(airflow: Deployment, requests: Requests, engine: Engine, kind: Sequence[str]) -> Waiting:
     _restart_without_work(airflow, engine)
-    _make(airflow, engine, 1, kind)  # what the first one loads is not the others' cost
+    _make(airflow, engine, 1, kind)  # the first one loads modules
     time.sleep(_SETTLE_SECONDS)
     assert airflow.triggerer.pid is not None
     usage = Usage(airflow.triggerer.pid)
@@ -74,7 +74,7 @@ def _measure(airflow: Deployment, requests: Requests, engine: Engine, kind: Sequ
 
 
 def _make(airflow: Deployment, engine: Engine, count: int, kind: Sequence[str]) -> None:
-    """Make deferred tasks, and wait until the triggerer has them all."""
+    """Create deferred tasks and wait until the triggerer runs all of them."""
     command = [sys.executable, "-m", "benchmarks.kube_waiting", str(count), *kind]
     made = subprocess.run(command, env=airflow.environ, capture_output=True, text=True, check=False)
     if made.returncode != 0:
@@ -87,7 +87,7 @@ def _make(airflow: Deployment, engine: Engine, count: int, kind: Sequence[str]) 
 
 
 def _restart_without_work(airflow: Deployment, engine: Engine) -> None:
-    """Let the tasks of before wait no more, and start the triggerer anew."""
+    """Delete the previous tasks and restart the triggerer."""
     airflow.triggerer.terminate()
     airflow.triggerer.wait(60)
     with engine.begin() as connection:
@@ -97,7 +97,7 @@ def _restart_without_work(airflow: Deployment, engine: Engine) -> None:
 
 
 def _asked(airflow: Deployment) -> int:
-    """Return how many requests to our routes the API server's access log has."""
+    """Return the number of requests to this package's routes in the API server's access log."""
     return airflow.api_server.log.read_text(errors="replace").count("path=/async/")
 
 

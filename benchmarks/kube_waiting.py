@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes deferred task instances that wait for ever, so that a triggerer has many to do.
+"""Creates deferred task instances that wait indefinitely, as load for a triggerer.
 
 ``python -m benchmarks.kube_waiting COUNT dates`` in the environment of a deployment: for a date far away, by
 Airflow's own trigger. ``... COUNT pods NAMESPACE KUBECONFIG``: for pods that no scheduler gives a node.
@@ -17,16 +17,16 @@ from typing import Any
 DAG_ID = "benchmark_many"
 TASK_ID = "waiting"
 NOBODY = "nobody"
-"""The scheduler that pods are left to."""
+"""Name of a scheduler that does not exist: pods stay pending."""
 
 _AT_A_TIME = 2
 
 MakeTrigger = Callable[[str], Any]
-"""Takes the id of a running task instance, returns the trigger it is to be deferred with."""
+"""Takes the id of a running task instance; returns the trigger to defer it with."""
 
 
 def main() -> None:
-    """Make as many as the arguments say."""
+    """Create as many task instances as the arguments say."""
     count, kind, *where = sys.argv[1:]
     make_trigger = _date_trigger if kind == "dates" else _pods(*where)
     _make(int(count), make_trigger)
@@ -132,7 +132,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
 
 
 def _commit(ti_id: str) -> str:
-    """Write the commitment to a nonce as the task does, and return the nonce."""
+    """Store the commitment to a nonce as the task does; return the nonce."""
     import hashlib
     import json
 
@@ -154,7 +154,7 @@ def _commit(ti_id: str) -> str:
 
 
 def _create_pod(core: Any, namespace: str, info: Any, task_key: str) -> dict[str, str]:
-    """Create a pod and its Secret as a worker does, and return where it is."""
+    """Create a pod and its Secret as a worker does; return its location."""
     from kubernetes import client as k8s
 
     from airflow_asyncaction.runners.pods.spec import add_job, job_secret

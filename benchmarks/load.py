@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A load generator: prepared HTTP requests over keep-alive connections, each waiting for its answer.
+"""Load generator: prepared HTTP requests over keep-alive connections, one at a time on each.
 
 It runs in a process of its own, and prepares everything before it measures, so that it takes little of the
 machine from the server.
@@ -15,12 +15,12 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 Steps = Generator[bytes, bytes, None]
-"""Requests that follow from each other: yields one, is sent the body of its answer."""
+"""Dependent requests: yields a request, receives the body of its response."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What to send where.
+    """Requests and their target.
 
     :param make_request: takes (connection, number), returns a whole HTTP/1.1 request, or several that follow
         from each other and are measured as one
@@ -36,7 +36,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of a load."""
+    """Result of a load."""
 
     requests_per_second: float
     p50_ms: float
@@ -47,7 +47,7 @@ class Measured:
 
 
 def measure(load: Load) -> Measured:
-    """Send the load and return what was measured.
+    """Send the load and return its result.
 
     :raises RuntimeError: a request was not answered with a 2xx
     """
@@ -69,7 +69,7 @@ def _run(load: Load, queue: multiprocessing.SimpleQueue[Measured | str]) -> None
     ]
     try:
         queue.put(asyncio.run(_measure(load, requests)))
-    except Exception as error:  # noqa: BLE001 - told in the other process
+    except Exception as error:  # noqa: BLE001 - reported by the other process
         queue.put(f"{type(error).__name__}: {error}")
 
 

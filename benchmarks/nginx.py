@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An nginx of one's own that takes and gives files: the baseline for what passes through the API server."""
+"""Temporary nginx that serves and accepts files: the baseline for transfers through the API server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ http {{
 
 
 class NoNginx(Exception):
-    """nginx is not there (Debian: apt install nginx-light)."""
+    """nginx is not installed (Debian: apt install nginx-light)."""
 
 
 def find_nginx() -> str:
@@ -43,7 +43,7 @@ def find_nginx() -> str:
 
 @contextmanager
 def nginx(folder: Path) -> Iterator[str]:
-    """Run one with all it writes below a folder; yield its URL.
+    """Run nginx with all its files in a folder; yield its URL.
 
     :raises NoNginx: it is not installed
     :raises RuntimeError: it does not start

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a LocalActionOperator costs over a BashOperator that does the same: nothing."""
+"""Overhead of a LocalActionOperator over a BashOperator, with a command that does nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RUNS = 15
 
 
 def run(airflow: Deployment) -> None:
-    """Measure, and print both medians and their difference."""
+    """Run the benchmark; print both medians and their difference."""
     airflow.api.wait_for_dags({DAG_ID})
     airflow.api.unpause(DAG_ID)
     seconds: dict[str, list[float]] = {"bash": [], "local_action": []}
@@ -25,7 +25,7 @@ def run(airflow: Deployment) -> None:
             raise RuntimeError(f"a run of {DAG_ID} ended as {state}")
         for task_id, all_seconds in seconds.items():
             task = airflow.api.task_instance(TaskKey(DAG_ID, run_id, task_id))
-            if number > 0:  # the first one warms up
+            if number > 0:  # the first run is a warm-up
                 all_seconds.append(_seconds(task["start_date"], task["end_date"]))
     theirs, ours = (statistics.median(seconds[task_id]) for task_id in ("bash", "local_action"))
     print(f"\nFrom a task's start to its end, the command being true; median of {_RUNS}\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements that fail now and then: such a run is counted and repeated, and ends nothing else."""
+"""Retries of measurements that fail occasionally: failed runs are counted and repeated."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ MOST_FAILURES = 5
 
 
 class RunFailed(Exception):
-    """A run of a Dag has ended otherwise than in success: it measures nothing."""
+    """A Dag run failed and has no measurement."""
 
 
 class Repeater:
-    """Repeats runs that fail, and counts them by who was measured."""
+    """Repeats failed runs and counts them by subject."""
 
     def __init__(self) -> None:
         self._failures: Counter[str] = Counter()
 
     def measure(self, name: str, run: Callable[[], T]) -> T:
-        """Return what a run measures, the first that does not fail.
+        """Return the measurement of the first run that succeeds.
 
         :param name: of who is measured
         :raises RunFailed: so many have failed in a row that this is no accident; or TimeoutError
@@ -40,18 +40,18 @@ class Repeater:
         raise AssertionError("unreachable")
 
     def print_failures(self) -> None:
-        """Print how many runs have failed."""
+        """Print the number of failed runs."""
         for name, count in self._failures.items():
             print(f"{name:22} {count} runs failed and were repeated; they are not in the numbers")
 
 
 def run_parts(parts: Mapping[str, Callable[[], None]]) -> bool:
-    """Run each part, also after one that breaks; tell whether all went well."""
+    """Run every part, even if one fails; return whether all succeeded."""
     broken = []
     for name, run in parts.items():
         try:
             run()
-        except Exception:  # noqa: BLE001 - the other parts measure something else
+        except Exception:  # noqa: BLE001 - other parts do not depend on it
             traceback.print_exc()
             broken.append(name)
     if broken:

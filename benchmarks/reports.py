@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports per second into a real API server, beside Airflow's own task heartbeat and bare PostgreSQL."""
+"""Reports per second of a real API server, compared with Airflow's task heartbeat and bare PostgreSQL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HEARTBEAT_BODY = json.dumps({"hostname": HOSTNAME, "pid": PID}).encode()
 
 
 def run(postgres: Postgres, airflow: Deployment) -> None:
-    """Measure, and print the table."""
+    """Run the benchmark and print the table."""
     targets = make_targets(airflow, max(CONNECTIONS))
     jobs = jobs_of(airflow, targets)
 
@@ -67,7 +67,7 @@ def jobs_of(airflow: Deployment, targets: Sequence[Target]) -> list[JobInfo]:
 
 
 def report_load(jobs: Sequence[JobInfo], connections: int) -> Load:
-    """Return a load of status reports, each connection being one job."""
+    """Return a load of status reports, with a job for each connection."""
     address = urlsplit(jobs[0].hook)
 
     def request(connection: int, number: int) -> bytes:
@@ -77,7 +77,7 @@ def report_load(jobs: Sequence[JobInfo], connections: int) -> Load:
 
 
 def signed_request(job: JobInfo, method: str, path: str, body: bytes) -> bytes:
-    """Return a request of a job's, signed now, as a whole HTTP/1.1 request."""
+    """Return a freshly signed HTTP/1.1 request of a job."""
     address = urlsplit(job.hook)
     headers = signed_headers(
         job,
@@ -89,14 +89,14 @@ def signed_request(job: JobInfo, method: str, path: str, body: bytes) -> bytes:
 
 
 def http_request(method: str, path: str, host: str, headers: dict[str, str], body: bytes) -> bytes:
-    """Return a whole HTTP/1.1 request."""
+    """Return an HTTP/1.1 request."""
     head = [f"{method} {path} HTTP/1.1", f"Host: {host}", f"Content-Length: {len(body)}"]
     head += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
 def make_targets(airflow: Deployment, count: int) -> list[Target]:
-    """Make running task instances with an action each."""
+    """Create running task instances, each with an action."""
     made = subprocess.run(
         [sys.executable, "-m", "benchmarks.targets", str(count)],
         env=airflow.environ,
@@ -110,7 +110,7 @@ def make_targets(airflow: Deployment, count: int) -> list[Target]:
 
 
 def _pgbench(postgres: Postgres, database_url: str) -> None:
-    """Run the transaction of a report as PostgreSQL alone can do it."""
+    """Run a report's transaction in pgbench."""
     if not (postgres.bin / "pgbench").exists():
         print("pgbench is not there (Debian: apt install postgresql): left out")
         return
@@ -133,7 +133,7 @@ def _ratio(ours: Measured, theirs: Measured) -> str:
 
 
 def _requests(connections: int) -> int:
-    """Return how many requests each connection sends: some seconds' worth."""
+    """Return the number of requests of each connection, for a few seconds."""
     return max(60, 2400 // connections) if connections > 1 else 1200
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes what the load goes to: running task instances, each with a registered action.
+"""Creates targets of the load: running task instances, each with a registered action.
 
 ``python -m benchmarks.targets COUNT`` in the environment of a deployment; prints JSON lines.
 """
@@ -21,7 +21,7 @@ PID = 4711
 
 @dataclass(frozen=True)
 class Target:
-    """One running task instance: its token for Airflow's execution API, and its action."""
+    """A running task instance: its token for Airflow's execution API, and its action."""
 
     ti_id: str
     token: str

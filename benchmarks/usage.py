@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server process, with all that it has started, takes of the machine."""
+"""CPU time and memory of a server process and its children."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SAMPLE_SECONDS = 0.02
 
 @dataclass
 class Growth:
-    """By how much memory has grown at its highest."""
+    """Peak growth of memory."""
 
     rss_bytes: int = 0
 
 
 class Usage:
-    """Looks at a process and its children.
+    """Measures a process and its children.
 
     :param pid: of the process
     """
@@ -41,7 +41,7 @@ class Usage:
 
     @contextmanager
     def growth(self) -> Iterator[Growth]:
-        """Watch the memory; what is yielded is filled in at the end."""
+        """Measure the growth of memory in the block; the result is set at its end."""
         grown, before, is_over = Growth(), self.rss_bytes(), threading.Event()
 
         def watch() -> None:

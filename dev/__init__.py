@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the developers run: a whole Airflow of one's own, PostgreSQL, the demo, the zipapp."""
+"""Developer tools: a private Airflow deployment, PostgreSQL, a Kubernetes namespace, the demo, the zipapp."""
 
 from __future__ import annotations

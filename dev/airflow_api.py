@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client of Airflow's public REST API: what a user could do in the UI, from Python."""
+"""Client of Airflow's public REST API for tests, the demo and benchmarks."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _TIMEOUT_SECONDS = 60
 
 
 class AirflowApiError(Exception):
-    """Airflow answered with an error, or not at all."""
+    """Airflow returned an error or did not respond."""
 
 
 @dataclass(frozen=True)
 class TaskKey:
-    """Which task instance."""
+    """Identifies a task instance."""
 
     dag_id: str
     run_id: str
@@ -30,7 +30,7 @@ class TaskKey:
 
     @property
     def path(self) -> str:
-        """Its route, with the map index where it has one."""
+        """Its path, including the map index of a mapped task."""
         mapped = "" if self.map_index < 0 else f"/{self.map_index}"
         return f"/dags/{self.dag_id}/dagRuns/{self.run_id}/taskInstances/{self.task_id}{mapped}"
 
@@ -49,7 +49,7 @@ class LogEntry:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> LogEntry:
-        """Read what the API answers."""
+        """Parse one line of the API's response."""
         detail = (entry.get("error_detail") or [{}])[0]
         return cls(
             event=str(entry.get("event", "")),
@@ -70,14 +70,14 @@ class AirflowApi:
         self._user = user
         self._password = password
         self._session = requests.Session()
-        self._session.trust_env = False  # no proxy, no .netrc: it is on this machine
+        self._session.trust_env = False  # no proxy and no .netrc, since the server is local
 
     def health(self) -> dict[str, Any]:
-        """Return the state of Airflow's components; needs no sign-in."""
+        """Return the health of Airflow's components, without authentication."""
         return self._call("GET", "/monitor/health")
 
     def sign_in(self) -> None:
-        """Fetch a token; others do it when they need one."""
+        """Fetch a token. Other methods call this when they need one."""
         body = {"username": self._user, "password": self._password}
         answer = self._send("POST", "/auth/token", json=body)
         if not answer.ok:
@@ -85,7 +85,7 @@ class AirflowApi:
         self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     def dag(self, dag_id: str) -> dict[str, Any]:
-        """Return one Dag as Airflow knows it."""
+        """Return a Dag."""
         return self._call("GET", f"/dags/{dag_id}")
 
     def dag_ids(self) -> set[str]:
@@ -93,12 +93,12 @@ class AirflowApi:
         return {dag["dag_id"] for dag in self._call("GET", "/dags", query={"limit": 1000})["dags"]}
 
     def import_errors(self) -> dict[str, str]:
-        """Return file and stack trace of each Dag file that could not be loaded."""
+        """Return the file name and stack trace of each import error."""
         errors = self._call("GET", "/importErrors")["import_errors"]
         return {error["filename"]: error["stack_trace"] for error in errors}
 
     def wait_for_dags(self, dag_ids: set[str], *, timeout_seconds: float = 60) -> None:
-        """Wait until Dags are parsed. A Dag file that cannot be loaded does not end the wait for the others.
+        """Wait until Dags are parsed. An import error of one file does not stop the wait for the others.
 
         :raises AirflowApiError: some are still missing, and a Dag file cannot be loaded
         :raises TimeoutError: some are still missing
@@ -112,22 +112,22 @@ class AirflowApi:
             time.sleep(0.3)
 
     def unpause(self, dag_id: str) -> None:
-        """Let a Dag run."""
+        """Unpause a Dag."""
         self._call("PATCH", f"/dags/{dag_id}", body={"is_paused": False})
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None) -> str:
-        """Unpause a Dag, start a run of it, and return the run's id."""
+        """Unpause and trigger a Dag; return the run id."""
         self.unpause(dag_id)
         body = {"logical_date": None, "conf": dict(conf or {})}
         run = self._call("POST", f"/dags/{dag_id}/dagRuns", body=body)
         return str(run["dag_run_id"])
 
     def dag_run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """Return one run."""
+        """Return a Dag run."""
         return self._call("GET", f"/dags/{dag_id}/dagRuns/{run_id}")
 
     def wait_for_run(self, dag_id: str, run_id: str, *, timeout_seconds: float = 120) -> str:
-        """Wait for the end of a run and return its state.
+        """Wait until a Dag run ends; return its state.
 
         :raises TimeoutError: it has not ended in time
         """
@@ -139,17 +139,17 @@ class AirflowApi:
         return str(state)
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Return the task instances of a run, mapped ones expanded."""
+        """Return the task instances of a Dag run, including mapped ones."""
         path = f"/dags/{dag_id}/dagRuns/{run_id}/taskInstances"
         instances: list[dict[str, Any]] = self._call("GET", path, query={"limit": 1000})["task_instances"]
         return instances
 
     def task_instance(self, key: TaskKey) -> dict[str, Any]:
-        """Return one task instance."""
+        """Return a task instance."""
         return self._call("GET", key.path)
 
     def wait_for_task(self, key: TaskKey, states: frozenset[str], *, timeout_seconds: float = 60) -> str:
-        """Wait until a task instance is in one of some states; return which.
+        """Wait until a task instance is in one of the given states; return that state.
 
         :raises TimeoutError: it is in none of them in time
         """
@@ -161,7 +161,7 @@ class AirflowApi:
         return str(state)
 
     def log(self, key: TaskKey, try_number: int = 1) -> list[LogEntry]:
-        """Return the log of one try so far; empty while there is none."""
+        """Return the log of a try so far, or an empty list."""
         path = f"/dags/{key.dag_id}/dagRuns/{key.run_id}/taskInstances/{key.task_id}/logs/{try_number}"
         query: dict[str, Any] = {"full_content": "true"}
         if key.map_index >= 0:
@@ -169,7 +169,7 @@ class AirflowApi:
         try:
             content = self._call("GET", path, query=query)["content"]
         except AirflowApiError:
-            return []  # before the first line there is no log at all
+            return []  # the log does not exist before its first line
         return [LogEntry.from_json(entry) for entry in content]
 
     def log_text(self, key: TaskKey, try_number: int = 1) -> str:
@@ -177,20 +177,20 @@ class AirflowApi:
         return "\n".join(entry.event for entry in self.log(key, try_number))
 
     def xcoms(self, key: TaskKey) -> dict[str, Any]:
-        """Return the values a task instance left, by name."""
+        """Return the XComs of a task instance, by key."""
         path = f"/dags/{key.dag_id}/dagRuns/{key.run_id}/taskInstances/{key.task_id}/xcomEntries"
         query = {"map_index": key.map_index}
         names = [entry["key"] for entry in self._call("GET", path, query=query)["xcom_entries"]]
         return {name: self._call("GET", f"{path}/{name}", query=query)["value"] for name in names}
 
     def asset_events(self, dag_id: str) -> list[dict[str, Any]]:
-        """Return the events of assets that a Dag has updated."""
+        """Return the asset events that a Dag emitted."""
         events = self._call("GET", "/assets/events", query={"source_dag_id": dag_id})["asset_events"]
         assert isinstance(events, list)
         return events
 
     def clear(self, key: TaskKey) -> None:
-        """Clear a task instance, so that it runs again."""
+        """Clear a task instance."""
         task: Any = key.task_id if key.map_index < 0 else [key.task_id, key.map_index]
         body = {"dry_run": False, "dag_run_id": key.run_id, "task_ids": [task], "only_failed": False}
         self._call("POST", f"/dags/{key.dag_id}/clearTaskInstances", body=body)
@@ -200,19 +200,19 @@ class AirflowApi:
         self._call("PATCH", key.path, body={"new_state": state})
 
     def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
-        """Mark a whole run ``success`` or ``failed``, and its unfinished task instances with it."""
+        """Mark a Dag run and its unfinished task instances ``success`` or ``failed``."""
         self._call("PATCH", f"/dags/{dag_id}/dagRuns/{run_id}", body={"state": state})
 
     def delete_run(self, dag_id: str, run_id: str) -> None:
-        """Delete a run with all its task instances."""
+        """Delete a Dag run and its task instances."""
         self._call("DELETE", f"/dags/{dag_id}/dagRuns/{run_id}")
 
     def create_connection(self, connection_id: str, fields: Mapping[str, Any]) -> None:
-        """Make a connection."""
+        """Create a connection."""
         self._call("POST", "/connections", body={"connection_id": connection_id, **fields})
 
     def create_pool(self, name: str, *, slots: int) -> None:
-        """Make a pool, which limits how many of its tasks run at once."""
+        """Create a pool."""
         self._call("POST", "/pools", body={"name": name, "slots": slots})
 
     def _call(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A namespace of one's own on a real Kubernetes cluster, used with the least RBAC role; gone afterwards."""
+"""Temporary namespace on a real Kubernetes cluster, accessed with the minimal RBAC role."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ KUBECONFIG = "ASYNCACTION_TEST_KUBECONFIG"
 """Environment variable with the path of a cluster administrator's kubeconfig."""
 
 HOST = "ASYNCACTION_TEST_HOST"
-"""Environment variable with the address at which pods reach this machine, where it cannot be found out."""
+"""Environment variable with the address at which pods reach this machine, if it cannot be detected."""
 
 IMAGE = "ASYNCACTION_TEST_IMAGE"
-"""Environment variable with another image than python:3-slim for jobs in Python."""
+"""Environment variable with the image for jobs in Python; the default is python:3-slim."""
 
 SMALL_IMAGE = "busybox"
 
 RBAC = Path(__file__).parent.parent / "docs" / "kubernetes" / "rbac.yaml"
 ACCOUNT = "airflow-asyncaction"
-"""The ServiceAccount that :data:`RBAC` makes."""
+"""ServiceAccount created by :data:`RBAC`."""
 
 ZIPAPP = "asyncaction"
-"""The ConfigMap with the job client; mounted at /asyncaction, it is /asyncaction/asyncaction.pyz."""
+"""ConfigMap with the job client: /asyncaction/asyncaction.pyz if it is mounted at /asyncaction."""
 
 _TOKEN_SECONDS = 24 * 3600
 _POD_SECONDS = 60
 
 
 class ClusterError(Exception):
-    """No Kubernetes cluster can be had here."""
+    """No Kubernetes cluster is available."""
 
 
 class Cluster:
@@ -97,13 +97,13 @@ class Cluster:
 
     @property
     def kubeconfig(self) -> Path:
-        """The file with which Airflow comes to the cluster."""
+        """Kubeconfig that Airflow uses."""
         assert self._folder is not None
         return self._folder / "kubeconfig"
 
     @property
     def environ(self) -> dict[str, str]:
-        """Variables for a Deployment: its connection ``kubernetes_default`` is this namespace."""
+        """Environment of a Deployment whose connection ``kubernetes_default`` uses this namespace."""
         extra = {"kube_config_path": str(self.kubeconfig), "namespace": self.namespace}
         return {
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps({"conn_type": "kubernetes", "extra": extra}),
@@ -124,13 +124,13 @@ class Cluster:
 
     @contextmanager
     def away(self) -> Iterator[None]:
-        """Let the API server be dead meanwhile, to whoever uses ``kubeconfig``."""
+        """Make the Kubernetes API unreachable for users of ``kubeconfig``."""
         assert self._forwarder is not None, "it was not made with can_be_away"
         with self._forwarder.cut():
             yield
 
     def stop(self) -> None:
-        """Delete the namespace with all that is in it, and return before it is gone."""
+        """Delete the namespace, without waiting until it is gone."""
         if self._folder is None:
             return
         try:
@@ -162,7 +162,7 @@ class Cluster:
         self._wait_for_default_account()
 
     def _account(self) -> dict[str, Any]:
-        """Return a kubeconfig of the ServiceAccount; a kubeconfig may be JSON."""
+        """Return a kubeconfig of the ServiceAccount, as JSON."""
         asked = {"spec": {"expirationSeconds": _TOKEN_SECONDS}}
         token = self.core.create_namespaced_service_account_token(ACCOUNT, self.namespace, asked).status.token
         used = self._client.configuration
@@ -187,7 +187,7 @@ class Cluster:
         return Forwarder(str(server.hostname), server.port or 443)
 
     def _wait_for_default_account(self) -> None:
-        """Before it is there, and on an older cluster has its token, pods are refused."""
+        """Wait for the default ServiceAccount, and its token on older clusters: pods need both."""
         deadline = time.monotonic() + _POD_SECONDS
         while True:
             accounts = self.core.list_namespaced_service_account(self.namespace).items
@@ -198,7 +198,7 @@ class Cluster:
             time.sleep(0.1)
 
     def _address_of_a_pod(self) -> str:
-        """Run a pod for a moment and return its address."""
+        """Run a short-lived pod and return its IP address."""
         container = {"name": "base", "image": SMALL_IMAGE, "command": ["sleep", "60"]}
         spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]}
         pod = {"metadata": {"name": "address"}, "spec": spec}
@@ -216,7 +216,7 @@ class Cluster:
 
 
 def _address_towards(address: str) -> str:
-    """Return the address of this machine on the way to another; nothing is sent."""
+    """Return the local address of the route to another host, without sending anything."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect((address, 9))

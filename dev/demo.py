@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make demo``: an Airflow of its own runs the example Dags, and what their actions do is shown live."""
+"""``make demo``: runs the example Dags in a private Airflow and shows their actions live."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from dev.watch import Outcome, RunWatch
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo"
 AT_ONCE = 3
-"""Dag runs, and tasks, at the same time."""
+"""Maximum number of concurrent Dag runs, and of tasks."""
 
 TIME_LIMIT_SECONDS = 300
-"""For all parts together; they take half a minute or so."""
+"""Timeout of the whole demo, which takes about half a minute."""
 
 CONFIG = {
     "core": {"parallelism": str(AT_ONCE)},
@@ -37,7 +37,7 @@ CONFIG = {
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One example Dag.
+    """An example Dag.
 
     :param needs: programs without which it is left out
     :param stop_at: a log line at which its task is marked failed, as a user would in the UI
@@ -83,7 +83,7 @@ PARTS = (
 
 @dataclass(kw_only=True)
 class Result:
-    """What became of one part.
+    """Result of one part.
 
     :param outcomes: how each of its tasks ended
     :param problem: why the part itself could not be run to its end
@@ -96,7 +96,7 @@ class Result:
     log: Path | None = None
 
     def errors(self) -> list[str]:
-        """Return what is not as it should be, a line each."""
+        """Return a line for each deviation from what the part should show."""
         if self.problem:
             return [f"{self.part.dag_id}: {self.problem}; see {_shown(self.log)}"]
         errors = [
@@ -122,7 +122,7 @@ class Demo:
         self._stopped: set[TaskKey] = set()
 
     def run(self, parts: Sequence[Part]) -> list[Result]:
-        """Run parts to their ends, whatever becomes of the others; return how they ended."""
+        """Run all parts, whatever the result of the others; return their results."""
         results = [Result(part=part) for part in parts]
         waiting, running = self._parsed(results), list[Result]()
         deadline = time.monotonic() + TIME_LIMIT_SECONDS
@@ -159,7 +159,7 @@ class Demo:
         return has_ended or bool(result.problem)
 
     def _attempt(self, result: Result, step: Callable[[Part], bool]) -> bool:
-        """Take a step of a part; if Airflow fails it, that ends this part alone."""
+        """Run one step of a part. An Airflow error ends only this part."""
         try:
             return step(result.part)
         except AirflowApiError as error:
@@ -186,7 +186,7 @@ class Demo:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; return 0 if all ended as it should."""
+    """Run the demo; return 0 if every part ended as expected."""
     parser = argparse.ArgumentParser(prog="python -m dev.demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave Airflow running until Ctrl-C")
     options = parser.parse_args(argv)
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DeploymentError as error:
         screen.line(screen.colour(f"✘ {error.reason}; see {_shown(error.log)}", "red", bold=True))
         return 1
-    except PostgresError as error:  # before anything was started, so there is no log
+    except PostgresError as error:  # nothing was started yet, so there is no log
         screen.line(screen.colour(f"✘ {error.reason}", "red", bold=True))
         return 1
     except OSError as error:
@@ -254,12 +254,12 @@ def _report(screen: Screen, results: Sequence[Result], errors: Sequence[str], *,
 
 
 def _last_line(error: Exception) -> str:
-    """Return the line of an error that names the cause: the last one, as in a traceback."""
+    """Return the last line of an error, which names the cause as in a traceback."""
     return str(error).strip().splitlines()[-1]
 
 
 def _shown(path: Path | None) -> str:
-    """Return a path as a user of this folder types it."""
+    """Return a path relative to the current folder if possible."""
     if path is None:
         return "the logs"
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

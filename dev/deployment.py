@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A complete Airflow: PostgreSQL and four processes on free ports, for the demo, the tests and benchmarks."""
+"""Private Airflow deployment: PostgreSQL and four Airflow processes on free ports."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from dev.postgres import Postgres, PostgresError
 from dev.processes import Process, free_ports, kill_remains, stop
 
 MARK = "ASYNCACTION_DEPLOYMENT"
-"""Environment variable by which every process of one deployment is known."""
+"""Environment variable that identifies every process of a deployment."""
 
 USER = "admin"
 
 STOP_GRACE_SECONDS = 3
-"""The triggerer alone would take 10 s to end, and what runs here is thrown away anyway."""
+"""The triggerer alone would take 10 s to stop, and the deployment is temporary."""
 
 _PRELOAD = """\
 import importlib, runpy, sys
@@ -44,7 +44,7 @@ Config = Mapping[str, Mapping[str, str]]
 
 
 class DeploymentError(Exception):
-    """A part of the deployment failed, or is not healthy in time; with the last lines of its log.
+    """A process failed or did not become healthy in time; includes the last lines of its log.
 
     :param reason: one line
     :param log: the whole log
@@ -82,7 +82,7 @@ class Deployment:
         start_timeout_seconds: float = 180,
         migrate_timeout_seconds: float = 300,
     ) -> None:
-        """Prepare; nothing is written or started yet.
+        """Configure the deployment, without writing or starting anything.
 
         :param home: AIRFLOW_HOME
         :param dags: folders of Dag files
@@ -111,7 +111,7 @@ class Deployment:
         api_port, self._worker_log_port, self._trigger_log_port = free_ports(3)
         self.base_url = f"http://127.0.0.1:{api_port}"
         self._jobs_base_url = f"http://{pods_reach_us_at}:{api_port}/async" if pods_reach_us_at else ""
-        listen_at = "0.0.0.0" if pods_reach_us_at else "127.0.0.1"  # noqa: S104 - asked for
+        listen_at = "0.0.0.0" if pods_reach_us_at else "127.0.0.1"  # noqa: S104 - requested
         self.api = AirflowApi(self.base_url, user=USER, password=self.password)
         self.environ = self._environ(environ or {})
         self.api_server = self._process("api-server", "--port", str(api_port), "--host", listen_at)
@@ -121,20 +121,20 @@ class Deployment:
 
     @property
     def database_url(self) -> str:
-        """The SQLAlchemy URL of its metadata database; of its own server only once that has started."""
+        """SQLAlchemy URL of the metadata database; its own server must have been started."""
         assert self._database_url is not None, "the deployment has not started"
         return self._database_url
 
     @property
     def processes(self) -> tuple[Process, ...]:
-        """All four."""
+        """The four Airflow processes."""
         return (self.api_server, self.scheduler, self.triggerer, self.dag_processor)
 
     def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:
-            with suppress(DeploymentError):  # the reason for it is the better one
+            with suppress(DeploymentError):  # the original error matters more
                 self.stop()
             raise
         return self
@@ -145,7 +145,7 @@ class Deployment:
         self.stop()
 
     def start(self) -> None:
-        """Do all that the ``with`` statement does on entry.
+        """Start the deployment, as the ``with`` statement does.
 
         :raises DeploymentError: it does not come up
         """
@@ -162,7 +162,7 @@ class Deployment:
         self.wait_until_healthy()
 
     def stop(self) -> None:
-        """End all processes, and whatever they started; a Ctrl-C does not interrupt it.
+        """Stop all processes and their children, ignoring Ctrl-C.
 
         :raises DeploymentError: the database server did not end by itself
         """
@@ -177,7 +177,7 @@ class Deployment:
 
     @contextmanager
     def _postgres_errors(self, verb: str) -> Iterator[None]:
-        """Turn an error of the database server into one of ours, with a log."""
+        """Convert an error of the database server to a DeploymentError with a log."""
         try:
             yield
         except PostgresError as error:
@@ -187,7 +187,7 @@ class Deployment:
 
     @contextmanager
     def another_api_server(self, name: str, environ: Mapping[str, str]) -> Iterator[str]:
-        """Run one more API server on the same database; yield its URL once it answers.
+        """Run another API server on the same database; yield its URL once it responds.
 
         :param name: of its log
         :param environ: variables that make it another
@@ -209,7 +209,7 @@ class Deployment:
     def cli(
         self, *arguments: str, timeout_seconds: float = 300, environ: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run an ``airflow`` command in this deployment, to its end."""
+        """Run an ``airflow`` command in this deployment."""
         return subprocess.run(
             [sys.executable, "-m", "airflow", *arguments],
             env={**self.environ, **(environ or {})},
@@ -221,7 +221,7 @@ class Deployment:
         )
 
     def wait_until_healthy(self, timeout_seconds: float | None = None) -> None:
-        """Wait until every process that was started has sent a heartbeat since.
+        """Wait until every started process has sent a heartbeat.
 
         :raises DeploymentError: one of them ended, or the time is over
         """
@@ -352,7 +352,7 @@ def _fernet_key() -> str:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C meanwhile, where this thread may."""
+    """Ignore Ctrl-C in the block, if called in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

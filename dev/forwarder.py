@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A way to a TCP server that can be cut, as if the server was killed."""
+"""TCP forwarder that can cut connections as if the server had been killed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Forwarder:
 
     @contextmanager
     def cut(self) -> Iterator[None]:
-        """Reset all connections, and refuse new ones meanwhile."""
+        """Reset all connections and refuse new ones in the block."""
         self._do(self._cut())
         try:
             yield
@@ -74,7 +74,7 @@ class Forwarder:
         await asyncio.gather(self._pass_on(reader, to_writer), self._pass_on(to_reader, writer))
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Pass on what comes until one side ends, then end the other."""
+        """Forward bytes until one side closes, then close the other."""
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK_BYTES):
                 writer.write(chunk)

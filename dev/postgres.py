@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A PostgreSQL server of one's own, gone afterwards; no service, no root and no password needed."""
+"""Temporary PostgreSQL server that needs no service, root or password."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DURABLE = ("fsync", "synchronous_commit", "full_page_writes")
 
 
 class PostgresError(Exception):
-    """A PostgreSQL server cannot be had here, or one of its tools failed.
+    """No PostgreSQL server is available, or one of its tools failed.
 
     :param reason: one line
     :param output: of the tool, and of the server
@@ -39,13 +39,13 @@ class PostgresError(Exception):
 
     @classmethod
     def of_tool(cls, command: Sequence[str], code: int, output: str) -> Self:
-        """Return the error of a tool that ended with a code."""
+        """Return the error of a tool that exited with a nonzero code."""
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         return cls(f"{Path(command[0]).name} ended with code {code}: {lines[-1] if lines else ''}", output)
 
 
 def find_binaries() -> Path:
-    """Return the folder of ``initdb``, ``pg_ctl`` and ``pgbench``: Debian's newest, else the wheel's.
+    """Return the folder of ``initdb``, ``pg_ctl`` and ``pgbench``: Debian's newest version, else the wheel's.
 
     :raises PostgresError: there are none
     """
@@ -101,7 +101,7 @@ class Postgres:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Return a server that another process has started."""
+        """Return a server that another process started."""
         server = cls()
         server.bin, server.port, server.password = Path(fields["bin"]), fields["port"], fields["password"]
         server._folder = Path(fields["folder"])
@@ -120,7 +120,7 @@ class Postgres:
         return self.url(database)
 
     def drop(self, database: str) -> None:
-        """Drop a database, also while it is in use."""
+        """Drop a database, even if it is in use."""
         self.run("dropdb", "--force", "--if-exists", database)
 
     def run(self, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -132,7 +132,7 @@ class Postgres:
         return _checked([str(self.bin / tool), *arguments], environ={**environ, "PGPASSWORD": self.password})
 
     def stop(self) -> None:
-        """End the server and remove all it wrote.
+        """Stop the server and delete its files.
 
         :raises PostgresError: it did not end in time, and was killed
         """
@@ -152,7 +152,7 @@ class Postgres:
 
     @contextmanager
     def away(self, database: str) -> Iterator[None]:
-        """Cut all connections to a database, and refuse new ones meanwhile, as a server that is down does."""
+        """Close all connections to a database and refuse new ones in the block, as if the server was down."""
         self._sql(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false")
         self._sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")  # noqa: S608 - ours
         try:
@@ -199,7 +199,7 @@ class Postgres:
 
 
 def _owner() -> pwd.struct_passwd | None:
-    """Return who the server must run as, ``None`` for ourselves."""
+    """Return the user that the server must run as; ``None`` for the current user."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -213,7 +213,7 @@ def _owner() -> pwd.struct_passwd | None:
 
 
 def _reachable(binaries: Path, folder: Path) -> Path:
-    """Return the same binaries where an unprivileged user may run them: a root's home is closed to others."""
+    """Return the binaries in a folder that an unprivileged user may read, unlike root's home."""
     if all(parent.stat().st_mode & 0o001 for parent in binaries.parents):
         return binaries
     install = binaries.parent
@@ -233,7 +233,7 @@ def _checked(
     user: pwd.struct_passwd | None = None,
     folder: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; output goes to a file, which a server may hold open for ever."""
+    """Run a command with its output in a file, which a server that it starts may keep open."""
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         try:
             done = subprocess.run(

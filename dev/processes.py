@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes that leave nothing behind."""
+"""Child processes that are cleaned up with all their descendants."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 PORTS = range(10_000, 30_000)
-"""Ports for servers. Linux takes those of outgoing connections from above: none of them gets in between."""
+"""Ports for servers, below those that Linux assigns to outgoing connections."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Return TCP ports on 127.0.0.1 that nobody listens on, all different."""
+    """Return distinct unused TCP ports on 127.0.0.1."""
     ports: list[int] = []
     with ExitStack() as stack:
         for port in random.SystemRandom().sample(PORTS, len(PORTS)):
@@ -36,7 +36,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Process:
-    """A command that can be started, killed and started again; all it prints goes to one file.
+    """A restartable command whose output goes to one file.
 
     It leads a session of its own, so that a Ctrl-C in the terminal ends it only through whoever started it.
     """
@@ -64,7 +64,7 @@ class Process:
         return self._popen is not None and self._popen.poll() is None
 
     def start(self) -> None:
-        """Start it; what it prints is added to the log file."""
+        """Start the process and append its output to the log file."""
         if self.is_running:
             raise RuntimeError(f"{self.name} is running already")
         self.started_at = datetime.now(tz=UTC)
@@ -80,7 +80,7 @@ class Process:
         self.sessions.add(self._popen.pid)
 
     def kill(self) -> None:
-        """End the process itself with SIGKILL, as an out-of-memory killer would, and reap it.
+        """Kill and reap the process with SIGKILL, as the out-of-memory killer would.
 
         What it had started stays, as it would in real life.
         """
@@ -88,11 +88,11 @@ class Process:
         self.wait(10)
 
     def terminate(self) -> None:
-        """Ask it to end, and return at once."""
+        """Send SIGTERM and return immediately."""
         self._send(signal.SIGTERM)
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Wait for its end; tell whether it came."""
+        """Wait until the process has ended; return whether it has."""
         if self._popen is None:
             return True
         try:
@@ -102,7 +102,7 @@ class Process:
         return True
 
     def tail(self, lines: int = 20) -> str:
-        """Return the last lines of what it printed."""
+        """Return the last lines of its output."""
         if not self.log.exists():
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -113,7 +113,7 @@ class Process:
 
 
 def stop(processes: Iterable[Process], *, grace_seconds: float) -> None:
-    """End processes together: SIGTERM, and SIGKILL for those that are still there after the grace."""
+    """Stop processes together: SIGTERM, then SIGKILL after the grace period."""
     processes = list(processes)
     for process in processes:
         process.terminate()
@@ -124,7 +124,7 @@ def stop(processes: Iterable[Process], *, grace_seconds: float) -> None:
 
 
 def kill_remains(sessions: AbstractSet[int], variable: str, value: str) -> list[int]:
-    """Kill every process in one of some sessions or with ``variable=value`` in its environment.
+    """Kill every process in the given sessions or with ``variable=value`` in its environment.
 
     Neither alone finds all: Airflow's workers overwrite their environment when they set their title, and
     jobs lead sessions of their own. Linux only (``/proc``).
@@ -140,12 +140,12 @@ def kill_remains(sessions: AbstractSet[int], variable: str, value: str) -> list[
             if _session(entry) in sessions or mark in (entry / "environ").read_bytes().split(b"\0"):
                 os.kill(int(entry.name), signal.SIGKILL)
                 killed.append(int(entry.name))
-        except OSError:  # it has ended meanwhile, or is not ours to look at
+        except OSError:  # it has ended, or belongs to another user
             continue
     return killed
 
 
 def _session(entry: Path) -> int | None:
-    """Return the session of a process that can still be killed."""
+    """Return the session of a process that is still alive."""
     state, _parent, _group, session, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
     return None if state == "Z" else int(session)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An S3 server of one's own, gone afterwards: moto's, which forgets all and believes every signature."""
+"""Temporary S3 server (moto), which keeps nothing and accepts every signature."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from dev.processes import Process, free_ports, stop
 
 REGION = "us-east-1"
 
-_MEANS = ("moto", "flask_cors")  # the second is of its extra
+_MEANS = ("moto", "flask_cors")  # the second belongs to its extra
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
 
 class S3Error(Exception):
-    """No S3 server can be had here."""
+    """No S3 server is available."""
 
 
 class S3Server:
@@ -61,16 +61,16 @@ class S3Server:
 
     @property
     def url(self) -> str:
-        """The endpoint."""
+        """Endpoint URL."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def connection(self) -> str:
-        """An Airflow connection to it, as JSON, for ``AIRFLOW_CONN_...``."""
+        """Airflow connection as JSON, for ``AIRFLOW_CONN_...``."""
         return self.connection_to(self.url)
 
     def connection_to(self, endpoint_url: str, **config: Any) -> str:
-        """Return the same credentials for another endpoint: of what stands before it, or of nobody.
+        """Return the connection with another endpoint, such as a proxy or an unused port.
 
         :param config: of botocore's ``Config``
         """
@@ -80,7 +80,7 @@ class S3Server:
         )
 
     def log_text(self) -> str:
-        """Return what it has logged: a line for each request."""
+        """Return its log, with a line for each request."""
         assert self._process is not None
         return self._process.log.read_text(errors="replace")
 
@@ -94,7 +94,7 @@ class S3Server:
             raise S3Error(f"no bucket {name}: the S3 server answers {status}")
 
     def put(self, bucket: str, key: str, content: bytes) -> None:
-        """Put an object there.
+        """Put an object.
 
         :raises S3Error: it does not take it
         """
@@ -103,7 +103,7 @@ class S3Server:
             raise S3Error(f"no object {key}: the S3 server answers {status}")
 
     def stop(self) -> None:
-        """End the server, and all that was put there."""
+        """Stop the server and discard all objects."""
         if self._process is not None:
             stop([self._process], grace_seconds=5)
             self._process = None

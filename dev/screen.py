@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines that stay and progress bars that move below them; without a terminal, lines alone."""
+"""Terminal output of the demo: permanent lines above live progress bars; without a terminal, lines only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAME_COLOURS = ("cyan", "magenta", "blue", "yellow")
 
 
 class Screen:
-    """Where the demo is watched.
+    """Output of the demo.
 
     On a terminal, bars are redrawn in place under the lines. Else a bar is a line of its own whenever it
     changes, and no control codes are written.
@@ -29,23 +29,23 @@ class Screen:
         self._drawn = 0
 
     def colour(self, text: str, colour: str, *, bold: bool = False) -> str:
-        """Return the text in a colour, where there are any."""
+        """Return colored text if the terminal has colors."""
         if not self._has_colour:
             return text
         return f"\x1b[{'1;' if bold else ''}{_COLOURS[colour]}m{text}\x1b[0m"
 
     def line(self, text: str = "") -> None:
-        """Write a line that stays."""
+        """Write a permanent line."""
         self._erase()
         self._out.write(text + "\n")
         self._draw()
 
     def event(self, name: str, text: str) -> None:
-        """Write a line that stays, headed by whom it is about."""
+        """Write a permanent line with a heading."""
         self.line(f"  {self._name(name)} {text}")
 
     def bar(self, name: str, percent: float, message: str) -> None:
-        """Move a bar."""
+        """Update a progress bar."""
         if self._bars.get(name) == (percent, message):
             return
         self._erase()
@@ -55,13 +55,13 @@ class Screen:
         self._draw()
 
     def remove_bar(self, name: str) -> None:
-        """Take a bar away."""
+        """Remove a progress bar."""
         self._erase()
         self._bars.pop(name, None)
         self._draw()
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Write a table; its last column is for numbers."""
+        """Write a table whose last column is numeric."""
         widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
         for row in (head, ["─" * width for width in widths], *rows):
             *texts, number = row

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make soak``: run the tests of races many times, quietly and beside busy processes; or the demo."""
+"""``make soak``: repeats the race tests on an idle machine, then beside busy processes; or the demo."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TIMES = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the arguments name; return 0 if all of it succeeded."""
+    """Run what the arguments name; return 0 if everything succeeded."""
     parser = argparse.ArgumentParser(prog="python -m dev.soak", description=__doc__)
     parser.add_argument("--demo", action="store_true", help="run the demo instead of the tests")
     parser.add_argument("--times", type=int, default=TIMES, help=f"how often ({TIMES})")
@@ -36,7 +36,7 @@ def _races(times: int, arguments: Sequence[str]) -> int:
 
 @contextmanager
 def _busy() -> Iterator[None]:
-    """Keep all cores busy meanwhile."""
+    """Keep all cores busy in the block."""
     burn = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(burn) for _ in range(os.cpu_count() or 1)]
     print(f"Again, beside {len(processes)} busy processes", flush=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Follow Dag runs through Airflow's public REST API and show what their actions do."""
+"""Follows Dag runs through Airflow's public REST API and shows their actions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _PROGRESS = re.compile(r"progress (\d+(?:\.\d+)?) %(?: (.*))?")
 _OF_OPERATOR = re.compile(r"Action [0-9a-f-]{36} (of type|ended as) ")
 _SHOWN_STATES = frozenset({"running", "up_for_retry", *TASK_ENDS})
 _QUIET_LOOKS = {False: 1, True: 6}
-"""How often nothing new may be seen before an ended task is believed to be silent; longer if it failed: a
-task that was marked failed is still stopping its job."""
+"""Number of polls without news after which the log of an ended task counts as complete; more if it failed,
+since a task that was marked failed still stops its job."""
 _OPERATORS = "airflow.task.operators.airflow_asyncaction"
 _SIGNS = {"success": ("✔", "green"), "failed": ("✘", "red"), "skipped": ("↷", "grey")}
 
@@ -43,7 +43,7 @@ class Outcome:
 
 
 class RunWatch:
-    """One Dag run as it goes on.
+    """A Dag run in progress.
 
     :param on_line: called with each log line of the run's tasks
     :param logs: Airflow's folder of logs
@@ -70,7 +70,7 @@ class RunWatch:
         self._quiet_looks: dict[TaskKey, int] = {}
 
     def look(self) -> bool:
-        """Show what is new; tell whether the run has ended and all of it was shown."""
+        """Show what is new; return whether the run has ended and was shown completely."""
         has_ended = self._api.dag_run(self.dag_id, self.run_id)["state"] in DAG_RUN_ENDS
         instances = self._api.task_instances(self.dag_id, self.run_id)
         for instance in instances:
@@ -88,7 +88,7 @@ class RunWatch:
             self._show_end(key, instance)
 
     def _show_log(self, key: TaskKey, number: int) -> bool:
-        """Show the new lines of one try; tell whether there were any."""
+        """Show the new lines of a try; return whether there were any."""
         lines = self._lines.setdefault((key, number), [])
         new = [entry for entry in self._api.log(key, number) if is_of_job(entry)][len(lines) :]
         for entry in new:
@@ -138,13 +138,13 @@ class RunWatch:
 
 
 def task_name(key: TaskKey) -> str:
-    """Return what a task instance is called on the screen."""
+    """Return the display name of a task instance."""
     index = "" if key.map_index < 0 else f"[{key.map_index}]"
     return f"{key.dag_id}.{key.task_id}{index}"
 
 
 def is_of_job(entry: LogEntry) -> bool:
-    """Tell what a job or its operator wrote from what Airflow itself says about every task."""
+    """Return whether a line is from the job or its operator, and not from Airflow itself."""
     if entry.logger.startswith(_OPERATORS):
         return True
     return not entry.logger.startswith("airflow.") and entry.logger not in ("task", "")

@@ -26,7 +26,7 @@ from airflow_asyncaction.job.__main__ import main
 
 sys.exit(main())
 """.encode()
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows: the same source gives the same bytes
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date in zip files: builds are reproducible
 
 
 def build_zipapp(target: Path) -> Path:
@@ -46,7 +46,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     info = zipfile.ZipInfo(name, _EPOCH)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = 0o644 << 16
-    info.create_system = 3  # Unix, wherever it is built
+    info.create_system = 3  # Unix, whatever the build machine
     archive.writestr(info, content)
 
 
