@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from airflow_asyncaction import exceptions
 from airflow_asyncaction.operators import ends
@@ -149,6 +150,18 @@ def test_includes_are_linked_in_a_checkout() -> None:
     assert [
         line for line in included if not re.match(r" *\[[^]]+\]\([^)]+\) <!-- include: .+ -->$", line)
     ] == []
+
+
+def test_the_table_of_the_http_api_has_each_route() -> None:
+    api = yaml.safe_load((ROOT / "airflow_asyncaction" / "web" / "openapi.yaml").read_text())
+    routes = {
+        (method.upper(), path)
+        for path, item in api["paths"].items()
+        for method in item
+        if method in {"get", "put", "post", "delete"}
+    }
+    documented = re.findall(r"^\| `([A-Z]+) (/[^`?]*)", page("operations.md"), re.MULTILINE)
+    assert set(documented) == routes | {("GET", "/openapi.json")}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -118,14 +119,16 @@ def test_python_compiles_and_its_imports_exist(snippet: Snippet) -> None:
 
 
 def test_python_is_complete(tmp_path: Path) -> None:
-    for snippet in SNIPPETS:
-        if snippet.language == "python":
-            snippet.write_to(tmp_path)
+    names = {
+        snippet.write_to(tmp_path).name: snippet.path for snippet in SNIPPETS if snippet.language == "python"
+    }
     command = ["ruff", "check", "--isolated", "--no-cache", "--output-format=concise", "--select=F", "."]
     done = subprocess.run(
         [sys.executable, "-m", *command], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, re.sub(r"\.\d+\.py:", ":", done.stdout)
+    assert done.returncode == 0, re.sub(
+        r"^[^:\n]+", lambda name: names.get(name[0], name[0]), done.stdout, flags=re.MULTILINE
+    )
 
 
 def test_dags_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,6 +159,23 @@ def test_shell_is_parsed(snippet: Snippet) -> None:
         [snippet.language, "-n"], input=snippet.padded, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{snippet.path}: {done.stderr}"
+
+
+def test_airflow_commands_are_valid(capsys: pytest.CaptureFixture[str]) -> None:
+    from airflow.cli.cli_parser import get_parser
+
+    parser, invalid = get_parser(), []
+    for snippet in SNIPPETS:
+        if snippet.language not in ("sh", "bash"):
+            continue
+        for number, line in enumerate(snippet.text.splitlines(), snippet.line):
+            if not line.startswith("airflow "):
+                continue
+            try:
+                parser.parse_args(shlex.split(line, comments=True)[1:])
+            except SystemExit:
+                invalid.append(f"{snippet.path}:{number}: {capsys.readouterr().err}")
+    assert invalid == []
 
 
 @in_language("yaml", "json")
