@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -32,6 +33,14 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 READMES = [ROOT / name for name in ("CONTRIBUTING.md", "PROTOCOL.md", "README.md", "SECURITY.md")]
 LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)#?([^)\s]*)\)")
+
+
+@pytest.fixture(scope="module")
+def code_texts() -> str:
+    """All string literals of the package."""
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "airflow_asyncaction").rglob("*.py"))
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return "\n".join(node.value for node in nodes if isinstance(node.value, str))
 
 
 def page(name: str) -> str:
@@ -109,6 +118,24 @@ def test_each_metric_is_in_the_table() -> None:
     from airflow_asyncaction.store.metrics import METRICS
 
     assert all(f"`{metric.name}`" in page("metrics.md") for metric in METRICS)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kubernetes/first-pod.md", "No Kubernetes cluster can be used"),
+        ("kubernetes/first-pod.md", "The Kubernetes API cannot be reached"),
+        ("kubernetes/first-pod.md", "The cluster does not accept Airflow's credentials"),
+        ("kubernetes/first-pod.md", "Pods cannot reach "),
+        ("troubleshooting.md", "there are no JOB_ variables"),
+        ("troubleshooting.md", "a job needs Python 3.8 or newer"),
+        ("troubleshooting.md", "No task watched action "),
+        ("troubleshooting.md", "the pod's events say more, but Airflow cannot read them"),
+    ],
+)
+def test_quoted_messages_are_those_of_the_code(name: str, message: str, code_texts: str) -> None:
+    assert message in page(name)
+    assert message in code_texts
 
 
 def test_options_that_pages_name_are_there() -> None:
