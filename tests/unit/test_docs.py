@@ -48,7 +48,7 @@ def page(name: str) -> str:
 
 
 def headings(name: str) -> set[str]:
-    """Return what headings name: one may name several errors."""
+    """Return the names in the headings. A heading may list several errors."""
     lines = re.findall(r"^#+ (.+)$", page(name), re.MULTILINE)
     return {word for line in lines for word in line.split(", ")}
 
@@ -59,7 +59,7 @@ def below(kind: type[exceptions.AsyncActionError]) -> list[type[exceptions.Async
 
 
 def refusal_codes() -> set[str]:
-    """Return every ``error`` that a route may answer with."""
+    """Return every ``error`` code that a route may return."""
     source = "".join(Path(module.__file__ or "").read_text() for module in (protocol_refusals, refusals))
     codes = set(re.findall(r'(?:(?:Refusal|cls)\(\s*\d+|HTTP_CODES\.get\(status), "(\w+)"', source))
     for name, table in {**vars(protocol_refusals), **vars(refusals)}.items():
@@ -85,7 +85,7 @@ def test_each_error_of_an_action_is_explained(kind: type[exceptions.ActionEnded]
         assert kind.__name__ in headings("troubleshooting.md")
 
 
-def test_each_name_that_the_code_gives_an_end_is_explained() -> None:
+def test_each_error_name_is_explained() -> None:
     given = re.compile(r'(?:reason=|State\.[A-Z]+, )"([A-Z]\w+)"|return "([A-Z][a-z]\w+)", f"')
     sources = [path.read_text() for path in (ROOT / "airflow_asyncaction").rglob("*.py")]
     named = {name for text in sources for match in given.findall(text) for name in match if name}
@@ -94,16 +94,16 @@ def test_each_name_that_the_code_gives_an_end_is_explained() -> None:
     assert named | {reason.value for reason in StopReason} <= explained
 
 
-def test_there_are_codes() -> None:
+def test_error_codes_are_found() -> None:
     assert {"bad_signature", "internal", "no_such_file", "too_many", "csrf"} <= refusal_codes()
 
 
 @pytest.mark.parametrize("code", sorted(refusal_codes()))
-def test_each_code_of_an_answer_is_explained(code: str) -> None:
+def test_each_error_code_is_explained(code: str) -> None:
     assert f"\n| `{code}` |" in page("troubleshooting.md")
 
 
-def test_no_code_is_explained_that_there_is_not() -> None:
+def test_no_unknown_error_code_is_explained() -> None:
     explained = set(re.findall(r"^\| `([a-z_]+)` \| \d", page("troubleshooting.md"), re.MULTILINE))
     assert explained - refusal_codes() == set()
 
@@ -138,7 +138,7 @@ def test_quoted_messages_are_those_of_the_code(name: str, message: str, code_tex
     assert message in code_texts
 
 
-def test_options_that_pages_name_are_there() -> None:
+def test_options_in_pages_exist() -> None:
     known = {option.name for option in OPTIONS}
     named = {
         name for path in [*PAGES, *READMES] for name in re.findall(r"\[asyncaction\] (\w+)", path.read_text())
@@ -146,7 +146,7 @@ def test_options_that_pages_name_are_there() -> None:
     assert named - known == set()
 
 
-def test_states_are_those_that_there_are() -> None:
+def test_states_in_the_protocol_exist() -> None:
     named = re.findall(
         r"\b(SCHEDULED|QUEUED|STARTING|RUNNING|SUCCESS|ERROR|TIMEOUT|STOPPED)\b", page("protocol.md")
     )
