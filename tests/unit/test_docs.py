@@ -187,7 +187,7 @@ def test_the_table_of_the_http_api_has_each_route() -> None:
         for method in item
         if method in {"get", "put", "post", "delete"}
     }
-    documented = re.findall(r"^\| `([A-Z]+) (/[^`?]*)", page("operations.md"), re.MULTILINE)
+    documented = re.findall(r"^\| `([A-Z]+) (/[^`?]*)", page("http-api.md"), re.MULTILINE)
     assert set(documented) == routes | {("GET", "/openapi.json")}
 
 
