@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from airflow_asyncaction import exceptions
+from airflow_asyncaction.job import Job
 from airflow_asyncaction.operators import ends
 from airflow_asyncaction.protocol import refusals as protocol_refusals
 from airflow_asyncaction.protocol.actions import State, StopReason
@@ -112,6 +113,19 @@ def test_no_unknown_error_code_is_explained() -> None:
 def test_each_option_is_in_the_reference(option: Any) -> None:
     assert option.name in headings("configuration.md")
     assert option.description in page("configuration.md")
+
+
+def test_each_member_of_the_job_is_in_the_table() -> None:
+    members = {name for name in vars(Job) if not name.startswith("_")}
+    assert members - set(re.findall(r"`(\w+)(?:\(.*?\))?`", page("job-client.md"))) == set()
+
+
+def test_each_option_of_run_is_in_the_table() -> None:
+    command = [sys.executable, "-m", "airflow_asyncaction.job", "run", "--help"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    text = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+    options = set(re.findall(r"^ +(?:-h, )?(--[\w-]+)", text, re.MULTILINE)) - {"--help"}
+    assert options == set(re.findall(r"^\| `(--[\w-]+)", page("job-client.md"), re.MULTILINE))
 
 
 def test_each_metric_is_in_the_table() -> None:
