@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What MkDocs puts into the pages from elsewhere: protocol, changelog, options, metrics, screenshots."""
+"""MkDocs hooks: include the protocol, the changelog, options, metrics, programs and screenshots in pages."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from airflow_asyncaction.settings import OPTIONS, SECTION, Option
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# In a checkout a mark shows nothing: before it stands a link to the same, for who reads the page there.
-_MARK = re.compile(r"^( *)(?:\S.* )?<!-- put: (.+?) -->$", re.MULTILINE)
+# A checkout shows no includes, so a link to the included file stands before each of them.
+_INCLUDE = re.compile(r"^( *)(?:\S.* )?<!-- include: (.+?) -->$", re.MULTILINE)
 _HEAD = re.compile(r"(#!.*\n)?\S+ SPDX-.*\n(\"\"\".*\"\"\"\n\nfrom __future__ import annotations\n)?")
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
-# Links of the project's own files as the site has them: what it has not would fail the build.
+# Files of the project that are pages of the site. A link to any other file fails the build.
 _LINKS = {
     "CHANGELOG.md": "changelog.md",
     "PROTOCOL.md": "protocol.md",
 }
-# Files that pages link to and the site has copies of.
+# Files that pages link to, and that are copied to the site.
 _COPIED = (
     "airflow_asyncaction/protocol/vectors/ends.json",
     "airflow_asyncaction/protocol/vectors/files.json",
@@ -39,8 +39,8 @@ _OUT = re.compile(r"\]\(\.\./(?=(?:" + "|".join(map(re.escape, _COPIED)) + r")\)
 _LANGUAGES = {".mjs": "js", ".py": "python", ".sh": "sh"}
 _SCREENSHOTS = {
     "list.png": "The list of actions",
-    "action.png": "One action, while it runs",
-    "dark.png": "The same, dark",
+    "action.png": "One action while it runs",
+    "dark.png": "An action in Airflow's dark theme",
 }
 
 
@@ -54,16 +54,16 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Return a page's text as it is to be rendered."""
-    return filled(markdown)
+    """Return the text of a page with its includes."""
+    return expand_includes(markdown)
 
 
-def filled(markdown: str) -> str:
-    """Replace each ``<!-- put: NAME -->`` by what it names, and links to copied files by those to the copies.
+def expand_includes(markdown: str) -> str:
+    """Replace lines with ``<!-- include: NAME -->`` by the text of that name, and redirect links to copies.
 
-    :raises KeyError: it names nothing
+    :raises KeyError: unknown name
     """
-    return _MARK.sub(lambda mark: indent(_source(mark[2]), mark[1]), _OUT.sub("](", markdown))
+    return _INCLUDE.sub(lambda match: indent(_source(match[2]), match[1]), _OUT.sub("](", markdown))
 
 
 def _source(name: str) -> str:
@@ -72,7 +72,7 @@ def _source(name: str) -> str:
 
 
 def option_text(option: Option) -> str:
-    """Return what the reference says of an option."""
+    """Return the section of an option in the configuration reference."""
     default = f"default `{option.default}`" if option.default else "empty by default"
     parts = [
         f"## {option.name}",
@@ -101,7 +101,7 @@ def _metrics() -> str:
 
 
 def _load_metrics() -> Any:
-    """Import the list; Airflow, which that imports, makes a configuration file where it finds none."""
+    """Import the metrics with a temporary AIRFLOW_HOME, where Airflow may create its configuration file."""
     with tempfile.TemporaryDirectory() as home:
         os.environ.setdefault("AIRFLOW_HOME", home)
         try:
@@ -118,13 +118,13 @@ def _screenshots() -> str:
 
 
 def _code(path: str) -> str:
-    """Return a program without its head."""
+    """Return a program as a code block, without its licence line and module docstring."""
     code = _HEAD.sub("", (ROOT / path).read_text(), count=1)
     return f"```{_LANGUAGES[Path(path).suffix]}\n{code.strip()}\n```"
 
 
 def _included(path: str) -> str:
-    """Return a file of the project, with its links as the site has them."""
+    """Return the text of a project file with the links of the site."""
     text = (ROOT / path).read_text()
     return _LINK.sub(lambda link: "](" + _LINKS.get(link[1], link[1]), text)
 

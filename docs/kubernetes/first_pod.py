@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pod that prints, and a pod that reports."""
+"""First pods: one that prints, and one that reports."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Prints a kubeconfig of the ServiceAccount airflow-asyncaction (rbac.yaml), for the cluster that kubectl uses now:
+# Prints a kubeconfig for the ServiceAccount airflow-asyncaction (rbac.yaml) on kubectl's current cluster:
 #
 #     sh kubeconfig.sh NAMESPACE [SECONDS] > FILE
 #
-# Its token is valid for SECONDS, a day unless given. Where workers are pods of the same cluster, use in_cluster=True
-# instead, which needs no file.
+# Its token is valid for SECONDS, by default one day. Workers that are pods of the same cluster need no kubeconfig:
+# use in_cluster=True instead.
 set -eu
-namespace=${1:?give the namespace in which rbac.yaml was applied}
+namespace=${1:?usage: kubeconfig.sh NAMESPACE [SECONDS], with the namespace in which rbac.yaml was applied}
 seconds=${2:-86400}
 account=airflow-asyncaction
 
@@ -24,7 +24,7 @@ token=$(
 )
 
 [ -n "$token" ] || {
-    echo "$account in the namespace $namespace got no token: apply rbac.yaml there first" >&2
+    echo "cannot create a token for the ServiceAccount $account in the namespace $namespace: apply rbac.yaml there first" >&2
     exit 1
 }
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Dag of the quick start."""
+"""Quick start: a task that runs a job, and a task that uses its results."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ with DAG("first", tags=["asyncaction"]) as dag:
         task_id="load",
         command=["sh", str(HERE / "load.sh")],  # or ["python", ".../load.py"], or ["node", ".../load.mjs"]
         arguments={"table": "orders"},
-        heartbeat_timeout=60,  # no report for a minute: it is stopped, and the task fails
+        heartbeat_timeout=60,  # after a minute without a report the job is stopped and the task fails
     )
 
     @task
     def count(loaded: dict[str, int]) -> int:
-        """Take what the job has reported as its results."""
+        """Return the number of rows that the job reported."""
         return loaded["rows"]
 
     count(load.output)

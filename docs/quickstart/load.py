@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job of the quick start, in Python: the standard library is all it needs."""
+"""Quick start: the job in Python, which needs only the standard library."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/kubernetes/first-pod.md, followed as a reader does: block by block, in one shell, on a cluster."""
+"""Run the commands of docs/kubernetes/first-pod.md block by block, in one shell, on a cluster."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def sections() -> dict[str, str]:
-    """Return the shell commands of the page by its headings; those before the first one under ``""``."""
+    """Return the shell commands of the page by heading; those before the first heading under ``""``."""
     text = PAGE.read_text()
     parts = {"": text.partition("\n## ")[0], **dict(SECTION.findall(text))}
     return {heading: "".join(BLOCK.findall(part)) for heading, part in parts.items()}
 
 
 def adapted(commands: str, given: dict[str, str]) -> str:
-    """Replace what a reader has to, and where this machine is not to be written to."""
+    """Replace what a reader has to replace, and paths that a test must not write to."""
     for own, value in given.items():
         commands = commands.replace(own, value)
     return commands
@@ -59,11 +59,11 @@ def test_the_page_leads_to_a_pod_that_reports(kube: Cluster, shared: SharedServi
     steps = {name: adapted(commands, given) for name, commands in sections().items()}
     assert list(steps)[:6] == [
         "",
-        "1. Rights",
-        "2. A connection",
-        "3. The job client",
-        "4. An address",
-        "5. Run it",
+        "1. Grant permissions",
+        "2. Create a connection",
+        "3. Provide the job client",
+        "4. Set the address",
+        "5. Run the Dag",
     ]
     script = "".join(list(steps.values())[:6])
     bins = Path(sys.executable).parent
@@ -86,7 +86,7 @@ def test_the_page_leads_to_a_pod_that_reports(kube: Cluster, shared: SharedServi
         done = run(script)
         assert done.returncode == 0, done.stdout + done.stderr
     finally:
-        removed = run(steps[""] + steps["Remove it"])
+        removed = run(steps[""] + steps["Clean up"])
     said = done.stdout + done.stderr
     for line in ("hello from", "progress 50 % halfway", "loading orders"):
         assert line in said, said

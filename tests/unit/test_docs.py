@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation names all that it should, its programs run, and its pages build without a warning."""
+"""The documentation is complete: errors, options, metrics, links. Its programs run, and the site builds."""
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from airflow_asyncaction import exceptions, runner_config
+from airflow_asyncaction import exceptions
+from airflow_asyncaction.job import Job
 from airflow_asyncaction.operators import task_exceptions
 from airflow_asyncaction.protocol import refusals as protocol_refusals
 from airflow_asyncaction.protocol.actions import State, StopReason
@@ -30,15 +32,24 @@ pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+READMES = [ROOT / name for name in ("CONTRIBUTING.md", "PROTOCOL.md", "README.md", "SECURITY.md")]
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)#?([^)\s]*)\)")
+
+
+@pytest.fixture(scope="module")
+def code_texts() -> str:
+    """All string literals of the package."""
+    trees = (ast.parse(path.read_text()) for path in (ROOT / "airflow_asyncaction").rglob("*.py"))
+    nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return "\n".join(node.value for node in nodes if isinstance(node.value, str))
 
 
 def page(name: str) -> str:
-    return hooks.filled((DOCS / name).read_text())
+    return hooks.expand_includes((DOCS / name).read_text())
 
 
 def headings(name: str) -> set[str]:
-    """Return what headings name: one may name several errors."""
+    """Return the names in the headings. A heading may list several errors."""
     lines = re.findall(r"^#+ (.+)$", page(name), re.MULTILINE)
     return {word for line in lines for word in line.split(", ")}
 
@@ -49,7 +60,7 @@ def below(kind: type[exceptions.AsyncActionError]) -> list[type[exceptions.Async
 
 
 def refusal_codes() -> set[str]:
-    """Return every ``error`` that a route may answer with."""
+    """Return every ``error`` code that a route may return."""
     source = "".join(Path(module.__file__ or "").read_text() for module in (protocol_refusals, refusals))
     codes = set(re.findall(r'(?:(?:Refusal|cls)\(\s*\d+|HTTP_CODES\.get\(status), "(\w+)"', source))
     for name, table in {**vars(protocol_refusals), **vars(refusals)}.items():
@@ -58,17 +69,6 @@ def refusal_codes() -> set[str]:
         elif name == "HTTP_CODES":
             codes |= set(table.values())
     return codes | {kind.code for kind in below(exceptions.ProtocolError) if "code" in vars(kind)}  # type: ignore[attr-defined]
-
-
-def blocks(language: str) -> list[Any]:
-    """Return the blocks of code in a language that stand in the pages."""
-    found: list[Any] = []
-    for path in PAGES:
-        for indent, name, code in BLOCK.findall(hooks.filled(path.read_text())):
-            if name == language:
-                text = re.sub(rf"^{indent}", "", code, flags=re.MULTILINE)
-                found.append(pytest.param(text, id=f"{path.stem}-{len(found)}"))
-    return found
 
 
 @pytest.mark.parametrize("kind", below(exceptions.ActionEnded), ids=lambda kind: kind.__name__)
@@ -86,7 +86,7 @@ def test_each_error_of_an_action_is_explained(kind: type[exceptions.ActionEnded]
         assert kind.__name__ in headings("troubleshooting.md")
 
 
-def test_each_name_that_the_code_gives_an_end_is_explained() -> None:
+def test_each_error_name_is_explained() -> None:
     given = re.compile(r'(?:reason=|State\.[A-Z]+, )"([A-Z]\w+)"|return "([A-Z][a-z]\w+)", f"')
     sources = [path.read_text() for path in (ROOT / "airflow_asyncaction").rglob("*.py")]
     named = {name for text in sources for match in given.findall(text) for name in match if name}
@@ -95,16 +95,16 @@ def test_each_name_that_the_code_gives_an_end_is_explained() -> None:
     assert named | {reason.value for reason in StopReason} <= explained
 
 
-def test_there_are_codes() -> None:
+def test_error_codes_are_found() -> None:
     assert {"bad_signature", "internal", "no_such_file", "too_many", "csrf"} <= refusal_codes()
 
 
 @pytest.mark.parametrize("code", sorted(refusal_codes()))
-def test_each_code_of_an_answer_is_explained(code: str) -> None:
+def test_each_error_code_is_explained(code: str) -> None:
     assert f"\n| `{code}` |" in page("troubleshooting.md")
 
 
-def test_no_code_is_explained_that_there_is_not() -> None:
+def test_no_unknown_error_code_is_explained() -> None:
     explained = set(re.findall(r"^\| `([a-z_]+)` \| \d", page("troubleshooting.md"), re.MULTILINE))
     assert explained - refusal_codes() == set()
 
@@ -115,58 +115,94 @@ def test_each_option_is_in_the_reference(option: Any) -> None:
     assert option.description in page("configuration.md")
 
 
+def test_each_member_of_the_job_is_in_the_table() -> None:
+    members = {name for name in vars(Job) if not name.startswith("_")}
+    assert members - set(re.findall(r"`(\w+)(?:\(.*?\))?`", page("job-client.md"))) == set()
+
+
+def test_each_option_of_run_is_in_the_table() -> None:
+    command = [sys.executable, "-m", "airflow_asyncaction.job", "run", "--help"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    text = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
+    options = set(re.findall(r"^ +(?:-h, )?(--[\w-]+)", text, re.MULTILINE)) - {"--help"}
+    assert options == set(re.findall(r"^\| `(--[\w-]+)", page("job-client.md"), re.MULTILINE))
+
+
 def test_each_metric_is_in_the_table() -> None:
     from airflow_asyncaction.store.metrics import METRICS
 
     assert all(f"`{metric.name}`" in page("metrics.md") for metric in METRICS)
 
 
-def test_options_that_pages_name_are_there() -> None:
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kubernetes/first-pod.md", "No Kubernetes cluster can be used"),
+        ("kubernetes/first-pod.md", "The Kubernetes API cannot be reached"),
+        ("kubernetes/first-pod.md", "The cluster does not accept Airflow's credentials"),
+        ("kubernetes/first-pod.md", "Pods cannot reach "),
+        ("troubleshooting.md", "there are no JOB_ variables"),
+        ("troubleshooting.md", "a job needs Python 3.8 or newer"),
+        ("troubleshooting.md", "No task watched action "),
+        ("troubleshooting.md", "the pod's events say more, but Airflow cannot read them"),
+    ],
+)
+def test_quoted_messages_are_those_of_the_code(name: str, message: str, code_texts: str) -> None:
+    assert message in page(name)
+    assert message in code_texts
+
+
+def test_options_in_pages_exist() -> None:
     known = {option.name for option in OPTIONS}
     named = {
-        name
-        for path in [*PAGES, ROOT / "README.md", ROOT / "PROTOCOL.md"]
-        for name in re.findall(r"\[asyncaction\] (\w+)", path.read_text())
+        name for path in [*PAGES, *READMES] for name in re.findall(r"\[asyncaction\] (\w+)", path.read_text())
     }
     assert named - known == set()
 
 
-def test_states_are_those_that_there_are() -> None:
+def test_states_in_the_protocol_exist() -> None:
     named = re.findall(
         r"\b(SCHEDULED|QUEUED|STARTING|RUNNING|SUCCESS|ERROR|TIMEOUT|STOPPED)\b", page("protocol.md")
     )
     assert set(named) == {state.value for state in State}
 
 
-@pytest.mark.parametrize("path", [*PAGES, ROOT / "README.md"], ids=lambda path: path.stem)
-def test_links_of_a_page_lead_somewhere_in_a_checkout(path: Path) -> None:
-    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", path.read_text())
-    assert [link for link in links if not (path.parent / link).exists()] == []
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page's headings, as the site and GitHub have them."""
+    text = hooks.expand_includes(path.read_text()) if path.is_relative_to(DOCS) else path.read_text()
+    outside_code = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", outside_code, re.MULTILINE)
+    return {re.sub(r"[^\w-]", "", title.lower().replace(" ", "-")) for title in titles}
 
 
-def test_what_is_put_into_pages_is_linked_in_a_checkout() -> None:
-    marked = [line for path in PAGES for line in path.read_text().splitlines() if "<!-- put: " in line]
-    assert len(marked) >= 10
-    assert [line for line in marked if not re.match(r" *\[[^]]+\]\([^)]+\) <!-- put: .+ -->$", line)] == []
+@pytest.mark.parametrize("path", [*PAGES, *READMES], ids=lambda path: path.stem)
+def test_links_of_a_page_work_in_a_checkout(path: Path) -> None:
+    broken = []
+    for file, anchor in LINK.findall(path.read_text()):
+        target = (path.parent / file).resolve() if file else path
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(f"{file}#{anchor}")
+    assert broken == []
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_in_pages_can_be_run(code: str) -> None:
-    compiled = compile(code, "page", "exec")
-    if "with DAG(" in code:
-        exec(compiled, {"__name__": "page", "__file__": __file__})  # noqa: S102 - our own pages
+def test_includes_are_linked_in_a_checkout() -> None:
+    included = [line for path in PAGES for line in path.read_text().splitlines() if "<!-- include: " in line]
+    assert len(included) >= 10
+    assert [
+        line for line in included if not re.match(r" *\[[^]]+\]\([^)]+\) <!-- include: .+ -->$", line)
+    ] == []
 
 
-@pytest.mark.parametrize("code", blocks("sh"))
-def test_shell_in_pages_can_be_read(code: str) -> None:
-    subprocess.run(["sh", "-n"], input=code, text=True, check=True)
-
-
-@pytest.mark.parametrize("code", [*blocks("yaml"), *blocks("json")])
-def test_yaml_and_json_in_pages_can_be_read(code: str) -> None:
-    value = yaml.safe_load(code)
-    if isinstance(value, list):  # [asyncaction] runners
-        assert runner_config.parse(json.dumps(value))
+def test_the_table_of_the_http_api_has_each_route() -> None:
+    api = yaml.safe_load((ROOT / "airflow_asyncaction" / "web" / "openapi.yaml").read_text())
+    routes = {
+        (method.upper(), path)
+        for path, item in api["paths"].items()
+        for method in item
+        if method in {"get", "put", "post", "delete"}
+    }
+    documented = re.findall(r"^\| `([A-Z]+) (/[^`?]*)", page("http-api.md"), re.MULTILINE)
+    assert set(documented) == routes | {("GET", "/openapi.json")}
 
 
 @pytest.mark.parametrize(
