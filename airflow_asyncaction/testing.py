@@ -28,17 +28,9 @@ from urllib.parse import parse_qs
 from airflow_asyncaction.exceptions import FileRefused, ProtocolError, ReportTooLarge, SignatureError
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, StopReason, answer, unix_ms
+from airflow_asyncaction.protocol.decisions import Accepted, Earlier, Refused
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
-from airflow_asyncaction.protocol.lifecycle import (
-    Accepted,
-    Earlier,
-    Exit,
-    Message,
-    Refused,
-    Stop,
-    Supersede,
-    decide,
-)
+from airflow_asyncaction.protocol.lifecycle import Exit, Message, Stop, Supersede, decide
 from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.protocol.reports import Limits, LogLine, Report, parse
 from airflow_asyncaction.protocol.signing import (

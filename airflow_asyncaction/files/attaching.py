@@ -12,9 +12,9 @@ from airflow_asyncaction.filestores.base import FileStore, Measured
 from airflow_asyncaction.protocol import file_rules
 from airflow_asyncaction.protocol.file_rules import check_lives, difference
 from airflow_asyncaction.protocol.files import FileRecord
+from airflow_asyncaction.protocol.human_readable import format_size, format_transfer
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
-from airflow_asyncaction.protocol.transfers import describe, describe_size
 from airflow_asyncaction.store import files, reports, rows
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.files import Content, File
@@ -80,7 +80,7 @@ class Attaching:
     ) -> None:
         """Attach a file to a content that is stored already."""
         files.link(connection, file, content, now)
-        said = f"{describe_size(content.size_bytes)}, already stored"
+        said = f"{format_size(content.size_bytes)}, already stored"
         reports.keep_line(connection, row, "file", _line(file, said), now)
 
 
@@ -120,7 +120,7 @@ def _attach(connection: Transaction, row: ActionRow, file: File, found: Found) -
     if file.attached_at is not None:  # the same content was sent twice
         return attached(connection, file)
     content = files.attach(connection, file, _content(file, found), now)
-    said = describe(found.measured.size_bytes, found.seconds)
+    said = format_transfer(found.measured.size_bytes, found.seconds)
     reports.keep_line(connection, row, "file", _line(file, said), now)
     return file, content
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from airflow_asyncaction import __version__
-from airflow_asyncaction.job import wrap
-from airflow_asyncaction.job.reporter import say
-from airflow_asyncaction.job.wrap_files import Binding
+from airflow_asyncaction.job import wrapper
+from airflow_asyncaction.job.stderr import print_stderr
+from airflow_asyncaction.job.wrapper_files import Binding
 
 _DESCRIPTION = """\
 Run an unmodified program as a job of Airflow. Its output is passed through and reported as log lines; its end
@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise _UsageError('say what to run after "--"')
     except _UsageError as error:
         parser.print_usage(sys.stderr)
-        say(str(error))
-        wrap.report_failure(f"Wrong usage of the wrapper: {error}", os.environ)
-        return wrap.WRAPPER_FAILED
-    return wrap.run(
+        print_stderr(str(error))
+        wrapper.report_failure(f"Wrong usage of the wrapper: {error}", os.environ)
+        return wrapper.WRAPPER_FAILED
+    return wrapper.run(
         command,
-        wrap.Options(
+        wrapper.Options(
             heartbeat_seconds=options.heartbeat_interval,
             stop_grace_seconds=options.stop_grace,
             report_timeout_seconds=options.report_timeout,
@@ -77,7 +77,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    defaults = wrap.Options()
+    defaults = wrapper.Options()
     started = Path(sys.argv[0]).name
     parser = _Parser(prog=started if started.endswith(".pyz") else "python -m airflow_asyncaction.job")
     parser.add_argument("--version", action="version", version=__version__)

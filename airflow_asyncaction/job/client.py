@@ -18,12 +18,14 @@ from types import TracebackType
 from typing import Any
 
 from airflow_asyncaction.exceptions import AsyncActionError
-from airflow_asyncaction.job.content import Contents
-from airflow_asyncaction.job.files import JobFiles, Named, find_files
-from airflow_asyncaction.job.outbox import tidy
+from airflow_asyncaction.job.content_client import ContentClient
+from airflow_asyncaction.job.file_transfer import File
+from airflow_asyncaction.job.files import JobFiles, NamedFile, find_files
+from airflow_asyncaction.job.log_queue import clean_text
 from airflow_asyncaction.job.proxies import Proxies
-from airflow_asyncaction.job.reporter import Reporter, Timing, say
-from airflow_asyncaction.job.transfer import File
+from airflow_asyncaction.job.reporter import Reporter
+from airflow_asyncaction.job.stderr import print_stderr
+from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.transport import Request, Transport
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.files import DEFAULT_STORE
@@ -73,7 +75,7 @@ class Job:
         if info is not None:
             transport = Transport(info, timeout_seconds=timing.timeout_seconds, proxies=proxies)
             self._reporter = Reporter(transport, agent=agent or this_agent(), timing=timing)
-        contents = Contents(proxies=proxies)
+        contents = ContentClient(proxies=proxies)
         self._files = JobFiles(info, self._reporter, contents, timing, self.log)
 
     def __repr__(self) -> str:
@@ -90,7 +92,7 @@ class Job:
             try:
                 self.fail(error)
             except AsyncActionError as failure:
-                say(f"the job's failure could not be reported: {failure}")
+                print_stderr(f"the job's failure could not be reported: {failure}")
         self.close()
 
     @property
@@ -127,7 +129,7 @@ class Job:
         :param stream: ``stdout`` or ``stderr`` if this line is written there as well
         :param echo: whether the constructor's ``echo`` gets it too
         """
-        line = LogLine(tidy(str(text)), str(level).upper(), time.time_ns() // 1_000_000, stream)
+        line = LogLine(clean_text(str(text)), str(level).upper(), time.time_ns() // 1_000_000, stream)
         if self._echo is not None and echo:
             self._echo(line)
         if self._reporter is not None:
@@ -144,7 +146,7 @@ class Job:
             raise ValueError(f"progress is a number from 0 to 100, not {percent!r}")
         details: dict[str, Any] = {"progress": percent}
         if message is not None:
-            details["message"] = tidy(str(message))
+            details["message"] = clean_text(str(message))
         if self._reporter is not None:
             self._reporter.set_details(details, hurry=percent == _DONE)
 
@@ -170,8 +172,8 @@ class Job:
         """
         if isinstance(error, BaseException):
             name = name or type(error).__name__
-        name = tidy(name or "JobError")[:MAX_NAME_CHARS]
-        message = tidy(str(error) or name)[:MAX_MESSAGE_CHARS]
+        name = clean_text(name or "JobError")[:MAX_NAME_CHARS]
+        message = clean_text(str(error) or name)[:MAX_MESSAGE_CHARS]
         self._end({"status": "ERROR", "errorName": name, "errorMessage": message})
 
     def is_stopping(self) -> bool:
@@ -259,7 +261,7 @@ class Job:
         :raises ServerError: it was refused, could not be delivered, or changed meanwhile
         :raises OSError: it cannot be read
         """
-        named = Named(name or Path(path).name, Path(path))
+        named = NamedFile(name or Path(path).name, Path(path))
         return self._files.upload(self._files.place(property, None, store), named, metadata, mimetype)
 
     def upload_all(
@@ -361,7 +363,7 @@ def _say_outside() -> None:
     global _has_said  # noqa: PLW0603 - once per process
     if not _has_said:
         _has_said = True
-        say("there are no JOB_ variables, so this is no job of Airflow: nothing is reported")
+        print_stderr("there are no JOB_ variables, so this is no job of Airflow: nothing is reported")
 
 
 def _as_json(value: Any) -> Any:

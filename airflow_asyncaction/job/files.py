@@ -16,10 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
-from airflow_asyncaction.job.content import Contents
-from airflow_asyncaction.job.outbox import tidy
-from airflow_asyncaction.job.reporter import Reporter, Timing
-from airflow_asyncaction.job.transfer import (
+from airflow_asyncaction.job.content_client import ContentClient
+from airflow_asyncaction.job.file_transfer import (
     Fetched,
     File,
     Progress,
@@ -29,6 +27,9 @@ from airflow_asyncaction.job.transfer import (
     file_of,
     send_file,
 )
+from airflow_asyncaction.job.log_queue import clean_text
+from airflow_asyncaction.job.reporter import Reporter
+from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.transport import Request
 from airflow_asyncaction.protocol.digests import digests
 from airflow_asyncaction.protocol.files import (
@@ -37,8 +38,8 @@ from airflow_asyncaction.protocol.files import (
     checked_property,
     is_file_name,
 )
+from airflow_asyncaction.protocol.human_readable import format_transfer
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.transfers import describe
 
 _SHOW_SECONDS = 1.0
 _MIMETYPES_OF_ENCODINGS = {
@@ -49,7 +50,7 @@ _MIMETYPES_OF_ENCODINGS = {
 
 
 @dataclass(frozen=True)
-class Place:
+class FileProperty:
     """A property of an action, in a store: where files are attached.
 
     :param of: uuid of the action; ``""`` outside Airflow
@@ -65,7 +66,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedFile:
     """A local file, and its name in the store."""
 
     name: str
@@ -82,7 +83,7 @@ class JobFiles:
         self,
         info: JobInfo | None,
         reporter: Reporter | None,
-        contents: Contents,
+        contents: ContentClient,
         timing: Timing,
         log: Callable[[str], None],
     ) -> None:
@@ -92,20 +93,20 @@ class JobFiles:
         self._patience_seconds = timing.report_patience_seconds
         self._log = log
 
-    def place(self, property: str, of: str | None, store: str) -> Place:  # noqa: A002
+    def place(self, property: str, of: str | None, store: str) -> FileProperty:  # noqa: A002
         """Return a place of the job's own action, or of another.
 
         :raises MalformedReport: no property has such a name
         """
         own = self._info.job_id if self._info is not None else ""
-        return Place(checked_property(property), of or own, store)
+        return FileProperty(checked_property(property), of or own, store)
 
-    def download(self, place: Place, to: str | os.PathLike[str], index: int) -> Path:
+    def download(self, place: FileProperty, to: str | os.PathLike[str], index: int) -> Path:
         """Fetch one file. See :meth:`Job.download`."""
         is_folder = os.fspath(to).endswith("/") or Path(to).is_dir()
         return self._fetch(place, index, lambda file: _below(Path(to), file) if is_folder else Path(to))
 
-    def download_all(self, place: Place, to: str | os.PathLike[str]) -> list[Path]:
+    def download_all(self, place: FileProperty, to: str | os.PathLike[str]) -> list[Path]:
         """Fetch all files of a place. See :meth:`Job.download_all`."""
         paths: list[Path] = []
 
@@ -127,8 +128,8 @@ class JobFiles:
 
     def upload(
         self,
-        place: Place,
-        named: Named,
+        place: FileProperty,
+        named: NamedFile,
         metadata: Mapping[str, Any] | None = None,
         mimetype: str | None = None,
     ) -> File:
@@ -152,7 +153,7 @@ class JobFiles:
             )
         return sent.file
 
-    def _fetch(self, place: Place, index: int, choose: Callable[[File], Path]) -> Path:
+    def _fetch(self, place: FileProperty, index: int, choose: Callable[[File], Path]) -> Path:
         reporter = self._server()
         title = f"{place.property}[{index}]"
         with _Shown(reporter, f"downloading {title}") as show:
@@ -178,7 +179,7 @@ class _Shown:
 
     def __init__(self, reporter: Reporter, message: str) -> None:
         self._reporter = reporter
-        self._message = tidy(message)
+        self._message = clean_text(message)
         self._is_shown = False
         self._next_at = time.monotonic() + _SHOW_SECONDS
 
@@ -200,7 +201,7 @@ class _Shown:
         self._reporter.show_transfer({"progress": percent, "message": self._message})
 
 
-def has_file(send: Send, place: Place, index: int) -> bool:
+def has_file(send: Send, place: FileProperty, index: int) -> bool:
     """Tell whether a file is attached with this index.
 
     :raises ServerError: it was refused, or could not be delivered
@@ -214,7 +215,7 @@ def has_file(send: Send, place: Place, index: int) -> bool:
     return True
 
 
-def find_files(path: str | os.PathLike[str]) -> list[Named]:
+def find_files(path: str | os.PathLike[str]) -> list[NamedFile]:
     """Return the files that a path, a folder or a pattern means, sorted by name.
 
     Links to files are followed, links to folders below the folder are not.
@@ -224,7 +225,7 @@ def find_files(path: str | os.PathLike[str]) -> list[Named]:
     """
     given = Path(path)
     if given.is_file():
-        found = [Named(given.name, given)]
+        found = [NamedFile(given.name, given)]
     elif given.is_dir():
         found = [_named(given, each) for each in _walk(given)]
     else:
@@ -245,8 +246,8 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _named(base: Path, path: Path) -> Named:
-    return Named(path.relative_to(base).as_posix(), path)
+def _named(base: Path, path: Path) -> NamedFile:
+    return NamedFile(path.relative_to(base).as_posix(), path)
 
 
 def _before_wildcards(pattern: Path) -> Path:
@@ -291,4 +292,4 @@ def _is_no_such_file(error: ServerError) -> bool:
 
 
 def _describe(fetched: Fetched) -> str:
-    return f"{fetched.file.name}: {describe(fetched.file.size_bytes, fetched.seconds)}"
+    return f"{fetched.file.name}: {format_transfer(fetched.file.size_bytes, fetched.seconds)}"

@@ -7,40 +7,22 @@ import atexit
 import contextlib
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError, ServerUnreachable, Superseded
-from airflow_asyncaction.job.outbox import Outbox
-from airflow_asyncaction.job.outgoing import OutgoingReport, encode_report, heartbeat
+from airflow_asyncaction.job.log_queue import LogQueue
+from airflow_asyncaction.job.outgoing_report import OutgoingReport, encode_report, heartbeat
+from airflow_asyncaction.job.stderr import print_stderr
+from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.transport import Request, ServerKeepsFailing, Transport
-from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.reports import LogLine
 
 _TOO_LARGE = 413
 _SUSPICIOUS_SERVER_ERRORS = 6  # in a row; with the default backoff within the default heartbeat interval
 _SHORTEST_NAP_SECONDS = 0.01
-
-
-@keyword_dataclass
-class Timing:
-    """When a job's reports are sent, and for how long again over an outage.
-
-    :param heartbeat_seconds: after so long without another report the job says that it lives
-    :param flush_seconds: so long log lines and progress wait for more
-    :param report_patience_seconds: for the terminal report, and for what the job waits for
-    :param exit_patience_seconds: for the last log lines of a job that goes without a terminal report
-    :param timeout_seconds: of one connection attempt, and of each wait for an answer
-    """
-
-    heartbeat_seconds: float = 10.0
-    flush_seconds: float = 1.0
-    report_patience_seconds: float = 330.0
-    exit_patience_seconds: float = 30.0
-    timeout_seconds: float = 10.0
 
 
 class Reporter:
@@ -74,7 +56,7 @@ class Reporter:
         self._sending = threading.RLock()
         self._starting = threading.RLock()
         self._hurrying: list[None] = []  # its append and pop are atomic
-        self._outbox = Outbox()
+        self._outbox = LogQueue()
         self._woken = False
         self._details: dict[str, Any] | None = None
         self._own_details: dict[str, Any] = {}
@@ -167,7 +149,7 @@ class Reporter:
         """Drop all that waits to be sent."""
         self.after_fork()
         with self._hurry():
-            self._outbox = Outbox()
+            self._outbox = LogQueue()
             self._first, self._details, self._ending, self._unsent = {}, None, None, None
 
     def close(self) -> None:
@@ -391,11 +373,4 @@ class Reporter:
     def _complain(self, error: AsyncActionError) -> None:
         if not self._complained:
             self._complained = True
-            say(f"a report was lost: {error}")
-
-
-def say(text: str) -> None:
-    """Write one line on stderr, if there is one."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"airflow-asyncaction: {text}\n")
-        sys.stderr.flush()
+            print_stderr(f"a report was lost: {error}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar, Union
 
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import SKIPPED, Action, Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.compat import keyword_dataclass
+from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, Earlier, Refused
 from airflow_asyncaction.protocol.reports import (
     MAX_MESSAGE_CHARS,
     MAX_NAME_CHARS,
@@ -22,6 +23,7 @@ from airflow_asyncaction.protocol.reports import (
     kept_tail,
     printable,
 )
+from airflow_asyncaction.protocol.timeouts import TimeOut
 
 T = TypeVar("T")
 
@@ -81,17 +83,6 @@ class Supersede:
 
 
 @dataclass(frozen=True)
-class TimeOut:
-    """A clock ran out, as :func:`overdue` says.
-
-    :param name: ``JobNeverStarted`` or ``HeartbeatTimeout``
-    """
-
-    name: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Due:
     """The time has come that an action was scheduled for."""
 
@@ -110,52 +101,6 @@ class Unlaunched:
 
 OtherMessage = Union[Launched, Exit, Stop, Abandon, Supersede, TimeOut, Due, Unlaunched]
 Message = Union[Report, OtherMessage]
-
-
-@dataclass(frozen=True)
-class Earlier:
-    """A report that came before under the same key (nonce).
-
-    :param body_sha256: hex
-    :param refused_with: the code it was refused with, ``None`` if it was accepted
-    """
-
-    body_sha256: str
-    refused_with: str | None
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The action afterwards."""
-
-    action: Action
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A re-send of what was accepted before: answer again, change nothing."""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A report that cannot be taken.
-
-    :param code: ``already_ended``, ``superseded`` or ``nonce_reused``
-    :param repeated: it was refused, and recorded, before
-    """
-
-    code: str
-    message: str
-    repeated: bool = False
-
-
-Decision = Union[Accepted, Duplicate, Refused]
-
-_REFUSALS = {
-    "already_ended": "The action has ended already, and this end differs: the first one stands",
-    "superseded": "A newer attempt took over, or Airflow ended this action: stop the job",
-    "nonce_reused": "Another report was sent under this nonce: use a new nonce for every report",
-}
 
 
 def decide(
@@ -178,28 +123,6 @@ def decide(
     return Accepted(_changed(action, message, now))
 
 
-def overdue(action: Action, now: datetime) -> TimeOut | None:
-    """Tell which clock of an action ran out, if any.
-
-    Where only a report proves that the job works, the start clock waits for the first one; else for the
-    process.
-    """
-    if action.state.is_end:
-        return None
-    needs_report = action.require_report or action.completion is Completion.REPORT
-    has_started = action.last_report_at is not None or (action.started_at is not None and not needs_report)
-    if action.start_timeout is not None and not has_started:
-        waited = now - action.created_at
-        if waited > action.start_timeout:
-            missed = "start" if action.started_at is None else "report"
-            said = f"The job did not {missed} within {_seconds(action.start_timeout)}"
-            return TimeOut("JobNeverStarted", said)
-    since = action.last_report_at or action.started_at
-    if action.heartbeat_timeout is not None and since is not None and now - since > action.heartbeat_timeout:
-        return TimeOut("HeartbeatTimeout", f"No report for {_seconds(action.heartbeat_timeout)}")
-    return None
-
-
 def _changed(action: Action, message: OtherMessage, now: datetime) -> Action:
     """Apply any other message than a report."""
     if isinstance(message, Launched):
@@ -219,23 +142,19 @@ def _changed(action: Action, message: OtherMessage, now: datetime) -> Action:
 
 def _again(earlier: Earlier, body_sha256: str) -> Decision:
     if earlier.body_sha256 != body_sha256:
-        return _refuse("nonce_reused")
+        return Refused.because("nonce_reused")
     if earlier.refused_with is not None:
-        return replace(_refuse(earlier.refused_with), repeated=True)
+        return replace(Refused.because(earlier.refused_with), repeated=True)
     return Duplicate()
-
-
-def _refuse(code: str) -> Refused:
-    return Refused(code, _REFUSALS.get(code, "It was refused before"))
 
 
 def _report(action: Action, report: Report, now: datetime) -> Decision:
     if action.fenced:
-        return _refuse("superseded")
+        return Refused.because("superseded")
     if not report.is_terminal:
         return Accepted(action if action.state.is_end else _news(action, report, now))
     if action.state.is_end:
-        return Accepted(action) if _is_same_end(action, report) else _refuse("already_ended")
+        return Accepted(action) if _is_same_end(action, report) else Refused.because("already_ended")
     return Accepted(_reported_end(action, report, now))
 
 
@@ -458,7 +377,3 @@ def _exit_sentence(exit_: Exit) -> str:
 def _exit_json(exit_: Exit) -> strict_json.JsonText:
     fields = {"code": exit_.code, "signal": exit_.signal, "reason": exit_.reason, "message": exit_.message}
     return strict_json.dumps({name: value for name, value in fields.items() if value is not None})
-
-
-def _seconds(duration: timedelta) -> str:
-    return f"{duration.total_seconds():g} s"

@@ -16,7 +16,7 @@ from airflow_asyncaction.exceptions import (
     SignatureError,
     StaleTime,
 )
-from airflow_asyncaction.protocol.lifecycle import Refused
+from airflow_asyncaction.protocol.decisions import Refused
 
 REPORT_STATUS: Mapping[str, int] = {"already_ended": 409, "nonce_reused": 409, "superseded": 410}
 FILE_STATUS: Mapping[str, int] = {

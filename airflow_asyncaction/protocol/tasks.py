@@ -7,9 +7,9 @@ Not part of PROTOCOL.md: both ends are of one release of this package. During an
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar, Union
+from typing import Any
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.actions import (
@@ -21,21 +21,12 @@ from airflow_asyncaction.protocol.actions import (
     in_seconds,
     is_skipped,
 )
-from airflow_asyncaction.protocol.compat import StrEnum, assert_never, keyword_dataclass
+from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.masking import MAX_VALUES, Masker
-from airflow_asyncaction.protocol.reports import (
-    MAX_MESSAGE_CHARS,
-    MAX_NAME_CHARS,
-    LogLine,
-    is_name,
-    kept_tail,
-    printable,
-)
+from airflow_asyncaction.protocol.json_fields import enum_field, optional_field, typed_field
+from airflow_asyncaction.protocol.masking import MAX_VALUES
+from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, LogLine, is_name, printable
 from airflow_asyncaction.protocol.strict_json import JsonText, NotJson, loads
-
-E = TypeVar("E", bound=StrEnum)
 
 TRIGGERS = "airflow_asyncaction.triggers."
 """Where the triggers are that the server completes tasks of."""
@@ -52,9 +43,6 @@ RESULTS_CHANGED = (
     " with keys that Airflow reserves are in it as JSON text. The action has the results unchanged"
 )
 """Logged if the XCom differs from the results."""
-
-Word = Union[Launched, Exit, Stop, Abandon]
-"""What a runner may say of a job."""
 
 
 @dataclass(frozen=True)
@@ -128,18 +116,18 @@ class ActionSpec:
         :raises MalformedReport: it did not
         """
         return cls(
-            type=printable(_typed(fields, "type", str))[:250],
-            runner=printable(_typed(fields, "runner", str))[:50],
+            type=printable(typed_field(fields, "type", str))[:250],
+            runner=printable(typed_field(fields, "runner", str))[:50],
             arguments=_json_text(fields, "arguments"),
-            completion=_enum(fields, "completion", Completion),
-            require_report=_typed(fields, "requireReport", bool),
+            completion=enum_field(fields, "completion", Completion),
+            require_report=typed_field(fields, "requireReport", bool),
             start_timeout=_duration(fields, "startTimeoutSeconds"),
             heartbeat_timeout=_duration(fields, "heartbeatTimeoutSeconds"),
-            accept_v1=_typed(fields, "acceptV1", bool),
-            log_limit=max(0, min(_typed(fields, "logLimit", int), 10**6)),
-            adoptable=_optional(fields, "adoptable", bool) is True,
-            takes_over=_optional(fields, "takesOver", bool) is not False,
-            traceparent=printable(_optional(fields, "traceparent", str) or "")[:55] or None,
+            accept_v1=typed_field(fields, "acceptV1", bool),
+            log_limit=max(0, min(typed_field(fields, "logLimit", int), 10**6)),
+            adoptable=optional_field(fields, "adoptable", bool) is True,
+            takes_over=optional_field(fields, "takesOver", bool) is not False,
+            traceparent=printable(optional_field(fields, "traceparent", str) or "")[:55] or None,
             **_call(fields),
             orchestrator=_name(fields, "orchestrator"),
             secrets=secrets_from_json(fields),
@@ -175,8 +163,8 @@ class Deferral:
         :raises MalformedReport: it did not
         """
         return cls(
-            needs_worker=_enum(fields, "needsWorker", NeedsWorker),
-            pushes_results=_typed(fields, "pushesResults", bool),
+            needs_worker=enum_field(fields, "needsWorker", NeedsWorker),
+            pushes_results=typed_field(fields, "pushesResults", bool),
         )
 
 
@@ -284,16 +272,6 @@ class TaskView:
         )
 
 
-def masked_word(word: Word, masker: Masker) -> Word:
-    """Return a runner's word without the secrets that it may quote."""
-    if isinstance(word, Launched):
-        return Launched(masker.json(dict(word.job)))
-    if isinstance(word, Exit):
-        message = None if word.message is None else masker.text(word.message)
-        return replace(word, message=message, tail=tuple(map(masker.line, word.tail)))
-    return word
-
-
 def secrets_from_json(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Read the secrets of a spec, or those that a task has come to know since; older releases send none.
 
@@ -307,80 +285,13 @@ def secrets_from_json(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(secrets)
 
 
-def word_to_json(word: Word) -> dict[str, Any]:
-    """Return a runner's word as a body."""
-    if isinstance(word, Launched):
-        return {"word": "launched", "job": dict(word.job)}
-    if isinstance(word, Exit):
-        return {"word": "exit", **vars(word), **_shortened(word)}
-    if isinstance(word, Stop):
-        return {"word": "stop", "reason": word.reason.value}
-    if not isinstance(word, Abandon):
-        assert_never(word)
-    return {"word": "abandon"}
-
-
-def _shortened(exit_: Exit) -> dict[str, Any]:
-    """Return the texts of an exit, cut to what the server keeps: a job may print, or raise, any amount."""
-    return {
-        "reason": _cut(exit_.reason, MAX_NAME_CHARS),
-        "message": _cut(exit_.message, MAX_MESSAGE_CHARS),
-        "tail": list(kept_tail(exit_.tail)),
-    }
-
-
-def _cut(text: str | None, max_chars: int) -> str | None:
-    return None if text is None else text[:max_chars]
-
-
-def word_from_json(fields: Mapping[str, Any]) -> Word:
-    """Read what :func:`word_to_json` wrote.
-
-    :raises MalformedReport: it did not
-    """
-    word = _typed(fields, "word", str)
-    if word == "launched":
-        return Launched(_typed(fields, "job", dict))
-    if word == "exit":
-        return _exit(fields)
-    if word == "stop":
-        return Stop(_enum(fields, "reason", StopReason))
-    if word == "abandon":
-        return Abandon()
-    raise MalformedReport("word is not launched, exit, stop or abandon", field="word")
-
-
-def _exit(fields: Mapping[str, Any]) -> Exit:
-    tail = _typed(fields, "tail", list)
-    return Exit(
-        code=_optional(fields, "code", int),
-        signal=_optional(fields, "signal", str),
-        reason=_cut(_optional(fields, "reason", str), MAX_NAME_CHARS),
-        message=_cut(_optional(fields, "message", str), MAX_MESSAGE_CHARS),
-        tail=tuple(line for line in tail if isinstance(line, str)),
-        is_seen=_optional(fields, "is_seen", bool) is not False,
-        is_skip=_optional(fields, "is_skip", bool) is True,
-    )
-
-
-def _typed(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
-    value = fields.get(name)
-    if not isinstance(value, type_) or (type_ is int and isinstance(value, bool)):
-        raise MalformedReport(f"{name} is not of type {type_.__name__}", field=name)
-    return value
-
-
 def _json_text(fields: Mapping[str, Any], name: str) -> JsonText:
-    text = _typed(fields, name, str)
+    text = typed_field(fields, name, str)
     try:
         loads(text)
     except NotJson as error:
         raise MalformedReport(f"{name} is not JSON: {error}", field=name) from None
     return JsonText(text)
-
-
-def _optional(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
-    return None if fields.get(name) is None else _typed(fields, name, type_)
 
 
 def _call(fields: Mapping[str, Any]) -> dict[str, str | None]:
@@ -391,17 +302,10 @@ def _call(fields: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _name(fields: Mapping[str, Any], name: str) -> str | None:
-    value: str | None = _optional(fields, name, str)
+    value: str | None = optional_field(fields, name, str)
     if value is not None and not is_name(value):
         raise MalformedReport(f"{name} must be 1 to {MAX_NAME_CHARS} printable characters", field=name)
     return value
-
-
-def _enum(fields: Mapping[str, Any], name: str, enum: type[E]) -> E:
-    try:
-        return enum(str(fields.get(name)))
-    except ValueError:
-        raise MalformedReport(f"{name} is none of {', '.join(enum)}", field=name) from None
 
 
 def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:

@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.service import Files, Target, Upload
-from airflow_asyncaction.protocol.content_answers import ContentAnswer
+from airflow_asyncaction.protocol.content_responses import ContentResponse
 from airflow_asyncaction.protocol.file_rules import attached_answer, location_answer, upload_answer
 from airflow_asyncaction.protocol.files import Announcement, Role
 from airflow_asyncaction.protocol.reports import parse_object
@@ -74,7 +74,7 @@ def contents_blueprint(files: Files) -> Blueprint:
     @blueprint.get(f"{CONTENT_PATH}<token>")
     def get_content(token: str) -> Response:
         content, opened = files.open(token)
-        answer = ContentAnswer.of(content, {name.lower(): value for name, value in request.headers})
+        answer = ContentResponse.of(content, {name.lower(): value for name, value in request.headers})
         response = Response(_give(answer, opened), answer.status, answer.headers)
         response.call_on_close(opened.close)  # a HEAD reads nothing
         return response
@@ -107,6 +107,6 @@ def _take(receiving: Receiving, request: Request) -> None:
         receiving.write(chunk)
 
 
-def _give(answer: ContentAnswer, opened: BinaryIO) -> Iterator[bytes]:
+def _give(answer: ContentResponse, opened: BinaryIO) -> Iterator[bytes]:
     with closing(opened):
         yield from chunks_of(answer, opened)

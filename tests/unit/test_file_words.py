@@ -25,8 +25,8 @@ from airflow_asyncaction.protocol.files import (
     checked_property,
     is_file_name,
 )
+from airflow_asyncaction.protocol.human_readable import describe, format_size
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.protocol.transfers import describe, describe_size
 
 pytestmark = pytest.mark.unit
 
@@ -278,7 +278,7 @@ def test_a_record_says_all_to_a_task_and_to_a_job_not_where_it_is_kept() -> None
     ],
 )
 def test_a_size_has_a_unit(size_bytes: int, said: str) -> None:
-    assert describe_size(size_bytes) == said
+    assert format_size(size_bytes) == said
 
 
 def test_a_transfer_has_a_rate() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job import Job, JobInfoError, ServerError, ServerUnreachable, Timing, open_job
-from airflow_asyncaction.job.content import Contents
+from airflow_asyncaction.job.content_client import ContentClient
 from airflow_asyncaction.job.proxies import Proxies, Proxy, is_exempt
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
@@ -223,7 +223,7 @@ def test_a_proxy_that_cannot_be_used_is_said_at_once(
 
 
 def test_a_content_url_has_a_proxy_of_its_own() -> None:
-    contents = Contents(proxies=Proxies({"https_proxy": "socks5://user:pass-word@h"}))
+    contents = ContentClient(proxies=Proxies({"https_proxy": "socks5://user:pass-word@h"}))
     with pytest.raises(AsyncActionError, match="https_proxy names a proxy that is not http://") as caught:
         contents.get("https://store.example/bucket?signature=s", {})
     assert "pass-word" not in str(caught.value)

@@ -16,24 +16,12 @@ from hypothesis import strategies as st
 
 from airflow_asyncaction import protocol
 from airflow_asyncaction.protocol.actions import SKIPPED, Action, Completion, State, StopReason, Verb, answer
+from airflow_asyncaction.protocol.decisions import Accepted, Duplicate, Earlier, Refused
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import (
-    Abandon,
-    Accepted,
-    Duplicate,
-    Earlier,
-    Exit,
-    Launched,
-    Message,
-    Refused,
-    Stop,
-    Supersede,
-    TimeOut,
-    decide,
-    overdue,
-)
+from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Message, Stop, Supersede, decide
 from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, Limits, Report, ReportedStatus, parse
 from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.protocol.timeouts import TimeOut, find_expired_timeout
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=100)
@@ -391,7 +379,7 @@ def test_a_clock_that_ran_out_ends_it_and_stops_the_job() -> None:
 
 
 def overdue_name(start: Action) -> str | None:
-    time_out = overdue(start, LATER)
+    time_out = find_expired_timeout(start, LATER)
     return None if time_out is None else time_out.name
 
 
@@ -409,7 +397,7 @@ def test_start_clock() -> None:
 def test_start_clock_says_what_was_missed() -> None:
     waiting = action(start_timeout=timedelta(seconds=99), require_report=True)
     started = after(waiting, Launched({}))
-    said = [time_out.message for one in (waiting, started) if (time_out := overdue(one, LATER))]
+    said = [time_out.message for one in (waiting, started) if (time_out := find_expired_timeout(one, LATER))]
     assert said == ["The job did not start within 99 s", "The job did not report within 99 s"]
 
 
@@ -423,7 +411,7 @@ def test_heartbeat_clock_counts_from_the_last_report_or_the_start() -> None:
 
 def test_no_clock_runs_after_the_end() -> None:
     ended = after(action(start_timeout=timedelta(), heartbeat_timeout=timedelta()), SUCCESS)
-    assert overdue(ended, LATER) is None
+    assert find_expired_timeout(ended, LATER) is None
 
 
 def test_replays() -> None:
@@ -504,7 +492,7 @@ def check_step(before: Action, message: Message, now: Action) -> None:
     assert now.state.is_end == (now.ended_at is not None)
     assert len(now.error_message or "") <= MAX_MESSAGE_CHARS + 1
     json.dumps(answer(now, now=NOW), allow_nan=False)
-    overdue(now, LATER)
+    find_expired_timeout(now, LATER)
 
 
 @given(starts, st.lists(messages, max_size=8))

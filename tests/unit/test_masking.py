@@ -14,7 +14,8 @@ from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched
 from airflow_asyncaction.protocol.masking import MAX_CHARS, MAX_VALUES, NO_SECRETS, Masker, bounded, found_in
 from airflow_asyncaction.protocol.reports import Limits, LogLine, cut_line, parse
-from airflow_asyncaction.protocol.tasks import ActionSpec, masked_word
+from airflow_asyncaction.protocol.runner_messages import mask_message
+from airflow_asyncaction.protocol.tasks import ActionSpec
 
 pytestmark = pytest.mark.unit
 
@@ -164,6 +165,6 @@ def test_a_report_is_masked_before_it_is_cut() -> None:
 
 def test_a_runners_word_is_masked() -> None:
     masker = Masker([SECRET, "ExitCode"])
-    assert masked_word(Launched({"pod": SECRET, "pid": 1}), masker) == Launched({"pod": "***", "pid": 1})
+    assert mask_message(Launched({"pod": SECRET, "pid": 1}), masker) == Launched({"pod": "***", "pid": 1})
     exit_ = Exit(code=1, reason="ExitCode", message=f"no {SECRET}", tail=("a", SECRET))
-    assert masked_word(exit_, masker) == Exit(code=1, reason="ExitCode", message="no ***", tail=("a", "***"))
+    assert mask_message(exit_, masker) == Exit(code=1, reason="ExitCode", message="no ***", tail=("a", "***"))

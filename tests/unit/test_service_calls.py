@@ -22,8 +22,9 @@ from airflow_asyncaction.operators import (
 )
 from airflow_asyncaction.operators.base import BaseActionOperator
 from airflow_asyncaction.protocol.actions import Action, State, answer
+from airflow_asyncaction.protocol.decisions import Accepted
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import Accepted, Exit, Message, decide
+from airflow_asyncaction.protocol.lifecycle import Exit, Message, decide
 from airflow_asyncaction.protocol.reports import Limits, parse
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import ActionSpec

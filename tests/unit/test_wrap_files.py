@@ -188,7 +188,7 @@ def test_heartbeats_go_on_during_a_download(server: JobServer, tested: TestedJob
 ONE_THREAD = """
 import threading
 from airflow_asyncaction.job import open_job
-from airflow_asyncaction.job.wrap_files import Binding, fetch_inputs
+from airflow_asyncaction.job.wrapper_files import Binding, fetch_inputs
 job = open_job()
 before = threading.active_count()
 fetch_inputs(job, [Binding("data", "x")])

@@ -7,13 +7,13 @@ _KB = 1000
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
-def describe(size_bytes: int, seconds: float) -> str:
+def format_transfer(size_bytes: int, seconds: float) -> str:
     """Return one phrase for a transfer, such as ``12.3 MB in 0.40 s, 30.8 MB/s`` (1 MB is 10^6 bytes)."""
     rate = size_bytes / max(seconds, 0.001) / _KB**2
-    return f"{describe_size(size_bytes)} in {seconds:.2f} s, {rate:.1f} MB/s"
+    return f"{format_size(size_bytes)} in {seconds:.2f} s, {rate:.1f} MB/s"
 
 
-def describe_size(size_bytes: int) -> str:
+def format_size(size_bytes: int) -> str:
     """Return a size with its unit, such as ``12.3 MB``."""
     size, unit = float(size_bytes), 0
     while size >= _KB and unit < len(_UNITS) - 1:

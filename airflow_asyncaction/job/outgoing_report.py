@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_asyncaction.job.outbox import encode
+from airflow_asyncaction.job.log_queue import encode_line
 from airflow_asyncaction.job.transport import Request
 from airflow_asyncaction.protocol.reports import LogLine
 
@@ -57,4 +57,4 @@ def encode_report(fields: Mapping[str, Any], lines: Sequence[LogLine] = ()) -> b
     if not lines:
         return head
     comma = b"," if fields else b""
-    return head[:-1] + comma + b'"logs":[' + b",".join(map(encode, lines)) + b"]}"
+    return head[:-1] + comma + b'"logs":[' + b",".join(map(encode_line, lines)) + b"]}"

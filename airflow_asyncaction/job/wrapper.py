@@ -19,11 +19,12 @@ from typing import Any
 
 from airflow_asyncaction.exceptions import JobInfoError, ServerError, Superseded
 from airflow_asyncaction.job.client import Job, this_agent
-from airflow_asyncaction.job.outbox import tidy
+from airflow_asyncaction.job.log_queue import clean_text
+from airflow_asyncaction.job.program_output import Pump
 from airflow_asyncaction.job.proxies import Proxies
-from airflow_asyncaction.job.reporter import Timing, say
-from airflow_asyncaction.job.streams import Pump
-from airflow_asyncaction.job.wrap_files import (
+from airflow_asyncaction.job.stderr import print_stderr
+from airflow_asyncaction.job.timing import Timing
+from airflow_asyncaction.job.wrapper_files import (
     FROM_TERMINAL,
     Binding,
     TransferEnded,
@@ -80,20 +81,20 @@ def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) ->
     try:
         info = JobInfo.from_environ(environ)
         if info is None:
-            say("there are no JOB_ variables, so this is no job of Airflow: nothing is reported")
+            print_stderr("there are no JOB_ variables, so this is no job of Airflow: nothing is reported")
             if options.inputs or options.outputs:
-                say("there are no files outside Airflow: inputs and outputs are ignored")
+                print_stderr("there are no files outside Airflow: inputs and outputs are ignored")
             return _become(command, environ)
-        agent = {**this_agent(), "program": tidy(command[0])}
+        agent = {**this_agent(), "program": clean_text(command[0])}
         job = Job(info, agent=agent, timing=_timing(options), proxies=Proxies(environ))
     except JobInfoError as error:
-        say(str(error))
+        print_stderr(str(error))
         return WRAPPER_FAILED
     try:
         return _run_job(command, options, environ, job)
     except TransferFailed as failure:
         text, name = str(failure), failure.name
-        say(text)
+        print_stderr(text)
         _report(lambda: job.fail(text, name=name), job)
         return WRAPPER_FAILED
     except TransferEnded as ended:
@@ -108,7 +109,7 @@ def _run_job(command: Sequence[str], options: Options, environ: Mapping[str, str
         program = _Program(command, environ, job, options)
     except OSError as error:
         code, text = _cannot_start(command[0], error)
-        say(text)
+        print_stderr(text)
         _report(lambda: job.fail(text, name="NotFound" if code == NOT_FOUND else "CannotRun"), job)
         return code
     returncode = program.wait()
@@ -251,7 +252,7 @@ def _become(command: Sequence[str], environ: Mapping[str, str]) -> int:
         os.execvpe(command[0], list(command), environ)  # noqa: S606 - to run it is what we are for
     except OSError as error:
         code, text = _cannot_start(command[0], error)
-        say(text)
+        print_stderr(text)
         return code
 
 
@@ -283,7 +284,7 @@ def _report(send: Callable[[], None], job: Job) -> None:
         job.discard()  # the program was stopped for it, or ended before it could be
     except ServerError as error:
         if error.status != _CONFLICT:
-            say(f"the end could not be reported: {error}")
+            print_stderr(f"the end could not be reported: {error}")
             job.discard()
     job.close()
 

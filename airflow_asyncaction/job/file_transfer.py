@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
-from airflow_asyncaction.job.content import CHUNK_BYTES, ContentOutage, Contents, Patience
+from airflow_asyncaction.job.content_client import CHUNK_BYTES, ContentClient, ContentOutage, Patience
 from airflow_asyncaction.job.transport import BROKEN, Request, describe_error
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.digests import Digests, digests, new_md5
@@ -108,7 +108,7 @@ def send_file(
     target: str,
     source: Source,
     *,
-    contents: Contents,
+    contents: ContentClient,
     name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     mimetype: str = DEFAULT_MIMETYPE,
@@ -168,7 +168,7 @@ class _Upload:
     send: Send
     target: str
     source: Source
-    contents: Contents
+    contents: ContentClient
     file: File
     known: Digests
     on_progress: Progress | None
@@ -248,7 +248,7 @@ def fetch_file(
     origin: str,
     choose: Callable[[File], Path],
     *,
-    contents: Contents,
+    contents: ContentClient,
     on_progress: Progress | None = None,
     patience_seconds: float = 330.0,
 ) -> Fetched:
@@ -293,7 +293,7 @@ class _Download:
     """One content on its way into a file, digested as it comes."""
 
     def __init__(
-        self, file: File, output: BinaryIO, contents: Contents, on_progress: Progress | None
+        self, file: File, output: BinaryIO, contents: ContentClient, on_progress: Progress | None
     ) -> None:
         self._file = file
         self._output = output

@@ -21,7 +21,7 @@ REPORT_LINES = Limits().report_log_lines
 REPORT_BYTES = 900 * 1024
 
 
-class Outbox:
+class LogQueue:
     """A bounded queue of log lines. Any thread, and a signal handler, may use it.
 
     The oldest lines are dropped while the server is down or slow, as are lines on which it fails. One line
@@ -69,7 +69,7 @@ class Outbox:
                 taken.append(LogLine(text, "WARNING"))
                 self._dropped = 0
             while self._lines and len(taken) < self._report_lines:
-                room -= len(encode(self._lines[0])) + 1
+                room -= len(encode_line(self._lines[0])) + 1
                 if room < 0 and (taken or less_bytes):
                     break
                 taken.append(self._pop())
@@ -98,12 +98,12 @@ class Outbox:
         return line
 
 
-def encode(line: LogLine) -> bytes:
+def encode_line(line: LogLine) -> bytes:
     """Return a line as JSON."""
     return json.dumps(line.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def tidy(text: str) -> str:
+def clean_text(text: str) -> str:
     """Return a text as it can be sent: without lone surrogates, and not too long."""
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode()

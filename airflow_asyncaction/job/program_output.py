@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from airflow_asyncaction.job.outbox import LINE_BYTES
+from airflow_asyncaction.job.log_queue import LINE_BYTES
 from airflow_asyncaction.protocol.reports import cut_mark
 
 CHUNK_BYTES = 64 * 1024
@@ -19,7 +19,7 @@ CHUNK_BYTES = 64 * 1024
 _LOUD_TIMES = 6
 
 
-class LineSplitter:
+class OutputLineSplitter:
     """Cuts a byte stream into text lines, in constant memory. Pure: no I/O.
 
     Of a line that overwrites itself with carriage returns (a progress bar) the last state is the line, as on
@@ -84,7 +84,7 @@ class Pump(threading.Thread):
         super().__init__(daemon=True)
         self._source = source
         self._target = target
-        self._lines = LineSplitter(emit)
+        self._lines = OutputLineSplitter(emit)
         self._reading_since: float | None = time.monotonic()  # None: it waits for its reader
 
     def run(self) -> None:

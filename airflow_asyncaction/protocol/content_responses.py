@@ -33,7 +33,7 @@ class Described(Protocol):
 
 
 @dataclass(frozen=True)
-class ContentAnswer:
+class ContentResponse:
     """Answer to a GET for the content of a file, or for a part of it.
 
     :param start: offset of the part in bytes; ``length`` is its size
@@ -45,7 +45,7 @@ class ContentAnswer:
     length: int
 
     @classmethod
-    def of(cls, content: Described, headers: Mapping[str, str]) -> ContentAnswer:
+    def of(cls, content: Described, headers: Mapping[str, str]) -> ContentResponse:
         """Answer a request with these headers: with one range, if it asks for one, else with all.
 
         :param headers: with names in lower case

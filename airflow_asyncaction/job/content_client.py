@@ -100,7 +100,7 @@ class Patience:
 
 
 @keyword_dataclass
-class Contents:
+class ContentClient:
     """Transfers contents to and from their URLs. Errors name only the host and the proxy.
 
     :param timeout_seconds: for connecting, and for each wait for more bytes or for an answer
