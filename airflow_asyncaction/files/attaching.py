@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from airflow_asyncaction.exceptions import StoreUnavailable
 from airflow_asyncaction.filestores.base import FileStore, Measured
 from airflow_asyncaction.protocol import file_rules
-from airflow_asyncaction.protocol.file_rules import check_lives, difference
+from airflow_asyncaction.protocol.file_rules import check_not_ended, difference
 from airflow_asyncaction.protocol.files import FileRecord
 from airflow_asyncaction.protocol.human_readable import format_size, format_transfer
 from airflow_asyncaction.protocol.job_info import JobId
@@ -57,7 +57,7 @@ class Attaching:
         def work(connection: Transaction) -> tuple[File, Content] | str:
             row, file = _lock(connection, action_id, file_id)
             if not may_have_ended:
-                check_lives(rows.to_action(row))
+                check_not_ended(rows.to_action(row))
             return _attach(connection, row, file, found)
 
         try:
@@ -130,7 +130,7 @@ def _lock(connection: Transaction, action_id: JobId, file_id: str) -> tuple[Acti
     row = rows.lock(connection, action_id)
     file = files.by_id(connection, file_id)
     if row is None or file is None:
-        raise file_rules.not_awaited()
+        raise file_rules.not_expected()
     return row, file
 
 

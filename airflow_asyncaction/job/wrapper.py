@@ -35,7 +35,7 @@ from airflow_asyncaction.job.wrapper_files import (
 )
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.reports import TAIL_LINES, kept_tail
+from airflow_asyncaction.protocol.reports import TAIL_LINES, cut_tail
 
 WRAPPER_FAILED = 125
 CANNOT_RUN = 126
@@ -271,7 +271,7 @@ def _report_end(job: Job, returncode: int, tail: Sequence[str]) -> None:
         name, said = "Signal", f"The program was killed by {_signal_name(-returncode)}"
     if job.is_stopping():
         name, said = "Stopped", f"{said} after it was asked to stop"
-    shown = "\n".join(kept_tail(list(tail)))
+    shown = "\n".join(cut_tail(list(tail)))
     job.fail(f"{said}\n{shown}" if shown else said, name=name)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of an action: what every message about it changes (PROTOCOL.md, 4).
+"""Lifecycle of an action: messages, and how each changes the action (PROTOCOL.md, section 4).
 
-:func:`decide` holds all of it. Whoever stores actions locks one, calls it, and writes what it says.
+:func:`decide` is a pure function. The store locks an action, calls it, and writes the result.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from airflow_asyncaction.protocol.reports import (
     MAX_NAME_CHARS,
     Report,
     ReportedStatus,
-    kept_tail,
-    printable,
+    cut_tail,
+    replace_nul,
 )
 from airflow_asyncaction.protocol.timeouts import TimeOut
 
@@ -30,9 +30,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Launched:
-    """The runner's word that the process is up.
+    """The runner has started the process.
 
-    :param job: what identifies it (host, pid, pod), for people
+    :param job: what identifies it (host, pid, pod), for display
     """
 
     job: Mapping[str, Any]
@@ -40,15 +40,16 @@ class Launched:
 
 @keyword_dataclass
 class Exit:
-    """The runner's word on how the process or pod ended.
+    """The process or pod has ended.
 
-    :param code: exit code, ``None`` if it did not get that far
+    :param code: exit code; ``None`` if there is none
     :param signal: name of the signal that killed it, such as ``SIGKILL``
-    :param reason: the runner's own name for it, such as ``OOMKilled``; it goes before code and signal
-    :param message: what explains the reason, if there is more than the tail
-    :param tail: the last lines of output
-    :param is_seen: whether the runner saw how it ended; else it was gone before anybody looked
-    :param is_skip: whether the job skipped itself: by an exit code that means so, or AirflowSkipException
+    :param reason: the runner's error name, such as ``OOMKilled``. It takes precedence over code and signal
+    :param message: explains the reason, in addition to the tail
+    :param tail: last lines of output
+    :param is_seen: whether the runner saw how it ended; ``False`` if it was gone before
+    :param is_skip: whether the job skipped itself, by an exit code of ``skip_on_exit_code`` or by
+        AirflowSkipException
     """
 
     code: int | None = None
@@ -61,20 +62,20 @@ class Exit:
 
     @property
     def is_clean(self) -> bool:
-        """Whether the process ended by itself with code 0."""
+        """Whether the process exited with code 0."""
         return self.code == 0 and self.signal is None and self.reason is None
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Somebody wants the job to stop: it is asked to, and gets ``stop_grace`` to obey."""
+    """The job is asked to stop. It is killed after ``stop_grace``."""
 
     reason: StopReason
 
 
 @dataclass(frozen=True)
 class Abandon:
-    """The worker must go before it could see the job's exit: the action ends now."""
+    """The worker shuts down before it has seen the exit of the job: the action ends now."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,14 @@ class Supersede:
 
 @dataclass(frozen=True)
 class Due:
-    """The time has come that an action was scheduled for."""
+    """The time has come for which the action was scheduled."""
 
 
 @dataclass(frozen=True)
 class Unlaunched:
-    """Nothing will ever launch a queued action: its Dag run ended without it, or is gone.
+    """A queued action will never be launched: its Dag run ended without it or was deleted.
 
-    :param state: the end that it has thereby
+    :param state: the end of the action
     """
 
     state: State
@@ -111,36 +112,36 @@ def decide(
     earlier: Earlier | None = None,
     body_sha256: str = "",
 ) -> Decision:
-    """Say what a message about an action changes.
+    """Return how a message changes an action.
 
-    :param earlier: the report that is stored under this one's key, if any
-    :param body_sha256: of this report, to compare with ``earlier``
+    :param earlier: the stored report with the same key, if any
+    :param body_sha256: digest of this report, to compare with ``earlier``
     """
     if earlier is not None:
-        return _again(earlier, body_sha256)
+        return _decide_duplicate(earlier, body_sha256)
     if isinstance(message, Report):
-        return _report(action, message, now)
-    return Accepted(_changed(action, message, now))
+        return _decide_report(action, message, now)
+    return Accepted(_apply(action, message, now))
 
 
-def _changed(action: Action, message: OtherMessage, now: datetime) -> Action:
-    """Apply any other message than a report."""
+def _apply(action: Action, message: OtherMessage, now: datetime) -> Action:
+    """Apply a message that is not a report."""
     if isinstance(message, Launched):
-        return _launched(action, message, now)
+        return _apply_launched(action, message, now)
     if isinstance(message, Exit):
-        return _exited(action, message, now)
+        return _apply_exit(action, message, now)
     if isinstance(message, Stop):
-        return _stopping(action, message, now)
+        return _apply_stop(action, message, now)
     if isinstance(message, Abandon):
-        return _abandoned(action, now)
+        return _apply_abandon(action, now)
     if isinstance(message, Supersede):
         return _fenced(action, now, "Superseded", "A newer attempt took over")
     if isinstance(message, TimeOut):
-        return _timed_out(action, message, now)
-    return _waited(action, message, now)
+        return _apply_timeout(action, message, now)
+    return _apply_to_waiting(action, message, now)
 
 
-def _again(earlier: Earlier, body_sha256: str) -> Decision:
+def _decide_duplicate(earlier: Earlier, body_sha256: str) -> Decision:
     if earlier.body_sha256 != body_sha256:
         return Refused.because("nonce_reused")
     if earlier.refused_with is not None:
@@ -148,21 +149,21 @@ def _again(earlier: Earlier, body_sha256: str) -> Decision:
     return Duplicate()
 
 
-def _report(action: Action, report: Report, now: datetime) -> Decision:
+def _decide_report(action: Action, report: Report, now: datetime) -> Decision:
     if action.fenced:
         return Refused.because("superseded")
     if not report.is_terminal:
-        return Accepted(action if action.state.is_end else _news(action, report, now))
+        return Accepted(action if action.state.is_end else _apply_fields(action, report, now))
     if action.state.is_end:
         return Accepted(action) if _is_same_end(action, report) else Refused.because("already_ended")
     return Accepted(_reported_end(action, report, now))
 
 
 def _is_same_end(action: Action, report: Report) -> bool:
-    """Tell whether a terminal report says again how an action has ended. What it leaves out does not differ.
+    """Return whether a terminal report repeats the end of an action. Missing fields are not compared.
 
-    For a job that signs with v1, the status is all that counts: a webda job exits with an error if a report
-    is refused, and so would turn the SUCCESS that it has reported into an ExitCodeMismatch.
+    For a job that signs with v1, only the status is compared: a webda job exits with an error if a report
+    is refused, which would turn the SUCCESS that it has reported into an ExitCodeMismatch.
     """
     if report.status not in (action.reported, action.state.value):
         return False
@@ -176,12 +177,12 @@ def _is_same_end(action: Action, report: Report) -> bool:
 
 
 def _reported_end(action: Action, report: Report, now: datetime) -> Action:
-    ended = replace(_news(action, report, now), reported=report.status, ended_at=now)
+    ended = replace(_apply_fields(action, report, now), reported=report.status, ended_at=now)
     if report.status is ReportedStatus.SUCCESS:
         return replace(
             ended, state=State.SUCCESS, error_name=report.error_name, error_message=report.error_message
         )
-    if action.stop_reason is not None:  # it failed since it was asked to stop, and says how
+    if action.stop_reason is not None:  # it was asked to stop, and reports its own error
         name = ended.error_name if ended.error_name != SKIPPED else None
         name = name or action.stop_reason.value
         return replace(ended, state=_stopped_state(action.stop_reason), error_name=name)
@@ -192,32 +193,32 @@ def _stopped_state(reason: StopReason) -> State:
     return State.TIMEOUT if reason is StopReason.EXECUTION_TIMEOUT else State.STOPPED
 
 
-def _news(action: Action, report: Report, now: datetime) -> Action:
+def _apply_fields(action: Action, report: Report, now: datetime) -> Action:
     return replace(
         action,
         state=State.RUNNING,
         started_at=action.started_at or now,
         last_report_at=now,
-        status_details=_newer(report.status_details, action.status_details),
-        results=_newer(report.results, action.results),
-        error_name=_newer(report.error_name, action.error_name),
-        error_message=_newer(report.error_message, action.error_message),
-        agent=_newer(report.agent, action.agent),
+        status_details=_latest(report.status_details, action.status_details),
+        results=_latest(report.results, action.results),
+        error_name=_latest(report.error_name, action.error_name),
+        error_message=_latest(report.error_message, action.error_message),
+        agent=_latest(report.agent, action.agent),
     )
 
 
-def _newer(new: T | None, old: T | None) -> T | None:
+def _latest(new: T | None, old: T | None) -> T | None:
     return old if new is None else new
 
 
-def _launched(action: Action, launched: Launched, now: datetime) -> Action:
+def _apply_launched(action: Action, launched: Launched, now: datetime) -> Action:
     job = strict_json.dumps(dict(launched.job))
     if action.state.is_end:
         return replace(action, job=job)
     return replace(action, job=job, state=State.RUNNING, started_at=action.started_at or now)
 
 
-def _waited(action: Action, message: Due | Unlaunched, now: datetime) -> Action:
+def _apply_to_waiting(action: Action, message: Due | Unlaunched, now: datetime) -> Action:
     if not action.state.is_waiting:
         return action
     if isinstance(message, Due):
@@ -232,21 +233,21 @@ def _waited(action: Action, message: Due | Unlaunched, now: datetime) -> Action:
     )
 
 
-def _stopping(action: Action, stop: Stop, now: datetime) -> Action:
+def _apply_stop(action: Action, stop: Stop, now: datetime) -> Action:
     if action.state.is_end:
-        # A job that reported SUCCESS and still runs: the stop explains the signal that it may die of.
+        # A job that has reported SUCCESS and still runs may be killed by this stop.
         is_running = action.state is State.SUCCESS and not action.is_done
         return replace(action, stop_reason=action.stop_reason or stop.reason) if is_running else action
     if action.state.is_waiting:
         stopped = replace(action, verb=Verb.STOP, stop_reason=stop.reason)
-        return _fenced(stopped, now, stop.reason.value, "It was stopped before its job was launched")
+        return _fenced(stopped, now, stop.reason.value, "The action was stopped before its job was launched")
     return replace(action, verb=Verb.STOP, stop_reason=action.stop_reason or stop.reason)
 
 
-def _abandoned(action: Action, now: datetime) -> Action:
+def _apply_abandon(action: Action, now: datetime) -> Action:
     if action.is_done:
         return action
-    said = "The task was ended before the job's exit could be seen"
+    said = "The task was killed before the runner saw how the job ended"
     reason = action.stop_reason or StopReason.KILLED
     fenced = _fenced(action, now, reason, said)
     return fenced if action.state.is_end else replace(fenced, state=_stopped_state(reason))
@@ -260,7 +261,7 @@ def _fenced(action: Action, now: datetime, name: str, message: str) -> Action:
     )
 
 
-def _timed_out(action: Action, time_out: TimeOut, now: datetime) -> Action:
+def _apply_timeout(action: Action, time_out: TimeOut, now: datetime) -> Action:
     if action.state.is_end:
         return action
     return replace(
@@ -274,17 +275,20 @@ def _timed_out(action: Action, time_out: TimeOut, now: datetime) -> Action:
     )
 
 
-def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
-    """Apply the table of PROTOCOL.md, 4. After a stop, the signal that the job died of may be ours."""
+def _apply_exit(action: Action, exit_: Exit, now: datetime) -> Action:
+    """Apply the table in section 4 of PROTOCOL.md.
+
+    After a stop, the exit never overrides a report: the runner itself may have sent the signal.
+    """
     if action.exit is not None:
         return action
     seen = replace(action, exit=_exit_json(exit_))
     if action.completion is Completion.REPORT and (
         exit_.is_clean or action.state.is_end or not exit_.is_seen
     ):
-        return seen  # the work was submitted: its report is the end
+        return seen  # the work was submitted: the terminal report ends the action
     if exit_.is_skip and _can_be_skipped(action):
-        said = exit_.message or f"{_exit_sentence(exit_)}, which means that it is skipped"
+        said = exit_.message or f"{_exit_sentence(exit_)}, which skips the task"
         return _ended(seen, State.STOPPED, SKIPPED, said[:MAX_MESSAGE_CHARS], now)
     if action.state is State.SUCCESS and action.stop_reason is None and exit_.is_seen and not exit_.is_clean:
         return _failed(seen, exit_, "ExitCodeMismatch", now)
@@ -301,9 +305,9 @@ def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
 
 
 def _can_be_skipped(action: Action) -> bool:
-    """Tell whether an exit may mean that a job was skipped: not against a stop, or an error of its own.
+    """Return whether an exit may skip an action: not if the job was stopped or reported an error of its own.
 
-    ``ExitCode`` is not its own: the wrapper ``asyncaction run`` reports the code that it then exits with.
+    ``ExitCode`` is not an error of its own: the wrapper reports the exit code with which it then exits.
     """
     if action.stop_reason is not None:
         return False
@@ -312,7 +316,7 @@ def _can_be_skipped(action: Action) -> bool:
 
 
 def _stop_sentence(exit_: Exit) -> str:
-    """Say how a job ended that was asked to stop: nobody can tell whether it would have without a signal."""
+    """Describe how a job ended that was asked to stop."""
     asked = "The job was asked to stop, and"
     if exit_.reason == "Stopped" and exit_.message:
         return exit_.message
@@ -327,7 +331,7 @@ def _stop_sentence(exit_: Exit) -> str:
 
 def _failed(action: Action, exit_: Exit, name: str, now: datetime) -> Action:
     said = _exit_text(exit_)[: MAX_MESSAGE_CHARS // 2]
-    tail = "\n".join(kept_tail(exit_.tail))
+    tail = "\n".join(cut_tail(exit_.tail))
     return _ended(action, State.ERROR, name, f"{said}\n{tail}" if tail else said, now)
 
 
@@ -335,20 +339,20 @@ def _ended(action: Action, state: State, name: str, message: str, now: datetime)
     return replace(
         action,
         state=state,
-        error_name=printable(name)[:MAX_NAME_CHARS],
-        error_message=printable(message),
+        error_name=replace_nul(name)[:MAX_NAME_CHARS],
+        error_message=replace_nul(message),
         ended_at=now,
     )
 
 
 def _no_report(action: Action) -> str:
-    said = "The job ended with code 0 but reported neither SUCCESS nor ERROR"
+    said = "The job exited with code 0 but reported neither SUCCESS nor ERROR"
     if action.service_name is None or action.last_report_at is not None:
         return said
     return (
-        f"{said}, nor anything else. If the task's log has a TypeError, no service of the webda application"
-        f" has the name in JOB_ORCHESTRATOR, {action.orchestrator!r}: set orchestrator to that of the"
-        " AsyncJobService in its webda.config.json, in the operator, its runner, or [asyncaction]"
+        f"{said}, nor anything else. If the task log shows a TypeError, the webda application has no service"
+        f" named {action.orchestrator!r}, the value of JOB_ORCHESTRATOR. Set orchestrator to the name of the"
+        " AsyncJobService in its webda.config.json: in the operator, its runner, or [asyncaction]"
     )
 
 
@@ -359,7 +363,7 @@ def _exit_name(exit_: Exit) -> str:
 
 
 def _exit_text(exit_: Exit) -> str:
-    """Return how the job ended; a message of its own goes after its code or signal, not in place of it."""
+    """Describe how the job ended. A message follows the exit code or signal, and does not replace it."""
     if exit_.reason and exit_.message:
         return exit_.message
     sentence = _exit_sentence(exit_)

@@ -16,7 +16,7 @@ from airflow_asyncaction.protocol.compat import assert_never
 from airflow_asyncaction.protocol.json_fields import enum_field, optional_field, typed_field
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.masking import Masker
-from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, kept_tail
+from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, cut_tail
 
 RunnerMessage = Union[Launched, Exit, Stop, Abandon]
 
@@ -45,7 +45,7 @@ def message_to_json(message: RunnerMessage) -> dict[str, Any]:
 
 
 def message_from_json(fields: Mapping[str, Any]) -> RunnerMessage:
-    """Read what :func:`message_to_json` wrote.
+    """Parse what :func:`message_to_json` returned.
 
     :raises MalformedReport: the body is invalid
     """
@@ -66,7 +66,7 @@ def _shortened(exit_: Exit) -> dict[str, Any]:
     return {
         "reason": _cut(exit_.reason, MAX_NAME_CHARS),
         "message": _cut(exit_.message, MAX_MESSAGE_CHARS),
-        "tail": list(kept_tail(exit_.tail)),
+        "tail": list(cut_tail(exit_.tail)),
     }
 
 

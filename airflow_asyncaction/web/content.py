@@ -17,7 +17,7 @@ from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.service import Files
 from airflow_asyncaction.protocol.content_responses import ContentResponse
-from airflow_asyncaction.protocol.file_rules import attached_answer
+from airflow_asyncaction.protocol.file_rules import attached_response
 from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.web.asgi import Message, Receive, Scope, Send, send_json, send_refusal, start_of
 from airflow_asyncaction.web.pace import Pace
@@ -86,7 +86,7 @@ class ContentApp:
         except BaseException:
             await asyncio.shield(self._run(receiving.discard))
             raise
-        await send_json(200, attached_answer(attached), {}, send)
+        await send_json(200, attached_response(attached), {}, send)
 
     async def _take(self, receiving: Receiving, receive: Receive) -> None:
         """Take the body. While a piece is written and digested, the next one comes in."""

@@ -299,9 +299,9 @@ def test_chunks_are_digested_as_one_content(chunks: list[bytes]) -> None:
 
 def test_the_halves_of_a_chunk_may_come_in_any_order() -> None:
     digester = Digester()
-    for half in reversed(digester.halves(b"one")):
-        half()
-    for half in digester.halves(b"two"):
-        half()
+    for step in reversed(digester.update_steps(b"one")):
+        step()
+    for step in digester.update_steps(b"two"):
+        step()
     assert digester.size_bytes == 6
     assert digester.result() == digests([b"onetwo"])

@@ -18,7 +18,7 @@ from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.reports import MAX_TAIL_CHARS, TAIL_LINES, Limits, LogLine, kept_tail
+from airflow_asyncaction.protocol.reports import MAX_TAIL_CHARS, TAIL_LINES, Limits, LogLine, cut_tail
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage, message_from_json, message_to_json
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
@@ -143,7 +143,7 @@ def test_an_exit_fits_into_a_request_whatever_a_job_has_said(letter: str) -> Non
 
 @given(lines=st.lists(st.integers(0, MAX_TAIL_CHARS).map(lambda size: "x" * size), max_size=30))
 def test_what_is_kept_of_the_last_lines_is_their_end(lines: list[str]) -> None:
-    kept = "\n".join(kept_tail(lines))
+    kept = "\n".join(cut_tail(lines))
     assert "\n".join(lines[-TAIL_LINES:])[-MAX_TAIL_CHARS:].removeprefix("\n") == kept.removeprefix("\n")
 
 
