@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For the job's own program: report to Airflow with the standard library alone, no Airflow needed.
+"""Job client: lets a program report to Airflow. Needs only the standard library.
 
 from airflow_asyncaction.job import open_job
 
 with open_job() as job:
     job.progress(40, "loading")
-    job.log("half of it is there")
+    job.log("half of the rows are loaded")
     job.result({"rows": load(job.arguments)})
 """
 

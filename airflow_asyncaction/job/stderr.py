@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import sys
 
+NOT_A_JOB = "No JOB_ variables are set, so Airflow did not start this process: nothing is reported"
+
 
 def print_stderr(text: str) -> None:
     """Print one line to stderr. Do nothing if stderr is closed."""

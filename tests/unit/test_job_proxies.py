@@ -213,7 +213,9 @@ def test_a_tunnel_that_is_refused_is_an_error_at_once(tested: TestedJob) -> None
 def test_a_proxy_that_cannot_be_used_is_said_at_once(
     tested: TestedJob, variables: dict[str, str], said: str
 ) -> None:
-    with pytest.raises(JobInfoError, match=f"{said}.*in http_proxy, or {AIRFLOW} in no_proxy") as caught:
+    with pytest.raises(
+        JobInfoError, match=f"{said}.*Set http_proxy to .*, or add {AIRFLOW} to no_proxy"
+    ) as caught:
         open_job(behind(tested, **variables))
     assert "pass-word" not in str(caught.value)
     done = run(behind(tested, **variables), *WRAPPED, "--", "echo", "never")
@@ -234,7 +236,7 @@ def test_without_a_way_to_airflow_the_program_runs_all_the_same(tested: TestedJo
     done = run(behind(tested), *WRAPPED, "--report-timeout", "0.2", "--", "sh", "-c", "echo out; exit 0")
     assert (done.returncode, done.stdout) == (0, "out\n")
     (line,) = done.stderr.splitlines()
-    assert f"the end could not be reported: No answer from {AIRFLOW}" in line
+    assert f"The end could not be reported: No response from {AIRFLOW}" in line
     assert tested.requests == []
 
 
