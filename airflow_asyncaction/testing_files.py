@@ -234,7 +234,8 @@ class Files:
         """Return the content that was announced, if it is stored already."""
         files = (slot.file for slot in self._slots if slot.file is not None)
         return next(
-            (file.content for file in files if file_rules.difference(wanted, file.digests) is None), None
+            (file.content for file in files if file_rules.describe_difference(wanted, file.digests) is None),
+            None,
         )
 
     def _settle(self, slot: _Slot) -> None:
@@ -246,7 +247,7 @@ class Files:
     def _attach(self, slot: _Slot, content: bytes, *, announced_md5: str) -> StoredFile:
         announcement = slot.announcement
         assert announcement is not None  # noqa: S101 - of an input no URL is given out
-        said = file_rules.difference(announcement, digests([content]))
+        said = file_rules.describe_difference(announcement, digests([content]))
         if said is not None:
             if slot.file is None and announcement.md5 == announced_md5:  # else it was announced anew
                 self._slots.remove(slot)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from airflow_asyncaction.exceptions import StoreUnavailable
 from airflow_asyncaction.filestores.base import FileStore, Measured
 from airflow_asyncaction.protocol import file_rules
-from airflow_asyncaction.protocol.file_rules import check_not_ended, difference
+from airflow_asyncaction.protocol.file_rules import check_not_ended, describe_difference
 from airflow_asyncaction.protocol.files import FileRecord
 from airflow_asyncaction.protocol.human_readable import format_size, format_transfer
 from airflow_asyncaction.protocol.job_info import JobId
@@ -112,7 +112,7 @@ def attached(connection: Transaction, file: File) -> tuple[File, Content]:
 def _attach(connection: Transaction, row: ActionRow, file: File, found: Found) -> tuple[File, Content] | str:
     """Attach a file; or return how what was found differs from what was announced."""
     now = datetime.now(UTC)
-    said = difference(file, found.measured)
+    said = describe_difference(file, found.measured)
     if said is not None:
         if file.attached_at is None and file.md5 == found.announced_md5:  # else it was announced anew
             files.forget(connection, file)

@@ -110,14 +110,17 @@ def _parser() -> argparse.ArgumentParser:
             metavar="S",
             help=f"seconds {meaning} (default: {default:g})",
         )
-    for name, meaning in (("--input", "files to download before"), ("--output", "files to upload after")):
+    for name, meaning in (
+        ("--input", "files to download before the program starts"),
+        ("--output", "files to upload after the program has succeeded"),
+    ):
         run.add_argument(
             name,
             type=_binding,
             action="append",
             default=[],
             metavar="NAME=PATH",
-            help=f"{meaning} the program runs; repeatable",
+            help=f"{meaning}; repeatable",
         )
     run.add_argument(
         "--output-on-failure",

@@ -237,9 +237,9 @@ def _error_of_refusal(
     place: str, status: int, answer: BinaryIO | urllib.error.HTTPError, retry_after: str | None = None
 ) -> ContentOutage | ServerError:
     """Return the error for a response that refuses a content."""
-    code, said = _read_refusal(answer)
+    code, message = _read_refusal(answer)
     text = f"{place} refused the content with status {status}"
-    text += (f" {code}" if code else "") + (f": {said}" if said else "")
+    text += (f" {code}" if code else "") + (f": {message}" if message else "")
     if status == HTTPStatus.FORBIDDEN:
         return ContentOutage(text, status=status, code=code, is_stale=True)
     if is_worth_resending(status, code):

@@ -220,17 +220,17 @@ def find_files(path: str | os.PathLike[str]) -> list[NamedFile]:
 
     Links to files are followed, links to folders below the folder are not.
 
-    :raises FileNotFoundError: there is none
-    :raises AsyncActionError: the name of one cannot be that of an action's file
+    :raises FileNotFoundError: no file matches
+    :raises AsyncActionError: a file has an invalid name
     """
-    given = Path(path)
-    if given.is_file():
-        found = [NamedFile(given.name, given)]
-    elif given.is_dir():
-        found = [_named(given, each) for each in _walk(given)]
+    root = Path(path)
+    if root.is_file():
+        found = [NamedFile(root.name, root)]
+    elif root.is_dir():
+        found = [_named(root, each) for each in _walk(root)]
     else:
-        base = _before_wildcards(given)
-        found = [_named(base, Path(each)) for each in glob.glob(str(given), recursive=True)]  # noqa: PTH207
+        base = _before_wildcards(root)
+        found = [_named(base, Path(each)) for each in glob.glob(str(root), recursive=True)]  # noqa: PTH207
         found = [each for each in found if each.path.is_file()]
     if not found:
         raise FileNotFoundError(f"No such file: {os.fspath(path)}")

@@ -270,8 +270,8 @@ class Transport:
             if fields is None:  # a page of a proxy or a captive portal
                 raise _Outage("the response is not a JSON object", status=answer.status)
             return fields
-        code, said = error_of(fields)
-        text = f"status {answer.status}" + (f" {code}" if code else "") + (f": {said}" if said else "")
+        code, message = error_of(fields)
+        text = f"status {answer.status}" + (f" {code}" if code else "") + (f": {message}" if message else "")
         if is_worth_resending(answer.status, code):
             raise _Outage(
                 text, status=answer.status, code=code, retry_after=retry_after_seconds(answer.retry_after)
@@ -310,8 +310,8 @@ def _may_be_too_large(request: Request) -> bool:
     return len(request.body) > Limits().body_bytes
 
 
-def _too_large(request: Request, said: str) -> ServerError:
-    message = f"The request is too large ({len(request.body)} bytes): {said}"
+def _too_large(request: Request, reason: str) -> ServerError:
+    message = f"The request is too large ({len(request.body)} bytes): {reason}"
     return ServerError(message, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="too_large")
 
 
@@ -342,17 +342,17 @@ def _wait(until: float, should_give_up: Callable[[], bool]) -> bool:
 
 def error_of(fields: dict[str, Any] | None) -> tuple[str, str]:
     """Return ``error`` and ``message`` of a response, each ``""`` if missing."""
-    code, said = (fields or {}).get("error"), (fields or {}).get("message")
+    code, message = (fields or {}).get("error"), (fields or {}).get("message")
     return (
         code[:_MAX_ERROR_CHARS] if isinstance(code, str) else "",
-        said[:_MAX_ERROR_CHARS] if isinstance(said, str) else "",
+        message[:_MAX_ERROR_CHARS] if isinstance(message, str) else "",
     )
 
 
 def describe_error(error: Exception) -> str:
     """Describe an error of a connection: its class and, for an ``OSError``, its ``strerror``."""
-    said = error.strerror if isinstance(error, OSError) else None
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    message = error.strerror if isinstance(error, OSError) else None
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _now_ms() -> int:

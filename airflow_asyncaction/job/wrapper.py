@@ -231,7 +231,9 @@ class _Program:
                     os.killpg(process.pid, number)
                 else:
                     os.kill(process.pid, number)
-        elif number in _TO_GROUP and self._is_over:  # a second signal means: do not wait for the server
+        elif (
+            number in _TO_GROUP and self._is_over
+        ):  # after the program's end, a signal means: do not wait for the server
             os._exit(_shell_code(process.returncode))
 
     def _take_line(self, stream: str, text: str) -> None:
@@ -272,13 +274,13 @@ def _report_end(job: Job, returncode: int, tail: Sequence[str]) -> None:
     if returncode == 0 and not job.is_stopping():
         job.succeed()
         return
-    name, said = "ExitCode", f"The program exited with code {returncode}"
+    name, text = "ExitCode", f"The program exited with code {returncode}"
     if returncode < 0:
-        name, said = "Signal", f"The program was killed by {_signal_name(-returncode)}"
+        name, text = "Signal", f"The program was killed by {_signal_name(-returncode)}"
     if job.is_stopping():
-        name, said = "Stopped", f"{said} after it was asked to stop"
-    shown = "\n".join(cut_tail(list(tail)))
-    job.fail(f"{said}\n{shown}" if shown else said, name=name)
+        name, text = "Stopped", f"{text} after it was asked to stop"
+    tail_text = "\n".join(cut_tail(list(tail)))
+    job.fail(f"{text}\n{tail_text}" if tail_text else text, name=name)
 
 
 def _report(send: Callable[[], None], job: Job) -> None:

@@ -79,10 +79,10 @@ def _part(header: str, size: int) -> tuple[int, int] | None:
 
     Return ``None`` if the header is not a single range: the response is then the whole content.
     """
-    asked = _RANGE.fullmatch(header)
-    if asked is None:
+    match = _RANGE.fullmatch(header)
+    if match is None:
         return None
-    first, last, suffix = asked.groups()
+    first, last, suffix = match.groups()
     if suffix is not None:  # the last N bytes
         return max(0, size - int(suffix)), size
     if last is not None and int(last) < int(first):

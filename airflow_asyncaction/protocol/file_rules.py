@@ -63,7 +63,7 @@ def check_not_ended(action: Action) -> None:
         )
 
 
-def difference(announced: Announced, arrived: Arrived) -> str | None:
+def describe_difference(announced: Announced, arrived: Arrived) -> str | None:
     """Describe how a content differs from the announcement. Return ``None`` if it does not."""
     if announced.size_bytes not in (None, arrived.size_bytes):
         return f"The content has {arrived.size_bytes} bytes, not the announced {announced.size_bytes}"
@@ -76,9 +76,9 @@ def difference(announced: Announced, arrived: Arrived) -> str | None:
     return None
 
 
-def hash_mismatch(said: str) -> FileRefused:
+def hash_mismatch(difference: str) -> FileRefused:
     """Return the error for a content that differs from the announcement."""
-    message = f"{said}. Nothing was stored. If the file has changed since, announce it again"
+    message = f"{difference}. Nothing was stored. If the file has changed since, announce it again"
     return FileRefused(message, code="hash_mismatch")
 
 

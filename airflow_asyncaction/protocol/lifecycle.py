@@ -235,7 +235,7 @@ def _apply_to_waiting(action: Action, message: Due | Unlaunched, now: datetime) 
 
 def _apply_stop(action: Action, stop: Stop, now: datetime) -> Action:
     if action.state.is_end:
-        # A job that has reported SUCCESS and still runs may be killed by this stop.
+        # A job that has reported SUCCESS may still run, and be killed by this stop.
         is_running = action.state is State.SUCCESS and not action.is_done
         return replace(action, stop_reason=action.stop_reason or stop.reason) if is_running else action
     if action.state.is_waiting:
@@ -247,9 +247,9 @@ def _apply_stop(action: Action, stop: Stop, now: datetime) -> Action:
 def _apply_abandon(action: Action, now: datetime) -> Action:
     if action.is_done:
         return action
-    said = "The task was killed before the runner saw how the job ended"
+    text = "The task was killed before the runner saw how the job ended"
     reason = action.stop_reason or StopReason.KILLED
-    fenced = _fenced(action, now, reason, said)
+    fenced = _fenced(action, now, reason, text)
     return fenced if action.state.is_end else replace(fenced, state=_stopped_state(reason))
 
 
@@ -288,15 +288,15 @@ def _apply_exit(action: Action, exit_: Exit, now: datetime) -> Action:
     ):
         return seen  # the work was submitted: the terminal report ends the action
     if exit_.is_skip and _can_be_skipped(action):
-        said = exit_.message or f"{_exit_sentence(exit_)}, which skips the task"
-        return _ended(seen, State.STOPPED, SKIPPED, said[:MAX_MESSAGE_CHARS], now)
+        text = exit_.message or f"{_exit_sentence(exit_)}, which skips the task"
+        return _ended(seen, State.STOPPED, SKIPPED, text[:MAX_MESSAGE_CHARS], now)
     if action.state is State.SUCCESS and action.stop_reason is None and exit_.is_seen and not exit_.is_clean:
         return _failed(seen, exit_, "ExitCodeMismatch", now)
     if action.state.is_end:
         return seen
     if action.stop_reason is not None:
-        said = _stop_sentence(exit_)[:MAX_MESSAGE_CHARS]
-        return _ended(seen, _stopped_state(action.stop_reason), action.stop_reason, said, now)
+        text = _stop_sentence(exit_)[:MAX_MESSAGE_CHARS]
+        return _ended(seen, _stopped_state(action.stop_reason), action.stop_reason, text, now)
     if not exit_.is_clean:
         return _failed(seen, exit_, _exit_name(exit_), now)
     if action.require_report:
@@ -330,9 +330,9 @@ def _stop_sentence(exit_: Exit) -> str:
 
 
 def _failed(action: Action, exit_: Exit, name: str, now: datetime) -> Action:
-    said = _exit_text(exit_)[: MAX_MESSAGE_CHARS // 2]
+    text = _exit_text(exit_)[: MAX_MESSAGE_CHARS // 2]
     tail = "\n".join(cut_tail(exit_.tail))
-    return _ended(action, State.ERROR, name, f"{said}\n{tail}" if tail else said, now)
+    return _ended(action, State.ERROR, name, f"{text}\n{tail}" if tail else text, now)
 
 
 def _ended(action: Action, state: State, name: str, message: str, now: datetime) -> Action:
@@ -346,11 +346,11 @@ def _ended(action: Action, state: State, name: str, message: str, now: datetime)
 
 
 def _no_report(action: Action) -> str:
-    said = "The job exited with code 0 but reported neither SUCCESS nor ERROR"
+    text = "The job exited with code 0 but reported neither SUCCESS nor ERROR"
     if action.service_name is None or action.last_report_at is not None:
-        return said
+        return text
     return (
-        f"{said}, nor anything else. If the task log shows a TypeError, the webda application has no service"
+        f"{text}, nor anything else. If the task log shows a TypeError, the webda application has no service"
         f" named {action.orchestrator!r}, the value of JOB_ORCHESTRATOR. Set orchestrator to the name of the"
         " AsyncJobService in its webda.config.json: in the operator, its runner, or [asyncaction]"
     )

@@ -45,14 +45,16 @@ class Declaration:
             fields = json.loads(doc or "null")
         except ValueError:
             return None
-        said = fields.get(_KEY) if isinstance(fields, dict) else None
-        if not isinstance(said, Mapping) or not isinstance(said.get("type"), str):
+        declaration = fields.get(_KEY) if isinstance(fields, dict) else None
+        if not isinstance(declaration, Mapping) or not isinstance(declaration.get("type"), str):
             return None
         return cls(
-            type=said["type"],
-            input=_schema(said.get("input")),
-            output=_schema(said.get("output")),
-            permission=said.get("permission") if isinstance(said.get("permission"), str) else None,
+            type=declaration["type"],
+            input=_schema(declaration.get("input")),
+            output=_schema(declaration.get("output")),
+            permission=declaration.get("permission")
+            if isinstance(declaration.get("permission"), str)
+            else None,
         )
 
 

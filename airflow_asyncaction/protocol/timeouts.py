@@ -34,8 +34,8 @@ def find_expired_timeout(action: Action, now: datetime) -> TimeOut | None:
         waited = now - action.created_at
         if waited > action.start_timeout:
             missed = "start" if action.started_at is None else "report"
-            said = f"The job did not {missed} within {_seconds(action.start_timeout)}"
-            return TimeOut("JobNeverStarted", said)
+            message = f"The job did not {missed} within {_seconds(action.start_timeout)}"
+            return TimeOut("JobNeverStarted", message)
     since = action.last_report_at or action.started_at
     if action.heartbeat_timeout is not None and since is not None and now - since > action.heartbeat_timeout:
         return TimeOut("HeartbeatTimeout", f"No report for {_seconds(action.heartbeat_timeout)}")
