@@ -32,7 +32,7 @@ from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, LogLine
 
-_DONE = 100  # per cent
+_DONE = 100  # percent
 
 
 class Job:

@@ -110,7 +110,7 @@ class ContentClient:
     timeout_seconds: float = 60.0
 
     def put(self, url: str, chunks: Iterable[bytes], *, size_bytes: int, method: str = "PUT") -> None:
-        """Upload a content.
+        """Upload content.
 
         :raises ContentOutage: a temporary error
         :raises ServerError: the content was refused
@@ -119,7 +119,7 @@ class ContentClient:
         self._open(url, method, headers, chunks).close()
 
     def get(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        """Open a content for reading. The caller closes it. Raises like :meth:`put`."""
+        """Open content for reading. The caller closes it. Raises like :meth:`put`."""
         return self._open(url, "GET", headers, None)
 
     def _open(
@@ -236,7 +236,7 @@ def _describe(error: Exception) -> str:
 def _error_of_refusal(
     place: str, status: int, answer: BinaryIO | urllib.error.HTTPError, retry_after: str | None = None
 ) -> ContentOutage | ServerError:
-    """Return the error for a response that refuses a content."""
+    """Return the error for a response that refuses the content."""
     code, message = _read_refusal(answer)
     text = f"{place} refused the content with status {status}"
     text += (f" {code}" if code else "") + (f": {message}" if message else "")

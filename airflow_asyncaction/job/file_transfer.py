@@ -292,7 +292,7 @@ def _part_name(name: str) -> str:
 
 
 class _Download:
-    """A content that is being written to a file, with its digests so far."""
+    """Content that is being written to a file, with its digests so far."""
 
     def __init__(
         self, file: File, output: BinaryIO, contents: ContentClient, on_progress: Progress | None

@@ -133,9 +133,9 @@ def report_failure(message: str, environ: Mapping[str, str]) -> None:
 
 
 class _Program:
-    """The program, in a process group of its own, on Linux bound to die with this process.
+    """The wrapped program, in its own process group. On Linux, it is killed if the wrapper dies.
 
-    It is started before any thread is: what runs between fork and exec must not meet a lock held elsewhere.
+    It is started before any thread: code between fork and exec must not wait for a lock of another thread.
     """
 
     def __init__(
@@ -284,7 +284,7 @@ def _report_end(job: Job, returncode: int, tail: Sequence[str]) -> None:
 
 
 def _report(send: Callable[[], None], job: Job) -> None:
-    """Report the end, ignoring that the program may have reported its own. Never raises."""
+    """Report the end. An end that the program has reported itself stands; other errors are printed."""
     try:
         send()
         job.flush()

@@ -13,7 +13,7 @@ _RANGE = re.compile(r"bytes=(?:([0-9]{1,99})-([0-9]{1,99})?|-([0-9]{1,99}))")
 
 
 class DescribedContent(Protocol):
-    """Metadata of a content that its response depends on."""
+    """Metadata of a file's content that the response depends on."""
 
     @property
     def size_bytes(self) -> int:

@@ -17,13 +17,13 @@ _NOT_FOR_SECURITY: dict[str, Any] = {"usedforsecurity": False} if sys.version_in
 
 
 def new_md5(data: bytes = b"") -> hashlib._Hash:
-    """Return an MD5 hash that identifies contents and is not used for security."""
+    """Return an MD5 hash that identifies content and is not used for security."""
     return hashlib.md5(data, **_NOT_FOR_SECURITY)  # noqa: S324
 
 
 @dataclass(frozen=True)
 class Digests:
-    """Lower-case hex digests of a content, and its size.
+    """Lower-case hex digests of a file's content, and its size.
 
     :param challenge: MD5 of ``WEBDA`` followed by the content. It proves possession of the content
     """
@@ -35,7 +35,7 @@ class Digests:
 
 
 class Digester:
-    """Computes the digests of a content that arrives in chunks."""
+    """Computes the digests of content that arrives in chunks."""
 
     def __init__(self) -> None:
         self._md5 = new_md5()
@@ -71,7 +71,7 @@ class Digester:
 
 
 def digests(chunks: Iterable[bytes]) -> Digests:
-    """Compute the digests of a content in constant memory."""
+    """Compute the digests of content in constant memory."""
     digester = Digester()
     for chunk in chunks:
         digester.update(chunk)

@@ -31,7 +31,7 @@ class Announced(Protocol):
 
 
 class Arrived(Protocol):
-    """Measured digests and size of an uploaded content."""
+    """Measured digests and size of uploaded content."""
 
     @property
     def md5(self) -> str:
@@ -64,7 +64,7 @@ def check_not_ended(action: Action) -> None:
 
 
 def describe_difference(announced: Announced, arrived: Arrived) -> str | None:
-    """Describe how a content differs from the announcement. Return ``None`` if it does not."""
+    """Describe how content differs from its announcement. Return ``None`` if it does not."""
     if announced.size_bytes not in (None, arrived.size_bytes):
         return f"The content has {arrived.size_bytes} bytes, not the announced {announced.size_bytes}"
     if announced.md5 != arrived.md5:
@@ -77,7 +77,7 @@ def describe_difference(announced: Announced, arrived: Arrived) -> str | None:
 
 
 def hash_mismatch(difference: str) -> FileRefused:
-    """Return the error for a content that differs from the announcement."""
+    """Return the error for content that differs from its announcement."""
     message = f"{difference}. Nothing was stored. If the file has changed since, announce it again"
     return FileRefused(message, code="hash_mismatch")
 
@@ -88,7 +88,7 @@ def no_such_file() -> FileRefused:
 
 
 def not_expected() -> FileRefused:
-    """Return the error for a content whose announcement was deleted."""
+    """Return the error for content whose announcement was deleted."""
     return FileRefused("This upload is no longer expected: announce the file again", code="no_such_file")
 
 
@@ -140,7 +140,7 @@ def check_size(size_bytes: int | None, most: int) -> None:
 
 
 def check_content_size(size_bytes: int, most: int) -> None:
-    """Check the number of bytes received of a content.
+    """Check the number of bytes received.
 
     :raises FileRefused: it exceeds the announced size or the limit
     """
