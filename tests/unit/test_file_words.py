@@ -25,7 +25,7 @@ from airflow_asyncaction.protocol.files import (
     checked_property,
     is_file_name,
 )
-from airflow_asyncaction.protocol.human_readable import describe, format_size
+from airflow_asyncaction.protocol.human_readable import format_size, format_transfer
 from airflow_asyncaction.protocol.strict_json import JsonText
 
 pytestmark = pytest.mark.unit
@@ -282,8 +282,8 @@ def test_a_size_has_a_unit(size_bytes: int, said: str) -> None:
 
 
 def test_a_transfer_has_a_rate() -> None:
-    assert describe(12_300_000, 0.4) == "12.3 MB in 0.40 s, 30.8 MB/s"
-    assert describe(0, 0.0) == "0 B in 0.00 s, 0.0 MB/s"
+    assert format_transfer(12_300_000, 0.4) == "12.3 MB in 0.40 s, 30.8 MB/s"
+    assert format_transfer(0, 0.0) == "0 B in 0.00 s, 0.0 MB/s"
 
 
 @given(chunks=st.lists(st.binary(max_size=50), max_size=8))

@@ -184,7 +184,7 @@ def test_a_webda_job_that_reported_nothing_has_not_found_its_orchestrator(
         assert isinstance(decision, Accepted)
         ended = decision.action
     assert (ended.state, ended.error_name) == (State.ERROR, "NoReport")
-    assert ("JOB_ORCHESTRATOR, 'airflow': set orchestrator" in (ended.error_message or "")) is has_hint
+    assert ("named 'airflow', the value of JOB_ORCHESTRATOR" in (ended.error_message or "")) is has_hint
 
 
 def test_the_server_for_tests_does_the_same() -> None:
