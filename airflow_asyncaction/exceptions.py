@@ -1,77 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything this package raises.
+"""Exceptions of this package.
 
 AsyncActionError
-├── ProtocolError               what a job sent cannot be taken
-│   ├── SignatureError          who sent it is not proven
-│   │   └── StaleTime           the sender's clock is too far off
-│   ├── MalformedReport         it is not a report
+├── ProtocolError               a request of a job is invalid
+│   ├── SignatureError          its signature is invalid
+│   │   └── StaleTime           its time differs too much from the server's
+│   ├── MalformedReport         its body is malformed
 │   └── ReportTooLarge          it exceeds a limit
-├── JobInfoError                the JOB_ variables are missing or wrong
+├── JobInfoError                the JOB_ variables are missing or invalid
 ├── ServerError                 the API server refused a request
-│   ├── ServerUnreachable       ... or did not answer at all
+│   ├── ServerUnreachable       ... or did not respond
 │   └── Superseded              ... because a newer attempt took over: stop
-├── ActionEnded                 an action ended otherwise than in SUCCESS
+├── ActionEnded                 an action did not end as SUCCESS
 │   ├── ActionFailed            ERROR
-│   │   ├── PodFailed           ... of a pod, in the cluster's own words
+│   │   ├── PodFailed           ... of a pod, for the reason that the cluster gives
 │   │   │   ├── OOMKilled, Evicted, DeadlineExceeded, NodeLost, PodDeleted
 │   │   │   ├── ImagePull, InvalidImageName, CreateContainerConfigError, StartError, InitContainerFailed
 │   │   │   └── Unschedulable, PodRefused, SecretRefused, ReturnFileInvalid
-│   │   ├── ExitCode            ... of a process or pod: its exit code was not 0
-│   │   ├── Signal              ... a signal killed it
-│   │   ├── ExitCodeMismatch    ... it had reported SUCCESS, and failed then
-│   │   ├── NoRunner            ... no configured runner is for its type
-│   │   └── NoReport            ... it had to report its end, and did not
+│   │   ├── ExitCode            ... the exit code of the process was not 0
+│   │   ├── Signal              ... a signal killed the process
+│   │   ├── ExitCodeMismatch    ... the job reported SUCCESS, and then its process failed
+│   │   ├── NoRunner            ... no configured runner handles the action's type
+│   │   └── NoReport            ... the job did not report its end, although it must
 │   ├── ActionTimedOut          TIMEOUT
 │   │   ├── JobNeverStarted     ... its start_timeout
 │   │   └── HeartbeatTimeout    ... its heartbeat_timeout
 │   └── ActionStopped           STOPPED
-│       └── Skipped             ... it was skipped, as Airflow skips tasks: it did not fail
+│       └── Skipped             ... the action was skipped, as Airflow skips tasks: it did not fail
 ├── ClusterNotConfigured        no usable Kubernetes cluster is configured
-├── ActionNotFound              no such action is stored
-├── ActionAdopted               another process of the task has taken the action over
-├── RegistrationRefused         a task instance did not prove what it is
-├── UserRefused                 what a user asks for cannot be had
-├── FileRefused                 a file cannot be taken or given
-├── FileStoreUnavailable        a file store does not answer, or is full
+├── ActionNotFound              the action does not exist
+├── ActionAdopted               another process of the task has adopted the action
+├── RegistrationRefused         a task instance could not prove its identity
+├── UserRefused                 the request of a user was refused
+├── FileRefused                 an upload or download was refused
+├── FileStoreUnavailable        a file store does not respond or is full
 ├── SecretUnreadable            a job's secret was encrypted with another key
-├── StoreUnavailable            the database does not answer
-└── TablesMissing               it has not our tables
+├── StoreUnavailable            the database does not respond
+└── TablesMissing               the database lacks the tables of this package
 """
 
 from __future__ import annotations
 
 
 class AsyncActionError(Exception):
-    """Something went wrong in airflow-asyncaction."""
+    """An error of airflow-asyncaction."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message if message is not None else type(self).__doc__)
 
 
 class ProtocolError(AsyncActionError):
-    """What a job sent cannot be taken.
+    """The request of a job is invalid.
 
-    ``code`` is the stable ``error`` of the answer's body.
+    ``code`` is the ``error`` of the response body.
     """
 
     code = "protocol_error"
 
 
 class SignatureError(ProtocolError):
-    """The request is not signed by a job of ours."""
+    """The request does not have a valid signature."""
 
     code = "bad_signature"
 
 
 class StaleTime(SignatureError):
-    """X-Job-Time is too far from the server's clock: set the clock, or use the answer's serverTime."""
+    """X-Job-Time differs too much from the server's clock: set the clock, or correct it by serverTime."""
 
     code = "stale_time"
 
 
 class MalformedReport(ProtocolError):
-    """The body is not a report. ``field`` names the part that is wrong, ``""`` for the whole."""
+    """The body is malformed. ``field`` names the invalid part, ``""`` the whole body."""
 
     code = "malformed"
 
@@ -81,20 +81,20 @@ class MalformedReport(ProtocolError):
 
 
 class ReportTooLarge(ProtocolError):
-    """The report exceeds a limit: send it in parts."""
+    """The report exceeds a limit: send several smaller reports."""
 
     code = "too_large"
 
 
 class JobInfoError(AsyncActionError):
-    """The JOB_ variables are missing or wrong."""
+    """The JOB_ variables are missing or invalid."""
 
 
 class ServerError(AsyncActionError):
     """The API server refused a request.
 
-    ``status`` is the HTTP status (0: no answer), ``code`` the stable ``error`` of the answer's body, and
-    ``retry_after_seconds`` how long the server wants to be left alone.
+    ``status`` is the HTTP status (0: no response), ``code`` the ``error`` of the response body, and
+    ``retry_after_seconds`` the value of ``Retry-After``.
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class Superseded(ServerError):
 
 
 class ActionEnded(AsyncActionError):
-    """An action ended otherwise than in SUCCESS.
+    """An action did not end as SUCCESS.
 
-    ``error_name`` and ``error_message`` are the action's own words for it.
+    ``error_name`` and ``error_message`` are those of the action.
     """
 
     def __init__(self, *, action_id: str, error_name: str | None, error_message: str | None) -> None:
@@ -133,34 +133,34 @@ class ActionEnded(AsyncActionError):
 
 
 class ActionFailed(ActionEnded):
-    """The job failed: it said so, or its exit did."""
+    """The job failed, according to its report or its exit."""
 
 
 class PodFailed(ActionFailed):
-    """The cluster says why a pod failed. Retry rules can name this class, or one below it.
+    """A pod failed. Retry rules can name this class or a subclass.
 
-    It is raised itself for what has no class of its own, such as a volume that cannot be mounted.
+    It is raised for reasons that have no subclass, such as a volume that cannot be mounted.
     """
 
 
 class OOMKilled(PodFailed):
-    """A container used more memory than its limit. Raise the limit: a retry alone will not help."""
+    """A container exceeded its memory limit. Raise the limit: a retry alone does not help."""
 
 
 class Evicted(PodFailed):
-    """The cluster took the pod off its node: it lacked memory or disk, or was drained or shut down."""
+    """The pod was evicted: its node lacked memory or disk, or was drained or shut down."""
 
 
 class DeadlineExceeded(PodFailed):
-    """The pod ran for longer than its activeDeadlineSeconds."""
+    """The pod exceeded its activeDeadlineSeconds."""
 
 
 class NodeLost(PodFailed):
-    """The pod's node went away."""
+    """The pod's node was lost."""
 
 
 class PodDeleted(PodFailed):
-    """Somebody deleted the pod while it ran."""
+    """The pod was deleted while it was running."""
 
 
 class ImagePull(PodFailed):
@@ -168,23 +168,23 @@ class ImagePull(PodFailed):
 
 
 class InvalidImageName(PodFailed):
-    """The image's name is none."""
+    """The image name is invalid."""
 
 
 class CreateContainerConfigError(PodFailed):
-    """The pod refers to a Secret or ConfigMap that is not there, in a variable or a volume."""
+    """A variable or volume of the pod refers to a missing Secret or ConfigMap, or to a missing key of it."""
 
 
 class StartError(PodFailed):
-    """The container's command cannot be run."""
+    """The container's command cannot be started."""
 
 
 class InitContainerFailed(PodFailed):
-    """An init container failed, so that the job was never started. Its last lines are in the message."""
+    """An init container failed, so the job was not started. The message contains its last log lines."""
 
 
 class Unschedulable(PodFailed):
-    """No node took the pod within its start_timeout."""
+    """The pod was not scheduled to a node within its start_timeout."""
 
 
 class PodRefused(PodFailed):
@@ -196,11 +196,11 @@ class SecretRefused(PodFailed):
 
 
 class ReturnFileInvalid(PodFailed):
-    """The job's /airflow/xcom/return.json cannot become its XCom."""
+    """The job's /airflow/xcom/return.json is invalid or too large for an XCom."""
 
 
 class ExitCode(ActionFailed):
-    """The process exited with another code than 0."""
+    """The process exited with a code other than 0."""
 
 
 class Signal(ActionFailed):
@@ -208,41 +208,41 @@ class Signal(ActionFailed):
 
 
 class ExitCodeMismatch(ActionFailed):
-    """The job had reported SUCCESS, and its process failed then."""
+    """The job reported SUCCESS, and then its process failed."""
 
 
 class NoRunner(ActionFailed):
-    """No runner of [asyncaction] runners is for actions of this type."""
+    """No runner in [asyncaction] runners handles actions of this type."""
 
 
 class NoReport(ActionFailed):
-    """The process ended with code 0 without having reported its end, as it was required to."""
+    """The process exited with code 0, but did not report its end as required."""
 
 
 class ActionTimedOut(ActionEnded):
-    """One of the action's clocks ran out."""
+    """A timeout of the action expired."""
 
 
 class JobNeverStarted(ActionTimedOut):
-    """The job did not start, or report where it has to, within start_timeout."""
+    """The job did not start, or did not report as required, within start_timeout."""
 
 
 class HeartbeatTimeout(ActionTimedOut):
-    """No report came for heartbeat_timeout."""
+    """No report arrived within heartbeat_timeout."""
 
 
 class ActionStopped(ActionEnded):
-    """The action was asked to stop, replaced or skipped before it was done."""
+    """The action was stopped, superseded or skipped before it was done."""
 
 
 class Skipped(ActionStopped):
-    """The job, or Airflow, skipped the action: it did not fail."""
+    """The job or Airflow skipped the action: it did not fail."""
 
 
 def error_class(parent: type[ActionEnded], error_name: str | None) -> type[ActionEnded]:
-    """Return the class below ``parent`` that is named like an action's error, else ``parent`` itself.
+    """Return the subclass of ``parent`` with the name of an action's error, or else ``parent``.
 
-    Only of this module: jobs name their errors themselves, and cannot choose from the classes of others.
+    Only classes of this module are considered, since jobs choose the names of their errors.
     """
     for kind in parent.__subclasses__():
         if kind.__module__ != __name__:
@@ -254,23 +254,23 @@ def error_class(parent: type[ActionEnded], error_name: str | None) -> type[Actio
 
 
 class ClusterNotConfigured(AsyncActionError):
-    """No usable Kubernetes cluster is configured for a task whose job is a pod."""
+    """No usable Kubernetes cluster is configured for a task that runs a pod."""
 
 
 class ActionNotFound(AsyncActionError):
-    """No such action is stored."""
+    """The action does not exist."""
 
 
 class ActionAdopted(AsyncActionError):
-    """Another process of the task has taken this action over: leave its job alone."""
+    """Another process of the task has adopted this action. Do not touch its job."""
 
 
 class StoreUnavailable(AsyncActionError):
-    """The database does not answer: try again."""
+    """The database does not respond: try again."""
 
 
 class SecretUnreadable(AsyncActionError):
-    """A job's secret cannot be decrypted: none of the keys in [core] fernet_key is the one it needs."""
+    """A job's secret cannot be decrypted: it was encrypted with a key that is not in [core] fernet_key."""
 
 
 class TablesMissing(AsyncActionError):
@@ -280,7 +280,7 @@ class TablesMissing(AsyncActionError):
 class RegistrationRefused(AsyncActionError):
     """The task instance could not prove that it may register an action.
 
-    ``code`` is the stable ``error`` of the answer's body.
+    ``code`` is the ``error`` of the response body.
     """
 
     def __init__(self, message: str, *, code: str) -> None:
@@ -289,9 +289,9 @@ class RegistrationRefused(AsyncActionError):
 
 
 class UserRefused(AsyncActionError):
-    """What a user asks for cannot be had.
+    """The request of a user was refused.
 
-    ``code`` is the stable ``error`` of the answer's body; ``more`` goes into the body as well.
+    ``code`` is the ``error`` of the response body. ``more`` is added to the body.
     """
 
     def __init__(self, message: str, *, code: str, **more: str) -> None:
@@ -301,9 +301,9 @@ class UserRefused(AsyncActionError):
 
 
 class FileRefused(AsyncActionError):
-    """A file cannot be taken or given.
+    """An upload or download was refused.
 
-    ``code`` is the stable ``error`` of the answer's body.
+    ``code`` is the ``error`` of the response body.
     """
 
     def __init__(self, message: str, *, code: str) -> None:
@@ -312,9 +312,9 @@ class FileRefused(AsyncActionError):
 
 
 class FileStoreUnavailable(AsyncActionError):
-    """A file store does not answer as it should: try again, and see the API server's log.
+    """A file store does not respond or failed: try again, and see the log of the API server.
 
-    ``is_full``: there is no space left in it.
+    ``is_full``: whether it has no space left.
     """
 
     def __init__(self, message: str | None = None, *, is_full: bool = False) -> None:

@@ -59,7 +59,7 @@ PARTS = (
         about="a job of an hour, marked failed after a moment: it is told to stop, and may tidy up",
         stop_at="this takes an hour",
         state="failed",
-        line="tidied up before the end",
+        line="cleaned up before exit",
     ),
     Part(
         dag_id="shell_job",

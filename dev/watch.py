@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow_asyncaction.protocol.transfers import describe_size
+from airflow_asyncaction.protocol.human_readable import format_size
 from dev.airflow_api import DAG_RUN_ENDS, TASK_ENDS, AirflowApi, LogEntry, TaskKey
 from dev.screen import Screen
 
@@ -123,7 +123,7 @@ class RunWatch:
             name, self._screen.colour(said, colour, bold=True) + (f"  {result}" if result else "")
         )
         for file in (file for files in values.get("files", {}).values() for file in files):
-            size, digest = describe_size(file["size"]), file["sha256"][:12]
+            size, digest = format_size(file["size"]), file["sha256"][:12]
             what = f"{file['property']}[{file['index']}] {file['name']}, {size}, sha256 {digest}..."
             self._screen.event(name, self._screen.colour(f"  XCom files: {what}", "grey"))
         lines = [line for (other, _), lines in self._lines.items() if other == key for line in lines]

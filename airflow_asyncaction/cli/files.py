@@ -8,7 +8,7 @@ from argparse import Namespace
 from datetime import UTC, datetime, timedelta
 
 from airflow_asyncaction.files.garbage import OLDER_THAN, collect
-from airflow_asyncaction.protocol.transfers import describe_size
+from airflow_asyncaction.protocol.human_readable import format_size
 from airflow_asyncaction.services import open_services
 
 
@@ -27,7 +27,7 @@ def collect_garbage(*, older_than: timedelta = OLDER_THAN, dry_run: bool = False
     done = collect(services.actions, services.stores, older_than=older_than, now=now, dry_run=dry_run)
     print(
         f"{'Would remove' if dry_run else 'Removed'} {done.contents} contents of"
-        f" {describe_size(done.size_bytes)}, {done.files} files without a content or an action,"
+        f" {format_size(done.size_bytes)}, {done.files} files without a content or an action,"
         f" {done.remains} remains of uploads"
     )
     if done.strangers:

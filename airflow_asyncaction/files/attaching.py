@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from airflow_asyncaction.exceptions import StoreUnavailable
 from airflow_asyncaction.files.stores.base import FileStore, Measured
 from airflow_asyncaction.protocol import file_rules
-from airflow_asyncaction.protocol.file_rules import check_lives, difference
+from airflow_asyncaction.protocol.file_rules import check_not_ended, describe_difference
 from airflow_asyncaction.protocol.files import FileRecord
+from airflow_asyncaction.protocol.human_readable import format_size, format_transfer
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
-from airflow_asyncaction.protocol.transfers import describe, describe_size
 from airflow_asyncaction.store import files, reports, rows
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.files import Content, File
@@ -57,7 +57,7 @@ class Attaching:
         def work(connection: Transaction) -> tuple[File, Content] | str:
             row, file = _lock(connection, action_id, file_id)
             if not may_have_ended:
-                check_lives(rows.to_action(row))
+                check_not_ended(rows.to_action(row))
             return _attach(connection, row, file, found)
 
         try:
@@ -80,7 +80,7 @@ class Attaching:
     ) -> None:
         """Attach a file to a content that is stored already."""
         files.link(connection, file, content, now)
-        said = f"{describe_size(content.size_bytes)}, already stored"
+        said = f"{format_size(content.size_bytes)}, already stored"
         reports.keep_line(connection, row, "file", _line(file, said), now)
 
 
@@ -112,7 +112,7 @@ def attached(connection: Transaction, file: File) -> tuple[File, Content]:
 def _attach(connection: Transaction, row: ActionRow, file: File, found: Found) -> tuple[File, Content] | str:
     """Attach a file; or return how what was found differs from what was announced."""
     now = datetime.now(UTC)
-    said = difference(file, found.measured)
+    said = describe_difference(file, found.measured)
     if said is not None:
         if file.attached_at is None and file.md5 == found.announced_md5:  # else it was announced anew
             files.forget(connection, file)
@@ -120,7 +120,7 @@ def _attach(connection: Transaction, row: ActionRow, file: File, found: Found) -
     if file.attached_at is not None:  # the same content was sent twice
         return attached(connection, file)
     content = files.attach(connection, file, _content(file, found), now)
-    said = describe(found.measured.size_bytes, found.seconds)
+    said = format_transfer(found.measured.size_bytes, found.seconds)
     reports.keep_line(connection, row, "file", _line(file, said), now)
     return file, content
 
@@ -130,7 +130,7 @@ def _lock(connection: Transaction, action_id: JobId, file_id: str) -> tuple[Acti
     row = rows.lock(connection, action_id)
     file = files.by_id(connection, file_id)
     if row is None or file is None:
-        raise file_rules.not_awaited()
+        raise file_rules.not_expected()
     return row, file
 
 

@@ -87,7 +87,7 @@ class Receiving:
 
     def _write(self, chunk: bytes) -> None:
         self.check_size(self.size_bytes + len(chunk))
-        first, second = self._digester.halves(chunk)
+        first, second = self._digester.update_steps(chunk)
         elsewhere = self._hashers.submit(first) if len(chunk) > _WORTH_A_THREAD_BYTES else first()
         with store_errors(self._store):
             self._incoming.write(chunk)

@@ -20,7 +20,7 @@ from airflow_asyncaction.files.stores.base import FileStore
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
 from airflow_asyncaction.protocol import file_rules
-from airflow_asyncaction.protocol.file_rules import check_lives, no_such_file
+from airflow_asyncaction.protocol.file_rules import check_not_ended, no_such_file
 from airflow_asyncaction.protocol.files import (
     MAX_INDEX,
     Announcement,
@@ -134,7 +134,7 @@ class Files:
         """
         with self._locked(signed, unseal) as (connection, row, announcement):
             _check_own(signed, target.action_id)
-            check_lives(rows.to_action(row))
+            check_not_ended(rows.to_action(row))
             store = self._stores.named(target.store)
             file_rules.check_size(announcement.size_bytes, self._limits.max_file_bytes)
             file = self._announce(connection, signed, replace(target, store=store.name), announcement)
@@ -153,7 +153,7 @@ class Files:
         """
         with self._locked(signed, prove) as (connection, row, _):
             _check_own(signed, target.action_id)
-            check_lives(rows.to_action(row))
+            check_not_ended(rows.to_action(row))
             self._stores.named(target.store)
             key = checked_property(target.property), _checked_index(index)
             file = files.by_index(connection, signed.action_id, *key)
@@ -169,7 +169,7 @@ class Files:
         :raises FileRefused: there is no such file
         """
         with self._locked(signed, unseal) as (connection, row, reference):
-            check_lives(rows.to_action(row))
+            check_not_ended(rows.to_action(row))
             source = files.attached(
                 connection, JobId(reference.action.lower()), reference.property, reference.index
             )
@@ -191,7 +191,7 @@ class Files:
         :raises FileRefused: there is none, or it is not theirs
         """
         with self._locked(signed, prove) as (connection, row, _):
-            check_lives(rows.to_action(row))
+            check_not_ended(rows.to_action(row))
             self._stores.named(wanted.store)
             owner = _readable(connection, signed, wanted)
             key = owner, checked_property(wanted.property), _checked_index(index)

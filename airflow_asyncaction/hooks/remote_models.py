@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow_asyncaction.protocol.actions import State, is_skipped
-from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, MAX_TIME_MS, LogLine, well_formed
+from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, MAX_TIME_MS, LogLine, replace_unstorable
 
 Fields = Mapping[str, Any]
 
@@ -254,7 +254,7 @@ def _line(line: Any) -> LogLine:
 
 def _id(value: Any) -> str:
     """Return an action's id such that XComs and triggers' events can hold it, whatever it is there."""
-    return well_formed(str(value))[:MAX_NAME_CHARS]
+    return replace_unstorable(str(value))[:MAX_NAME_CHARS]
 
 
 def _text(value: Any) -> str | None:

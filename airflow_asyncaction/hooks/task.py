@@ -26,6 +26,7 @@ from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.masking import bounded
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.protocol.resending import retry_after_seconds
+from airflow_asyncaction.protocol.runner_messages import RunnerMessage, mask_message, message_to_json
 from airflow_asyncaction.protocol.signing import Content, Signer, signed_headers
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import (
@@ -35,9 +36,6 @@ from airflow_asyncaction.protocol.tasks import (
     Deferral,
     TaskCredentials,
     TaskView,
-    Word,
-    masked_word,
-    word_to_json,
 )
 
 _TIMEOUT_SECONDS = (5, 30)
@@ -130,7 +128,9 @@ class TaskHook(BaseHook):
         content = Content("GET", "/task/action", f"after={after_line}")
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
-    def tell(self, credentials: TaskCredentials, word: Word, *, patience: timedelta = PATIENCE) -> TaskView:
+    def tell(
+        self, credentials: TaskCredentials, word: RunnerMessage, *, patience: timedelta = PATIENCE
+    ) -> TaskView:
         """Tell what happened to the job, without secrets, and return what the action is then.
 
         If an exit is too large for the server (``[asyncaction] max_body_bytes``), it is sent without output.
@@ -139,7 +139,7 @@ class TaskHook(BaseHook):
         """
         with suppress(ServerError):  # the word has none of them, and the next one brings them
             self.share_secrets(credentials, patience=timedelta(0))
-        word = masked_word(word, current_masker())
+        word = mask_message(word, current_masker())
         try:
             return self._tell(credentials, word, patience)
         except ServerError as error:
@@ -150,9 +150,9 @@ class TaskHook(BaseHook):
         message = None if word.message is None else word.message[:_SHORT_MESSAGE_CHARS]
         return self._tell(credentials, replace(word, message=message, tail=()), patience)
 
-    def _tell(self, credentials: TaskCredentials, word: Word, patience: timedelta) -> TaskView:
+    def _tell(self, credentials: TaskCredentials, word: RunnerMessage, patience: timedelta) -> TaskView:
         query = f"ti={self.ti_id}" if self.ti_id else ""
-        content = Content("POST", "/task/word", query, body=_encode(word_to_json(word)))
+        content = Content("POST", "/task/word", query, body=_encode(message_to_json(word)))
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
     def share_secrets(self, credentials: TaskCredentials, *, patience: timedelta = PATIENCE) -> None:

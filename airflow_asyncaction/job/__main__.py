@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line of the job side: ``python -m airflow_asyncaction.job run -- CMD ...``."""
+"""Command line of the job client: ``python -m airflow_asyncaction.job run -- CMD ...``."""
 
 from __future__ import annotations
 
@@ -11,28 +11,37 @@ from pathlib import Path
 from typing import NoReturn
 
 from airflow_asyncaction import __version__
-from airflow_asyncaction.job import wrap
-from airflow_asyncaction.job.reporter import say
-from airflow_asyncaction.job.wrap_files import Binding
+from airflow_asyncaction.job import wrapper
+from airflow_asyncaction.job.stderr import print_stderr
+from airflow_asyncaction.job.wrapper_files import Binding
 
 _DESCRIPTION = """\
-Run an unmodified program as a job of Airflow. Its output is passed through and reported as log lines; its end
-is reported as SUCCESS (exit code 0) or ERROR. The program may report by itself as well: an end that it has
-reported stands. If Airflow has asked the job to stop, the end is ERROR, Stopped, whatever the exit code is.
-If the end cannot be reported, that is said on stderr, and the exit code is the program's all the same.
-SIGTERM, SIGINT and SIGHUP are passed on to the program's process group, SIGUSR1 and SIGUSR2 to the program.
-Inputs are fetched before the program starts: all files of the action's property NAME into a folder, if PATH
-is one or ends in /, else its only file to PATH. Outputs are uploaded after the program has ended with exit
-code 0, unless it was asked to stop, to the property NAME: the file PATH, all files below the folder PATH, or
-those that match the pattern PATH.
-Airflow is reached through the web proxy that curl would choose: http_proxy, https_proxy, all_proxy, no_proxy.
-Exit code: the program's; killed by the same signal if it was. 125: wrong usage, wrong JOB_ variables, an
-unusable proxy, or an input or output that failed; 126: the program cannot be run; 127: it was not found.
-Without JOB_ variables the program is run, and nothing else."""
+Run an unmodified program as a job of Airflow.
+
+The program's output is passed through and reported as log lines. Its end is reported as SUCCESS (exit code
+0) or ERROR. If the program reports its own end, that end stands. If Airflow has asked the job to stop, the
+end is ERROR with the name Stopped, whatever the exit code. If the end cannot be reported, the wrapper prints
+an error and still exits with the program's exit code.
+
+Signals: SIGTERM, SIGINT and SIGHUP are forwarded to the program's process group, SIGUSR1 and SIGUSR2 to the
+program.
+
+Files: inputs are downloaded before the program starts. If PATH is a folder or ends in /, all files of the
+property NAME are downloaded into it, otherwise its only file to PATH. Outputs are uploaded to the property
+NAME after the program has exited with code 0, unless it was asked to stop. PATH is a file, a folder (uploaded
+with all files below it) or a glob pattern.
+
+Proxies: the same environment variables apply as for curl: http_proxy, https_proxy, all_proxy, no_proxy.
+
+Exit codes: that of the program. If a signal killed the program, the wrapper kills itself with the same
+signal. 125: invalid options, invalid JOB_ variables, an unusable proxy, or a failed input or output. 126: the
+program cannot be run. 127: the program was not found.
+
+Without JOB_ variables, the wrapper just runs the program."""
 
 
 class _UsageError(Exception):
-    """The command line is wrong."""
+    """The command line is invalid."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,15 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         own, command = _split(arguments)
         options = parser.parse_args(own)
         if not command or not command[0]:
-            raise _UsageError('say what to run after "--"')
+            raise _UsageError('specify the program to run after "--"')
     except _UsageError as error:
         parser.print_usage(sys.stderr)
-        say(str(error))
-        wrap.report_failure(f"Wrong usage of the wrapper: {error}", os.environ)
-        return wrap.WRAPPER_FAILED
-    return wrap.run(
+        print_stderr(str(error))
+        wrapper.report_failure(f"The command line of the wrapper is invalid: {error}", os.environ)
+        return wrapper.WRAPPER_FAILED
+    return wrapper.run(
         command,
-        wrap.Options(
+        wrapper.Options(
             heartbeat_seconds=options.heartbeat_interval,
             stop_grace_seconds=options.stop_grace,
             report_timeout_seconds=options.report_timeout,
@@ -69,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Cut at the first ``--``: what follows is the program's, whatever it looks like."""
+    """Split at the first ``--``: all arguments after it belong to the program."""
     if "--" not in arguments:
         return arguments, []
     at = arguments.index("--")
@@ -77,23 +86,34 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    defaults = wrap.Options()
+    defaults = wrapper.Options()
     started = Path(sys.argv[0]).name
     parser = _Parser(prog=started if started.endswith(".pyz") else "python -m airflow_asyncaction.job")
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
-    run = verbs.add_parser(
-        "run", usage="%(prog)s [options] -- CMD ...", help="run a program and report for it"
-    )
+    run = verbs.add_parser("run", usage="%(prog)s [options] -- CMD ...", help="run a program as a job")
     for each in (parser, run):
         each.description, each.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
     for name, default, meaning in (
-        ("--heartbeat-interval", defaults.heartbeat_seconds, "between reports, at most"),
-        ("--stop-grace", defaults.stop_grace_seconds, "between SIGTERM and SIGKILL when asked to stop"),
-        ("--report-timeout", defaults.report_timeout_seconds, "to re-send the end to a server that is away"),
+        ("--heartbeat-interval", defaults.heartbeat_seconds, "between two reports, at most"),
+        ("--stop-grace", defaults.stop_grace_seconds, "between SIGTERM and SIGKILL if Airflow stops the job"),
+        (
+            "--report-timeout",
+            defaults.report_timeout_seconds,
+            "during which the end is resent if the server is unreachable",
+        ),
     ):
-        run.add_argument(name, type=_seconds, default=default, metavar="S", help=f"seconds {meaning}")
-    for name, meaning in (("--input", "files to fetch"), ("--output", "files to upload")):
+        run.add_argument(
+            name,
+            type=_seconds,
+            default=default,
+            metavar="S",
+            help=f"seconds {meaning} (default: {default:g})",
+        )
+    for name, meaning in (
+        ("--input", "files to download before the program starts"),
+        ("--output", "files to upload after the program has succeeded"),
+    ):
         run.add_argument(
             name,
             type=_binding,
@@ -103,7 +123,9 @@ def _parser() -> argparse.ArgumentParser:
             help=f"{meaning}; repeatable",
         )
     run.add_argument(
-        "--output-on-failure", action="store_true", help="upload what is there after any other end too"
+        "--output-on-failure",
+        action="store_true",
+        help="also upload the outputs of a program that fails or is stopped",
     )
     return parser
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Python job says and asks, in a few calls; all of it is harmless outside Airflow."""
+"""Job: the API of the job client. Outside Airflow, all calls work and send nothing."""
 
 from __future__ import annotations
 
@@ -18,39 +18,42 @@ from types import TracebackType
 from typing import Any
 
 from airflow_asyncaction.exceptions import AsyncActionError
-from airflow_asyncaction.job.content import Contents
-from airflow_asyncaction.job.files import JobFiles, Named, find_files
-from airflow_asyncaction.job.outbox import tidy
+from airflow_asyncaction.job.content_client import ContentClient
+from airflow_asyncaction.job.file_transfer import File
+from airflow_asyncaction.job.files import JobFiles, NamedFile, find_files
+from airflow_asyncaction.job.log_queue import clean_text
 from airflow_asyncaction.job.proxies import Proxies
-from airflow_asyncaction.job.reporter import Reporter, Timing, say
-from airflow_asyncaction.job.transfer import File
+from airflow_asyncaction.job.reporter import Reporter
+from airflow_asyncaction.job.stderr import NOT_A_JOB, print_stderr
+from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.transport import Request, Transport
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, LogLine
 
-_DONE = 100  # per cent
+_DONE = 100  # percent
 
 
 class Job:
-    """A job as its own program sees it.
+    """The job that this process runs.
 
-    As a context manager it is started, and flushed and closed at the end. Leaving by an exception reports it
-    with :meth:`fail` and lets it pass; leaving by ``sys.exit``, or normally without :meth:`result` or
-    :meth:`fail`, leaves the end to the process's exit code.
+    As a context manager, it starts the job on entry, and flushes and closes it on exit. An exception that
+    leaves the block is reported with :meth:`fail` and propagates. If the block is left by ``sys.exit``, or
+    normally without :meth:`result`, :meth:`succeed` or :meth:`fail`, the exit code of the process ends the
+    job.
 
-    A process forked from the job's may log and report too; it sends no heartbeats, and leaving the ``with``
-    block in it ends nothing.
+    Forked child processes may log and report too. They send no heartbeats, and leaving the ``with`` block in
+    a child does not end the job.
 
-    What it does not do: it handles no signal, and stops nobody. Ask :meth:`is_stopping` now and then, and
-    call :meth:`ask_to_stop` from a handler of SIGTERM.
+    What it does not do: handle signals or stop the program. Poll :meth:`is_stopping`, and call
+    :meth:`ask_to_stop` from a SIGTERM handler.
 
-    :param info: who the job is; ``None``: outside Airflow, nothing is sent
-    :param echo: gets each logged line at once, in the thread that logs it
-    :param agent: what the server is told of this process; default: hostname, platform, pid, python
-    :param proxies: default: the web proxies of this process's environment
-    :raises JobInfoError: the hook's URL, or its proxy, cannot be used
+    :param info: identity of the job; ``None`` outside Airflow: nothing is sent
+    :param echo: called with each log line in the thread that logs it
+    :param agent: description of this process; default: hostname, platform, pid and Python version
+    :param proxies: default: the proxies of this process's environment
+    :raises JobInfoError: the hook's URL or its proxy cannot be used
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Job:
         if info is not None:
             transport = Transport(info, timeout_seconds=timing.timeout_seconds, proxies=proxies)
             self._reporter = Reporter(transport, agent=agent or this_agent(), timing=timing)
-        contents = Contents(proxies=proxies)
+        contents = ContentClient(proxies=proxies)
         self._files = JobFiles(info, self._reporter, contents, timing, self.log)
 
     def __repr__(self) -> str:
@@ -90,19 +93,19 @@ class Job:
             try:
                 self.fail(error)
             except AsyncActionError as failure:
-                say(f"the job's failure could not be reported: {failure}")
+                print_stderr(f"The job's failure could not be reported: {failure}")
         self.close()
 
     @property
     def info(self) -> JobInfo | None:
-        """Who the job is; ``None`` outside Airflow."""
+        """Identity of the job; ``None`` outside Airflow."""
         return self._info
 
     @property
     def arguments(self) -> Any:
-        """What the action was given: from ``JOB_ARGUMENTS``, else asked for once; ``{}`` outside Airflow.
+        """Arguments of the action, from ``JOB_ARGUMENTS`` or else from the server. ``{}`` outside Airflow.
 
-        :raises ServerError: it was asked for, and not answered
+        :raises ServerError: the server refused the request or did not respond
         :raises json.JSONDecodeError: ``JOB_ARGUMENTS`` is not JSON
         """
         if not self._has_arguments:
@@ -116,45 +119,45 @@ class Job:
         return self._arguments
 
     def start(self) -> None:
-        """Tell the server that the job runs, and go on doing so in the background. Done by all else here."""
+        """Report that the job is running, and send heartbeats from now on. All other methods do so too."""
         if self._reporter is not None:
             self._reporter.start()
 
     def log(self, text: str, level: str = "INFO", *, stream: str | None = None, echo: bool = True) -> None:
-        """Send a log line, soon and together with others. Never fails, and never waits for the server.
+        """Queue a log line, which is sent together with others. Never fails or waits for the server.
 
         :param text: cut to 16 KiB
-        :param stream: ``stdout`` or ``stderr`` if this line is written there as well
-        :param echo: whether the constructor's ``echo`` gets it too
+        :param stream: ``stdout`` or ``stderr`` if this line is also written there
+        :param echo: whether to call the constructor's ``echo``
         """
-        line = LogLine(tidy(str(text)), str(level).upper(), time.time_ns() // 1_000_000, stream)
+        line = LogLine(clean_text(str(text)), str(level).upper(), time.time_ns() // 1_000_000, stream)
         if self._echo is not None and echo:
             self._echo(line)
         if self._reporter is not None:
             self._reporter.add(line)
 
     def progress(self, percent: float, message: str | None = None) -> None:
-        """Say how far the job is. Cheap: only the newest is sent, about every second.
+        """Report progress. Cheap: only the latest progress is sent, about every second.
 
         :param percent: 0 to 100
-        :raises ValueError: it is not
+        :raises ValueError: ``percent`` is out of range
         """
         percent = int(percent) if isinstance(percent, int) else float(percent)
         if not math.isfinite(percent) or not 0 <= percent <= _DONE:
-            raise ValueError(f"progress is a number from 0 to 100, not {percent!r}")
+            raise ValueError(f"The progress must be a number from 0 to 100, not {percent!r}")
         details: dict[str, Any] = {"progress": percent}
         if message is not None:
-            details["message"] = tidy(str(message))
+            details["message"] = clean_text(str(message))
         if self._reporter is not None:
             self._reporter.set_details(details, hurry=percent == _DONE)
 
     def result(self, value: Any) -> None:
-        """Report SUCCESS with a result, ``None``, ``0`` and ``""`` included, and wait until it has arrived.
+        """Report SUCCESS with a result, and wait until the report has arrived.
 
-        :param value: any JSON value
-        :raises TypeError: it is not; nothing was sent
+        :param value: any JSON value, including ``None``, ``0`` and ``""``
+        :raises TypeError: the value is not JSON; nothing was sent
         :raises Superseded: a newer attempt took over: stop
-        :raises ServerError: it was refused, or could not be delivered
+        :raises ServerError: the report was refused or could not be delivered
         """
         self._end({"status": "SUCCESS", "results": _as_json(value)})
 
@@ -163,46 +166,46 @@ class Job:
         self._end({"status": "SUCCESS"})
 
     def fail(self, error: str | BaseException, name: str | None = None) -> None:
-        """Report ERROR and wait until it has arrived. Raises like :meth:`result`.
+        """Report ERROR, and wait until the report has arrived. Raises like :meth:`result`.
 
-        :param error: the message, or the exception that tells it
-        :param name: of the kind of error; default: the exception's type, or ``JobError``
+        :param error: error message, or exception
+        :param name: kind of error; default: the class of the exception, or ``JobError``
         """
         if isinstance(error, BaseException):
             name = name or type(error).__name__
-        name = tidy(name or "JobError")[:MAX_NAME_CHARS]
-        message = tidy(str(error) or name)[:MAX_MESSAGE_CHARS]
+        name = clean_text(name or "JobError")[:MAX_NAME_CHARS]
+        message = clean_text(str(error) or name)[:MAX_MESSAGE_CHARS]
         self._end({"status": "ERROR", "errorName": name, "errorMessage": message})
 
     def is_stopping(self) -> bool:
-        """Whether the job was asked to stop, or was replaced. Each answer to a report says so.
+        """Return whether the job was asked to stop or was superseded, as the latest response says.
 
-        SIGTERM comes at about the same time, and ends a program that does not handle it.
+        SIGTERM arrives at about the same time, and ends a program that does not handle it.
         """
         return self._is_asked_to_stop or (self._reporter is not None and self._reporter.is_stopping)
 
     def ask_to_stop(self) -> None:
-        """Make :meth:`is_stopping` true, for example from a handler of SIGTERM; also outside Airflow."""
+        """Make :meth:`is_stopping` return true, for example in a SIGTERM handler; also outside Airflow."""
         self._is_asked_to_stop = True
 
     def flush(self, patience_seconds: float | None = None) -> None:
-        """Send what waits to be sent, and wait until it has arrived.
+        """Send queued reports, and wait until they have arrived.
 
-        :param patience_seconds: how long to try while the server is away
-        :raises ServerError: it could not be delivered
+        :param patience_seconds: how long to resend if the server is unreachable
+        :raises ServerError: a report was refused or could not be delivered
         """
         if self._reporter is not None:
             self._reporter.flush(patience_seconds)
 
     def discard(self) -> None:
-        """Drop what waits to be sent: for who has waited long enough for the server."""
+        """Discard queued reports."""
         if self._reporter is not None:
             self._reporter.discard()
 
     def close(self) -> None:
-        """Send what waits to be sent, and stop the background thread. A closed job that is used starts again.
+        """Send queued reports, and stop the background thread. It starts again if the job is used later.
 
-        Never raises; what could not be sent is said on stderr.
+        Never raises: failures are printed to stderr.
         """
         if self._reporter is not None:
             self._reporter.close()
@@ -216,12 +219,12 @@ class Job:
         of: str | None = None,
         store: str = DEFAULT_STORE,
     ) -> Path:
-        """Fetch a file of an action, and return its path. What was there before is replaced, or else stays.
+        """Download a file of an action, and return its path. An existing file is only replaced on success.
 
-        :param to: path, or a folder to have it under its own name: an existing one, or a text that ends in /
-        :param of: uuid of an upstream task's action; default: the job's own
-        :raises ServerError: it was refused, or could not be fetched
-        :raises AsyncActionError: it is not what the server says of it, or this is outside Airflow
+        :param to: path of the file, or folder: an existing one, or a path that ends in ``/``
+        :param of: UUID of the action of an upstream task; default: the job's own action
+        :raises ServerError: the download was refused or failed
+        :raises AsyncActionError: the content does not match its digests, or this process is not a job
         """
         return self._files.download(self._files.place(property, of, store), to, index)
 
@@ -233,10 +236,10 @@ class Job:
         of: str | None = None,
         store: str = DEFAULT_STORE,
     ) -> list[Path]:
-        """Fetch all files of a property, at least one, into a folder. See :meth:`download`.
+        """Download all files of a property, at least one, into a folder. See :meth:`download`.
 
-        :param to: folder; it is made, with sub-folders as the files' names say
-        :raises AsyncActionError: two of them have the same name; the first is there
+        :param to: folder; it is created, with the subfolders in the files' names
+        :raises AsyncActionError: two files have the same name. Earlier files are downloaded
         """
         return self._files.download_all(self._files.place(property, of, store), to)
 
@@ -250,16 +253,16 @@ class Job:
         mimetype: str | None = None,
         store: str = DEFAULT_STORE,
     ) -> File:
-        """Attach a file to the action. A content that the store has already is not sent.
+        """Upload a file and attach it to the action. Content that is already stored is not sent.
 
-        :param property: what the file is to the action: ``[A-Za-z_][A-Za-z0-9_]{0,63}``
+        :param property: name under which the file is attached: ``[A-Za-z_][A-Za-z0-9_]{0,63}``
         :param name: relative POSIX path; default: the last part of ``path``
         :param metadata: a JSON object
-        :param mimetype: default: guessed by the name
-        :raises ServerError: it was refused, could not be delivered, or changed meanwhile
-        :raises OSError: it cannot be read
+        :param mimetype: default: guessed from the name
+        :raises ServerError: the upload was refused or failed, or the file changed during it
+        :raises OSError: the file cannot be read
         """
-        named = Named(name or Path(path).name, Path(path))
+        named = NamedFile(name or Path(path).name, Path(path))
         return self._files.upload(self._files.place(property, None, store), named, metadata, mimetype)
 
     def upload_all(
@@ -270,22 +273,25 @@ class Job:
         metadata: Mapping[str, Any] | None = None,
         store: str = DEFAULT_STORE,
     ) -> list[File]:
-        """Attach all files of a folder, or that match a pattern. Raises like :meth:`upload`.
+        """Upload all files of a folder, or that match a pattern. Raises like :meth:`upload`.
 
-        :param path: a file, a folder with all below it, or a pattern, with ``**`` for any folders; names are
-            relative to the folder, or to what is before the pattern's first wildcard
-        :raises FileNotFoundError: there is none
+        :param path: a file, a folder (with all files below it) or a glob pattern, in which ``**`` matches any
+            folders. Names are relative to the folder, or to the part before the first wildcard
+        :raises FileNotFoundError: there is no such file
         """
         place = self._files.place(property, None, store)
         return [self._files.upload(place, named, metadata) for named in find_files(path)]
 
     def send(self, request: Request) -> dict[str, Any]:
-        """Send a signed request to another route of the hook, and return the answer's object.
+        """Send a signed request to a route below the hook, and return the response object.
 
-        :raises ServerError: it was refused, or could not be delivered, or this is outside Airflow
+        :raises ServerError: the request was refused or could not be delivered
+        :raises AsyncActionError: this process is not a job
         """
         if self._reporter is None:
-            raise AsyncActionError("There is no server to ask outside Airflow")
+            raise AsyncActionError(
+                "This process was not started by Airflow, so it has no server to send requests to"
+            )
         return self._reporter.call(request)
 
     def _end(self, fields: Mapping[str, Any]) -> None:
@@ -294,11 +300,11 @@ class Job:
 
     def _may_end(self) -> bool:
         reporter = self._reporter
-        return reporter is not None and reporter.is_owner and not reporter.has_said_end
+        return reporter is not None and reporter.is_owner and not reporter.has_reported_end
 
 
 def this_agent() -> dict[str, Any]:
-    """Return what the server is told of this process."""
+    """Return the default description of this process."""
     return {
         "hostname": socket.gethostname(),
         "platform": platform.platform(),
@@ -307,30 +313,30 @@ def this_agent() -> dict[str, Any]:
     }
 
 
-_innermost: list[Job] = []  # for threads, which do not see their starter's context
+_innermost: list[Job] = []  # for threads, which do not inherit context variables
 _current: ContextVar[Job | None] = ContextVar("asyncaction_job", default=None)
 _opened: Job | None = None
 _opening = threading.RLock()
-_has_said = False
+_has_warned = False
 
 
 def open_job(environ: Mapping[str, str] | None = None, *, timing: Timing | None = None) -> Job:
-    """Return the job that this process is, started; outside Airflow, one that sends nothing.
+    """Return and start the job that this process runs. Outside Airflow, it sends nothing.
 
     :param environ: default: ``os.environ``
-    :raises JobInfoError: some of the JOB_ variables are missing or wrong, or the proxy cannot be used
+    :raises JobInfoError: some JOB_ variables are missing or invalid, or the proxy cannot be used
     """
     environ = os.environ if environ is None else environ
     info = JobInfo.from_environ(environ)
     if info is None:
-        _say_outside()
+        _warn_outside_airflow()
     job = Job(info, timing=timing, proxies=Proxies(environ))
     job.start()
     return job
 
 
 def current_job() -> Job:
-    """Return the job of the innermost :func:`use_job`, else the one of this process's environment."""
+    """Return the job of the innermost :func:`use_job`, or else that of this process's environment."""
     global _opened  # noqa: PLW0603 - a process is one job
     job = _current.get() or (_innermost[-1] if _innermost else None)
     if job is not None:
@@ -343,9 +349,9 @@ def current_job() -> Job:
 
 @contextlib.contextmanager
 def use_job(job: Job) -> Iterator[Job]:
-    """Make ``job`` what :func:`current_job` returns, also in threads that are started within. Starts it only.
+    """Make :func:`current_job` return ``job``, also in threads started within the block. Starts the job.
 
-    Who made the job ends or closes it.
+    The caller ends and closes the job.
     """
     job.start()
     token = _current.set(job)
@@ -357,19 +363,19 @@ def use_job(job: Job) -> Iterator[Job]:
         _current.reset(token)
 
 
-def _say_outside() -> None:
-    global _has_said  # noqa: PLW0603 - once per process
-    if not _has_said:
-        _has_said = True
-        say("there are no JOB_ variables, so this is no job of Airflow: nothing is reported")
+def _warn_outside_airflow() -> None:
+    global _has_warned  # noqa: PLW0603 - once per process
+    if not _has_warned:
+        _has_warned = True
+        print_stderr(NOT_A_JOB)
 
 
 def _as_json(value: Any) -> Any:
-    """Return the value as the server will read it.
+    """Return the value as the server parses it.
 
-    :raises TypeError: it would not take it
+    :raises TypeError: the server would refuse it
     """
     try:
         return strict_json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"A result must be a JSON value: {error}") from None
+        raise TypeError(f"The result must be a JSON value: {error}") from None

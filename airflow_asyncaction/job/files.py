@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a job: which of them, from and to where; how one is moved is told in ``transfer``."""
+"""Job files: downloads and uploads of properties, folders and patterns. ``file_transfer`` moves one file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
-from airflow_asyncaction.job.content import Contents
-from airflow_asyncaction.job.outbox import tidy
-from airflow_asyncaction.job.reporter import Reporter, Timing
-from airflow_asyncaction.job.transfer import (
+from airflow_asyncaction.job.content_client import ContentClient
+from airflow_asyncaction.job.file_transfer import (
     Fetched,
     File,
     Progress,
@@ -29,6 +27,9 @@ from airflow_asyncaction.job.transfer import (
     file_of,
     send_file,
 )
+from airflow_asyncaction.job.log_queue import clean_text
+from airflow_asyncaction.job.reporter import Reporter
+from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.transport import Request
 from airflow_asyncaction.protocol.digests import digests
 from airflow_asyncaction.protocol.files import (
@@ -37,8 +38,8 @@ from airflow_asyncaction.protocol.files import (
     checked_property,
     is_file_name,
 )
+from airflow_asyncaction.protocol.human_readable import format_transfer
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.transfers import describe
 
 _SHOW_SECONDS = 1.0
 _MIMETYPES_OF_ENCODINGS = {
@@ -49,10 +50,10 @@ _MIMETYPES_OF_ENCODINGS = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """A property of an action, in a store: where files are attached.
+class FileProperty:
+    """A property of an action and a file store: where files are attached.
 
-    :param of: uuid of the action; ``""`` outside Airflow
+    :param of: UUID of the action; ``""`` outside Airflow
     """
 
     property: str
@@ -60,29 +61,29 @@ class Place:
     store: str
 
     def path(self, verb: str) -> str:
-        """Return the path of the requests about it."""
+        """Return the path of requests about the property."""
         return f"/{verb}/{quote(self.store, safe='')}/{quote(self.of, safe='')}/{self.property}"
 
 
 @dataclass(frozen=True)
-class Named:
-    """A local file, and its name in the store."""
+class NamedFile:
+    """A local file, and the name under which it is attached."""
 
     name: str
     path: Path
 
 
 class JobFiles:
-    """Downloads and uploads for one job; outside Airflow nothing is sent.
+    """Downloads and uploads the files of a job. Outside Airflow, nothing is sent.
 
-    :param log: takes a line for each download; of uploads the server itself keeps the log
+    :param log: called with a line for each download. The server logs uploads
     """
 
     def __init__(
         self,
         info: JobInfo | None,
         reporter: Reporter | None,
-        contents: Contents,
+        contents: ContentClient,
         timing: Timing,
         log: Callable[[str], None],
     ) -> None:
@@ -92,28 +93,28 @@ class JobFiles:
         self._patience_seconds = timing.report_patience_seconds
         self._log = log
 
-    def place(self, property: str, of: str | None, store: str) -> Place:  # noqa: A002
-        """Return a place of the job's own action, or of another.
+    def place(self, property: str, of: str | None, store: str) -> FileProperty:  # noqa: A002
+        """Return a property of the job's own action, or of another one.
 
-        :raises MalformedReport: no property has such a name
+        :raises MalformedReport: the property name is invalid
         """
         own = self._info.job_id if self._info is not None else ""
-        return Place(checked_property(property), of or own, store)
+        return FileProperty(checked_property(property), of or own, store)
 
-    def download(self, place: Place, to: str | os.PathLike[str], index: int) -> Path:
-        """Fetch one file. See :meth:`Job.download`."""
+    def download(self, place: FileProperty, to: str | os.PathLike[str], index: int) -> Path:
+        """Download one file. See :meth:`Job.download`."""
         is_folder = os.fspath(to).endswith("/") or Path(to).is_dir()
         return self._fetch(place, index, lambda file: _below(Path(to), file) if is_folder else Path(to))
 
-    def download_all(self, place: Place, to: str | os.PathLike[str]) -> list[Path]:
-        """Fetch all files of a place. See :meth:`Job.download_all`."""
+    def download_all(self, place: FileProperty, to: str | os.PathLike[str]) -> list[Path]:
+        """Download all files of a property. See :meth:`Job.download_all`."""
         paths: list[Path] = []
 
         def choose(file: File) -> Path:
             path = _below(Path(to), file)
             if path in paths:
                 raise AsyncActionError(
-                    f"{place.property} has two files named {file.name}: fetch them by index"
+                    f"The property {place.property} has two files named {file.name}. Download them by index"
                 )
             return path
 
@@ -127,12 +128,12 @@ class JobFiles:
 
     def upload(
         self,
-        place: Place,
-        named: Named,
+        place: FileProperty,
+        named: NamedFile,
         metadata: Mapping[str, Any] | None = None,
         mimetype: str | None = None,
     ) -> File:
-        """Attach one file. See :meth:`Job.upload`."""
+        """Upload one file. See :meth:`Job.upload`."""
         _check_name(named.name)
         mimetype = mimetype or guess_mimetype(named.name)
         source = Source.from_path(named.path)
@@ -152,7 +153,7 @@ class JobFiles:
             )
         return sent.file
 
-    def _fetch(self, place: Place, index: int, choose: Callable[[File], Path]) -> Path:
+    def _fetch(self, place: FileProperty, index: int, choose: Callable[[File], Path]) -> Path:
         reporter = self._server()
         title = f"{place.property}[{index}]"
         with _Shown(reporter, f"downloading {title}") as show:
@@ -169,16 +170,16 @@ class JobFiles:
 
     def _server(self) -> Reporter:
         if self._reporter is None:
-            raise AsyncActionError("There are no files to download outside Airflow")
+            raise AsyncActionError("This process was not started by Airflow, so it has no files to download")
         return self._reporter
 
 
 class _Shown:
-    """Shows a transfer's progress as the job's, now and then, if it takes longer than a moment."""
+    """Shows the progress of a transfer as that of the job, at most once per second."""
 
     def __init__(self, reporter: Reporter, message: str) -> None:
         self._reporter = reporter
-        self._message = tidy(message)
+        self._message = clean_text(message)
         self._is_shown = False
         self._next_at = time.monotonic() + _SHOW_SECONDS
 
@@ -200,10 +201,10 @@ class _Shown:
         self._reporter.show_transfer({"progress": percent, "message": self._message})
 
 
-def has_file(send: Send, place: Place, index: int) -> bool:
-    """Tell whether a file is attached with this index.
+def has_file(send: Send, place: FileProperty, index: int) -> bool:
+    """Return whether a property has a file with this index.
 
-    :raises ServerError: it was refused, or could not be delivered
+    :raises ServerError: the request was refused or could not be delivered
     """
     try:
         send(Request("GET", f"{place.path('download')}/{index}"))
@@ -214,25 +215,25 @@ def has_file(send: Send, place: Place, index: int) -> bool:
     return True
 
 
-def find_files(path: str | os.PathLike[str]) -> list[Named]:
-    """Return the files that a path, a folder or a pattern means, sorted by name.
+def find_files(path: str | os.PathLike[str]) -> list[NamedFile]:
+    """Find the files of a path, a folder or a pattern, sorted by name.
 
     Links to files are followed, links to folders below the folder are not.
 
-    :raises FileNotFoundError: there is none
-    :raises AsyncActionError: the name of one cannot be that of an action's file
+    :raises FileNotFoundError: no file matches
+    :raises AsyncActionError: a file has an invalid name
     """
-    given = Path(path)
-    if given.is_file():
-        found = [Named(given.name, given)]
-    elif given.is_dir():
-        found = [_named(given, each) for each in _walk(given)]
+    root = Path(path)
+    if root.is_file():
+        found = [NamedFile(root.name, root)]
+    elif root.is_dir():
+        found = [_named(root, each) for each in _walk(root)]
     else:
-        base = _before_wildcards(given)
-        found = [_named(base, Path(each)) for each in glob.glob(str(given), recursive=True)]  # noqa: PTH207
+        base = _before_wildcards(root)
+        found = [_named(base, Path(each)) for each in glob.glob(str(root), recursive=True)]  # noqa: PTH207
         found = [each for each in found if each.path.is_file()]
     if not found:
-        raise FileNotFoundError(f"There is no file {os.fspath(path)}")
+        raise FileNotFoundError(f"No such file: {os.fspath(path)}")
     for each in found:
         _check_name(each.name)
     return sorted(found, key=lambda each: each.name)
@@ -245,8 +246,8 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _named(base: Path, path: Path) -> Named:
-    return Named(path.relative_to(base).as_posix(), path)
+def _named(base: Path, path: Path) -> NamedFile:
+    return NamedFile(path.relative_to(base).as_posix(), path)
 
 
 def _before_wildcards(pattern: Path) -> Path:
@@ -259,27 +260,29 @@ def _before_wildcards(pattern: Path) -> Path:
 
 
 def _below(folder: Path, file: File) -> Path:
-    """Return where in a folder a file goes.
+    """Return the path of a file in a folder.
 
-    :raises AsyncActionError: its name, or a link that is there, leads out of the folder
+    :raises AsyncActionError: the file's name or an existing link leads out of the folder
     """
     path = folder / file.name
     within = path.parent.resolve()
     if not is_file_name(file.name) or folder.resolve() not in (within, *within.parents):
-        raise AsyncActionError(f"{file.name!r} leads out of {folder}: give it another path")
+        raise AsyncActionError(
+            f"The file name {file.name!r} leads out of the folder {folder}. Specify the path of the file"
+        )
     return path
 
 
 def _check_name(name: str) -> None:
     if not is_file_name(name):
         raise AsyncActionError(
-            f"{name!r} cannot be a file's name: that is a relative path of at most {MAX_FILE_NAME_CHARS}"
+            f"Invalid file name {name!r}: it must be a relative path of at most {MAX_FILE_NAME_CHARS}"
             " characters, without '..', backslashes and control characters"
         )
 
 
 def guess_mimetype(name: str) -> str:
-    """Return what a file's name says of its content."""
+    """Guess the media type of a file from its name."""
     mimetype, encoding = mimetypes.guess_type(name)
     if encoding is not None:
         mimetype = _MIMETYPES_OF_ENCODINGS.get(encoding)
@@ -291,4 +294,4 @@ def _is_no_such_file(error: ServerError) -> bool:
 
 
 def _describe(fetched: Fetched) -> str:
-    return f"{fetched.file.name}: {describe(fetched.file.size_bytes, fetched.seconds)}"
+    return f"{fetched.file.name}: {format_transfer(fetched.file.size_bytes, fetched.seconds)}"

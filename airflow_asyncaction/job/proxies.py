@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Web proxies of the environment, chosen as curl chooses them: all jobs of an image take the same way.
+"""Proxies from environment variables, chosen like curl does, so that all jobs of an image use the same.
 
-Variables and the matching of ``no_proxy`` are those of curl's manual, ENVIRONMENT and ``--noproxy``.
+Variables and the matching of ``no_proxy`` follow curl's manual, sections ENVIRONMENT and ``--noproxy``.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 _DEFAULT_PORT = 1080
 _VARIABLES = {
-    "http": ("http_proxy", "all_proxy", "ALL_PROXY"),  # not HTTP_PROXY: that is a header, under CGI
+    "http": ("http_proxy", "all_proxy", "ALL_PROXY"),  # not HTTP_PROXY: CGI sets it from a request header
     "https": ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"),
 }
 _HOST = re.compile(r"[A-Za-z0-9._~:%-]+")
-_TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: ([0-9]{3})\b")  # as http.client says it
+_TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: ([0-9]{3})\b")  # text of http.client
 
 
 @dataclass(frozen=True)
 class Proxy:
     """An HTTP proxy.
 
-    :param authorization: value of ``Proxy-Authorization``, a credential
+    :param authorization: value of ``Proxy-Authorization``; a credential
     """
 
     host: str
@@ -40,19 +40,19 @@ class Proxy:
 
     @property
     def place(self) -> str:
-        """``host:port``, as it may be shown."""
+        """``host:port``, for display."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers for the proxy."""
+        """Request headers for the proxy."""
         return {} if self.authorization is None else {"Proxy-Authorization": self.authorization}
 
     @classmethod
     def parse(cls, text: str) -> Proxy:
-        """Read a proxy's URL, or ``host:port``.
+        """Parse the URL of a proxy, or ``host:port``.
 
-        :raises ValueError: the client cannot use it; the message does not show it
+        :raises ValueError: the proxy cannot be used. The message does not contain the URL
         """
         try:
             url = urlsplit(text if "://" in text else f"http://{text}")
@@ -60,7 +60,7 @@ class Proxy:
         except ValueError:
             raise ValueError("is not the URL of a proxy") from None
         if url.scheme != "http":
-            raise ValueError("names a proxy that is not http://, which this client cannot use")
+            raise ValueError("names a proxy that is not http://, which this client does not support")
         if not _HOST.fullmatch(host):
             raise ValueError("is not the URL of a proxy")
         if url.username is None:
@@ -71,10 +71,10 @@ class Proxy:
 
 @dataclass(frozen=True)
 class Proxies:
-    """Chooses the proxy for a URL.
+    """Chooses the proxy of a URL.
 
-    :param environ: with the variables
-    :param direct_host: a host that is reached without a proxy, whatever the variables say
+    :param environ: environment variables
+    :param direct_host: a host that is never reached through a proxy
     """
 
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
@@ -82,13 +82,13 @@ class Proxies:
 
     @classmethod
     def of_worker(cls, hook: str) -> Proxies:
-        """Return the choice of Airflow's own processes: none for the API server."""
+        """Return the proxies of Airflow's own processes, which reach the API server directly."""
         return cls(direct_host=urlsplit(hook).hostname or "")
 
     def choose(self, url: str) -> Proxy | None:
-        """Return the proxy for an ``http://`` or ``https://`` URL, if it has one.
+        """Return the proxy of an ``http://`` or ``https://`` URL, if any.
 
-        :raises ValueError: it has one that cannot be used; the message names the variable
+        :raises ValueError: the proxy cannot be used. The message names the variable
         """
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -99,15 +99,15 @@ class Proxies:
         try:
             return Proxy.parse(self.environ[found[0]])
         except ValueError as error:
-            advice = f"name an http:// proxy in {_VARIABLES[parts.scheme][0]}, or {host} in no_proxy"
-            raise ValueError(f"{found[0]} {error}: {advice}") from None
+            advice = f"Set {_VARIABLES[parts.scheme][0]} to an http:// proxy, or add {host} to no_proxy"
+            raise ValueError(f"{found[0]} {error}. {advice}") from None
 
 
 def is_exempt(host: str, no_proxy: str) -> bool:
-    """Tell whether a host is reached without a proxy.
+    """Return whether a host is exempt from proxies.
 
     :param host: a name, or an IP address without brackets
-    :param no_proxy: ``*``; or domains, addresses and CIDR blocks between commas or blanks, without ports
+    :param no_proxy: ``*``; or domains, addresses and CIDR blocks without ports, separated by commas or spaces
     """
     if no_proxy == "*":
         return True
@@ -121,7 +121,7 @@ def is_exempt(host: str, no_proxy: str) -> bool:
 
 
 def tunnel_refusal(error: BaseException) -> int | None:
-    """Return the status with which a proxy refused a tunnel, if that is what an error says."""
+    """Return the status with which a proxy refused a tunnel, if the error says so."""
     refused = _TUNNEL_REFUSED.search(str(error))
     return None if refused is None else int(refused[1])
 
@@ -147,7 +147,7 @@ def _is_within(address: _Address, entry: str) -> bool:
 
 
 def _address(host: str) -> _Address | None:
-    """Return the address that a host is, in any form that resolvers accept; ``None``: it is a name."""
+    """Parse an IP address in any form that resolvers accept. Return ``None`` for a name."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends what a job says in the order it was said: by a background thread, and at once at the end."""
+"""Reporter: sends the reports of a job in order, in a background thread and at the end of the job."""
 
 from __future__ import annotations
 
@@ -7,53 +7,38 @@ import atexit
 import contextlib
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError, ServerUnreachable, Superseded
-from airflow_asyncaction.job.outbox import Outbox
-from airflow_asyncaction.job.outgoing import OutgoingReport, encode_report, heartbeat
+from airflow_asyncaction.job.log_queue import LogQueue
+from airflow_asyncaction.job.outgoing_report import OutgoingReport, encode_report, heartbeat
+from airflow_asyncaction.job.stderr import print_stderr
+from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.transport import Request, ServerKeepsFailing, Transport
-from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.reports import LogLine
 
 _TOO_LARGE = 413
-_SUSPICIOUS_SERVER_ERRORS = 6  # in a row; with the default backoff within the default heartbeat interval
+_SUSPICIOUS_SERVER_ERRORS = 6  # in a row; fits into the default heartbeat interval with the default backoff
 _SHORTEST_NAP_SECONDS = 0.01
 
 
-@keyword_dataclass
-class Timing:
-    """When a job's reports are sent, and for how long again over an outage.
-
-    :param heartbeat_seconds: after so long without another report the job says that it lives
-    :param flush_seconds: so long log lines and progress wait for more
-    :param report_patience_seconds: for the terminal report, and for what the job waits for
-    :param exit_patience_seconds: for the last log lines of a job that goes without a terminal report
-    :param timeout_seconds: of one connection attempt, and of each wait for an answer
-    """
-
-    heartbeat_seconds: float = 10.0
-    flush_seconds: float = 1.0
-    report_patience_seconds: float = 330.0
-    exit_patience_seconds: float = 30.0
-    timeout_seconds: float = 10.0
-
-
 class Reporter:
-    """Purpose: a job's word reaches the server, in order, whatever happens to the server meanwhile.
+    """Sends the reports of a job.
 
-    How it works: lines and progress gather; the thread composes a report of them about every second. A report
-    that finds no server stays the next to be sent. Who ends or flushes the job hurries the thread off the
-    connection and goes on from there. Signal handlers may call everything but :meth:`close`: there are only
-    re-entrant locks.
+    Purpose: deliver reports in order, even if the server is unreachable for a while.
 
-    After a fork the child starts anew: what waited is its parent's to send, and heartbeats are too.
+    How it works: log lines and progress are collected, and a thread sends them as a report about every
+    second. A report that cannot be delivered is resent before any other. :meth:`end` and :meth:`flush` make
+    the thread release the connection, and continue in the calling thread. Signal handlers may call all
+    methods except :meth:`close`, since all locks are re-entrant.
 
-    What it does not do: it never raises in the background; what is refused there is said on stderr, once.
+    After a fork, the child starts with an empty queue: the parent sends what was queued, and the heartbeats.
+
+    What it does not do: raise in the background. If the server refuses a report there, an error is printed to
+    stderr, once.
     """
 
     def __init__(self, transport: Transport, *, agent: Mapping[str, Any], timing: Timing) -> None:
@@ -64,7 +49,7 @@ class Reporter:
         self.is_stopping = False
         self._has_ended = False
         self._superseded: Superseded | None = None
-        self._complained = False
+        self._has_warned = False
         self._reset()
 
     def _reset(self) -> None:
@@ -74,7 +59,7 @@ class Reporter:
         self._sending = threading.RLock()
         self._starting = threading.RLock()
         self._hurrying: list[None] = []  # its append and pop are atomic
-        self._outbox = Outbox()
+        self._log_queue = LogQueue()
         self._woken = False
         self._details: dict[str, Any] | None = None
         self._own_details: dict[str, Any] = {}
@@ -83,7 +68,7 @@ class Reporter:
         self._sent_at = time.monotonic()
 
     def after_fork(self) -> None:
-        """Start anew if this is a child of the process that used it last."""
+        """Start with an empty queue if this process was forked since the last call."""
         if self._pid != os.getpid():
             self._transport.close()
             self._first = {}
@@ -91,16 +76,16 @@ class Reporter:
 
     @property
     def is_owner(self) -> bool:
-        """Whether this process opened the job, not one forked from it."""
+        """Whether this process opened the job, and is not a fork of that process."""
         return os.getpid() == self._owner_pid
 
     @property
-    def has_said_end(self) -> bool:
-        """Whether the job's end was reported, or waits for the server to come back."""
+    def has_reported_end(self) -> bool:
+        """Whether the end of the job was reported, or is queued."""
         return self._has_ended or self._ending is not None
 
     def start(self) -> None:
-        """Start the background thread, unless it runs."""
+        """Start the background thread if it is not running."""
         self.after_fork()
         with self._starting:
             if self._thread is not None:
@@ -108,78 +93,81 @@ class Reporter:
             self._thread = threading.Thread(target=self._run, name="asyncaction-job", daemon=True)
             try:
                 self._thread.start()
-            except RuntimeError:  # the interpreter is going down: what waits is sent by the atexit flush
+            except RuntimeError:  # the interpreter is shutting down: the atexit handler sends what is queued
                 self._thread = None
             atexit.unregister(self._at_exit)
             atexit.register(self._at_exit)
 
     def add(self, line: LogLine) -> None:
-        """Take a log line to be sent."""
+        """Queue a log line."""
         self.start()
-        self._outbox.add(line)
-        if not self._woken and self._outbox.is_full:
-            self._haste()
+        self._log_queue.add(line)
+        if not self._woken and self._log_queue.is_full:
+            self._wake_thread()
 
     def set_details(self, details: dict[str, Any], *, hurry: bool) -> None:
-        """Take the newest status details to be sent."""
+        """Queue status details, in place of older ones.
+
+        :param hurry: whether to send them at once
+        """
         self.start()
         self._details = self._own_details = details
         if hurry:
-            self._haste()
+            self._wake_thread()
 
     def show_transfer(self, details: dict[str, Any]) -> None:
-        """Take status details of a transfer, to be sent in place of the job's own for its time."""
+        """Show status details of a file transfer in place of the job's own until it ends."""
         self.start()
         self._details = details
 
     def end_transfer(self) -> None:
-        """Let the job's own status details be sent again."""
+        """Show the job's own status details again."""
         self._details = self._own_details
 
     def end(self, fields: Mapping[str, Any]) -> None:
-        """Send all that waits and a terminal report with it. If that finds no server, flush tries again.
+        """Send the terminal report after all queued ones. If that fails, :meth:`flush` resends it.
 
-        :raises ServerError: it was refused, or could not be delivered
+        :raises ServerError: it was refused or could not be delivered
         """
         self.after_fork()
         self._ending = dict(fields)
         self._drain(self._timing.report_patience_seconds)
 
     def flush(self, patience_seconds: float | None = None) -> None:
-        """Send all that waits.
+        """Send all queued reports.
 
-        :raises ServerError: it was refused, or could not be delivered
+        :raises ServerError: a report was refused or could not be delivered
         """
         self.after_fork()
         patience = self._timing.exit_patience_seconds if patience_seconds is None else patience_seconds
         self._drain(patience)
 
     def call(self, request: Request) -> dict[str, Any]:
-        """Send another request than a report, and return its answer.
+        """Send a request that is not a report, and return the response.
 
-        :raises ServerError: it was refused, or could not be delivered
+        :raises ServerError: it was refused or could not be delivered
         """
         self.after_fork()
         with self._hurry():
             return self._transport.send(request, patience_seconds=self._timing.report_patience_seconds)
 
     def discard(self) -> None:
-        """Drop all that waits to be sent."""
+        """Discard all queued reports."""
         self.after_fork()
         with self._hurry():
-            self._outbox = Outbox()
+            self._log_queue = LogQueue()
             self._first, self._details, self._ending, self._unsent = {}, None, None, None
 
     def close(self) -> None:
-        """Flush and stop the thread. Says on stderr what could not be sent; never raises."""
+        """Flush the queue and stop the thread. Never raises: errors are printed to stderr."""
         self.after_fork()
         try:
             self.flush()
         except AsyncActionError as error:
-            self._complain(error)
+            self._warn_once(error)
         thread, self._thread = self._thread, None
         if thread is not None:
-            self._haste()
+            self._wake_thread()
             thread.join(self._timing.timeout_seconds)
         with self._sending:
             self._transport.close()
@@ -188,13 +176,13 @@ class Reporter:
     def _at_exit(self) -> None:
         self.close()
 
-    def _haste(self) -> None:
+    def _wake_thread(self) -> None:
         self._woken = True
         self._wake.put(None)
 
     @contextlib.contextmanager
     def _hurry(self) -> Iterator[None]:
-        """Hold the connection, after the thread was told not to wait for a server that is away."""
+        """Hold the connection, after telling the background thread not to wait for an unreachable server."""
         self._hurrying.append(None)
         try:
             with self._sending:
@@ -213,10 +201,10 @@ class Reporter:
             self._woken = False
 
     def _send_due(self) -> None:
-        """Send what there is, or a heartbeat if it is time; go on while there are lines for a full report."""
+        """Send what is queued, or a heartbeat if it is due. Continue while a full report is queued."""
         with self._sending:
             is_first = True
-            while (is_first or self._outbox.is_full) and not self._hurrying:
+            while (is_first or self._log_queue.is_full) and not self._hurrying:
                 is_first = False
                 report = self._next()
                 if report is None:
@@ -226,7 +214,7 @@ class Reporter:
                 except ServerUnreachable:
                     return
                 except ServerError as error:
-                    self._complain(error)
+                    self._warn_once(error)
 
     def _drain(self, patience_seconds: float) -> None:
         deadline = time.monotonic() + patience_seconds
@@ -244,22 +232,22 @@ class Reporter:
                     raise
                 except ServerError as error:
                     if is_done:
-                        self._outbox.put_back(report.lines)  # only the end was refused, not they
+                        self._log_queue.put_back(report.lines)  # only the end was refused
                     if is_done or isinstance(error, Superseded):
                         self._ending = None
                         raise
-                    self._complain(error)
+                    self._warn_once(error)
             self._ending, self._has_ended = None, True
 
     def _next(
         self, terminal: Mapping[str, Any] | None = None, *, is_flush: bool = False
     ) -> OutgoingReport | None:
-        """Return the next report: the one that is kept, or one of what waits.
+        """Return the next report: the one that could not be delivered, or a new one.
 
-        The terminal report comes when all lines that wait fit into it.
+        The terminal report is sent once all queued lines fit into it.
         """
         if self._superseded is not None:
-            if is_flush and (terminal is not None or self._outbox):
+            if is_flush and (terminal is not None or self._log_queue):
                 raise self._superseded
             return None
         if self._unsent is not None:
@@ -269,9 +257,9 @@ class Reporter:
         if details is not None:
             fields["statusDetails"] = details
         ending = {**fields, **(terminal or {})}
-        lines = self._outbox.take(less_bytes=len(encode_report(ending)) if terminal else 0)
-        if terminal is not None and self._outbox:  # not all fit beside it
-            lines, terminal = lines or self._outbox.take(), None
+        lines = self._log_queue.take(less_bytes=len(encode_report(ending)) if terminal else 0)
+        if terminal is not None and self._log_queue:  # not all lines fit into it
+            lines, terminal = lines or self._log_queue.take(), None
         if terminal is not None:
             fields = ending
         if not fields and not lines and (is_flush or not self._is_heartbeat_due()):
@@ -284,10 +272,10 @@ class Reporter:
         return waited >= self._timing.heartbeat_seconds and self.is_owner and not self._has_ended
 
     def _deliver_until(self, deadline: float, report: OutgoingReport) -> bool:
-        """Send a report as :meth:`_deliver_or_skip` does, until a time of the monotonic clock.
+        """Send a report like :meth:`_deliver_or_skip` until a monotonic time.
 
-        That method ends early when server errors make it suspicious. Each time, it is called again and
-        tolerates twice as many, so that the transport's pauses keep it from being called in quick succession.
+        That method gives up early after several server errors. It is then called again with twice as many
+        allowed errors, so that the backoff of the transport keeps the intervals long.
         """
         max_server_errors = _SUSPICIOUS_SERVER_ERRORS
         while True:
@@ -307,12 +295,12 @@ class Reporter:
         max_server_errors: int = _SUSPICIOUS_SERVER_ERRORS,
         in_background: bool = False,
     ) -> bool:
-        """Send a report. Skip it if the server fails on this one only, so that it does not block the others.
+        """Send a report. Skip it if the server fails to process only this one, so that others get through.
 
-        :returns: ``False`` if another report must be composed in its place
-        :raises ServerKeepsFailing: the server fails on other reports, too
-        :raises ServerUnreachable: the patience is over; or it does not answer this report any more, although
-            it has just answered another
+        :returns: ``False`` if the report was skipped or has to be split
+        :raises ServerKeepsFailing: the server also fails to process a heartbeat
+        :raises ServerUnreachable: the time is over; or there was no response to this report, although the
+            server has just responded to a heartbeat
         """
         most = max_server_errors if report.can_be_skipped and self.is_owner else None
         try:
@@ -320,19 +308,19 @@ class Reporter:
                 report, patience_seconds, max_server_errors=most, in_background=in_background
             )
         except ServerKeepsFailing:
-            if not self._takes_heartbeat(report):
+            if not self._accepts_heartbeat(report):
                 raise
         try:
             return self._deliver(report, 0.0, max_server_errors=1)
         except ServerKeepsFailing as error:
             self._unsent = None
             if report.lines:
-                self._outbox.give_up(report.lines)
+                self._log_queue.count_dropped(report.lines)
                 self._restore(report)
-            self._complain(error)
+            self._warn_once(error)
             return False
 
-    def _takes_heartbeat(self, unsent: OutgoingReport) -> bool:
+    def _accepts_heartbeat(self, unsent: OutgoingReport) -> bool:
         try:
             return self._deliver(heartbeat(), 0.0)
         except ServerUnreachable:
@@ -348,14 +336,14 @@ class Reporter:
         max_server_errors: int | None = None,
         in_background: bool = False,
     ) -> bool:
-        """Send a report; return ``False`` if it must be composed again with fewer lines."""
+        """Send a report. Return ``False`` if it was too large and has to be split."""
         self._unsent = None if report.is_heartbeat else report
         try:
             answer = self._transport.send(
                 report.request,
                 patience_seconds=patience_seconds,
                 max_server_errors=max_server_errors,
-                give_up=lambda: in_background and bool(self._hurrying),
+                should_give_up=lambda: in_background and bool(self._hurrying),
             )
         except ServerUnreachable:
             raise
@@ -366,7 +354,7 @@ class Reporter:
             self._unsent = None
             if error.status != _TOO_LARGE or not report.lines:
                 raise
-            self._break_up(report)
+            self._split(report)
             return False
         finally:
             self._sent_at = time.monotonic()
@@ -374,28 +362,21 @@ class Reporter:
         self.is_stopping = self.is_stopping or answer.get("action") == "STOP"
         return True
 
-    def _break_up(self, report: OutgoingReport) -> None:
-        """Put back what was too large for the server. A line too large by itself is given up."""
+    def _split(self, report: OutgoingReport) -> None:
+        """Requeue the lines of a report that was too large. A single line that is too large is dropped."""
         if len(report.lines) > 1:
-            self._outbox.take_fewer()
-            self._outbox.put_back(report.lines)
+            self._log_queue.halve_reports()
+            self._log_queue.put_back(report.lines)
         self._restore(report)
 
     def _restore(self, report: OutgoingReport) -> None:
-        """Restore a skipped report's fields, except log lines and the end, for the next report."""
+        """Put the fields of a skipped report into the next one, except for log lines and the end."""
         if "agent" in report.fields:
             self._first = {"status": "RUNNING", "agent": report.fields["agent"]}
         if self._details is None:
             self._details = report.fields.get("statusDetails")
 
-    def _complain(self, error: AsyncActionError) -> None:
-        if not self._complained:
-            self._complained = True
-            say(f"a report was lost: {error}")
-
-
-def say(text: str) -> None:
-    """Write one line on stderr, if there is one."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"airflow-asyncaction: {text}\n")
-        sys.stderr.flush()
+    def _warn_once(self, error: AsyncActionError) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            print_stderr(f"A report was lost: {error}")

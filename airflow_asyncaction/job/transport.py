@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carries one signed request to the API server, over outages and a wrong clock, on a connection kept open."""
+"""Transport: sends signed requests to the API server, and handles outages and clock differences."""
 
 from __future__ import annotations
 
@@ -25,25 +25,27 @@ from airflow_asyncaction.protocol.resending import is_worth_resending, retry_aft
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 
 MAX_ANSWER_BYTES = 7 * LARGEST_BODY_BYTES
-"""Arguments and results of an action have one body each. Escaped as JSON, these are up to 3 times as long."""
+"""Maximum size of a response: arguments and results have one body each, up to three times as long escaped."""
 
 BROKEN = (OSError, http.client.HTTPException)
 
-_TLS_HANG_UPS = frozenset({"SSLEOFError", "SSLZeroReturnError"})  # of ssl, which a Python may not have
+_TLS_HANG_UPS = frozenset(
+    {"SSLEOFError", "SSLZeroReturnError"}
+)  # from ssl, which Python may have been built without
 _POLL_SECONDS = 0.05
-_ABSURD_TIME_MS = 10**15
-_SAID_CHARS = 500
+_MAX_SERVER_TIME_MS = 10**15
+_MAX_ERROR_CHARS = 500
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def new_nonce() -> str:
-    """Return what identifies one report and all its re-sends."""
+    """Return a random nonce, which identifies a report even if it is resent."""
     return secrets.token_urlsafe(18)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request; sent again, it is the same one to the server.
+    """A request to the hook. Resending it uses the same nonce.
 
     :param path: relative to the hook, percent-encoded
     :param query: without ``?``
@@ -58,13 +60,13 @@ class Request:
 
 @keyword_dataclass
 class Backoff:
-    """How long to wait between re-sends: twice as long each time, less up to a half at random."""
+    """Exponential backoff: each delay is twice as long as the last, reduced by up to a half at random."""
 
     first_seconds: float = 0.25
     longest_seconds: float = 15.0
 
     def delays(self) -> Iterator[float]:
-        """Yield the waits, without end."""
+        """Yield delays without end."""
         delay = self.first_seconds
         while True:
             yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - only to spread load
@@ -86,7 +88,7 @@ class _Answer:
 
 
 class _Outage(Exception):
-    """The server did not answer, or not for the time being."""
+    """There was no response, or a transient error."""
 
     def __init__(self, message: str, *, status: int = 0, code: str = "", retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -96,17 +98,17 @@ class _Outage(Exception):
 
 
 class ServerKeepsFailing(ServerUnreachable):
-    """The API server answered a request with server errors as often as it was worth sending it again."""
+    """The API server returned the maximum number of server errors for one request."""
 
 
 class Transport:
-    """A signed way to one hook.
+    """Sends signed requests to one hook, on a persistent connection.
 
-    One thread sends at a time; callers see to it. An error never holds a secret, a header or what was sent.
+    Callers must send from one thread at a time. Errors never contain a secret, a header or a body.
 
-    :param timeout_seconds: for connecting, and for each wait for more bytes
-    :param proxies: default: those of this process's environment
-    :raises JobInfoError: the hook's URL, or its proxy, cannot be used
+    :param timeout_seconds: for connecting, and for each read
+    :param proxies: default: the proxies of this process's environment
+    :raises JobInfoError: the hook's URL or its proxy cannot be used
     """
 
     def __init__(
@@ -126,9 +128,9 @@ class Transport:
             url = urlsplit(info.hook)
             self._host, self._port = url.hostname or "", url.port
         except ValueError:
-            raise JobInfoError("JOB_HOOK is not a URL") from None
+            raise JobInfoError("JOB_HOOK is not a valid URL") from None
         if not self._host:
-            raise JobInfoError("JOB_HOOK names no host")
+            raise JobInfoError("JOB_HOOK has no host")
         self._netloc = url.netloc.rpartition("@")[2]
         self._is_https = url.scheme == "https"
         self._prefix = quote(url.path.rstrip("/"), safe="/%:@!$&'()*+,;=~-._")
@@ -143,34 +145,34 @@ class Transport:
         *,
         patience_seconds: float,
         max_server_errors: int | None = None,
-        give_up: Callable[[], bool] = lambda: False,
+        should_give_up: Callable[[], bool] = lambda: False,
     ) -> dict[str, Any]:
-        """Send a request until it is answered, and return the answer's object.
+        """Send a request, resend it after transient errors, and return the response object.
 
-        Each attempt after a server error is made on a new connection: it may reach another server.
+        After a server error, it is resent on a new connection, which may reach another server.
 
-        :param patience_seconds: how long to go on re-sending over an outage; 0: send it once
-        :param max_server_errors: give up after this many 5xx answers
-        :param give_up: asked now and then while waiting: whether to stop waiting at once
-        :raises ServerKeepsFailing: that many came
+        :param patience_seconds: how long to resend during an outage; 0 for a single attempt
+        :param max_server_errors: give up after this many 5xx responses
+        :param should_give_up: polled between attempts: whether to give up at once
+        :raises ServerKeepsFailing: the server returned that many 5xx responses
         :raises ServerUnreachable: the outage lasted longer
         :raises Superseded: the job should stop
         :raises ServerError: the request was refused
         """
         if len(request.body) > LARGEST_BODY_BYTES:
-            raise _too_large(request, f"no server takes more than {LARGEST_BODY_BYTES}: it was not sent")
+            raise _too_large(request, f"the limit is {LARGEST_BODY_BYTES}, so it was not sent")
         deadline = time.monotonic() + patience_seconds
         server_errors = 0
         for delay in self._backoff.delays():
             try:
-                return self._judge(self._exchange_on_time(request))
+                return self._parse_answer(self._exchange_with_clock(request))
             except _Outage as outage:
                 self.close()
                 server_errors += outage.status >= HTTPStatus.INTERNAL_SERVER_ERROR
                 if server_errors == max_server_errors:
                     raise self._unreachable(outage, ServerKeepsFailing) from None
                 wait_until = min(deadline, time.monotonic() + max(delay, outage.retry_after_seconds))
-                if time.monotonic() >= deadline or not _wait(wait_until, give_up):
+                if time.monotonic() >= deadline or not _wait(wait_until, should_give_up):
                     raise self._unreachable(outage) from None
         raise AssertionError("delays() does not end")
 
@@ -178,16 +180,16 @@ class Transport:
         self, outage: _Outage, kind: type[ServerUnreachable] = ServerUnreachable
     ) -> ServerUnreachable:
         place = describe_place(self._host, self._proxy)
-        return kind(f"No answer from {place}: {outage}", status=outage.status, code=outage.code)
+        return kind(f"No response from {place}: {outage}", status=outage.status, code=outage.code)
 
     def close(self) -> None:
-        """Close the connection; the next request opens another."""
+        """Close the connection. The next request opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
-    def _exchange_on_time(self, request: Request) -> _Answer:
-        """Exchange; if the server finds the time stale, correct the clock and exchange once more."""
+    def _exchange_with_clock(self, request: Request) -> _Answer:
+        """Send a request. If its time is stale, correct the clock offset and send it again, once."""
         answer = self._exchange(request)
         if answer.status != HTTPStatus.UNAUTHORIZED:
             return answer
@@ -195,15 +197,15 @@ class Transport:
         server_time = fields.get("serverTime")
         if fields.get("error") != "stale_time" or type(server_time) is not int:
             return answer
-        if not 0 < server_time < _ABSURD_TIME_MS:
+        if not 0 < server_time < _MAX_SERVER_TIME_MS:
             return answer
         self._clock_offset_ms = server_time - _now_ms()
         return self._exchange(request)
 
     def _exchange(self, request: Request) -> _Answer:
-        """Exchange, at once again if the server had closed the idle connection."""
+        """Send a request. If the server had closed the idle connection, send it again on a new one."""
         if _may_be_too_large(request):
-            self.close()  # so that a connection that breaks was not an idle one
+            self.close()  # so that a broken connection cannot be an idle one
         reused = self._connection is not None
         try:
             return self._round_trip(request)
@@ -224,16 +226,16 @@ class Transport:
             target = f"http://{self._netloc}{target}"
             headers.update(self._proxy.headers)
         connection, self._connection = self._connection or self._connect(), None
-        try:  # a signal handler that sends meanwhile has a connection of its own
+        try:  # a signal handler that sends meanwhile opens its own connection
             if connection.sock is None:
                 connection.connect()
             response = _response(connection, request, target, headers)
             payload = response.read(MAX_ANSWER_BYTES)
-        except BaseException:  # a signal handler's exception too leaves the connection useless
+        except BaseException:  # an exception of a signal handler makes the connection unusable, too
             connection.close()
             raise
         self.close()
-        if response.isclosed():  # else it is longer than the cap
+        if response.isclosed():  # otherwise the response exceeds the limit
             self._connection = connection
         else:
             connection.close()
@@ -262,29 +264,29 @@ class Transport:
             headers["traceparent"] = self._info.traceparent
         return headers
 
-    def _judge(self, answer: _Answer) -> dict[str, Any]:
+    def _parse_answer(self, answer: _Answer) -> dict[str, Any]:
         fields = answer.fields()
         if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            if fields is None:  # a captive portal, or a proxy's page: not the API server
-                raise _Outage("it answered with something else than a JSON object", status=answer.status)
+            if fields is None:  # a page of a proxy or a captive portal
+                raise _Outage("the response is not a JSON object", status=answer.status)
             return fields
-        code, said = error_of(fields)
-        text = f"it answered {answer.status}" + (f" {code}" if code else "") + (f": {said}" if said else "")
+        code, message = error_of(fields)
+        text = f"status {answer.status}" + (f" {code}" if code else "") + (f": {message}" if message else "")
         if is_worth_resending(answer.status, code):
             raise _Outage(
                 text, status=answer.status, code=code, retry_after=retry_after_seconds(answer.retry_after)
             )
         kind = Superseded if answer.status == HTTPStatus.GONE else ServerError
         place = describe_place(self._host, self._proxy)
-        raise kind(f"{place} refused: {text}", status=answer.status, code=code)
+        raise kind(f"{place} refused the request: {text}", status=answer.status, code=code)
 
 
 def _response(
     connection: http.client.HTTPConnection, request: Request, target: str, headers: dict[str, str]
 ) -> http.client.HTTPResponse:
-    """Send a request on an open connection, and return what is answered, maybe before all of it was sent.
+    """Send a request and return the response, which may arrive before the whole body is sent.
 
-    :raises ServerError: the server closed the connection on a body that may be too large for it
+    :raises ServerError: the server closed the connection, probably because the body is too large
     """
     try:
         connection.request(request.method, target, request.body or None, headers)
@@ -296,11 +298,11 @@ def _response(
     except OSError as error:
         if not is_hang_up(error) or not _may_be_too_large(request):
             raise
-        raise _too_large(request, "the connection was closed while they were sent") from None
+        raise _too_large(request, "the connection was closed while it was sent") from None
 
 
 def is_hang_up(error: BaseException) -> bool:
-    """Tell whether the other end of a connection has closed it."""
+    """Return whether the peer has closed the connection."""
     return isinstance(error, ConnectionError) or type(error).__name__ in _TLS_HANG_UPS
 
 
@@ -308,15 +310,15 @@ def _may_be_too_large(request: Request) -> bool:
     return len(request.body) > Limits().body_bytes
 
 
-def _too_large(request: Request, said: str) -> ServerError:
-    message = f"The request has {len(request.body)} bytes, which is too large: {said}"
+def _too_large(request: Request, reason: str) -> ServerError:
+    message = f"The request is too large ({len(request.body)} bytes): {reason}"
     return ServerError(message, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="too_large")
 
 
 def _answer_of_proxy(error: Exception) -> _Answer:
-    """Return the answer of a proxy that made no tunnel.
+    """Return the response of a proxy that refused the tunnel.
 
-    :raises _Outage: no answer came
+    :raises _Outage: there was no response
     """
     status = tunnel_refusal(error)
     if status is None:
@@ -325,32 +327,32 @@ def _answer_of_proxy(error: Exception) -> _Answer:
 
 
 def describe_place(host: str, proxy: Proxy | None) -> str:
-    """Name the host, and the proxy if there is one."""
+    """Return the host, and the proxy if there is one, for error messages."""
     return host if proxy is None else f"{host} (through the proxy {proxy.place})"
 
 
-def _wait(until: float, give_up: Callable[[], bool]) -> bool:
-    """Sleep; return ``False`` if told to give up. Polls, as locks are not for signal handlers."""
+def _wait(until: float, should_give_up: Callable[[], bool]) -> bool:
+    """Sleep. Return ``False`` to give up. It polls because signal handlers must not take locks."""
     while (left := until - time.monotonic()) > 0:
-        if give_up():
+        if should_give_up():
             return False
         time.sleep(min(left, _POLL_SECONDS))
-    return not give_up()
+    return not should_give_up()
 
 
 def error_of(fields: dict[str, Any] | None) -> tuple[str, str]:
-    """Return ``error`` and ``message`` of an answer's object, each ``""`` if it is not there."""
-    code, said = (fields or {}).get("error"), (fields or {}).get("message")
+    """Return ``error`` and ``message`` of a response, each ``""`` if missing."""
+    code, message = (fields or {}).get("error"), (fields or {}).get("message")
     return (
-        code[:_SAID_CHARS] if isinstance(code, str) else "",
-        said[:_SAID_CHARS] if isinstance(said, str) else "",
+        code[:_MAX_ERROR_CHARS] if isinstance(code, str) else "",
+        message[:_MAX_ERROR_CHARS] if isinstance(message, str) else "",
     )
 
 
 def describe_error(error: Exception) -> str:
-    """Say what went wrong with the connection; an ``OSError`` says no more than errno and its text."""
-    said = error.strerror if isinstance(error, OSError) else None
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    """Describe an error of a connection: its class and, for an ``OSError``, its ``strerror``."""
+    message = error.strerror if isinstance(error, OSError) else None
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _now_ms() -> int:

@@ -23,7 +23,8 @@ from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
-from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
+from airflow_asyncaction.protocol.runner_messages import RunnerMessage
+from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 from airflow_asyncaction.runners.skipping import skipping
 from airflow_asyncaction.triggers.api_server import is_away
@@ -245,7 +246,7 @@ class Attempt:
             return False
         return isinstance(refusal, Superseded) or is_away(refusal)
 
-    def _tell_or_log(self, word: Word) -> ServerError | None:
+    def _tell_or_log(self, word: RunnerMessage) -> ServerError | None:
         """Tell the server, and return why it did not take it."""
         try:
             self._hook.clone().tell(self._credentials, word, patience=_TELL_PATIENCE)

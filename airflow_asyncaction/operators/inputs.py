@@ -14,10 +14,10 @@ from airflow.sdk import ObjectStoragePath
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.hooks.task import PATIENCE, TaskHook
-from airflow_asyncaction.job.content import Contents
+from airflow_asyncaction.job.content_client import ContentClient
+from airflow_asyncaction.job.file_transfer import Source, send_file
 from airflow_asyncaction.job.files import guess_mimetype
 from airflow_asyncaction.job.proxies import Proxies
-from airflow_asyncaction.job.transfer import Source, send_file
 from airflow_asyncaction.protocol.files import FileReference, checked_property, is_file_name
 from airflow_asyncaction.protocol.tasks import TaskCredentials
 
@@ -70,7 +70,7 @@ def give_inputs(
     :raises OSError: it cannot be read
     :raises ServerError: the server does not take it
     """
-    contents = Contents(proxies=Proxies.of_worker(hook.base_url))
+    contents = ContentClient(proxies=Proxies.of_worker(hook.base_url))
     for property_, given in inputs.items():
         for source in sources(property_, given):
             if isinstance(source, FileReference):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An action as it stands, and as a job is told of it."""
+"""Action: its state, and its JSON form in responses to jobs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 
 
 class State(StrEnum):
-    """Where an action stands."""
+    """State of an action."""
 
-    SCHEDULED = "SCHEDULED"  # to run at a later time
-    QUEUED = "QUEUED"  # asked for, nothing is launched
+    SCHEDULED = "SCHEDULED"  # waits for the time at which it is to run
+    QUEUED = "QUEUED"  # requested, not launched yet
     STARTING = "STARTING"  # registered, being launched
-    RUNNING = "RUNNING"  # first report came, or the process is up
-    SUCCESS = "SUCCESS"  # the job did what it was for
+    RUNNING = "RUNNING"  # the process is up, or the job has reported
+    SUCCESS = "SUCCESS"  # the job succeeded
     ERROR = "ERROR"  # the job failed
-    TIMEOUT = "TIMEOUT"  # one of the action's clocks ran out
-    STOPPED = "STOPPED"  # asked to stop, replaced or skipped before it was done
+    TIMEOUT = "TIMEOUT"  # one of its timeouts expired
+    STOPPED = "STOPPED"  # stopped, superseded or skipped before it was done
 
     @property
     def is_end(self) -> bool:
-        """Whether nothing more is to come."""
+        """Whether the state is final."""
         return self in _ENDS
 
     @property
@@ -41,46 +41,47 @@ _WAITING = frozenset({State.SCHEDULED, State.QUEUED})
 
 
 SKIPPED = "Skipped"
-"""Error name of a STOPPED action that was skipped, as Airflow skips tasks. No job can get it by a report."""
+"""Error name of a STOPPED action that was skipped, as Airflow skips tasks. A report cannot set it."""
 
 
 def is_skipped(state: State, error_name: str | None) -> bool:
-    """Tell whether an action in this state, with this error name, was skipped: then no other try follows."""
+    """Return whether an action with this state and error name was skipped. It is not retried then."""
     return state is State.STOPPED and error_name == SKIPPED
 
 
 class Completion(StrEnum):
-    """What makes the end of an action."""
+    """What ends an action."""
 
-    EXIT = "exit"  # the exit of the process or pod, together with what it reported
+    EXIT = "exit"  # the exit of the process or pod, together with its reports
     REPORT = "report"  # the terminal report alone: the command only submits the work
 
 
 class Verb(StrEnum):
-    """What a job is asked to do."""
+    """Request of the server to a job."""
 
-    STOP = "STOP"  # finish soon: after stop_grace it is killed
+    STOP = "STOP"  # finish or clean up: the job is killed after stop_grace
 
 
 class StopReason(StrEnum):
-    """Why a job is asked to stop."""
+    """Reason why a job is stopped."""
 
-    REQUESTED = "Requested"  # a user asked for it: no retry
-    KILLED = "Killed"  # its task was killed: cleared, marked, or its worker goes away
-    EXECUTION_TIMEOUT = "ExecutionTimeout"  # Airflow's execution_timeout ran out
+    REQUESTED = "Requested"  # by a user: no retry
+    KILLED = "Killed"  # its task was cleared or marked, or its worker is shutting down
+    EXECUTION_TIMEOUT = "ExecutionTimeout"  # Airflow's execution_timeout expired
 
 
 @keyword_dataclass
 class Action:
-    """One execution asked of the system: all that :func:`lifecycle.decide` needs, and no more.
+    """One execution, with all that :func:`lifecycle.decide` depends on.
 
-    :param accept_v1: whether a v1 signature is (still) taken for it
-    :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
-    :param orchestrator: the job's JOB_ORCHESTRATOR
-    :param reported: the job's terminal report
-    :param fenced: Airflow ended it; whatever the job says is refused with 410
+    :param accept_v1: whether v1 signatures are (still) accepted
+    :param service_name: for webda jobs: service of the ``method`` that is called with ``arguments``. Both
+        are set or neither
+    :param orchestrator: value of ``JOB_ORCHESTRATOR``
+    :param reported: status of the job's terminal report
+    :param fenced: whether Airflow ended the action: reports are then refused with 410
     :param exit: how the process or pod ended, as JSON, once the runner has seen it
-    :param created_at: all times are aware UTC
+    :param created_at: aware UTC, like all times
     """
 
     id: JobId
@@ -116,15 +117,16 @@ class Action:
     def is_done(self) -> bool:
         """Whether its task has nothing left to wait for.
 
-        A job that reported its end under ``completion="exit"`` may still run: then only its exit tells.
+        With ``completion="exit"``, a job that has reported its end may still be running. The action is done
+        when the process has exited.
         """
         if not self.state.is_end:
             return False
         return self.fenced or self.completion is Completion.REPORT or self.exit is not None
 
 
-def answer(action: Action, *, now: datetime) -> dict[str, Any]:
-    """Return the action as a job is told of it: never the secret, logs or status details."""
+def action_to_json(action: Action, *, now: datetime) -> dict[str, Any]:
+    """Return the response to a job. It never contains the secret, logs or status details."""
     return {
         "uuid": action.id,
         "type": action.type,
@@ -144,19 +146,19 @@ def answer(action: Action, *, now: datetime) -> dict[str, Any]:
 
 
 def unix_ms(moment: datetime) -> int:
-    """Return a moment as Unix time in ms."""
+    """Return a time as Unix time in ms."""
     return int(moment.timestamp() * 1000)
 
 
 def iso_time(moment: datetime | None) -> str | None:
-    """Return a moment as people and programs are told it: ISO 8601, UTC, with ms."""
+    """Format a time as ISO 8601 in UTC with ms, such as ``2030-01-31T12:00:00.000Z``."""
     if moment is None:
         return None
     return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def in_seconds(duration: timedelta | None) -> float | None:
-    """Return a duration, if there is one, in seconds."""
+    """Return a duration in seconds, or ``None`` for ``None``."""
     return None if duration is None else duration.total_seconds()
 
 

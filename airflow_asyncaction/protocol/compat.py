@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parts of newer standard libraries that the job side needs on Python 3.8, the oldest that a job may have."""
+"""Backports of newer standard library features for jobs on Python 3.8, the oldest supported version."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ else:
     from enum import Enum
 
     class StrEnum(str, Enum):
-        """An enumeration whose members are strings."""
+        """Enumeration whose members are strings."""
 
         def __str__(self) -> str:
             return str(self.value)
 
     def assert_never(value: NoReturn) -> NoReturn:
-        """Fail: type checkers prove that this is never called."""
+        """Raise: type checkers prove that this is never called."""
         raise AssertionError(f"Unhandled value: {value!r}")
 
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass_transform(**_):
-        """Return a decorator that changes nothing."""
+        """Return a decorator that does nothing."""
         return lambda function: function
 
 
@@ -42,5 +42,5 @@ _OPTIONS: dict[str, Any] = {"kw_only": True} if sys.version_info >= (3, 10) else
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 def keyword_dataclass(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass with keyword-only fields (before Python 3.10 not keyword-only)."""
+    """Make a class a frozen dataclass with keyword-only fields. Positional too before Python 3.10."""
     return dataclass(frozen=True, **_OPTIONS)(cls)

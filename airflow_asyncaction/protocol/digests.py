@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The three digests that name a content: md5, webda's challenge, sha256 (PROTOCOL.md, 3, upload)."""
+"""Digests of file contents: MD5, webda's challenge and SHA-256 (PROTOCOL.md, section 3, upload)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 
 _CHALLENGE_PREFIX = b"WEBDA"
 
-# Where FIPS rules, md5 is refused unless it is for something else than security; Python 3.8 cannot say so.
+# In FIPS mode, MD5 is only available with this argument, which Python 3.8 does not have.
 _NOT_FOR_SECURITY: dict[str, Any] = {"usedforsecurity": False} if sys.version_info >= (3, 9) else {}
 
 
 def new_md5(data: bytes = b"") -> hashlib._Hash:
-    """Return an md5 that names contents, and guards nothing."""
+    """Return an MD5 hash that identifies content and is not used for security."""
     return hashlib.md5(data, **_NOT_FOR_SECURITY)  # noqa: S324
 
 
 @dataclass(frozen=True)
 class Digests:
-    """Lower-case hex digests of one content, and its size.
+    """Lower-case hex digests of a file's content, and its size.
 
-    :param challenge: md5 of ``WEBDA`` + content: only who has the content knows it
+    :param challenge: MD5 of ``WEBDA`` followed by the content. It proves possession of the content
     """
 
     md5: str
@@ -35,7 +35,7 @@ class Digests:
 
 
 class Digester:
-    """Digests a content that comes in chunks."""
+    """Computes the digests of content that arrives in chunks."""
 
     def __init__(self) -> None:
         self._md5 = new_md5()
@@ -44,12 +44,12 @@ class Digester:
         self._size_bytes = 0
 
     def update(self, chunk: bytes) -> None:
-        """Take the next chunk."""
-        for half in self.halves(chunk):
-            half()
+        """Add the next chunk."""
+        for step in self.update_steps(chunk):
+            step()
 
-    def halves(self, chunk: bytes) -> tuple[Callable[[], None], Callable[[], None]]:
-        """Take the next chunk in two halves of the work, for two threads; both must end before the next."""
+    def update_steps(self, chunk: bytes) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Return two functions that together add a chunk. They may run in parallel, before the next chunk."""
         self._size_bytes += len(chunk)
 
         def first() -> None:
@@ -60,18 +60,18 @@ class Digester:
 
     @property
     def size_bytes(self) -> int:
-        """How much came up to now."""
+        """Size of all chunks so far."""
         return self._size_bytes
 
     def result(self) -> Digests:
-        """Return the digests of all chunks together."""
+        """Return the digests of all chunks."""
         return Digests(
             self._md5.hexdigest(), self._challenge.hexdigest(), self._sha256.hexdigest(), self._size_bytes
         )
 
 
 def digests(chunks: Iterable[bytes]) -> Digests:
-    """Digest a content given in chunks, in constant memory."""
+    """Compute the digests of content in constant memory."""
     digester = Digester()
     for chunk in chunks:
         digester.update(chunk)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of actions: how they are named, announced and described (PROTOCOL.md, 3, files)."""
+"""Files of actions: names, announcements and descriptions (PROTOCOL.md, section 3, files)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_asyncaction.protocol.job_info import is_job_id
 from airflow_asyncaction.protocol.strict_json import JsonText
 
 DEFAULT_STORE = "default"
-"""The name by which every deployment's default file store is known to jobs."""
+"""Name by which jobs refer to the default file store of any deployment."""
 
 MAX_FILE_NAME_CHARS = 255
 MAX_MIMETYPE_CHARS = 127
@@ -31,18 +31,18 @@ _MAX_SIZE = 2**63 - 1
 
 
 class Role(StrEnum):
-    """What a file is to its action."""
+    """Role of a file in its action."""
 
-    INPUT = "input"  # the task gave it to the job
-    OUTPUT = "output"  # the job left it
+    INPUT = "input"  # attached by the task
+    OUTPUT = "output"  # uploaded by the job
 
 
 @keyword_dataclass
 class Announcement:
-    """What is said of a content before it is sent.
+    """Description of a file that is sent before its content.
 
-    :param md5: lower-case hex, as ``challenge`` and ``sha256``; ``digests`` says what they are of
-    :param name: relative POSIX path; ``None`` if it was not said
+    :param md5: lower-case hex, like ``challenge`` and ``sha256``. See ``digests``
+    :param name: relative POSIX path; ``None`` if missing
     """
 
     md5: str
@@ -55,9 +55,9 @@ class Announcement:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Announcement:
-        """Read the body of ``PUT /upload``.
+        """Parse the body of ``PUT /upload``.
 
-        :raises MalformedReport: it is not one; its field is named
+        :raises MalformedReport: a field is missing or invalid
         """
         name, sha256 = fields.get("name"), fields.get("sha256")
         return cls(
@@ -73,10 +73,11 @@ class Announcement:
 
 @keyword_dataclass
 class FileRecord:
-    """A file that is attached to an action, as its task and later tasks know it.
+    """A file that is attached to an action, as tasks see it.
 
-    :param action: uuid of the action
-    :param store: name of the file store, and ``uri`` where in it the content is
+    :param action: UUID of the action
+    :param store: name of the file store
+    :param uri: location of the content in the file store
     """
 
     action: str
@@ -92,7 +93,7 @@ class FileRecord:
     metadata: JsonText = JsonText("{}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as it stands in the XCom ``files``."""
+        """Return its entry in the XCom ``files``."""
         return {
             "name": self.name,
             "property": self.property,
@@ -108,7 +109,7 @@ class FileRecord:
         }
 
     def to_map(self) -> dict[str, Any]:
-        """Return it as a job is told of it: never where it is kept, nor its challenge."""
+        """Return the ``Map`` of responses to jobs. It never contains the location or the challenge."""
         return {
             "name": self.name,
             "size": self.size_bytes,
@@ -122,7 +123,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class FileReference:
-    """Names one attached file; who knows its uuid and sha256 was given it."""
+    """Reference to an attached file. Only a task that was given the file knows its UUID and SHA-256."""
 
     action: str
     property: str
@@ -131,42 +132,43 @@ class FileReference:
 
     @classmethod
     def from_json(cls, fields: Any) -> FileReference:
-        """Read what :meth:`FileRecord.to_json` wrote.
+        """Parse what :meth:`FileRecord.to_json` returned.
 
-        :raises MalformedReport: it is not that
+        :raises MalformedReport: a field is missing or invalid
         """
         if not isinstance(fields, Mapping):
-            raise MalformedReport("file is not an object", field="file")
+            raise MalformedReport("file must be an object", field="file")
         action, index = fields.get("action"), fields.get("index")
         if not isinstance(action, str) or not is_job_id(action):
-            raise MalformedReport("file.action is not a UUID", field="file")
+            raise MalformedReport("file.action must be a UUID", field="file")
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_INDEX:
-            raise MalformedReport("file.index is not an index", field="file")
+            raise MalformedReport(f"file.index must be an integer from 0 to {MAX_INDEX}", field="file")
         return cls(
             action, checked_property(fields.get("property")), index, _digest(fields, "sha256", _SHA256)
         )
 
 
 def checked_property(name: Any) -> str:
-    """Return the name of a property.
+    """Return the name of a property after validation.
 
-    :raises MalformedReport: it is none
+    :raises MalformedReport: it is invalid
     """
     if not isinstance(name, str) or not _PROPERTY.fullmatch(name):
         raise MalformedReport(
-            "A property is named by 1 to 64 of A-Z a-z 0-9 _, the first no digit", field="property"
+            "A property name must have 1 to 64 of A-Z a-z 0-9 _ and must not start with a digit",
+            field="property",
         )
     return name
 
 
 def checked_name(name: Any) -> str:
-    """Return the name of a file: a relative POSIX path, safe to be written below a folder.
+    """Return the name of a file after validation: a relative POSIX path that is safe to write below a folder.
 
-    :raises MalformedReport: it is not
+    :raises MalformedReport: it is invalid
     """
     if not isinstance(name, str) or not is_file_name(name):
         raise MalformedReport(
-            f"name is not a relative path of at most {MAX_FILE_NAME_CHARS} characters without '.', '..',"
+            f"name must be a relative path of at most {MAX_FILE_NAME_CHARS} characters without '.', '..',"
             " backslashes and control characters",
             field="name",
         )
@@ -174,7 +176,7 @@ def checked_name(name: Any) -> str:
 
 
 def is_file_name(name: str) -> bool:
-    """Tell whether a name is a relative path that stays below its folder (of a POSIX system)."""
+    """Return whether a name is a relative POSIX path that stays below its folder."""
     if len(name) > MAX_FILE_NAME_CHARS or "\\" in name:
         return False
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):  # control, lone surrogates
@@ -185,7 +187,7 @@ def is_file_name(name: str) -> bool:
 def _digest(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or not pattern.fullmatch(value.lower()):
-        raise MalformedReport(f"{name} is not a hex digest of the right length", field=name)
+        raise MalformedReport(f"{name} must be a hex digest of the right length", field=name)
     return value.lower()
 
 
@@ -194,7 +196,7 @@ def _size(fields: Mapping[str, Any]) -> int | None:
     if size is None:
         return None
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_SIZE:
-        raise MalformedReport("size is not a number of bytes", field="size")
+        raise MalformedReport("size must be a number of bytes", field="size")
     return size
 
 
@@ -207,7 +209,10 @@ def _mimetype(fields: Mapping[str, Any]) -> str:
         or len(mimetype) > MAX_MIMETYPE_CHARS
         or not _MIMETYPE.fullmatch(mimetype)
     ):
-        raise MalformedReport("mimetype is not one, such as text/csv", field="mimetype")
+        raise MalformedReport(
+            f"mimetype must be a media type such as text/csv, of at most {MAX_MIMETYPE_CHARS} characters",
+            field="mimetype",
+        )
     return mimetype
 
 
@@ -216,5 +221,5 @@ def _metadata(fields: Mapping[str, Any]) -> JsonText:
     if metadata is None:
         return JsonText("{}")
     if not isinstance(metadata, dict):
-        raise MalformedReport("metadata is not an object", field="metadata")
+        raise MalformedReport("metadata must be an object", field="metadata")
     return strict_json.dumps(metadata)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a job is given: the JOB_ environment variables (PROTOCOL.md, 1)."""
+"""JobInfo: the JOB_ environment variables of a job (PROTOCOL.md, section 1)."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ TRACEPARENT = "TRACEPARENT"
 NAMES = (JOB_ID, JOB_SECRET_KEY, JOB_HOOK, JOB_ORCHESTRATOR, JOB_SIGNATURE, JOB_ARGUMENTS, TRACEPARENT)
 
 MAX_ARGUMENTS_BYTES = 32 * 1024
-"""Arguments longer than this as JSON are not put into the environment; ``GET /job`` has them."""
+"""Larger arguments (as JSON) are not passed in the environment. ``GET /job`` returns them."""
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def is_job_id(text: str) -> bool:
-    """Tell whether ``text`` is a UUID in its canonical form (8-4-4-4-12 hex digits)."""
+    """Return whether a text is a UUID in canonical form (8-4-4-4-12 hex digits)."""
     return _UUID.fullmatch(text) is not None
 
 
 @keyword_dataclass
 class JobInfo:
-    """Who a job is and whom it tells.
+    """Identity of a job, and the URL that it reports to.
 
     :param hook: absolute URL without a trailing slash
-    :param secret_key: of this action alone; not shown by ``repr``
-    :param arguments: the action's arguments as JSON text, where small enough
+    :param secret_key: secret of this action, hidden from ``repr``
+    :param arguments: arguments of the action as JSON; ``None`` if they are too large
     """
 
     job_id: JobId
@@ -53,7 +53,7 @@ class JobInfo:
     traceparent: str | None = None
 
     def to_environ(self) -> dict[str, str]:
-        """Return the variables to start the job with."""
+        """Return the environment variables of the job."""
         environ = {
             JOB_ID: self.job_id,
             JOB_SECRET_KEY: self.secret_key,
@@ -69,19 +69,21 @@ class JobInfo:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> JobInfo | None:
-        """Read the variables; ``None`` where there are none (not started by Airflow).
+        """Read the variables. Return ``None`` if there are none: Airflow did not start this process.
 
-        :raises JobInfoError: some are there and others are missing or wrong
+        :raises JobInfoError: some are set, and others are missing or invalid
         """
         if not any(environ.get(name) for name in (JOB_ID, JOB_SECRET_KEY, JOB_HOOK)):
             return None
         missing = [name for name in (JOB_ID, JOB_SECRET_KEY, JOB_HOOK) if not environ.get(name)]
         if missing:
-            raise JobInfoError(f"{', '.join(missing)} is not set, though other JOB_ variables are")
+            raise JobInfoError(
+                f"Missing environment variables: {', '.join(missing)}. Other JOB_ variables are set"
+            )
         if not is_job_id(environ[JOB_ID]):
-            raise JobInfoError("JOB_ID is not a UUID")
+            raise JobInfoError("JOB_ID must be a UUID")
         if not environ[JOB_HOOK].startswith(("http://", "https://")):
-            raise JobInfoError("JOB_HOOK is not an http:// or https:// URL")
+            raise JobInfoError("JOB_HOOK must be an http:// or https:// URL")
         return cls(
             job_id=JobId(environ[JOB_ID]),
             secret_key=environ[JOB_SECRET_KEY],

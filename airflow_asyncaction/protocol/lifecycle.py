@@ -1,36 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of an action: what every message about it changes (PROTOCOL.md, 4).
+"""Lifecycle of an action: messages, and how each changes the action (PROTOCOL.md, section 4).
 
-:func:`decide` holds all of it. Whoever stores actions locks one, calls it, and writes what it says.
+:func:`decide` is a pure function. The store locks an action, calls it, and writes the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar, Union
 
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import SKIPPED, Action, Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.compat import keyword_dataclass
+from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, Earlier, Refused
 from airflow_asyncaction.protocol.reports import (
     MAX_MESSAGE_CHARS,
     MAX_NAME_CHARS,
     Report,
     ReportedStatus,
-    kept_tail,
-    printable,
+    cut_tail,
+    replace_nul,
 )
+from airflow_asyncaction.protocol.timeouts import TimeOut
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Launched:
-    """The runner's word that the process is up.
+    """The runner has started the process.
 
-    :param job: what identifies it (host, pid, pod), for people
+    :param job: what identifies it (host, pid, pod), for display
     """
 
     job: Mapping[str, Any]
@@ -38,15 +40,16 @@ class Launched:
 
 @keyword_dataclass
 class Exit:
-    """The runner's word on how the process or pod ended.
+    """The process or pod has ended.
 
-    :param code: exit code, ``None`` if it did not get that far
+    :param code: exit code; ``None`` if there is none
     :param signal: name of the signal that killed it, such as ``SIGKILL``
-    :param reason: the runner's own name for it, such as ``OOMKilled``; it goes before code and signal
-    :param message: what explains the reason, if there is more than the tail
-    :param tail: the last lines of output
-    :param is_seen: whether the runner saw how it ended; else it was gone before anybody looked
-    :param is_skip: whether the job skipped itself: by an exit code that means so, or AirflowSkipException
+    :param reason: the runner's error name, such as ``OOMKilled``. It takes precedence over code and signal
+    :param message: explains the reason, in addition to the tail
+    :param tail: last lines of output
+    :param is_seen: whether the runner saw how it ended; ``False`` if it was gone before
+    :param is_skip: whether the job skipped itself, by an exit code of ``skip_on_exit_code`` or by
+        AirflowSkipException
     """
 
     code: int | None = None
@@ -59,20 +62,20 @@ class Exit:
 
     @property
     def is_clean(self) -> bool:
-        """Whether the process ended by itself with code 0."""
+        """Whether the process exited with code 0."""
         return self.code == 0 and self.signal is None and self.reason is None
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Somebody wants the job to stop: it is asked to, and gets ``stop_grace`` to obey."""
+    """The job is asked to stop. It is killed after ``stop_grace``."""
 
     reason: StopReason
 
 
 @dataclass(frozen=True)
 class Abandon:
-    """The worker must go before it could see the job's exit: the action ends now."""
+    """The worker shuts down before it has seen the exit of the job: the action ends now."""
 
 
 @dataclass(frozen=True)
@@ -81,26 +84,15 @@ class Supersede:
 
 
 @dataclass(frozen=True)
-class TimeOut:
-    """A clock ran out, as :func:`overdue` says.
-
-    :param name: ``JobNeverStarted`` or ``HeartbeatTimeout``
-    """
-
-    name: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Due:
-    """The time has come that an action was scheduled for."""
+    """The time has come for which the action was scheduled."""
 
 
 @dataclass(frozen=True)
 class Unlaunched:
-    """Nothing will ever launch a queued action: its Dag run ended without it, or is gone.
+    """A queued action will never be launched: its Dag run ended without it or was deleted.
 
-    :param state: the end that it has thereby
+    :param state: the end of the action
     """
 
     state: State
@@ -112,52 +104,6 @@ OtherMessage = Union[Launched, Exit, Stop, Abandon, Supersede, TimeOut, Due, Unl
 Message = Union[Report, OtherMessage]
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """A report that came before under the same key (nonce).
-
-    :param body_sha256: hex
-    :param refused_with: the code it was refused with, ``None`` if it was accepted
-    """
-
-    body_sha256: str
-    refused_with: str | None
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The action afterwards."""
-
-    action: Action
-
-
-@dataclass(frozen=True)
-class Duplicate:
-    """A re-send of what was accepted before: answer again, change nothing."""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A report that cannot be taken.
-
-    :param code: ``already_ended``, ``superseded`` or ``nonce_reused``
-    :param repeated: it was refused, and recorded, before
-    """
-
-    code: str
-    message: str
-    repeated: bool = False
-
-
-Decision = Union[Accepted, Duplicate, Refused]
-
-_REFUSALS = {
-    "already_ended": "The action has ended already, and this end differs: the first one stands",
-    "superseded": "A newer attempt took over, or Airflow ended this action: stop the job",
-    "nonce_reused": "Another report was sent under this nonce: use a new nonce for every report",
-}
-
-
 def decide(
     action: Action,
     message: Message,
@@ -166,84 +112,58 @@ def decide(
     earlier: Earlier | None = None,
     body_sha256: str = "",
 ) -> Decision:
-    """Say what a message about an action changes.
+    """Return how a message changes an action.
 
-    :param earlier: the report that is stored under this one's key, if any
-    :param body_sha256: of this report, to compare with ``earlier``
+    :param earlier: the stored report with the same key, if any
+    :param body_sha256: digest of this report, to compare with ``earlier``
     """
     if earlier is not None:
-        return _again(earlier, body_sha256)
+        return _decide_duplicate(earlier, body_sha256)
     if isinstance(message, Report):
-        return _report(action, message, now)
-    return Accepted(_changed(action, message, now))
+        return _decide_report(action, message, now)
+    return Accepted(_apply(action, message, now))
 
 
-def overdue(action: Action, now: datetime) -> TimeOut | None:
-    """Tell which clock of an action ran out, if any.
-
-    Where only a report proves that the job works, the start clock waits for the first one; else for the
-    process.
-    """
-    if action.state.is_end:
-        return None
-    needs_report = action.require_report or action.completion is Completion.REPORT
-    has_started = action.last_report_at is not None or (action.started_at is not None and not needs_report)
-    if action.start_timeout is not None and not has_started:
-        waited = now - action.created_at
-        if waited > action.start_timeout:
-            missed = "start" if action.started_at is None else "report"
-            said = f"The job did not {missed} within {_seconds(action.start_timeout)}"
-            return TimeOut("JobNeverStarted", said)
-    since = action.last_report_at or action.started_at
-    if action.heartbeat_timeout is not None and since is not None and now - since > action.heartbeat_timeout:
-        return TimeOut("HeartbeatTimeout", f"No report for {_seconds(action.heartbeat_timeout)}")
-    return None
-
-
-def _changed(action: Action, message: OtherMessage, now: datetime) -> Action:
-    """Apply any other message than a report."""
+def _apply(action: Action, message: OtherMessage, now: datetime) -> Action:
+    """Apply a message that is not a report."""
     if isinstance(message, Launched):
-        return _launched(action, message, now)
+        return _apply_launched(action, message, now)
     if isinstance(message, Exit):
-        return _exited(action, message, now)
+        return _apply_exit(action, message, now)
     if isinstance(message, Stop):
-        return _stopping(action, message, now)
+        return _apply_stop(action, message, now)
     if isinstance(message, Abandon):
-        return _abandoned(action, now)
+        return _apply_abandon(action, now)
     if isinstance(message, Supersede):
         return _fenced(action, now, "Superseded", "A newer attempt took over")
     if isinstance(message, TimeOut):
-        return _timed_out(action, message, now)
-    return _waited(action, message, now)
+        return _apply_timeout(action, message, now)
+    return _apply_to_waiting(action, message, now)
 
 
-def _again(earlier: Earlier, body_sha256: str) -> Decision:
+def _decide_duplicate(earlier: Earlier, body_sha256: str) -> Decision:
     if earlier.body_sha256 != body_sha256:
-        return _refuse("nonce_reused")
+        return Refused.because("nonce_reused")
     if earlier.refused_with is not None:
-        return replace(_refuse(earlier.refused_with), repeated=True)
+        return replace(Refused.because(earlier.refused_with), repeated=True)
     return Duplicate()
 
 
-def _refuse(code: str) -> Refused:
-    return Refused(code, _REFUSALS.get(code, "It was refused before"))
-
-
-def _report(action: Action, report: Report, now: datetime) -> Decision:
+def _decide_report(action: Action, report: Report, now: datetime) -> Decision:
     if action.fenced:
-        return _refuse("superseded")
+        return Refused.because("superseded")
     if not report.is_terminal:
-        return Accepted(action if action.state.is_end else _news(action, report, now))
+        return Accepted(action if action.state.is_end else _apply_fields(action, report, now))
     if action.state.is_end:
-        return Accepted(action) if _is_same_end(action, report) else _refuse("already_ended")
+        return Accepted(action) if _is_same_end(action, report) else Refused.because("already_ended")
     return Accepted(_reported_end(action, report, now))
 
 
 def _is_same_end(action: Action, report: Report) -> bool:
-    """Tell whether a terminal report says again how an action has ended. What it leaves out does not differ.
+    """Return whether a terminal report repeats the end of an action. Missing fields are not compared.
 
-    For a job that signs with v1, the status is all that counts: a webda job exits with an error if a report
-    is refused, and so would turn the SUCCESS that it has reported into an ExitCodeMismatch.
+    For a job that signs with v1, only the status is compared: a webda job exits with an error if a report
+    is refused, which would turn the SUCCESS that it has reported into an ExitCodeMismatch.
     """
     if report.status not in (action.reported, action.state.value):
         return False
@@ -257,12 +177,12 @@ def _is_same_end(action: Action, report: Report) -> bool:
 
 
 def _reported_end(action: Action, report: Report, now: datetime) -> Action:
-    ended = replace(_news(action, report, now), reported=report.status, ended_at=now)
+    ended = replace(_apply_fields(action, report, now), reported=report.status, ended_at=now)
     if report.status is ReportedStatus.SUCCESS:
         return replace(
             ended, state=State.SUCCESS, error_name=report.error_name, error_message=report.error_message
         )
-    if action.stop_reason is not None:  # it failed since it was asked to stop, and says how
+    if action.stop_reason is not None:  # it was asked to stop, and reports its own error
         name = ended.error_name if ended.error_name != SKIPPED else None
         name = name or action.stop_reason.value
         return replace(ended, state=_stopped_state(action.stop_reason), error_name=name)
@@ -273,32 +193,32 @@ def _stopped_state(reason: StopReason) -> State:
     return State.TIMEOUT if reason is StopReason.EXECUTION_TIMEOUT else State.STOPPED
 
 
-def _news(action: Action, report: Report, now: datetime) -> Action:
+def _apply_fields(action: Action, report: Report, now: datetime) -> Action:
     return replace(
         action,
         state=State.RUNNING,
         started_at=action.started_at or now,
         last_report_at=now,
-        status_details=_newer(report.status_details, action.status_details),
-        results=_newer(report.results, action.results),
-        error_name=_newer(report.error_name, action.error_name),
-        error_message=_newer(report.error_message, action.error_message),
-        agent=_newer(report.agent, action.agent),
+        status_details=_latest(report.status_details, action.status_details),
+        results=_latest(report.results, action.results),
+        error_name=_latest(report.error_name, action.error_name),
+        error_message=_latest(report.error_message, action.error_message),
+        agent=_latest(report.agent, action.agent),
     )
 
 
-def _newer(new: T | None, old: T | None) -> T | None:
+def _latest(new: T | None, old: T | None) -> T | None:
     return old if new is None else new
 
 
-def _launched(action: Action, launched: Launched, now: datetime) -> Action:
+def _apply_launched(action: Action, launched: Launched, now: datetime) -> Action:
     job = strict_json.dumps(dict(launched.job))
     if action.state.is_end:
         return replace(action, job=job)
     return replace(action, job=job, state=State.RUNNING, started_at=action.started_at or now)
 
 
-def _waited(action: Action, message: Due | Unlaunched, now: datetime) -> Action:
+def _apply_to_waiting(action: Action, message: Due | Unlaunched, now: datetime) -> Action:
     if not action.state.is_waiting:
         return action
     if isinstance(message, Due):
@@ -313,23 +233,23 @@ def _waited(action: Action, message: Due | Unlaunched, now: datetime) -> Action:
     )
 
 
-def _stopping(action: Action, stop: Stop, now: datetime) -> Action:
+def _apply_stop(action: Action, stop: Stop, now: datetime) -> Action:
     if action.state.is_end:
-        # A job that reported SUCCESS and still runs: the stop explains the signal that it may die of.
+        # A job that has reported SUCCESS may still run, and be killed by this stop.
         is_running = action.state is State.SUCCESS and not action.is_done
         return replace(action, stop_reason=action.stop_reason or stop.reason) if is_running else action
     if action.state.is_waiting:
         stopped = replace(action, verb=Verb.STOP, stop_reason=stop.reason)
-        return _fenced(stopped, now, stop.reason.value, "It was stopped before its job was launched")
+        return _fenced(stopped, now, stop.reason.value, "The action was stopped before its job was launched")
     return replace(action, verb=Verb.STOP, stop_reason=action.stop_reason or stop.reason)
 
 
-def _abandoned(action: Action, now: datetime) -> Action:
+def _apply_abandon(action: Action, now: datetime) -> Action:
     if action.is_done:
         return action
-    said = "The task was ended before the job's exit could be seen"
+    text = "The task was killed before the runner saw how the job ended"
     reason = action.stop_reason or StopReason.KILLED
-    fenced = _fenced(action, now, reason, said)
+    fenced = _fenced(action, now, reason, text)
     return fenced if action.state.is_end else replace(fenced, state=_stopped_state(reason))
 
 
@@ -341,7 +261,7 @@ def _fenced(action: Action, now: datetime, name: str, message: str) -> Action:
     )
 
 
-def _timed_out(action: Action, time_out: TimeOut, now: datetime) -> Action:
+def _apply_timeout(action: Action, time_out: TimeOut, now: datetime) -> Action:
     if action.state.is_end:
         return action
     return replace(
@@ -355,25 +275,28 @@ def _timed_out(action: Action, time_out: TimeOut, now: datetime) -> Action:
     )
 
 
-def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
-    """Apply the table of PROTOCOL.md, 4. After a stop, the signal that the job died of may be ours."""
+def _apply_exit(action: Action, exit_: Exit, now: datetime) -> Action:
+    """Apply the table in section 4 of PROTOCOL.md.
+
+    After a stop, the exit never overrides a report: the runner itself may have sent the signal.
+    """
     if action.exit is not None:
         return action
     seen = replace(action, exit=_exit_json(exit_))
     if action.completion is Completion.REPORT and (
         exit_.is_clean or action.state.is_end or not exit_.is_seen
     ):
-        return seen  # the work was submitted: its report is the end
+        return seen  # the work was submitted: the terminal report ends the action
     if exit_.is_skip and _can_be_skipped(action):
-        said = exit_.message or f"{_exit_sentence(exit_)}, which means that it is skipped"
-        return _ended(seen, State.STOPPED, SKIPPED, said[:MAX_MESSAGE_CHARS], now)
+        text = exit_.message or f"{_exit_sentence(exit_)}, which skips the task"
+        return _ended(seen, State.STOPPED, SKIPPED, text[:MAX_MESSAGE_CHARS], now)
     if action.state is State.SUCCESS and action.stop_reason is None and exit_.is_seen and not exit_.is_clean:
         return _failed(seen, exit_, "ExitCodeMismatch", now)
     if action.state.is_end:
         return seen
     if action.stop_reason is not None:
-        said = _stop_sentence(exit_)[:MAX_MESSAGE_CHARS]
-        return _ended(seen, _stopped_state(action.stop_reason), action.stop_reason, said, now)
+        text = _stop_sentence(exit_)[:MAX_MESSAGE_CHARS]
+        return _ended(seen, _stopped_state(action.stop_reason), action.stop_reason, text, now)
     if not exit_.is_clean:
         return _failed(seen, exit_, _exit_name(exit_), now)
     if action.require_report:
@@ -382,9 +305,9 @@ def _exited(action: Action, exit_: Exit, now: datetime) -> Action:
 
 
 def _can_be_skipped(action: Action) -> bool:
-    """Tell whether an exit may mean that a job was skipped: not against a stop, or an error of its own.
+    """Return whether an exit may skip an action: not if the job was stopped or reported an error of its own.
 
-    ``ExitCode`` is not its own: the wrapper ``asyncaction run`` reports the code that it then exits with.
+    ``ExitCode`` is not an error of its own: the wrapper reports the exit code with which it then exits.
     """
     if action.stop_reason is not None:
         return False
@@ -393,7 +316,7 @@ def _can_be_skipped(action: Action) -> bool:
 
 
 def _stop_sentence(exit_: Exit) -> str:
-    """Say how a job ended that was asked to stop: nobody can tell whether it would have without a signal."""
+    """Describe how a job ended that was asked to stop."""
     asked = "The job was asked to stop, and"
     if exit_.reason == "Stopped" and exit_.message:
         return exit_.message
@@ -407,29 +330,29 @@ def _stop_sentence(exit_: Exit) -> str:
 
 
 def _failed(action: Action, exit_: Exit, name: str, now: datetime) -> Action:
-    said = _exit_text(exit_)[: MAX_MESSAGE_CHARS // 2]
-    tail = "\n".join(kept_tail(exit_.tail))
-    return _ended(action, State.ERROR, name, f"{said}\n{tail}" if tail else said, now)
+    text = _exit_text(exit_)[: MAX_MESSAGE_CHARS // 2]
+    tail = "\n".join(cut_tail(exit_.tail))
+    return _ended(action, State.ERROR, name, f"{text}\n{tail}" if tail else text, now)
 
 
 def _ended(action: Action, state: State, name: str, message: str, now: datetime) -> Action:
     return replace(
         action,
         state=state,
-        error_name=printable(name)[:MAX_NAME_CHARS],
-        error_message=printable(message),
+        error_name=replace_nul(name)[:MAX_NAME_CHARS],
+        error_message=replace_nul(message),
         ended_at=now,
     )
 
 
 def _no_report(action: Action) -> str:
-    said = "The job ended with code 0 but reported neither SUCCESS nor ERROR"
+    text = "The job exited with code 0 but reported neither SUCCESS nor ERROR"
     if action.service_name is None or action.last_report_at is not None:
-        return said
+        return text
     return (
-        f"{said}, nor anything else. If the task's log has a TypeError, no service of the webda application"
-        f" has the name in JOB_ORCHESTRATOR, {action.orchestrator!r}: set orchestrator to that of the"
-        " AsyncJobService in its webda.config.json, in the operator, its runner, or [asyncaction]"
+        f"{text}, nor anything else. If the task log shows a TypeError, the webda application has no service"
+        f" named {action.orchestrator!r}, the value of JOB_ORCHESTRATOR. Set orchestrator to the name of the"
+        " AsyncJobService in its webda.config.json: in the operator, its runner, or [asyncaction]"
     )
 
 
@@ -440,7 +363,7 @@ def _exit_name(exit_: Exit) -> str:
 
 
 def _exit_text(exit_: Exit) -> str:
-    """Return how the job ended; a message of its own goes after its code or signal, not in place of it."""
+    """Describe how the job ended. A message follows the exit code or signal, and does not replace it."""
     if exit_.reason and exit_.message:
         return exit_.message
     sentence = _exit_sentence(exit_)
@@ -458,7 +381,3 @@ def _exit_sentence(exit_: Exit) -> str:
 def _exit_json(exit_: Exit) -> strict_json.JsonText:
     fields = {"code": exit_.code, "signal": exit_.signal, "reason": exit_.reason, "message": exit_.message}
     return strict_json.dumps({name: value for name, value in fields.items() if value is not None})
-
-
-def _seconds(duration: timedelta) -> str:
-    return f"{duration.total_seconds():g} s"

@@ -13,32 +13,32 @@ from urllib.parse import quote, quote_plus
 
 MASK = "***"
 MAX_VALUES = 100
-"""How many secrets a server keeps of an action ..."""
+"""Maximum number of secrets that the server stores for an action."""
 MAX_CHARS = 64 * 1024
-"""... and how many characters they have together."""
+"""Maximum number of characters of these secrets together."""
 
 _LINE_CHARS = 16
-"""Lines of a secret that are shorter are too common to be masked alone."""
+"""Shorter lines of a multi-line secret are too common to mask."""
 _PART_CHARS = 5
 _TREE_LEVELS = 3
 _LONGEST_IN_TREE = 64
-"""A regular expression may compare each character of a text with as many of a secret."""
+"""Longer secrets are not in the regular expression, which may compare each character with all of theirs."""
 _CUT = re.compile(r" \[(?:cut: the line has \d+ bytes|\d+ bytes are cut)\]\Z")
 
 
 class Masker:
     """Replaces secrets by ``***``.
 
-    Purpose: what Airflow masks in a task's log is masked in what its job reports.
+    Purpose: mask in the reports of a job what Airflow masks in the log of its task.
 
-    How it works: one regular expression for all secrets, branched by their first characters, so that a text
-    costs one pass; long secrets are searched one by one, at a cost that is linear for any text. Where two
-    begin alike, the longer one is replaced. Each secret is also found as JSON and URLs escape it, and one of
-    several lines by its lines of 16 characters or more without spaces.
+    How it works: one regular expression contains all short secrets, branched by their first characters, so
+    that a text is scanned once. Long secrets are searched one by one, in linear time. If several secrets
+    match at the same position, the longest is replaced. Secrets are also found as JSON and URLs escape them.
+    A multi-line secret is also found by each of its lines that has 16 characters or more and no spaces.
 
-    What it does not do: find a secret in any other encoding (base64, hex), or in parts.
+    What it does not do: find secrets in other encodings (base64, hex), or parts of secrets.
 
-    :param values: the secrets; which values are too short or too common is for the caller to decide
+    :param values: the secrets. The caller leaves out those that are too short or too common
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
@@ -57,20 +57,20 @@ class Masker:
         return f"<Masker of {len(self.values)} values>"
 
     def text(self, text: str) -> str:
-        """Return a text without the secrets."""
+        """Mask a text."""
         if len(text) > _LONGEST_IN_TREE:
             for word in self._long:
                 text = text.replace(word, MASK)
         return text if self._regex is None else self._regex.sub(MASK, text)
 
     def line(self, text: str) -> str:
-        """Return a log line without the secrets, the first part of one at the end of a cut line included."""
+        """Mask a log line, including the beginning of a secret at the end of a line that was cut."""
         text = self.text(text)
         cut = _CUT.search(text) if self.values else None
         return text if cut is None else self._without_part(text[: cut.start()]) + cut[0]
 
     def json(self, value: Any) -> Any:
-        """Return a JSON value without the secrets, neither in its strings nor in its keys."""
+        """Mask a JSON value: its strings and its keys."""
         if not self.values:
             return value
         if isinstance(value, str):
@@ -85,7 +85,7 @@ class Masker:
         masked: dict[Any, Any] = {}
         for name, value in fields.items():
             key = self.text(name) if isinstance(name, str) else name
-            while key in masked:  # two keys that differ in secrets alone
+            while key in masked:  # two keys that only differ in secrets
                 key += "*"
             masked[key] = self.json(value)
         return masked
@@ -102,7 +102,7 @@ NO_SECRETS = Masker()
 
 
 def bounded(values: Iterable[str]) -> Sequence[str]:
-    """Return as many values as a server keeps, the shortest first."""
+    """Return as many values as the server stores, shortest first."""
     kept, chars = [], 0
     for value in sorted(values, key=lambda value: (len(value), value))[:MAX_VALUES]:
         chars += len(value)
@@ -113,19 +113,19 @@ def bounded(values: Iterable[str]) -> Sequence[str]:
 
 
 def found_in(text: str, values: Iterable[str]) -> Sequence[str]:
-    """Return those values that a text has, in any spelling."""
+    """Return the values that occur in a text, in any escaping."""
     return [value for value in values if any(word in text for word in _spellings(value))]
 
 
 def _spellings(value: str) -> Iterator[str]:
     yield value
     if value.strip() != value and len(value.strip()) >= _PART_CHARS:
-        yield value.strip()  # of a file, say, that ends with a newline
+        yield value.strip()  # for instance the content of a file that ends with a newline
     yield json.dumps(value)[1:-1]
     yield json.dumps(value, ensure_ascii=False)[1:-1]
-    yield json.dumps(value)[1:-1].replace("/", "\\/")  # as PHP does
+    yield json.dumps(value)[1:-1].replace("/", "\\/")  # like PHP
     yield repr(value)[1:-1]
-    with suppress(UnicodeEncodeError):  # a lone surrogate is in no URL
+    with suppress(UnicodeEncodeError):  # a URL cannot contain a lone surrogate
         yield from (quote(value, safe=""), quote(value), quote_plus(value))
     lines = [line.strip() for line in value.split("\n")]
     if len(lines) > 1:
@@ -133,9 +133,9 @@ def _spellings(value: str) -> Iterator[str]:
 
 
 def _alternation(words: Sequence[str], levels: int = _TREE_LEVELS) -> str:
-    """Return a pattern of sorted, distinct words that matches the longest one.
+    """Return a pattern that matches the longest of sorted, distinct words.
 
-    :param levels: how often it branches by the next character before it lists the words
+    :param levels: how often to branch by the next character before listing the words
     """
     if len(words) == 1:
         return re.escape(words[0])

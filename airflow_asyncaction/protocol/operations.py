@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations: action types published for launching, as a Dag declares them and the API server reads them."""
+"""Operations: action types that users can launch, as Dags declare them and the API server reads them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any, Dict
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 
 TAG = "async-operation"
-"""The tag by which a Dag is an operation."""
+"""Tag of Dags that are operations."""
 
 _KEY = "asyncOperation"
 
 Schema = Dict[str, Any]
-"""A JSON Schema, draft 2020-12, whose references are within itself."""
+"""A JSON Schema (draft 2020-12) that only refers to itself."""
 
 
 @keyword_dataclass
 class Declaration:
-    """What a Dag says of the operation that it is, in ``doc_json`` of the task that carries it out.
+    """Declaration of an operation in the ``doc_json`` of the task that runs it.
 
-    :param type: of the action
-    :param input: JSON Schema of its arguments; ``None``: whatever the Dag's Params say
-    :param output: JSON Schema of its results
-    :param permission: as webda's operations file has it; who may launch is for Airflow's auth manager to say
+    :param type: type of the action
+    :param input: JSON Schema of the arguments; ``None`` to use the Dag's Params
+    :param output: JSON Schema of the results
+    :param permission: from webda's operations file, for display. Airflow's auth manager decides who may
+        launch the operation
     """
 
     type: str
@@ -34,24 +35,26 @@ class Declaration:
     permission: str | None = None
 
     def to_doc(self) -> str:
-        """Return it as ``doc_json``."""
+        """Return the declaration as ``doc_json``."""
         return json.dumps({_KEY: vars(self)}, indent=2)
 
     @classmethod
     def from_doc(cls, doc: str | None) -> Declaration | None:
-        """Read what :meth:`to_doc` wrote; ``None`` if it is another document."""
+        """Parse what :meth:`to_doc` returned. Return ``None`` for any other document."""
         try:
             fields = json.loads(doc or "null")
         except ValueError:
             return None
-        said = fields.get(_KEY) if isinstance(fields, dict) else None
-        if not isinstance(said, Mapping) or not isinstance(said.get("type"), str):
+        declaration = fields.get(_KEY) if isinstance(fields, dict) else None
+        if not isinstance(declaration, Mapping) or not isinstance(declaration.get("type"), str):
             return None
         return cls(
-            type=said["type"],
-            input=_schema(said.get("input")),
-            output=_schema(said.get("output")),
-            permission=said.get("permission") if isinstance(said.get("permission"), str) else None,
+            type=declaration["type"],
+            input=_schema(declaration.get("input")),
+            output=_schema(declaration.get("output")),
+            permission=declaration.get("permission")
+            if isinstance(declaration.get("permission"), str)
+            else None,
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How errors are answered (PROTOCOL.md, 3, errors): for the API server, and for the test server."""
+"""Error responses of the API server and of the test server (PROTOCOL.md, section 3, responses)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_asyncaction.exceptions import (
     SignatureError,
     StaleTime,
 )
-from airflow_asyncaction.protocol.lifecycle import Refused
+from airflow_asyncaction.protocol.decisions import Refused
 
 REPORT_STATUS: Mapping[str, int] = {"already_ended": 409, "nonce_reused": 409, "superseded": 410}
 FILE_STATUS: Mapping[str, int] = {
@@ -44,7 +44,7 @@ HTTP_CODES: Mapping[int, str] = {
 
 @dataclass(frozen=True)
 class Refusal:
-    """The answer to a request that failed."""
+    """An error response."""
 
     status: int
     code: str
@@ -54,33 +54,33 @@ class Refusal:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The body."""
+        """The JSON body."""
         return {"error": self.code, "message": self.message, **self.more}
 
     @classmethod
     def no_such_route(cls) -> Refusal:
-        """Return the answer to a request for a path that is no route."""
+        """Return the response to a request for an unknown path."""
         return cls(404, HTTP_CODES[404], "Unknown route. Check the path of JOB_HOOK")
 
     @classmethod
     def method_not_allowed(cls, allowed: Iterable[str]) -> Refusal:
-        """Return the answer to a method that a route does not have."""
+        """Return the response to a method that the route does not support."""
         methods = ", ".join(allowed)
-        return cls(405, HTTP_CODES[405], f"The methods are {methods}", headers={"Allow": methods})
+        return cls(405, HTTP_CODES[405], f"This route only supports {methods}", headers={"Allow": methods})
 
     @classmethod
     def of_report(cls, refused: Refused) -> Refusal:
-        """Return the answer to a report that the lifecycle refused."""
+        """Return the response to a refused report."""
         return cls(REPORT_STATUS[refused.code], refused.code, refused.message)
 
     @classmethod
     def of_file(cls, error: FileRefused) -> Refusal:
-        """Return the answer to a request about a file."""
+        """Return the response to a refused request about a file."""
         return cls(FILE_STATUS[error.code], error.code, str(error))
 
     @classmethod
     def of_request(cls, error: ProtocolError, *, server_time_ms: int) -> Refusal:
-        """Return the answer to a request that is not signed by a job, or says nothing that can be read."""
+        """Return the response to a request with an invalid signature or body."""
         if isinstance(error, SignatureError):
             more = {"serverTime": server_time_ms} if isinstance(error, StaleTime) else {}
             return cls(401, error.code, str(error), more)
@@ -90,15 +90,17 @@ class Refusal:
 
     @classmethod
     def incomplete(cls) -> Refusal:
-        """Return the answer to a body that ends too early. Only the server's access log sees it."""
-        return cls(400, "incomplete", "The connection was closed before the body ended: send it again")
+        """Return the response to an incomplete body. It is only seen in the server's access log."""
+        return cls(
+            400, "incomplete", "The connection was closed before the end of the body. Resend the request"
+        )
 
     @classmethod
     def too_slow(cls) -> Refusal:
-        """Return the answer to a body of which nothing has come for long, or too little in all."""
-        return cls(408, "too_slow", "The body arrived too slowly: send the request again")
+        """Return the response to a body that arrived too slowly."""
+        return cls(408, "too_slow", "The body arrived too slowly. Resend the request")
 
     @staticmethod
     def encode(fields: Mapping[str, Any]) -> bytes:
-        """Return a body as it is sent."""
+        """Serialize a body."""
         return json.dumps(fields, separators=(",", ":")).encode()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: what a job may say, and its limits (PROTOCOL.md, 3, ``/status``)."""
+"""Reports: their fields, limits and parsing (PROTOCOL.md, section 3, ``/status``)."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ MAX_NAME_CHARS = 250
 MAX_MESSAGE_CHARS = 16 * 1024
 MAX_LEVEL_CHARS = 16
 MAX_LISTED_CHARS = 300
-"""Maximum length of the error and progress messages that a list shows."""
+"""Maximum length of error and progress messages in lists."""
 LARGEST_BODY_BYTES = 64 * 1024 * 1024
-"""Most that a client sends, and that a server reads of a body which it refuses: so the refusal arrives."""
+"""Maximum size of bodies that clients send. A server reads this much of a body that it refuses."""
 TAIL_LINES = 20
-"""How many of its last output lines explain a job that failed without a word."""
+"""How many of the last output lines are in the error message of a job that failed without a report."""
 MAX_TAIL_CHARS = MAX_MESSAGE_CHARS // 2
-"""... and how many characters of them, from the end."""
+"""How many characters of these lines, from the end."""
 SERVER_STREAM = "server"
-"""The stream of lines that the API server has written itself into an action's log."""
+"""Stream of log lines that were written by the API server."""
 MAX_TIME_MS = 10**14
-"""In the year 5138."""
+"""Latest time of a log line, in the year 5138."""
 
 _MAX_NUMBER_CHARS = 32
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 
 class ReportedStatus(StrEnum):
-    """What a job may say of itself."""
+    """Status that a job may report."""
 
     RUNNING = "RUNNING"
     SUCCESS = "SUCCESS"
@@ -44,11 +44,12 @@ class ReportedStatus(StrEnum):
 
 @keyword_dataclass
 class Limits:
-    """How much one job may send.
+    """Limits of a report, and of the log lines of an action.
 
-    :param line_bytes: a longer log line is cut, and marked as cut
-    :param kept_log_lines: per action; the oldest are dropped and counted
-    :param kept_log_bytes: the same in bytes, as JSON in ASCII
+    :param report_log_lines: log lines per report
+    :param line_bytes: longer log lines are cut, and marked as cut
+    :param kept_log_lines: log lines per action; the oldest are dropped and counted
+    :param kept_log_bytes: size of these lines as ASCII JSON, likewise
     """
 
     body_bytes: int = 1024 * 1024
@@ -60,10 +61,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class LogLine:
-    """One log line as it is stored and shown.
+    """One log line as it is stored and displayed.
 
-    :param time_ms: Unix time, where the job gave it
-    :param stream: ``stdout`` or ``stderr``, where the job has written this line there as well; or
+    :param time_ms: Unix time, if reported
+    :param stream: ``stdout`` or ``stderr`` if the job has also written this line there, or
         ``SERVER_STREAM``
     """
 
@@ -73,7 +74,7 @@ class LogLine:
     stream: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the line as the protocol spells it, without what is absent."""
+        """Return the line in the protocol's JSON form, without missing fields."""
         line: dict[str, Any] = {"level": self.level, "message": self.message}
         if self.time_ms is not None:
             line["time"] = self.time_ms
@@ -83,16 +84,16 @@ class LogLine:
 
     @classmethod
     def from_json(cls, line: Mapping[str, Any]) -> LogLine:
-        """Read what :meth:`to_json` wrote."""
+        """Parse what :meth:`to_json` returned."""
         return cls(line["message"], line["level"], line.get("time"), line.get("stream"))
 
 
 @keyword_dataclass
 class Report:
-    """One parsed report. ``None`` is absence: a reported JSON ``null`` is the text ``"null"``.
+    """A parsed report. Missing fields are ``None``; a reported JSON ``null`` is the text ``"null"``.
 
-    :param progress: in the status details, 0 to 100
-    :param message: in the status details, cut for lists
+    :param progress: from the status details, 0 to 100
+    :param message: from the status details, cut for lists
     """
 
     status: ReportedStatus | None = None
@@ -107,24 +108,26 @@ class Report:
 
     @property
     def is_heartbeat(self) -> bool:
-        """Whether it says nothing but that the job lives."""
+        """Whether the report is empty."""
         return self == Report()
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the job says that it is done."""
+        """Whether the report ends the job."""
         return self.status in (ReportedStatus.SUCCESS, ReportedStatus.ERROR)
 
 
-def parse(body: bytes, limits: Limits, masker: Masker = NO_SECRETS) -> Report:
-    """Read a report from a request's body; an empty body is a heartbeat.
+def parse_report(body: bytes, limits: Limits, masker: Masker = NO_SECRETS) -> Report:
+    """Parse the body of a report. An empty body is a heartbeat.
 
-    :param masker: masks everything but ``results``, which become the XCom; before anything is cut
-    :raises ReportTooLarge: more bytes or log lines than allowed
-    :raises MalformedReport: with the name of the field that is wrong
+    :param masker: masks all fields except ``results``, which become the XCom, before anything is cut
+    :raises ReportTooLarge: the body or the number of log lines exceeds a limit
+    :raises MalformedReport: a field is invalid
     """
     if len(body) > limits.body_bytes:
-        raise ReportTooLarge(f"The body has more than {limits.body_bytes} bytes: send it in parts")
+        raise ReportTooLarge(
+            f"The body is larger than {limits.body_bytes} bytes. Send several smaller reports"
+        )
     fields = parse_object(body)
     status_details, progress, message = _status_details(fields, masker)
     return Report(
@@ -141,9 +144,9 @@ def parse(body: bytes, limits: Limits, masker: Masker = NO_SECRETS) -> Report:
 
 
 def parse_object(body: bytes) -> dict[str, Any]:
-    """Read a body that must be a JSON object; an empty one is ``{}``.
+    """Parse a body that must be a JSON object. An empty body is ``{}``.
 
-    :raises MalformedReport: it is not
+    :raises MalformedReport: the body is something else
     """
     if not body:
         return {}
@@ -152,7 +155,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except strict_json.NotJson as error:
         raise MalformedReport(f"The body is not JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise MalformedReport("The body is not a JSON object")
+        raise MalformedReport("The body must be a JSON object")
     return fields
 
 
@@ -163,11 +166,11 @@ def _status(fields: Mapping[str, Any]) -> ReportedStatus | None:
     try:
         return ReportedStatus(value)
     except ValueError:
-        raise MalformedReport("status is not RUNNING, SUCCESS or ERROR", field="status") from None
+        raise MalformedReport("status must be RUNNING, SUCCESS or ERROR", field="status") from None
 
 
-def progress_of(details: Any) -> tuple[float | None, Any]:
-    """Return the progress (0 to 100) and the message in a job's ``statusDetails``, as far as it told them."""
+def find_progress(details: Any) -> tuple[float | None, Any]:
+    """Return the progress (0 to 100) and the message in ``statusDetails``, each ``None`` if missing."""
     progress, message = details, None
     if isinstance(details, dict):
         progress, message = details.get("progress"), details.get("message")
@@ -178,26 +181,26 @@ def progress_of(details: Any) -> tuple[float | None, Any]:
 def _status_details(
     fields: Mapping[str, Any], masker: Masker
 ) -> tuple[JsonText | None, float | None, str | None]:
-    """Return the status details, and what lists show of them: the progress and the message."""
+    """Return the status details, and the progress and the message in them for lists."""
     if "statusDetails" not in fields:
         return None, None, None
     details = fields["statusDetails"]
     if isinstance(details, dict) and "progress" in details:
         details = {**details, "progress": _unquoted(details["progress"])}
-    progress, _ = progress_of(details)
+    progress, _ = find_progress(details)
     if progress is not None:
         if not 0 <= progress <= 100:
-            raise MalformedReport("progress is outside 0..100", field="statusDetails")
+            raise MalformedReport("progress must be from 0 to 100", field="statusDetails")
     elif isinstance(details, dict) and details.get("progress") is not None:
-        raise MalformedReport("progress is not a number", field="statusDetails")
+        raise MalformedReport("progress must be a number", field="statusDetails")
     masked = masker.json(details)
-    _, message = progress_of(masked)
-    listed = None if message is None else printable(str(message))[:MAX_LISTED_CHARS]
+    _, message = find_progress(masked)
+    listed = None if message is None else replace_nul(str(message))[:MAX_LISTED_CHARS]
     return strict_json.dumps(masked), progress, listed
 
 
 def _unquoted(value: Any) -> Any:
-    """Return the number that a string holds: some languages quote a number that was once used as text."""
+    """Convert a string to a number: some languages quote a number once it was used as text."""
     if not isinstance(value, str) or len(value) > _MAX_NUMBER_CHARS or not _NUMBER.fullmatch(value):
         return value
     number = float(value)
@@ -212,7 +215,7 @@ def _agent(fields: Mapping[str, Any], masker: Masker) -> JsonText | None:
     if fields.get("agent") is None:
         return None
     if not isinstance(fields["agent"], dict):
-        raise MalformedReport("agent is not an object", field="agent")
+        raise MalformedReport("agent must be an object", field="agent")
     return strict_json.dumps(masker.json(fields["agent"]))
 
 
@@ -221,8 +224,8 @@ def _text(fields: Mapping[str, Any], name: str, max_chars: int, masker: Masker) 
     if value is None:
         return None
     if not isinstance(value, str):
-        raise MalformedReport(f"{name} is not a string", field=name)
-    return printable(masker.text(value))[:max_chars]
+        raise MalformedReport(f"{name} must be a string", field=name)
+    return replace_nul(masker.text(value))[:max_chars]
 
 
 def _logs(fields: Mapping[str, Any], limits: Limits, masker: Masker) -> tuple[LogLine, ...]:
@@ -230,25 +233,25 @@ def _logs(fields: Mapping[str, Any], limits: Limits, masker: Masker) -> tuple[Lo
     if lines is None:
         return ()
     if not isinstance(lines, list):
-        raise MalformedReport("logs is not a list", field="logs")
+        raise MalformedReport("logs must be a list", field="logs")
     if len(lines) > limits.report_log_lines:
-        raise ReportTooLarge(f"logs has more than {limits.report_log_lines} lines: send them in parts")
+        raise ReportTooLarge(f"logs has more than {limits.report_log_lines} lines. Send several reports")
     return tuple(_log_line(line, limits, masker) for line in lines)
 
 
 def _log_line(line: Any, limits: Limits, masker: Masker) -> LogLine:
     if isinstance(line, str):
-        return LogLine(cut_line(printable(masker.line(line)), limits.line_bytes))
+        return LogLine(cut_line(replace_nul(masker.line(line)), limits.line_bytes))
     if not isinstance(line, dict) or not isinstance(line.get("message"), str):
-        raise MalformedReport("a log line is neither a string nor an object with a message", field="logs")
+        raise MalformedReport("A log line must be a string or an object with a message", field="logs")
     level, time_ms, stream = line.get("level", "INFO"), _unquoted(line.get("time")), line.get("stream")
     if not isinstance(level, str):
-        raise MalformedReport("a log line's level is not a string", field="logs")
+        raise MalformedReport("The level of a log line must be a string", field="logs")
     if time_ms is not None and not _is_time(time_ms):
-        raise MalformedReport("a log line's time is not a Unix time in ms", field="logs")
+        raise MalformedReport("The time of a log line must be a Unix time in ms", field="logs")
     return LogLine(
-        cut_line(printable(masker.line(line["message"])), limits.line_bytes),
-        printable(level)[:MAX_LEVEL_CHARS].upper(),
+        cut_line(replace_nul(masker.line(line["message"])), limits.line_bytes),
+        replace_nul(level)[:MAX_LEVEL_CHARS].upper(),
         None if time_ms is None else int(time_ms),
         stream if stream in ("stdout", "stderr") else None,
     )
@@ -258,18 +261,18 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= MAX_TIME_MS
 
 
-def printable(text: str) -> str:
-    """Return the text without NUL, which PostgreSQL does not store."""
+def replace_nul(text: str) -> str:
+    """Replace NUL, which PostgreSQL cannot store."""
     return text.replace("\0", "�")
 
 
-def well_formed(text: str) -> str:
-    """Return the text without NUL and lone surrogates: databases reject the former, UTF-8 the latter."""
-    return printable(text if text.isascii() else text.encode("utf-8", "replace").decode())
+def replace_unstorable(text: str) -> str:
+    """Replace NUL, which PostgreSQL cannot store, and lone surrogates, which UTF-8 cannot encode."""
+    return replace_nul(text if text.isascii() else text.encode("utf-8", "replace").decode())
 
 
-def kept_tail(lines: Sequence[str]) -> tuple[str, ...]:
-    """Return the last lines of output, cut to what an error message shows.
+def cut_tail(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the last lines of output that fit into an error message.
 
     :returns: at most ``TAIL_LINES`` lines with ``MAX_TAIL_CHARS`` characters, from the end
     """
@@ -279,22 +282,22 @@ def kept_tail(lines: Sequence[str]) -> tuple[str, ...]:
         if room <= 0:
             break
         kept.append(line[-room:])
-        room -= len(line) + 1  # with the newline before it
+        room -= len(line) + 1  # and the newline before it
     return tuple(reversed(kept))
 
 
 def is_name(value: object) -> bool:
-    """Tell whether a value can be a name: text of 1 to MAX_NAME_CHARS printable characters."""
+    """Return whether a value is a valid name: 1 to ``MAX_NAME_CHARS`` printable characters."""
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME_CHARS and value.isprintable()
 
 
 def cut_mark(size_bytes: int) -> str:
-    """Return what stands at the end of a line that had so many bytes."""
+    """Return the mark at the end of a line that was cut, with its original size."""
     return f" [cut: the line has {size_bytes} bytes]"
 
 
 def cut_line(text: str, max_bytes: int) -> str:
-    """Return a line of at most ``max_bytes`` in UTF-8, marked if it was cut."""
+    """Cut a line to ``max_bytes`` of UTF-8, and mark it if it was cut."""
     if len(text) * 4 <= max_bytes:
         return text
     octets = text.encode("utf-8", "replace")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a client sends a request again (PROTOCOL.md, 3, sending again): one rule for all clients."""
+"""Resending: which errors are transient, for all clients (PROTOCOL.md, section 3, resending)."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
 _TRANSIENT = frozenset({408, 429})
 _SERVER_ERRORS = range(500, 600)
 _LONGEST_RETRY_AFTER_SECONDS = 60.0
-_FINAL_CODES = frozenset({"bad_schema", "no_space"})  # they last until somebody acts on them
+_FINAL_CODES = frozenset({"bad_schema", "no_space"})  # permanent until somebody fixes the cause
 
 
 def is_worth_resending(status: int, code: str = "") -> bool:
-    """Tell whether a request that got this answer may succeed if it is sent again.
+    """Return whether a request with this response may succeed if it is resent.
 
-    :param code: the stable ``error`` of the answer's body
+    :param code: ``error`` of the response body
     """
     return (status in _TRANSIENT or status in _SERVER_ERRORS) and code not in _FINAL_CODES
 
 
 def may_pass(error: ServerError) -> bool:
-    """Tell whether the request that failed with this error may succeed if it is sent again."""
+    """Return whether a request that failed with this error may succeed if it is resent."""
     return isinstance(error, ServerUnreachable) or is_worth_resending(error.status, error.code)
 
 
 def retry_after_seconds(retry_after: str | None) -> float:
-    """Read a Retry-After header: seconds or a date. Anything else is 0; at most a minute."""
+    """Parse a Retry-After header: seconds or a date, at most 60 s. Return 0 for anything else."""
     text = (retry_after or "").strip()
     try:
         if text.isascii() and text.isdigit():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signatures of job requests, v1 (webda's) and v2 (PROTOCOL.md, 2)."""
+"""Signatures of requests: v1 (webda's) and v2 (PROTOCOL.md, section 2)."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ _HEX_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Scheme(StrEnum):
-    """How a request is signed."""
+    """Version of a signature."""
 
-    V1 = "v1"  # over the time alone
-    V2 = "v2"  # over the whole request
+    V1 = "v1"  # covers only the time
+    V2 = "v2"  # covers the whole request
 
 
 class Signer(Protocol):
-    """Signs requests about one action: its job (``JobInfo``), or its task (``TaskCredentials``)."""
+    """Credentials that sign requests about an action: ``JobInfo`` or ``TaskCredentials``."""
 
     @property
     def job_id(self) -> JobId:
-        """The action."""
+        """Id of the action."""
 
     @property
     def secret_key(self) -> str:
-        """The signer's own secret."""
+        """Secret of the signer."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a v2 signature covers besides the headers, as it goes over the wire.
+    """The parts of a request that a v2 signature covers besides headers, as they are sent.
 
-    :param path: relative to the hook, percent-encoding kept, ``""`` for the hook itself
+    :param path: relative to the hook, percent-encoding kept; ``""`` for the hook itself
     :param query: without ``?``
     """
 
@@ -61,9 +61,9 @@ class Content:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the headers of a request claim; nothing is proven yet.
+    """The signature headers of a request, not verified yet.
 
-    :param nonce: ``""`` under v1, which has none
+    :param nonce: ``""`` for v1
     """
 
     job_id: JobId
@@ -75,12 +75,12 @@ class Claim:
 
 
 def sign_v1(secret: str, time_text: str) -> str:
-    """Return the v1 hash of a time in ms, as decimal text."""
+    """Return the v1 hash of a time in ms (decimal text)."""
     return hmac.new(_octets(secret), _octets(time_text), hashlib.sha256).hexdigest()
 
 
 def string_to_sign(*, job_id: str, time_text: str, nonce: str, content: Content) -> bytes:
-    """Return the eight lines that a v2 signature covers."""
+    """Return the eight lines that a v2 signature signs."""
     return b"\n".join(
         (
             b"JOB-HMAC-SHA256-V2",
@@ -96,13 +96,13 @@ def string_to_sign(*, job_id: str, time_text: str, nonce: str, content: Content)
 
 
 def sign_v2(secret: str, *, job_id: str, time_text: str, nonce: str, content: Content) -> str:
-    """Return the hex digest of a v2 signature (without ``v2=``)."""
+    """Return the hex digest of a v2 signature, without ``v2=``."""
     message = string_to_sign(job_id=job_id, time_text=time_text, nonce=nonce, content=content)
     return hmac.new(_octets(secret), message, hashlib.sha256).hexdigest()
 
 
 def signed_headers(signer: Signer, content: Content, *, time_ms: int, nonce: str) -> dict[str, str]:
-    """Return the headers that sign a request under v2."""
+    """Sign a request with v2 and return its headers."""
     time_text, job_id = str(time_ms), signer.job_id
     digest = sign_v2(signer.secret_key, job_id=job_id, time_text=time_text, nonce=nonce, content=content)
     return {
@@ -114,11 +114,9 @@ def signed_headers(signer: Signer, content: Content, *, time_ms: int, nonce: str
 
 
 def read_claim(headers: Mapping[str, str]) -> Claim:
-    """Read who a request claims to be from.
+    """Parse the signature headers of a request. If it has both, v2 takes precedence over v1.
 
-    A v2 signature is taken before a v1 hash beside it.
-
-    :param headers: with case-insensitive look-up, or with the names as this module spells them
+    :param headers: a case-insensitive mapping, or one with the names as in this module
     :raises SignatureError: a header is missing or malformed
     """
     job_id = headers.get(JOB_ID_HEADER) or ""
@@ -133,7 +131,7 @@ def read_claim(headers: Mapping[str, str]) -> Claim:
         scheme, digest = Scheme.V2, signature[len(_V2_PREFIX) :]
         nonce = headers.get(NONCE_HEADER) or ""
         if not signature.startswith(_V2_PREFIX):
-            raise SignatureError(f'{V2_HEADER} does not start with "{_V2_PREFIX}"')
+            raise SignatureError(f'{V2_HEADER} must start with "{_V2_PREFIX}"')
         if not _NONCE.fullmatch(nonce):
             raise SignatureError(f"{NONCE_HEADER} is missing or not of the form [A-Za-z0-9_-]{{16,64}}")
     else:
@@ -144,12 +142,12 @@ def read_claim(headers: Mapping[str, str]) -> Claim:
 
 
 def verify(claim: Claim, content: Content, *, secret: str, now_ms: int, max_skew_ms: int) -> None:
-    """Prove a claim. Comparison takes the same time wherever the digests differ.
+    """Verify a claim. Digests are compared in constant time.
 
-    For the hook itself a client may sign either path: ``""``, or ``/``, which is what HTTP lets it send.
+    For the hook itself, a client may sign ``""`` or ``/``: HTTP has no empty path.
 
-    :raises StaleTime: it is signed rightly, but its time is more than ``max_skew_ms`` from ``now_ms``
-    :raises SignatureError: it is not signed with ``secret``
+    :raises StaleTime: the signature is valid, but its time is more than ``max_skew_ms`` from ``now_ms``
+    :raises SignatureError: the request is not signed with ``secret``
     """
     if claim.scheme is Scheme.V2:
         paths = (content.path,) if content.path else ("", "/")
@@ -167,11 +165,11 @@ def _expected_v2(claim: Claim, content: Content, secret: str) -> str:
 
 
 def report_key(claim: Claim, body: bytes) -> str:
-    """Return what identifies a report within its action: the nonce, or for v1 a digest of (time, body)."""
+    """Return the key of a report within its action: the nonce, or for v1 a digest of time and body."""
     if claim.scheme is Scheme.V2:
         return claim.nonce
     digest = hashlib.sha256(claim.time_text.encode() + b"\n" + body).hexdigest()
-    return "." + digest[:48]  # "." never starts a nonce
+    return "." + digest[:48]  # no nonce starts with "."
 
 
 def _octets(text: str | bytes) -> bytes:

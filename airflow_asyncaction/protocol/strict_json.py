@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON as the protocol takes it: no duplicate keys, NaN, lone surrogates or bottomless nesting."""
+"""Strict JSON: no duplicate keys, NaN, infinity or lone surrogates, and limited nesting."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import re
 from typing import Any, NewType
 
 JsonText = NewType("JsonText", str)
-"""One JSON value as ASCII text; so that untrusted data travels as a string, never as live objects."""
+"""A JSON value as ASCII text. Untrusted data is passed on as text, never as objects."""
 
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
-"""Most values in a body. Objects and arrays, 3 bytes each, cost much more than a long string."""
+"""Maximum number of values in a body. Objects and arrays, 3 bytes each, cost much more than a long string."""
 
-_STRING = re.compile(r'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)', re.DOTALL)  # it never fails: none is read twice
+_STRING = re.compile(
+    r'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)', re.DOTALL
+)  # always matches, so no string is scanned twice
 _ESCAPED_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _RESERVED_BY_AIRFLOW = frozenset(
@@ -23,26 +25,26 @@ _RESERVED_BY_AIRFLOW = frozenset(
 )
 
 _LEAST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**64 - 1
-# What is in the text of each value that does not fit, if it was parsed strictly: NUL, digits, reserved keys.
+# Occurs in the text of each strictly parsed value that an XCom cannot hold: NUL, many digits, reserved keys.
 _MAY_NOT_FIT = re.compile(r'\\u0000|[0-9]{19}|"__')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class NotJson(ValueError):
-    """The text is not JSON as this protocol takes it."""
+    """The text is not valid strict JSON."""
 
 
 def loads(body: bytes | str, *, max_values: int | None = None) -> Any:
-    """Parse strictly.
+    """Parse strict JSON.
 
     :param body: UTF-8
-    :param max_values: more of them are refused before they are parsed
-    :raises NotJson: with what is wrong
+    :param max_values: maximum number of values, checked before parsing
+    :raises NotJson: the text is invalid
     """
     try:
         text = body if isinstance(body, str) else body.decode("utf-8")
         if max_values is not None and has_more_values(text, max_values):
-            raise NotJson(f"more than {max_values} values: write them to a file")
+            raise NotJson(f"more than {max_values} values (use a file instead)")
         value = json.loads(
             text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
         )
@@ -54,38 +56,38 @@ def loads(body: bytes | str, *, max_values: int | None = None) -> Any:
         raise NotJson(f"nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
         raise NotJson(str(error)) from None
-    # Text that was decoded has none but those that are escaped.
+    # In decoded text, only escapes can be lone surrogates.
     may_have_surrogates = isinstance(body, str) or _ESCAPED_SURROGATE.search(text) is not None
     _check(value, MAX_DEPTH, may_have_surrogates=may_have_surrogates)
     return value
 
 
 def dumps(value: Any) -> JsonText:
-    """Return a parsed value as compact ASCII JSON."""
+    """Serialize a value as compact ASCII JSON."""
     return JsonText(json.dumps(value, separators=(",", ":"), allow_nan=False))
 
 
 def has_more_values(text: str, limit: int) -> bool:
-    """Tell whether a text has more values than allowed: each follows a bracket, a brace or a comma."""
+    """Return whether a text has more values than allowed: each follows a bracket, a brace or a comma."""
     if _count(text) < limit:
         return False
-    return _count(_STRING.sub("", text)) >= limit  # those in strings do not count
+    return _count(_STRING.sub("", text)) >= limit  # without those in strings
 
 
 def is_equal(one: JsonText, other: JsonText | None) -> bool:
-    """Tell whether two texts are the same value. The order of an object's keys does not matter."""
+    """Return whether two texts are the same value. The order of keys in objects does not matter."""
     return one == other or (other is not None and _sorted(one) == _sorted(other))
 
 
 def for_xcom(text: JsonText) -> Any:
-    """Return a job's value as Airflow may store it in an XCom. See :func:`as_xcom`."""
+    """Convert a job's value for an XCom. See :func:`as_xcom`."""
     return xcom_of(text)[0]
 
 
 def xcom_of(text: JsonText) -> tuple[Any, bool]:
-    """Return what :func:`as_xcom` makes of a job's value, and whether that differs from the value.
+    """Return the result of :func:`as_xcom`, and whether it differs from the value.
 
-    Few values have anything that does not fit: only these are walked through.
+    The value is only walked if its text may contain something that an XCom cannot hold.
     """
     value = json.loads(text)
     fitting = as_xcom(value) if _MAY_NOT_FIT.search(text) else value
@@ -93,24 +95,24 @@ def xcom_of(text: JsonText) -> tuple[Any, bool]:
 
 
 def as_xcom(value: Any) -> Any:
-    """Return a job's value with its JSON text in place of each part that an XCom cannot hold.
+    """Replace the parts of a job's value that an XCom cannot hold by their JSON text.
 
-    These are what :func:`storable` says, and an object with keys that Airflow's serializer gives a meaning to
-    (``__classname__`` and the like): it would be refused, or come back as another type.
+    These are the parts that :func:`storable` replaces, and objects with keys that are reserved by Airflow's
+    serializer (``__classname__`` and the like), which would refuse them or return another type.
 
-    :returns: the value itself if an XCom can hold it
+    :returns: the value itself if nothing is replaced
     """
     return _fitting(value, _RESERVED_BY_AIRFLOW, MAX_DEPTH)
 
 
 def storable(value: Any) -> Any:
-    """Return a value with its JSON text in place of each part that Airflow does not transport or store.
+    """Replace the parts of a value that Airflow cannot transport or store by their JSON text.
 
-    PostgreSQL's JSONB has no NUL, JSON no NaN, UTF-8 no lone surrogates; msgpack, by which tasks are given
-    values, has integers from -2^63 to 2^64 - 1.
+    PostgreSQL's JSONB has no NUL, JSON has no NaN, and UTF-8 has no lone surrogates. Msgpack, in which tasks
+    receive values, has integers from -2^63 to 2^64 - 1.
 
-    :param value: JSON as Python has it
-    :returns: the value itself if it is storable
+    :param value: a parsed JSON value
+    :returns: the value itself if nothing is replaced
     """
     return _fitting(value, frozenset(), MAX_DEPTH)
 
@@ -122,7 +124,7 @@ def _sorted(text: JsonText) -> str:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise NotJson("an object has a key twice")
+        raise NotJson("an object has a duplicate key")
     return result
 
 
@@ -163,7 +165,7 @@ def _check_text(text: str) -> None:
 
 
 def _fitting(value: Any, reserved_keys: frozenset[str], depth: int) -> Any:
-    """Return a value with JSON text for what does not fit; the value itself if nothing is to be replaced."""
+    """Replace what does not fit by JSON text. Return the value itself if nothing is replaced."""
     if isinstance(value, (dict, list)):
         if depth == 0 or (isinstance(value, dict) and not _has_fitting_keys(value, reserved_keys)):
             return _text(value)
@@ -190,7 +192,7 @@ def _has_fitting_keys(value: dict[Any, Any], reserved_keys: frozenset[str]) -> b
 
 
 def _is_storable(value: Any) -> bool:
-    """Tell whether a value other than a list or an object is."""
+    """Return whether a value that is not a list or object can be stored."""
     if isinstance(value, str):
         return "\0" not in value and (value.isascii() or not _SURROGATE.search(value))
     if isinstance(value, int):

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task and the API server say to each other about an action.
+"""Task API: messages between a task and the API server about an action.
 
-Not part of PROTOCOL.md: both ends are of one release of this package. During an upgrade, the server is newer.
+Not part of PROTOCOL.md: both sides run the same release of this package. During an upgrade, the server may be
+newer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar, Union
+from typing import Any
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.actions import (
@@ -21,47 +22,35 @@ from airflow_asyncaction.protocol.actions import (
     in_seconds,
     is_skipped,
 )
-from airflow_asyncaction.protocol.compat import StrEnum, assert_never, keyword_dataclass
+from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.masking import MAX_VALUES, Masker
-from airflow_asyncaction.protocol.reports import (
-    MAX_MESSAGE_CHARS,
-    MAX_NAME_CHARS,
-    LogLine,
-    is_name,
-    kept_tail,
-    printable,
-)
+from airflow_asyncaction.protocol.json_fields import enum_field, optional_field, typed_field
+from airflow_asyncaction.protocol.masking import MAX_VALUES
+from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, LogLine, is_name, replace_nul
 from airflow_asyncaction.protocol.strict_json import JsonText, NotJson, loads
 
-E = TypeVar("E", bound=StrEnum)
-
 TRIGGERS = "airflow_asyncaction.triggers."
-"""Where the triggers are that the server completes tasks of."""
+"""Module prefix of this package's triggers. The server completes only tasks that were deferred with these."""
 
 COMMITMENT_KEY = "asyncaction.commitment"
-"""Key of the task state store under which a task leaves sha256(nonce), hex, before it registers."""
+"""Key in the task state store under which a task writes sha256(nonce), in hex, before it registers."""
 
 TASK_ID_HEADER = "X-Task-Id"
 TASK_NONCE_HEADER = "X-Task-Nonce"
-"""What proves who registers stands in headers, so that the body need not be read before."""
+"""The proof of a registration is in headers, so that it is checked before the body is read."""
 
 RESULTS_CHANGED = (
-    "An XCom cannot hold the results as they are. Integers of more than 64 bits, strings with NUL and objects"
-    " with keys that Airflow reserves are in it as JSON text. The action has the results unchanged"
+    "The XCom differs from the results: it contains the JSON text of integers of more than 64 bits, strings"
+    " with NUL, and objects with keys that Airflow reserves. The results of the action are unchanged"
 )
-"""Logged if the XCom differs from the results."""
-
-Word = Union[Launched, Exit, Stop, Abandon]
-"""What a runner may say of a job."""
+"""Log message if an XCom cannot hold the results unchanged."""
 
 
 @dataclass(frozen=True)
 class TaskCredentials:
-    """Signs the requests of an action's task.
+    """Credentials of a task for its action.
 
-    :param secret_key: the task key of this action alone, which its job never gets; not shown by ``repr``
+    :param secret_key: task key of this action, hidden from ``repr``. The job never gets it
     """
 
     job_id: JobId
@@ -70,16 +59,17 @@ class TaskCredentials:
 
 @keyword_dataclass
 class ActionSpec:
-    """What a task asks for.
+    """Specification of an action, from the task that registers it.
 
-    :param runner: name of the kind of runner
-    :param log_limit: log lines to keep
-    :param adoptable: whether the job may outlive its worker: then another process of the task adopts it
-    :param takes_over: whether this try takes over the job of an earlier one; whoever resumes a task does
+    :param runner: kind of runner
+    :param log_limit: maximum number of log lines to store
+    :param adoptable: whether the job may outlive its worker, so that another process of the task adopts it
+    :param takes_over: whether this try may adopt the job of an earlier one. A resumed task always does
     :param traceparent: W3C trace context of the task
-    :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
-    :param orchestrator: the job's JOB_ORCHESTRATOR; the deployment's name unless given
-    :param secrets: what Airflow masks in the task's log, to be masked in what the job reports; not shown by
+    :param service_name: for webda jobs: service of the ``method`` that is called with ``arguments``. Both
+        are set or neither
+    :param orchestrator: value of ``JOB_ORCHESTRATOR``; default: ``[asyncaction] orchestrator``
+    :param secrets: what Airflow masks in the task log, to be masked in reports of the job; hidden from
         ``repr``
     """
 
@@ -101,7 +91,7 @@ class ActionSpec:
     secrets: Sequence[str] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the body's ``spec``."""
+        """Return the ``spec`` of the body."""
         return {
             "type": self.type,
             "runner": self.runner,
@@ -123,23 +113,23 @@ class ActionSpec:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> ActionSpec:
-        """Read what :meth:`to_json` wrote.
+        """Parse what :meth:`to_json` returned.
 
-        :raises MalformedReport: it did not
+        :raises MalformedReport: a field is missing or invalid
         """
         return cls(
-            type=printable(_typed(fields, "type", str))[:250],
-            runner=printable(_typed(fields, "runner", str))[:50],
+            type=replace_nul(typed_field(fields, "type", str))[:250],
+            runner=replace_nul(typed_field(fields, "runner", str))[:50],
             arguments=_json_text(fields, "arguments"),
-            completion=_enum(fields, "completion", Completion),
-            require_report=_typed(fields, "requireReport", bool),
+            completion=enum_field(fields, "completion", Completion),
+            require_report=typed_field(fields, "requireReport", bool),
             start_timeout=_duration(fields, "startTimeoutSeconds"),
             heartbeat_timeout=_duration(fields, "heartbeatTimeoutSeconds"),
-            accept_v1=_typed(fields, "acceptV1", bool),
-            log_limit=max(0, min(_typed(fields, "logLimit", int), 10**6)),
-            adoptable=_optional(fields, "adoptable", bool) is True,
-            takes_over=_optional(fields, "takesOver", bool) is not False,
-            traceparent=printable(_optional(fields, "traceparent", str) or "")[:55] or None,
+            accept_v1=typed_field(fields, "acceptV1", bool),
+            log_limit=max(0, min(typed_field(fields, "logLimit", int), 10**6)),
+            adoptable=optional_field(fields, "adoptable", bool) is True,
+            takes_over=optional_field(fields, "takesOver", bool) is not False,
+            traceparent=replace_nul(optional_field(fields, "traceparent", str) or "")[:55] or None,
             **_call(fields),
             orchestrator=_name(fields, "orchestrator"),
             secrets=secrets_from_json(fields),
@@ -147,16 +137,16 @@ class ActionSpec:
 
 
 class NeedsWorker(StrEnum):
-    """Whether a worker has something to do at the end of a deferred task."""
+    """When a worker is needed at the end of a deferred task."""
 
-    ALWAYS = "always"  # asset events, callbacks, an XCom backend, ...: only workers do these
-    FOR_LOGS = "for_logs"  # unless the trigger saw the exit: it has read the log before it told
-    ON_FAILURE = "on_failure"  # only for the exception, by which Airflow decides on a retry
+    ALWAYS = "always"  # for asset events, callbacks, an XCom backend, ...
+    FOR_LOGS = "for_logs"  # unless the trigger saw the exit: it has then read the whole log
+    ON_FAILURE = "on_failure"  # to raise the exception, by which Airflow decides on a retry
 
 
 @keyword_dataclass
 class Deferral:
-    """How the task of an action is to be completed while no worker waits for it.
+    """How the server completes the deferred task of an action.
 
     :param pushes_results: whether the results become the XCom ``return_value``
     """
@@ -170,13 +160,13 @@ class Deferral:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Deferral:
-        """Read what :meth:`to_json` wrote.
+        """Parse what :meth:`to_json` returned.
 
-        :raises MalformedReport: it did not
+        :raises MalformedReport: a field is missing or invalid
         """
         return cls(
-            needs_worker=_enum(fields, "needsWorker", NeedsWorker),
-            pushes_results=_typed(fields, "pushesResults", bool),
+            needs_worker=enum_field(fields, "needsWorker", NeedsWorker),
+            pushes_results=typed_field(fields, "pushesResults", bool),
         )
 
 
@@ -184,11 +174,11 @@ class Deferral:
 class TaskView:
     """An action as its task sees it.
 
-    :param job: what identifies the job, as the runner told
-    :param exit: how the process or pod ended, once the runner has told
-    :param is_deferred: whether no worker waits for it, and the server is to complete its task
-    :param first_line: number of the first of ``logs``
-    :param has_more_logs: whether to ask for more at once
+    :param job: what identifies the job, from the runner
+    :param exit: how the process or pod ended, from the runner
+    :param is_deferred: whether the task is deferred, so that the server completes it
+    :param first_line: number of the first line of ``logs``
+    :param has_more_logs: whether more lines are available now
     """
 
     state: State
@@ -208,12 +198,12 @@ class TaskView:
 
     @property
     def is_skipped(self) -> bool:
-        """Whether it ended since it was skipped."""
+        """Whether the action was skipped."""
         return is_skipped(self.state, self.error_name)
 
     @property
     def exit_seen(self) -> bool:
-        """Whether the runner told how the process or pod ended."""
+        """Whether the runner has reported how the process or pod ended."""
         return self.exit is not None
 
     @classmethod
@@ -245,7 +235,7 @@ class TaskView:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the body of an answer."""
+        """Return the body of a response."""
         return {
             "state": self.state.value,
             "isDone": self.is_done,
@@ -265,7 +255,7 @@ class TaskView:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> TaskView:
-        """Read what :meth:`to_json` wrote."""
+        """Parse what :meth:`to_json` returned."""
         return cls(
             state=State(fields["state"]),
             is_done=fields["isDone"],
@@ -284,103 +274,26 @@ class TaskView:
         )
 
 
-def masked_word(word: Word, masker: Masker) -> Word:
-    """Return a runner's word without the secrets that it may quote."""
-    if isinstance(word, Launched):
-        return Launched(masker.json(dict(word.job)))
-    if isinstance(word, Exit):
-        message = None if word.message is None else masker.text(word.message)
-        return replace(word, message=message, tail=tuple(map(masker.line, word.tail)))
-    return word
-
-
 def secrets_from_json(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Read the secrets of a spec, or those that a task has come to know since; older releases send none.
+    """Parse the secrets of a spec, or those that a task has learned since. Older releases send none.
 
     :raises MalformedReport: they are not a list of strings, or too many
     """
     secrets = fields.get("secrets", [])
     if not isinstance(secrets, list) or not all(isinstance(secret, str) for secret in secrets):
-        raise MalformedReport("secrets is not a list of strings", field="secrets")
+        raise MalformedReport("secrets must be a list of strings", field="secrets")
     if len(secrets) > MAX_VALUES:
         raise MalformedReport(f"secrets has more than {MAX_VALUES} values", field="secrets")
     return tuple(secrets)
 
 
-def word_to_json(word: Word) -> dict[str, Any]:
-    """Return a runner's word as a body."""
-    if isinstance(word, Launched):
-        return {"word": "launched", "job": dict(word.job)}
-    if isinstance(word, Exit):
-        return {"word": "exit", **vars(word), **_shortened(word)}
-    if isinstance(word, Stop):
-        return {"word": "stop", "reason": word.reason.value}
-    if not isinstance(word, Abandon):
-        assert_never(word)
-    return {"word": "abandon"}
-
-
-def _shortened(exit_: Exit) -> dict[str, Any]:
-    """Return the texts of an exit, cut to what the server keeps: a job may print, or raise, any amount."""
-    return {
-        "reason": _cut(exit_.reason, MAX_NAME_CHARS),
-        "message": _cut(exit_.message, MAX_MESSAGE_CHARS),
-        "tail": list(kept_tail(exit_.tail)),
-    }
-
-
-def _cut(text: str | None, max_chars: int) -> str | None:
-    return None if text is None else text[:max_chars]
-
-
-def word_from_json(fields: Mapping[str, Any]) -> Word:
-    """Read what :func:`word_to_json` wrote.
-
-    :raises MalformedReport: it did not
-    """
-    word = _typed(fields, "word", str)
-    if word == "launched":
-        return Launched(_typed(fields, "job", dict))
-    if word == "exit":
-        return _exit(fields)
-    if word == "stop":
-        return Stop(_enum(fields, "reason", StopReason))
-    if word == "abandon":
-        return Abandon()
-    raise MalformedReport("word is not launched, exit, stop or abandon", field="word")
-
-
-def _exit(fields: Mapping[str, Any]) -> Exit:
-    tail = _typed(fields, "tail", list)
-    return Exit(
-        code=_optional(fields, "code", int),
-        signal=_optional(fields, "signal", str),
-        reason=_cut(_optional(fields, "reason", str), MAX_NAME_CHARS),
-        message=_cut(_optional(fields, "message", str), MAX_MESSAGE_CHARS),
-        tail=tuple(line for line in tail if isinstance(line, str)),
-        is_seen=_optional(fields, "is_seen", bool) is not False,
-        is_skip=_optional(fields, "is_skip", bool) is True,
-    )
-
-
-def _typed(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
-    value = fields.get(name)
-    if not isinstance(value, type_) or (type_ is int and isinstance(value, bool)):
-        raise MalformedReport(f"{name} is not of type {type_.__name__}", field=name)
-    return value
-
-
 def _json_text(fields: Mapping[str, Any], name: str) -> JsonText:
-    text = _typed(fields, name, str)
+    text = typed_field(fields, name, str)
     try:
         loads(text)
     except NotJson as error:
         raise MalformedReport(f"{name} is not JSON: {error}", field=name) from None
     return JsonText(text)
-
-
-def _optional(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
-    return None if fields.get(name) is None else _typed(fields, name, type_)
 
 
 def _call(fields: Mapping[str, Any]) -> dict[str, str | None]:
@@ -391,17 +304,10 @@ def _call(fields: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _name(fields: Mapping[str, Any], name: str) -> str | None:
-    value: str | None = _optional(fields, name, str)
+    value: str | None = optional_field(fields, name, str)
     if value is not None and not is_name(value):
         raise MalformedReport(f"{name} must be 1 to {MAX_NAME_CHARS} printable characters", field=name)
     return value
-
-
-def _enum(fields: Mapping[str, Any], name: str, enum: type[E]) -> E:
-    try:
-        return enum(str(fields.get(name)))
-    except ValueError:
-        raise MalformedReport(f"{name} is none of {', '.join(enum)}", field=name) from None
 
 
 def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:
@@ -409,5 +315,5 @@ def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 10**9:
-        raise MalformedReport(f"{name} is not a number of seconds", field=name)
+        raise MalformedReport(f"{name} must be a number of seconds, above 0 and below 10^9", field=name)
     return timedelta(seconds=value)

@@ -6,7 +6,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from airflow_asyncaction.protocol.reports import SERVER_STREAM, Limits, cut_line, progress_of, well_formed
+from airflow_asyncaction.protocol.reports import (
+    SERVER_STREAM,
+    Limits,
+    cut_line,
+    find_progress,
+    replace_unstorable,
+)
 from airflow_asyncaction.protocol.tasks import TaskView
 from airflow_asyncaction.runners.task_log import write_log_line
 
@@ -46,10 +52,10 @@ class Shown:
 
 def describe_progress(status_details: str) -> str:
     """Return one line for a job's ``statusDetails``, such as ``progress 40 % loading``."""
-    progress, message = progress_of(json.loads(status_details))
+    progress, message = find_progress(json.loads(status_details))
     if progress is not None and 0 <= progress <= _DONE:  # another deployment may say anything
         text = f"progress {progress:g} %"
         text = f"{text} {message}" if message else text
     else:
         text = f"status details {message if message is not None else status_details}"
-    return cut_line(well_formed(text), Limits().line_bytes)
+    return cut_line(replace_unstorable(text), Limits().line_bytes)

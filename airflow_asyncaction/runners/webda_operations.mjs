@@ -6,10 +6,10 @@ import { pathToFileURL } from "node:url";
 
 const application = createRequire(join(process.cwd(), "package.json"));
 
-/** Import the application's own copy of a package, the one that it will load itself. */
+/** Import the application's own copy of a package. */
 const load = (name) => import(pathToFileURL(application.resolve(name)));
 
-/** Whether this process runs in the folder of the application: NODE_OPTIONS apply to all of Node.js. */
+/** Return whether this process is the application: NODE_OPTIONS applies to every Node.js process. */
 const isApplication = () => {
   try {
     return Boolean(application.resolve("@webda/async"));
@@ -31,12 +31,12 @@ if (isApplication()) {
   const { AsyncJobService } = await load("@webda/async");
   const { Session, SimpleOperationContext } = await load("@webda/core");
 
-  /** Run an operation as webda does, and return its results: what it returned, or wrote to its context. */
+  /** Run an operation like webda, and return its results: the return value, or what it wrote to its context. */
   AsyncJobService.prototype.runOperation = async function (operationId, input) {
     const webda = this.getWebda();
     const operation = webda.operations[operationId];
     if (operation === undefined) throw new Error(`Operation '${operationId}' not found: mismatch app version`);
-    // Airflow has checked its own permissions. The operation's would refuse a session without a user.
+    // Airflow has checked its own permissions. The operation's permission would refuse a session without a user.
     delete operation.permission;
     const context = new SimpleOperationContext(webda);
     context.setSession(new Session());

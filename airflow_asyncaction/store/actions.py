@@ -24,21 +24,13 @@ from airflow_asyncaction.exceptions import (
 )
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, State
+from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, Earlier, Refused
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import (
-    Accepted,
-    Decision,
-    Duplicate,
-    Earlier,
-    Message,
-    Refused,
-    Supersede,
-    decide,
-    overdue,
-)
+from airflow_asyncaction.protocol.lifecycle import Message, Supersede, decide
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, Limits, LogLine, Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
+from airflow_asyncaction.protocol.timeouts import find_expired_timeout
 from airflow_asyncaction.store import audit, end_events, log_lines, masks, reports, rows
 from airflow_asyncaction.store.adoption import is_left_to_next_try
 from airflow_asyncaction.store.audit import AuditEvent
@@ -292,7 +284,7 @@ class Actions:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
             action = rows.to_action(row)
             log_page = log_lines.page(connection, action_id, after_line, dropped=row.log_lines_dropped)
-        if overdue(action, now) is not None:
+        if find_expired_timeout(action, now) is not None:
             with self.transaction() as connection:
                 row, _ = unsealed(rows.lock(connection, action_id), action_id, prove)
                 action = self._settled(connection, row, rows.to_action(row), now)
@@ -361,7 +353,7 @@ class Actions:
             reports.prune(connection, row.id, older_than=now - self._replay_window)
 
     def _check_clocks(self, connection: Connection, action: Action, now: datetime) -> Action:
-        time_out = overdue(action, now)
+        time_out = find_expired_timeout(action, now)
         if time_out is None:
             return action
         after = _accepted(decide(action, time_out, now))

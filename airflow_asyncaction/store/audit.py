@@ -11,7 +11,7 @@ from datetime import datetime
 from airflow.models.log import Log
 from sqlalchemy import Connection, insert
 
-from airflow_asyncaction.protocol.reports import well_formed
+from airflow_asyncaction.protocol.reports import replace_unstorable
 
 STOP = "stop_async_action"
 TRIGGER = "trigger_dag_run"
@@ -41,7 +41,7 @@ class AuditEvent:
 
 def record(connection: Connection, event: AuditEvent, now: datetime) -> None:
     """Write an event's row, in the transaction of what it tells of."""
-    owner = well_formed(event.owner)[:500]
+    owner = replace_unstorable(event.owner)[:500]
     values = {
         "dttm": now,
         "event": event.event,

@@ -26,9 +26,9 @@ from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, State, unix_ms
 from airflow_asyncaction.protocol.files import Role
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import overdue
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, TRIGGERS, Deferral, NeedsWorker
+from airflow_asyncaction.protocol.timeouts import find_expired_timeout
 from airflow_asyncaction.store import reports, rows
 from airflow_asyncaction.store.models import action_table, file_table
 from airflow_asyncaction.store.outages import anatomy, one_of_many
@@ -155,7 +155,7 @@ class Completion:
         for row in connection.execute(_MAY_BE_DUE):
             with one_of_many(row.id):
                 action = rows.to_action(row)
-                if self._is_due(action, now) or overdue(action, now) is not None:
+                if self._is_due(action, now) or find_expired_timeout(action, now) is not None:
                     yield action.id
 
 

@@ -27,7 +27,7 @@ from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import SKIPPED, Completion, State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Due, Stop, Unlaunched
-from airflow_asyncaction.protocol.reports import well_formed
+from airflow_asyncaction.protocol.reports import replace_unstorable
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store import audit, masks, reports, rows, secret
 from airflow_asyncaction.store.actions import Actions
@@ -337,7 +337,7 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "created_at": now,
         "updated_at": max(now, scheduled_at or now),  # by which it is old one day
         "adoptable": False,
-        "requested_by": well_formed(wanted.requested_by)[:250],
+        "requested_by": replace_unstorable(wanted.requested_by)[:250],
         "requested_at": now,
         "scheduled_at": scheduled_at,
         "idempotency": wanted.idempotency,

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row
 
-from airflow_asyncaction.protocol.lifecycle import Refused
+from airflow_asyncaction.protocol.decisions import Refused
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import reports, rows
 from airflow_asyncaction.store.proof import credentials_of

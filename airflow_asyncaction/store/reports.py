@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, bindparam, delete, select
 
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.reports import Limits, LogLine, ReportedStatus, well_formed
+from airflow_asyncaction.protocol.reports import Limits, LogLine, ReportedStatus, replace_unstorable
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import log_lines, rows
 from airflow_asyncaction.store.models import report_table
@@ -126,7 +126,7 @@ def keep_message(
 
     :param requested_by: name of the user who asked for it; ``None``: a runner's, or the server's own
     """
-    known = {"kind": kind, "requested_by": requested_by and well_formed(requested_by)[:250]}
+    known = {"kind": kind, "requested_by": requested_by and replace_unstorable(requested_by)[:250]}
     rows.insert_report(connection, columns(action_id, own_envelope(), now, **known))
 
 

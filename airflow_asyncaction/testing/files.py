@@ -130,7 +130,7 @@ class Files:
         if slot.file is None and (content := self._stored(wanted)) is not None:
             slot.file = _file(wanted, slot.name, content)
         url = None if slot.file is not None else self._upload_url(slot, wanted, hook)
-        return file_rules.upload_answer(slot.index, url, is_direct=self._is_direct)
+        return file_rules.upload_response(slot.index, url, is_direct=self._is_direct)
 
     def complete(self, action: Action, place: Place, index: int) -> dict[str, Any]:
         """Answer ``POST /upload/{store}/{uuid}/{property}/{index}/complete``.
@@ -144,7 +144,7 @@ class Files:
         self._settle(slot)
         if slot.file is None:
             raise file_rules.content_missing()
-        return file_rules.attached_answer(_record(slot, slot.file))
+        return file_rules.attached_response(_record(slot, slot.file))
 
     def locate(
         self, action: Action, place: Place, index: int, hook: str, *, owners: Container[str]
@@ -154,7 +154,7 @@ class Files:
         :param owners: uuids of the actions whose files may be read
         :raises FileRefused: there is none, or it may not be read
         """
-        file_rules.check_lives(action)
+        file_rules.check_not_ended(action)
         _check_store(place.store)
         if place.owner.lower() not in owners:
             raise file_rules.not_readable()
@@ -164,7 +164,7 @@ class Files:
         self._settle(slot)
         if slot.file is None:
             raise file_rules.no_such_file()
-        return file_rules.location_answer(self._url(_Token("GET", slot), hook), _record(slot, slot.file))
+        return file_rules.location_response(self._url(_Token("GET", slot), hook), _record(slot, slot.file))
 
     def owner_of(self, token: str) -> tuple[str, int]:
         """Return whose content may be sent to a URL, and how large it may be.
@@ -185,10 +185,10 @@ class Files:
             known.slot.arrived = content
             return {}
         if known.slot not in self._slots:
-            raise file_rules.not_awaited()
-        file_rules.check_lives(action)
+            raise file_rules.not_expected()
+        file_rules.check_not_ended(action)
         file = self._attach(known.slot, content, announced_md5=known.announced_md5)
-        return file_rules.attached_answer(_record(known.slot, file))
+        return file_rules.attached_response(_record(known.slot, file))
 
     def give(self, token: str) -> StoredFile:
         """Return what a URL stands for.
@@ -234,7 +234,8 @@ class Files:
         """Return the content that was announced, if it is stored already."""
         files = (slot.file for slot in self._slots if slot.file is not None)
         return next(
-            (file.content for file in files if file_rules.difference(wanted, file.digests) is None), None
+            (file.content for file in files if file_rules.describe_difference(wanted, file.digests) is None),
+            None,
         )
 
     def _settle(self, slot: _Slot) -> None:
@@ -246,7 +247,7 @@ class Files:
     def _attach(self, slot: _Slot, content: bytes, *, announced_md5: str) -> StoredFile:
         announcement = slot.announcement
         assert announcement is not None  # noqa: S101 - of an input no URL is given out
-        said = file_rules.difference(announcement, digests([content]))
+        said = file_rules.describe_difference(announcement, digests([content]))
         if said is not None:
             if slot.file is None and announcement.md5 == announced_md5:  # else it was announced anew
                 self._slots.remove(slot)
@@ -276,7 +277,7 @@ class Files:
 def _check_own(action: Action, place: Place) -> None:
     if place.owner.lower() != action.id:
         raise file_rules.not_own()
-    file_rules.check_lives(action)
+    file_rules.check_not_ended(action)
     _check_store(place.store)
 
 

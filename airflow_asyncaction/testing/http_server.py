@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from airflow_asyncaction.exceptions import FileRefused
-from airflow_asyncaction.protocol.content_answers import ContentAnswer
+from airflow_asyncaction.protocol.content_responses import ContentResponse
 from airflow_asyncaction.protocol.file_rules import check_content_size
 from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.testing.files import StoredFile
@@ -335,7 +335,7 @@ class _ContentExchange:
 
     def _send(self, file: StoredFile) -> None:
         headers = {name.lower(): value for name, value in self._handler.headers.items()}
-        answer = ContentAnswer.of(file, headers)
+        answer = ContentResponse.of(file, headers)
         self._handler.send_head(answer.status, answer.headers)
         if self._handler.command == "HEAD":
             return

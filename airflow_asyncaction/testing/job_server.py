@@ -27,20 +27,12 @@ from urllib.parse import parse_qs
 
 from airflow_asyncaction.exceptions import FileRefused, ProtocolError, ReportTooLarge, SignatureError
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Action, StopReason, answer, unix_ms
+from airflow_asyncaction.protocol.actions import Action, StopReason, action_to_json, unix_ms
+from airflow_asyncaction.protocol.decisions import Accepted, Earlier, Refused
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
-from airflow_asyncaction.protocol.lifecycle import (
-    Accepted,
-    Earlier,
-    Exit,
-    Message,
-    Refused,
-    Stop,
-    Supersede,
-    decide,
-)
+from airflow_asyncaction.protocol.lifecycle import Exit, Message, Stop, Supersede, decide
 from airflow_asyncaction.protocol.refusals import Refusal
-from airflow_asyncaction.protocol.reports import Limits, LogLine, Report, parse
+from airflow_asyncaction.protocol.reports import Limits, LogLine, Report, parse_report
 from airflow_asyncaction.protocol.signing import (
     JOB_ID_HEADER,
     NONCE_HEADER,
@@ -362,7 +354,7 @@ class JobServer:
             if found.endpoint is Endpoint.REPORT:
                 return self._report(job, claim, request.body or b"")
             if found.endpoint is Endpoint.JOB:
-                return Answer(200, answer(job.action, now=self.now()))
+                return Answer(200, action_to_json(job.action, now=self.now()))
             return self._answer_file(job, found, request)
         except FileRefused as error:
             return Answer.of(Refusal.of_file(error))
@@ -405,7 +397,7 @@ class JobServer:
             raise SignatureError
 
     def _report(self, job: TestedJob, claim: Claim, body: bytes) -> Answer:
-        report = parse(body, self.limits)
+        report = parse_report(body, self.limits)
         key, digest = report_key(claim, body), hashlib.sha256(body).hexdigest()
         earlier = job._earlier.get(key)
         decision = decide(job.action, report, self.now(), earlier=earlier, body_sha256=digest)
@@ -416,4 +408,4 @@ class JobServer:
         if isinstance(decision, Accepted):
             job.action = decision.action
             job.reports.append(report)
-        return Answer(200, answer(job.action, now=self.now()))
+        return Answer(200, action_to_json(job.action, now=self.now()))

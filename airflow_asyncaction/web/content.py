@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, TypeVar
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.service import Files
-from airflow_asyncaction.protocol.content_answers import ContentAnswer
-from airflow_asyncaction.protocol.file_rules import attached_answer
+from airflow_asyncaction.protocol.content_responses import ContentResponse
+from airflow_asyncaction.protocol.file_rules import attached_response
 from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.web.asgi import Message, Receive, Scope, Send, send_json, send_refusal, start_of
 from airflow_asyncaction.web.pace import Pace
@@ -86,7 +86,7 @@ class ContentApp:
         except BaseException:
             await asyncio.shield(self._run(receiving.discard))
             raise
-        await send_json(200, attached_answer(attached), {}, send)
+        await send_json(200, attached_response(attached), {}, send)
 
     async def _take(self, receiving: Receiving, receive: Receive) -> None:
         """Take the body. While a piece is written and digested, the next one comes in."""
@@ -109,7 +109,7 @@ class ContentApp:
         gone = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            answer = ContentAnswer.of(download, headers)
+            answer = ContentResponse.of(download, headers)
             await send(start_of(answer.status, answer.headers))
             if scope["method"] == "GET":
                 await self._give(chunks_of(answer, content), send, gone)
@@ -180,7 +180,7 @@ async def _read_piece(receive: Receive, pace: Pace) -> tuple[bytes, bool]:
     return b"".join(parts), more
 
 
-def chunks_of(answer: ContentAnswer, content: BinaryIO) -> Iterator[bytes]:
+def chunks_of(answer: ContentResponse, content: BinaryIO) -> Iterator[bytes]:
     """Yield the body of an answer in chunks.
 
     :raises OSError: the content is shorter than announced

@@ -24,7 +24,7 @@ from airflow_asyncaction.exceptions import (
     UserRefused,
 )
 from airflow_asyncaction.protocol.actions import unix_ms
-from airflow_asyncaction.protocol.lifecycle import Refused
+from airflow_asyncaction.protocol.decisions import Refused
 from airflow_asyncaction.protocol.refusals import HTTP_CODES, Refusal
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Counts the orders of each customer: reads its input "orders", leaves its output "counts".
+# Counts the orders per customer: downloads input "orders" and uploads output "counts".
 set -eu
 . "$(dirname "$0")/signing.sh"
 . "$(dirname "$0")/files.sh"

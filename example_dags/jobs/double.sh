@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Doubles the number among its arguments, {"number": 2}.
+# Doubles the number in its arguments, such as {"number": 2}.
 set -eu
 . "$(dirname "$0")/signing.sh"
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# A job that would take an hour, and tidies up when it is told to stop.
-trap 'echo "tidied up before the end"; exit 143' TERM
+# Runs for an hour, and cleans up when it receives SIGTERM.
+trap 'echo "cleaned up before exit"; exit 143' TERM
 echo "this takes an hour"
 second=0
 while [ "$second" -lt 3600 ]; do

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Rendered by Airflow before it runs, since the operator's command is this file's name.
+# Airflow renders this file as a template, since the operator's command is its name.
 echo "run {{ run_id }}, try {{ ti.try_number }}"
 {% for table in params.tables %}
 echo "vacuuming {{ table }}"

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// A job for Node.js, with its built-in modules alone.
+// Reports progress, log lines and a result from Node.js. Needs only built-in modules.
 import { createHash, createHmac, randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const { JOB_ID, JOB_SECRET_KEY, JOB_HOOK } = process.env;
-const PATIENCE_MS = 330_000; // how long the server may be away
+const RESEND_MS = 330_000; // how long to resend a report
 let clockOffsetMs = 0;
 
-// Sends one signed request; status 0: no answer came.
+// Sends one signed report. Status 0 means that there was no response.
 async function post(body, nonce) {
   const time = String(Date.now() + clockOffsetMs);
   const digest = createHash("sha256").update(body).digest("hex");
@@ -29,8 +29,8 @@ async function post(body, nonce) {
   }
 }
 
-// Returns the JSON object that a text is, or null.
-function objectOf(text) {
+// Parses a JSON object. Returns null if the text is something else.
+function parseObject(text) {
   try {
     const value = JSON.parse(text);
     return typeof value === "object" && !Array.isArray(value) ? value : null;
@@ -39,25 +39,25 @@ function objectOf(text) {
   }
 }
 
-// Sends a report, again if it may succeed then, and returns the action.
+// Sends a report, resends it after transient errors, and returns the action.
 async function report(fields) {
   const body = JSON.stringify(fields);
   const nonce = randomBytes(16).toString("hex");
-  const giveUpAt = Date.now() + PATIENCE_MS;
+  const deadline = Date.now() + RESEND_MS;
   let isCorrected = false;
   for (let pauseMs = 250; ; pauseMs = Math.min(2 * pauseMs, 15_000)) {
     const { status, text, waitMs } = await post(body, nonce);
-    const answer = objectOf(text);
-    const isFine = status >= 200 && status < 300;
-    if (isFine && answer) return answer;
+    const answer = parseObject(text);
+    const isOk = status >= 200 && status < 300;
+    if (isOk && answer) return answer;
     if (status === 401 && !isCorrected && answer?.error === "stale_time") {
       isCorrected = true;
       clockOffsetMs = answer.serverTime - Date.now();
       continue;
     }
-    const isOutage = status >= 500 && answer?.error !== "no_space";
-    const mayPass = status === 0 || isFine || status === 408 || status === 429 || isOutage; // fine: a captive portal
-    if (!mayPass || Date.now() > giveUpAt) throw new Error(`${JOB_HOOK} answered ${status}: ${text}`);
+    const isServerError = status >= 500 && answer?.error !== "no_space";
+    const shouldResend = status === 0 || isOk || status === 408 || status === 429 || isServerError; // isOk: a captive portal
+    if (!shouldResend || Date.now() > deadline) throw new Error(`${JOB_HOOK} answered ${status}: ${text}`);
     await sleep(Math.max(waitMs, pauseMs * (0.5 + Math.random() / 2)));
   }
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# A job in POSIX shell: progress, log lines and a result, with curl and openssl alone.
+# Reports progress, log lines and a result from a POSIX shell. Needs only curl, openssl and awk.
 set -eu
 . "$(dirname "$0")/signing.sh"
 

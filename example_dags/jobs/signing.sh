@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# The job protocol for a POSIX shell, with curl, openssl and awk: source this file, then `report JSON`.
-# All names but `report` begin with _aa_.
+# Job client for POSIX shells. Needs curl, openssl and awk. Source this file, then call `report JSON`.
+# All names except `report` begin with _aa_.
 
-_aa_pad() { # prints the key as 64 bytes, each xor $1; only awk reads it: neither ps nor set -x shows it
+_aa_pad() { # prints the key as 64 bytes, each XORed with $1; only awk reads it, so neither ps nor set -x shows it
   awk -v pad="$1" 'BEGIN {
     for (i = 32; i < 127; i++) code[sprintf("%c", i)] = i
     for (i = 1; i <= 64; i++) {
@@ -15,7 +15,7 @@ _aa_pad() { # prints the key as 64 bytes, each xor $1; only awk reads it: neithe
 _aa_sha256() { openssl dgst -sha256 -r | cut -c 1-64 | tr -d '\n'; }
 _aa_hmac() { { _aa_pad 92 && { _aa_pad 54 && cat; } | openssl dgst -sha256 -binary; } | _aa_sha256; }
 
-_aa_may_pass() { # tells whether status $1 with answer $2 may pass by itself; if so, waits, about four minutes in all
+_aa_backoff() { # waits if a request with status $1 and response $2 should be resent; at most 255 s per request
   case $1:$2 in
     408:* | 429:*) ;;
     :* | [34]??:* | 5??:*'"no_space"'*) return 1 ;;
@@ -23,7 +23,7 @@ _aa_may_pass() { # tells whether status $1 with answer $2 may pass by itself; if
   [ "$_aa_pause" -le 128 ] && sleep "$_aa_pause" && _aa_pause=$((2 * _aa_pause))
 }
 
-_aa_print() { # prints $1; where printf is a program, as in mksh, its command line is for all to see
+_aa_print() { # prints $1; if printf is not a builtin (mksh), all users would see its command line
   if [ "$(command -v printf)" = printf ]; then
     printf %s "$1"
   else
@@ -33,8 +33,8 @@ EOF
   fi
 }
 
-_aa_offset=0 # seconds that the server's clock is ahead
-_aa_request() { # sends $3 with method $1 to $2, a path below JOB_HOOK; prints the answer
+_aa_offset=0 # how far the server's clock is ahead, in seconds
+_aa_request() { # sends body $3 with method $1 to path $2 below JOB_HOOK; prints the response
   _aa_nonce=$(openssl rand -hex 16) _aa_pause=1 _aa_corrected=
   while :; do
     _aa_time=$(($(date +%s) + _aa_offset))000
@@ -57,10 +57,10 @@ _aa_request() { # sends $3 with method $1 to $2, a path below JOB_HOOK; prints t
     esac
     if [ -n "$_aa_server" ]; then
       _aa_offset=$((_aa_server - $(date +%s))) _aa_corrected=once
-    elif ! _aa_may_pass "$_aa_status" "$_aa_answer"; then
+    elif ! _aa_backoff "$_aa_status" "$_aa_answer"; then
       printf '%s\n' "$JOB_HOOK$2 answered $_aa_status: $_aa_answer" >&2
       return 1
     fi
   done
 }
-report() { _aa_request POST /status "$1"; } # sends $1, a JSON object; prints the answer
+report() { _aa_request POST /status "$1"; } # sends $1, a JSON object; prints the response

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_asyncaction.protocol.runner_messages import RunnerMessage
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.protocol.tasks import Word
 from airflow_asyncaction.testing import JobServer
 from tests.integration.file_transfers import announcement, content_request, give_input
 from tests.integration.seen_answers import seen
@@ -24,7 +24,7 @@ class Peer:
     """A job on one of the servers, and what its task and runner can do."""
 
     job: SignedJob
-    tell: Callable[[Word], object]
+    tell: Callable[[RunnerMessage], object]
     give_input: Callable[[str, bytes], None]
 
     def path(self, verb: str, *rest: object, store: str = "default", of: str | None = None) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.protocol.runner_messages import RunnerMessage, message_to_json
 from airflow_asyncaction.protocol.signing import (
     JOB_ID_HEADER,
     TIME_HEADER,
@@ -30,8 +31,6 @@ from airflow_asyncaction.protocol.tasks import (
     ActionSpec,
     TaskCredentials,
     TaskView,
-    Word,
-    word_to_json,
 )
 from tests.integration.running_tasks import RunningTask
 
@@ -225,9 +224,9 @@ class SignedJob:
         assert answer.status == 200, answer
         return TaskView.from_json(answer.fields)
 
-    def tell(self, word: Word) -> TaskView:
+    def tell(self, word: RunnerMessage) -> TaskView:
         """Say a runner's word."""
-        answer = self.send("POST", "/task/word", word_to_json(word))
+        answer = self.send("POST", "/task/word", message_to_json(word))
         assert answer.status == 200, answer
         return TaskView.from_json(answer.fields)
 

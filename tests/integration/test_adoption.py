@@ -12,8 +12,9 @@ from airflow.utils.state import TaskInstanceState
 
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
+from airflow_asyncaction.protocol.runner_messages import message_to_json
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker, word_to_json
+from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import (
     Answer,
@@ -200,7 +201,7 @@ def test_the_process_that_lost_its_job_has_no_say_any_more(
 ) -> None:
     assert is_adopted(again(task.next_try(), client), job)
     for word in (Stop(StopReason.KILLED), Exit(code=1), Abandon()):
-        answer = job.send("POST", "/task/word", word_to_json(word), query=f"ti={task.ti_id}")
+        answer = job.send("POST", "/task/word", message_to_json(word), query=f"ti={task.ti_id}")
         assert answer.error == (410, "superseded")
     view = job.view()
     assert (view.state, view.verb) == (State.RUNNING, None)
@@ -211,7 +212,7 @@ def test_a_process_that_the_scheduler_gave_up_does_not_stop_what_the_next_try_ad
     task: RunningTask, job: SignedJob, client: HookClient, word: Stop | Abandon
 ) -> None:
     second = task.next_try()  # its process does not run yet
-    answer = job.send("POST", "/task/word", word_to_json(word), query=f"ti={task.ti_id}")
+    answer = job.send("POST", "/task/word", message_to_json(word), query=f"ti={task.ti_id}")
     assert answer.error == (410, "superseded")
     assert "next try" in answer.fields["message"]
     assert is_adopted(again(second, client), job)
@@ -222,9 +223,11 @@ def test_a_worker_that_shuts_down_leaves_its_job_to_the_next_try_if_there_is_one
     task: RunningTask, job: SignedJob, retries: int, status: int
 ) -> None:
     task.set_retries(retries)
-    answer = job.send("POST", "/task/word", word_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}")
+    answer = job.send(
+        "POST", "/task/word", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
+    )
     assert answer.status == status
-    over_time = word_to_json(Stop(StopReason.EXECUTION_TIMEOUT))
+    over_time = message_to_json(Stop(StopReason.EXECUTION_TIMEOUT))
     assert job.send("POST", "/task/word", over_time, query=f"ti={task.ti_id}").fields["verb"] == "STOP"
 
 
@@ -234,7 +237,9 @@ def test_a_process_that_is_killed_for_a_person_stops_its_job(
 ) -> None:
     task.set_retries(1)
     task.set_state(state)
-    answer = job.send("POST", "/task/word", word_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}")
+    answer = job.send(
+        "POST", "/task/word", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
+    )
     assert (answer.status, answer.fields["verb"]) == (200, "STOP")
 
 
@@ -247,7 +252,7 @@ def test_a_process_whose_run_was_deleted_stops_its_job(
         task.set_state(mark)
     task.delete_run()
     words = [
-        job.send("POST", "/task/word", word_to_json(word), query=f"ti={task.ti_id}")
+        job.send("POST", "/task/word", message_to_json(word), query=f"ti={task.ti_id}")
         for word in (Stop(StopReason.KILLED), Exit(code=143))
     ]
     assert [answer.status for answer in words] == [200, 200]
@@ -259,7 +264,7 @@ def test_a_process_whose_run_was_deleted_ends_its_action_if_it_cannot_see_the_ex
     task: RunningTask, job: SignedJob
 ) -> None:
     task.delete_run()
-    answer = job.send("POST", "/task/word", word_to_json(Abandon()), query=f"ti={task.ti_id}")
+    answer = job.send("POST", "/task/word", message_to_json(Abandon()), query=f"ti={task.ti_id}")
     assert answer.status == 200
     assert (job.view().state, job.view().is_done) == (State.STOPPED, True)
 
@@ -269,14 +274,18 @@ def test_a_next_try_that_was_marked_before_it_ran_adopts_nothing(
     task: RunningTask, job: SignedJob, state: TaskInstanceState
 ) -> None:
     task.next_try().set_state(state)
-    answer = job.send("POST", "/task/word", word_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}")
+    answer = job.send(
+        "POST", "/task/word", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
+    )
     assert (answer.status, answer.fields["verb"]) == (200, "STOP")
 
 
 def test_the_job_of_a_deferred_task_that_was_cleared_is_stopped(task: RunningTask, job: SignedJob) -> None:
     job.send("POST", "/task/defer", DEFERRAL.to_json())
     task.next_try()
-    answer = job.send("POST", "/task/word", word_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}")
+    answer = job.send(
+        "POST", "/task/word", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
+    )
     assert (answer.status, answer.fields["verb"]) == (200, "STOP")
 
 

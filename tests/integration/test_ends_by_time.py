@@ -28,7 +28,8 @@ from airflow_asyncaction.operators import LocalActionOperator
 from airflow_asyncaction.operators.attempt import Attempt
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.lifecycle import Stop
-from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView, Word
+from airflow_asyncaction.protocol.runner_messages import RunnerMessage
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
 from airflow_asyncaction.runners.base import Runner
 from airflow_asyncaction.runners.local import LocalRunner, base_environ
 from airflow_asyncaction.runners.service import ServiceRunner
@@ -82,7 +83,7 @@ class SlowHook(TaskHook):
         hook.knew_before = self.knew_before
         return hook
 
-    def tell(self, credentials: TaskCredentials, word: Word, **options: Any) -> TaskView:
+    def tell(self, credentials: TaskCredentials, word: RunnerMessage, **options: Any) -> TaskView:
         if isinstance(word, Stop):
             time.sleep(A_MOMENT)
             self.knew_before.append(self._signalled.exists())

@@ -13,6 +13,7 @@ import pytest
 from airflow_asyncaction import protocol
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Stop
+from airflow_asyncaction.protocol.runner_messages import RunnerMessage
 from airflow_asyncaction.protocol.signing import (
     JOB_ID_HEADER,
     NONCE_HEADER,
@@ -20,7 +21,6 @@ from airflow_asyncaction.protocol.signing import (
     V1_HEADER,
     V2_HEADER,
 )
-from airflow_asyncaction.protocol.tasks import Word
 from airflow_asyncaction.testing import JobServer
 from tests.integration.file_servers import Serve, one_server_each
 from tests.integration.peers import ORDERS, Peer, Peers
@@ -288,7 +288,7 @@ def test_a_job_of_v1_may_end_twice(peers: Peers) -> None:
 )
 @pytest.mark.parametrize("reported", [None, "SUCCESS", "ERROR"])
 def test_what_is_answered_after_a_word_of_the_runner(
-    peers: Peers, content: bytes, word: Word, reported: str | None
+    peers: Peers, content: bytes, word: RunnerMessage, reported: str | None
 ) -> None:
     def exchange(peer: Peer) -> Iterator[Answer]:
         peer.give_input("orders", ORDERS)

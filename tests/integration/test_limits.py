@@ -24,7 +24,8 @@ from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import Completion, State
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched
 from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS
-from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER, TASK_NONCE_HEADER, TaskView, Word
+from airflow_asyncaction.protocol.runner_messages import RunnerMessage
+from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER, TASK_NONCE_HEADER, TaskView
 from airflow_asyncaction.runners.local import LocalRunner
 from airflow_asyncaction.runners.service import ServiceRunner
 from tests.integration.signed_jobs import SignedJob
@@ -44,7 +45,7 @@ LONG_OUTPUT = {
 }
 
 
-def told(job: SignedJob, word: Word) -> TaskView:
+def told(job: SignedJob, word: RunnerMessage) -> TaskView:
     """Say a runner's word as a worker does, once."""
     return TaskHook(job.info.hook).tell(job.task, word, patience=NO_PATIENCE)
 

@@ -184,7 +184,7 @@ def test_a_skipped_action_is_told_from_one_that_failed(browser: Browser, site: U
         expect(row).to_contain_text("Skipped: The job exited with code 99")
         row.get_by_role("link", name="etl.skips").click()
         expect(page.locator("header .state").first).to_have_text("SKIPPED")
-        expect(page.get_by_role("region", name="Skipped")).to_contain_text("which means that it is skipped")
+        expect(page.get_by_role("region", name="Skipped")).to_contain_text("which skips the task")
         expect(page.get_by_role("region", name="Error")).to_have_count(0)
         expect(page.locator(".events li[data-tone=bad]")).to_have_count(0)
         assert serious(page) == []

@@ -107,7 +107,7 @@ def test_a_webda_job_that_found_no_service_has_failed(client: HookClient, task: 
     call = {"service_name": "ShopService", "method": "add", "require_report": True}
     view = registered(task, client, **call).tell(Exit(code=0))
     assert (view.state, view.error_name) == (State.ERROR, "NoReport")
-    assert "the name in JOB_ORCHESTRATOR, 'airflow'" in (view.error_message or "")
+    assert "named 'airflow', the value of JOB_ORCHESTRATOR" in (view.error_message or "")
 
 
 def test_a_commitment_is_used_up(client: HookClient, task: RunningTask) -> None:

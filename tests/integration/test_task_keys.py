@@ -12,11 +12,8 @@ from sqlalchemy import update
 
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched
-from airflow_asyncaction.protocol.tasks import (
-    Deferral,
-    NeedsWorker,
-    word_to_json,
-)
+from airflow_asyncaction.protocol.runner_messages import message_to_json
+from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.web.app import create_app
 from tests.integration.databases import Database
@@ -77,7 +74,7 @@ def test_the_others_secret_opens_no_route(job: SignedJob, blueprints: set[str]) 
 
 
 def test_a_job_cannot_say_how_it_exited(job: SignedJob) -> None:
-    assert job.swapped().send("POST", "/task/word", word_to_json(Exit(code=0))).error == UNSIGNED
+    assert job.swapped().send("POST", "/task/word", message_to_json(Exit(code=0))).error == UNSIGNED
     assert not job.view().exit_seen
 
 

@@ -108,7 +108,7 @@ def test_other_ends_fail_the_task(local: DagRun, task_id: str, state: str, error
 def test_an_exit_code_may_skip_the_task_and_its_action(local: DagRun, task_id: str, code: int) -> None:
     assert local.states[task_id] == "skipped"
     assert local.end(task_id) == ("STOPPED", "Skipped")
-    said = f"The job exited with code {code}, which means that it is skipped"
+    said = f"The job exited with code {code}, which skips the task"
     assert local.actions[task_id][0].error_message == said
 
 

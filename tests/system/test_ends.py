@@ -23,7 +23,7 @@ pytestmark = pytest.mark.system
         ("error_0", "failed", "ERROR", "DiskFull", "the disk is full"),
         ("none_0", "success", "SUCCESS", None, None),
         ("long_line", "success", "SUCCESS", None, None),
-        ("no_report", "failed", "ERROR", "NoReport", "The job ended with code 0 but reported neither"),
+        ("no_report", "failed", "ERROR", "NoReport", "The job exited with code 0 but reported neither"),
         ("signal", "failed", "ERROR", "Signal", "The job was killed by SIGKILL"),
         ("not_found", "failed", "ERROR", "CommandNotFound", "/nonexistent/program: "),
     ],

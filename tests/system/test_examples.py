@@ -116,4 +116,4 @@ def test_a_job_that_is_marked_failed_may_tidy_up(scene: Scene) -> None:
     assert scene.end_of("stopping") == "failed"
     action = scene.ended("stopping", "long")
     assert (action.state, action.error_name) == ("STOPPED", "Killed")
-    assert scene.events("stopping", "long").count("tidied up before the end") == 1
+    assert scene.events("stopping", "long").count("cleaned up before exit") == 1

@@ -57,7 +57,7 @@ def test_a_falsy_result_is_the_xcom(scene: Scene, ann: User) -> None:
         (
             "lost",
             "NoReport",
-            "no service of the webda application has the name in JOB_ORCHESTRATOR, 'airflow'",
+            "the webda application has no service named 'airflow', the value of JOB_ORCHESTRATOR",
         ),
     ],
 )

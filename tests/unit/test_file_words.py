@@ -25,8 +25,8 @@ from airflow_asyncaction.protocol.files import (
     checked_property,
     is_file_name,
 )
+from airflow_asyncaction.protocol.human_readable import format_size, format_transfer
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.protocol.transfers import describe, describe_size
 
 pytestmark = pytest.mark.unit
 
@@ -278,12 +278,12 @@ def test_a_record_says_all_to_a_task_and_to_a_job_not_where_it_is_kept() -> None
     ],
 )
 def test_a_size_has_a_unit(size_bytes: int, said: str) -> None:
-    assert describe_size(size_bytes) == said
+    assert format_size(size_bytes) == said
 
 
 def test_a_transfer_has_a_rate() -> None:
-    assert describe(12_300_000, 0.4) == "12.3 MB in 0.40 s, 30.8 MB/s"
-    assert describe(0, 0.0) == "0 B in 0.00 s, 0.0 MB/s"
+    assert format_transfer(12_300_000, 0.4) == "12.3 MB in 0.40 s, 30.8 MB/s"
+    assert format_transfer(0, 0.0) == "0 B in 0.00 s, 0.0 MB/s"
 
 
 @given(chunks=st.lists(st.binary(max_size=50), max_size=8))
@@ -299,9 +299,9 @@ def test_chunks_are_digested_as_one_content(chunks: list[bytes]) -> None:
 
 def test_the_halves_of_a_chunk_may_come_in_any_order() -> None:
     digester = Digester()
-    for half in reversed(digester.halves(b"one")):
-        half()
-    for half in digester.halves(b"two"):
-        half()
+    for step in reversed(digester.update_steps(b"one")):
+        step()
+    for step in digester.update_steps(b"two"):
+        step()
     assert digester.size_bytes == 6
     assert digester.result() == digests([b"onetwo"])

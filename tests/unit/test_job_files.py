@@ -21,9 +21,9 @@ import pytest
 
 from airflow_asyncaction.exceptions import AsyncActionError, MalformedReport
 from airflow_asyncaction.job import Job, ServerError, ServerUnreachable, Superseded, Timing
-from airflow_asyncaction.job.content import Contents
+from airflow_asyncaction.job.content_client import ContentClient
+from airflow_asyncaction.job.file_transfer import Source, fetch_file, send_file
 from airflow_asyncaction.job.files import find_files
-from airflow_asyncaction.job.transfer import Source, fetch_file, send_file
 from airflow_asyncaction.protocol.digests import Digests, digests
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.testing import JobServer, TestedJob
@@ -207,7 +207,7 @@ def test_a_download_begins_anew_where_there_are_no_ranges(plain_store: str, tmp_
         lambda _request: answer,
         "/download/default/uuid/data/0",
         lambda file: tmp_path / file.name,
-        contents=Contents(),
+        contents=ContentClient(),
     )
     assert fetched.path.read_bytes() == CONTENT
     assert _PlainStore.asked_for == [None, f"bytes={MIB}-"]
@@ -216,8 +216,8 @@ def test_a_download_begins_anew_where_there_are_no_ranges(plain_store: str, tmp_
 def test_an_object_stores_refusal_is_told_without_what_it_may_quote(plain_store: str) -> None:
     answer = {"done": False, "index": 0, "url": plain_store, "method": "PUT", "complete": True}
     source = Source("m", lambda: io.BytesIO(b"x"))
-    with pytest.raises(ServerError, match="refused the content: it answered 403 AccessDenied") as caught:
-        send_file(lambda _request: answer, "/upload/x/model", source, contents=Contents())
+    with pytest.raises(ServerError, match="refused the content with status 403 AccessDenied") as caught:
+        send_file(lambda _request: answer, "/upload/x/model", source, contents=ContentClient())
     assert "secret" not in str(caught.value)
 
 
@@ -293,9 +293,9 @@ def test_an_upload_survives_an_outage(
     ("status", "code", "advice"),
     [
         (412, "hash_mismatch", "upload it again"),
-        (413, "too_large", "make it smaller"),
-        (507, "no_space", "have room made"),
-        (409, "already_ended", "before the job's end"),
+        (413, "too_large", "upload a smaller file"),
+        (507, "no_space", "free space"),
+        (409, "already_ended", "before you report the end"),
         (410, "superseded", "superseded"),
     ],
 )
@@ -315,7 +315,7 @@ def test_a_content_that_is_stored_is_not_sent(server: JobServer, job: Job, tmp_p
     server.break_transfers(1, 0)
     source = Source.from_path(write(tmp_path / "m", CONTENT))
     target = f"/upload/default/{job.info.job_id if job.info else ''}/model"
-    sent = send_file(job.send, target, source, contents=Contents(), patience_seconds=0)
+    sent = send_file(job.send, target, source, contents=ContentClient(), patience_seconds=0)
     assert (sent.was_stored, sent.file.name, sent.file.property) == (True, "m", "model")
 
 
@@ -360,7 +360,7 @@ def test_a_file_that_changes_while_it_is_uploaded(contents: tuple[bytes, ...], i
             target = f"/upload/default/{tested.info.job_id}/model"
             source = Source("growing.log", Changing(*contents).open)
             with pytest.raises(ServerError, match=r"growing.log changed while it was uploaded") as caught:
-                send_file(job.send, target, source, contents=Contents())
+                send_file(job.send, target, source, contents=ContentClient())
     assert (caught.value.status, caught.value.code) == (412, "hash_mismatch")
     assert tested.files["model"] == []
 
@@ -375,7 +375,7 @@ def test_a_file_that_vanishes_while_it_is_uploaded_is_no_outage(tested: TestedJo
 
     target = f"/upload/default/{tested.info.job_id}/model"
     with pytest.raises(AsyncActionError, match="m cannot be read: FileNotFoundError"):
-        send_file(job.send, target, Source("m", open_once), contents=Contents())
+        send_file(job.send, target, Source("m", open_once), contents=ContentClient())
 
 
 class Mislabelled(StoredFile):
@@ -437,7 +437,7 @@ def test_nothing_to_upload_is_an_error(job: Job, tmp_path: Path, path: str) -> N
 def test_a_name_that_cannot_be_one_is_not_sent(
     tested: TestedJob, job: Job, tmp_path: Path, name: str
 ) -> None:
-    with pytest.raises(AsyncActionError, match="cannot be a file's name"):
+    with pytest.raises(AsyncActionError, match="Invalid file name"):
         job.upload("model", write(tmp_path / "m"), name=name)
     assert paths(tested) == []
 
@@ -487,7 +487,7 @@ def test_a_long_transfer_shows_its_progress_and_gives_the_jobs_own_back(
 def test_a_url_that_cannot_be_used_is_not_opened() -> None:
     for url in ("file:///etc/passwd", "ftp://h/x", "//h/x", "http://[", ""):
         with pytest.raises(ServerError, match="not http"):
-            Contents().get(url, {})
+            ContentClient().get(url, {})
 
 
 CONSTANT_MEMORY = """

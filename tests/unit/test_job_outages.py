@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from airflow_asyncaction.job import Job, ServerError, ServerUnreachable, Timing, open_job
-from airflow_asyncaction.job.outbox import MAX_KEPT_LINES
+from airflow_asyncaction.job.log_queue import MAX_KEPT_LINES
 from airflow_asyncaction.job.transport import Backoff
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
@@ -180,7 +180,7 @@ def test_a_line_that_the_server_fails_on_does_not_take_the_end_along(
     assert (tested.action.state, tested.action.results) == (State.SUCCESS, '{"rows":1}')
     assert tested.action.agent is not None
     assert (tested.action.status_details is not None) == with_details
-    assert "a report was lost" in capsys.readouterr().err
+    assert "A report was lost" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("statuses", [(0, 0), (429,)], ids=["cut connections", "429"])

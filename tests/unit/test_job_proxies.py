@@ -18,7 +18,7 @@ import pytest
 
 from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job import Job, JobInfoError, ServerError, ServerUnreachable, Timing, open_job
-from airflow_asyncaction.job.content import Contents
+from airflow_asyncaction.job.content_client import ContentClient
 from airflow_asyncaction.job.proxies import Proxies, Proxy, is_exempt
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
@@ -213,7 +213,9 @@ def test_a_tunnel_that_is_refused_is_an_error_at_once(tested: TestedJob) -> None
 def test_a_proxy_that_cannot_be_used_is_said_at_once(
     tested: TestedJob, variables: dict[str, str], said: str
 ) -> None:
-    with pytest.raises(JobInfoError, match=f"{said}.*in http_proxy, or {AIRFLOW} in no_proxy") as caught:
+    with pytest.raises(
+        JobInfoError, match=f"{said}.*Set http_proxy to .*, or add {AIRFLOW} to no_proxy"
+    ) as caught:
         open_job(behind(tested, **variables))
     assert "pass-word" not in str(caught.value)
     done = run(behind(tested, **variables), *WRAPPED, "--", "echo", "never")
@@ -223,7 +225,7 @@ def test_a_proxy_that_cannot_be_used_is_said_at_once(
 
 
 def test_a_content_url_has_a_proxy_of_its_own() -> None:
-    contents = Contents(proxies=Proxies({"https_proxy": "socks5://user:pass-word@h"}))
+    contents = ContentClient(proxies=Proxies({"https_proxy": "socks5://user:pass-word@h"}))
     with pytest.raises(AsyncActionError, match="https_proxy names a proxy that is not http://") as caught:
         contents.get("https://store.example/bucket?signature=s", {})
     assert "pass-word" not in str(caught.value)
@@ -234,7 +236,7 @@ def test_without_a_way_to_airflow_the_program_runs_all_the_same(tested: TestedJo
     done = run(behind(tested), *WRAPPED, "--report-timeout", "0.2", "--", "sh", "-c", "echo out; exit 0")
     assert (done.returncode, done.stdout) == (0, "out\n")
     (line,) = done.stderr.splitlines()
-    assert f"the end could not be reported: No answer from {AIRFLOW}" in line
+    assert f"The end could not be reported: No response from {AIRFLOW}" in line
     assert tested.requests == []
 
 

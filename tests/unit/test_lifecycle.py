@@ -15,25 +15,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_asyncaction import protocol
-from airflow_asyncaction.protocol.actions import SKIPPED, Action, Completion, State, StopReason, Verb, answer
-from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import (
-    Abandon,
-    Accepted,
-    Duplicate,
-    Earlier,
-    Exit,
-    Launched,
-    Message,
-    Refused,
-    Stop,
-    Supersede,
-    TimeOut,
-    decide,
-    overdue,
+from airflow_asyncaction.protocol.actions import (
+    SKIPPED,
+    Action,
+    Completion,
+    State,
+    StopReason,
+    Verb,
+    action_to_json,
 )
-from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, Limits, Report, ReportedStatus, parse
+from airflow_asyncaction.protocol.decisions import Accepted, Duplicate, Earlier, Refused
+from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Message, Stop, Supersede, decide
+from airflow_asyncaction.protocol.reports import (
+    MAX_MESSAGE_CHARS,
+    Limits,
+    Report,
+    ReportedStatus,
+    parse_report,
+)
 from airflow_asyncaction.protocol.strict_json import JsonText
+from airflow_asyncaction.protocol.timeouts import TimeOut, find_expired_timeout
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=100)
@@ -183,7 +185,9 @@ def test_after_the_end() -> None:
 @pytest.mark.parametrize("vector", ENDS, ids=lambda vector: vector["name"])
 @pytest.mark.parametrize("exit_", [None, Exit(code=0)])
 def test_a_second_end_is_refused_if_it_differs(vector: dict[str, Any], exit_: Exit | None) -> None:
-    first, second = (parse(json.dumps(vector[name]).encode(), Limits()) for name in ("first", "second"))
+    first, second = (
+        parse_report(json.dumps(vector[name]).encode(), Limits()) for name in ("first", "second")
+    )
     end = after(action(accept_v1=False), first, *([exit_] if exit_ else []))
     assert after(end, first) == end
     if vector["answer"] == 200:
@@ -222,10 +226,10 @@ def test_supersede_after_an_end_keeps_it_and_shuts_the_job_out() -> None:
 def test_stop_is_asked_for_and_the_exit_is_the_end(exit_: Exit) -> None:
     stopping = after(action(), RUNNING, Stop(StopReason.REQUESTED))
     assert stopping.state is State.RUNNING
-    assert answer(stopping, now=NOW)["action"] == "STOP"
+    assert action_to_json(stopping, now=NOW)["action"] == "STOP"
     end = after(stopping, exit_)
     assert (end.state, end.error_name) == (State.STOPPED, "Requested")
-    assert answer(end, now=NOW)["action"] is None
+    assert action_to_json(end, now=NOW)["action"] is None
 
 
 def test_a_job_that_fails_since_it_was_asked_to_stop_was_stopped() -> None:
@@ -263,7 +267,7 @@ def test_a_job_that_skips_itself_is_stopped_and_has_not_failed(
 ) -> None:
     end = after(action(**fields), *reports, SKIP)
     assert (end.state, end.error_name, end.is_done) == (State.STOPPED, SKIPPED, True)
-    assert end.error_message == "The job exited with code 99, which means that it is skipped"
+    assert end.error_message == "The job exited with code 99, which skips the task"
 
 
 def test_a_skip_says_why_where_that_is_known() -> None:
@@ -391,7 +395,7 @@ def test_a_clock_that_ran_out_ends_it_and_stops_the_job() -> None:
 
 
 def overdue_name(start: Action) -> str | None:
-    time_out = overdue(start, LATER)
+    time_out = find_expired_timeout(start, LATER)
     return None if time_out is None else time_out.name
 
 
@@ -409,7 +413,7 @@ def test_start_clock() -> None:
 def test_start_clock_says_what_was_missed() -> None:
     waiting = action(start_timeout=timedelta(seconds=99), require_report=True)
     started = after(waiting, Launched({}))
-    said = [time_out.message for one in (waiting, started) if (time_out := overdue(one, LATER))]
+    said = [time_out.message for one in (waiting, started) if (time_out := find_expired_timeout(one, LATER))]
     assert said == ["The job did not start within 99 s", "The job did not report within 99 s"]
 
 
@@ -423,7 +427,7 @@ def test_heartbeat_clock_counts_from_the_last_report_or_the_start() -> None:
 
 def test_no_clock_runs_after_the_end() -> None:
     ended = after(action(start_timeout=timedelta(), heartbeat_timeout=timedelta()), SUCCESS)
-    assert overdue(ended, LATER) is None
+    assert find_expired_timeout(ended, LATER) is None
 
 
 def test_replays() -> None:
@@ -439,7 +443,7 @@ def test_replays() -> None:
 
 
 def test_the_answer_has_no_more_than_it_may() -> None:
-    told = answer(after(action(), replace(SUCCESS, status_details=JsonText("1"))), now=NOW)
+    told = action_to_json(after(action(), replace(SUCCESS, status_details=JsonText("1"))), now=NOW)
     assert set(told) == {
         *("uuid", "type", "status", "action", "arguments", "serviceName", "method", "results"),
         *("errorMessage", "errorName", "job", "attempt", "lastJobUpdate", "serverTime"),
@@ -503,8 +507,8 @@ def check_step(before: Action, message: Message, now: Action) -> None:
     assert before.stop_reason is None or now.stop_reason is before.stop_reason
     assert now.state.is_end == (now.ended_at is not None)
     assert len(now.error_message or "") <= MAX_MESSAGE_CHARS + 1
-    json.dumps(answer(now, now=NOW), allow_nan=False)
-    overdue(now, LATER)
+    json.dumps(action_to_json(now, now=NOW), allow_nan=False)
+    find_expired_timeout(now, LATER)
 
 
 @given(starts, st.lists(messages, max_size=8))

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched
 from airflow_asyncaction.protocol.masking import MAX_CHARS, MAX_VALUES, NO_SECRETS, Masker, bounded, found_in
-from airflow_asyncaction.protocol.reports import Limits, LogLine, cut_line, parse
-from airflow_asyncaction.protocol.tasks import ActionSpec, masked_word
+from airflow_asyncaction.protocol.reports import Limits, LogLine, cut_line, parse_report
+from airflow_asyncaction.protocol.runner_messages import mask_message
+from airflow_asyncaction.protocol.tasks import ActionSpec
 
 pytestmark = pytest.mark.unit
 
@@ -147,7 +148,7 @@ def test_all_but_the_results_of_a_report_is_masked_however_it_is_escaped(escaped
         ' "agent": {"S": "S"}, "results": {"S": ["S"]}, "logs": ["S", {"message": "<S>", "level": "info"}]}'
     ).replace("S", escaped)
     body = body.replace(f"{escaped}UCCE{escaped}{escaped}", "SUCCESS")
-    report = parse(body.encode(), LIMITS, Masker([SECRET]))
+    report = parse_report(body.encode(), LIMITS, Masker([SECRET]))
     assert report.status_details == '{"message":"***"}'
     assert (report.error_name, report.error_message, report.agent) == ("***", "of ***", '{"***":"***"}')
     assert report.logs == (LogLine("***"), LogLine("<***>"))
@@ -157,13 +158,13 @@ def test_all_but_the_results_of_a_report_is_masked_however_it_is_escaped(escaped
 def test_a_report_is_masked_before_it_is_cut() -> None:
     line = "x" * 60 + SECRET + "y" * 100
     body = {"logs": [line], "errorMessage": "x" * (16 * 1024 - 5) + SECRET}
-    report = parse(json.dumps(body).encode(), LIMITS, Masker([SECRET]))
+    report = parse_report(json.dumps(body).encode(), LIMITS, Masker([SECRET]))
     assert "a-s" not in report.logs[0].message
     assert report.error_message == "x" * (16 * 1024 - 5) + "***"
 
 
 def test_a_runners_word_is_masked() -> None:
     masker = Masker([SECRET, "ExitCode"])
-    assert masked_word(Launched({"pod": SECRET, "pid": 1}), masker) == Launched({"pod": "***", "pid": 1})
+    assert mask_message(Launched({"pod": SECRET, "pid": 1}), masker) == Launched({"pod": "***", "pid": 1})
     exit_ = Exit(code=1, reason="ExitCode", message=f"no {SECRET}", tail=("a", SECRET))
-    assert masked_word(exit_, masker) == Exit(code=1, reason="ExitCode", message="no ***", tail=("a", "***"))
+    assert mask_message(exit_, masker) == Exit(code=1, reason="ExitCode", message="no ***", tail=("a", "***"))

@@ -489,7 +489,7 @@ ENDED = Exit(code=12)
 
 
 @pytest.mark.parametrize(
-    ("said", "tail", "message", "kept_tail"),
+    ("said", "tail", "message", "cut_tail"),
     [
         ("", ["a"], None, ["a"]),
         ("why", [], "why", []),
@@ -504,10 +504,10 @@ ENDED = Exit(code=12)
     ],
 )
 def test_what_a_termination_message_and_the_log_both_say_is_told_once(
-    said: str, tail: list[str], message: str | None, kept_tail: list[str]
+    said: str, tail: list[str], message: str | None, cut_tail: list[str]
 ) -> None:
     ended = replace(ENDED, message=said or None)
-    assert with_tail(ended, said, tail) == replace(ENDED, message=message, tail=tuple(kept_tail))
+    assert with_tail(ended, said, tail) == replace(ENDED, message=message, tail=tuple(cut_tail))
 
 
 def test_a_sentence_before_the_termination_message_stays() -> None:

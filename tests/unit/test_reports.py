@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from airflow_asyncaction.exceptions import MalformedReport, ReportTooLarge
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.reports import Limits, LogLine, Report, ReportedStatus, cut_line, parse
+from airflow_asyncaction.protocol.reports import (
+    Limits,
+    LogLine,
+    Report,
+    ReportedStatus,
+    cut_line,
+    parse_report,
+)
 
 LIMITS = Limits(body_bytes=4096, report_log_lines=5, line_bytes=100)
 FIELDS = ["status", "statusDetails", "results", "errorMessage", "errorName", "logs", "agent", "other"]
@@ -38,7 +45,7 @@ NO_NUMBERS = ["half", "", " 1", "1 ", "+1", "01", "0x1", "1_0", "\u0661", "1,5",
 
 
 def parsed(**fields: Any) -> Report:
-    return parse(json.dumps(fields).encode(), LIMITS)
+    return parse_report(json.dumps(fields).encode(), LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +61,7 @@ def test_a_number_in_a_string_is_one(text: str, number: str) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{}", b' {"unknown": 1}\n'])
 def test_nothing_said_is_a_heartbeat(body: bytes) -> None:
-    assert parse(body, LIMITS).is_heartbeat
+    assert parse_report(body, LIMITS).is_heartbeat
 
 
 @pytest.mark.parametrize("value", [None, 0, False, "", [], {}, 1.5, "ü", [1, {"a": None}]])
@@ -115,12 +122,12 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], field: str) -> None:
 )
 def test_what_is_no_strict_json_object_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedReport):
-        parse(body, Limits())
+        parse_report(body, Limits())
 
 
 def test_limits() -> None:
     with pytest.raises(ReportTooLarge):
-        parse(b" " * 4097, LIMITS)
+        parse_report(b" " * 4097, LIMITS)
     with pytest.raises(ReportTooLarge):
         parsed(logs=["x"] * 6)
     assert len(parsed(logs=["x"] * 5).logs) == 5
@@ -158,7 +165,7 @@ def test_a_status_and_its_words() -> None:
 
 def accepted_or_refused(body: bytes) -> Report | None:
     try:
-        report = parse(body, LIMITS)
+        report = parse_report(body, LIMITS)
     except (MalformedReport, ReportTooLarge):
         return None
     for text in (report.status_details, report.results, report.agent):
@@ -195,16 +202,16 @@ def test_values_that_airflow_would_revive_stay_text() -> None:
 def test_values_are_counted_before_they_are_parsed() -> None:
     limits = Limits(body_bytes=10_000_000)
     most = strict_json.MAX_VALUES - 2  # the body and the list are values as well
-    assert parse(b'{"results":[' + b",".join([b"1"] * most) + b"]}", limits).results is not None
+    assert parse_report(b'{"results":[' + b",".join([b"1"] * most) + b"]}", limits).results is not None
     for body in (b'{"results":[' + b",".join([b"1"] * (most + 1)) + b"]}", b"{" * most * 2, b"," * most * 2):
         with pytest.raises(MalformedReport, match="more than 100000 values"):
-            parse(body, limits)
+            parse_report(body, limits)
 
 
 def test_commas_and_brackets_in_text_are_no_values() -> None:
     line = '{"a", [1]}, \\' * 50
     body = json.dumps({"logs": [line] * 900}).encode()
-    report = parse(body, Limits(report_log_lines=900))
+    report = parse_report(body, Limits(report_log_lines=900))
     assert report.logs[-1].message == line
 
 

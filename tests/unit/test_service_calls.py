@@ -21,10 +21,11 @@ from airflow_asyncaction.operators import (
     ServiceActionOperator,
 )
 from airflow_asyncaction.operators.base import BaseActionOperator
-from airflow_asyncaction.protocol.actions import Action, State, answer
+from airflow_asyncaction.protocol.actions import Action, State, action_to_json
+from airflow_asyncaction.protocol.decisions import Accepted
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.lifecycle import Accepted, Exit, Message, decide
-from airflow_asyncaction.protocol.reports import Limits, parse
+from airflow_asyncaction.protocol.lifecycle import Exit, Message, decide
+from airflow_asyncaction.protocol.reports import Limits, parse_report
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.runners.base import Runner
@@ -161,7 +162,7 @@ def action(**fields: Any) -> Action:
 
 
 def test_the_answer_has_what_webda_calls() -> None:
-    told = answer(action(), now=NOW)
+    told = action_to_json(action(), now=NOW)
     assert (told["serviceName"], told["method"], told["arguments"]) == ("ShopService", "add", [1, 2])
 
 
@@ -177,13 +178,13 @@ def test_a_webda_job_that_reported_nothing_has_not_found_its_orchestrator(
     fields: dict[str, Any], reports: tuple[bytes, ...], has_hint: bool
 ) -> None:
     ended = action(**fields)
-    messages: list[Message] = [*(parse(body, Limits()) for body in reports), Exit(code=0)]
+    messages: list[Message] = [*(parse_report(body, Limits()) for body in reports), Exit(code=0)]
     for message in messages:
         decision = decide(ended, message, NOW)
         assert isinstance(decision, Accepted)
         ended = decision.action
     assert (ended.state, ended.error_name) == (State.ERROR, "NoReport")
-    assert ("JOB_ORCHESTRATOR, 'airflow': set orchestrator" in (ended.error_message or "")) is has_hint
+    assert ("named 'airflow', the value of JOB_ORCHESTRATOR" in (ended.error_message or "")) is has_hint
 
 
 def test_the_server_for_tests_does_the_same() -> None:

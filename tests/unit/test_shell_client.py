@@ -206,7 +206,10 @@ def test_a_content_that_is_another_is_told(tested: TestedJob, tmp_path: Path) ->
     script = '_aa_md5() { cat >/dev/null; echo other; }; download orders "$FOLDER/orders.csv" || echo refused'
     done = run("sh", script, {**tested.environ, "FOLDER": str(tmp_path)})
     assert done.stdout == "refused\n"
-    assert done.stderr == f"{tmp_path}/orders.csv is not the input orders: its md5 is another\n"
+    assert (
+        done.stderr
+        == f"The MD5 of {tmp_path}/orders.csv differs from that of input orders. Download it again.\n"
+    )
 
 
 def test_it_gives_up_after_some_minutes(server: JobServer, tested: TestedJob) -> None:

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_asyncaction.job.outbox import LINE_BYTES, tidy
-from airflow_asyncaction.job.streams import LineSplitter, Pump
+from airflow_asyncaction.job.log_queue import LINE_BYTES, clean_text
+from airflow_asyncaction.job.program_output import OutputLineSplitter, Pump
 
 
 def lines_of(*chunks: bytes) -> list[str]:
     lines: list[str] = []
-    splitter = LineSplitter(lines.append)
+    splitter = OutputLineSplitter(lines.append)
     for chunk in chunks:
         splitter.feed(chunk)
     splitter.close()
@@ -74,7 +74,7 @@ def test_a_progress_bar_longer_than_a_line_is_not_cut() -> None:
 
 
 def test_tidy_leaves_good_text_alone() -> None:
-    assert tidy("ü😀 \0") == "ü😀 \0"
+    assert clean_text("ü😀 \0") == "ü😀 \0"
 
 
 def test_a_pump_passes_on_until_its_reader_is_gone() -> None:

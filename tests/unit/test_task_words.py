@@ -18,15 +18,10 @@ from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.reports import MAX_TAIL_CHARS, TAIL_LINES, Limits, LogLine, kept_tail
+from airflow_asyncaction.protocol.reports import MAX_TAIL_CHARS, TAIL_LINES, Limits, LogLine, cut_tail
+from airflow_asyncaction.protocol.runner_messages import RunnerMessage, message_from_json, message_to_json
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.protocol.tasks import (
-    ActionSpec,
-    TaskView,
-    Word,
-    word_from_json,
-    word_to_json,
-)
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
 
 RESERVED = ("__classname__", "__version__", "__data__", "__type", "__var", "__id__", "__source__")
 WORD_FIELDS = ("word", "job", "code", "signal", "reason", "message", "tail")
@@ -132,23 +127,23 @@ def test_what_a_task_sees_arrives(view: TaskView) -> None:
 
 
 @given(word=words)
-def test_what_a_runner_says_arrives(word: Word) -> None:
-    assert word_from_json(sent(word_to_json(word))) == word
+def test_what_a_runner_says_arrives(word: RunnerMessage) -> None:
+    assert message_from_json(sent(message_to_json(word))) == word
 
 
 @pytest.mark.parametrize("letter", ["x", "\0", "\u00e9", "\u65e5", "\U0001f600"])
 def test_an_exit_fits_into_a_request_whatever_a_job_has_said(letter: str) -> None:
     said = letter * 10**6
     exit_ = Exit(code=1, reason=said, message=said, tail=[said] * 30)
-    arrived = word_from_json(sent(word_to_json(exit_)))
+    arrived = message_from_json(sent(message_to_json(exit_)))
     assert isinstance(arrived, Exit)
-    assert len(json.dumps(word_to_json(exit_))) < Limits().body_bytes / 2
+    assert len(json.dumps(message_to_json(exit_))) < Limits().body_bytes / 2
     assert (arrived.code, arrived.tail) == (1, (letter * MAX_TAIL_CHARS,))
 
 
 @given(lines=st.lists(st.integers(0, MAX_TAIL_CHARS).map(lambda size: "x" * size), max_size=30))
 def test_what_is_kept_of_the_last_lines_is_their_end(lines: list[str]) -> None:
-    kept = "\n".join(kept_tail(lines))
+    kept = "\n".join(cut_tail(lines))
     assert "\n".join(lines[-TAIL_LINES:])[-MAX_TAIL_CHARS:].removeprefix("\n") == kept.removeprefix("\n")
 
 
@@ -165,7 +160,7 @@ def test_a_wrong_request_is_malformed_and_nothing_else(fields: dict[str, Any]) -
     )
 )
 def test_a_wrong_word_is_malformed_and_nothing_else(fields: dict[str, Any]) -> None:
-    assert refused_field(word_from_json, fields) in {None, *WORD_FIELDS}
+    assert refused_field(message_from_json, fields) in {None, *WORD_FIELDS}
 
 
 def fits(value: Any) -> bool:

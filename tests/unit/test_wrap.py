@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_asyncaction.job.outbox import MAX_KEPT_LINES
+from airflow_asyncaction.job.log_queue import MAX_KEPT_LINES
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import ReportedStatus
@@ -161,7 +161,7 @@ def test_outside_airflow_the_program_just_runs() -> None:
     done = run(None, "sh", "-c", 'cat; echo "$0" "$@"; exit 7', "--", "-- a", stdin=b"in ")
     assert (done.returncode, done.stdout) == (7, b"in -- -- a\n")
     (line,) = done.stderr.splitlines()
-    assert b"no JOB_ variables" in line
+    assert b"No JOB_ variables" in line
     assert b"nothing is reported" in line
     assert run(None, "sh", "-c", "kill -9 $$").returncode == -9
 
@@ -240,7 +240,7 @@ def test_a_server_away_for_good_costs_one_line(server: JobServer, tested: Tested
     done = run(tested, "sh", "-c", "echo out; exit 5", options=("--report-timeout", "0.2"))
     assert (done.returncode, done.stdout) == (5, b"out\n")
     (line,) = done.stderr.decode().splitlines()
-    assert "the end could not be reported" in line
+    assert "The end could not be reported" in line
 
 
 def test_a_server_error_on_the_end_does_not_lose_it(server: JobServer, tested: TestedJob) -> None:
@@ -273,8 +273,8 @@ def test_a_program_that_ends_well_after_it_was_asked_to_stop_has_not_succeeded(t
 def test_the_help_says_what_happens(arguments: list[str]) -> None:
     done = subprocess.run([*RUN[:-1], *arguments], capture_output=True, text=True, check=True)
     said = " ".join(done.stdout.split())
-    assert "If Airflow has asked the job to stop, the end is ERROR, Stopped" in said
-    assert "If the end cannot be reported, that is said on stderr" in said
+    assert "If Airflow has asked the job to stop, the end is ERROR with the name Stopped" in said
+    assert "If the end cannot be reported, the wrapper prints an error" in said
     assert max(map(len, done.stdout.splitlines())) <= 110
 
 

@@ -134,9 +134,7 @@ def test_outside_airflow_inputs_and_outputs_are_ignored(tmp_path: Path) -> None:
     assert (code, out) == (0, "x\n")
     said, ignored = err.splitlines()
     assert "nothing is reported" in said
-    assert (
-        ignored == "airflow-asyncaction: there are no files outside Airflow: inputs and outputs are ignored"
-    )
+    assert ignored == "airflow-asyncaction: Inputs and outputs are ignored: files only exist in a job"
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "stop"])
@@ -155,7 +153,7 @@ def test_a_long_download_is_ended_by_a_signal_or_by_airflow(
     code, out, _ = finish(wrapper)
     assert (-code, out) == (signal.SIGTERM if how == "stop" else signal.Signals[how], "")
     assert tested.action.error_name == ("Stopped" if how == "stop" else "Signal")
-    assert "while inputs were fetched" in (tested.action.error_message or "")
+    assert "while inputs were downloaded" in (tested.action.error_message or "")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -188,7 +186,7 @@ def test_heartbeats_go_on_during_a_download(server: JobServer, tested: TestedJob
 ONE_THREAD = """
 import threading
 from airflow_asyncaction.job import open_job
-from airflow_asyncaction.job.wrap_files import Binding, fetch_inputs
+from airflow_asyncaction.job.wrapper_files import Binding, fetch_inputs
 job = open_job()
 before = threading.active_count()
 fetch_inputs(job, [Binding("data", "x")])

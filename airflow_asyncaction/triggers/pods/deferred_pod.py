@@ -16,7 +16,8 @@ from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
-from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView, Word
+from airflow_asyncaction.protocol.runner_messages import RunnerMessage
+from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
 from airflow_asyncaction.runners.pods.exit_status import Pod, is_kept
 from airflow_asyncaction.runners.pods.lifecycle import PodStory
 from airflow_asyncaction.runners.pods.return_file import refused, returned
@@ -355,7 +356,7 @@ class DeferredPod:
         except TimeoutError:
             return None
 
-    async def _tell_soon(self, task: TaskCredentials, word: Word) -> bool:
+    async def _tell_soon(self, task: TaskCredentials, word: RunnerMessage) -> bool:
         try:
             view = await self._ask_for_a_while(lambda hook: hook.tell(task, word, patience=_NO_PATIENCE))
         except Superseded:

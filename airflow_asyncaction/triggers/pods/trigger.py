@@ -14,7 +14,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import Superseded
-from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, well_formed
+from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, replace_unstorable
 from airflow_asyncaction.runners.pods.log import LogPosition
 from airflow_asyncaction.triggers.api_server import server
 from airflow_asyncaction.triggers.on_kill import to_its_end
@@ -144,7 +144,7 @@ class PodActionTrigger(BaseEventTrigger):
             reason = str(error)
         settled_at = began_at + settings.resume_settle().total_seconds()
         await asyncio.sleep(max(0.0, settled_at - time.monotonic()))
-        yield TriggerEvent({"reason": well_formed(reason)[:MAX_MESSAGE_CHARS]})
+        yield TriggerEvent({"reason": replace_unstorable(reason)[:MAX_MESSAGE_CHARS]})
 
     def _deferred_pod(self) -> DeferredPod:
         if self._pod is None:

@@ -12,8 +12,8 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.service import Files, Target, Upload
-from airflow_asyncaction.protocol.content_answers import ContentAnswer
-from airflow_asyncaction.protocol.file_rules import attached_answer, location_answer, upload_answer
+from airflow_asyncaction.protocol.content_responses import ContentResponse
+from airflow_asyncaction.protocol.file_rules import attached_response, location_response, upload_response
 from airflow_asyncaction.protocol.files import Announcement, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
@@ -41,7 +41,7 @@ def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blue
         signed = job_request(request, settings)
         target = Target(store, property_, Role.OUTPUT, uuid)
         attached = files.complete(signed, target, index, signed.prove)
-        return jsonify(attached_answer(attached))
+        return jsonify(attached_response(attached))
 
     @blueprint.get("/download/<store>/<uuid>/<property_>/<index:index>")
     def download(store: str, uuid: str, property_: str, index: int) -> AnyResponse:
@@ -50,7 +50,7 @@ def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blue
         location = files.locate(signed, wanted, index, signed.prove, content_url(request, hook_url))
         if request.args.get("redirect") == "true":
             return redirect(location.url)
-        return jsonify(location_answer(location.url, location.file))
+        return jsonify(location_response(location.url, location.file))
 
     return blueprint
 
@@ -69,12 +69,12 @@ def contents_blueprint(files: Files) -> Blueprint:
         except BaseException:
             receiving.discard()
             raise
-        return jsonify(attached_answer(attached))
+        return jsonify(attached_response(attached))
 
     @blueprint.get(f"{CONTENT_PATH}<token>")
     def get_content(token: str) -> Response:
         content, opened = files.open(token)
-        answer = ContentAnswer.of(content, {name.lower(): value for name, value in request.headers})
+        answer = ContentResponse.of(content, {name.lower(): value for name, value in request.headers})
         response = Response(_give(answer, opened), answer.status, answer.headers)
         response.call_on_close(opened.close)  # a HEAD reads nothing
         return response
@@ -99,7 +99,7 @@ def content_url(request: Request, hook_url: HookUrl) -> str:
 
 def upload_json(upload: Upload) -> dict[str, Any]:
     """Return what a job, or a task, is to do to have its file attached."""
-    return upload_answer(upload.index, upload.url, is_direct=upload.is_direct)
+    return upload_response(upload.index, upload.url, is_direct=upload.is_direct)
 
 
 def _take(receiving: Receiving, request: Request) -> None:
@@ -107,6 +107,6 @@ def _take(receiving: Receiving, request: Request) -> None:
         receiving.write(chunk)
 
 
-def _give(answer: ContentAnswer, opened: BinaryIO) -> Iterator[bytes]:
+def _give(answer: ContentResponse, opened: BinaryIO) -> Iterator[bytes]:
     with closing(opened):
         yield from chunks_of(answer, opened)

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from flask import Blueprint, Response, g, jsonify, request
 
 from airflow_asyncaction.files.service import Files
-from airflow_asyncaction.protocol.actions import Action, answer
-from airflow_asyncaction.protocol.reports import Report, parse
+from airflow_asyncaction.protocol.actions import Action, action_to_json
+from airflow_asyncaction.protocol.reports import Report, parse_report
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store import metrics
 from airflow_asyncaction.store.actions import Actions
@@ -33,7 +33,7 @@ def jobs_blueprint(actions: Actions, files: Files, settings: Settings) -> Bluepr
 
         def unseal(credentials: Credentials | None) -> Report:
             proven = signed.prove(credentials)
-            return parse(proven.masked(signed.content.body), settings.limits, proven.masker)
+            return parse_report(proven.masked(signed.content.body), settings.limits, proven.masker)
 
         outcome = actions.report(signed.action_id, unseal, signed.envelope, signed.now)
         if outcome.refused is not None:
@@ -51,7 +51,7 @@ def jobs_blueprint(actions: Actions, files: Files, settings: Settings) -> Bluepr
 
 
 def _answer(action: Action, now: datetime) -> Response:
-    return jsonify(answer(action, now=now))
+    return jsonify(action_to_json(action, now=now))
 
 
 def _start_clock() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify, request
 
 from airflow_asyncaction.files.service import Files, Target
-from airflow_asyncaction.protocol.file_rules import attached_answer
+from airflow_asyncaction.protocol.file_rules import attached_response
 from airflow_asyncaction.protocol.files import FileReference, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
@@ -30,7 +30,7 @@ def task_files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) ->
     def complete_input(store: str, property_: str, index: int) -> Response:
         signed = task_request(request, settings)
         attached = files.complete(signed, Target(store, property_, Role.INPUT), index, signed.prove)
-        return jsonify(attached_answer(attached))
+        return jsonify(attached_response(attached))
 
     @blueprint.post("/inputs/<property_>/link")
     def link_input(property_: str) -> Response:
@@ -40,7 +40,7 @@ def task_files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) ->
             signed.prove(credentials)
             return FileReference.from_json(parse_object(signed.content.body))
 
-        return jsonify(attached_answer(files.link(signed, property_, unseal)))
+        return jsonify(attached_response(files.link(signed, property_, unseal)))
 
     @blueprint.get("/outputs")
     def outputs() -> Response:

@@ -17,16 +17,14 @@ from werkzeug.datastructures import Headers
 from airflow_asyncaction.exceptions import MalformedReport, RegistrationRefused
 from airflow_asyncaction.protocol.job_info import is_job_id
 from airflow_asyncaction.protocol.reports import parse_object
+from airflow_asyncaction.protocol.runner_messages import RunnerMessage, mask_message, message_from_json
 from airflow_asyncaction.protocol.tasks import (
     TASK_ID_HEADER,
     TASK_NONCE_HEADER,
     ActionSpec,
     Deferral,
     TaskView,
-    Word,
-    masked_word,
     secrets_from_json,
-    word_from_json,
 )
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
@@ -68,10 +66,10 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     def word() -> Response:
         signed = task_request(request, settings)
 
-        def unseal(credentials: Credentials | None) -> Word:
+        def unseal(credentials: Credentials | None) -> RunnerMessage:
             proven = signed.prove(credentials)
-            told = word_from_json(parse_object(proven.masked(signed.content.body)))
-            return masked_word(told, proven.masker)
+            told = message_from_json(parse_object(proven.masked(signed.content.body)))
+            return mask_message(told, proven.masker)
 
         told = actions.tell(signed.action_id, unseal, signed.now, ti_id=request.args.get("ti"))
         return jsonify(TaskView.of(told).to_json())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves one file: to the server's file store or from it, in constant memory, over outages, and verified."""
+"""File transfer: uploads or downloads one file in constant memory, with retries and verification."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pathlib import Path
 from typing import Any, BinaryIO, Callable, Dict
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
-from airflow_asyncaction.job.content import CHUNK_BYTES, ContentOutage, Contents, Patience
+from airflow_asyncaction.job.content_client import CHUNK_BYTES, ContentClient, ContentOutage, Patience
 from airflow_asyncaction.job.transport import BROKEN, Request, describe_error
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.digests import Digests, digests, new_md5
 from airflow_asyncaction.protocol.files import DEFAULT_MIMETYPE
 
 Send = Callable[[Request], Dict[str, Any]]
-"""Sends a request to the hook and returns the answer's object."""
+"""Sends a request to the hook and returns the response object."""
 
 Progress = Callable[[int, int], None]
-"""Is told how many bytes of how many have been moved."""
+"""Called with the number of transferred bytes and the total."""
 
 _KEPT_PART_NAME_BYTES = 100
 
 
 @keyword_dataclass
 class File:
-    """A file of an action, as its job knows it.
+    """A file of an action, as its job sees it.
 
     :param name: relative POSIX path
-    :param md5: lower-case hex, as ``sha256``
+    :param md5: lower-case hex, like ``sha256``
     """
 
     name: str
@@ -49,7 +49,7 @@ class File:
 
     @classmethod
     def from_map(cls, property: str, fields: Mapping[str, Any]) -> File:  # noqa: A002
-        """Read the ``Map`` of the server's answer."""
+        """Parse the ``Map`` of a response."""
         return cls(
             name=fields["name"],
             property=property,
@@ -64,18 +64,18 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the content of a file comes from: a path, or anything that can be opened again and again."""
+    """Source of an upload: a path, or anything that can be opened repeatedly."""
 
     name: str
     open: Callable[[], BinaryIO]
 
     @classmethod
     def from_path(cls, path: Path) -> Source:
-        """Return a local file as a source."""
+        """Return the source for a local file."""
         return cls(path.name, lambda: path.open("rb"))
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield the content."""
+        """Yield the content in chunks."""
         with self.open() as content:
             while chunk := content.read(CHUNK_BYTES):
                 yield chunk
@@ -83,10 +83,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Sent:
-    """A file that is in the store.
+    """An uploaded file.
 
-    :param was_stored: its content was there already, and was not sent
-    :param seconds: what it took, digests included
+    :param was_stored: whether the content was already stored, and therefore not sent
+    :param seconds: duration, including the digests
     """
 
     file: File
@@ -96,7 +96,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file that was fetched to a path."""
+    """A downloaded file."""
 
     file: File
     path: Path
@@ -108,21 +108,21 @@ def send_file(
     target: str,
     source: Source,
     *,
-    contents: Contents,
+    contents: ContentClient,
     name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     mimetype: str = DEFAULT_MIMETYPE,
     on_progress: Progress | None = None,
     patience_seconds: float = 330.0,
 ) -> Sent:
-    """Announce a file, and send its content if the store has it not.
+    """Announce a file, and send its content unless it is already stored.
 
-    :param target: path of the request that announces it; it ends in the property
-    :param name: default: the source's
-    :param patience_seconds: how long to try again over an outage
+    :param target: path of the announcement, which ends with the property
+    :param name: default: the name of the source
+    :param patience_seconds: how long to retry during an outage
     :raises Superseded: a newer attempt took over: stop
     :raises ServerUnreachable: the outage lasted longer
-    :raises ServerError: it was refused, or the source changed meanwhile
+    :raises ServerError: the upload was refused, or the source changed during it
     :raises OSError: the source cannot be read
     """
     began_at = time.monotonic()
@@ -146,7 +146,7 @@ def file_of(
     mimetype: str,
     metadata: Mapping[str, Any] | None,
 ) -> File:
-    """Return a file that is not attached yet."""
+    """Return the description of a file that is not attached yet."""
     return File(
         name=name,
         property=property,
@@ -160,7 +160,7 @@ def file_of(
 
 
 class _Changed(Exception):
-    """The source is not what it was when it was digested."""
+    """The source has changed since its digests were computed."""
 
 
 @dataclass(frozen=True)
@@ -168,15 +168,15 @@ class _Upload:
     send: Send
     target: str
     source: Source
-    contents: Contents
+    contents: ContentClient
     file: File
     known: Digests
     on_progress: Progress | None
 
     def attempt(self) -> tuple[int, bool]:
-        """Announce, send and complete it; return its index, and whether its content was stored already.
+        """Announce, send and complete the file. Return its index, and whether its content was already stored.
 
-        :raises ContentOutage: announce it anew
+        :raises ContentOutage: a temporary error: announce the file again
         """
         answer = self.send(Request("PUT", self.target, self._announcement()))
         index = int(answer["index"])
@@ -217,7 +217,7 @@ class _Upload:
             raise
 
     def _chunks(self) -> Iterator[bytes]:
-        """Yield the content, as long as it is as long as it was when it was digested."""
+        """Yield the content, and check that its size has not changed since the digests were computed."""
         sent = 0
         try:
             for chunk in self.source.chunks():
@@ -227,8 +227,10 @@ class _Upload:
                 sent += len(chunk)
                 if self.on_progress is not None:
                     self.on_progress(sent, self.file.size_bytes)
-        except OSError as error:  # as it is, it would be taken for one of the connection
-            raise AsyncActionError(f"{self.source.name} cannot be read: {describe_error(error)}") from error
+        except OSError as error:  # unchanged, it would look like an error of the connection
+            raise AsyncActionError(
+                f"The file {self.source.name} cannot be read: {describe_error(error)}"
+            ) from error
         if sent < self.file.size_bytes:
             raise _Changed
 
@@ -237,7 +239,7 @@ class _Upload:
 
     def _changed(self) -> ServerError:
         return ServerError(
-            f"{self.source.name} changed while it was uploaded: upload it when nobody writes to it any more",
+            f"The file {self.source.name} changed during the upload. Upload it when it is complete",
             status=HTTPStatus.PRECONDITION_FAILED,
             code="hash_mismatch",
         )
@@ -248,21 +250,21 @@ def fetch_file(
     origin: str,
     choose: Callable[[File], Path],
     *,
-    contents: Contents,
+    contents: ContentClient,
     on_progress: Progress | None = None,
     patience_seconds: float = 330.0,
 ) -> Fetched:
-    """Fetch a file. It is at its path as a whole and verified, or what was there before is.
+    """Download a file. An existing file at its path is only replaced by a complete, verified one.
 
-    :param origin: path of the request that asks for it: ``.../property/index``
-    :param choose: says where it goes, once it is known; folders are made
-    :param patience_seconds: how long to try again over an outage; anew after each byte that came
-    :raises ServerError: it was refused, or the outage lasted longer
-    :raises AsyncActionError: it is not what the server says of it
-    :raises OSError: it cannot be written
+    :param origin: path of the request for its URL: ``.../property/index``
+    :param choose: returns the path of the file from its description; folders are created
+    :param patience_seconds: how long to retry during an outage; starts over after each received byte
+    :raises ServerError: the download was refused, or the outage lasted longer
+    :raises AsyncActionError: the content does not match its size and digests
+    :raises OSError: the file cannot be written
     """
     began_at = time.monotonic()
-    file, url = _ask(send, origin)
+    file, url = _request_url(send, origin)
     target = choose(file)
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.parent / f".{_part_name(target.name)}.{secrets.token_hex(4)}.part"
@@ -271,7 +273,7 @@ def fetch_file(
         with part.open("xb") as output:
             download = _Download(file, output, contents, on_progress)
             while not download.attempt(url, patience):
-                _, url = _ask(send, origin)
+                _, url = _request_url(send, origin)
         download.verify()
         part.replace(target)
     finally:
@@ -279,21 +281,21 @@ def fetch_file(
     return Fetched(file, target, time.monotonic() - began_at)
 
 
-def _ask(send: Send, origin: str) -> tuple[File, str]:
+def _request_url(send: Send, origin: str) -> tuple[File, str]:
     answer = send(Request("GET", origin))
     return File.from_map(origin.split("/")[-2], answer["Map"]), answer["Location"]
 
 
 def _part_name(name: str) -> str:
-    """Return as much of a name as leaves room for more in a file system's limit."""
+    """Shorten a name so that a suffix fits into the file system's limit."""
     return name.encode()[:_KEPT_PART_NAME_BYTES].decode(errors="ignore")
 
 
 class _Download:
-    """One content on its way into a file, digested as it comes."""
+    """Content that is being written to a file, with its digests so far."""
 
     def __init__(
-        self, file: File, output: BinaryIO, contents: Contents, on_progress: Progress | None
+        self, file: File, output: BinaryIO, contents: ContentClient, on_progress: Progress | None
     ) -> None:
         self._file = file
         self._output = output
@@ -310,7 +312,7 @@ class _Download:
         self._sha256 = hashlib.sha256()
 
     def attempt(self, url: str, patience: Patience) -> bool:
-        """Go on where it stopped; return whether all is there. Else it is time to try again."""
+        """Continue the download. Return whether it is complete, else after waiting for the next attempt."""
         before = self._received
         try:
             with self._contents.get(url, self._range()) as response:
@@ -336,7 +338,7 @@ class _Download:
             self._restart()
         elif not response.getheader("Content-Range", "").startswith(begins_at):
             self._restart()
-            raise ContentOutage("The file store answered with another part than the one asked for")
+            raise ContentOutage("The file store returned a different range than requested")
         self._etag = response.getheader("ETag")
         while self._received < self._file.size_bytes:
             self._add(_read(response))
@@ -352,20 +354,20 @@ class _Download:
             self._on_progress(self._received, self._file.size_bytes)
 
     def verify(self) -> None:
-        """Check what came against what the server said of it.
+        """Verify size and digests.
 
-        :raises AsyncActionError: it is something else
+        :raises AsyncActionError: they differ
         """
         expected = (self._file.size_bytes, self._file.md5, self._file.sha256)
         if (self._received, self._md5.hexdigest(), self._sha256.hexdigest()) != expected:
             raise AsyncActionError(
-                f"{self._file.name} is not what the server says of it: its content was changed in the file"
-                " store, or on the way"
+                f"The content of {self._file.name} does not match its size and digests. It was changed in the"
+                " file store or in transit"
             )
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """Return the next bytes, as soon as there are any.
+    """Return the next bytes as soon as they arrive.
 
     :raises ContentOutage: the connection broke
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inputs and outputs of a wrapped program: fetched before it is started, uploaded after its end."""
+"""Inputs and outputs of a wrapped program: downloaded before it starts, uploaded after it ends."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from typing import Any
 
 from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job.client import Job
-from airflow_asyncaction.job.files import Place, has_file
-from airflow_asyncaction.job.reporter import say
+from airflow_asyncaction.job.files import FileProperty, has_file
+from airflow_asyncaction.job.stderr import print_stderr
 from airflow_asyncaction.protocol.files import DEFAULT_STORE, checked_property
 
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
-"""What a shell lets its background processes ignore: a job gets them nevertheless."""
+"""Signals that shells ignore in background processes. Jobs get them nevertheless."""
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_UNHEARD = (signal.SIGUSR1, signal.SIGUSR2)  # they are the program's, and there is none
+_IGNORED = (signal.SIGUSR1, signal.SIGUSR2)  # for the program, which is not running
 _POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
 class Binding:
-    """A property of the action, and where its files are or go: ``NAME=PATH``."""
+    """A property of the action and a local path: ``NAME=PATH``."""
 
     property: str
     path: str
 
     @classmethod
     def parse(cls, text: str) -> Binding:
-        """Read ``NAME=PATH``.
+        """Parse ``NAME=PATH``.
 
-        :raises ValueError: it is not that
+        :raises ValueError: the text is invalid
         """
         name, _, path = text.partition("=")
         if not path:
-            raise ValueError(f"say NAME=PATH, not {text!r}")
+            raise ValueError(f"expected NAME=PATH, got {text!r}")
         try:
             return cls(checked_property(name), path)
         except AsyncActionError as error:
@@ -48,9 +48,9 @@ class Binding:
 
 
 class TransferFailed(Exception):
-    """An input could not be fetched, or an output not uploaded.
+    """An input could not be downloaded, or an output could not be uploaded.
 
-    :param name: of the error that is reported: ``InputFailed`` or ``OutputFailed``
+    :param name: error name to report: ``InputFailed`` or ``OutputFailed``
     """
 
     def __init__(self, name: str, message: str) -> None:
@@ -59,9 +59,9 @@ class TransferFailed(Exception):
 
 
 class TransferEnded(BaseException):
-    """A signal came, or Airflow asked the job to stop, during a transfer. No ``except Exception`` holds it.
+    """A signal or a stop of the job interrupted a transfer. ``except Exception`` does not catch it.
 
-    :param number: of the signal; SIGTERM where Airflow asked
+    :param number: number of the signal; SIGTERM if Airflow stopped the job
     """
 
     def __init__(self, number: int, message: str) -> None:
@@ -70,39 +70,39 @@ class TransferEnded(BaseException):
 
 
 def fetch_inputs(job: Job, inputs: Sequence[Binding]) -> None:
-    """Fetch all inputs; the job reports meanwhile, and has no thread any more when this returns.
+    """Download all inputs. The job reports meanwhile; its thread has ended when this returns.
 
-    :raises TransferFailed: one could not be fetched
-    :raises TransferEnded: we were asked not to go on
+    :raises TransferFailed: an input could not be downloaded
+    :raises TransferEnded: the transfer was interrupted
     """
     if not inputs:
         return
     job.start()
-    with _ended_by_signals(job, "inputs were fetched"):
+    with _ended_by_signals(job, "inputs were downloaded"):
         for binding in inputs:
             try:
                 _fetch(job, binding)
             except (AsyncActionError, OSError) as error:
-                message = f"Input {binding.property} could not be fetched to {binding.path}: {error}"
+                message = f"Input {binding.property} could not be downloaded to {binding.path}: {error}"
                 raise TransferFailed("InputFailed", message) from error
-    job.close()  # the program is to be forked from a process of one thread; the job starts again after it
+    job.close()  # only a process with a single thread can fork safely; the job starts again afterwards
 
 
 def upload_outputs(job: Job, outputs: Sequence[Binding]) -> None:
-    """Upload all outputs. Raises like :func:`fetch_inputs`, also for one that is missing."""
+    """Upload all outputs. Raises like :func:`fetch_inputs`, also for a missing output."""
     with _ended_by_signals(job, "outputs were uploaded"):
         for binding in outputs:
             _upload(job, binding)
 
 
-def upload_what_is_there(job: Job, outputs: Sequence[Binding]) -> None:
-    """Upload the outputs of a program that has failed, as far as it got; what does not work is said only."""
+def upload_existing_outputs(job: Job, outputs: Sequence[Binding]) -> None:
+    """Upload the existing outputs of a program that has failed. Errors are only logged."""
     with contextlib.suppress(TransferEnded), _ended_by_signals(job, "outputs were uploaded"):
         for binding in outputs:
             try:
                 _upload(job, binding)
             except TransferFailed as failure:
-                say(str(failure))
+                print_stderr(str(failure))
                 job.log(str(failure), "WARNING", stream="stderr")
 
 
@@ -111,8 +111,8 @@ def _fetch(job: Job, binding: Binding) -> None:
         job.download_all(binding.property, binding.path)
         return
     assert job.info is not None  # noqa: S101
-    if has_file(job.send, Place(binding.property, job.info.job_id, DEFAULT_STORE), 1):
-        raise AsyncActionError(f"it has several files: give a folder, {binding.path}/")
+    if has_file(job.send, FileProperty(binding.property, job.info.job_id, DEFAULT_STORE), 1):
+        raise AsyncActionError(f"the property has several files. Specify a folder: {binding.path}/")
     job.download(binding.property, binding.path)
 
 
@@ -126,21 +126,21 @@ def _upload(job: Job, binding: Binding) -> None:
 
 @contextlib.contextmanager
 def _ended_by_signals(job: Job, doing: str) -> Iterator[None]:
-    """Let signals, and Airflow's wish to stop, raise :exc:`TransferEnded` wherever the transfer is."""
+    """Make signals and a stop of the job raise :exc:`TransferEnded` anywhere in the transfer."""
     was_stopping = job.is_stopping()
 
     def end(number: int, _frame: FrameType | None) -> None:
-        raise TransferEnded(number, f"{signal.Signals(number).name} came while {doing}")
+        raise TransferEnded(number, f"{signal.Signals(number).name} arrived while {doing}")
 
-    def look(_number: int, _frame: FrameType | None) -> None:
+    def check_stop(_number: int, _frame: FrameType | None) -> None:
         if job.is_stopping() and not was_stopping:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            raise TransferEnded(signal.SIGTERM, f"Asked to stop while {doing}")
+            raise TransferEnded(signal.SIGTERM, f"The job was asked to stop while {doing}")
 
     handlers: dict[int, Any] = {
         **dict.fromkeys(_ENDING, end),
-        **dict.fromkeys(_UNHEARD, lambda _number, _frame: None),
-        signal.SIGALRM: look,
+        **dict.fromkeys(_IGNORED, lambda _number, _frame: None),
+        signal.SIGALRM: check_stop,
     }
     earlier = {number: signal.getsignal(number) or signal.SIG_DFL for number in handlers}
     try:

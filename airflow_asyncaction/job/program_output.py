@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A wrapped program's output: passed on byte for byte, and cut into log lines on the side."""
+"""Output of a wrapped program: passed through byte for byte, and split into log lines."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import threading
 import time
 from collections.abc import Callable
 
-from airflow_asyncaction.job.outbox import LINE_BYTES
+from airflow_asyncaction.job.log_queue import LINE_BYTES
 from airflow_asyncaction.protocol.reports import cut_mark
 
 CHUNK_BYTES = 64 * 1024
 
-_LOUD_TIMES = 6
+_MAX_QUIET_PERIODS = 6
 
 
-class LineSplitter:
-    """Cuts a byte stream into text lines, in constant memory. Pure: no I/O.
+class OutputLineSplitter:
+    """Splits a byte stream into text lines, in constant memory. Pure: no I/O.
 
-    Of a line that overwrites itself with carriage returns (a progress bar) the last state is the line, as on
-    a terminal. A line too long is cut, and marked. What is no UTF-8 becomes U+FFFD.
+    If a line overwrites itself with carriage returns (a progress bar), only its last state is used, as on a
+    terminal. Longer lines are cut and marked. Invalid UTF-8 becomes U+FFFD.
     """
 
     def __init__(self, emit: Callable[[str], None]) -> None:
@@ -33,7 +33,7 @@ class LineSplitter:
         self._has_return = False
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes, cut anywhere."""
+        """Add the next bytes."""
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._append(line)
@@ -41,7 +41,7 @@ class LineSplitter:
         self._append(rest)
 
     def close(self) -> None:
-        """Take what is left as a line, though it has no newline."""
+        """Emit the last line, even if it has no newline."""
         if self._size:
             self._end_line()
 
@@ -49,7 +49,7 @@ class LineSplitter:
         body = part.rstrip(b"\r")
         if body:
             shown = body.rpartition(b"\r")[2]
-            if self._has_return or len(shown) < len(body):  # it overwrites what was there
+            if self._has_return or len(shown) < len(body):  # it overwrites what came before
                 self._kept.clear()
                 self._size = 0
             room = LINE_BYTES - len(self._kept)
@@ -62,7 +62,7 @@ class LineSplitter:
     def _end_line(self) -> None:
         is_cut = self._size > len(self._kept)
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        text = decoder.decode(bytes(self._kept), final=not is_cut)  # not half a character before the mark
+        text = decoder.decode(bytes(self._kept), final=not is_cut)  # no partial character before the mark
         if is_cut:
             text += cut_mark(self._size)
         self._kept.clear()
@@ -71,24 +71,24 @@ class LineSplitter:
 
 
 class Pump(threading.Thread):
-    """Passes one stream of a program on until its end.
+    """Copies one output stream of the program until its end.
 
-    It waits for nobody but the reader of our own output. When that reader is gone, so is the program's: it
-    gets SIGPIPE or EPIPE, as it would without us.
+    It only waits for the reader of the wrapper's own output. If that reader closes the stream, the program
+    gets SIGPIPE or EPIPE, as it would without the wrapper.
 
-    :param source: file descriptor, read and closed here
-    :param target: file descriptor
+    :param source: file descriptor to read; it is closed at the end
+    :param target: file descriptor to write
     """
 
     def __init__(self, source: int, target: int, emit: Callable[[str], None]) -> None:
         super().__init__(daemon=True)
         self._source = source
         self._target = target
-        self._lines = LineSplitter(emit)
-        self._reading_since: float | None = time.monotonic()  # None: it waits for its reader
+        self._lines = OutputLineSplitter(emit)
+        self._reading_since: float | None = time.monotonic()  # None while it waits for the reader
 
     def run(self) -> None:
-        """Pass on, until the end of the source or of the target."""
+        """Copy until the source ends or the target is closed."""
         with contextlib.suppress(OSError):
             while data := os.read(self._source, CHUNK_BYTES):
                 self._reading_since = None
@@ -99,25 +99,27 @@ class Pump(threading.Thread):
         self._lines.close()
 
     def finish(self, since: float, quiet_seconds: float) -> None:
-        """Wait for the end of the source, or until it is quiet: a child left behind may hold it open.
+        """Wait for the end of the source, or until it is quiet: an orphaned child may keep it open.
 
-        Nor is one that writes on waited for for ever; but a slow reader is.
+        A child that keeps writing is waited for only for a limited time. A slow reader is waited for without
+        limit.
 
-        :param since: when the program ended, by the monotonic clock
+        :param since: monotonic time at which the program ended
+        :param quiet_seconds: how long without output counts as quiet
         """
         while self.is_alive():
             reading_since = self._reading_since
             if reading_since is not None:
-                latest = since + quiet_seconds * _LOUD_TIMES
+                latest = since + quiet_seconds * _MAX_QUIET_PERIODS
                 if time.monotonic() >= min(max(since, reading_since) + quiet_seconds, latest):
                     return
             self.join(0.1)
 
 
 def write_all(target: int, data: bytes) -> None:
-    """Write it all, also to a descriptor that somebody made non-blocking.
+    """Write all data, even to a non-blocking descriptor.
 
-    :raises OSError: nobody reads it
+    :raises OSError: the reader has closed it
     """
     view = memoryview(data)
     while view:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log lines that wait to be sent: as many as fit, the newest."""
+"""Log queue: a bounded queue of log lines that are to be sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from airflow_asyncaction.protocol.reports import Limits, LogLine, cut_line
 
 LINE_BYTES = Limits().line_bytes - 64
-"""A line is cut to this here, so that with its mark the server has nothing to cut."""
+"""Lines are cut to this size, so that the server does not cut them again, even with the mark."""
 
 MAX_KEPT_LINES = Limits().kept_log_lines
 MAX_KEPT_CHARS = 16 * 1024 * 1024
@@ -21,11 +21,11 @@ REPORT_LINES = Limits().report_log_lines
 REPORT_BYTES = 900 * 1024
 
 
-class Outbox:
-    """A bounded queue of log lines. Any thread, and a signal handler, may use it.
+class LogQueue:
+    """Bounded queue of log lines. Threads and signal handlers may use it.
 
-    The oldest lines are dropped while the server is down or slow, as are lines on which it fails. One line
-    replaces them and says how many.
+    If the server is down or slow, the oldest lines are dropped, and so are lines that cause server errors. A
+    line in their place gives their number.
     """
 
     def __init__(self) -> None:
@@ -41,11 +41,11 @@ class Outbox:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is enough for a report of its own."""
+        """Whether there are enough lines for a report."""
         return len(self._lines) >= FULL_LINES or self._chars >= FULL_CHARS
 
     def add(self, line: LogLine) -> None:
-        """Append a line, in place of the oldest if there are too many."""
+        """Append a line. Drop the oldest lines if there are too many."""
         with self._lock:
             self._lines.append(line)
             self._chars += len(line.message)
@@ -54,41 +54,41 @@ class Outbox:
                 self._dropped += 1
 
     def take(self, *, less_bytes: int = 0) -> list[LogLine]:
-        """Remove and return the oldest lines, as many as one report holds.
+        """Remove and return the oldest lines, as many as fit into one report.
 
-        :param less_bytes: what else the report holds
+        :param less_bytes: size of the rest of the report
         """
         taken: list[LogLine] = []
         with self._lock:
             room = self._report_bytes - less_bytes
             if self._dropped and room > 0:
                 text = (
-                    f"[{self._dropped} lines were dropped here: the server was away, too slow for them, or"
-                    " failed on them]"
+                    f"[{self._dropped} lines were dropped here: the server was unreachable, too slow, or"
+                    " failed to process them]"
                 )
                 taken.append(LogLine(text, "WARNING"))
                 self._dropped = 0
             while self._lines and len(taken) < self._report_lines:
-                room -= len(encode(self._lines[0])) + 1
+                room -= len(encode_line(self._lines[0])) + 1
                 if room < 0 and (taken or less_bytes):
                     break
                 taken.append(self._pop())
         return taken
 
-    def take_fewer(self) -> None:
-        """Take half as many lines as before from now on: the server found them too many."""
+    def halve_reports(self) -> None:
+        """Put half as many lines into each report from now on: a report was too large for the server."""
         with self._lock:
             self._report_lines = max(1, self._report_lines // 2)
             self._report_bytes = max(LINE_BYTES, self._report_bytes // 2)
 
     def put_back(self, lines: Sequence[LogLine]) -> None:
-        """Return lines that were taken, but not in turn."""
+        """Put lines back at the front of the queue."""
         with self._lock:
             self._lines.extendleft(reversed(lines))
             self._chars += sum(len(line.message) for line in lines)
 
-    def give_up(self, lines: Sequence[LogLine]) -> None:
-        """Count lines that were taken as dropped."""
+    def count_dropped(self, lines: Sequence[LogLine]) -> None:
+        """Count lines that were taken, but could not be sent, as dropped."""
         with self._lock:
             self._dropped += len(lines)
 
@@ -98,13 +98,13 @@ class Outbox:
         return line
 
 
-def encode(line: LogLine) -> bytes:
-    """Return a line as JSON."""
+def encode_line(line: LogLine) -> bytes:
+    """Serialize a line as JSON."""
     return json.dumps(line.to_json(), ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def tidy(text: str) -> str:
-    """Return a text as it can be sent: without lone surrogates, and not too long."""
+def clean_text(text: str) -> str:
+    """Replace lone surrogates in a text, and cut it to the size of a line."""
     if not text.isascii():
         text = text.encode("utf-8", "replace").decode()
     return cut_line(text, LINE_BYTES)

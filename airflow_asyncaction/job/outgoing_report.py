@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One report on its way to the server."""
+"""Outgoing report: a report that is being sent, with the nonce under which it is resent."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_asyncaction.job.outbox import encode
+from airflow_asyncaction.job.log_queue import encode_line
 from airflow_asyncaction.job.transport import Request
 from airflow_asyncaction.protocol.reports import LogLine
 
 
 @dataclass(frozen=True)
 class OutgoingReport:
-    """A report. It is kept, nonce and all, until it is answered.
+    """A report, which is kept with its nonce until the server has responded.
 
-    :param terminal: what the job's end says, if this report carries it
+    :param terminal: fields of the job's end, if this is the terminal report
     """
 
     request: Request
@@ -29,32 +29,32 @@ class OutgoingReport:
     def of(
         cls, fields: Mapping[str, Any], lines: Sequence[LogLine], terminal: Mapping[str, Any] | None
     ) -> OutgoingReport:
-        """Return a report with a new nonce. ``fields`` include those of ``terminal``."""
+        """Return a report with a new nonce. ``fields`` must include those of ``terminal``."""
         return cls(Request("POST", "/status", encode_report(fields, lines)), fields, lines, terminal)
 
     @property
     def is_heartbeat(self) -> bool:
-        """Whether it says nothing but that the job is alive."""
+        """Whether the report is empty."""
         return not self.fields and not self.lines
 
     @property
     def can_be_skipped(self) -> bool:
-        """Whether it may be dropped to let the job's end through. A terminal report loses only log lines."""
+        """Whether it may be skipped to let later reports through. A terminal report only loses log lines."""
         return not self.is_heartbeat and (self.terminal is None or bool(self.lines))
 
 
 def heartbeat() -> OutgoingReport:
-    """Return a report that says nothing."""
+    """Return an empty report."""
     return OutgoingReport.of({}, (), None)
 
 
 def encode_report(fields: Mapping[str, Any], lines: Sequence[LogLine] = ()) -> bytes:
-    """Return the body of a report; of a heartbeat none."""
+    """Serialize a report. The body of a heartbeat is empty."""
     if not fields and not lines:
         return b""
     text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    head = text.encode("utf-8", "replace")  # a host's name may have lone surrogates
+    head = text.encode("utf-8", "replace")  # host names may contain lone surrogates
     if not lines:
         return head
     comma = b"," if fields else b""
-    return head[:-1] + comma + b'"logs":[' + b",".join(map(encode, lines)) + b"]}"
+    return head[:-1] + comma + b'"logs":[' + b",".join(map(encode_line, lines)) + b"]}"

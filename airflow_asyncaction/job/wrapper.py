@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a program that knows nothing of the job protocol, and reports for it."""
+"""Wrapper: runs an unmodified program as a job, and reports for it."""
 
 from __future__ import annotations
 
@@ -19,45 +19,47 @@ from typing import Any
 
 from airflow_asyncaction.exceptions import JobInfoError, ServerError, Superseded
 from airflow_asyncaction.job.client import Job, this_agent
-from airflow_asyncaction.job.outbox import tidy
+from airflow_asyncaction.job.log_queue import clean_text
+from airflow_asyncaction.job.program_output import Pump
 from airflow_asyncaction.job.proxies import Proxies
-from airflow_asyncaction.job.reporter import Timing, say
-from airflow_asyncaction.job.streams import Pump
-from airflow_asyncaction.job.wrap_files import (
+from airflow_asyncaction.job.stderr import NOT_A_JOB, print_stderr
+from airflow_asyncaction.job.timing import Timing
+from airflow_asyncaction.job.wrapper_files import (
     FROM_TERMINAL,
     Binding,
     TransferEnded,
     TransferFailed,
     fetch_inputs,
+    upload_existing_outputs,
     upload_outputs,
-    upload_what_is_there,
 )
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.reports import TAIL_LINES, kept_tail
+from airflow_asyncaction.protocol.reports import TAIL_LINES, cut_tail
 
 WRAPPER_FAILED = 125
 CANNOT_RUN = 126
 NOT_FOUND = 127
 
-_TO_GROUP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # they end a program with all it started
-_TO_PROGRAM = (signal.SIGUSR1, signal.SIGUSR2)  # a child that does not know them would die of them
+_TO_GROUP = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # forwarded to the program and all its children
+_TO_PROGRAM = (signal.SIGUSR1, signal.SIGUSR2)  # would kill children that do not handle them
 _POLL_SECONDS = 0.2
 _QUIET_SECONDS = 5.0
-_KILLED_SECONDS = 5.0  # what is there so long after SIGKILL, we cannot end
+_KILLED_SECONDS = 5.0  # processes that survive SIGKILL this long cannot be killed
 _PR_SET_PDEATHSIG = 1
 _CONFLICT = 409
 
 
 @keyword_dataclass
 class Options:
-    """How to wrap.
+    """Options of the wrapper.
 
-    :param stop_grace_seconds: between SIGTERM and SIGKILL when the server asks the job to stop
-    :param report_timeout_seconds: how long the end is re-sent to a server that is away
-    :param inputs: are fetched before the program is started
-    :param outputs: are uploaded after it has succeeded
-    :param output_on_failure: ... or ended in any other way, as far as they are there
+    :param heartbeat_seconds: maximum interval between two reports
+    :param stop_grace_seconds: between SIGTERM and SIGKILL if the server asks the job to stop
+    :param report_timeout_seconds: how long to resend the end if the server is unreachable
+    :param inputs: files to download before the program starts
+    :param outputs: files to upload after the program has succeeded
+    :param output_on_failure: whether to upload existing outputs also after any other end
     """
 
     heartbeat_seconds: float = 10.0
@@ -69,37 +71,37 @@ class Options:
 
 
 def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) -> int:
-    """Run a program and report for it; return the code to exit with.
+    """Run a program, report for it, and return the exit code of the wrapper.
 
-    A program that was killed by a signal takes this process with it by the same signal: whoever started it
-    sees what really happened. 128 + signal is returned where that cannot be (process 1).
+    If a signal killed the program, the wrapper kills itself with the same signal, so that its parent process
+    sees the real reason. If that is impossible (as process 1), it returns 128 + signal.
 
-    :returns: the program's exit code; 125: this wrapper failed, 126: the program cannot be run, 127: it was
-        not found
+    :returns: the program's exit code; 125: the wrapper failed; 126: the program cannot be run; 127: the
+        program was not found
     """
     try:
         info = JobInfo.from_environ(environ)
         if info is None:
-            say("there are no JOB_ variables, so this is no job of Airflow: nothing is reported")
+            print_stderr(NOT_A_JOB)
             if options.inputs or options.outputs:
-                say("there are no files outside Airflow: inputs and outputs are ignored")
-            return _become(command, environ)
-        agent = {**this_agent(), "program": tidy(command[0])}
+                print_stderr("Inputs and outputs are ignored: files only exist in a job")
+            return _exec(command, environ)
+        agent = {**this_agent(), "program": clean_text(command[0])}
         job = Job(info, agent=agent, timing=_timing(options), proxies=Proxies(environ))
     except JobInfoError as error:
-        say(str(error))
+        print_stderr(str(error))
         return WRAPPER_FAILED
     try:
         return _run_job(command, options, environ, job)
     except TransferFailed as failure:
         text, name = str(failure), failure.name
-        say(text)
+        print_stderr(text)
         _report(lambda: job.fail(text, name=name), job)
         return WRAPPER_FAILED
     except TransferEnded as ended:
         text, name = str(ended), "Stopped" if job.is_stopping() else "Signal"
         _report(lambda: job.fail(text, name=name), job)
-        return _leave_as(-ended.number)
+        return _exit_as(-ended.number)
 
 
 def _run_job(command: Sequence[str], options: Options, environ: Mapping[str, str], job: Job) -> int:
@@ -108,20 +110,20 @@ def _run_job(command: Sequence[str], options: Options, environ: Mapping[str, str
         program = _Program(command, environ, job, options)
     except OSError as error:
         code, text = _cannot_start(command[0], error)
-        say(text)
+        print_stderr(text)
         _report(lambda: job.fail(text, name="NotFound" if code == NOT_FOUND else "CannotRun"), job)
         return code
     returncode = program.wait()
     if returncode == 0 and not job.is_stopping():
         upload_outputs(job, options.outputs)
     elif options.output_on_failure:
-        upload_what_is_there(job, options.outputs)
+        upload_existing_outputs(job, options.outputs)
     _report(functools.partial(_report_end, job, returncode, tuple(program.tail)), job)
-    return _leave_as(returncode)
+    return _exit_as(returncode)
 
 
 def report_failure(message: str, environ: Mapping[str, str]) -> None:
-    """Report that the wrapper itself failed, if there is a server to report to."""
+    """Report that the wrapper itself failed, if this process is a job."""
     with contextlib.suppress(JobInfoError):
         info = JobInfo.from_environ(environ)
         if info is not None:
@@ -131,9 +133,9 @@ def report_failure(message: str, environ: Mapping[str, str]) -> None:
 
 
 class _Program:
-    """The program, in a process group of its own, on Linux bound to die with this process.
+    """The wrapped program, in its own process group. On Linux, it is killed if the wrapper dies.
 
-    It is started before any thread is: what runs between fork and exec must not meet a lock held elsewhere.
+    It is started before any thread: code between fork and exec must not wait for a lock of another thread.
     """
 
     def __init__(
@@ -170,11 +172,11 @@ class _Program:
             pump.start()
 
     def wait(self) -> int:
-        """Wait for the program's end and the rest of its output; return its code, or less 0 for a signal."""
+        """Wait for the program and its output. Return its exit code, or the negative number of a signal."""
         assert self._process is not None  # noqa: S101
         kill_at: float | None = None
         while self._process.poll() is None:
-            kill_at = self._obey(kill_at)
+            kill_at = self._check_stop(kill_at)
             if select.select([self._wake_fd], [], [], _POLL_SECONDS)[0]:
                 os.read(self._wake_fd, 4096)
         if kill_at is not None:
@@ -187,16 +189,18 @@ class _Program:
         return self._process.returncode
 
     def _end_group(self, kill_at: float) -> None:
-        """Wait for what the program has started: it has the same grace."""
+        """Wait for the program's children, within the same grace period."""
         assert self._process is not None  # noqa: S101
         while self._signal_group(0) and time.monotonic() < kill_at + _KILLED_SECONDS:
-            self._obey(kill_at)
-            with contextlib.suppress(ChildProcessError):  # as process 1 of a container we inherit them
+            self._check_stop(kill_at)
+            with contextlib.suppress(
+                ChildProcessError
+            ):  # process 1 of a container inherits orphaned processes
                 os.waitpid(-self._process.pid, os.WNOHANG)
             time.sleep(0.05)
 
-    def _obey(self, kill_at: float | None) -> float | None:
-        """Begin, or finish, to end the group once the server asks for it; return when to kill it."""
+    def _check_stop(self, kill_at: float | None) -> float | None:
+        """Stop the process group if the server asks for it. Return when to kill it."""
         if kill_at is None:
             if not self._job.is_stopping():
                 return None
@@ -207,7 +211,7 @@ class _Program:
         return kill_at
 
     def _signal_group(self, number: int) -> bool:
-        """Signal the group; return whether anything is left in it."""
+        """Signal the process group. Return whether it still has processes."""
         assert self._process is not None  # noqa: S101
         try:
             os.killpg(self._process.pid, number)
@@ -227,7 +231,9 @@ class _Program:
                     os.killpg(process.pid, number)
                 else:
                     os.kill(process.pid, number)
-        elif number in _TO_GROUP and self._is_over:  # we are asked not to wait for the server
+        elif (
+            number in _TO_GROUP and self._is_over
+        ):  # after the program's end, a signal means: do not wait for the server
             os._exit(_shell_code(process.returncode))
 
     def _take_line(self, stream: str, text: str) -> None:
@@ -243,15 +249,18 @@ def _timing(options: Options) -> Timing:
     )
 
 
-def _become(command: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Outside Airflow there is nothing to wrap: the program takes this process over."""
+def _exec(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Replace this process by the program: outside Airflow, there is nothing to report."""
     try:
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and that would be inherited
+        for number in (
+            signal.SIGPIPE,
+            signal.SIGXFSZ,
+        ):  # Python ignores them, and the program would inherit that
             signal.signal(number, signal.SIG_DFL)
-        os.execvpe(command[0], list(command), environ)  # noqa: S606 - to run it is what we are for
+        os.execvpe(command[0], list(command), environ)  # noqa: S606 - the purpose of the wrapper
     except OSError as error:
         code, text = _cannot_start(command[0], error)
-        say(text)
+        print_stderr(text)
         return code
 
 
@@ -261,45 +270,45 @@ def _cannot_start(program: str, error: OSError) -> tuple[int, str]:
 
 
 def _report_end(job: Job, returncode: int, tail: Sequence[str]) -> None:
-    """Report the program's end. One that was asked to stop has not succeeded, whatever its exit code."""
+    """Report the end of the program. If it was asked to stop, that is ERROR whatever its exit code."""
     if returncode == 0 and not job.is_stopping():
         job.succeed()
         return
-    name, said = "ExitCode", f"The program exited with code {returncode}"
+    name, text = "ExitCode", f"The program exited with code {returncode}"
     if returncode < 0:
-        name, said = "Signal", f"The program was killed by {_signal_name(-returncode)}"
+        name, text = "Signal", f"The program was killed by {_signal_name(-returncode)}"
     if job.is_stopping():
-        name, said = "Stopped", f"{said} after it was asked to stop"
-    shown = "\n".join(kept_tail(list(tail)))
-    job.fail(f"{said}\n{shown}" if shown else said, name=name)
+        name, text = "Stopped", f"{text} after it was asked to stop"
+    tail_text = "\n".join(cut_tail(list(tail)))
+    job.fail(f"{text}\n{tail_text}" if tail_text else text, name=name)
 
 
 def _report(send: Callable[[], None], job: Job) -> None:
-    """Send; the program's own word may have come first, and its exit code counts whatever comes of this."""
+    """Report the end. An end that the program has reported itself stands; other errors are printed."""
     try:
         send()
         job.flush()
     except Superseded:
-        job.discard()  # the program was stopped for it, or ended before it could be
+        job.discard()  # the program was stopped for this reason, or ended before it
     except ServerError as error:
         if error.status != _CONFLICT:
-            say(f"the end could not be reported: {error}")
+            print_stderr(f"The end could not be reported: {error}")
             job.discard()
     job.close()
 
 
 def _close_output() -> None:
-    """Let the readers of the program's output see its end, however long its report takes."""
+    """Close stdout, so that its readers need not wait until the end is reported."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
 
 
-def _leave_as(returncode: int) -> int:
+def _exit_as(returncode: int) -> int:
     if returncode >= 0:
         return returncode
     number = -returncode
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the program has left a core if it was to
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the program has already dumped core if it should
     with contextlib.suppress(OSError):  # SIGKILL has no handler
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
@@ -319,10 +328,10 @@ def _signal_name(number: int) -> str:
 
 
 def _wake_on_signals(handler: Callable[[int, FrameType | None], Any]) -> int:
-    """Send the forwarded signals to ``handler``; return a descriptor that is readable after any, SIGCHLD too.
+    """Handle the forwarded signals. Return a descriptor that is readable after each of them and SIGCHLD.
 
-    A signal that is ignored stays so, here and in the program (``nohup``), except for SIGINT: a shell lets
-    whatever it starts in the background ignore it, which nobody has asked for.
+    Signals that are ignored stay ignored, here and in the program (``nohup``). SIGINT is an exception: shells
+    ignore it in all background processes.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -335,9 +344,10 @@ def _wake_on_signals(handler: Callable[[int, FrameType | None], Any]) -> int:
 
 
 def _before_exec() -> Callable[[], None]:
-    """Return what to call between fork and exec: the program leads a group, and on Linux dies when we do.
+    """Return the function to call between fork and exec.
 
-    It has the default signals, even if a shell has started us in the background.
+    The program becomes the leader of a process group, gets the default handlers of terminal signals, and on
+    Linux is killed if the wrapper dies.
     """
     prctl = _prctl()
     parent = os.getpid()
@@ -348,7 +358,7 @@ def _before_exec() -> Callable[[], None]:
             signal.signal(number, signal.SIG_DFL)
         if prctl is not None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:  # it died before the kernel knew
+            if os.getppid() != parent:  # the wrapper died before prctl()
                 os._exit(WRAPPER_FAILED)
 
     return prepare
@@ -359,7 +369,7 @@ def _prctl() -> Callable[..., int] | None:
         return None
     try:
         import ctypes
-    except ImportError:  # a Python built without it
+    except ImportError:  # Python was built without it
         return None
     prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
     return prctl

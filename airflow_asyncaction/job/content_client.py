@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Carries raw content to and from the URLs that the API server hands out; such a URL is a credential."""
+"""Content client: transfers raw content to and from content URLs, which are credentials."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from airflow_asyncaction.protocol.resending import is_worth_resending, retry_aft
 CHUNK_BYTES = 1024 * 1024
 
 _MAX_REFUSAL_BYTES = 64 * 1024
-_MAX_STALE_URLS = 3  # of the freshly issued ones; then it is not their age that is wrong
+_MAX_STALE_URLS = 3  # if so many new URLs are refused, their age is not the reason
 _XML_CODE = re.compile(rb"<Code>([A-Za-z0-9_.-]{1,100})</Code>")
 _ADVICE = {
-    409: "upload before the job's end is reported",
-    412: "the file changed while it was uploaded, or was damaged on the way: upload it again",
-    413: "make it smaller, or have the limit raised",
-    507: "have room made in the file store",
+    409: "upload files before you report the end of the job",
+    412: "the file changed or was damaged during the upload: upload it again",
+    413: "upload a smaller file, or have the limit raised",
+    507: "free space in the file store",
 }
 
 
 class ContentOutage(Exception):
-    """The content did not get through, or not for the time being: try again.
+    """The transfer failed temporarily: try again.
 
-    :param is_stale: the URL is not taken any more: ask for another
+    :param is_stale: whether the URL was refused, so that a new one is needed
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class ContentOutage(Exception):
 
 
 class Patience:
-    """How long one transfer is tried again: from its first outage on, longer with each.
+    """Limits how long a transfer is retried after its first error, and waits between attempts.
 
-    :param seconds: 0: it is tried once
+    :param seconds: 0 for a single attempt
     """
 
     def __init__(self, seconds: float) -> None:
@@ -76,16 +76,16 @@ class Patience:
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew: something got through."""
+        """Start over, after part of the content was transferred."""
         self._deadline: float | None = None
         self._delays = Backoff().delays()
         self._stale_urls = 0
 
     def wait(self, outage: ContentOutage) -> None:
-        """Wait until it is time to try again.
+        """Wait until the next attempt.
 
-        :raises ServerUnreachable: patience is at its end
-        :raises ServerError: no URL is taken, however fresh
+        :raises ServerUnreachable: the time is over
+        :raises ServerError: several new URLs in a row were refused
         """
         now = time.monotonic()
         if self._deadline is None:
@@ -100,55 +100,57 @@ class Patience:
 
 
 @keyword_dataclass
-class Contents:
-    """Transfers contents to and from their URLs. Errors name only the host and the proxy.
+class ContentClient:
+    """Transfers content to and from content URLs. Errors only name the host and the proxy.
 
-    :param timeout_seconds: for connecting, and for each wait for more bytes or for an answer
+    :param timeout_seconds: for connecting, for each read and for the response
     """
 
     proxies: Proxies = field(default_factory=Proxies)
     timeout_seconds: float = 60.0
 
     def put(self, url: str, chunks: Iterable[bytes], *, size_bytes: int, method: str = "PUT") -> None:
-        """Send a content.
+        """Upload content.
 
-        :raises ContentOutage: try again
-        :raises ServerError: it was refused
+        :raises ContentOutage: a temporary error
+        :raises ServerError: the content was refused
         """
         headers = {"Content-Length": str(size_bytes)}
         self._open(url, method, headers, chunks).close()
 
     def get(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-        """Return a content to be read and closed. Raises like :meth:`put`."""
+        """Open content for reading. The caller closes it. Raises like :meth:`put`."""
         return self._open(url, "GET", headers, None)
 
     def _open(
         self, url: str, method: str, headers: Mapping[str, str], chunks: Iterable[bytes] | None
     ) -> http.client.HTTPResponse:
         host = _host_of(url)
-        way = _Way(self.proxies)
-        request = urllib.request.Request(  # noqa: S310 - its scheme was looked at
+        route = _ProxyHandler(self.proxies)
+        request = urllib.request.Request(  # noqa: S310 - its scheme was checked
             url, chunks, {"User-Agent": f"airflow-asyncaction/{__version__}", **headers}, method=method
         )
         try:
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), way, _Bare, *_HANDLERS)
+            opener = urllib.request.build_opener(
+                urllib.request.ProxyHandler({}), route, _NoContentType, *_HANDLERS
+            )
             response: http.client.HTTPResponse = opener.open(request, timeout=self.timeout_seconds)
         except urllib.error.HTTPError as refusal:
             with refusal:
                 retry_after = refusal.headers.get("Retry-After")
-                raise _judge(way.describe(host), refusal.code, refusal, retry_after) from None
+                raise _error_of_refusal(route.describe(host), refusal.code, refusal, retry_after) from None
         except BROKEN as error:
             status = tunnel_refusal(error)
             if status is not None:
-                raise _judge(way.describe(host), status, io.BytesIO()) from None
-            raise ContentOutage(f"No answer from {way.describe(host)}: {_describe(error)}") from None
+                raise _error_of_refusal(route.describe(host), status, io.BytesIO()) from None
+            raise ContentOutage(f"No response from {route.describe(host)}: {_describe(error)}") from None
         return response
 
 
-class _Way(urllib.request.BaseHandler):
-    """Sends requests through the proxy of their URL, those after a redirect included."""
+class _ProxyHandler(urllib.request.BaseHandler):
+    """Sends requests through the proxy of their URL, also after a redirect."""
 
-    handler_order = 100  # before the handlers that open
+    handler_order = 100  # before the handlers that open connections
 
     def __init__(self, proxies: Proxies) -> None:
         self._proxies = proxies
@@ -167,44 +169,44 @@ class _Way(urllib.request.BaseHandler):
     https_open = http_open
 
     def describe(self, host: str) -> str:
-        """Name the host, and the proxy if there is one."""
+        """Return the host, and the proxy if there is one, for error messages."""
         return describe_place(host, self._proxy)
 
 
-class _HearsRefusals(http.client.HTTPConnection):
-    """A connection whose peer may answer, and hang up, before it has all of the content: 413, 507."""
+class _EarlyResponseConnection(http.client.HTTPConnection):
+    """Connection whose peer may respond and close it before it has read the whole body (413, 507)."""
 
     def send(self, data: Any) -> None:
         if self.sock is None:
             self.connect()
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # getresponse() tells why
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # getresponse() returns the reason
             super().send(data)
 
 
-class _HearingHandler(urllib.request.AbstractHTTPHandler):
+class _EarlyResponseHandler(urllib.request.AbstractHTTPHandler):
     def do_open(self, http_class: Any, req: urllib.request.Request, **options: Any) -> Any:
-        hearing: Any = type(http_class.__name__, (_HearsRefusals, http_class), {})
-        return super().do_open(hearing, req, **options)
+        connection_class: Any = type(http_class.__name__, (_EarlyResponseConnection, http_class), {})
+        return super().do_open(connection_class, req, **options)
 
 
-class _PlainHandler(_HearingHandler, urllib.request.HTTPHandler):
+class _PlainHandler(_EarlyResponseHandler, urllib.request.HTTPHandler):
     pass
 
 
 _HANDLERS: list[type[urllib.request.BaseHandler]] = [_PlainHandler]
 
-if hasattr(urllib.request, "HTTPSHandler"):  # else it is a Python built without TLS
+if hasattr(urllib.request, "HTTPSHandler"):  # Python may have been built without TLS
 
-    class _TlsHandler(_HearingHandler, urllib.request.HTTPSHandler):
+    class _TlsHandler(_EarlyResponseHandler, urllib.request.HTTPSHandler):
         pass
 
     _HANDLERS.append(_TlsHandler)
 
 
-class _Bare(urllib.request.BaseHandler):
-    """Takes off the Content-Type that urllib makes up: some object stores' URLs are signed for none."""
+class _NoContentType(urllib.request.BaseHandler):
+    """Removes urllib's default Content-Type: the URLs of some object stores are signed without one."""
 
-    handler_order = 900  # after urllib has put it on
+    handler_order = 900  # after urllib has added it
 
     def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
         request.remove_header("Content-type")
@@ -214,15 +216,15 @@ class _Bare(urllib.request.BaseHandler):
 
 
 def _host_of(url: str) -> str:
-    """Return the host of a URL that can be used.
+    """Return the host of a URL.
 
-    :raises ServerError: it cannot
+    :raises ServerError: the URL cannot be used
     """
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname:
             return parts.hostname
-    raise ServerError("The API server answered with a content URL that is not http:// or https://")
+    raise ServerError("The API server returned a content URL that is not http:// or https://")
 
 
 def _describe(error: Exception) -> str:
@@ -231,13 +233,13 @@ def _describe(error: Exception) -> str:
     return describe_error(error)
 
 
-def _judge(
+def _error_of_refusal(
     place: str, status: int, answer: BinaryIO | urllib.error.HTTPError, retry_after: str | None = None
 ) -> ContentOutage | ServerError:
-    """Return what a refused content means."""
-    code, said = _read_refusal(answer)
-    text = f"{place} refused the content: it answered {status}"
-    text += (f" {code}" if code else "") + (f": {said}" if said else "")
+    """Return the error for a response that refuses the content."""
+    code, message = _read_refusal(answer)
+    text = f"{place} refused the content with status {status}"
+    text += (f" {code}" if code else "") + (f": {message}" if message else "")
     if status == HTTPStatus.FORBIDDEN:
         return ContentOutage(text, status=status, code=code, is_stale=True)
     if is_worth_resending(status, code):
@@ -250,7 +252,7 @@ def _judge(
 
 
 def _read_refusal(answer: BinaryIO | urllib.error.HTTPError) -> tuple[str, str]:
-    """Return code and message; of an object store's XML the code alone, as its message may quote the URL."""
+    """Return code and message. Of an object store's XML only the code: its message may contain the URL."""
     try:
         body = answer.read(_MAX_REFUSAL_BYTES)
     except BROKEN:

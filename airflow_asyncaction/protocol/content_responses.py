@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers to GET for the content of a file: all of it, or one range (RFC 9110)."""
+"""Responses to GET for the content of a file: all of it, or one range (RFC 9110)."""
 
 from __future__ import annotations
 
@@ -12,31 +12,32 @@ from urllib.parse import quote
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,99})-([0-9]{1,99})?|-([0-9]{1,99}))")
 
 
-class Described(Protocol):
-    """A content, as far as its answer depends on it."""
+class DescribedContent(Protocol):
+    """Metadata of a file's content that the response depends on."""
 
     @property
     def size_bytes(self) -> int:
-        """Of all of it."""
+        """Size of the whole content."""
 
     @property
     def sha256(self) -> str:
-        """Hex."""
+        """Lower-case hex digest of the whole content."""
 
     @property
     def name(self) -> str:
-        """A relative path."""
+        """Name of the file: a relative path."""
 
     @property
     def mimetype(self) -> str:
-        """As it was announced."""
+        """Media type, as announced."""
 
 
 @dataclass(frozen=True)
-class ContentAnswer:
-    """Answer to a GET for the content of a file, or for a part of it.
+class ContentResponse:
+    """Status and headers of a response, and the part of the content that is its body.
 
-    :param start: offset of the part in bytes; ``length`` is its size
+    :param start: offset of this part in bytes
+    :param length: size of this part in bytes
     """
 
     status: int
@@ -45,10 +46,10 @@ class ContentAnswer:
     length: int
 
     @classmethod
-    def of(cls, content: Described, headers: Mapping[str, str]) -> ContentAnswer:
-        """Answer a request with these headers: with one range, if it asks for one, else with all.
+    def of(cls, content: DescribedContent, headers: Mapping[str, str]) -> ContentResponse:
+        """Return the response to a request: one range if it asks for one, else the whole content.
 
-        :param headers: with names in lower case
+        :param headers: of the request, with lower-case names
         """
         size, etag = content.size_bytes, f'"{content.sha256}"'
         part = _part(headers.get("range", ""), size)
@@ -57,12 +58,12 @@ class ContentAnswer:
         common = {
             "Content-Type": content.mimetype,
             "Content-Disposition": _attachment(content.name),
-            "Content-Encoding": "identity",  # else Airflow would compress it
+            "Content-Encoding": "identity",  # otherwise Airflow would compress it
             "Accept-Ranges": "bytes",
             "ETag": etag,
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": "sandbox",  # it comes from Airflow's own origin, and from anybody
+            "Content-Security-Policy": "sandbox",  # untrusted content, served from Airflow's own origin
         }
         if part is None:
             return cls(200, {**common, "Content-Length": str(size)}, 0, size)
@@ -74,15 +75,15 @@ class ContentAnswer:
 
 
 def _part(header: str, size: int) -> tuple[int, int] | None:
-    """Return start and stop of a ``Range`` within ``size`` bytes; an empty range if it is not satisfiable.
+    """Parse a ``Range`` header into start and stop. The range is empty if it cannot be satisfied.
 
-    ``None`` if the header is not a single range: send the whole content.
+    Return ``None`` if the header is not a single range: the response is then the whole content.
     """
-    asked = _RANGE.fullmatch(header)
-    if asked is None:
+    match = _RANGE.fullmatch(header)
+    if match is None:
         return None
-    first, last, suffix = asked.groups()
-    if suffix is not None:  # the last so many
+    first, last, suffix = match.groups()
+    if suffix is not None:  # the last N bytes
         return max(0, size - int(suffix)), size
     if last is not None and int(last) < int(first):
         return None
@@ -90,5 +91,5 @@ def _part(header: str, size: int) -> tuple[int, int] | None:
 
 
 def _attachment(name: str) -> str:
-    """Return the header with which a browser saves a file under the last part of its name."""
+    """Return a ``Content-Disposition`` with which browsers save the file under the last part of its name."""
     return f"attachment; filename*=UTF-8''{quote(name.rpartition('/')[2], safe='')}"
