@@ -14,6 +14,7 @@ from airflow_asyncaction.files.tokens import own_tokens
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.completion import Completion
+from airflow_asyncaction.store.database import Database
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Services:
     """What routes and commands call."""
 
     settings: Settings
+    database: Database
     actions: Actions
     stores: FileStores
     files: Files
@@ -34,14 +36,15 @@ def open_services(settings: Settings | None = None) -> Services:
     """
     settings = settings or our_settings.load()
     completion = Completion(settle=our_settings.resume_settle())
+    database = Database(airflow_settings.get_engine())
+    database.check_tables()
     actions = Actions(
-        airflow_settings.get_engine(),
+        database,
         replay_window=2 * settings.max_clock_skew,
         completion=completion,
         max_log_bytes=settings.limits.kept_log_bytes,
     )
-    actions.check_tables()
     stores = FileStores(settings.file_stores)
     limits = FileLimits(max_file_bytes=settings.max_file_bytes, max_files=settings.max_files)
     files = Files(actions, stores, own_tokens(settings.file_url_valid_for), limits)
-    return Services(settings, actions, stores, files)
+    return Services(settings, database, actions, stores, files)

@@ -16,7 +16,7 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
 from airflow_asyncaction.protocol.transfers import describe, describe_size
 from airflow_asyncaction.store import files, reports, rows
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.files import Content, File
 from airflow_asyncaction.store.rows import ActionRow, Transaction
 
@@ -39,8 +39,8 @@ class Found:
 class Attaching:
     """Attaches files to contents, and says so in the action's log."""
 
-    def __init__(self, actions: Actions) -> None:
-        self._actions = actions
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def attach(
         self, action_id: JobId, file_id: str, found: Found, *, may_have_ended: bool = False
@@ -61,7 +61,7 @@ class Attaching:
             return _attach(connection, row, file, found)
 
         try:
-            outcome = self._actions.transact(work)
+            outcome = self._database.run_transaction(work)
             if isinstance(outcome, str):
                 raise file_rules.hash_mismatch(outcome)
             file, content = outcome

@@ -121,7 +121,7 @@ class Files:
         self._stores = stores
         self._tokens = tokens
         self._limits = limits
-        self._attaching = Attaching(actions)
+        self._attaching = Attaching(actions.database)
         self._hashers = ThreadPoolExecutor(thread_name_prefix="asyncaction-digest")
 
     def announce(
@@ -199,7 +199,7 @@ class Files:
             late = files.by_index(connection, *key) if found is None else None
         if late is not None and late.store in self._stores.direct:
             self._complete_all([late])
-            with self._actions.transaction() as connection:
+            with self._actions.database.transaction() as connection:
                 found = files.attached(connection, *key)
         if found is None:
             raise no_such_file()
@@ -210,13 +210,13 @@ class Files:
         with self._locked(signed, prove) as (connection, _, _):
             late = files.pending(connection, signed.action_id, stores=self._stores.direct)
         self._complete_all(late)
-        with self._actions.transaction() as connection:
+        with self._actions.database.transaction() as connection:
             found = files.attached_in(connection, signed.action_id, Role.OUTPUT)
         return [self._record(*each) for each in found]
 
     def of_action(self, action_id: JobId) -> list[tuple[Role, FileRecord]]:
         """Return an action's attached files: its inputs, then its outputs. For who may see the action."""
-        with self._actions.transaction() as connection:
+        with self._actions.database.transaction() as connection:
             found = [
                 (role, *each) for role in Role for each in files.attached_in(connection, action_id, role)
             ]
@@ -229,7 +229,7 @@ class Files:
 
         :raises FileRefused: there is none
         """
-        with self._actions.transaction() as connection:
+        with self._actions.database.transaction() as connection:
             found = files.attached(connection, action_id, checked_property(property_), _checked_index(index))
         if found is None:
             raise no_such_file()
@@ -239,7 +239,7 @@ class Files:
         """Attach what an action's job has sent to object stores and never told. Refusals are logged only."""
         if not self._stores.direct:
             return
-        with self._actions.transaction() as connection:
+        with self._actions.database.transaction() as connection:
             late = files.pending(connection, action_id, stores=self._stores.direct)
         self._complete_all(late)
 
@@ -330,7 +330,7 @@ class Files:
 
         :raises FileRefused: nobody has
         """
-        with self._actions.transaction() as connection:
+        with self._actions.database.transaction() as connection:
             found = files.attached(connection, file.action_id, file.property, file.file_index)
         if found is None:
             raise file_rules.content_missing()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, bindparam, inspect, select
+from sqlalchemy import Connection, Row, bindparam, select
 from sqlalchemy.exc import IntegrityError
 
 from airflow_asyncaction.exceptions import (
@@ -20,7 +20,6 @@ from airflow_asyncaction.exceptions import (
     FileRefused,
     MalformedReport,
     ReportTooLarge,
-    TablesMissing,
 )
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, State
@@ -43,9 +42,9 @@ from airflow_asyncaction.store import audit, end_events, log_lines, masks, repor
 from airflow_asyncaction.store.adoption import is_left_to_next_try
 from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.completion import Completion
-from airflow_asyncaction.store.connection_limit import Turns
-from airflow_asyncaction.store.models import metadata, report_table
-from airflow_asyncaction.store.outages import one_of_many, store_outages
+from airflow_asyncaction.store.database import Database
+from airflow_asyncaction.store.error_isolation import isolate_errors
+from airflow_asyncaction.store.models import report_table
 from airflow_asyncaction.store.proof import Unseal, proven, unsealed
 from airflow_asyncaction.store.refused_reports import keep_refusal, lock_out_v1, without_v1
 from airflow_asyncaction.store.reports import Envelope
@@ -102,49 +101,16 @@ class Actions:
 
     def __init__(
         self,
-        engine: Engine,
+        database: Database,
         *,
         replay_window: timedelta,
         completion: Completion | None = None,
         max_log_bytes: int = Limits.kept_log_bytes,
     ) -> None:
-        self._engine = engine
+        self.database = database
         self._completion = completion or Completion()
-        self._turns = Turns(engine)
         self._replay_window = replay_window
         self._max_log_bytes = max_log_bytes
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """Run one transaction; after it, tell of the actions that it ended.
-
-        :raises StoreUnavailable: the database does not answer
-        """
-        with store_outages(), self._turns, self._engine.begin() as connection:
-            ended = end_events.noted(connection)
-            yield connection
-        end_events.tell(ended, self.transaction)
-
-    def transact(self, work: Callable[[Connection], T]) -> T:
-        """Do some work in one transaction; once more, if somebody wrote the same in the same moment.
-
-        :raises StoreUnavailable: the database does not answer
-        """
-        try:
-            with self.transaction() as connection:
-                return work(connection)
-        except IntegrityError:
-            with self.transaction() as connection:
-                return work(connection)
-
-    def check_tables(self) -> None:
-        """Make sure that the tables are there.
-
-        :raises TablesMissing: they are not
-        """
-        with self.transaction() as connection:
-            if not set(metadata.tables) <= set(inspect(connection).get_table_names()):
-                raise TablesMissing
 
     def report(self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime) -> Outcome:
         """Take one report of a job, once, however often it is sent.
@@ -156,7 +122,7 @@ class Actions:
         try:
             return self._report(action_id, unseal, envelope, now)
         except (MalformedReport, ReportTooLarge) as error:
-            with self.transaction() as connection:
+            with self.database.transaction() as connection:
                 row = rows.lock(connection, action_id)
                 if row is not None:
                     keep_refusal(connection, row, Refused(error.code, str(error)), envelope, now)
@@ -171,7 +137,7 @@ class Actions:
         :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
         :raises ActionAdopted: another try has adopted it, or is about to
         """
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             row, message = unsealed(rows.lock(connection, action_id), action_id, unseal)
             if ti_id is not None and row.ti_id != ti_id:
                 raise ActionAdopted
@@ -191,7 +157,7 @@ class Actions:
 
     def warn(self, action_id: JobId, said: str, now: datetime) -> None:
         """Write a warning of the server's own into an action's log; nothing if the action is gone."""
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             row = rows.lock(connection, action_id)
             if row is not None:
                 line = LogLine(said, level="WARNING", stream=SERVER_STREAM)
@@ -225,7 +191,7 @@ class Actions:
         :param audited: what a user does with it, for Airflow's audit log
         :raises ActionNotFound: it is gone
         """
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             row = proven(rows.lock(connection, action_id), action_id, prove)
             before = rows.to_action(row)
             if unless(connection, row):
@@ -241,10 +207,10 @@ class Actions:
 
         Clocks run out, the grace for an exit ends, a task was deferred too short a time before.
         """
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             due = list(self._completion.find_due(connection, now))
         for action_id in due:
-            with one_of_many(action_id), self.transaction() as connection:
+            with isolate_errors(action_id), self.database.transaction() as connection:
                 row = rows.lock(connection, action_id)
                 if row is not None:
                     self._settled(connection, row, rows.to_action(row), now)
@@ -255,7 +221,7 @@ class Actions:
         :param scheme: how the job asks
         :raises ActionNotFound: there is no such action, and ``prove`` does not mind
         """
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
             lock_out_v1(connection, row, scheme)
             return masks.for_job(row, rows.to_action(row))
@@ -273,13 +239,13 @@ class Actions:
         :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
         """
         try:
-            with self.transaction() as connection:
+            with self.database.transaction() as connection:
                 row, said = unsealed(rows.lock(connection, action_id), action_id, unseal)
                 lock_out_v1(connection, row, job_scheme)
                 yield connection, row, said
         except (FileRefused, MalformedReport):  # its signature is valid
             if job_scheme is Scheme.V2:
-                with self.transaction() as connection:
+                with self.database.transaction() as connection:
                     rows.write(connection, action_id, {"accept_v1": False})
             raise
 
@@ -288,12 +254,12 @@ class Actions:
 
         :raises ActionNotFound: there is no such action, and ``prove`` does not mind
         """
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
             action = rows.to_action(row)
             log_page = log_lines.page(connection, action_id, after_line, dropped=row.log_lines_dropped)
         if overdue(action, now) is not None:
-            with self.transaction() as connection:
+            with self.database.transaction() as connection:
                 row, _ = unsealed(rows.lock(connection, action_id), action_id, prove)
                 action = self._settled(connection, row, rows.to_action(row), now)
         return View(action, row.deferral is not None, log_page)
@@ -306,11 +272,11 @@ class Actions:
 
     def _report(self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime) -> Outcome:
         try:
-            with self.transaction() as connection:
+            with self.database.transaction() as connection:
                 return self._take(connection, action_id, unseal, envelope, now, is_resend=False)
         except IntegrityError:
             # Its key is there: a re-send, maybe of a report that came in the same moment.
-            with self.transaction() as connection:
+            with self.database.transaction() as connection:
                 return self._take(connection, action_id, unseal, envelope, now, is_resend=True)
 
     def _take(
@@ -338,7 +304,7 @@ class Actions:
             case Accepted(after):
                 changes = rows.changes(before, after, now)
                 self._keep_report(connection, row, changes, report, envelope, now)
-                end_events.note(connection, before, after)
+                end_events.collect(connection, before, after)
                 if report.is_terminal:
                     self._completion.complete(connection, row, after, now)
                 return Outcome(masks.for_job(row, after), has_ended=report.is_terminal)
@@ -367,7 +333,7 @@ class Actions:
         after = _accepted(decide(action, time_out, now))
         rows.write(connection, action.id, rows.changes(action, after, now))
         reports.keep_message(connection, action.id, "timeout", now)
-        end_events.note(connection, action, after)
+        end_events.collect(connection, action, after)
         return after
 
 
@@ -379,7 +345,7 @@ def _apply(
     rows.write(connection, row.id, rows.changes(before, after, now))
     kind = type(message).__name__.lower()
     reports.keep_message(connection, row.id, kind, now, requested_by=requested_by)
-    end_events.note(connection, before, after)
+    end_events.collect(connection, before, after)
     return after
 
 

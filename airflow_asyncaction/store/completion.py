@@ -30,8 +30,8 @@ from airflow_asyncaction.protocol.lifecycle import overdue
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, TRIGGERS, Deferral, NeedsWorker
 from airflow_asyncaction.store import reports, rows
+from airflow_asyncaction.store.error_isolation import isolate_errors, redacted_traceback
 from airflow_asyncaction.store.models import action_table, file_table
-from airflow_asyncaction.store.outages import anatomy, one_of_many
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Completion:
                     if is_done:
                         rows.write(connection, action.id, {"deferral": None})
             except Exception as error:  # noqa: BLE001 - whatever Airflow's code raises, the report is kept
-                log.error(_NOT_COMPLETED, action.id, anatomy(error))
+                log.error(_NOT_COMPLETED, action.id, redacted_traceback(error))
             else:
                 return
 
@@ -153,7 +153,7 @@ class Completion:
     def find_due(self, connection: Connection, now: datetime) -> Iterator[JobId]:
         """Yield the actions of deferred tasks that may be due, by a clock or from before."""
         for row in connection.execute(_MAY_BE_DUE):
-            with one_of_many(row.id):
+            with isolate_errors(row.id):
                 action = rows.to_action(row)
                 if self._is_due(action, now) or overdue(action, now) is not None:
                     yield action.id

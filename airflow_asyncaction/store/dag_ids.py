@@ -7,15 +7,15 @@ from typing import Any
 
 from sqlalchemy import Select, func, select
 
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.models import action_table
 
 _dag_id = action_table.c.dag_id
 
 
-def dag_ids_with_actions(actions: Actions) -> list[str]:
+def dag_ids_with_actions(database: Database) -> list[str]:
     """Return the ids of the Dags that have actions, also of those that were deleted, in order."""
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         # MySQL finds distinct values by such probes itself, and lets no recursion have an aggregate. No test
         # runs there: MariaDB 10.11, by hand, explains it as "Using index for group-by".
         query = _DISTINCT if connection.dialect.name == "mysql" else _PROBES

@@ -30,7 +30,8 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.masking import Masker
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
 from airflow_asyncaction.store import masks, reports, rows, secret
-from airflow_asyncaction.store.actions import Actions, supersede
+from airflow_asyncaction.store.actions import supersede
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.secret import Secrets
 from airflow_asyncaction.store.unclaimed import is_untaken_success
@@ -71,7 +72,7 @@ class Wanted:
     resumes: str | None = None
 
 
-def register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], now: datetime) -> Registered:
+def register(database: Database, claimant: Claimant, read: Callable[[], Wanted], now: datetime) -> Registered:
     """Register the action of a task instance's try; earlier tries' jobs are told to stop (410).
 
     The same nonce again gives the same action: the answer may have been lost. A job that may outlive its
@@ -82,14 +83,16 @@ def register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], n
     :raises RegistrationRefused: no such running task instance, no proof, or registered already
     """
     try:
-        return _register(actions, claimant, read, now)
+        return _register(database, claimant, read, now)
     except (IntegrityError, RegistrationRefused):
         # The same request, sent twice, may have come in the same moment and used the commitment.
-        return _register(actions, claimant, read, now)
+        return _register(database, claimant, read, now)
 
 
-def _register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], now: datetime) -> Registered:
-    with actions.transaction() as connection:
+def _register(
+    database: Database, claimant: Claimant, read: Callable[[], Wanted], now: datetime
+) -> Registered:
+    with database.transaction() as connection:
         query = select(action_table).where(action_table.c.ti_id == claimant.ti_id)
         existing = connection.execute(query).one_or_none()
         if existing is not None and hmac.compare_digest(existing.registration, claimant.digest):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from sqlalchemy import func, select
 
 from airflow_asyncaction.protocol.actions import State
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.models import action_table
 
 _UNENDED = tuple(state for state in State if not state.is_end)
@@ -19,11 +19,11 @@ _COUNT = (
 )
 
 
-def count_unended(actions: Actions) -> Mapping[State, int]:
+def count_unended(database: Database) -> Mapping[State, int]:
     """Return the number of actions by state, of each of these states.
 
     :raises StoreUnavailable: the database does not answer
     """
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         found = {State(state): count for state, count in connection.execute(_COUNT)}
     return {state: found.get(state, 0) for state in _UNENDED}

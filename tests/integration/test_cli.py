@@ -242,7 +242,7 @@ def test_an_action_is_stopped(run: Run, job: SignedJob, database: Database, acti
     (event,) = events_of(database, "stop_async_action", stopped["runId"])
     assert (event.owner, event.dag_id, event.task_id, event.map_index) == (getuser(), "dag", "task", -1)
     assert json.loads(event.extra) == {"uuid": job.info.job_id, "method": "CLI"}
-    reports = read_reports(actions, job.info.job_id, 0, bodies=False)["reports"]
+    reports = read_reports(actions.database, job.info.job_id, 0, bodies=False)["reports"]
     assert [report["requestedBy"] for report in reports if report["kind"] == "stop"] == [getuser()]
 
 

@@ -365,7 +365,7 @@ def test_the_api_server_completes_by_itself_what_is_due(
     job.report(status="SUCCESS")
     at_once = Completion(settle=timedelta(0), exit_grace=timedelta(0))
     completer = Completer(
-        Actions(database.engine, replay_window=timedelta(minutes=10), completion=at_once),
+        Actions(database.store, replay_window=timedelta(minutes=10), completion=at_once),
         interval_seconds=0.05,
     )
     completer.start()

@@ -40,7 +40,7 @@ def hook(mounted: str) -> str:
 @pytest.fixture
 def small_logs(database: Database) -> Actions:
     """Return a store that keeps few log lines of an action."""
-    return Actions(database.engine, replay_window=timedelta(minutes=10), max_log_bytes=MAX_LOG_BYTES)
+    return Actions(database.store, replay_window=timedelta(minutes=10), max_log_bytes=MAX_LOG_BYTES)
 
 
 def take(

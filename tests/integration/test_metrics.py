@@ -214,10 +214,10 @@ def test_an_action_ends_when_the_next_try_takes_over(
 
 
 def test_what_is_rolled_back_is_not_counted(statsd: StatsdServer, job: SignedJob, actions: Actions) -> None:
-    with suppress(ZeroDivisionError), actions.transaction() as connection:
+    with suppress(ZeroDivisionError), actions.database.transaction() as connection:
         supersede(connection, job.info.job_id, datetime.now(UTC))
         assert 1 / 0
-    with actions.transaction():
+    with actions.database.transaction():
         pass
     assert ended(statsd) == {}
     actions.end(job.info.job_id, Abandon(), datetime.now(UTC))
@@ -238,7 +238,7 @@ def test_a_server_tells_how_many_have_not_ended(
 ) -> None:
     actions.complete_due(datetime.now(UTC))
     settle(actions, datetime.now(UTC))
-    before = count_unended(actions)
+    before = count_unended(actions.database)
     assert set(before) == {State.SCHEDULED, State.QUEUED, State.STARTING, State.RUNNING}
     job.report()
     completer = Completer(actions, interval_seconds=0.05)

@@ -152,7 +152,7 @@ def test_a_job_is_left_to_the_next_try_that_is_going_to_adopt_it(
     left, local = (registered(task, client, adoptable=task is tasks[0]) for task in tasks)
     for task in tasks:
         NEXT_TRIES[how](task)
-    found = find_unwatched(actions, older_than=timedelta(0), now=LONG_AFTER)
+    found = find_unwatched(actions.database, older_than=timedelta(0), now=LONG_AFTER)
     assert [each.id for each in found] == [local.info.job_id]
     assert left.send("POST", "/task/reap").fields["isDone"] is False
     for moment in (NOW, LONG_AFTER):
@@ -271,7 +271,7 @@ def test_what_an_older_server_has_registered_is_found(
     jobs = [registered_and_failed(new_task(), client) for _ in range(2)]
     for job in jobs:
         set_columns(database, job, awaited=None)
-    found = find_unwatched(actions, older_than=timedelta(0), now=LONG_AFTER)
+    found = find_unwatched(actions.database, older_than=timedelta(0), now=LONG_AFTER)
     assert {each.id for each in found} == {job.info.job_id for job in jobs}
     set_columns(database, jobs[0], awaited=None)
     for moment in (NOW, LONG_AFTER):

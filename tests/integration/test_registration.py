@@ -87,7 +87,7 @@ def test_a_webda_job_is_told_the_method_to_call(
         assert fields["arguments"] == [1, {"\u00fc": None}]
     (row,) = actions_of(database, task)
     assert (row.service_name, row.method, row.orchestrator) == ("ShopService", "add", "AsyncService")
-    shown = find(actions, row.id).to_json(datetime.now(UTC))
+    shown = find(actions.database, row.id).to_json(datetime.now(UTC))
     assert (shown["serviceName"], shown["method"], shown["arguments"]) == (
         "ShopService",
         "add",

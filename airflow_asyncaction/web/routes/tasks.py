@@ -46,7 +46,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     @blueprint.post("/register")
     def registration() -> Response:
         claimant, body = _claimant(request.headers), raw_body(request, settings.limits.body_bytes)
-        registered = register(actions, claimant, lambda: _wanted(body, settings), datetime.now(UTC))
+        registered = register(actions.database, claimant, lambda: _wanted(body, settings), datetime.now(UTC))
         return jsonify(_registered_json(registered, settings))
 
     @blueprint.get("/action")
