@@ -11,7 +11,7 @@ from airflow_asyncaction.store.models import metadata
 
 _HERE = Path(__file__).parent
 
-REVISION_HEADS = {"0.1.0": "0009"}
+REVISION_HEADS = {"0.1.0": "0010"}
 """The migration that each release of this package ends with."""
 
 

@@ -93,14 +93,14 @@ class Launch:
     idempotency_key: str | None = None
 
     @property
-    def idempotency(self) -> str | None:
+    def idempotency_digest(self) -> str | None:
         """What is stored of the key: sha256, hex, of who asks, for what, and the key."""
         if self.idempotency_key is None:
             return None
         return _digest(self.requested_by, self.operation.id, self.idempotency_key)
 
     @property
-    def request(self) -> str:
+    def request_digest(self) -> str:
         """What is stored of the rest of what is asked for: sha256, hex."""
         arguments = json.dumps(strict_json.loads(self.arguments), sort_keys=True)
         return _digest(arguments, str(self.scheduled_at))
@@ -118,7 +118,7 @@ class Queued:
 
     def is_what(self, wanted: Launch) -> bool:
         """Tell whether it is what is wanted: not so if a key was used before, with another input or time."""
-        return bool(self.action.row.request == wanted.request)
+        return bool(self.action.row.request_digest == wanted.request_digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +285,9 @@ def settle(actions: Actions, now: datetime) -> None:
 def _free_key(database: Database, action_id: JobId) -> None:
     """Let the key of an action that was never launched be used again."""
     with database.transaction() as connection:
-        connection.execute(update(action_table).where(_columns.id == action_id).values(idempotency=None))
+        connection.execute(
+            update(action_table).where(_columns.id == action_id).values(idempotency_digest=None)
+        )
 
 
 def _message(row: Any) -> Due | Unlaunched:
@@ -307,7 +309,7 @@ def _message(row: Any) -> Due | Unlaunched:
 
 def _of_key(database: Database, wanted: Launch) -> ActionRecord:
     with database.transaction() as connection:
-        query = select(_columns.id).where(_columns.idempotency == wanted.idempotency)
+        query = select(_columns.id).where(_columns.idempotency_digest == wanted.idempotency_digest)
         action_id = connection.scalar(query)
     if action_id is None:
         raise ActionNotFound("The action of this Idempotency-Key is gone")
@@ -326,7 +328,7 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "run_id": f"async__{action_id}",
         "task_id": wanted.operation.task_id,
         "map_index": -1,
-        "registration": "",
+        "registration_digest": "",
         "secret": secret.encrypt(secret.new_secret()),
         "accept_v1": True,
         **masks.argument_columns(wanted.arguments),
@@ -341,8 +343,8 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "requested_by": well_formed(wanted.requested_by)[:250],
         "requested_at": now,
         "scheduled_at": scheduled_at,
-        "idempotency": wanted.idempotency,
-        "request": wanted.request,
+        "idempotency_digest": wanted.idempotency_digest,
+        "request_digest": wanted.request_digest,
     }
 
 

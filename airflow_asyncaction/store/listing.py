@@ -28,7 +28,15 @@ _MOST_RANGES = 200
 _REPORTS_PAGE = 200
 
 _columns = action_table.c
-_NEVER_SHOWN = {"secret", "task_key", "sealed_arguments", "registration", "idempotency", "ti_id", "awaited"}
+_NEVER_SHOWN = {
+    "secret",
+    "task_key",
+    "sealed_arguments",
+    "registration_digest",
+    "idempotency_digest",
+    "ti_id",
+    "awaited",
+}
 _TASK_KEY = ("dag_id", "run_id", "task_id", "map_index")
 _tasks = TaskInstance.__table__.c
 _RENDERED_MAP_INDEX = (

@@ -95,7 +95,7 @@ def _register(
     with database.transaction() as connection:
         query = select(action_table).where(action_table.c.ti_id == claimant.ti_id)
         existing = connection.execute(query).one_or_none()
-        if existing is not None and hmac.compare_digest(existing.registration, claimant.digest):
+        if existing is not None and hmac.compare_digest(existing.registration_digest, claimant.digest):
             return _registered(existing)
         if existing is not None and not existing.adoptable:
             raise RegistrationRefused(
@@ -106,7 +106,7 @@ def _register(
         wanted = read()
         earlier = _earlier_actions(connection, task)
         for row in earlier:
-            if not row.registration:
+            if not row.registration_digest:
                 _check_wanted(row)
             if State(row.state).is_waiting:
                 return _take_queued(connection, row.id, task, claimant, wanted.spec, now)
@@ -145,7 +145,7 @@ def _adopt(
     changes = {
         "ti_id": claimant.ti_id,
         "attempt": max(task.try_number, 1),
-        "registration": claimant.digest,
+        "registration_digest": claimant.digest,
         "deferral": None,
         "masks": masks.added(row, spec.secrets),
     }
@@ -171,7 +171,7 @@ def _take_queued(
         **_spec_columns(spec),
         "attempt": max(task.try_number, 1),
         "ti_id": claimant.ti_id,
-        "registration": claimant.digest,
+        "registration_digest": claimant.digest,
         "task_key": secret.encrypt(secret.new_secret()),
         "awaited": True,
         "state": State.STARTING.value,
@@ -255,7 +255,7 @@ def _insert(
             "run_id": task.run_id,
             "task_id": task.task_id,
             "map_index": task.map_index,
-            "registration": claimant.digest,
+            "registration_digest": claimant.digest,
             "secret": secret.encrypt(secret.new_secret()),
             "task_key": secret.encrypt(secret.new_secret()),
             "awaited": True,

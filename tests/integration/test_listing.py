@@ -46,7 +46,7 @@ def insert_action(database: Database, **given: Any) -> JobId:
         "run_id": "run",
         "task_id": "task",
         "map_index": -1,
-        "registration": "x",
+        "registration_digest": "x",
         "secret": "x",
         "accept_v1": True,
         "arguments": "{}",
@@ -137,7 +137,7 @@ def test_nobody_sees_actions_of_dags_that_are_not_theirs(
 
 
 def test_secrets_are_not_even_read(database: Database, actions: Actions) -> None:
-    hidden = {"secret": "x", "registration": "x", "task_key": "x", "sealed_arguments": "x"}
+    hidden = {"secret": "x", "registration_digest": "x", "task_key": "x", "sealed_arguments": "x"}
     action_id = insert_action(database, **hidden)
     with statements(database) as sent:
         find(actions.database, action_id)
