@@ -5,8 +5,8 @@ AsyncActionError
 ├── ProtocolError               what a job sent cannot be taken
 │   ├── SignatureError          who sent it is not proven
 │   │   └── StaleTime           the sender's clock is too far off
-│   ├── MalformedReport         it is not a report
-│   └── ReportTooLarge          it exceeds a limit
+│   ├── MalformedRequest         it is not a report
+│   └── RequestTooLarge          it exceeds a limit
 ├── JobInfoError                the JOB_ variables are missing or wrong
 ├── ServerError                 the API server refused a request
 │   ├── ServerUnreachable       ... or did not answer at all
@@ -70,7 +70,7 @@ class StaleTime(SignatureError):
     code = "stale_time"
 
 
-class MalformedReport(ProtocolError):
+class MalformedRequest(ProtocolError):
     """The body is not a report. ``field`` names the part that is wrong, ``""`` for the whole."""
 
     code = "malformed"
@@ -80,7 +80,7 @@ class MalformedReport(ProtocolError):
         self.field = field
 
 
-class ReportTooLarge(ProtocolError):
+class RequestTooLarge(ProtocolError):
     """The report exceeds a limit: send it in parts."""
 
     code = "too_large"

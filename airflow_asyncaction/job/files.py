@@ -49,7 +49,7 @@ _MIMETYPES_OF_ENCODINGS = {
 
 
 @dataclass(frozen=True)
-class Place:
+class FileProperty:
     """A property of an action, in a store: where files are attached.
 
     :param of: uuid of the action; ``""`` outside Airflow
@@ -92,20 +92,20 @@ class JobFiles:
         self._patience_seconds = timing.report_patience_seconds
         self._log = log
 
-    def place(self, property: str, of: str | None, store: str) -> Place:  # noqa: A002
+    def place(self, property: str, of: str | None, store: str) -> FileProperty:  # noqa: A002
         """Return a place of the job's own action, or of another.
 
-        :raises MalformedReport: no property has such a name
+        :raises MalformedRequest: no property has such a name
         """
         own = self._info.job_id if self._info is not None else ""
-        return Place(checked_property(property), of or own, store)
+        return FileProperty(checked_property(property), of or own, store)
 
-    def download(self, place: Place, to: str | os.PathLike[str], index: int) -> Path:
+    def download(self, place: FileProperty, to: str | os.PathLike[str], index: int) -> Path:
         """Fetch one file. See :meth:`Job.download`."""
         is_folder = os.fspath(to).endswith("/") or Path(to).is_dir()
         return self._fetch(place, index, lambda file: _below(Path(to), file) if is_folder else Path(to))
 
-    def download_all(self, place: Place, to: str | os.PathLike[str]) -> list[Path]:
+    def download_all(self, place: FileProperty, to: str | os.PathLike[str]) -> list[Path]:
         """Fetch all files of a place. See :meth:`Job.download_all`."""
         paths: list[Path] = []
 
@@ -127,7 +127,7 @@ class JobFiles:
 
     def upload(
         self,
-        place: Place,
+        place: FileProperty,
         named: Named,
         metadata: Mapping[str, Any] | None = None,
         mimetype: str | None = None,
@@ -152,7 +152,7 @@ class JobFiles:
             )
         return sent.file
 
-    def _fetch(self, place: Place, index: int, choose: Callable[[File], Path]) -> Path:
+    def _fetch(self, place: FileProperty, index: int, choose: Callable[[File], Path]) -> Path:
         reporter = self._server()
         title = f"{place.property}[{index}]"
         with _Shown(reporter, f"downloading {title}") as show:
@@ -200,7 +200,7 @@ class _Shown:
         self._reporter.show_transfer({"progress": percent, "message": self._message})
 
 
-def has_file(send: Send, place: Place, index: int) -> bool:
+def has_file(send: Send, place: FileProperty, index: int) -> bool:
     """Tell whether a file is attached with this index.
 
     :raises ServerError: it was refused, or could not be delivered

@@ -19,7 +19,7 @@ CHUNK_BYTES = 64 * 1024
 _LOUD_TIMES = 6
 
 
-class LineSplitter:
+class LogLineSplitter:
     """Cuts a byte stream into text lines, in constant memory. Pure: no I/O.
 
     Of a line that overwrites itself with carriage returns (a progress bar) the last state is the line, as on
@@ -84,7 +84,7 @@ class Pump(threading.Thread):
         super().__init__(daemon=True)
         self._source = source
         self._target = target
-        self._lines = LineSplitter(emit)
+        self._lines = LogLineSplitter(emit)
         self._reading_since: float | None = time.monotonic()  # None: it waits for its reader
 
     def run(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job.client import Job
-from airflow_asyncaction.job.files import Place, has_file
+from airflow_asyncaction.job.files import FileProperty, has_file
 from airflow_asyncaction.job.reporter import say
 from airflow_asyncaction.protocol.files import DEFAULT_STORE, checked_property
 
@@ -111,7 +111,7 @@ def _fetch(job: Job, binding: Binding) -> None:
         job.download_all(binding.property, binding.path)
         return
     assert job.info is not None  # noqa: S101
-    if has_file(job.send, Place(binding.property, job.info.job_id, DEFAULT_STORE), 1):
+    if has_file(job.send, FileProperty(binding.property, job.info.job_id, DEFAULT_STORE), 1):
         raise AsyncActionError(f"it has several files: give a folder, {binding.path}/")
     job.download(binding.property, binding.path)
 

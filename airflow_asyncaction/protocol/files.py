@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import is_job_id
@@ -57,7 +57,7 @@ class Announcement:
     def from_json(cls, fields: Mapping[str, Any]) -> Announcement:
         """Read the body of ``PUT /upload``.
 
-        :raises MalformedReport: it is not one; its field is named
+        :raises MalformedRequest: it is not one; its field is named
         """
         name, sha256 = fields.get("name"), fields.get("sha256")
         return cls(
@@ -133,15 +133,15 @@ class FileReference:
     def from_json(cls, fields: Any) -> FileReference:
         """Read what :meth:`FileRecord.to_json` wrote.
 
-        :raises MalformedReport: it is not that
+        :raises MalformedRequest: it is not that
         """
         if not isinstance(fields, Mapping):
-            raise MalformedReport("file is not an object", field="file")
+            raise MalformedRequest("file is not an object", field="file")
         action, index = fields.get("action"), fields.get("index")
         if not isinstance(action, str) or not is_job_id(action):
-            raise MalformedReport("file.action is not a UUID", field="file")
+            raise MalformedRequest("file.action is not a UUID", field="file")
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_INDEX:
-            raise MalformedReport("file.index is not an index", field="file")
+            raise MalformedRequest("file.index is not an index", field="file")
         return cls(
             action, checked_property(fields.get("property")), index, _digest(fields, "sha256", _SHA256)
         )
@@ -150,10 +150,10 @@ class FileReference:
 def checked_property(name: Any) -> str:
     """Return the name of a property.
 
-    :raises MalformedReport: it is none
+    :raises MalformedRequest: it is none
     """
     if not isinstance(name, str) or not _PROPERTY.fullmatch(name):
-        raise MalformedReport(
+        raise MalformedRequest(
             "A property is named by 1 to 64 of A-Z a-z 0-9 _, the first no digit", field="property"
         )
     return name
@@ -162,10 +162,10 @@ def checked_property(name: Any) -> str:
 def checked_name(name: Any) -> str:
     """Return the name of a file: a relative POSIX path, safe to be written below a folder.
 
-    :raises MalformedReport: it is not
+    :raises MalformedRequest: it is not
     """
     if not isinstance(name, str) or not is_file_name(name):
-        raise MalformedReport(
+        raise MalformedRequest(
             f"name is not a relative path of at most {MAX_FILE_NAME_CHARS} characters without '.', '..',"
             " backslashes and control characters",
             field="name",
@@ -185,7 +185,7 @@ def is_file_name(name: str) -> bool:
 def _digest(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or not pattern.fullmatch(value.lower()):
-        raise MalformedReport(f"{name} is not a hex digest of the right length", field=name)
+        raise MalformedRequest(f"{name} is not a hex digest of the right length", field=name)
     return value.lower()
 
 
@@ -194,7 +194,7 @@ def _size(fields: Mapping[str, Any]) -> int | None:
     if size is None:
         return None
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_SIZE:
-        raise MalformedReport("size is not a number of bytes", field="size")
+        raise MalformedRequest("size is not a number of bytes", field="size")
     return size
 
 
@@ -207,7 +207,7 @@ def _mimetype(fields: Mapping[str, Any]) -> str:
         or len(mimetype) > MAX_MIMETYPE_CHARS
         or not _MIMETYPE.fullmatch(mimetype)
     ):
-        raise MalformedReport("mimetype is not one, such as text/csv", field="mimetype")
+        raise MalformedRequest("mimetype is not one, such as text/csv", field="mimetype")
     return mimetype
 
 
@@ -216,5 +216,5 @@ def _metadata(fields: Mapping[str, Any]) -> JsonText:
     if metadata is None:
         return JsonText("{}")
     if not isinstance(metadata, dict):
-        raise MalformedReport("metadata is not an object", field="metadata")
+        raise MalformedRequest("metadata is not an object", field="metadata")
     return strict_json.dumps(metadata)

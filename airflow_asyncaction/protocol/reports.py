@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_asyncaction.exceptions import MalformedReport, ReportTooLarge
+from airflow_asyncaction.exceptions import MalformedRequest, RequestTooLarge
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.masking import NO_SECRETS, Masker
@@ -47,15 +47,15 @@ class Limits:
     """How much one job may send.
 
     :param line_bytes: a longer log line is cut, and marked as cut
-    :param kept_log_lines: per action; the oldest are dropped and counted
-    :param kept_log_bytes: the same in bytes, as JSON in ASCII
+    :param max_log_lines: per action; the oldest are dropped and counted
+    :param max_log_bytes: the same in bytes, as JSON in ASCII
     """
 
     body_bytes: int = 1024 * 1024
     report_log_lines: int = 1000
     line_bytes: int = 16 * 1024
-    kept_log_lines: int = 10_000
-    kept_log_bytes: int = 16 * 1024 * 1024
+    max_log_lines: int = 10_000
+    max_log_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,11 @@ def parse(body: bytes, limits: Limits, masker: Masker = NO_SECRETS) -> Report:
     """Read a report from a request's body; an empty body is a heartbeat.
 
     :param masker: masks everything but ``results``, which become the XCom; before anything is cut
-    :raises ReportTooLarge: more bytes or log lines than allowed
-    :raises MalformedReport: with the name of the field that is wrong
+    :raises RequestTooLarge: more bytes or log lines than allowed
+    :raises MalformedRequest: with the name of the field that is wrong
     """
     if len(body) > limits.body_bytes:
-        raise ReportTooLarge(f"The body has more than {limits.body_bytes} bytes: send it in parts")
+        raise RequestTooLarge(f"The body has more than {limits.body_bytes} bytes: send it in parts")
     fields = parse_object(body)
     status_details, progress, message = _status_details(fields, masker)
     return Report(
@@ -143,16 +143,16 @@ def parse(body: bytes, limits: Limits, masker: Masker = NO_SECRETS) -> Report:
 def parse_object(body: bytes) -> dict[str, Any]:
     """Read a body that must be a JSON object; an empty one is ``{}``.
 
-    :raises MalformedReport: it is not
+    :raises MalformedRequest: it is not
     """
     if not body:
         return {}
     try:
         fields = strict_json.loads(body, max_values=strict_json.MAX_VALUES)
     except strict_json.NotJson as error:
-        raise MalformedReport(f"The body is not JSON: {error}") from None
+        raise MalformedRequest(f"The body is not JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise MalformedReport("The body is not a JSON object")
+        raise MalformedRequest("The body is not a JSON object")
     return fields
 
 
@@ -163,7 +163,7 @@ def _status(fields: Mapping[str, Any]) -> ReportedStatus | None:
     try:
         return ReportedStatus(value)
     except ValueError:
-        raise MalformedReport("status is not RUNNING, SUCCESS or ERROR", field="status") from None
+        raise MalformedRequest("status is not RUNNING, SUCCESS or ERROR", field="status") from None
 
 
 def progress_of(details: Any) -> tuple[float | None, Any]:
@@ -187,9 +187,9 @@ def _status_details(
     progress, _ = progress_of(details)
     if progress is not None:
         if not 0 <= progress <= 100:
-            raise MalformedReport("progress is outside 0..100", field="statusDetails")
+            raise MalformedRequest("progress is outside 0..100", field="statusDetails")
     elif isinstance(details, dict) and details.get("progress") is not None:
-        raise MalformedReport("progress is not a number", field="statusDetails")
+        raise MalformedRequest("progress is not a number", field="statusDetails")
     masked = masker.json(details)
     _, message = progress_of(masked)
     listed = None if message is None else printable(str(message))[:MAX_LISTED_CHARS]
@@ -212,7 +212,7 @@ def _agent(fields: Mapping[str, Any], masker: Masker) -> JsonText | None:
     if fields.get("agent") is None:
         return None
     if not isinstance(fields["agent"], dict):
-        raise MalformedReport("agent is not an object", field="agent")
+        raise MalformedRequest("agent is not an object", field="agent")
     return strict_json.dumps(masker.json(fields["agent"]))
 
 
@@ -221,7 +221,7 @@ def _text(fields: Mapping[str, Any], name: str, max_chars: int, masker: Masker) 
     if value is None:
         return None
     if not isinstance(value, str):
-        raise MalformedReport(f"{name} is not a string", field=name)
+        raise MalformedRequest(f"{name} is not a string", field=name)
     return printable(masker.text(value))[:max_chars]
 
 
@@ -230,9 +230,9 @@ def _logs(fields: Mapping[str, Any], limits: Limits, masker: Masker) -> tuple[Lo
     if lines is None:
         return ()
     if not isinstance(lines, list):
-        raise MalformedReport("logs is not a list", field="logs")
+        raise MalformedRequest("logs is not a list", field="logs")
     if len(lines) > limits.report_log_lines:
-        raise ReportTooLarge(f"logs has more than {limits.report_log_lines} lines: send them in parts")
+        raise RequestTooLarge(f"logs has more than {limits.report_log_lines} lines: send them in parts")
     return tuple(_log_line(line, limits, masker) for line in lines)
 
 
@@ -240,12 +240,12 @@ def _log_line(line: Any, limits: Limits, masker: Masker) -> LogLine:
     if isinstance(line, str):
         return LogLine(cut_line(printable(masker.line(line)), limits.line_bytes))
     if not isinstance(line, dict) or not isinstance(line.get("message"), str):
-        raise MalformedReport("a log line is neither a string nor an object with a message", field="logs")
+        raise MalformedRequest("a log line is neither a string nor an object with a message", field="logs")
     level, time_ms, stream = line.get("level", "INFO"), _unquoted(line.get("time")), line.get("stream")
     if not isinstance(level, str):
-        raise MalformedReport("a log line's level is not a string", field="logs")
+        raise MalformedRequest("a log line's level is not a string", field="logs")
     if time_ms is not None and not _is_time(time_ms):
-        raise MalformedReport("a log line's time is not a Unix time in ms", field="logs")
+        raise MalformedRequest("a log line's time is not a Unix time in ms", field="logs")
     return LogLine(
         cut_line(printable(masker.line(line["message"])), limits.line_bytes),
         printable(level)[:MAX_LEVEL_CHARS].upper(),

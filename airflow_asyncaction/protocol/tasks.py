@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar, Union
 
-from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.protocol.actions import (
     Action,
     Completion,
@@ -73,7 +73,7 @@ class ActionSpec:
     """What a task asks for.
 
     :param runner: name of the kind of runner
-    :param log_limit: log lines to keep
+    :param max_log_lines: log lines to keep
     :param adoptable: whether the job may outlive its worker: then another process of the task adopts it
     :param takes_over: whether this try takes over the job of an earlier one; whoever resumes a task does
     :param traceparent: W3C trace context of the task
@@ -91,7 +91,7 @@ class ActionSpec:
     start_timeout: timedelta | None = None
     heartbeat_timeout: timedelta | None = None
     accept_v1: bool = True
-    log_limit: int = 10_000
+    max_log_lines: int = 10_000
     adoptable: bool = False
     takes_over: bool = True
     traceparent: str | None = None
@@ -111,7 +111,7 @@ class ActionSpec:
             "startTimeoutSeconds": in_seconds(self.start_timeout),
             "heartbeatTimeoutSeconds": in_seconds(self.heartbeat_timeout),
             "acceptV1": self.accept_v1,
-            "logLimit": self.log_limit,
+            "maxLogLines": self.max_log_lines,
             "adoptable": self.adoptable,
             "takesOver": self.takes_over,
             "traceparent": self.traceparent,
@@ -125,7 +125,7 @@ class ActionSpec:
     def from_json(cls, fields: Mapping[str, Any]) -> ActionSpec:
         """Read what :meth:`to_json` wrote.
 
-        :raises MalformedReport: it did not
+        :raises MalformedRequest: it did not
         """
         return cls(
             type=printable(_typed(fields, "type", str))[:250],
@@ -136,7 +136,7 @@ class ActionSpec:
             start_timeout=_duration(fields, "startTimeoutSeconds"),
             heartbeat_timeout=_duration(fields, "heartbeatTimeoutSeconds"),
             accept_v1=_typed(fields, "acceptV1", bool),
-            log_limit=max(0, min(_typed(fields, "logLimit", int), 10**6)),
+            max_log_lines=max(0, min(_typed(fields, "maxLogLines", int), 10**6)),
             adoptable=_optional(fields, "adoptable", bool) is True,
             takes_over=_optional(fields, "takesOver", bool) is not False,
             traceparent=printable(_optional(fields, "traceparent", str) or "")[:55] or None,
@@ -172,7 +172,7 @@ class Deferral:
     def from_json(cls, fields: Mapping[str, Any]) -> Deferral:
         """Read what :meth:`to_json` wrote.
 
-        :raises MalformedReport: it did not
+        :raises MalformedRequest: it did not
         """
         return cls(
             needs_worker=_enum(fields, "needsWorker", NeedsWorker),
@@ -297,13 +297,13 @@ def masked_word(word: Word, masker: Masker) -> Word:
 def secrets_from_json(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Read the secrets of a spec, or those that a task has come to know since; older releases send none.
 
-    :raises MalformedReport: they are not a list of strings, or too many
+    :raises MalformedRequest: they are not a list of strings, or too many
     """
     secrets = fields.get("secrets", [])
     if not isinstance(secrets, list) or not all(isinstance(secret, str) for secret in secrets):
-        raise MalformedReport("secrets is not a list of strings", field="secrets")
+        raise MalformedRequest("secrets is not a list of strings", field="secrets")
     if len(secrets) > MAX_VALUES:
-        raise MalformedReport(f"secrets has more than {MAX_VALUES} values", field="secrets")
+        raise MalformedRequest(f"secrets has more than {MAX_VALUES} values", field="secrets")
     return tuple(secrets)
 
 
@@ -336,7 +336,7 @@ def _cut(text: str | None, max_chars: int) -> str | None:
 def word_from_json(fields: Mapping[str, Any]) -> Word:
     """Read what :func:`word_to_json` wrote.
 
-    :raises MalformedReport: it did not
+    :raises MalformedRequest: it did not
     """
     word = _typed(fields, "word", str)
     if word == "launched":
@@ -347,7 +347,7 @@ def word_from_json(fields: Mapping[str, Any]) -> Word:
         return Stop(_enum(fields, "reason", StopReason))
     if word == "abandon":
         return Abandon()
-    raise MalformedReport("word is not launched, exit, stop or abandon", field="word")
+    raise MalformedRequest("word is not launched, exit, stop or abandon", field="word")
 
 
 def _exit(fields: Mapping[str, Any]) -> Exit:
@@ -366,7 +366,7 @@ def _exit(fields: Mapping[str, Any]) -> Exit:
 def _typed(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
     value = fields.get(name)
     if not isinstance(value, type_) or (type_ is int and isinstance(value, bool)):
-        raise MalformedReport(f"{name} is not of type {type_.__name__}", field=name)
+        raise MalformedRequest(f"{name} is not of type {type_.__name__}", field=name)
     return value
 
 
@@ -375,7 +375,7 @@ def _json_text(fields: Mapping[str, Any], name: str) -> JsonText:
     try:
         loads(text)
     except NotJson as error:
-        raise MalformedReport(f"{name} is not JSON: {error}", field=name) from None
+        raise MalformedRequest(f"{name} is not JSON: {error}", field=name) from None
     return JsonText(text)
 
 
@@ -386,14 +386,14 @@ def _optional(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
 def _call(fields: Mapping[str, Any]) -> dict[str, str | None]:
     service_name, method = _name(fields, "serviceName"), _name(fields, "method")
     if (service_name is None) != (method is None):
-        raise MalformedReport("serviceName and method must be given together", field="method")
+        raise MalformedRequest("serviceName and method must be given together", field="method")
     return {"service_name": service_name, "method": method}
 
 
 def _name(fields: Mapping[str, Any], name: str) -> str | None:
     value: str | None = _optional(fields, name, str)
     if value is not None and not is_name(value):
-        raise MalformedReport(f"{name} must be 1 to {MAX_NAME_CHARS} printable characters", field=name)
+        raise MalformedRequest(f"{name} must be 1 to {MAX_NAME_CHARS} printable characters", field=name)
     return value
 
 
@@ -401,7 +401,7 @@ def _enum(fields: Mapping[str, Any], name: str, enum: type[E]) -> E:
     try:
         return enum(str(fields.get(name)))
     except ValueError:
-        raise MalformedReport(f"{name} is none of {', '.join(enum)}", field=name) from None
+        raise MalformedRequest(f"{name} is none of {', '.join(enum)}", field=name) from None
 
 
 def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:
@@ -409,5 +409,5 @@ def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 10**9:
-        raise MalformedReport(f"{name} is not a number of seconds", field=name)
+        raise MalformedRequest(f"{name} is not a number of seconds", field=name)
     return timedelta(seconds=value)

@@ -18,8 +18,8 @@ from sqlalchemy.exc import IntegrityError
 from airflow_asyncaction.exceptions import (
     ActionAdopted,
     FileRefused,
-    MalformedReport,
-    ReportTooLarge,
+    MalformedRequest,
+    RequestTooLarge,
 )
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, State
@@ -41,7 +41,7 @@ from airflow_asyncaction.protocol.tasks import Deferral
 from airflow_asyncaction.store import audit, end_events, log_lines, masks, reports, rows
 from airflow_asyncaction.store.adoption import is_left_to_next_try
 from airflow_asyncaction.store.audit import AuditEvent
-from airflow_asyncaction.store.completion import Completion
+from airflow_asyncaction.store.completion import TaskCompleter
 from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.error_isolation import isolate_errors
 from airflow_asyncaction.store.models import report_table
@@ -59,7 +59,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ReportOutcome:
     """What became of a message: the action afterwards, and the refusal, if it was refused.
 
     :param has_ended: whether it was the job's end
@@ -104,24 +104,26 @@ class Actions:
         database: Database,
         *,
         replay_window: timedelta,
-        completion: Completion | None = None,
-        max_log_bytes: int = Limits.kept_log_bytes,
+        completer: TaskCompleter | None = None,
+        max_log_bytes: int = Limits.max_log_bytes,
     ) -> None:
         self.database = database
-        self._completion = completion or Completion()
+        self._completer = completer or TaskCompleter()
         self._replay_window = replay_window
         self._max_log_bytes = max_log_bytes
 
-    def report(self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime) -> Outcome:
+    def report(
+        self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime
+    ) -> ReportOutcome:
         """Take one report of a job, once, however often it is sent.
 
         :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
-        :raises MalformedReport: as ``unseal`` does; it is kept with the refused ones
-        :raises ReportTooLarge: likewise
+        :raises MalformedRequest: as ``unseal`` does; it is kept with the refused ones
+        :raises RequestTooLarge: likewise
         """
         try:
             return self._report(action_id, unseal, envelope, now)
-        except (MalformedReport, ReportTooLarge) as error:
+        except (MalformedRequest, RequestTooLarge) as error:
             with self.database.transaction() as connection:
                 row = rows.lock(connection, action_id)
                 if row is not None:
@@ -145,7 +147,7 @@ class Actions:
                 raise ActionAdopted(
                     "The next try of the task is about to adopt this action: leave its job alone"
                 )
-            return self._settled(connection, row, _apply(connection, row, message, now), now)
+            return self._follow_up(connection, row, _apply(connection, row, message, now), now)
 
     def learn(self, action_id: JobId, unseal: Unseal[Sequence[str]]) -> None:
         """Take note of secrets that the task has come to know: they are masked from now on.
@@ -200,7 +202,7 @@ class Actions:
                 audit.record(connection, audited, now)
             requested_by = None if audited is None else audited.owner
             after = _apply(connection, row, message, now, requested_by=requested_by)
-            return Ended(before, self._settled(connection, row, after, now))
+            return Ended(before, self._follow_up(connection, row, after, now))
 
     def complete_due(self, now: datetime) -> None:
         """Complete the deferred tasks that no message about their action has.
@@ -208,12 +210,12 @@ class Actions:
         Clocks run out, the grace for an exit ends, a task was deferred too short a time before.
         """
         with self.database.transaction() as connection:
-            due = list(self._completion.find_due(connection, now))
+            due = list(self._completer.find_due(connection, now))
         for action_id in due:
             with isolate_errors(action_id), self.database.transaction() as connection:
                 row = rows.lock(connection, action_id)
                 if row is not None:
-                    self._settled(connection, row, rows.to_action(row), now)
+                    self._follow_up(connection, row, rows.to_action(row), now)
 
     def read(self, action_id: JobId, prove: Unseal[object], scheme: Scheme) -> Action:
         """Return an action to its job.
@@ -243,7 +245,7 @@ class Actions:
                 row, said = unsealed(rows.lock(connection, action_id), action_id, unseal)
                 lock_out_v1(connection, row, job_scheme)
                 yield connection, row, said
-        except (FileRefused, MalformedReport):  # its signature is valid
+        except (FileRefused, MalformedRequest):  # its signature is valid
             if job_scheme is Scheme.V2:
                 with self.database.transaction() as connection:
                     rows.write(connection, action_id, {"accept_v1": False})
@@ -261,16 +263,18 @@ class Actions:
         if overdue(action, now) is not None:
             with self.database.transaction() as connection:
                 row, _ = unsealed(rows.lock(connection, action_id), action_id, prove)
-                action = self._settled(connection, row, rows.to_action(row), now)
+                action = self._follow_up(connection, row, rows.to_action(row), now)
         return View(action, row.deferral is not None, log_page)
 
-    def _settled(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> Action:
+    def _follow_up(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> Action:
         """Return an action after what follows by itself from a change: its clocks, the end of its task."""
         action = self._check_clocks(connection, action, now)
-        self._completion.complete(connection, row, action, now)
+        self._completer.complete(connection, row, action, now)
         return action
 
-    def _report(self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime) -> Outcome:
+    def _report(
+        self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime
+    ) -> ReportOutcome:
         try:
             with self.database.transaction() as connection:
                 return self._take(connection, action_id, unseal, envelope, now, is_resend=False)
@@ -288,7 +292,7 @@ class Actions:
         now: datetime,
         *,
         is_resend: bool,
-    ) -> Outcome:
+    ) -> ReportOutcome:
         row, report = unsealed(rows.lock(connection, action_id), action_id, unseal)
         before = rows.to_action(row)
         if without_v1(row, envelope.scheme):
@@ -297,17 +301,17 @@ class Actions:
         decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
         match decision:
             case Duplicate():
-                return Outcome(masks.for_job(row, before))
+                return ReportOutcome(masks.for_job(row, before))
             case Refused():
                 keep_refusal(connection, row, decision, envelope, now)
-                return Outcome(before, decision)
+                return ReportOutcome(before, decision)
             case Accepted(after):
                 changes = rows.changes(before, after, now)
                 self._keep_report(connection, row, changes, report, envelope, now)
                 end_events.collect(connection, before, after)
                 if report.is_terminal:
-                    self._completion.complete(connection, row, after, now)
-                return Outcome(masks.for_job(row, after), has_ended=report.is_terminal)
+                    self._completer.complete(connection, row, after, now)
+                return ReportOutcome(masks.for_job(row, after), has_ended=report.is_terminal)
 
     def _keep_report(
         self,

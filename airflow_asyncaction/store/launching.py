@@ -2,7 +2,7 @@
 """Actions that are asked for before their task runs: they are there at once, and their task registers them.
 
 :func:`launch` writes an action's row, and then has Airflow create its Dag run. Anything may crash in between:
-:func:`settle` ends what nothing will launch.
+:func:`reconcile_queued` ends what nothing will launch.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _RUN = select(_runs.id).where(_runs.dag_id == bindparam("dag_id"), _runs.run_id 
 _IS_OF_ITS_TASK = and_(
     *(_tasks[name] == _columns[name] for name in ("dag_id", "run_id", "task_id", "map_index"))
 )
-_TO_SETTLE = (
+_TO_RECONCILE = (
     select(
         _columns.id,
         _columns.task_id,
@@ -271,10 +271,10 @@ def refuse(actions: Actions, action_id: JobId, message: str, now: datetime) -> N
     _free_key(actions.database, action_id)
 
 
-def settle(actions: Actions, now: datetime) -> None:
+def reconcile_queued(actions: Actions, now: datetime) -> None:
     """Queue the actions whose time has come, and end those that nothing will launch any more."""
     with actions.database.transaction() as connection:
-        found = connection.execute(_TO_SETTLE, {"now": now, "missing_since": now - RUN_GRACE}).all()
+        found = connection.execute(_TO_RECONCILE, {"now": now, "missing_since": now - RUN_GRACE}).all()
     for row in found:
         with isolate_errors(row.id):
             actions.end(row.id, _message(row), now)
@@ -334,7 +334,7 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         **masks.argument_columns(wanted.arguments),
         "completion": Completion.EXIT.value,
         "require_report": False,
-        "log_limit": 0,
+        "max_log_lines": 0,
         "state": (State.SCHEDULED if is_later else State.QUEUED).value,
         **rows.UNTOUCHED,
         "created_at": now,

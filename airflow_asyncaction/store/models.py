@@ -63,7 +63,7 @@ action_table = Table(
     Column("require_report", Boolean(create_constraint=False), nullable=False),
     Column("start_timeout_seconds", Float, nullable=True),
     Column("heartbeat_timeout_seconds", Float, nullable=True),
-    Column("log_limit", Integer, nullable=False),
+    Column("max_log_lines", Integer, nullable=False),
     # Where it stands.
     Column("state", String(20), nullable=False),
     Column("reported", String(20), nullable=True),

@@ -290,7 +290,7 @@ def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
         "start_timeout_seconds": in_seconds(spec.start_timeout),
         "heartbeat_timeout_seconds": in_seconds(spec.heartbeat_timeout),
         "accept_v1": spec.accept_v1,
-        "log_limit": spec.log_limit,
+        "max_log_lines": spec.max_log_lines,
         "adoptable": spec.adoptable,
         "traceparent": spec.traceparent,
         "service_name": spec.service_name,

@@ -160,7 +160,7 @@ def test_logs_are_printed_line_by_line(run: Run, rich_job: SignedJob) -> None:
 
 
 def test_dropped_lines_are_told_of(run: Run, new_job: NewJob) -> None:
-    job = new_job(log_limit=2)
+    job = new_job(max_log_lines=2)
     job.report(logs=["one", "two", "three"])
     assert run("logs", job.info.job_id).out.splitlines() == [
         "... 1 lines were dropped ...",

@@ -137,8 +137,8 @@ def test_what_was_asked_for_with_a_key_is_known(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     first = launching.queue(actions.database, wanted, NOW).action
     assert first.row.request_digest == wanted.request_digest
-    assert replace(wanted, arguments=JsonText("{}")).request != wanted.request
-    assert replace(wanted, scheduled_at=NOW).request != wanted.request
+    assert replace(wanted, arguments=JsonText("{}")).request_digest != wanted.request_digest
+    assert replace(wanted, scheduled_at=NOW).request_digest != wanted.request_digest
 
 
 def test_only_who_asked_first_creates_the_run(database: Database, actions: Actions) -> None:
@@ -195,11 +195,11 @@ def test_a_scheduled_action_is_queued_when_its_time_has_come(database: Database,
     action = launching.queue(actions.database, launch(scheduled_at=at), NOW).action
     run(database, action, "queued")
     assert action.state is State.SCHEDULED
-    launching.settle(actions, at - timedelta(seconds=1))
+    launching.reconcile_queued(actions, at - timedelta(seconds=1))
     assert find(actions.database, action.id).state is State.SCHEDULED
-    launching.settle(actions, at)
+    launching.reconcile_queued(actions, at)
     assert find(actions.database, action.id).state is State.QUEUED
-    launching.settle(actions, at + timedelta(days=2))
+    launching.reconcile_queued(actions, at + timedelta(days=2))
     assert (
         find(actions.database, action.id).state is State.QUEUED
     )  # its run waits: for a slot, or an unpaused Dag
@@ -214,7 +214,7 @@ def test_an_action_ends_with_a_run_that_never_launched_it(
 ) -> None:
     action = launching.queue(actions.database, launch(), NOW).action
     run(database, action, run_state)
-    launching.settle(actions, NOW + timedelta(hours=1))
+    launching.reconcile_queued(actions, NOW + timedelta(hours=1))
     shown = find(actions.database, action.id).to_json(NOW)
     assert (shown["status"], shown["errorName"]) == end
 
@@ -240,7 +240,7 @@ def test_an_action_ends_as_its_task_did_that_never_launched_it(
     with database.engine.begin() as connection:
         of_it = _runs.c.run_id == action.row.run_id
         connection.execute(update(_runs).where(of_it).values(state=run_state))
-    launching.settle(actions, NOW + timedelta(hours=1))
+    launching.reconcile_queued(actions, NOW + timedelta(hours=1))
     ended = find(actions.database, action.id)
     shown = ended.to_json(NOW)
     assert (shown["status"], shown["errorName"]) == end
@@ -250,9 +250,9 @@ def test_an_action_ends_as_its_task_did_that_never_launched_it(
 def test_an_action_without_a_run_ends_after_the_grace(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     action = launching.queue(actions.database, wanted, NOW).action
-    launching.settle(actions, NOW + RUN_GRACE)
+    launching.reconcile_queued(actions, NOW + RUN_GRACE)
     assert find(actions.database, action.id).state is State.QUEUED
-    launching.settle(actions, NOW + RUN_GRACE + timedelta(seconds=1))
+    launching.reconcile_queued(actions, NOW + RUN_GRACE + timedelta(seconds=1))
     shown = find(actions.database, action.id).to_json(NOW)
     assert (shown["status"], shown["errorName"], shown["isDone"]) == ("STOPPED", "RunDeleted", True)
     assert launching.queue(actions.database, wanted, NOW).is_new
@@ -263,7 +263,7 @@ def test_a_lost_key_keeps_nothing_from_its_end(database: Database, actions: Acti
     with database.engine.begin() as connection:
         query = update(action_table).where(action_table.c.id == lost.id)
         connection.execute(query.values(secret=UNREADABLE, task_key=UNREADABLE))
-    launching.settle(actions, NOW + timedelta(hours=1))
+    launching.reconcile_queued(actions, NOW + timedelta(hours=1))
     states = [find(actions.database, action.id).state for action in (lost, other)]
     forget(database, lost)
     assert states == [State.STOPPED, State.STOPPED]
@@ -274,7 +274,7 @@ def test_one_bad_row_keeps_no_other_from_its_end(database: Database, actions: Ac
     with database.engine.begin() as connection:
         query = update(action_table).where(action_table.c.id == bad.id)
         connection.execute(query.values(stop_reason="a newer release's"))
-    launching.settle(actions, NOW + timedelta(hours=1))
+    launching.reconcile_queued(actions, NOW + timedelta(hours=1))
     forget(database, bad)
     assert find(actions.database, other.id).state is State.STOPPED
 

@@ -52,7 +52,7 @@ def insert_action(database: Database, **given: Any) -> JobId:
         "arguments": "{}",
         "completion": "exit",
         "require_report": False,
-        "log_limit": 10,
+        "max_log_lines": 10,
         "state": "SUCCESS",
         "fenced": False,
         "log_lines": 0,
@@ -188,7 +188,7 @@ def many(shared: SharedServices) -> Iterator[Database]:
 _FILL = text(f"""
     INSERT INTO async_action (
         id, type, runner, attempt, dag_id, run_id, task_id, map_index, registration, secret, accept_v1,
-        arguments, completion, require_report, log_limit, state, fenced, log_lines, log_lines_dropped,
+        arguments, completion, require_report, max_log_lines, state, fenced, log_lines, log_lines_dropped,
         report_count, refused_count, created_at, updated_at, awaited)
     SELECT
         (lpad(to_hex(1790000000000 + n), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,

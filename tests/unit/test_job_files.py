@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import pytest
 
-from airflow_asyncaction.exceptions import AsyncActionError, MalformedReport
+from airflow_asyncaction.exceptions import AsyncActionError, MalformedRequest
 from airflow_asyncaction.job import Job, ServerError, ServerUnreachable, Superseded, Timing
 from airflow_asyncaction.job.content import Contents
 from airflow_asyncaction.job.files import find_files
@@ -444,7 +444,7 @@ def test_a_name_that_cannot_be_one_is_not_sent(
 
 @pytest.mark.parametrize("name", ["", "1a", "a-b", "a/b", "x" * 65, "ü"])
 def test_a_property_that_cannot_be_one_is_not_sent(tested: TestedJob, job: Job, name: str) -> None:
-    with pytest.raises(MalformedReport):
+    with pytest.raises(MalformedRequest):
         job.download(name, "x")
     assert paths(tested) == []
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_asyncaction.job.outbox import LINE_BYTES, tidy
-from airflow_asyncaction.job.streams import LineSplitter, Pump
+from airflow_asyncaction.job.streams import LogLineSplitter, Pump
 
 
 def lines_of(*chunks: bytes) -> list[str]:
     lines: list[str] = []
-    splitter = LineSplitter(lines.append)
+    splitter = LogLineSplitter(lines.append)
     for chunk in chunks:
         splitter.feed(chunk)
     splitter.close()

@@ -11,7 +11,7 @@ from flask import Blueprint, Request, Response, jsonify, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.files.receiving import Receiving
-from airflow_asyncaction.files.service import Files, Target, Upload
+from airflow_asyncaction.files.service import FileService, FileTarget, Upload
 from airflow_asyncaction.protocol.content_answers import ContentAnswer
 from airflow_asyncaction.protocol.file_rules import attached_answer, location_answer, upload_answer
 from airflow_asyncaction.protocol.files import Announcement, Role
@@ -25,28 +25,28 @@ HookUrl = Callable[[Request], str]
 """Returns the absolute URL of the hook as who sent a request reaches it."""
 
 
-def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blueprint:
+def files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -> Blueprint:
     """Return the routes ``/upload`` and ``/download``."""
     blueprint = Blueprint("files", __name__)
 
     @blueprint.put("/upload/<store>/<uuid>/<property_>")
     def upload(store: str, uuid: str, property_: str) -> Response:
         signed = job_request(request, settings)
-        target = Target(store, property_, Role.OUTPUT, uuid)
+        target = FileTarget(store, property_, Role.OUTPUT, uuid)
         found = files.announce(signed, target, announced(signed), content_url(request, hook_url))
         return jsonify(upload_json(found))
 
     @blueprint.post("/upload/<store>/<uuid>/<property_>/<index:index>/complete")
     def complete(store: str, uuid: str, property_: str, index: int) -> Response:
         signed = job_request(request, settings)
-        target = Target(store, property_, Role.OUTPUT, uuid)
+        target = FileTarget(store, property_, Role.OUTPUT, uuid)
         attached = files.complete(signed, target, index, signed.prove)
         return jsonify(attached_answer(attached))
 
     @blueprint.get("/download/<store>/<uuid>/<property_>/<index:index>")
     def download(store: str, uuid: str, property_: str, index: int) -> AnyResponse:
         signed = job_request(request, settings)
-        wanted = Target(store, property_, Role.INPUT, uuid)
+        wanted = FileTarget(store, property_, Role.INPUT, uuid)
         location = files.locate(signed, wanted, index, signed.prove, content_url(request, hook_url))
         if request.args.get("redirect") == "true":
             return redirect(location.url)
@@ -55,7 +55,7 @@ def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blue
     return blueprint
 
 
-def contents_blueprint(files: Files) -> Blueprint:
+def contents_blueprint(files: FileService) -> Blueprint:
     """Return the routes ``/content``, for WSGI servers: ASGI has :class:`ContentApp`."""
     blueprint = Blueprint("contents", __name__)
 

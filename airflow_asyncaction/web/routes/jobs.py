@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from flask import Blueprint, Response, g, jsonify, request
 
-from airflow_asyncaction.files.service import Files
+from airflow_asyncaction.files.service import FileService
 from airflow_asyncaction.protocol.actions import Action, answer
 from airflow_asyncaction.protocol.reports import Report, parse
 from airflow_asyncaction.settings import Settings
@@ -19,7 +19,7 @@ from airflow_asyncaction.web.refusals import ReportRefused
 from airflow_asyncaction.web.security import job_request
 
 
-def jobs_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
+def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> Blueprint:
     """Return the routes ``/status``, the hook root and ``/job``."""
     blueprint = Blueprint("jobs", __name__)
     if metrics.are_on():
@@ -39,7 +39,7 @@ def jobs_blueprint(actions: Actions, files: Files, settings: Settings) -> Bluepr
         if outcome.refused is not None:
             raise ReportRefused(outcome.refused)
         if outcome.has_ended:
-            files.settle(signed.action_id)
+            files.attach_pending(signed.action_id)
         return _answer(outcome.action, signed.now)
 
     @blueprint.get("/job")

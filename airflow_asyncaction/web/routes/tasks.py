@@ -14,7 +14,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.datastructures import Headers
 
-from airflow_asyncaction.exceptions import MalformedReport, RegistrationRefused
+from airflow_asyncaction.exceptions import MalformedRequest, RegistrationRefused
 from airflow_asyncaction.protocol.job_info import is_job_id
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.protocol.tasks import (
@@ -120,10 +120,10 @@ def _claimant(headers: Headers) -> Claimant:
 def _wanted(body: bytes, settings: Settings) -> Wanted:
     fields = parse_object(body)
     if not isinstance(fields.get("spec"), dict):
-        raise MalformedReport("spec is not an object", field="spec")
+        raise MalformedRequest("spec is not an object", field="spec")
     resumes = fields.get("resumes")
     if resumes is not None and not isinstance(resumes, str):
-        raise MalformedReport("resumes is not a string", field="resumes")
+        raise MalformedRequest("resumes is not a string", field="resumes")
     spec = ActionSpec.from_json(fields["spec"])
     return Wanted(replace(spec, orchestrator=spec.orchestrator or settings.orchestrator), resumes)
 

@@ -17,7 +17,7 @@ from flask import Blueprint, Response, g, jsonify, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
-from airflow_asyncaction.files.service import Files
+from airflow_asyncaction.files.service import FileService
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store import listing
@@ -47,7 +47,7 @@ _PAGE = 50
 _LARGEST_PAGE = 200
 
 
-def users_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
+def users_blueprint(actions: Actions, files: FileService, settings: Settings) -> Blueprint:
     """Return the routes below ``/actions``, and those of operations."""
     blueprint, database = Blueprint("users", __name__), actions.database
 
@@ -135,7 +135,7 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
         return jsonify(_shown(database, user, found))
 
 
-def _file_routes(blueprint: Blueprint, database: Database, files: Files) -> None:
+def _file_routes(blueprint: Blueprint, database: Database, files: FileService) -> None:
     @blueprint.get("/actions/<uuid>/files")
     def list_files(uuid: str) -> Response:
         found = _visible(database, _user(), uuid, "XCOM")
