@@ -5,8 +5,8 @@ AsyncActionError
 ├── ProtocolError               what a job sent cannot be taken
 │   ├── SignatureError          who sent it is not proven
 │   │   └── StaleTime           the sender's clock is too far off
-│   ├── MalformedRequest         it is not a report
-│   └── RequestTooLarge          it exceeds a limit
+│   ├── MalformedRequest        a part of it is malformed
+│   └── RequestTooLarge         it exceeds a limit
 ├── JobInfoError                the JOB_ variables are missing or wrong
 ├── ServerError                 the API server refused a request
 │   ├── ServerUnreachable       ... or did not answer at all
@@ -71,7 +71,7 @@ class StaleTime(SignatureError):
 
 
 class MalformedRequest(ProtocolError):
-    """The body is not a report. ``field`` names the part that is wrong, ``""`` for the whole."""
+    """The request is malformed. ``field`` names the field that is wrong, ``""`` for the whole body."""
 
     code = "malformed"
 
@@ -81,7 +81,7 @@ class MalformedRequest(ProtocolError):
 
 
 class RequestTooLarge(ProtocolError):
-    """The report exceeds a limit: send it in parts."""
+    """The body exceeds a limit: send it in parts."""
 
     code = "too_large"
 

@@ -104,7 +104,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
         nonce = _commit(ti_id)
         wanted = Wanted(ActionSpec(type="benchmark", runner="kubernetes", adoptable=True))
         done = register(database, Claimant.of(ti_id, nonce), lambda: wanted, datetime.now(UTC))
-        info = JobInfo(job_id=done.action.id, secret_key=done.secrets.job, hook=base_url)
+        info = JobInfo(job_id=done.action.id, secret_key=done.secrets.job, hook_url=base_url)
         task = TaskCredentials(done.action.id, done.secrets.task)
         TaskHook(base_url).defer(task, Deferral(needs_worker=NeedsWorker.ON_FAILURE))
         return PodActionTrigger(

@@ -223,7 +223,7 @@ class Job:
         :raises ServerError: it was refused, or could not be fetched
         :raises AsyncActionError: it is not what the server says of it, or this is outside Airflow
         """
-        return self._files.download(self._files.place(property, of, store), to, index)
+        return self._files.download(self._files.file_property(property, of, store), to, index)
 
     def download_all(
         self,
@@ -238,7 +238,7 @@ class Job:
         :param to: folder; it is made, with sub-folders as the files' names say
         :raises AsyncActionError: two of them have the same name; the first is there
         """
-        return self._files.download_all(self._files.place(property, of, store), to)
+        return self._files.download_all(self._files.file_property(property, of, store), to)
 
     def upload(
         self,
@@ -260,7 +260,7 @@ class Job:
         :raises OSError: it cannot be read
         """
         named = Named(name or Path(path).name, Path(path))
-        return self._files.upload(self._files.place(property, None, store), named, metadata, mimetype)
+        return self._files.upload(self._files.file_property(property, None, store), named, metadata, mimetype)
 
     def upload_all(
         self,
@@ -276,8 +276,8 @@ class Job:
             relative to the folder, or to what is before the pattern's first wildcard
         :raises FileNotFoundError: there is none
         """
-        place = self._files.place(property, None, store)
-        return [self._files.upload(place, named, metadata) for named in find_files(path)]
+        target = self._files.file_property(property, None, store)
+        return [self._files.upload(target, named, metadata) for named in find_files(path)]
 
     def send(self, request: Request) -> dict[str, Any]:
         """Send a signed request to another route of the hook, and return the answer's object.

@@ -81,9 +81,9 @@ class Proxies:
     direct_host: str = ""
 
     @classmethod
-    def of_worker(cls, hook: str) -> Proxies:
+    def of_worker(cls, hook_url: str) -> Proxies:
         """Return the choice of Airflow's own processes: none for the API server."""
-        return cls(direct_host=urlsplit(hook).hostname or "")
+        return cls(direct_host=urlsplit(hook_url).hostname or "")
 
     def choose(self, url: str) -> Proxy | None:
         """Return the proxy for an ``http://`` or ``https://`` URL, if it has one.

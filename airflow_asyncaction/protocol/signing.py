@@ -49,7 +49,7 @@ class Signer(Protocol):
 class Content:
     """What a v2 signature covers besides the headers, as it goes over the wire.
 
-    :param path: relative to the hook, percent-encoding kept, ``""`` for the hook itself
+    :param path: relative to the hook URL, percent-encoding kept, ``""`` for the hook URL itself
     :param query: without ``?``
     """
 
@@ -146,7 +146,7 @@ def read_claim(headers: Mapping[str, str]) -> Claim:
 def verify(claim: Claim, content: Content, *, secret: str, now_ms: int, max_skew_ms: int) -> None:
     """Prove a claim. Comparison takes the same time wherever the digests differ.
 
-    For the hook itself a client may sign either path: ``""``, or ``/``, which is what HTTP lets it send.
+    For the hook URL itself, a client may sign either path: ``""``, or ``/``, which is what HTTP sends.
 
     :raises StaleTime: it is signed rightly, but its time is more than ``max_skew_ms`` from ``now_ms``
     :raises SignatureError: it is not signed with ``secret``

@@ -117,7 +117,7 @@ class InMemoryFiles:
                 found[slot.property_].append(slot.file)
         return found
 
-    def announce(self, action: Action, path: FilePath, body: bytes, hook: str) -> dict[str, Any]:
+    def announce(self, action: Action, path: FilePath, body: bytes, hook_url: str) -> dict[str, Any]:
         """Answer ``PUT /upload/{store}/{uuid}/{property}``.
 
         :raises ProtocolError: it is no announcement
@@ -129,7 +129,7 @@ class InMemoryFiles:
         slot = self._slot_for(action.id, checked_property(path.property), wanted)
         if slot.file is None and (content := self._stored(wanted)) is not None:
             slot.file = _file(wanted, slot.name, content)
-        url = None if slot.file is not None else self._upload_url(slot, wanted, hook)
+        url = None if slot.file is not None else self._upload_url(slot, wanted, hook_url)
         return file_rules.upload_answer(slot.index, url, is_direct=self._is_direct)
 
     def complete(self, action: Action, path: FilePath, index: int) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class InMemoryFiles:
         return file_rules.attached_answer(_record(slot, slot.file))
 
     def locate(
-        self, action: Action, path: FilePath, index: int, hook: str, *, owners: Container[str]
+        self, action: Action, path: FilePath, index: int, hook_url: str, *, owners: Container[str]
     ) -> dict[str, Any]:
         """Answer ``GET /download/{store}/{uuid}/{property}/{index}``.
 
@@ -164,7 +164,7 @@ class InMemoryFiles:
         self._attach_pending(slot)
         if slot.file is None:
             raise file_rules.no_such_file()
-        return file_rules.location_answer(self._url(_Token("GET", slot), hook), _record(slot, slot.file))
+        return file_rules.location_answer(self._url(_Token("GET", slot), hook_url), _record(slot, slot.file))
 
     def owner_of(self, token: str) -> tuple[str, int]:
         """Return whose content may be sent to a URL, and how large it may be.
@@ -255,14 +255,14 @@ class InMemoryFiles:
             slot.file = _file(announcement, slot.name, content)
         return slot.file
 
-    def _upload_url(self, slot: _Slot, wanted: Announcement, hook: str) -> str:
+    def _upload_url(self, slot: _Slot, wanted: Announcement, hook_url: str) -> str:
         max_bytes = self._max_file_bytes if wanted.size_bytes is None else wanted.size_bytes
-        return self._url(_Token("PUT", slot, wanted.md5, max_bytes), hook)
+        return self._url(_Token("PUT", slot, wanted.md5, max_bytes), hook_url)
 
-    def _url(self, token: _Token, hook: str) -> str:
+    def _url(self, token: _Token, hook_url: str) -> str:
         text = secrets.token_urlsafe(18)
         self._tokens[text] = token
-        return f"{hook}/content/{text}"
+        return f"{hook_url}/content/{text}"
 
     def _read(self, text: str, method: str) -> _Token:
         token = self._tokens.get(text)

@@ -168,7 +168,7 @@ class JobServer:
     What it does not do: it checks no clocks of an action. Files are in memory, each job may download every
     other's, and the URLs of contents last until :meth:`expire_urls`.
 
-    :param prefix: path of the hook
+    :param prefix: path of the hook URL
     :param tls: speak HTTPS with this
     :param direct_uploads: be as with an object store: a content counts when the job says that it is complete
     :param max_files: of one action, inputs and outputs together
@@ -217,7 +217,7 @@ class JobServer:
         self.go_away()
 
     @property
-    def hook(self) -> str:
+    def hook_url(self) -> str:
         """The base URL that jobs report to."""
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://127.0.0.1:{self._port}{self._prefix}"
@@ -249,7 +249,7 @@ class JobServer:
         info = JobInfo(
             job_id=job_id,
             secret_key=secrets.token_hex(32),
-            hook=self.hook,
+            hook_url=self.hook_url,
             orchestrator=orchestrator,
             arguments=text,
         )
@@ -384,11 +384,13 @@ class JobServer:
     def _answer_file(self, job: TestedJob, found: Route, request: HttpRequest) -> HttpResponse:
         place = FilePath(*(found.names[name] for name in FilePath._fields))
         if found.endpoint is Endpoint.ANNOUNCE:
-            return HttpResponse(200, self._files.announce(job.action, place, request.body or b"", self.hook))
+            return HttpResponse(
+                200, self._files.announce(job.action, place, request.body or b"", self.hook_url)
+            )
         index = int(found.names["index"])
         if found.endpoint is Endpoint.COMPLETE:
             return HttpResponse(200, self._files.complete(job.action, place, index))
-        located = self._files.locate(job.action, place, index, self.hook, owners=self._jobs)
+        located = self._files.locate(job.action, place, index, self.hook_url, owners=self._jobs)
         if parse_qs(request.target.partition("?")[2]).get("redirect") == ["true"]:
             return HttpResponse(302, {}, {"Location": located["Location"]})
         return HttpResponse(200, located)

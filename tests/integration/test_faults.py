@@ -55,7 +55,7 @@ def test_a_database_that_is_away_is_waited_for(job: SignedJob, postgres_server: 
 def test_the_server_for_tests_is_away_in_the_same_way(job: SignedJob, postgres_server: Postgres) -> None:
     with postgres_server.away(f"airflow_{WORKER}"):
         away = job.report()
-    with JobServer() as double, HookClient(double.hook) as client:
+    with JobServer() as double, HookClient(double.hook_url) as client:
         double.pause()
         paused = SignedJob.without_task(double.new_job().info, client).report()
     assert seen(paused) == seen(away)

@@ -270,11 +270,11 @@ def test_a_record_says_all_to_a_task_and_to_a_job_not_where_it_is_kept() -> None
     ("size_bytes", "said"),
     [
         (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (12_345_678, "12.3 MB"),
-        (5 * 10**9, "5.0 GB"),
-        (2 * 10**15, "2000.0 TB"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (12_900_000, "12.3 MiB"),
+        (5 * 1024**3, "5.0 GiB"),
+        (2000 * 1024**4, "2000.0 TiB"),
     ],
 )
 def test_a_size_has_a_unit(size_bytes: int, said: str) -> None:
@@ -282,8 +282,8 @@ def test_a_size_has_a_unit(size_bytes: int, said: str) -> None:
 
 
 def test_a_transfer_has_a_rate() -> None:
-    assert describe(12_300_000, 0.4) == "12.3 MB in 0.40 s, 30.8 MB/s"
-    assert describe(0, 0.0) == "0 B in 0.00 s, 0.0 MB/s"
+    assert describe(12_900_000, 0.4) == "12.3 MiB in 0.40 s, 30.8 MiB/s"
+    assert describe(0, 0.0) == "0 B in 0.00 s, 0.0 MiB/s"
 
 
 @given(chunks=st.lists(st.binary(max_size=50), max_size=8))

@@ -80,7 +80,7 @@ def test_a_download_is_logged_by_the_job_and_an_upload_is_not(
     job.upload("model", tmp_path / "x.csv")
     job.flush()
     (line,) = sent_logs(tested)
-    assert line.startswith("downloaded dataset[0] x.csv: 12.3 MB in ")
+    assert line.startswith("downloaded dataset[0] x.csv: 11.7 MiB in ")
 
 
 def test_a_download_goes_to_a_path_or_into_a_folder(tested: TestedJob, job: Job, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from airflow_asyncaction.web.content import CHUNK_BYTES, CONTENT_PATH, chunks_of
 from airflow_asyncaction.web.security import SignedRequest, job_request
 
 HookUrl = Callable[[Request], str]
-"""Returns the absolute URL of the hook as who sent a request reaches it."""
+"""Returns the hook URL at which the sender of a request reaches these routes, as an absolute URL."""
 
 
 def files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -> Blueprint:
