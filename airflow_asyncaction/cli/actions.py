@@ -16,7 +16,7 @@ from airflow_asyncaction.cli.runs import METHOD, audited, fail_run, fail_task
 from airflow_asyncaction.protocol.actions import iso_time
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.services import open_services
-from airflow_asyncaction.store import launching, listing, metrics
+from airflow_asyncaction.store import launching, listing, metrics, timeline
 from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.listing import ActionRecord, Filter
 
@@ -96,7 +96,7 @@ def _listed(database: Database, wanted: Filter, limit: int) -> list[Fields]:
 def _print_lines(database: Database, action_id: JobId, after: int) -> int:
     """Print the lines after one, and return the number of the last one."""
     while True:
-        page = listing.read_logs(database, action_id, after)
+        page = timeline.read_logs(database, action_id, after)
         if page.lines and page.first_line > after + 1:
             print(f"... {page.first_line - after - 1} lines were dropped ...")
         for line in page.lines:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions as they are stored. One message is one transaction: lock the row, ``decide``, write.
+"""Stored actions. Each message is one transaction: lock the row, ``decide``, write.
 
-Nothing here decides anything about an action's life: that is ``protocol.lifecycle``.
+``protocol.lifecycle`` holds all decisions about the life of an action.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReportOutcome:
-    """What became of a message: the action afterwards, and the refusal, if it was refused.
+    """Outcome of a report: the action after it, and the refusal if it was refused.
 
-    :param has_ended: whether it was the job's end
+    :param has_ended: whether the job reported its end
     """
 
     action: Action
@@ -71,18 +71,18 @@ class ReportOutcome:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """An action before and after a message that may end it; the same one if it was left as it was."""
+class Transition:
+    """An action before and after a message. Both are equal if the action was left unchanged."""
 
     before: Action
     after: Action
 
 
 @dataclass(frozen=True)
-class View:
-    """An action and its log lines after a given one.
+class ActionView:
+    """An action and a page of its log lines, for its task.
 
-    :param is_deferred: whether its task is to be completed by the server
+    :param is_deferred: whether the server completes the task
     """
 
     action: Action
@@ -91,12 +91,12 @@ class View:
 
 
 class Actions:
-    """The stored actions.
+    """Applies messages to stored actions.
 
-    :param replay_window: how long a report can be re-sent at the most (twice the clock skew): for that long
-        the nonces of heartbeats are remembered
-    :param completion: how the tasks of actions that end are completed, where they are deferred
-    :param max_log_bytes: of the log lines of one action
+    :param replay_window: how long a report can be resent (twice the clock skew): the nonces of heartbeats
+        are kept for this long
+    :param completer: completes the deferred tasks of actions that end
+    :param max_log_bytes: maximum size of the log lines of one action
     """
 
     def __init__(
@@ -112,17 +112,17 @@ class Actions:
         self._replay_window = replay_window
         self._max_log_bytes = max_log_bytes
 
-    def report(
+    def apply_report(
         self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime
     ) -> ReportOutcome:
-        """Take one report of a job, once, however often it is sent.
+        """Apply one report of a job. A report that is resent is applied once.
 
-        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
-        :raises MalformedRequest: as ``unseal`` does; it is kept with the refused ones
+        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
+        :raises MalformedRequest: raised by ``unseal``; the report is stored as refused
         :raises RequestTooLarge: likewise
         """
         try:
-            return self._report(action_id, unseal, envelope, now)
+            return self._apply_report(action_id, unseal, envelope, now)
         except (MalformedRequest, RequestTooLarge) as error:
             with self.database.transaction() as connection:
                 row = rows.lock(connection, action_id)
@@ -130,14 +130,14 @@ class Actions:
                     keep_refusal(connection, row, Refused(error.code, str(error)), envelope, now)
             raise
 
-    def tell(
+    def apply_runner_message(
         self, action_id: JobId, unseal: Unseal[Message], now: datetime, *, ti_id: str | None = None
     ) -> Action:
-        """Take a runner's word on an action (not a report: those have keys), and return what it is then.
+        """Apply a runner's message, which unlike a report has no key, and return the action after it.
 
-        :param ti_id: the task instance that it speaks for, if it says so
-        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
-        :raises ActionAdopted: another try has adopted it, or is about to
+        :param ti_id: the task instance of the runner, if the request names it
+        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
+        :raises ActionAdopted: another try has adopted the action, or is about to
         """
         with self.database.transaction() as connection:
             row, message = unsealed(rows.lock(connection, action_id), action_id, unseal)
@@ -145,20 +145,20 @@ class Actions:
                 raise ActionAdopted
             if ti_id is not None and is_left_to_next_try(connection, row, message):
                 raise ActionAdopted(
-                    "The next try of the task is about to adopt this action: leave its job alone"
+                    "The next try of the task is about to adopt this action: leave its job running"
                 )
             return self._follow_up(connection, row, _apply(connection, row, message, now), now)
 
-    def learn(self, action_id: JobId, unseal: Unseal[Sequence[str]]) -> None:
-        """Take note of secrets that the task has come to know: they are masked from now on.
+    def add_secrets(self, action_id: JobId, unseal: Unseal[Sequence[str]]) -> None:
+        """Add secrets to mask from now on.
 
-        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
         """
         with self.locked(action_id, unseal) as (connection, row, secrets):
             rows.write(connection, action_id, {"masks": masks.added(row, secrets)})
 
-    def warn(self, action_id: JobId, said: str, now: datetime) -> None:
-        """Write a warning of the server's own into an action's log; nothing if the action is gone."""
+    def log_warning(self, action_id: JobId, said: str, now: datetime) -> None:
+        """Write a warning of the server to the log of an action, unless the action was deleted."""
         with self.database.transaction() as connection:
             row = rows.lock(connection, action_id)
             if row is not None:
@@ -166,16 +166,16 @@ class Actions:
                 reports.keep_line(connection, row, "warning", line, now)
 
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
-        """Take note that the task is about to be deferred, and return the action.
+        """Record that the task is about to be deferred, and return the action.
 
-        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
         """
         with self.locked(action_id, unseal) as (connection, row, deferral):
             rows.write(connection, action_id, {"deferral": strict_json.dumps(deferral.to_json())})
             reports.keep_message(connection, action_id, "deferred", now)
             return rows.to_action(row)
 
-    def end(
+    def apply_message(
         self,
         action_id: JobId,
         message: Message,
@@ -184,30 +184,31 @@ class Actions:
         prove: Unseal[object] | None = None,
         unless: Callable[[Connection, Row[Any]], bool] = lambda *_: False,
         audited: AuditEvent | None = None,
-    ) -> Ended:
-        """Apply a message from neither job nor runner to an action.
+    ) -> Transition:
+        """Apply a message of the server, a user or another task.
 
-        :param prove: authenticates the sender; ``None``: the server itself, or a user whom Airflow knows.
-            The action's secrets are not decrypted then: it ends also if their key was lost
-        :param unless: leaves the action as it is if it returns true; called with the action's locked row
-        :param audited: what a user does with it, for Airflow's audit log
-        :raises ActionNotFound: it is gone
+        :param prove: authenticates the sender; ``None`` for the server itself and for users authenticated by
+            Airflow. The secrets of the action are then not decrypted, so it can end even if their key is lost
+        :param unless: called with the locked row; if it returns true, the action is left unchanged
+        :param audited: the user's event for Airflow's audit log
+        :raises ActionNotFound: the action was deleted
         """
         with self.database.transaction() as connection:
             row = proven(rows.lock(connection, action_id), action_id, prove)
             before = rows.to_action(row)
             if unless(connection, row):
-                return Ended(before, before)
+                return Transition(before, before)
             if audited is not None:
                 audit.record(connection, audited, now)
             requested_by = None if audited is None else audited.owner
             after = _apply(connection, row, message, now, requested_by=requested_by)
-            return Ended(before, self._follow_up(connection, row, after, now))
+            return Transition(before, self._follow_up(connection, row, after, now))
 
     def complete_due(self, now: datetime) -> None:
-        """Complete the deferred tasks that no message about their action has.
+        """Complete the deferred tasks that are due without a message.
 
-        Clocks run out, the grace for an exit ends, a task was deferred too short a time before.
+        A timeout or the grace period for an exit expired, or the task could not be resumed right after it was
+        deferred.
         """
         with self.database.transaction() as connection:
             due = list(self._completer.find_due(connection, now))
@@ -217,11 +218,11 @@ class Actions:
                 if row is not None:
                     self._follow_up(connection, row, rows.to_action(row), now)
 
-    def read(self, action_id: JobId, prove: Unseal[object], scheme: Scheme) -> Action:
-        """Return an action to its job.
+    def read_for_job(self, action_id: JobId, prove: Unseal[object], scheme: Scheme) -> Action:
+        """Return an action for its job, with unmasked arguments.
 
-        :param scheme: how the job asks
-        :raises ActionNotFound: there is no such action, and ``prove`` does not mind
+        :param scheme: signature scheme of the job's request
+        :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error
         """
         with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
@@ -232,13 +233,13 @@ class Actions:
     def locked(
         self, action_id: JobId, unseal: Unseal[T], job_scheme: Scheme | None = None
     ) -> Iterator[tuple[Connection, Row[Any], T]]:
-        """Run one transaction that holds the row of an action, for a request about it.
+        """Run one transaction that locks the row of an action, for a request about it.
 
-        Yields the connection, the row, and what ``unseal`` made of the request. If the request is refused,
-        nothing remains of it but that its job uses v2.
+        Yields the connection, the row and the result of ``unseal``. If the request is refused, the
+        transaction is rolled back, but v1 stays locked out if the job used v2.
 
-        :param job_scheme: how the job has signed the request; ``None``: it is not the job's
-        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        :param job_scheme: signature scheme of the job's request; ``None`` if the job did not send it
+        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
         """
         try:
             with self.database.transaction() as connection:
@@ -251,10 +252,12 @@ class Actions:
                     rows.write(connection, action_id, {"accept_v1": False})
             raise
 
-    def view(self, action_id: JobId, prove: Unseal[object], *, after_line: int, now: datetime) -> View:
-        """Return an action and its log lines after the given one; end it if one of its clocks ran out.
+    def read_for_task(
+        self, action_id: JobId, prove: Unseal[object], *, after_line: int, now: datetime
+    ) -> ActionView:
+        """Return an action and its log lines after ``after_line``; end it if its timeout expired.
 
-        :raises ActionNotFound: there is no such action, and ``prove`` does not mind
+        :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error
         """
         with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
@@ -264,22 +267,22 @@ class Actions:
             with self.database.transaction() as connection:
                 row, _ = unsealed(rows.lock(connection, action_id), action_id, prove)
                 action = self._follow_up(connection, row, rows.to_action(row), now)
-        return View(action, row.deferral is not None, log_page)
+        return ActionView(action, row.deferral is not None, log_page)
 
     def _follow_up(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> Action:
-        """Return an action after what follows by itself from a change: its clocks, the end of its task."""
-        action = self._check_clocks(connection, action, now)
+        """Check the timeouts of an action and complete its deferred task, after a change of the action."""
+        action = self._check_timeouts(connection, action, now)
         self._completer.complete(connection, row, action, now)
         return action
 
-    def _report(
+    def _apply_report(
         self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime
     ) -> ReportOutcome:
         try:
             with self.database.transaction() as connection:
                 return self._take(connection, action_id, unseal, envelope, now, is_resend=False)
         except IntegrityError:
-            # Its key is there: a re-send, maybe of a report that came in the same moment.
+            # The key exists: the report was resent, perhaps while the first one was being applied.
             with self.database.transaction() as connection:
                 return self._take(connection, action_id, unseal, envelope, now, is_resend=True)
 
@@ -330,11 +333,11 @@ class Actions:
         if changes["report_count"] % _PRUNE_EVERY == 0:
             reports.prune(connection, row.id, older_than=now - self._replay_window)
 
-    def _check_clocks(self, connection: Connection, action: Action, now: datetime) -> Action:
-        time_out = overdue(action, now)
-        if time_out is None:
+    def _check_timeouts(self, connection: Connection, action: Action, now: datetime) -> Action:
+        expired = overdue(action, now)
+        if expired is None:
             return action
-        after = _accepted(decide(action, time_out, now))
+        after = _accepted(decide(action, expired, now))
         rows.write(connection, action.id, rows.changes(action, after, now))
         reports.keep_message(connection, action.id, "timeout", now)
         end_events.collect(connection, action, after)
@@ -354,7 +357,7 @@ def _apply(
 
 
 def supersede(connection: Connection, action_id: JobId, now: datetime) -> None:
-    """Fence an action within the transaction that registers its next attempt."""
+    """Fence an action in the transaction that registers its next attempt."""
     row = rows.lock(connection, action_id)
     if row is not None:
         _apply(connection, row, Supersede(), now)
@@ -362,7 +365,7 @@ def supersede(connection: Connection, action_id: JobId, now: datetime) -> None:
 
 def _accepted(decision: Decision) -> Action:
     if not isinstance(decision, Accepted):
-        raise AssertionError(f"only reports can be refused: {decision}")
+        raise AssertionError(f"only reports can be refused, got {decision}")
     return decision.action
 
 
@@ -374,6 +377,6 @@ def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | No
 def _kind(report: Report, row: Row[Any]) -> str:
     if report.is_heartbeat:
         return "heartbeat"
-    if report.status is None or State(row.state).is_end:  # the same end again is no other
+    if report.status is None or State(row.state).is_end:  # the job may report its end again
         return "report"
     return report.status.value

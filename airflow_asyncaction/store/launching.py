@@ -201,7 +201,7 @@ def stop(
 def _stop_unended(actions: Actions, action_id: JobId, audited: AuditEvent) -> State:
     """Stop an action unless it has ended, maybe since it was read; return the state that it had."""
     stop, now = Stop(StopReason.REQUESTED), datetime.now(UTC)
-    return actions.end(action_id, stop, now, unless=_has_ended, audited=audited).before.state
+    return actions.apply_message(action_id, stop, now, unless=_has_ended, audited=audited).before.state
 
 
 def _has_ended(_: Connection, row: Row[Any]) -> bool:
@@ -267,7 +267,7 @@ def _has_run(database: Database, action: ActionRecord) -> bool:
 
 def refuse(actions: Actions, action_id: JobId, message: str, now: datetime) -> None:
     """End an action whose Dag run Airflow did not create; its key is free again."""
-    actions.end(action_id, Unlaunched(State.ERROR, "RunRefused", message), now)
+    actions.apply_message(action_id, Unlaunched(State.ERROR, "RunRefused", message), now)
     _free_key(actions.database, action_id)
 
 
@@ -277,7 +277,7 @@ def reconcile_queued(actions: Actions, now: datetime) -> None:
         found = connection.execute(_TO_RECONCILE, {"now": now, "missing_since": now - RUN_GRACE}).all()
     for row in found:
         with isolate_errors(row.id):
-            actions.end(row.id, _message(row), now)
+            actions.apply_message(row.id, _message(row), now)
             if row.run_state is None:
                 _free_key(actions.database, row.id)
 

@@ -19,13 +19,12 @@ from airflow_asyncaction.protocol.actions import State, is_skipped, iso_time
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.masking import MASK
 from airflow_asyncaction.protocol.reports import MAX_LISTED_CHARS
-from airflow_asyncaction.store import log_lines, masks, rows
+from airflow_asyncaction.store import masks, rows
 from airflow_asyncaction.store.database import Database
-from airflow_asyncaction.store.models import action_table, report_table
+from airflow_asyncaction.store.models import action_table
 
 _MOST_RANGES = 200
 """So many ranges of an index are read for a page; if more were needed, it is one go through all actions."""
-_REPORTS_PAGE = 200
 
 _columns = action_table.c
 _NEVER_SHOWN = {
@@ -77,18 +76,6 @@ _NEXT_ATTEMPT = (
 _TASK_STATE = select(_tasks.state).where(*(_tasks[name] == bindparam(name) for name in _TASK_KEY))
 _OVER = TaskStates.finished  # UP_FOR_RETRY is not among them
 _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
-_LINES_DROPPED = select(_columns.log_lines_dropped).where(_columns.id == bindparam("action_id"))
-_reports = report_table.c
-_REPORTS = select(
-    _reports.id,
-    _reports.kind,
-    _reports.received_at,
-    _reports.scheme,
-    _reports.refused_with,
-    _reports.body,
-    _reports.log_count,
-    _reports.requested_by,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,44 +301,6 @@ def list_actions(
         newest = connection.execute(found).all()
     records = tuple(ActionRecord(row) for row in newest[:limit])
     return Page(records, records[-1].id if len(newest) > limit else None)
-
-
-def read_logs(database: Database, action_id: JobId, after: int) -> log_lines.LogPage:
-    """Return the lines after line number ``after``, at most some 2000 or a MiB."""
-    with database.transaction() as connection:
-        dropped = connection.scalar(_LINES_DROPPED, {"action_id": action_id})
-        return log_lines.page(connection, action_id, after, dropped=dropped or 0)
-
-
-def read_reports(database: Database, action_id: JobId, after: int, *, bodies: bool) -> dict[str, Any]:
-    """Return what came about an action after the report of id ``after``, as users are shown it.
-
-    :param bodies: whether with what was in those that were refused
-    """
-    query = (
-        _REPORTS.where(_reports.action_id == action_id, _reports.id > after)
-        .order_by(_reports.id)
-        .limit(_REPORTS_PAGE + 1)
-    )
-    with database.transaction() as connection:
-        found = connection.execute(query).all()
-    return {
-        "reports": [_report_json(row, bodies=bodies) for row in found[:_REPORTS_PAGE]],
-        "hasMore": len(found) > _REPORTS_PAGE,
-    }
-
-
-def _report_json(row: Any, *, bodies: bool) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "kind": row.kind,
-        "receivedAt": iso_time(row.received_at),
-        "scheme": row.scheme,
-        "refusedWith": row.refused_with,
-        "body": row.body if bodies else None,
-        "logCount": row.log_count,
-        "requestedBy": row.requested_by,
-    }
 
 
 def _newest(query: Select[Any], count: int) -> Select[Any]:

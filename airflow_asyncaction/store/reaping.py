@@ -21,7 +21,7 @@ from airflow_asyncaction.protocol.actions import Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
 from airflow_asyncaction.store import rows
-from airflow_asyncaction.store.actions import Actions, Ended
+from airflow_asyncaction.store.actions import Actions, Transition
 from airflow_asyncaction.store.adoption import to_be_adopted
 from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.error_isolation import isolate_errors
@@ -104,13 +104,13 @@ def find_unwatched(database: Database, *, older_than: timedelta, now: datetime) 
 
 def reap_if_unwatched(
     actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] | None = None
-) -> Ended:
+) -> Transition:
     """End an action unless it is watched. Its job, if it still runs, is told to stop (410).
 
-    :param prove: authenticates a task that asks for it, as :meth:`Actions.end` does
+    :param prove: authenticates a task that asks for it, as :meth:`Actions.apply_message` does
     :raises ActionNotFound: there is no such action, and ``prove`` does not mind
     """
-    return actions.end(action_id, Abandon(), now, prove=prove, unless=_is_to_stay)
+    return actions.apply_message(action_id, Abandon(), now, prove=prove, unless=_is_to_stay)
 
 
 def find_over(

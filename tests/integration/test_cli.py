@@ -27,7 +27,7 @@ from sqlalchemy import func, select, update
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched
 from airflow_asyncaction.protocol.operations import TAG
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.listing import read_reports
+from airflow_asyncaction.store.timeline import read_reports
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob
 from tests.integration.stored_dags import store_dag

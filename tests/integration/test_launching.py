@@ -25,10 +25,11 @@ from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.store import launching, reaping
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.launching import RUN_GRACE, Launch, WantedRun
-from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook, read_reports
+from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
 from airflow_asyncaction.store.registration import Claimant, Registered, Wanted, register
+from airflow_asyncaction.store.timeline import read_reports
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask, running_task
 
@@ -281,7 +282,7 @@ def test_one_bad_row_keeps_no_other_from_its_end(database: Database, actions: Ac
 
 def test_an_action_that_was_stopped_in_time_is_never_launched(database: Database, actions: Actions) -> None:
     action = launching.queue(actions.database, launch(), NOW).action
-    actions.end(action.id, Stop(StopReason.REQUESTED), NOW)
+    actions.apply_message(action.id, Stop(StopReason.REQUESTED), NOW)
     assert find(actions.database, action.id).state is State.STOPPED
     task = started(database, action)
     with pytest.raises(RegistrationRefused, match="stopped before") as refused:
@@ -324,7 +325,7 @@ def test_an_action_that_succeeds_while_it_is_stopped_is_not_stopped(
     actions: Actions, running: ActionRecord
 ) -> None:
     stopping = Stopping(actions, running)
-    actions.end(running.id, Exit(code=0), NOW)
+    actions.apply_message(running.id, Exit(code=0), NOW)
     with pytest.raises(UserRefused, match="has ended as SUCCESS"):
         stopping.stop()
     assert (stopping.failed, stopping.is_on_time_line()) == ([], False)
@@ -334,7 +335,7 @@ def test_no_other_try_follows_a_skipped_action_though_its_task_still_runs(
     actions: Actions, running: ActionRecord
 ) -> None:
     stopping = Stopping(actions, running)
-    actions.end(running.id, Exit(code=99, is_skip=True), NOW)
+    actions.apply_message(running.id, Exit(code=99, is_skip=True), NOW)
     assert find_outlook(actions.database, find(actions.database, running.id)).is_final
     with pytest.raises(UserRefused, match="has ended as STOPPED"):
         stopping.stop()
@@ -345,7 +346,7 @@ def test_an_action_that_fails_while_it_is_stopped_is_kept_from_its_next_try(
     actions: Actions, running: ActionRecord
 ) -> None:
     stopping = Stopping(actions, running)
-    actions.end(running.id, Exit(code=1), NOW)
+    actions.apply_message(running.id, Exit(code=1), NOW)
     assert stopping.stop().state is State.ERROR
     assert (stopping.failed, stopping.is_on_time_line()) == (["task"], True)
 

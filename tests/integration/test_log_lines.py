@@ -48,7 +48,7 @@ def take(
 ) -> None:
     """Let the store take a report, without HTTP: for many."""
     envelope = Envelope(new_nonce(), Scheme.V2, body)
-    outcome = actions.report(job.info.job_id, lambda _: report, envelope, now or datetime.now(UTC))
+    outcome = actions.apply_report(job.info.job_id, lambda _: report, envelope, now or datetime.now(UTC))
     assert outcome.refused is None
 
 
@@ -76,7 +76,7 @@ def all_lines(actions: Actions, job_id: JobId, after: int = 0) -> tuple[int, lis
     kept: list[int] = []
     first: int | None = None
     while True:
-        page = actions.view(job_id, lambda _: None, after_line=after, now=datetime.now(UTC)).log_page
+        page = actions.read_for_task(job_id, lambda _: None, after_line=after, now=datetime.now(UTC)).log_page
         if page.lines:
             first = page.first_line if first is None else first
             assert page.first_line == first + len(kept)
@@ -121,7 +121,9 @@ def test_the_newest_lines_are_kept_up_to_the_size(
         assert row["log_bytes"] == row["held_bytes"] <= MAX_LOG_BYTES
         assert row["log_lines_dropped"] == max(0, first + 9 - 40)
     assert stored(database, job)["held"] == 40
-    page = small_logs.view(job.info.job_id, lambda _: None, after_line=0, now=datetime.now(UTC)).log_page
+    page = small_logs.read_for_task(
+        job.info.job_id, lambda _: None, after_line=0, now=datetime.now(UTC)
+    ).log_page
     assert (page.first_line, len(page.lines)) == (61, 40)
 
 
@@ -148,7 +150,9 @@ def test_a_page_has_a_mebibyte_or_one_report(actions: Actions, job: SignedJob) -
     for _ in range(4):
         take(actions, job, Report(logs=large))
     for after in (0, 60, 120, 180):
-        page = actions.view(job.info.job_id, lambda _: None, after_line=after, now=datetime.now(UTC)).log_page
+        page = actions.read_for_task(
+            job.info.job_id, lambda _: None, after_line=after, now=datetime.now(UTC)
+        ).log_page
         assert (page.first_line, len(page.lines), page.has_more) == (after + 1, 60, after < 180)
 
 
@@ -170,7 +174,9 @@ def test_lines_that_are_freed_while_a_page_is_read_are_not_in_it(
     tens(4)
     for freed, first_line in ((2, 21), (4, 61)):
         to_free.append(freed)
-        page = small_logs.view(job.info.job_id, lambda _: None, after_line=0, now=datetime.now(UTC)).log_page
+        page = small_logs.read_for_task(
+            job.info.job_id, lambda _: None, after_line=0, now=datetime.now(UTC)
+        ).log_page
         assert page.first_line == first_line
         assert page.lines
 

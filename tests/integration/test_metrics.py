@@ -199,8 +199,8 @@ def test_whoever_ends_an_action_it_is_counted_once(
     assert late.view().is_done
     assert late.view().is_done
     unwatched = new_job().info.job_id
-    assert actions.end(unwatched, Abandon(), datetime.now(UTC)).after.state is State.STOPPED
-    actions.end(unwatched, Abandon(), datetime.now(UTC))
+    assert actions.apply_message(unwatched, Abandon(), datetime.now(UTC)).after.state is State.STOPPED
+    actions.apply_message(unwatched, Abandon(), datetime.now(UTC))
     assert ended(statsd) == {"stopped": 2, "timeout": 1}
 
 
@@ -220,7 +220,7 @@ def test_what_is_rolled_back_is_not_counted(statsd: StatsdServer, job: SignedJob
     with actions.database.transaction():
         pass
     assert ended(statsd) == {}
-    actions.end(job.info.job_id, Abandon(), datetime.now(UTC))
+    actions.apply_message(job.info.job_id, Abandon(), datetime.now(UTC))
     assert ended(statsd) == {"stopped": 1}
 
 

@@ -35,7 +35,7 @@ def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> 
             proven = signed.prove(credentials)
             return parse(proven.masked(signed.content.body), settings.limits, proven.masker)
 
-        outcome = actions.report(signed.action_id, unseal, signed.envelope, signed.now)
+        outcome = actions.apply_report(signed.action_id, unseal, signed.envelope, signed.now)
         if outcome.refused is not None:
             raise ReportRefused(outcome.refused)
         if outcome.has_ended:
@@ -45,7 +45,7 @@ def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> 
     @blueprint.get("/job")
     def job() -> Response:
         signed = job_request(request, settings)
-        return _answer(actions.read(signed.action_id, signed.prove, signed.claim.scheme), signed.now)
+        return _answer(actions.read_for_job(signed.action_id, signed.prove, signed.claim.scheme), signed.now)
 
     return blueprint
 

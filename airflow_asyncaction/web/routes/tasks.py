@@ -53,7 +53,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     def action() -> Response:
         signed = task_request(request, settings)
         after_line = min(max(0, request.args.get("after", 0, type=int)), _MAX_LINE)
-        view = actions.view(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
+        view = actions.read_for_task(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
         page = view.log_page
         task_view = TaskView.of(
             view.action,
@@ -73,7 +73,9 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
             told = word_from_json(parse_object(proven.masked(signed.content.body)))
             return masked_word(told, proven.masker)
 
-        told = actions.tell(signed.action_id, unseal, signed.now, ti_id=request.args.get("ti"))
+        told = actions.apply_runner_message(
+            signed.action_id, unseal, signed.now, ti_id=request.args.get("ti")
+        )
         return jsonify(TaskView.of(told).to_json())
 
     @blueprint.post("/secrets")
@@ -84,7 +86,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
             signed.prove(credentials)
             return secrets_from_json(parse_object(signed.content.body))
 
-        actions.learn(signed.action_id, unseal)
+        actions.add_secrets(signed.action_id, unseal)
         return jsonify({})
 
     @blueprint.post("/defer")

@@ -20,7 +20,7 @@ from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
 from airflow_asyncaction.files.service import FileService
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store import listing
+from airflow_asyncaction.store import listing, timeline
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.dag_ids import dag_ids_with_actions
 from airflow_asyncaction.store.database import Database
@@ -114,7 +114,7 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
     @blueprint.get("/actions/<uuid>/logs")
     def logs(uuid: str) -> Response:
         found = _visible(database, _user(), uuid, "TASK_LOGS")
-        page = listing.read_logs(database, found.id, _after("after"))
+        page = timeline.read_logs(database, found.id, _after("after"))
         return jsonify(_logs_json(page, found))
 
     @blueprint.get("/actions/<uuid>/reports")
@@ -122,7 +122,7 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
         user = _user()
         found = _visible(database, user, uuid)
         bodies = _may_see_bodies(user, found.dag_id)
-        return jsonify(listing.read_reports(database, found.id, _after("after"), bodies=bodies))
+        return jsonify(timeline.read_reports(database, found.id, _after("after"), bodies=bodies))
 
     @blueprint.get("/actions/<uuid>/changes")
     def changes(uuid: str) -> AnyResponse:
@@ -171,7 +171,7 @@ def _changes(database: Database, user: User, uuid: str) -> AnyResponse:
         unchanged.set_etag(etag)
         return unchanged
     found = _or_refuse(uuid, lambda: listing.find(database, uuid, short=True))
-    page = listing.read_logs(database, found.id, after_line) if may_see_logs else LogPage(1, (), False)
+    page = timeline.read_logs(database, found.id, after_line) if may_see_logs else LogPage(1, (), False)
     fields = found.to_short_json(datetime.now(UTC))
     bodies = _may_see_bodies(user, found.dag_id)
     response = jsonify(
@@ -182,7 +182,7 @@ def _changes(database: Database, user: User, uuid: str) -> AnyResponse:
                 **_outlook(database, found),
             },
             "logs": _logs_json(page, found),
-            "reports": listing.read_reports(database, found.id, after_report, bodies=bodies),
+            "reports": timeline.read_reports(database, found.id, after_report, bodies=bodies),
         }
     )
     response.set_etag(etag)
