@@ -5,8 +5,8 @@ AsyncActionError
 ├── ProtocolError               a request of a job is invalid
 │   ├── SignatureError          its signature is invalid
 │   │   └── StaleTime           its time differs too much from the server's
-│   ├── MalformedReport         its body is malformed
-│   └── ReportTooLarge          it exceeds a limit
+│   ├── MalformedRequest         its body is malformed
+│   └── RequestTooLarge          it exceeds a limit
 ├── JobInfoError                the JOB_ variables are missing or invalid
 ├── ServerError                 the API server refused a request
 │   ├── ServerUnreachable       ... or did not respond
@@ -70,7 +70,7 @@ class StaleTime(SignatureError):
     code = "stale_time"
 
 
-class MalformedReport(ProtocolError):
+class MalformedRequest(ProtocolError):
     """The body is malformed. ``field`` names the invalid part, ``""`` the whole body."""
 
     code = "malformed"
@@ -80,7 +80,7 @@ class MalformedReport(ProtocolError):
         self.field = field
 
 
-class ReportTooLarge(ProtocolError):
+class RequestTooLarge(ProtocolError):
     """The report exceeds a limit: send several smaller reports."""
 
     code = "too_large"

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from airflow import settings as airflow_settings
 
 from airflow_asyncaction import settings as our_settings
-from airflow_asyncaction.files.service import FileLimits, Files
+from airflow_asyncaction.files.service import FileLimits, FileService
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.files.tokens import own_tokens
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.completion import Completion
+from airflow_asyncaction.store.completion import TaskCompleter
+from airflow_asyncaction.store.database import Database
 
 
 @dataclass(frozen=True)
@@ -21,9 +22,10 @@ class Services:
     """What routes and commands call."""
 
     settings: Settings
+    database: Database
     actions: Actions
     stores: FileStores
-    files: Files
+    files: FileService
 
 
 def open_services(settings: Settings | None = None) -> Services:
@@ -33,15 +35,16 @@ def open_services(settings: Settings | None = None) -> Services:
     :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
     """
     settings = settings or our_settings.load()
-    completion = Completion(settle=our_settings.resume_settle())
+    completer = TaskCompleter(resume_delay=our_settings.resume_delay())
+    database = Database(airflow_settings.get_engine())
+    database.check_tables()
     actions = Actions(
-        airflow_settings.get_engine(),
+        database,
         replay_window=2 * settings.max_clock_skew,
-        completion=completion,
-        max_log_bytes=settings.limits.kept_log_bytes,
+        completer=completer,
+        max_log_bytes=settings.limits.max_log_bytes,
     )
-    actions.check_tables()
     stores = FileStores(settings.file_stores)
     limits = FileLimits(max_file_bytes=settings.max_file_bytes, max_files=settings.max_files)
-    files = Files(actions, stores, own_tokens(settings.file_url_valid_for), limits)
-    return Services(settings, actions, stores, files)
+    files = FileService(actions, stores, own_tokens(settings.file_url_valid_for), limits)
+    return Services(settings, database, actions, stores, files)

@@ -96,13 +96,13 @@ OPTIONS = (
     Option(
         "max_log_lines",
         "integer",
-        str(_DEFAULT_LIMITS.kept_log_lines),
-        "Log lines kept per action; the oldest are dropped and counted. Operators may set logs_limit.",
+        str(_DEFAULT_LIMITS.max_log_lines),
+        "Log lines kept per action; the oldest are dropped and counted. Operators can override it.",
     ),
     Option(
         "max_log_bytes",
         "integer",
-        str(_DEFAULT_LIMITS.kept_log_bytes),
+        str(_DEFAULT_LIMITS.max_log_bytes),
         "Bytes of log lines kept per action, as the database stores them (JSON in ASCII); the oldest are"
         " dropped and counted.",
     ),
@@ -254,8 +254,8 @@ def load() -> Settings:
         body_bytes=_at_most("max_body_bytes", values["max_body_bytes"], LARGEST_BODY_BYTES),
         report_log_lines=values["max_report_log_lines"],
         line_bytes=values["max_line_bytes"],
-        kept_log_lines=values["max_log_lines"],
-        kept_log_bytes=values["max_log_bytes"],
+        max_log_lines=values["max_log_lines"],
+        max_log_bytes=values["max_log_bytes"],
     )
     return Settings(
         url=url,
@@ -330,7 +330,7 @@ def has_hook_url() -> bool:
     return any(url and url.startswith(("http://", "https://")) for url in given)
 
 
-def resume_settle() -> timedelta:
+def resume_delay() -> timedelta:
     """Return how long after a task was deferred it may be resumed.
 
     Not an option: it follows from how long a task's supervisor may take to see that its process has ended.

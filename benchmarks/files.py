@@ -85,7 +85,7 @@ def _small_files(jobs: Sequence[JobInfo]) -> None:
         announcement = signed_request(job, "PUT", path, _announcement(f"{number}", digests([content])))
         return _announce_and_send(announcement, content)
 
-    address = urlsplit(jobs[0].hook)
+    address = urlsplit(jobs[0].hook_url)
     load = Load(str(address.hostname), address.port or 80, upload, CONNECTIONS, per_connection)
     measure(report_load(jobs, CONNECTIONS))  # warm-up
     reports, files = measure(report_load(jobs, CONNECTIONS)), measure(load)
@@ -174,7 +174,7 @@ def _announcement(name: str, found: Digests) -> bytes:
 def _send(job: JobInfo, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
     content = Content(method, path, body=body)
     headers = signed_headers(job, content, time_ms=int(time.time() * 1000), nonce=secrets.token_urlsafe(18))
-    answer = requests.request(method, job.hook + path, data=body, headers=headers, timeout=600)
+    answer = requests.request(method, job.hook_url + path, data=body, headers=headers, timeout=600)
     answer.raise_for_status()
     fields = answer.json()
     assert isinstance(fields, dict)

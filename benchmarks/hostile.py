@@ -162,7 +162,7 @@ def _content_path(job: JobInfo) -> str:
     url = _signed(job, "PUT", path, json.dumps(fields).encode())["url"]
     requests.put(url, data=content, timeout=_TIMEOUT_SECONDS).raise_for_status()
     location = _signed(job, "GET", f"/download/default/{job.job_id}/big/0")["Location"]
-    return urlsplit(location).path.removeprefix(urlsplit(job.hook).path)
+    return urlsplit(location).path.removeprefix(urlsplit(job.hook_url).path)
 
 
 def _signed(job: JobInfo, method: str, path: str, body: bytes = b"") -> dict[str, str]:
@@ -170,7 +170,9 @@ def _signed(job: JobInfo, method: str, path: str, body: bytes = b"") -> dict[str
     headers = signed_headers(
         job, Content(method, path, body=body), time_ms=now_ms, nonce=os.urandom(12).hex()
     )
-    answer = requests.request(method, job.hook + path, data=body, headers=headers, timeout=_TIMEOUT_SECONDS)
+    answer = requests.request(
+        method, job.hook_url + path, data=body, headers=headers, timeout=_TIMEOUT_SECONDS
+    )
     answer.raise_for_status()
     fields: dict[str, str] = answer.json()
     return fields

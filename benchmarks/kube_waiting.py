@@ -92,19 +92,19 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
     from airflow_asyncaction.hooks.task import TaskHook
     from airflow_asyncaction.protocol.job_info import JobInfo
     from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker, TaskCredentials
-    from airflow_asyncaction.store.actions import Actions
+    from airflow_asyncaction.store.database import Database
     from airflow_asyncaction.store.registration import Claimant, Wanted, register
     from airflow_asyncaction.triggers.pods.trigger import PodActionTrigger
 
-    actions = Actions(airflow_settings.get_engine(), replay_window=timedelta(minutes=10))
+    database = Database(airflow_settings.get_engine())
     core = k8s.CoreV1Api(kube_config.new_client_from_config(config_file=kubeconfig))
     base_url = settings.hook_url()
 
     def make_trigger(ti_id: str) -> PodActionTrigger:
         nonce = _commit(ti_id)
         wanted = Wanted(ActionSpec(type="benchmark", runner="kubernetes", adoptable=True))
-        done = register(actions, Claimant.of(ti_id, nonce), lambda: wanted, datetime.now(UTC))
-        info = JobInfo(job_id=done.action.id, secret_key=done.secrets.job, hook=base_url)
+        done = register(database, Claimant.of(ti_id, nonce), lambda: wanted, datetime.now(UTC))
+        info = JobInfo(job_id=done.action.id, secret_key=done.secrets.job, hook_url=base_url)
         task = TaskCredentials(done.action.id, done.secrets.task)
         TaskHook(base_url).defer(task, Deferral(needs_worker=NeedsWorker.ON_FAILURE))
         return PodActionTrigger(

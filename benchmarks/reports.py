@@ -63,12 +63,12 @@ def run(postgres: Postgres, airflow: Deployment) -> None:
 def jobs_of(airflow: Deployment, targets: Sequence[Target]) -> list[JobInfo]:
     """Return the jobs of targets."""
     hook = airflow.base_url + "/async"
-    return [JobInfo(job_id=JobId(one.job_id), secret_key=one.secret_key, hook=hook) for one in targets]
+    return [JobInfo(job_id=JobId(one.job_id), secret_key=one.secret_key, hook_url=hook) for one in targets]
 
 
 def report_load(jobs: Sequence[JobInfo], connections: int) -> Load:
     """Return a load of status reports, with a job for each connection."""
-    address = urlsplit(jobs[0].hook)
+    address = urlsplit(jobs[0].hook_url)
 
     def request(connection: int, number: int) -> bytes:
         return signed_request(jobs[connection], "POST", "/status", _report(number))
@@ -78,7 +78,7 @@ def report_load(jobs: Sequence[JobInfo], connections: int) -> Load:
 
 def signed_request(job: JobInfo, method: str, path: str, body: bytes) -> bytes:
     """Return a freshly signed HTTP/1.1 request of a job."""
-    address = urlsplit(job.hook)
+    address = urlsplit(job.hook_url)
     headers = signed_headers(
         job,
         Content(method, path, body=body),

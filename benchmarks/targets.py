@@ -12,7 +12,7 @@ import json
 import secrets
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 HOSTNAME = "benchmark"
@@ -48,7 +48,7 @@ def _make(count: int, generator: Any) -> list[Target]:
     from uuid6 import uuid7
 
     from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
-    from airflow_asyncaction.store.actions import Actions
+    from airflow_asyncaction.store.database import Database
     from airflow_asyncaction.store.registration import Claimant, Wanted, register
 
     now, run_id = datetime.now(UTC), f"benchmark-{secrets.token_hex(4)}"
@@ -56,7 +56,7 @@ def _make(count: int, generator: Any) -> list[Target]:
     run = {**key, "run_type": "manual", "run_after": now, "state": "running", "logical_date": now}
     ti = {**key, "state": "running", "hostname": HOSTNAME, "pid": PID, "try_number": 1}
     ti |= {"map_index": -1, "pool": "default_pool", "pool_slots": 1, "queue": "default"}
-    actions = Actions(settings.get_engine(), replay_window=timedelta(minutes=10))
+    database = Database(settings.get_engine())
     targets = []
     wanted = Wanted(ActionSpec(type="benchmark", runner="local"))
     with create_session() as session:
@@ -69,7 +69,7 @@ def _make(count: int, generator: Any) -> list[Target]:
             scope = TaskScope(**key, task_id=task_id, map_index=-1)
             digest = json.dumps(hashlib.sha256(nonce.encode()).hexdigest())
             get_state_backend().set(scope, COMMITMENT_KEY, digest, session=session)
-        done = register(actions, Claimant.of(str(ti_id), nonce), lambda: wanted, now)
+        done = register(database, Claimant.of(str(ti_id), nonce), lambda: wanted, now)
         token = generator.generate(extras={"sub": str(ti_id), "scope": "execution"}, valid_for=3600)
         targets.append(Target(str(ti_id), token, done.action.id, done.secrets.job))
     return targets

@@ -16,8 +16,8 @@ from airflow_asyncaction.cli.runs import METHOD, audited, fail_run, fail_task
 from airflow_asyncaction.protocol.actions import iso_time
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.services import open_services
-from airflow_asyncaction.store import launching, listing, metrics
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store import launching, listing, metrics, timeline
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.listing import ActionRecord, Filter
 
 _PAGE = 200
@@ -39,14 +39,14 @@ def list_(args: Namespace) -> None:
         run_id=args.run_id,
         since=moment(args.since, "--since"),
     )
-    print_actions(_listed(open_services().actions, wanted, args.limit), args.output)
+    print_actions(_listed(open_services().database, wanted, args.limit), args.output)
 
 
 @suppress_logs_and_warning
 @plain_errors
 def show(args: Namespace) -> None:
     """Print one action."""
-    found = listing.find(open_services().actions, args.uuid)
+    found = listing.find(open_services().database, args.uuid)
     print_action(found.to_json(datetime.now(UTC)), args.output)
 
 
@@ -54,13 +54,13 @@ def show(args: Namespace) -> None:
 @plain_errors
 def logs(args: Namespace) -> None:
     """Print the log lines that an action's job has reported; with --follow, until it has ended."""
-    actions = open_services().actions
-    action = listing.find(actions, args.uuid)
-    last_line = _print_lines(actions, action.id, 0)
+    database = open_services().database
+    action = listing.find(database, args.uuid)
+    last_line = _print_lines(database, action.id, 0)
     while args.follow and not _is_over(action):
         time.sleep(_FOLLOW_SECONDS)
-        action = listing.find(actions, args.uuid, short=True)  # before its lines: none comes after its end
-        last_line = _print_lines(actions, action.id, last_line)
+        action = listing.find(database, args.uuid, short=True)  # before its lines: none comes after its end
+        last_line = _print_lines(database, action.id, last_line)
 
 
 @suppress_logs_and_warning
@@ -70,7 +70,7 @@ def stop(args: Namespace) -> None:
     """Ask an action's job to stop."""
     metrics.initialise()
     actions = open_services().actions
-    action = listing.find(actions, args.uuid)
+    action = listing.find(actions.database, args.uuid)
     row = action.row
     where = visible(f"{row.type} of {row.dag_id} {row.run_id} {row.task_id}")
     if not args.yes and not is_confirmed(f"Stop action {action.id}, {where}?"):
@@ -81,11 +81,11 @@ def stop(args: Namespace) -> None:
     print_action(stopped.to_json(datetime.now(UTC)), args.output)
 
 
-def _listed(actions: Actions, wanted: Filter, limit: int) -> list[Fields]:
+def _listed(database: Database, wanted: Filter, limit: int) -> list[Fields]:
     found: list[Fields] = []
     before, now = None, datetime.now(UTC)
     while len(found) < limit:
-        page = listing.list_actions(actions, wanted, limit=min(_PAGE, limit - len(found)), before=before)
+        page = listing.list_actions(database, wanted, limit=min(_PAGE, limit - len(found)), before=before)
         found += [action.to_short_json(now) for action in page.actions]
         before = page.next
         if before is None:
@@ -93,10 +93,10 @@ def _listed(actions: Actions, wanted: Filter, limit: int) -> list[Fields]:
     return found
 
 
-def _print_lines(actions: Actions, action_id: JobId, after: int) -> int:
+def _print_lines(database: Database, action_id: JobId, after: int) -> int:
     """Print the lines after one, and return the number of the last one."""
     while True:
-        page = listing.read_logs(actions, action_id, after)
+        page = timeline.read_logs(database, action_id, after)
         if page.lines and page.first_line > after + 1:
             print(f"... {page.first_line - after - 1} lines were dropped ...")
         for line in page.lines:

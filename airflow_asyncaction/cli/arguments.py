@@ -11,7 +11,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from airflow_asyncaction.exceptions import AsyncActionError, MalformedReport, StoreUnavailable
+from airflow_asyncaction.exceptions import AsyncActionError, MalformedRequest, StoreUnavailable
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.web.query import IDEMPOTENCY_KEY
@@ -69,7 +69,7 @@ def json_object(text: str | None) -> dict[str, Any]:
         return parse_object(_content(text or "{}"))
     except OSError as error:
         raise SystemExit(f"--input {error.filename!r} cannot be read: {error.strerror}") from None
-    except MalformedReport as error:
+    except MalformedRequest as error:
         raise SystemExit(f"--input must be a JSON object: {error}") from None
 
 

@@ -24,7 +24,7 @@ def collect_garbage(*, older_than: timedelta = OLDER_THAN, dry_run: bool = False
     os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"  # as Airflow's commands do that read connections
     services = open_services()
     now = datetime.now(UTC)
-    done = collect(services.actions, services.stores, older_than=older_than, now=now, dry_run=dry_run)
+    done = collect(services.database, services.stores, older_than=older_than, now=now, dry_run=dry_run)
     print(
         f"{'Would remove' if dry_run else 'Removed'} {done.contents} contents of"
         f" {format_size(done.size_bytes)}, {done.files} files without a content or an action,"

@@ -16,7 +16,7 @@ from airflow_asyncaction.cli.output import print_action
 from airflow_asyncaction.cli.runs import audited, create_run
 from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store import launching, listing, metrics
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.launching import Launch
 from airflow_asyncaction.store.operations import Operation, find_operations
 from airflow_asyncaction.web.query import checked_input
@@ -28,8 +28,8 @@ from airflow_asyncaction.web.query import checked_input
 def launch(args: Namespace) -> None:
     """Launch an operation, and print its action."""
     metrics.initialise()
-    actions = open_services().actions
-    operation = _operation(actions, args.operation)
+    services = open_services()
+    operation = _operation(services.database, args.operation)
     given = json_object(args.input)
     wanted = Launch(
         operation=operation,
@@ -38,14 +38,16 @@ def launch(args: Namespace) -> None:
         scheduled_at=moment(args.schedule, "--schedule"),
         idempotency_key=idempotency_key(args.idempotency_key),
     )
-    action = launching.launch(actions, wanted, partial(create_run, actions, user=wanted.requested_by))
+    action = launching.launch(
+        services.actions, wanted, partial(create_run, services.database, user=wanted.requested_by)
+    )
     if operation.is_paused:
         print(f"The Dag {operation.id} is paused: nothing runs before it is not any more", file=sys.stderr)
-    print_action(listing.find(actions, action.id).to_json(datetime.now(UTC)), args.output)
+    print_action(listing.find(services.database, action.id).to_json(datetime.now(UTC)), args.output)
 
 
-def _operation(actions: Actions, operation_id: str) -> Operation:
-    found = find_operations(actions, [operation_id])
+def _operation(database: Database, operation_id: str) -> Operation:
+    found = find_operations(database, [operation_id])
     if not found:
         raise SystemExit(f"There is no operation {operation_id!r}: a Dag with the tag async-operation is one")
     return found[0]

@@ -13,6 +13,7 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store import metrics, reaping
 from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.database import Database
 
 _WATCHED, _CLEANED = "is watched again", "was cleaned away meanwhile"
 
@@ -26,7 +27,7 @@ def reap(args: Namespace) -> None:
     actions = open_services().actions
     ended: set[JobId] = set()
     older_than, count = timedelta(seconds=args.unheard_for), 0
-    for action in reaping.find_unwatched(actions, older_than=older_than, now=datetime.now(UTC)):
+    for action in reaping.find_unwatched(actions.database, older_than=older_than, now=datetime.now(UTC)):
         count += 1
         where = f"{action.dag_id} {action.run_id} {action.task_id} {action.map_index}"
         state = "would be ended" if args.dry_run else _reap(actions, action.id)
@@ -35,7 +36,7 @@ def reap(args: Namespace) -> None:
         print(f"{action.id} of type {action.type} ({where}): {state}")
     print(f"{count} actions were not watched")
     for namespace in args.pods_in or ():
-        _reap_pods(args, namespace, actions, older_than, ended)
+        _reap_pods(args, namespace, actions.database, older_than, ended)
 
 
 def _reap(actions: Actions, action_id: JobId) -> str:
@@ -47,7 +48,7 @@ def _reap(actions: Actions, action_id: JobId) -> str:
 
 
 def _reap_pods(
-    args: Namespace, namespace: str, actions: Actions, older_than: timedelta, ended: AbstractSet[JobId]
+    args: Namespace, namespace: str, database: Database, older_than: timedelta, ended: AbstractSet[JobId]
 ) -> None:
     """Delete what is left of actions that are over, or that were ended just now."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
@@ -57,7 +58,7 @@ def _reap_pods(
     core = KubernetesHook(conn_id=args.kubernetes_conn_id, config_file=args.config_file).core_v1_client
     pods, count = list(job_pods(core, namespace)), 0
     ids = [pod.action_id for pod in pods]
-    over = ended | reaping.find_over(actions, ids, older_than=older_than, now=datetime.now(UTC))
+    over = ended | reaping.find_over(database, ids, older_than=older_than, now=datetime.now(UTC))
     said = "would be deleted" if args.dry_run else "deleted"
     for pod in (pod for pod in pods if pod.action_id in over):
         what = f"{namespace}/{pod.name} of action {pod.action_id}"

@@ -21,8 +21,8 @@ from airflow.utils.types import DagRunTriggeredByType
 
 from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.store import audit
-from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.audit import AuditEvent
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.launching import WantedRun
 from airflow_asyncaction.store.listing import ActionRecord
 
@@ -38,7 +38,7 @@ def audited(command: Callable[P, T]) -> Callable[P, T]:
     return cast("Callable[P, T]", action_cli(check_db=False)(command))
 
 
-def create_run(actions: Actions, run: WantedRun, *, user: str) -> None:
+def create_run(database: Database, run: WantedRun, *, user: str) -> None:
     """Create a Dag run unless it exists, and record it in Airflow's audit log.
 
     :param user: name of the user who launches it
@@ -61,7 +61,7 @@ def create_run(actions: Actions, run: WantedRun, *, user: str) -> None:
                 run_id=run.run_id,
                 extra={"method": METHOD},
             )
-            with actions.transaction() as connection:
+            with database.transaction() as connection:
                 audit.record(connection, audited_run, datetime.now(UTC))
     except (DagNotFound, ValueError) as error:  # Params that are not valid are a ValueError, too
         raise UserRefused(f"Airflow refuses: {error}", code="run_refused") from error

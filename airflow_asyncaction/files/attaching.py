@@ -16,13 +16,13 @@ from airflow_asyncaction.protocol.human_readable import format_size, format_tran
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
 from airflow_asyncaction.store import files, reports, rows
-from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.files import Content, File
+from airflow_asyncaction.store.database import Database
+from airflow_asyncaction.store.files import ContentRow, FileRow
 from airflow_asyncaction.store.rows import ActionRow, Transaction
 
 
 @dataclass(frozen=True)
-class Found:
+class ReceivedContent:
     """A content that has arrived, and is not attached yet.
 
     :param announced_md5: what it was announced as when its way began
@@ -39,11 +39,11 @@ class Found:
 class Attaching:
     """Attaches files to contents, and says so in the action's log."""
 
-    def __init__(self, actions: Actions) -> None:
-        self._actions = actions
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def attach(
-        self, action_id: JobId, file_id: str, found: Found, *, may_have_ended: bool = False
+        self, action_id: JobId, file_id: str, found: ReceivedContent, *, may_have_ended: bool = False
     ) -> FileRecord:
         """Attach a file to what has arrived, if it is what was announced; else keep neither.
 
@@ -54,14 +54,14 @@ class Attaching:
         """
         used_id: str | None = None
 
-        def work(connection: Transaction) -> tuple[File, Content] | str:
+        def work(connection: Transaction) -> tuple[FileRow, ContentRow] | str:
             row, file = _lock(connection, action_id, file_id)
             if not may_have_ended:
                 check_not_ended(rows.to_action(row))
             return _attach(connection, row, file, found)
 
         try:
-            outcome = self._actions.transact(work)
+            outcome = self._database.run_transaction(work)
             if isinstance(outcome, str):
                 raise file_rules.hash_mismatch(outcome)
             file, content = outcome
@@ -76,7 +76,7 @@ class Attaching:
         return record(file, content, found.store)
 
     def link(
-        self, connection: Transaction, row: ActionRow, file: File, content: Content, now: datetime
+        self, connection: Transaction, row: ActionRow, file: FileRow, content: ContentRow, now: datetime
     ) -> None:
         """Attach a file to a content that is stored already."""
         files.link(connection, file, content, now)
@@ -84,7 +84,7 @@ class Attaching:
         reports.keep_line(connection, row, "file", _line(file, said), now)
 
 
-def record(file: File, content: Content, store: FileStore) -> FileRecord:
+def record(file: FileRow, content: ContentRow, store: FileStore) -> FileRecord:
     """Return an attached file as its task knows it."""
     return FileRecord(
         action=file.action_id,
@@ -101,7 +101,7 @@ def record(file: File, content: Content, store: FileStore) -> FileRecord:
     )
 
 
-def attached(connection: Transaction, file: File) -> tuple[File, Content]:
+def attached(connection: Transaction, file: FileRow) -> tuple[FileRow, ContentRow]:
     """Return a file that is attached, as it is read in this transaction, with its content."""
     found = files.attached(connection, file.action_id, file.property, file.file_index)
     if found is None:
@@ -109,7 +109,9 @@ def attached(connection: Transaction, file: File) -> tuple[File, Content]:
     return found
 
 
-def _attach(connection: Transaction, row: ActionRow, file: File, found: Found) -> tuple[File, Content] | str:
+def _attach(
+    connection: Transaction, row: ActionRow, file: FileRow, found: ReceivedContent
+) -> tuple[FileRow, ContentRow] | str:
     """Attach a file; or return how what was found differs from what was announced."""
     now = datetime.now(UTC)
     said = describe_difference(file, found.measured)
@@ -125,7 +127,7 @@ def _attach(connection: Transaction, row: ActionRow, file: File, found: Found) -
     return file, content
 
 
-def _lock(connection: Transaction, action_id: JobId, file_id: str) -> tuple[ActionRow, File]:
+def _lock(connection: Transaction, action_id: JobId, file_id: str) -> tuple[ActionRow, FileRow]:
     """Lock an action, and read a file of it as nobody can change it any more."""
     row = rows.lock(connection, action_id)
     file = files.by_id(connection, file_id)
@@ -134,8 +136,8 @@ def _lock(connection: Transaction, action_id: JobId, file_id: str) -> tuple[Acti
     return row, file
 
 
-def _content(file: File, found: Found) -> Content:
-    return Content(
+def _content(file: FileRow, found: ReceivedContent) -> ContentRow:
+    return ContentRow(
         id=found.content_id,
         store=found.store.name,
         md5=file.md5,
@@ -146,6 +148,6 @@ def _content(file: File, found: Found) -> Content:
     )
 
 
-def _line(file: File, said: str) -> LogLine:
+def _line(file: FileRow, said: str) -> LogLine:
     which = f"{file.role} {file.property}[{file.file_index}] {file.name}"
     return LogLine(f"{which}: {said}", stream=SERVER_STREAM)

@@ -12,7 +12,7 @@ from airflow_asyncaction.files.store_errors import store_errors
 from airflow_asyncaction.files.stores.base import FileStore, Stored
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.store import files
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.database import Database
 
 OLDER_THAN = timedelta(days=1)
 """What is younger may be on its way."""
@@ -38,7 +38,7 @@ class Collected:
 
 
 def collect(
-    actions: Actions,
+    database: Database,
     stores: FileStores,
     *,
     older_than: timedelta = OLDER_THAN,
@@ -53,11 +53,11 @@ def collect(
     :raises FileStoreUnavailable: a store does not answer as it should
     """
     before, collected = now - older_than, Collected()
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         collected.files = files.late(connection, before) if dry_run else files.forget_late(connection, before)
-    _collect_contents(actions, stores, before, collected, dry_run=dry_run)
+    _collect_contents(database, stores, before, collected, dry_run=dry_run)
     for store in stores:
-        for key in _remains(actions, store, before):
+        for key in _remains(database, store, before):
             collected.remains += 1
             if not dry_run:
                 with store_errors(store):
@@ -66,11 +66,11 @@ def collect(
 
 
 def _collect_contents(
-    actions: Actions, stores: FileStores, before: datetime, collected: Collected, *, dry_run: bool
+    database: Database, stores: FileStores, before: datetime, collected: Collected, *, dry_run: bool
 ) -> None:
     last_id: str | None = None
     while True:
-        with actions.transaction() as connection:
+        with database.transaction() as connection:
             unused = files.unused_contents(connection, before, last_id, _BATCH)
         if not unused:
             return
@@ -81,13 +81,13 @@ def _collect_contents(
             except FileRefused:
                 collected.strangers += 1
                 continue
-            if dry_run or _delete(actions, store, content.id):
+            if dry_run or _delete(database, store, content.id):
                 collected.contents += 1
                 collected.size_bytes += content.size_bytes
 
 
-def _delete(actions: Actions, store: FileStore, content_id: str) -> bool:
-    with actions.transaction() as connection:
+def _delete(database: Database, store: FileStore, content_id: str) -> bool:
+    with database.transaction() as connection:
         is_deleted = files.delete_unused(connection, content_id)
     if is_deleted:
         with store_errors(store):
@@ -95,13 +95,13 @@ def _delete(actions: Actions, store: FileStore, content_id: str) -> bool:
     return is_deleted
 
 
-def _remains(actions: Actions, store: FileStore, before: datetime) -> Iterator[str]:
+def _remains(database: Database, store: FileStore, before: datetime) -> Iterator[str]:
     """Yield the keys of unfinished uploads, and of contents that no row knows."""
     with store_errors(store):
         old = [stored for stored in store.stored() if stored.modified_at < before]
     for start in range(0, len(old), _BATCH):
         batch = old[start : start + _BATCH]
-        with actions.transaction() as connection:
+        with database.transaction() as connection:
             ids = [stored.content_id for stored in batch if stored.content_id is not None]
             known = files.existing_contents(connection, ids)
         yield from (stored.key for stored in batch if _is_remains(stored, known))

@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import Executor
 
-from airflow_asyncaction.files.attaching import Attaching, Found
+from airflow_asyncaction.files.attaching import Attaching, ReceivedContent
 from airflow_asyncaction.files.store_errors import store_errors
 from airflow_asyncaction.files.stores.base import FileStore, Incoming, Measured
 from airflow_asyncaction.files.tokens import UploadToken
@@ -76,7 +76,7 @@ class Receiving:
             seconds = time.monotonic() - self._began_at
             content_id, md5 = self._incoming.content_id, self._token.md5
             self._is_handed_over = True
-            arrived = Found(self._store, content_id, measured, md5, seconds)
+            arrived = ReceivedContent(self._store, content_id, measured, md5, seconds)
             return self._attaching.attach(self._token.action_id, self._token.file_id, arrived)
 
     def discard(self) -> None:

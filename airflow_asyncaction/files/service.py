@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol, TypeVar
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import FileRefused, FileStoreUnavailable
-from airflow_asyncaction.files.attaching import Attaching, Found, attached, record
+from airflow_asyncaction.files.attaching import Attaching, ReceivedContent, attached, record
 from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.store_errors import store_errors
 from airflow_asyncaction.files.stores.base import FileStore
@@ -33,7 +33,7 @@ from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.store import files, rows
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.files import Content, File
+from airflow_asyncaction.store.files import ContentRow, FileRow
 from airflow_asyncaction.store.proof import Unseal
 from airflow_asyncaction.store.rows import ActionRow, Transaction
 from airflow_asyncaction.store.upstream import is_upstream
@@ -71,7 +71,7 @@ class FileLimits:
 
 
 @dataclass(frozen=True)
-class Target:
+class FileTarget:
     """Where a file is to go.
 
     :param action_id: whose file it is to be; ``None``: of who asks
@@ -104,7 +104,7 @@ class Location:
     file: FileRecord
 
 
-class Files:
+class FileService:
     """The files of all actions.
 
     Purpose: nothing is attached to an action before its content is there and verified, and nobody has a file
@@ -121,11 +121,11 @@ class Files:
         self._stores = stores
         self._tokens = tokens
         self._limits = limits
-        self._attaching = Attaching(actions)
+        self._attaching = Attaching(actions.database)
         self._hashers = ThreadPoolExecutor(thread_name_prefix="asyncaction-digest")
 
     def announce(
-        self, signed: Signed, target: Target, unseal: Unseal[Announcement], content_url: str
+        self, signed: Signed, target: FileTarget, unseal: Unseal[Announcement], content_url: str
     ) -> Upload:
         """Take the announcement of a file; attach it if its content is stored already.
 
@@ -146,7 +146,7 @@ class Files:
                 return Upload(file.file_index)
         return self._upload(store, file, content_url, signed.now)
 
-    def complete(self, signed: Signed, target: Target, index: int, prove: Unseal[object]) -> FileRecord:
+    def complete(self, signed: Signed, target: FileTarget, index: int, prove: Unseal[object]) -> FileRecord:
         """Verify and attach what went to an object store directly.
 
         :raises FileRefused: it is not there, or not what was announced
@@ -176,14 +176,14 @@ class Files:
             if source is None or source[1].sha256 != reference.sha256:
                 raise no_such_file()
             source_file, content = source
-            target = Target(content.store, property_, Role.INPUT)
+            target = FileTarget(content.store, property_, Role.INPUT)
             file = self._announce(connection, signed, target, files.announcement_of(source_file, content))
             if file.attached_at is None:
                 self._attaching.link(connection, row, file, content, signed.now)
             return self._record(*attached(connection, file))
 
     def locate(
-        self, signed: Signed, wanted: Target, index: int, prove: Unseal[object], content_url: str
+        self, signed: Signed, wanted: FileTarget, index: int, prove: Unseal[object], content_url: str
     ) -> Location:
         """Return where to have a file of the action itself, or of one upstream.
 
@@ -199,7 +199,7 @@ class Files:
             late = files.by_index(connection, *key) if found is None else None
         if late is not None and late.store in self._stores.direct:
             self._complete_all([late])
-            with self._actions.transaction() as connection:
+            with self._actions.database.transaction() as connection:
                 found = files.attached(connection, *key)
         if found is None:
             raise no_such_file()
@@ -210,13 +210,13 @@ class Files:
         with self._locked(signed, prove) as (connection, _, _):
             late = files.pending(connection, signed.action_id, stores=self._stores.direct)
         self._complete_all(late)
-        with self._actions.transaction() as connection:
+        with self._actions.database.transaction() as connection:
             found = files.attached_in(connection, signed.action_id, Role.OUTPUT)
         return [self._record(*each) for each in found]
 
     def of_action(self, action_id: JobId) -> list[tuple[Role, FileRecord]]:
         """Return an action's attached files: its inputs, then its outputs. For who may see the action."""
-        with self._actions.transaction() as connection:
+        with self._actions.database.transaction() as connection:
             found = [
                 (role, *each) for role in Role for each in files.attached_in(connection, action_id, role)
             ]
@@ -229,17 +229,17 @@ class Files:
 
         :raises FileRefused: there is none
         """
-        with self._actions.transaction() as connection:
+        with self._actions.database.transaction() as connection:
             found = files.attached(connection, action_id, checked_property(property_), _checked_index(index))
         if found is None:
             raise no_such_file()
         return self._location(*found, content_url, now)
 
-    def settle(self, action_id: JobId) -> None:
+    def attach_pending(self, action_id: JobId) -> None:
         """Attach what an action's job has sent to object stores and never told. Refusals are logged only."""
         if not self._stores.direct:
             return
-        with self._actions.transaction() as connection:
+        with self._actions.database.transaction() as connection:
             late = files.pending(connection, action_id, stores=self._stores.direct)
         self._complete_all(late)
 
@@ -274,8 +274,8 @@ class Files:
         return self._actions.locked(signed.action_id, unseal, signed.job_scheme)
 
     def _announce(
-        self, connection: Transaction, signed: Signed, target: Target, announcement: Announcement
-    ) -> File:
+        self, connection: Transaction, signed: Signed, target: FileTarget, announcement: Announcement
+    ) -> FileRow:
         return files.announce(
             connection,
             signed.action_id,
@@ -287,7 +287,7 @@ class Files:
             now=signed.now,
         )
 
-    def _upload(self, store: FileStore, file: File, content_url: str, now: datetime) -> Upload:
+    def _upload(self, store: FileStore, file: FileRow, content_url: str, now: datetime) -> Upload:
         with store_errors(store):
             url = store.signed_put(file.id, self._tokens.valid_for)
         if url is not None:
@@ -296,7 +296,7 @@ class Files:
         token = UploadToken(file.action_id, file.id, store.name, file.md5, max_bytes)
         return Upload(file.file_index, content_url + self._tokens.upload(token, now))
 
-    def _location(self, file: File, content: Content, content_url: str, now: datetime) -> Location:
+    def _location(self, file: FileRow, content: ContentRow, content_url: str, now: datetime) -> Location:
         store = self._stores.named(content.store)
         with store_errors(store):
             url = store.signed_get(content.id, self._tokens.valid_for)
@@ -307,7 +307,7 @@ class Files:
             url = content_url + self._tokens.download(token, now)
         return Location(url, record(file, content, store))
 
-    def _complete(self, file: File) -> FileRecord:
+    def _complete(self, file: FileRow) -> FileRecord:
         """Verify and attach what was put to a signed URL."""
         store, content_id = self._stores.named(file.store), str(uuid7())
         with store_errors(store):
@@ -316,7 +316,7 @@ class Files:
             except FileNotFoundError:
                 return self._completed_meanwhile(file)
         seconds = (datetime.now(UTC) - file.announced_at).total_seconds()
-        arrived = Found(store, content_id, measured, file.md5, seconds)
+        arrived = ReceivedContent(store, content_id, measured, file.md5, seconds)
         try:
             found = self._attaching.attach(file.action_id, file.id, arrived, may_have_ended=True)
         except FileRefused:
@@ -325,18 +325,18 @@ class Files:
         _withdraw(store, file)
         return found
 
-    def _completed_meanwhile(self, file: File) -> FileRecord:
+    def _completed_meanwhile(self, file: FileRow) -> FileRecord:
         """Return a file that somebody else has completed in this moment.
 
         :raises FileRefused: nobody has
         """
-        with self._actions.transaction() as connection:
+        with self._actions.database.transaction() as connection:
             found = files.attached(connection, file.action_id, file.property, file.file_index)
         if found is None:
             raise file_rules.content_missing()
         return self._record(*found)
 
-    def _complete_all(self, late: list[File]) -> None:
+    def _complete_all(self, late: list[FileRow]) -> None:
         """Verify and attach what may have been put to signed URLs; a store that is away is asked once."""
         away: set[str] = set()
         for file in late:
@@ -349,7 +349,7 @@ class Files:
                 if isinstance(error, FileStoreUnavailable):
                     away.add(file.store)
 
-    def _record(self, file: File, content: Content) -> FileRecord:
+    def _record(self, file: FileRow, content: ContentRow) -> FileRecord:
         return record(file, content, self._stores.named(content.store))
 
 
@@ -358,7 +358,7 @@ def _check_own(signed: Signed, action_id: str | None) -> None:
         raise file_rules.not_own()
 
 
-def _readable(connection: Transaction, signed: Signed, wanted: Target) -> JobId:
+def _readable(connection: Transaction, signed: Signed, wanted: FileTarget) -> JobId:
     """Return whose files are wanted.
 
     :raises FileRefused: who asks may not read them
@@ -377,6 +377,6 @@ def _checked_index(index: int) -> int:
     return index
 
 
-def _withdraw(store: FileStore, file: File) -> None:
+def _withdraw(store: FileStore, file: FileRow) -> None:
     with suppress(OSError):  # what is left is found by garbage collection
         store.withdraw(file.id)

@@ -108,7 +108,7 @@ class TaskHook(BaseHook):
         info = JobInfo(
             job_id=JobId(answer["actionId"]),
             secret_key=answer["secretKey"],
-            hook=self.base_url,
+            hook_url=self.base_url,
             orchestrator=answer["orchestrator"],
             arguments=spec.arguments,
             traceparent=spec.traceparent,

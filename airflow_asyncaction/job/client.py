@@ -226,7 +226,7 @@ class Job:
         :raises ServerError: the download was refused or failed
         :raises AsyncActionError: the content does not match its digests, or this process is not a job
         """
-        return self._files.download(self._files.place(property, of, store), to, index)
+        return self._files.download(self._files.file_property(property, of, store), to, index)
 
     def download_all(
         self,
@@ -241,7 +241,7 @@ class Job:
         :param to: folder; it is created, with the subfolders in the files' names
         :raises AsyncActionError: two files have the same name. Earlier files are downloaded
         """
-        return self._files.download_all(self._files.place(property, of, store), to)
+        return self._files.download_all(self._files.file_property(property, of, store), to)
 
     def upload(
         self,
@@ -263,7 +263,7 @@ class Job:
         :raises OSError: the file cannot be read
         """
         named = NamedFile(name or Path(path).name, Path(path))
-        return self._files.upload(self._files.place(property, None, store), named, metadata, mimetype)
+        return self._files.upload(self._files.file_property(property, None, store), named, metadata, mimetype)
 
     def upload_all(
         self,
@@ -279,8 +279,8 @@ class Job:
             folders. Names are relative to the folder, or to the part before the first wildcard
         :raises FileNotFoundError: there is no such file
         """
-        place = self._files.place(property, None, store)
-        return [self._files.upload(place, named, metadata) for named in find_files(path)]
+        target = self._files.file_property(property, None, store)
+        return [self._files.upload(target, named, metadata) for named in find_files(path)]
 
     def send(self, request: Request) -> dict[str, Any]:
         """Send a signed request to a route below the hook, and return the response object.

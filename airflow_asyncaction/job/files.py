@@ -93,20 +93,20 @@ class JobFiles:
         self._patience_seconds = timing.report_patience_seconds
         self._log = log
 
-    def place(self, property: str, of: str | None, store: str) -> FileProperty:  # noqa: A002
+    def file_property(self, property: str, of: str | None, store: str) -> FileProperty:  # noqa: A002
         """Return a property of the job's own action, or of another one.
 
-        :raises MalformedReport: the property name is invalid
+        :raises MalformedRequest: the property name is invalid
         """
         own = self._info.job_id if self._info is not None else ""
         return FileProperty(checked_property(property), of or own, store)
 
-    def download(self, place: FileProperty, to: str | os.PathLike[str], index: int) -> Path:
+    def download(self, target: FileProperty, to: str | os.PathLike[str], index: int) -> Path:
         """Download one file. See :meth:`Job.download`."""
         is_folder = os.fspath(to).endswith("/") or Path(to).is_dir()
-        return self._fetch(place, index, lambda file: _below(Path(to), file) if is_folder else Path(to))
+        return self._fetch(target, index, lambda file: _below(Path(to), file) if is_folder else Path(to))
 
-    def download_all(self, place: FileProperty, to: str | os.PathLike[str]) -> list[Path]:
+    def download_all(self, target: FileProperty, to: str | os.PathLike[str]) -> list[Path]:
         """Download all files of a property. See :meth:`Job.download_all`."""
         paths: list[Path] = []
 
@@ -114,13 +114,13 @@ class JobFiles:
             path = _below(Path(to), file)
             if path in paths:
                 raise AsyncActionError(
-                    f"The property {place.property} has two files named {file.name}. Download them by index"
+                    f"The property {target.property} has two files named {file.name}. Download them by index"
                 )
             return path
 
         try:
             while True:
-                paths.append(self._fetch(place, len(paths), choose))
+                paths.append(self._fetch(target, len(paths), choose))
         except ServerError as error:
             if not paths or not _is_no_such_file(error):
                 raise
@@ -128,7 +128,7 @@ class JobFiles:
 
     def upload(
         self,
-        place: FileProperty,
+        target: FileProperty,
         named: NamedFile,
         metadata: Mapping[str, Any] | None = None,
         mimetype: str | None = None,
@@ -138,11 +138,11 @@ class JobFiles:
         mimetype = mimetype or guess_mimetype(named.name)
         source = Source.from_path(named.path)
         if self._reporter is None:
-            return file_of(place.property, named.name, digests(source.chunks()), mimetype, metadata)
-        with _Shown(self._reporter, f"uploading {place.property}: {named.name}") as show:
+            return file_of(target.property, named.name, digests(source.chunks()), mimetype, metadata)
+        with _Shown(self._reporter, f"uploading {target.property}: {named.name}") as show:
             sent = send_file(
                 self._reporter.call,
-                place.path("upload"),
+                target.path("upload"),
                 source,
                 contents=self._contents,
                 name=named.name,
@@ -153,13 +153,13 @@ class JobFiles:
             )
         return sent.file
 
-    def _fetch(self, place: FileProperty, index: int, choose: Callable[[File], Path]) -> Path:
+    def _fetch(self, target: FileProperty, index: int, choose: Callable[[File], Path]) -> Path:
         reporter = self._server()
-        title = f"{place.property}[{index}]"
+        title = f"{target.property}[{index}]"
         with _Shown(reporter, f"downloading {title}") as show:
             fetched = fetch_file(
                 reporter.call,
-                f"{place.path('download')}/{index}",
+                f"{target.path('download')}/{index}",
                 choose,
                 contents=self._contents,
                 on_progress=show,
@@ -201,13 +201,13 @@ class _Shown:
         self._reporter.show_transfer({"progress": percent, "message": self._message})
 
 
-def has_file(send: Send, place: FileProperty, index: int) -> bool:
+def has_file(send: Send, target: FileProperty, index: int) -> bool:
     """Return whether a property has a file with this index.
 
     :raises ServerError: the request was refused or could not be delivered
     """
     try:
-        send(Request("GET", f"{place.path('download')}/{index}"))
+        send(Request("GET", f"{target.path('download')}/{index}"))
     except ServerError as error:
         if _is_no_such_file(error):
             return False

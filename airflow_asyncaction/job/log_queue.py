@@ -13,7 +13,7 @@ from airflow_asyncaction.protocol.reports import Limits, LogLine, cut_line
 LINE_BYTES = Limits().line_bytes - 64
 """Lines are cut to this size, so that the server does not cut them again, even with the mark."""
 
-MAX_KEPT_LINES = Limits().kept_log_lines
+MAX_LOG_LINES = Limits().max_log_lines
 MAX_KEPT_CHARS = 16 * 1024 * 1024
 FULL_LINES = 500
 FULL_CHARS = 512 * 1024
@@ -49,7 +49,7 @@ class LogQueue:
         with self._lock:
             self._lines.append(line)
             self._chars += len(line.message)
-            while len(self._lines) > MAX_KEPT_LINES or self._chars > MAX_KEPT_CHARS:
+            while len(self._lines) > MAX_LOG_LINES or self._chars > MAX_KEPT_CHARS:
                 self._pop()
                 self._dropped += 1
 

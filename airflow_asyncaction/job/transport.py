@@ -125,7 +125,7 @@ class Transport:
         self._clock_offset_ms = 0
         self._connection: http.client.HTTPConnection | None = None
         try:
-            url = urlsplit(info.hook)
+            url = urlsplit(info.hook_url)
             self._host, self._port = url.hostname or "", url.port
         except ValueError:
             raise JobInfoError("JOB_HOOK is not a valid URL") from None
@@ -135,7 +135,7 @@ class Transport:
         self._is_https = url.scheme == "https"
         self._prefix = quote(url.path.rstrip("/"), safe="/%:@!$&'()*+,;=~-._")
         try:
-            self._proxy = (proxies or Proxies()).choose(info.hook)
+            self._proxy = (proxies or Proxies()).choose(info.hook_url)
         except ValueError as error:
             raise JobInfoError(str(error)) from None
 

@@ -57,7 +57,7 @@ class ActionOptions:
     stop_grace: timedelta
     require_report: bool
     completion: Completion
-    logs_limit: int | None
+    max_log_lines: int | None
     accept_v1: bool
 
 
@@ -83,8 +83,8 @@ class BaseActionOperator(ServiceCallOperator):
     :param completion: ``"exit"``: the job's exit, with what it reported, is the end; ``"report"``: it only
         submits the work, and the action ends with the report; not for a job with a ``service_name``, which
         reports itself
-    :param logs_limit: how many reported log lines the server keeps; all are copied into the task log as they
-        come
+    :param max_log_lines: how many reported log lines the server keeps; all of them are copied into the task
+        log
     :param skip_on_exit_code: an exit code, or several, with which the job skips itself: its action ends as
         STOPPED with the error name ``Skipped``, and the task is skipped. None unless given
     :param accept_v1: whether v1 signatures are accepted for this action, if they are at all
@@ -112,7 +112,7 @@ class BaseActionOperator(ServiceCallOperator):
         stop_grace: Seconds = 10,
         require_report: bool | None = None,
         completion: str = "exit",
-        logs_limit: int | None = None,
+        max_log_lines: int | None = None,
         skip_on_exit_code: int | Container[int] | None = None,
         accept_v1: bool = True,
         inputs: Mapping[str, Any] | None = None,
@@ -133,7 +133,7 @@ class BaseActionOperator(ServiceCallOperator):
             stop_grace=as_duration("stop_grace", stop_grace, may_be_zero=True) or timedelta(0),
             require_report=self.service_name is not None if require_report is None else require_report,
             completion=_completion(completion),
-            logs_limit=logs_limit,
+            max_log_lines=max_log_lines,
             accept_v1=accept_v1,
         )
         if self.service_name is not None and self.options.completion is Completion.REPORT:
@@ -289,7 +289,7 @@ class BaseActionOperator(ServiceCallOperator):
             start_timeout=options.start_timeout,
             heartbeat_timeout=options.heartbeat_timeout,
             accept_v1=options.accept_v1,
-            log_limit=limits.kept_log_lines if options.logs_limit is None else options.logs_limit,
+            max_log_lines=limits.max_log_lines if options.max_log_lines is None else options.max_log_lines,
         )
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from airflow.sdk import ObjectStoragePath
 
-from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.hooks.task import PATIENCE, TaskHook
 from airflow_asyncaction.job.content_client import ContentClient
 from airflow_asyncaction.job.file_transfer import Source, send_file
@@ -25,7 +25,7 @@ AnyPath = Path | ObjectStoragePath
 
 
 @dataclass(frozen=True)
-class Found:
+class InputFile:
     """A file to be copied into the file store.
 
     :param name: that the job sees
@@ -54,7 +54,7 @@ def checked_property_name(argument: str, name: Any) -> str:
     """
     try:
         return checked_property(name)
-    except MalformedReport as error:
+    except MalformedRequest as error:
         raise ValueError(f"{argument}: {name!r} cannot be a name. {error}") from None
 
 
@@ -86,7 +86,7 @@ def give_inputs(
             )
 
 
-def sources(property_: str, given: Any) -> Iterator[Found | FileReference]:
+def sources(property_: str, given: Any) -> Iterator[InputFile | FileReference]:
     """Return what an input consists of.
 
     :raises ValueError: it is nothing that can be read
@@ -95,7 +95,7 @@ def sources(property_: str, given: Any) -> Iterator[Found | FileReference]:
     if isinstance(given, Mapping):
         try:
             yield FileReference.from_json(given)
-        except MalformedReport as error:
+        except MalformedRequest as error:
             raise ValueError(f"inputs[{property_!r}] is not a file of an action: {error}") from None
     elif isinstance(given, ObjectStoragePath | PurePath | str):
         yield from _found(property_, _as_path(property_, given))
@@ -123,7 +123,7 @@ def _as_path(property_: str, given: ObjectStoragePath | PurePath | str) -> AnyPa
     return path
 
 
-def _found(property_: str, path: AnyPath) -> list[Found]:
+def _found(property_: str, path: AnyPath) -> list[InputFile]:
     """Return the file, or all files below the folder, sorted by name.
 
     :raises FileNotFoundError: there is none
@@ -139,10 +139,10 @@ def _found(property_: str, path: AnyPath) -> list[Found]:
     return [_named(property_, name, each) for name, each in sorted(named, key=lambda pair: pair[0])]
 
 
-def _named(property_: str, name: str, path: AnyPath) -> Found:
+def _named(property_: str, name: str, path: AnyPath) -> InputFile:
     if not is_file_name(name):
         raise ValueError(f"inputs[{property_!r}]: {name!r} cannot be the name of a job's file")
-    return Found(name, path)
+    return InputFile(name, path)
 
 
 def _open(path: AnyPath) -> BinaryIO:

@@ -165,7 +165,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         """Let the runner carry the action out; it keeps the task key beside the pod, for the trigger."""
         if isinstance(runner, KubeRunner):
             runner.task_key = registration.credentials.secret_key
-            registration = replace(registration, info=replace(registration.info, hook=remote_hook_url()))
+            registration = replace(registration, info=replace(registration.info, hook_url=remote_hook_url()))
         return super().carry_out(hook, registration, runner, context, after_line=after_line)
 
     def hand_over(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import is_job_id
@@ -57,7 +57,7 @@ class Announcement:
     def from_json(cls, fields: Mapping[str, Any]) -> Announcement:
         """Parse the body of ``PUT /upload``.
 
-        :raises MalformedReport: a field is missing or invalid
+        :raises MalformedRequest: a field is missing or invalid
         """
         name, sha256 = fields.get("name"), fields.get("sha256")
         return cls(
@@ -134,15 +134,15 @@ class FileReference:
     def from_json(cls, fields: Any) -> FileReference:
         """Parse what :meth:`FileRecord.to_json` returned.
 
-        :raises MalformedReport: a field is missing or invalid
+        :raises MalformedRequest: a field is missing or invalid
         """
         if not isinstance(fields, Mapping):
-            raise MalformedReport("file must be an object", field="file")
+            raise MalformedRequest("file must be an object", field="file")
         action, index = fields.get("action"), fields.get("index")
         if not isinstance(action, str) or not is_job_id(action):
-            raise MalformedReport("file.action must be a UUID", field="file")
+            raise MalformedRequest("file.action must be a UUID", field="file")
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_INDEX:
-            raise MalformedReport(f"file.index must be an integer from 0 to {MAX_INDEX}", field="file")
+            raise MalformedRequest(f"file.index must be an integer from 0 to {MAX_INDEX}", field="file")
         return cls(
             action, checked_property(fields.get("property")), index, _digest(fields, "sha256", _SHA256)
         )
@@ -151,10 +151,10 @@ class FileReference:
 def checked_property(name: Any) -> str:
     """Return the name of a property after validation.
 
-    :raises MalformedReport: it is invalid
+    :raises MalformedRequest: it is invalid
     """
     if not isinstance(name, str) or not _PROPERTY.fullmatch(name):
-        raise MalformedReport(
+        raise MalformedRequest(
             "A property name must have 1 to 64 of A-Z a-z 0-9 _ and must not start with a digit",
             field="property",
         )
@@ -164,10 +164,10 @@ def checked_property(name: Any) -> str:
 def checked_name(name: Any) -> str:
     """Return the name of a file after validation: a relative POSIX path that is safe to write below a folder.
 
-    :raises MalformedReport: it is invalid
+    :raises MalformedRequest: it is invalid
     """
     if not isinstance(name, str) or not is_file_name(name):
-        raise MalformedReport(
+        raise MalformedRequest(
             f"name must be a relative path of at most {MAX_FILE_NAME_CHARS} characters without '.', '..',"
             " backslashes and control characters",
             field="name",
@@ -187,7 +187,7 @@ def is_file_name(name: str) -> bool:
 def _digest(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> str:
     value = fields.get(name)
     if not isinstance(value, str) or not pattern.fullmatch(value.lower()):
-        raise MalformedReport(f"{name} must be a hex digest of the right length", field=name)
+        raise MalformedRequest(f"{name} must be a hex digest of the right length", field=name)
     return value.lower()
 
 
@@ -196,7 +196,7 @@ def _size(fields: Mapping[str, Any]) -> int | None:
     if size is None:
         return None
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_SIZE:
-        raise MalformedReport("size must be a number of bytes", field="size")
+        raise MalformedRequest("size must be a number of bytes", field="size")
     return size
 
 
@@ -209,7 +209,7 @@ def _mimetype(fields: Mapping[str, Any]) -> str:
         or len(mimetype) > MAX_MIMETYPE_CHARS
         or not _MIMETYPE.fullmatch(mimetype)
     ):
-        raise MalformedReport(
+        raise MalformedRequest(
             f"mimetype must be a media type such as text/csv, of at most {MAX_MIMETYPE_CHARS} characters",
             field="mimetype",
         )
@@ -221,5 +221,5 @@ def _metadata(fields: Mapping[str, Any]) -> JsonText:
     if metadata is None:
         return JsonText("{}")
     if not isinstance(metadata, dict):
-        raise MalformedReport("metadata must be an object", field="metadata")
+        raise MalformedRequest("metadata must be an object", field="metadata")
     return strict_json.dumps(metadata)

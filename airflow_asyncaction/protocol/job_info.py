@@ -39,14 +39,14 @@ def is_job_id(text: str) -> bool:
 class JobInfo:
     """Identity of a job, and the URL that it reports to.
 
-    :param hook: absolute URL without a trailing slash
+    :param hook_url: absolute URL without a trailing slash
     :param secret_key: secret of this action, hidden from ``repr``
     :param arguments: arguments of the action as JSON; ``None`` if they are too large
     """
 
     job_id: JobId
     secret_key: str = field(repr=False)
-    hook: str
+    hook_url: str
     orchestrator: str = "airflow"
     signature: str = "v2"
     arguments: str | None = None
@@ -57,7 +57,7 @@ class JobInfo:
         environ = {
             JOB_ID: self.job_id,
             JOB_SECRET_KEY: self.secret_key,
-            JOB_HOOK: self.hook,
+            JOB_HOOK: self.hook_url,
             JOB_ORCHESTRATOR: self.orchestrator,
             JOB_SIGNATURE: self.signature,
         }
@@ -87,7 +87,7 @@ class JobInfo:
         return cls(
             job_id=JobId(environ[JOB_ID]),
             secret_key=environ[JOB_SECRET_KEY],
-            hook=environ[JOB_HOOK].rstrip("/"),
+            hook_url=environ[JOB_HOOK].rstrip("/"),
             orchestrator=environ.get(JOB_ORCHESTRATOR, "airflow"),
             signature=environ.get(JOB_SIGNATURE, "v1"),
             arguments=environ.get(JOB_ARGUMENTS),

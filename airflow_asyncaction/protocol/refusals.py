@@ -10,9 +10,9 @@ from typing import Any
 
 from airflow_asyncaction.exceptions import (
     FileRefused,
-    MalformedReport,
+    MalformedRequest,
     ProtocolError,
-    ReportTooLarge,
+    RequestTooLarge,
     SignatureError,
     StaleTime,
 )
@@ -84,9 +84,9 @@ class Refusal:
         if isinstance(error, SignatureError):
             more = {"serverTime": server_time_ms} if isinstance(error, StaleTime) else {}
             return cls(401, error.code, str(error), more)
-        if isinstance(error, MalformedReport):
+        if isinstance(error, MalformedRequest):
             return cls(400, error.code, str(error), {"field": error.field})
-        return cls(413 if isinstance(error, ReportTooLarge) else 400, error.code, str(error))
+        return cls(413 if isinstance(error, RequestTooLarge) else 400, error.code, str(error))
 
     @classmethod
     def incomplete(cls) -> Refusal:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_asyncaction.exceptions import MalformedReport, ReportTooLarge
+from airflow_asyncaction.exceptions import MalformedRequest, RequestTooLarge
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.masking import NO_SECRETS, Masker
@@ -48,15 +48,15 @@ class Limits:
 
     :param report_log_lines: log lines per report
     :param line_bytes: longer log lines are cut, and marked as cut
-    :param kept_log_lines: log lines per action; the oldest are dropped and counted
-    :param kept_log_bytes: size of these lines as ASCII JSON, likewise
+    :param max_log_lines: log lines per action; the oldest are dropped and counted
+    :param max_log_bytes: size of these lines as ASCII JSON, likewise
     """
 
     body_bytes: int = 1024 * 1024
     report_log_lines: int = 1000
     line_bytes: int = 16 * 1024
-    kept_log_lines: int = 10_000
-    kept_log_bytes: int = 16 * 1024 * 1024
+    max_log_lines: int = 10_000
+    max_log_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,11 @@ def parse_report(body: bytes, limits: Limits, masker: Masker = NO_SECRETS) -> Re
     """Parse the body of a report. An empty body is a heartbeat.
 
     :param masker: masks all fields except ``results``, which become the XCom, before anything is cut
-    :raises ReportTooLarge: the body or the number of log lines exceeds a limit
-    :raises MalformedReport: a field is invalid
+    :raises RequestTooLarge: the body or the number of log lines exceeds a limit
+    :raises MalformedRequest: a field is invalid
     """
     if len(body) > limits.body_bytes:
-        raise ReportTooLarge(
+        raise RequestTooLarge(
             f"The body is larger than {limits.body_bytes} bytes. Send several smaller reports"
         )
     fields = parse_object(body)
@@ -146,16 +146,16 @@ def parse_report(body: bytes, limits: Limits, masker: Masker = NO_SECRETS) -> Re
 def parse_object(body: bytes) -> dict[str, Any]:
     """Parse a body that must be a JSON object. An empty body is ``{}``.
 
-    :raises MalformedReport: the body is something else
+    :raises MalformedRequest: the body is something else
     """
     if not body:
         return {}
     try:
         fields = strict_json.loads(body, max_values=strict_json.MAX_VALUES)
     except strict_json.NotJson as error:
-        raise MalformedReport(f"The body is not JSON: {error}") from None
+        raise MalformedRequest(f"The body is not JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise MalformedReport("The body must be a JSON object")
+        raise MalformedRequest("The body must be a JSON object")
     return fields
 
 
@@ -166,7 +166,7 @@ def _status(fields: Mapping[str, Any]) -> ReportedStatus | None:
     try:
         return ReportedStatus(value)
     except ValueError:
-        raise MalformedReport("status must be RUNNING, SUCCESS or ERROR", field="status") from None
+        raise MalformedRequest("status must be RUNNING, SUCCESS or ERROR", field="status") from None
 
 
 def find_progress(details: Any) -> tuple[float | None, Any]:
@@ -190,9 +190,9 @@ def _status_details(
     progress, _ = find_progress(details)
     if progress is not None:
         if not 0 <= progress <= 100:
-            raise MalformedReport("progress must be from 0 to 100", field="statusDetails")
+            raise MalformedRequest("progress must be from 0 to 100", field="statusDetails")
     elif isinstance(details, dict) and details.get("progress") is not None:
-        raise MalformedReport("progress must be a number", field="statusDetails")
+        raise MalformedRequest("progress must be a number", field="statusDetails")
     masked = masker.json(details)
     _, message = find_progress(masked)
     listed = None if message is None else replace_nul(str(message))[:MAX_LISTED_CHARS]
@@ -215,7 +215,7 @@ def _agent(fields: Mapping[str, Any], masker: Masker) -> JsonText | None:
     if fields.get("agent") is None:
         return None
     if not isinstance(fields["agent"], dict):
-        raise MalformedReport("agent must be an object", field="agent")
+        raise MalformedRequest("agent must be an object", field="agent")
     return strict_json.dumps(masker.json(fields["agent"]))
 
 
@@ -224,7 +224,7 @@ def _text(fields: Mapping[str, Any], name: str, max_chars: int, masker: Masker) 
     if value is None:
         return None
     if not isinstance(value, str):
-        raise MalformedReport(f"{name} must be a string", field=name)
+        raise MalformedRequest(f"{name} must be a string", field=name)
     return replace_nul(masker.text(value))[:max_chars]
 
 
@@ -233,9 +233,9 @@ def _logs(fields: Mapping[str, Any], limits: Limits, masker: Masker) -> tuple[Lo
     if lines is None:
         return ()
     if not isinstance(lines, list):
-        raise MalformedReport("logs must be a list", field="logs")
+        raise MalformedRequest("logs must be a list", field="logs")
     if len(lines) > limits.report_log_lines:
-        raise ReportTooLarge(f"logs has more than {limits.report_log_lines} lines. Send several reports")
+        raise RequestTooLarge(f"logs has more than {limits.report_log_lines} lines. Send several reports")
     return tuple(_log_line(line, limits, masker) for line in lines)
 
 
@@ -243,12 +243,12 @@ def _log_line(line: Any, limits: Limits, masker: Masker) -> LogLine:
     if isinstance(line, str):
         return LogLine(cut_line(replace_nul(masker.line(line)), limits.line_bytes))
     if not isinstance(line, dict) or not isinstance(line.get("message"), str):
-        raise MalformedReport("A log line must be a string or an object with a message", field="logs")
+        raise MalformedRequest("A log line must be a string or an object with a message", field="logs")
     level, time_ms, stream = line.get("level", "INFO"), _unquoted(line.get("time")), line.get("stream")
     if not isinstance(level, str):
-        raise MalformedReport("The level of a log line must be a string", field="logs")
+        raise MalformedRequest("The level of a log line must be a string", field="logs")
     if time_ms is not None and not _is_time(time_ms):
-        raise MalformedReport("The time of a log line must be a Unix time in ms", field="logs")
+        raise MalformedRequest("The time of a log line must be a Unix time in ms", field="logs")
     return LogLine(
         cut_line(replace_nul(masker.line(line["message"])), limits.line_bytes),
         replace_nul(level)[:MAX_LEVEL_CHARS].upper(),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Union
 
-from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.compat import assert_never
 from airflow_asyncaction.protocol.json_fields import enum_field, optional_field, typed_field
@@ -47,7 +47,7 @@ def message_to_json(message: RunnerMessage) -> dict[str, Any]:
 def message_from_json(fields: Mapping[str, Any]) -> RunnerMessage:
     """Parse what :func:`message_to_json` returned.
 
-    :raises MalformedReport: the body is invalid
+    :raises MalformedRequest: the body is invalid
     """
     word = typed_field(fields, "word", str)
     if word == "launched":
@@ -58,7 +58,7 @@ def message_from_json(fields: Mapping[str, Any]) -> RunnerMessage:
         return Stop(enum_field(fields, "reason", StopReason))
     if word == "abandon":
         return Abandon()
-    raise MalformedReport("word must be launched, exit, stop or abandon", field="word")
+    raise MalformedRequest("word must be launched, exit, stop or abandon", field="word")
 
 
 def _shortened(exit_: Exit) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.protocol.actions import (
     Action,
     Completion,
@@ -62,7 +62,7 @@ class ActionSpec:
     """Specification of an action, from the task that registers it.
 
     :param runner: kind of runner
-    :param log_limit: maximum number of log lines to store
+    :param max_log_lines: maximum number of log lines to store
     :param adoptable: whether the job may outlive its worker, so that another process of the task adopts it
     :param takes_over: whether this try may adopt the job of an earlier one. A resumed task always does
     :param traceparent: W3C trace context of the task
@@ -81,7 +81,7 @@ class ActionSpec:
     start_timeout: timedelta | None = None
     heartbeat_timeout: timedelta | None = None
     accept_v1: bool = True
-    log_limit: int = 10_000
+    max_log_lines: int = 10_000
     adoptable: bool = False
     takes_over: bool = True
     traceparent: str | None = None
@@ -101,7 +101,7 @@ class ActionSpec:
             "startTimeoutSeconds": in_seconds(self.start_timeout),
             "heartbeatTimeoutSeconds": in_seconds(self.heartbeat_timeout),
             "acceptV1": self.accept_v1,
-            "logLimit": self.log_limit,
+            "maxLogLines": self.max_log_lines,
             "adoptable": self.adoptable,
             "takesOver": self.takes_over,
             "traceparent": self.traceparent,
@@ -115,7 +115,7 @@ class ActionSpec:
     def from_json(cls, fields: Mapping[str, Any]) -> ActionSpec:
         """Parse what :meth:`to_json` returned.
 
-        :raises MalformedReport: a field is missing or invalid
+        :raises MalformedRequest: a field is missing or invalid
         """
         return cls(
             type=replace_nul(typed_field(fields, "type", str))[:250],
@@ -126,7 +126,7 @@ class ActionSpec:
             start_timeout=_duration(fields, "startTimeoutSeconds"),
             heartbeat_timeout=_duration(fields, "heartbeatTimeoutSeconds"),
             accept_v1=typed_field(fields, "acceptV1", bool),
-            log_limit=max(0, min(typed_field(fields, "logLimit", int), 10**6)),
+            max_log_lines=max(0, min(typed_field(fields, "maxLogLines", int), 10**6)),
             adoptable=optional_field(fields, "adoptable", bool) is True,
             takes_over=optional_field(fields, "takesOver", bool) is not False,
             traceparent=replace_nul(optional_field(fields, "traceparent", str) or "")[:55] or None,
@@ -162,7 +162,7 @@ class Deferral:
     def from_json(cls, fields: Mapping[str, Any]) -> Deferral:
         """Parse what :meth:`to_json` returned.
 
-        :raises MalformedReport: a field is missing or invalid
+        :raises MalformedRequest: a field is missing or invalid
         """
         return cls(
             needs_worker=enum_field(fields, "needsWorker", NeedsWorker),
@@ -277,13 +277,13 @@ class TaskView:
 def secrets_from_json(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Parse the secrets of a spec, or those that a task has learned since. Older releases send none.
 
-    :raises MalformedReport: they are not a list of strings, or too many
+    :raises MalformedRequest: they are not a list of strings, or too many
     """
     secrets = fields.get("secrets", [])
     if not isinstance(secrets, list) or not all(isinstance(secret, str) for secret in secrets):
-        raise MalformedReport("secrets must be a list of strings", field="secrets")
+        raise MalformedRequest("secrets must be a list of strings", field="secrets")
     if len(secrets) > MAX_VALUES:
-        raise MalformedReport(f"secrets has more than {MAX_VALUES} values", field="secrets")
+        raise MalformedRequest(f"secrets has more than {MAX_VALUES} values", field="secrets")
     return tuple(secrets)
 
 
@@ -292,21 +292,21 @@ def _json_text(fields: Mapping[str, Any], name: str) -> JsonText:
     try:
         loads(text)
     except NotJson as error:
-        raise MalformedReport(f"{name} is not JSON: {error}", field=name) from None
+        raise MalformedRequest(f"{name} is not JSON: {error}", field=name) from None
     return JsonText(text)
 
 
 def _call(fields: Mapping[str, Any]) -> dict[str, str | None]:
     service_name, method = _name(fields, "serviceName"), _name(fields, "method")
     if (service_name is None) != (method is None):
-        raise MalformedReport("serviceName and method must be given together", field="method")
+        raise MalformedRequest("serviceName and method must be given together", field="method")
     return {"service_name": service_name, "method": method}
 
 
 def _name(fields: Mapping[str, Any], name: str) -> str | None:
     value: str | None = optional_field(fields, name, str)
     if value is not None and not is_name(value):
-        raise MalformedReport(f"{name} must be 1 to {MAX_NAME_CHARS} printable characters", field=name)
+        raise MalformedRequest(f"{name} must be 1 to {MAX_NAME_CHARS} printable characters", field=name)
     return value
 
 
@@ -315,5 +315,5 @@ def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 10**9:
-        raise MalformedReport(f"{name} must be a number of seconds, above 0 and below 10^9", field=name)
+        raise MalformedRequest(f"{name} must be a number of seconds, above 0 and below 10^9", field=name)
     return timedelta(seconds=value)

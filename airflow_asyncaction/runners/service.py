@@ -73,7 +73,7 @@ class ServiceRunner:
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
         """Call it, report its result or exception, and return how it ended."""
-        job = self._job = _MaskingJob(info, echo=self._echo, proxies=Proxies.of_worker(info.hook))
+        job = self._job = _MaskingJob(info, echo=self._echo, proxies=Proxies.of_worker(info.hook_url))
         if self._stop_asked:
             job.ask_to_stop()
         on_launched({"host": socket.gethostname(), "pid": os.getpid()})

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where actions are kept: Airflow's own metadata database. The only place with SQL."""
+"""Store: actions in Airflow's metadata database. The only package with SQL."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions as they are stored. One message is one transaction: lock the row, ``decide``, write.
+"""Stored actions. Each message is one transaction: lock the row, ``decide``, write.
 
-Nothing here decides anything about an action's life: that is ``protocol.lifecycle``.
+``protocol.lifecycle`` holds all decisions about the life of an action.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, bindparam, inspect, select
+from sqlalchemy import Connection, Row, bindparam, select
 from sqlalchemy.exc import IntegrityError
 
 from airflow_asyncaction.exceptions import (
     ActionAdopted,
     FileRefused,
-    MalformedReport,
-    ReportTooLarge,
-    TablesMissing,
+    MalformedRequest,
+    RequestTooLarge,
 )
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, State
@@ -34,10 +33,10 @@ from airflow_asyncaction.protocol.timeouts import find_expired_timeout
 from airflow_asyncaction.store import audit, end_events, log_lines, masks, reports, rows
 from airflow_asyncaction.store.adoption import is_left_to_next_try
 from airflow_asyncaction.store.audit import AuditEvent
-from airflow_asyncaction.store.completion import Completion
-from airflow_asyncaction.store.connection_limit import Turns
-from airflow_asyncaction.store.models import metadata, report_table
-from airflow_asyncaction.store.outages import one_of_many, store_outages
+from airflow_asyncaction.store.completion import TaskCompleter
+from airflow_asyncaction.store.database import Database
+from airflow_asyncaction.store.error_isolation import isolate_errors
+from airflow_asyncaction.store.models import report_table
 from airflow_asyncaction.store.proof import Unseal, proven, unsealed
 from airflow_asyncaction.store.refused_reports import keep_refusal, lock_out_v1, without_v1
 from airflow_asyncaction.store.reports import Envelope
@@ -52,10 +51,10 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a message: the action afterwards, and the refusal, if it was refused.
+class ReportOutcome:
+    """Outcome of a report: the action after it, and the refusal if it was refused.
 
-    :param has_ended: whether it was the job's end
+    :param has_ended: whether the job reported its end
     """
 
     action: Action
@@ -64,18 +63,18 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """An action before and after a message that may end it; the same one if it was left as it was."""
+class Transition:
+    """An action before and after a message. Both are equal if the action was left unchanged."""
 
     before: Action
     after: Action
 
 
 @dataclass(frozen=True)
-class View:
-    """An action and its log lines after a given one.
+class ActionView:
+    """An action and a page of its log lines, for its task.
 
-    :param is_deferred: whether its task is to be completed by the server
+    :param is_deferred: whether the server completes the task
     """
 
     action: Action
@@ -84,122 +83,91 @@ class View:
 
 
 class Actions:
-    """The stored actions.
+    """Applies messages to stored actions.
 
-    :param replay_window: how long a report can be re-sent at the most (twice the clock skew): for that long
-        the nonces of heartbeats are remembered
-    :param completion: how the tasks of actions that end are completed, where they are deferred
-    :param max_log_bytes: of the log lines of one action
+    :param replay_window: how long a report can be resent (twice the clock skew): the nonces of heartbeats
+        are kept for this long
+    :param completer: completes the deferred tasks of actions that end
+    :param max_log_bytes: maximum size of the log lines of one action
     """
 
     def __init__(
         self,
-        engine: Engine,
+        database: Database,
         *,
         replay_window: timedelta,
-        completion: Completion | None = None,
-        max_log_bytes: int = Limits.kept_log_bytes,
+        completer: TaskCompleter | None = None,
+        max_log_bytes: int = Limits.max_log_bytes,
     ) -> None:
-        self._engine = engine
-        self._completion = completion or Completion()
-        self._turns = Turns(engine)
+        self.database = database
+        self._completer = completer or TaskCompleter()
         self._replay_window = replay_window
         self._max_log_bytes = max_log_bytes
 
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """Run one transaction; after it, tell of the actions that it ended.
+    def apply_report(
+        self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime
+    ) -> ReportOutcome:
+        """Apply one report of a job. A report that is resent is applied once.
 
-        :raises StoreUnavailable: the database does not answer
-        """
-        with store_outages(), self._turns, self._engine.begin() as connection:
-            ended = end_events.noted(connection)
-            yield connection
-        end_events.tell(ended, self.transaction)
-
-    def transact(self, work: Callable[[Connection], T]) -> T:
-        """Do some work in one transaction; once more, if somebody wrote the same in the same moment.
-
-        :raises StoreUnavailable: the database does not answer
+        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
+        :raises MalformedRequest: raised by ``unseal``; the report is stored as refused
+        :raises RequestTooLarge: likewise
         """
         try:
-            with self.transaction() as connection:
-                return work(connection)
-        except IntegrityError:
-            with self.transaction() as connection:
-                return work(connection)
-
-    def check_tables(self) -> None:
-        """Make sure that the tables are there.
-
-        :raises TablesMissing: they are not
-        """
-        with self.transaction() as connection:
-            if not set(metadata.tables) <= set(inspect(connection).get_table_names()):
-                raise TablesMissing
-
-    def report(self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime) -> Outcome:
-        """Take one report of a job, once, however often it is sent.
-
-        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
-        :raises MalformedReport: as ``unseal`` does; it is kept with the refused ones
-        :raises ReportTooLarge: likewise
-        """
-        try:
-            return self._report(action_id, unseal, envelope, now)
-        except (MalformedReport, ReportTooLarge) as error:
-            with self.transaction() as connection:
+            return self._apply_report(action_id, unseal, envelope, now)
+        except (MalformedRequest, RequestTooLarge) as error:
+            with self.database.transaction() as connection:
                 row = rows.lock(connection, action_id)
                 if row is not None:
                     keep_refusal(connection, row, Refused(error.code, str(error)), envelope, now)
             raise
 
-    def tell(
+    def apply_runner_message(
         self, action_id: JobId, unseal: Unseal[Message], now: datetime, *, ti_id: str | None = None
     ) -> Action:
-        """Take a runner's word on an action (not a report: those have keys), and return what it is then.
+        """Apply a runner's message, which unlike a report has no key, and return the action after it.
 
-        :param ti_id: the task instance that it speaks for, if it says so
-        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
-        :raises ActionAdopted: another try has adopted it, or is about to
+        :param ti_id: the task instance of the runner, if the request names it
+        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
+        :raises ActionAdopted: another try has adopted the action, or is about to
         """
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             row, message = unsealed(rows.lock(connection, action_id), action_id, unseal)
             if ti_id is not None and row.ti_id != ti_id:
                 raise ActionAdopted
             if ti_id is not None and is_left_to_next_try(connection, row, message):
                 raise ActionAdopted(
-                    "The next try of the task is about to adopt this action: leave its job alone"
+                    "The next try of the task is about to adopt this action: leave its job running"
                 )
-            return self._settled(connection, row, _apply(connection, row, message, now), now)
+            return self._follow_up(connection, row, _apply(connection, row, message, now), now)
 
-    def learn(self, action_id: JobId, unseal: Unseal[Sequence[str]]) -> None:
-        """Take note of secrets that the task has come to know: they are masked from now on.
+    def add_secrets(self, action_id: JobId, unseal: Unseal[Sequence[str]]) -> None:
+        """Add secrets to mask from now on.
 
-        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
         """
         with self.locked(action_id, unseal) as (connection, row, secrets):
             rows.write(connection, action_id, {"masks": masks.added(row, secrets)})
 
-    def warn(self, action_id: JobId, said: str, now: datetime) -> None:
-        """Write a warning of the server's own into an action's log; nothing if the action is gone."""
-        with self.transaction() as connection:
+    def log_warning(self, action_id: JobId, said: str, now: datetime) -> None:
+        """Write a warning of the server to the log of an action, unless the action was deleted."""
+        with self.database.transaction() as connection:
             row = rows.lock(connection, action_id)
             if row is not None:
                 line = LogLine(said, level="WARNING", stream=SERVER_STREAM)
                 reports.keep_line(connection, row, "warning", line, now)
 
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
-        """Take note that the task is about to be deferred, and return the action.
+        """Record that the task is about to be deferred, and return the action.
 
-        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
         """
         with self.locked(action_id, unseal) as (connection, row, deferral):
             rows.write(connection, action_id, {"deferral": strict_json.dumps(deferral.to_json())})
             reports.keep_message(connection, action_id, "deferred", now)
             return rows.to_action(row)
 
-    def end(
+    def apply_message(
         self,
         action_id: JobId,
         message: Message,
@@ -208,46 +176,47 @@ class Actions:
         prove: Unseal[object] | None = None,
         unless: Callable[[Connection, Row[Any]], bool] = lambda *_: False,
         audited: AuditEvent | None = None,
-    ) -> Ended:
-        """Apply a message from neither job nor runner to an action.
+    ) -> Transition:
+        """Apply a message of the server, a user or another task.
 
-        :param prove: authenticates the sender; ``None``: the server itself, or a user whom Airflow knows.
-            The action's secrets are not decrypted then: it ends also if their key was lost
-        :param unless: leaves the action as it is if it returns true; called with the action's locked row
-        :param audited: what a user does with it, for Airflow's audit log
-        :raises ActionNotFound: it is gone
+        :param prove: authenticates the sender; ``None`` for the server itself and for users authenticated by
+            Airflow. The secrets of the action are then not decrypted, so it can end even if their key is lost
+        :param unless: called with the locked row; if it returns true, the action is left unchanged
+        :param audited: the user's event for Airflow's audit log
+        :raises ActionNotFound: the action was deleted
         """
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             row = proven(rows.lock(connection, action_id), action_id, prove)
             before = rows.to_action(row)
             if unless(connection, row):
-                return Ended(before, before)
+                return Transition(before, before)
             if audited is not None:
                 audit.record(connection, audited, now)
             requested_by = None if audited is None else audited.owner
             after = _apply(connection, row, message, now, requested_by=requested_by)
-            return Ended(before, self._settled(connection, row, after, now))
+            return Transition(before, self._follow_up(connection, row, after, now))
 
     def complete_due(self, now: datetime) -> None:
-        """Complete the deferred tasks that no message about their action has.
+        """Complete the deferred tasks that are due without a message.
 
-        Clocks run out, the grace for an exit ends, a task was deferred too short a time before.
+        A timeout or the grace period for an exit expired, or the task could not be resumed right after it was
+        deferred.
         """
-        with self.transaction() as connection:
-            due = list(self._completion.find_due(connection, now))
+        with self.database.transaction() as connection:
+            due = list(self._completer.find_due(connection, now))
         for action_id in due:
-            with one_of_many(action_id), self.transaction() as connection:
+            with isolate_errors(action_id), self.database.transaction() as connection:
                 row = rows.lock(connection, action_id)
                 if row is not None:
-                    self._settled(connection, row, rows.to_action(row), now)
+                    self._follow_up(connection, row, rows.to_action(row), now)
 
-    def read(self, action_id: JobId, prove: Unseal[object], scheme: Scheme) -> Action:
-        """Return an action to its job.
+    def read_for_job(self, action_id: JobId, prove: Unseal[object], scheme: Scheme) -> Action:
+        """Return an action for its job, with unmasked arguments.
 
-        :param scheme: how the job asks
-        :raises ActionNotFound: there is no such action, and ``prove`` does not mind
+        :param scheme: signature scheme of the job's request
+        :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error
         """
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
             lock_out_v1(connection, row, scheme)
             return masks.for_job(row, rows.to_action(row))
@@ -256,53 +225,57 @@ class Actions:
     def locked(
         self, action_id: JobId, unseal: Unseal[T], job_scheme: Scheme | None = None
     ) -> Iterator[tuple[Connection, Row[Any], T]]:
-        """Run one transaction that holds the row of an action, for a request about it.
+        """Run one transaction that locks the row of an action, for a request about it.
 
-        Yields the connection, the row, and what ``unseal`` made of the request. If the request is refused,
-        nothing remains of it but that its job uses v2.
+        Yields the connection, the row and the result of ``unseal``. If the request is refused, the
+        transaction is rolled back, but v1 stays locked out if the job used v2.
 
-        :param job_scheme: how the job has signed the request; ``None``: it is not the job's
-        :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+        :param job_scheme: signature scheme of the job's request; ``None`` if the job did not send it
+        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
         """
         try:
-            with self.transaction() as connection:
+            with self.database.transaction() as connection:
                 row, said = unsealed(rows.lock(connection, action_id), action_id, unseal)
                 lock_out_v1(connection, row, job_scheme)
                 yield connection, row, said
-        except (FileRefused, MalformedReport):  # its signature is valid
+        except (FileRefused, MalformedRequest):  # its signature is valid
             if job_scheme is Scheme.V2:
-                with self.transaction() as connection:
+                with self.database.transaction() as connection:
                     rows.write(connection, action_id, {"accept_v1": False})
             raise
 
-    def view(self, action_id: JobId, prove: Unseal[object], *, after_line: int, now: datetime) -> View:
-        """Return an action and its log lines after the given one; end it if one of its clocks ran out.
+    def read_for_task(
+        self, action_id: JobId, prove: Unseal[object], *, after_line: int, now: datetime
+    ) -> ActionView:
+        """Return an action and its log lines after ``after_line``; end it if its timeout expired.
 
-        :raises ActionNotFound: there is no such action, and ``prove`` does not mind
+        :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error
         """
-        with self.transaction() as connection:
+        with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
             action = rows.to_action(row)
             log_page = log_lines.page(connection, action_id, after_line, dropped=row.log_lines_dropped)
         if find_expired_timeout(action, now) is not None:
-            with self.transaction() as connection:
+            with self.database.transaction() as connection:
                 row, _ = unsealed(rows.lock(connection, action_id), action_id, prove)
-                action = self._settled(connection, row, rows.to_action(row), now)
-        return View(action, row.deferral is not None, log_page)
+                action = self._follow_up(connection, row, rows.to_action(row), now)
+        return ActionView(action, row.deferral is not None, log_page)
 
-    def _settled(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> Action:
-        """Return an action after what follows by itself from a change: its clocks, the end of its task."""
-        action = self._check_clocks(connection, action, now)
-        self._completion.complete(connection, row, action, now)
+    def _follow_up(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> Action:
+        """Check the timeouts of an action and complete its deferred task, after a change of the action."""
+        action = self._check_timeouts(connection, action, now)
+        self._completer.complete(connection, row, action, now)
         return action
 
-    def _report(self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime) -> Outcome:
+    def _apply_report(
+        self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime
+    ) -> ReportOutcome:
         try:
-            with self.transaction() as connection:
+            with self.database.transaction() as connection:
                 return self._take(connection, action_id, unseal, envelope, now, is_resend=False)
         except IntegrityError:
-            # Its key is there: a re-send, maybe of a report that came in the same moment.
-            with self.transaction() as connection:
+            # The key exists: the report was resent, perhaps while the first one was being applied.
+            with self.database.transaction() as connection:
                 return self._take(connection, action_id, unseal, envelope, now, is_resend=True)
 
     def _take(
@@ -314,7 +287,7 @@ class Actions:
         now: datetime,
         *,
         is_resend: bool,
-    ) -> Outcome:
+    ) -> ReportOutcome:
         row, report = unsealed(rows.lock(connection, action_id), action_id, unseal)
         before = rows.to_action(row)
         if without_v1(row, envelope.scheme):
@@ -323,17 +296,17 @@ class Actions:
         decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
         match decision:
             case Duplicate():
-                return Outcome(masks.for_job(row, before))
+                return ReportOutcome(masks.for_job(row, before))
             case Refused():
                 keep_refusal(connection, row, decision, envelope, now)
-                return Outcome(before, decision)
+                return ReportOutcome(before, decision)
             case Accepted(after):
                 changes = rows.changes(before, after, now)
                 self._keep_report(connection, row, changes, report, envelope, now)
-                end_events.note(connection, before, after)
+                end_events.collect(connection, before, after)
                 if report.is_terminal:
-                    self._completion.complete(connection, row, after, now)
-                return Outcome(masks.for_job(row, after), has_ended=report.is_terminal)
+                    self._completer.complete(connection, row, after, now)
+                return ReportOutcome(masks.for_job(row, after), has_ended=report.is_terminal)
 
     def _keep_report(
         self,
@@ -352,14 +325,14 @@ class Actions:
         if changes["report_count"] % _PRUNE_EVERY == 0:
             reports.prune(connection, row.id, older_than=now - self._replay_window)
 
-    def _check_clocks(self, connection: Connection, action: Action, now: datetime) -> Action:
-        time_out = find_expired_timeout(action, now)
-        if time_out is None:
+    def _check_timeouts(self, connection: Connection, action: Action, now: datetime) -> Action:
+        expired = find_expired_timeout(action, now)
+        if expired is None:
             return action
-        after = _accepted(decide(action, time_out, now))
+        after = _accepted(decide(action, expired, now))
         rows.write(connection, action.id, rows.changes(action, after, now))
         reports.keep_message(connection, action.id, "timeout", now)
-        end_events.note(connection, action, after)
+        end_events.collect(connection, action, after)
         return after
 
 
@@ -371,12 +344,12 @@ def _apply(
     rows.write(connection, row.id, rows.changes(before, after, now))
     kind = type(message).__name__.lower()
     reports.keep_message(connection, row.id, kind, now, requested_by=requested_by)
-    end_events.note(connection, before, after)
+    end_events.collect(connection, before, after)
     return after
 
 
 def supersede(connection: Connection, action_id: JobId, now: datetime) -> None:
-    """Fence an action within the transaction that registers its next attempt."""
+    """Fence an action in the transaction that registers its next attempt."""
     row = rows.lock(connection, action_id)
     if row is not None:
         _apply(connection, row, Supersede(), now)
@@ -384,7 +357,7 @@ def supersede(connection: Connection, action_id: JobId, now: datetime) -> None:
 
 def _accepted(decision: Decision) -> Action:
     if not isinstance(decision, Accepted):
-        raise AssertionError(f"only reports can be refused: {decision}")
+        raise AssertionError(f"only reports can be refused, got {decision}")
     return decision.action
 
 
@@ -396,6 +369,6 @@ def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | No
 def _kind(report: Report, row: Row[Any]) -> str:
     if report.is_heartbeat:
         return "heartbeat"
-    if report.status is None or State(row.state).is_end:  # the same end again is no other
+    if report.status is None or State(row.state).is_end:  # the job may report its end again
         return "report"
     return report.status.value

@@ -30,8 +30,8 @@ from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, TRIGGERS, Deferral, NeedsWorker
 from airflow_asyncaction.protocol.timeouts import find_expired_timeout
 from airflow_asyncaction.store import reports, rows
+from airflow_asyncaction.store.error_isolation import isolate_errors, redacted_traceback
 from airflow_asyncaction.store.models import action_table, file_table
-from airflow_asyncaction.store.outages import anatomy, one_of_many
 
 log = logging.getLogger(__name__)
 
@@ -74,16 +74,16 @@ _MAY_BE_DUE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completion:
+class TaskCompleter:
     """When deferred tasks are completed.
 
-    :param settle: how long after a task was deferred it is resumed at the earliest: the scheduler fails a
-        task that runs again before it has heard of the process that deferred it
+    :param resume_delay: minimum time between deferral and resumption: the scheduler fails a task that runs
+        again before it knows that the process that deferred it has ended
     :param exit_grace: how long after its job's terminal report a task waits for the exit, which whoever
         watches the job tells: if nobody does, the report is the end
     """
 
-    settle: timedelta = timedelta(seconds=10)
+    resume_delay: timedelta = timedelta(seconds=10)
     exit_grace: timedelta = timedelta(seconds=10)
 
     def complete(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> None:
@@ -105,7 +105,7 @@ class Completion:
                     if is_done:
                         rows.write(connection, action.id, {"deferral": None})
             except Exception as error:  # noqa: BLE001 - whatever Airflow's code raises, the report is kept
-                log.error(_NOT_COMPLETED, action.id, anatomy(error))
+                log.error(_NOT_COMPLETED, action.id, redacted_traceback(error))
             else:
                 return
 
@@ -132,7 +132,7 @@ class Completion:
     def _resume(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
         """Resume the task on a worker once that may be; tell whether it was done."""
         found = _deferred(session, row)
-        if found is None or not self._has_settled(session, found, now):
+        if found is None or not self._may_resume(session, found, now):
             return False
         Trigger.submit_event(found.trigger_id, TriggerEvent(action.id), session=session)
         return True
@@ -140,20 +140,20 @@ class Completion:
     def _give_to_worker(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
         """Resume the task as if its trigger had failed: the worker then takes the action's end."""
         found = _deferred(session, row)
-        if found is None or not self._has_settled(session, found, now):
+        if found is None or not self._may_resume(session, found, now):
             return False
         said = f"The API server could not resume the task of action {action.id}: its log says why\n"
         Trigger.submit_failure(found.trigger_id, [said], session=session)
         return True
 
-    def _has_settled(self, session: Session, task: TaskInstance, now: datetime) -> bool:
+    def _may_resume(self, session: Session, task: TaskInstance, now: datetime) -> bool:
         trigger = session.get(Trigger, task.trigger_id)
-        return trigger is not None and now - trigger.created_date >= self.settle
+        return trigger is not None and now - trigger.created_date >= self.resume_delay
 
     def find_due(self, connection: Connection, now: datetime) -> Iterator[JobId]:
         """Yield the actions of deferred tasks that may be due, by a clock or from before."""
         for row in connection.execute(_MAY_BE_DUE):
-            with one_of_many(row.id):
+            with isolate_errors(row.id):
                 action = rows.to_action(row)
                 if self._is_due(action, now) or find_expired_timeout(action, now) is not None:
                     yield action.id

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets ``airflow db migrate`` create and upgrade the tables, and ``airflow db clean`` know them."""
+"""DB manager: hooks the tables into ``airflow db migrate`` and ``airflow db clean``."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from airflow_asyncaction.store.models import metadata
 
 _HERE = Path(__file__).parent
 
-REVISION_HEADS = {"0.1.0": "0009"}
-"""The migration that each release of this package ends with."""
+REVISION_HEADS = {"0.1.0": "0010"}
+"""Latest migration of each release."""
 
 
 class AsyncActionDBManager(BaseDBManager):
-    """Airflow finds it by the provider's ``db-managers``."""
+    """Creates, upgrades and downgrades the tables. Airflow finds it in the provider's ``db-managers``."""
 
     metadata = metadata
     version_table_name = "alembic_version_asyncaction"
@@ -28,7 +28,7 @@ class AsyncActionDBManager(BaseDBManager):
     def downgrade(
         self, to_revision: str, from_revision: str | None = None, show_sql_only: bool = False
     ) -> None:
-        """Take migrations back, down to ``to_revision`` (``base``: all)."""
+        """Downgrade the tables to ``to_revision``; ``base`` drops them."""
         from alembic import command
 
         if from_revision and show_sql_only:
@@ -37,11 +37,11 @@ class AsyncActionDBManager(BaseDBManager):
 
 
 def register_with_db_clean() -> None:
-    """Add the tables to those that ``airflow db clean`` knows.
+    """Register the tables with ``airflow db clean``.
 
-    Airflow 3.3 has no public way: its table of tables is extended. It cleans dependent tables first, and is
-    told that actions depend on reports: reports go when their action has gone, in the same run, unless
-    ``--tables`` names ``async_action`` alone.
+    Airflow 3.3 has no public API for this, so its table configuration is extended. Airflow cleans dependent
+    tables first. ``async_action`` is declared dependent on ``async_action_report``, so that one run deletes
+    actions and then their reports, unless ``--tables`` names ``async_action`` alone.
     """
     from airflow.utils import db_cleanup
 

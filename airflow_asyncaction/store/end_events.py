@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends of actions: noted in the transaction that makes them, told to the outside when it is committed."""
+"""End events: collect the actions that end in a transaction, and emit metrics and spans after its commit."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from sqlalchemy import Connection
 from airflow_asyncaction.protocol.actions import Action
 from airflow_asyncaction.store import metrics, spans
 
-_NOTED = "asyncaction_ended"
+_KEY = "asyncaction_ended"
 
 
-def noted(connection: Connection) -> Sequence[Action]:
-    """Return the list that the actions which end in this transaction are going to be in."""
-    # It belongs to the connection in the pool: each transaction begins one of its own.
+def begin(connection: Connection) -> Sequence[Action]:
+    """Return the list to which :func:`collect` adds the actions that end in this transaction."""
+    # `info` belongs to the pooled connection: each transaction starts with a new list.
     ended: list[Action] = []
-    connection.info[_NOTED] = ended
+    connection.info[_KEY] = ended
     return ended
 
 
-def note(connection: Connection, before: Action, after: Action) -> None:
-    """Note an action if a change is its end: nothing is left to wait for. An action has one such change."""
+def collect(connection: Connection, before: Action, after: Action) -> None:
+    """Collect an action if this change ends it: nothing about it can change any more. That happens once."""
     if after.is_done and not before.is_done:
-        connection.info[_NOTED].append(after)
+        connection.info[_KEY].append(after)
 
 
-def tell(ended: Sequence[Action], transaction: Callable[[], AbstractContextManager[Connection]]) -> None:
-    """Tell of actions that have ended. Nothing that goes wrong with it is raised.
+def emit(ended: Sequence[Action], transaction: Callable[[], AbstractContextManager[Connection]]) -> None:
+    """Emit metrics and spans of ended actions. Errors are logged, not raised.
 
-    :param transaction: begins another one, to read what is told
+    :param transaction: begins another transaction, to read the reports for the span
     """
     for action in ended:
         metrics.count_end(action)

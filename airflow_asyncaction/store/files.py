@@ -38,7 +38,7 @@ _files, _contents = file_table.c, content_table.c
 
 
 @dataclass(frozen=True, kw_only=True)
-class File:
+class FileRow:
     """A row of ``async_action_file``: a file as it was announced, and where it stands.
 
     :param content_id: ``None`` until it is attached
@@ -63,7 +63,7 @@ class File:
 
 
 @dataclass(frozen=True)
-class Content:
+class ContentRow:
     """A row of ``async_action_content``: what a stored content was found to be.
 
     :param challenge_proven: whether whoever digested the content can be trusted with its challenge
@@ -78,8 +78,8 @@ class Content:
     size_bytes: int
 
 
-_CONTENT_COLUMNS = {field.name: _contents[field.name] for field in fields(Content)}
-_FILE_COLUMNS = tuple(field.name for field in fields(File))
+_CONTENT_COLUMNS = {field.name: _contents[field.name] for field in fields(ContentRow)}
+_FILE_COLUMNS = tuple(field.name for field in fields(FileRow))
 
 _OF_PROPERTY = and_(_files.action_id == bindparam("action_id"), _files.property == bindparam("property"))
 _ROOM = select(
@@ -139,7 +139,7 @@ def announce(
     role: Role,
     max_files: int,
     now: datetime,
-) -> File:
+) -> FileRow:
     """Keep what a file is going to be, and return it.
 
     A file that was announced before, by its name and digests, is the same file; so is one that has not
@@ -155,12 +155,12 @@ def announce(
         connection.execute(_UPDATE_FILE, {"file_id": earlier.id, **columns})
         return replace(earlier, **columns)
     index = _next_index(connection, action_id, property_, role=role, max_files=max_files)
-    file = File(id=str(uuid7()), action_id=action_id, file_index=index, **columns)
+    file = FileRow(id=str(uuid7()), action_id=action_id, file_index=index, **columns)
     connection.execute(_INSERT_FILE, vars(file))
     return file
 
 
-def announcement_of(file: File, content: Content) -> Announcement:
+def announcement_of(file: FileRow, content: ContentRow) -> Announcement:
     """Return what announces an attached file once more, with all that is known of its content."""
     return Announcement(
         md5=content.md5,
@@ -173,12 +173,12 @@ def announcement_of(file: File, content: Content) -> Announcement:
     )
 
 
-def by_id(connection: Connection, file_id: str) -> File | None:
+def by_id(connection: Connection, file_id: str) -> FileRow | None:
     """Return a file that was announced."""
     return _file(connection.execute(_BY_ID, {"file_id": file_id}).one_or_none())
 
 
-def by_index(connection: Connection, action_id: JobId, property_: str, index: int) -> File | None:
+def by_index(connection: Connection, action_id: JobId, property_: str, index: int) -> FileRow | None:
     """Return a file that was announced."""
     key = {"action_id": action_id, "property": property_, "file_index": index}
     return _file(connection.execute(_BY_INDEX, key).one_or_none())
@@ -186,26 +186,26 @@ def by_index(connection: Connection, action_id: JobId, property_: str, index: in
 
 def attached(
     connection: Connection, action_id: JobId, property_: str, index: int
-) -> tuple[File, Content] | None:
+) -> tuple[FileRow, ContentRow] | None:
     """Return an attached file with its content."""
     key = {"action_id": action_id, "property": property_, "file_index": index}
     row = connection.execute(_ATTACHED_AT_INDEX, key).one_or_none()
     return None if row is None else _with_content(row)
 
 
-def attached_in(connection: Connection, action_id: JobId, role: Role) -> list[tuple[File, Content]]:
+def attached_in(connection: Connection, action_id: JobId, role: Role) -> list[tuple[FileRow, ContentRow]]:
     """Return an action's attached files with their contents, by property and index."""
     rows = connection.execute(_ATTACHED_IN_ROLE, {"action_id": action_id, "role": role.value})
     return [_with_content(row) for row in rows]
 
 
-def pending(connection: Connection, action_id: JobId, *, stores: frozenset[str]) -> list[File]:
+def pending(connection: Connection, action_id: JobId, *, stores: frozenset[str]) -> list[FileRow]:
     """Return an action's files that were announced for one of these stores and are not attached."""
     rows = connection.execute(_PENDING, {"action_id": action_id})
     return [_to_file(row) for row in rows if row.store in stores]
 
 
-def known_content(connection: Connection, file: File) -> Content | None:
+def known_content(connection: Connection, file: FileRow) -> ContentRow | None:
     """Return the stored content that is certainly the one that was announced.
 
     The same md5 and challenge are not enough where the challenge is what somebody said: a content that was
@@ -219,7 +219,7 @@ def known_content(connection: Connection, file: File) -> Content | None:
     return None
 
 
-def attach(connection: Connection, file: File, content: Content, now: datetime) -> Content:
+def attach(connection: Connection, file: FileRow, content: ContentRow, now: datetime) -> ContentRow:
     """Attach a file to a content: to the one that is there already, if it is; return that."""
     for known in _of_digests(connection, file):
         if (known.sha256, known.size_bytes) == (content.sha256, content.size_bytes):
@@ -230,12 +230,12 @@ def attach(connection: Connection, file: File, content: Content, now: datetime) 
     return content
 
 
-def link(connection: Connection, file: File, content: Content, now: datetime) -> None:
+def link(connection: Connection, file: FileRow, content: ContentRow, now: datetime) -> None:
     """Attach a file to a content that is there."""
     connection.execute(_UPDATE_FILE, {"file_id": file.id, "content_id": content.id, "attached_at": now})
 
 
-def forget(connection: Connection, file: File) -> None:
+def forget(connection: Connection, file: FileRow) -> None:
     """Drop a file that was announced."""
     connection.execute(_DELETE_FILE, {"file_id": file.id})
 
@@ -280,7 +280,7 @@ def existing_contents(connection: Connection, content_ids: list[str]) -> set[str
 
 def _announced_before(
     connection: Connection, action_id: JobId, property_: str, announcement: Announcement, role: Role
-) -> File | None:
+) -> FileRow | None:
     key = {
         "role": role.value,
         "action_id": action_id,
@@ -327,18 +327,18 @@ def _is_late(before: datetime) -> ColumnElement[bool]:
     return or_(never_came, ~select(1).where(action_table.c.id == _files.action_id).exists())
 
 
-def _of_digests(connection: Connection, file: File) -> list[Content]:
+def _of_digests(connection: Connection, file: FileRow) -> list[ContentRow]:
     digests = {"md5": file.md5, "challenge": file.challenge, "store": file.store}
-    return [Content(*row) for row in connection.execute(_CONTENTS_OF_DIGESTS, digests)]
+    return [ContentRow(*row) for row in connection.execute(_CONTENTS_OF_DIGESTS, digests)]
 
 
-def _file(row: Row[Any] | None) -> File | None:
+def _file(row: Row[Any] | None) -> FileRow | None:
     return None if row is None else _to_file(row)
 
 
-def _to_file(row: Row[Any]) -> File:
-    return File(**{name: getattr(row, name) for name in _FILE_COLUMNS})
+def _to_file(row: Row[Any]) -> FileRow:
+    return FileRow(**{name: getattr(row, name) for name in _FILE_COLUMNS})
 
 
-def _with_content(row: Row[Any]) -> tuple[File, Content]:
-    return _to_file(row), Content(*(getattr(row, f"its_{name}") for name in _CONTENT_COLUMNS))
+def _with_content(row: Row[Any]) -> tuple[FileRow, ContentRow]:
+    return _to_file(row), ContentRow(*(getattr(row, f"its_{name}") for name in _CONTENT_COLUMNS))

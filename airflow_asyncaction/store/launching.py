@@ -2,7 +2,7 @@
 """Actions that are asked for before their task runs: they are there at once, and their task registers them.
 
 :func:`launch` writes an action's row, and then has Airflow create its Dag run. Anything may crash in between:
-:func:`settle` ends what nothing will launch.
+:func:`reconcile_queued` ends what nothing will launch.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store import audit, masks, reports, rows, secret
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.audit import AuditEvent
+from airflow_asyncaction.store.database import Database
+from airflow_asyncaction.store.error_isolation import isolate_errors
 from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
-from airflow_asyncaction.store.outages import one_of_many
 
 RUN_GRACE = timedelta(minutes=1)
 """How long after an action was asked for its Dag run may be missing: its creation may be under way."""
@@ -53,7 +54,7 @@ _RUN = select(_runs.id).where(_runs.dag_id == bindparam("dag_id"), _runs.run_id 
 _IS_OF_ITS_TASK = and_(
     *(_tasks[name] == _columns[name] for name in ("dag_id", "run_id", "task_id", "map_index"))
 )
-_TO_SETTLE = (
+_TO_RECONCILE = (
     select(
         _columns.id,
         _columns.task_id,
@@ -92,14 +93,14 @@ class Launch:
     idempotency_key: str | None = None
 
     @property
-    def idempotency(self) -> str | None:
+    def idempotency_digest(self) -> str | None:
         """What is stored of the key: sha256, hex, of who asks, for what, and the key."""
         if self.idempotency_key is None:
             return None
         return _digest(self.requested_by, self.operation.id, self.idempotency_key)
 
     @property
-    def request(self) -> str:
+    def request_digest(self) -> str:
         """What is stored of the rest of what is asked for: sha256, hex."""
         arguments = json.dumps(strict_json.loads(self.arguments), sort_keys=True)
         return _digest(arguments, str(self.scheduled_at))
@@ -117,7 +118,7 @@ class Queued:
 
     def is_what(self, wanted: Launch) -> bool:
         """Tell whether it is what is wanted: not so if a key was used before, with another input or time."""
-        return bool(self.action.row.request == wanted.request)
+        return bool(self.action.row.request_digest == wanted.request_digest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +141,12 @@ def launch(actions: Actions, wanted: Launch, create_run: Callable[[WantedRun], N
     :raises UserRefused: Airflow refuses, or the key was used for something else
     """
     now = datetime.now(UTC)
-    queued = queue(actions, wanted, now)
+    queued = queue(actions.database, wanted, now)
     action = queued.action
     if not queued.is_what(wanted):
         said = "This idempotency key was used before, with another input or time: use a new one"
         raise UserRefused(said, code="idempotency_key_reused")
-    if _needs_run(actions, queued):
+    if _needs_run(actions.database, queued):
         run = WantedRun(
             dag_id=action.dag_id,
             run_id=action.row.run_id,
@@ -181,7 +182,7 @@ def stop(
     """
     audited = _stop_event(action, requested_by, method)
     before = action.state if action.state.is_end else _stop_unended(actions, action.id, audited)
-    action = find(actions, action.id)
+    action = find(actions.database, action.id)
     if not before.is_end:
         if before.is_waiting:
             fail_run(action)
@@ -190,7 +191,7 @@ def stop(
         raise UserRefused(f"The action has ended as {action.state}", code="already_ended")
     fail_task(action)
     now = datetime.now(UTC)
-    with actions.transaction() as connection:
+    with actions.database.transaction() as connection:
         audit.record(connection, audited, now)
         reports.keep_message(connection, action.id, "stop", now, requested_by=requested_by)
         rows.write(connection, action.id, {"updated_at": now})  # so that pages see that there is more
@@ -200,7 +201,7 @@ def stop(
 def _stop_unended(actions: Actions, action_id: JobId, audited: AuditEvent) -> State:
     """Stop an action unless it has ended, maybe since it was read; return the state that it had."""
     stop, now = Stop(StopReason.REQUESTED), datetime.now(UTC)
-    return actions.end(action_id, stop, now, unless=_has_ended, audited=audited).before.state
+    return actions.apply_message(action_id, stop, now, unless=_has_ended, audited=audited).before.state
 
 
 def _has_ended(_: Connection, row: Row[Any]) -> bool:
@@ -225,23 +226,23 @@ def _is_to_be_tried_again(actions: Actions, action: ActionRecord) -> bool:
     """Tell whether an action has failed and the next try is to come, as far as Airflow knows now."""
     if action.state is State.SUCCESS or action.row.stop_reason == StopReason.REQUESTED:
         return False
-    outlook = find_outlook(actions, action)
+    outlook = find_outlook(actions.database, action)
     return not outlook.is_final and outlook.next_attempt is None
 
 
-def queue(actions: Actions, wanted: Launch, now: datetime) -> Queued:
+def queue(database: Database, wanted: Launch, now: datetime) -> Queued:
     """Write the action that is asked for, or find the one that was asked for under the same key."""
     action_id = JobId(str(uuid7()))
     try:
-        with actions.transaction() as connection:
+        with database.transaction() as connection:
             connection.execute(insert(action_table), _row(action_id, wanted, now))
             reports.keep_message(connection, action_id, "queued", now, requested_by=wanted.requested_by)
     except IntegrityError:
-        return Queued(_of_key(actions, wanted), is_new=False)
-    return Queued(find(actions, action_id), is_new=True)
+        return Queued(_of_key(database, wanted), is_new=False)
+    return Queued(find(database, action_id), is_new=True)
 
 
-def _needs_run(actions: Actions, queued: Queued) -> bool:
+def _needs_run(database: Database, queued: Queued) -> bool:
     """Tell whether a Dag run is to be created for an action.
 
     Whoever asked first creates it; who asks again gives them a moment, since they may have failed, or died.
@@ -251,40 +252,42 @@ def _needs_run(actions: Actions, queued: Queued) -> bool:
         return queued.is_new
     age = datetime.now(UTC) - action.row.requested_at
     give_up_at = time.monotonic() + (_CREATION - age).total_seconds()
-    while not _has_run(actions, action):
+    while not _has_run(database, action):
         if time.monotonic() >= give_up_at:
             return True
         time.sleep(_PAUSE_SECONDS)
     return False
 
 
-def _has_run(actions: Actions, action: ActionRecord) -> bool:
-    with actions.transaction() as connection:
+def _has_run(database: Database, action: ActionRecord) -> bool:
+    with database.transaction() as connection:
         key = {"dag_id": action.dag_id, "run_id": action.row.run_id}
         return connection.execute(_RUN, key).one_or_none() is not None
 
 
 def refuse(actions: Actions, action_id: JobId, message: str, now: datetime) -> None:
     """End an action whose Dag run Airflow did not create; its key is free again."""
-    actions.end(action_id, Unlaunched(State.ERROR, "RunRefused", message), now)
-    _free_key(actions, action_id)
+    actions.apply_message(action_id, Unlaunched(State.ERROR, "RunRefused", message), now)
+    _free_key(actions.database, action_id)
 
 
-def settle(actions: Actions, now: datetime) -> None:
+def reconcile_queued(actions: Actions, now: datetime) -> None:
     """Queue the actions whose time has come, and end those that nothing will launch any more."""
-    with actions.transaction() as connection:
-        found = connection.execute(_TO_SETTLE, {"now": now, "missing_since": now - RUN_GRACE}).all()
+    with actions.database.transaction() as connection:
+        found = connection.execute(_TO_RECONCILE, {"now": now, "missing_since": now - RUN_GRACE}).all()
     for row in found:
-        with one_of_many(row.id):
-            actions.end(row.id, _message(row), now)
+        with isolate_errors(row.id):
+            actions.apply_message(row.id, _message(row), now)
             if row.run_state is None:
-                _free_key(actions, row.id)
+                _free_key(actions.database, row.id)
 
 
-def _free_key(actions: Actions, action_id: JobId) -> None:
+def _free_key(database: Database, action_id: JobId) -> None:
     """Let the key of an action that was never launched be used again."""
-    with actions.transaction() as connection:
-        connection.execute(update(action_table).where(_columns.id == action_id).values(idempotency=None))
+    with database.transaction() as connection:
+        connection.execute(
+            update(action_table).where(_columns.id == action_id).values(idempotency_digest=None)
+        )
 
 
 def _message(row: Any) -> Due | Unlaunched:
@@ -304,13 +307,13 @@ def _message(row: Any) -> Due | Unlaunched:
     return Unlaunched(State.SUCCESS)
 
 
-def _of_key(actions: Actions, wanted: Launch) -> ActionRecord:
-    with actions.transaction() as connection:
-        query = select(_columns.id).where(_columns.idempotency == wanted.idempotency)
+def _of_key(database: Database, wanted: Launch) -> ActionRecord:
+    with database.transaction() as connection:
+        query = select(_columns.id).where(_columns.idempotency_digest == wanted.idempotency_digest)
         action_id = connection.scalar(query)
     if action_id is None:
         raise ActionNotFound("The action of this Idempotency-Key is gone")
-    return find(actions, action_id)
+    return find(database, action_id)
 
 
 def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
@@ -325,13 +328,13 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "run_id": f"async__{action_id}",
         "task_id": wanted.operation.task_id,
         "map_index": -1,
-        "registration": "",
+        "registration_digest": "",
         "secret": secret.encrypt(secret.new_secret()),
         "accept_v1": True,
         **masks.argument_columns(wanted.arguments),
         "completion": Completion.EXIT.value,
         "require_report": False,
-        "log_limit": 0,
+        "max_log_lines": 0,
         "state": (State.SCHEDULED if is_later else State.QUEUED).value,
         **rows.UNTOUCHED,
         "created_at": now,
@@ -340,8 +343,8 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "requested_by": replace_unstorable(wanted.requested_by)[:250],
         "requested_at": now,
         "scheduled_at": scheduled_at,
-        "idempotency": wanted.idempotency,
-        "request": wanted.request,
+        "idempotency_digest": wanted.idempotency_digest,
+        "request_digest": wanted.request_digest,
     }
 
 

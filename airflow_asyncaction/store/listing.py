@@ -19,16 +19,23 @@ from airflow_asyncaction.protocol.actions import State, is_skipped, iso_time
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.masking import MASK
 from airflow_asyncaction.protocol.reports import MAX_LISTED_CHARS
-from airflow_asyncaction.store import log_lines, masks, rows
-from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.models import action_table, report_table
+from airflow_asyncaction.store import masks, rows
+from airflow_asyncaction.store.database import Database
+from airflow_asyncaction.store.models import action_table
 
 _MOST_RANGES = 200
 """So many ranges of an index are read for a page; if more were needed, it is one go through all actions."""
-_REPORTS_PAGE = 200
 
 _columns = action_table.c
-_NEVER_SHOWN = {"secret", "task_key", "sealed_arguments", "registration", "idempotency", "ti_id", "awaited"}
+_NEVER_SHOWN = {
+    "secret",
+    "task_key",
+    "sealed_arguments",
+    "registration_digest",
+    "idempotency_digest",
+    "ti_id",
+    "awaited",
+}
 _TASK_KEY = ("dag_id", "run_id", "task_id", "map_index")
 _tasks = TaskInstance.__table__.c
 _RENDERED_MAP_INDEX = (
@@ -69,18 +76,6 @@ _NEXT_ATTEMPT = (
 _TASK_STATE = select(_tasks.state).where(*(_tasks[name] == bindparam(name) for name in _TASK_KEY))
 _OVER = TaskStates.finished  # UP_FOR_RETRY is not among them
 _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
-_LINES_DROPPED = select(_columns.log_lines_dropped).where(_columns.id == bindparam("action_id"))
-_reports = report_table.c
-_REPORTS = select(
-    _reports.id,
-    _reports.kind,
-    _reports.received_at,
-    _reports.scheme,
-    _reports.refused_with,
-    _reports.body,
-    _reports.log_count,
-    _reports.requested_by,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,40 +238,40 @@ class Change:
         return self.state.is_end and self.state is not State.SUCCESS
 
 
-def find(actions: Actions, uuid: str, *, short: bool = False) -> ActionRecord:
+def find(database: Database, uuid: str, *, short: bool = False) -> ActionRecord:
     """Return an action.
 
     :param short: without what a list does not show
     :raises ActionNotFound: there is none
     """
     query = _SHORT if short else _SHOWN
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         row = connection.execute(query.where(_columns.id == _checked(uuid))).one_or_none()
     if row is None:
         raise _not_found(uuid)
     return ActionRecord(row)
 
 
-def find_change(actions: Actions, uuid: str) -> Change:
+def find_change(database: Database, uuid: str) -> Change:
     """Return what tells whether anything about an action is new.
 
     :raises ActionNotFound: there is none
     """
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         row = connection.execute(_CHANGED.where(_columns.id == _checked(uuid))).one_or_none()
     if row is None:
         raise _not_found(uuid)
     return Change(row.dag_id, row.updated_at, State(row.state))
 
 
-def find_outlook(actions: Actions, action: ActionRecord) -> Outlook:
+def find_outlook(database: Database, action: ActionRecord) -> Outlook:
     """Return what is to come after an action."""
     if not action.is_done:
         return Outlook(None, is_final=False)
     if action.state is State.SUCCESS or is_skipped(action.state, action.row.error_name):
         return Outlook(None, is_final=True)
     key = {name: getattr(action.row, name) for name in _TASK_KEY}
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         next_attempt = connection.scalar(_NEXT_ATTEMPT, {**key, "after": action.id})
         task = connection.execute(_TASK_STATE, key).one_or_none()
     is_over = task is None or task.state in _OVER
@@ -284,7 +279,7 @@ def find_outlook(actions: Actions, action: ActionRecord) -> Outlook:
 
 
 def list_actions(
-    actions: Actions,
+    database: Database,
     wanted: Filter,
     *,
     dag_ids: Collection[str] | None = None,
@@ -297,7 +292,7 @@ def list_actions(
     :param before: only those that were created before this one
     """
     conditions, ranges = _conditions(wanted, before), _ranges(wanted, dag_ids)
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         if len(ranges) == 1:
             found = _newest(_LISTED.where(*conditions, *ranges[0]), limit + 1)
         else:
@@ -306,44 +301,6 @@ def list_actions(
         newest = connection.execute(found).all()
     records = tuple(ActionRecord(row) for row in newest[:limit])
     return Page(records, records[-1].id if len(newest) > limit else None)
-
-
-def read_logs(actions: Actions, action_id: JobId, after: int) -> log_lines.LogPage:
-    """Return the lines after line number ``after``, at most some 2000 or a MiB."""
-    with actions.transaction() as connection:
-        dropped = connection.scalar(_LINES_DROPPED, {"action_id": action_id})
-        return log_lines.page(connection, action_id, after, dropped=dropped or 0)
-
-
-def read_reports(actions: Actions, action_id: JobId, after: int, *, bodies: bool) -> dict[str, Any]:
-    """Return what came about an action after the report of id ``after``, as users are shown it.
-
-    :param bodies: whether with what was in those that were refused
-    """
-    query = (
-        _REPORTS.where(_reports.action_id == action_id, _reports.id > after)
-        .order_by(_reports.id)
-        .limit(_REPORTS_PAGE + 1)
-    )
-    with actions.transaction() as connection:
-        found = connection.execute(query).all()
-    return {
-        "reports": [_report_json(row, bodies=bodies) for row in found[:_REPORTS_PAGE]],
-        "hasMore": len(found) > _REPORTS_PAGE,
-    }
-
-
-def _report_json(row: Any, *, bodies: bool) -> dict[str, Any]:
-    return {
-        "id": row.id,
-        "kind": row.kind,
-        "receivedAt": iso_time(row.received_at),
-        "scheme": row.scheme,
-        "refusedWith": row.refused_with,
-        "body": row.body if bodies else None,
-        "logCount": row.log_count,
-        "requestedBy": row.requested_by,
-    }
 
 
 def _newest(query: Select[Any], count: int) -> Select[Any]:

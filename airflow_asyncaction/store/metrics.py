@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 
-class Kind(StrEnum):
+class MetricKind(StrEnum):
     """What is done with a value."""
 
     COUNTER = "counter"  # it is added
@@ -42,7 +42,7 @@ class Metric:
     """
 
     name: str
-    kind: Kind
+    kind: MetricKind
     description: str
     tags: tuple[str, ...] = ()
     suffix: str | None = None
@@ -50,24 +50,24 @@ class Metric:
 
 REPORTS_ACCEPTED = Metric(
     name="asyncaction.reports.accepted",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     description="Reports of jobs that were taken (200); one that is sent again is counted again",
 )
 REPORTS_REFUSED = Metric(
     name="asyncaction.reports.refused",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     description="Reports of jobs that were not taken, by the error code of the answer, such as bad_signature",
     tags=("reason",),
     suffix="reason",
 )
 REPORT_LATENCY = Metric(
     name="asyncaction.report.latency",
-    kind=Kind.TIMER,
+    kind=MetricKind.TIMER,
     description="From a job's report to its answer, in the API server; refused ones too",
 )
 ACTIONS_ENDED = Metric(
     name="asyncaction.actions.ended",
-    kind=Kind.COUNTER,
+    kind=MetricKind.COUNTER,
     description="Actions that came to their end, each once, when nothing can change it any more: not with the"
     " report, but with the exit of the job; or with a clock, a stop, a newer attempt, or the command reap",
     tags=("state", "type"),
@@ -75,13 +75,13 @@ ACTIONS_ENDED = Metric(
 )
 ACTION_DURATION = Metric(
     name="asyncaction.action.duration",
-    kind=Kind.TIMER,
+    kind=MetricKind.TIMER,
     description="From an action's start (of its job; else of the action) to its end",
     tags=("state", "type"),
 )
 ACTIONS_UNENDED = Metric(
     name="asyncaction.actions.unended",
-    kind=Kind.GAUGE,
+    kind=MetricKind.GAUGE,
     description="Actions that have not ended, by where they stand; each API server tells all of them, every"
     " 10 seconds",
     tags=("state",),

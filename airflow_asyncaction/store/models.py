@@ -53,8 +53,8 @@ action_table = Table(
     Column("run_id", String(250), nullable=False),
     Column("task_id", String(250), nullable=False),
     Column("map_index", Integer, nullable=False),
-    # Proof of who registered it (sha256 of the nonce, hex), and the job's secret, Fernet-encrypted.
-    Column("registration", String(64), nullable=False),
+    # sha256, hex, of the nonce of the task that registered it, and the job's secret, Fernet-encrypted.
+    Column("registration_digest", String(64), nullable=False),
     Column("secret", Text, nullable=False),
     Column("accept_v1", Boolean(create_constraint=False), nullable=False),
     # What was asked for.
@@ -63,7 +63,7 @@ action_table = Table(
     Column("require_report", Boolean(create_constraint=False), nullable=False),
     Column("start_timeout_seconds", Float, nullable=True),
     Column("heartbeat_timeout_seconds", Float, nullable=True),
-    Column("log_limit", Integer, nullable=False),
+    Column("max_log_lines", Integer, nullable=False),
     # Where it stands.
     Column("state", String(20), nullable=False),
     Column("reported", String(20), nullable=True),
@@ -98,10 +98,10 @@ action_table = Table(
     Column("requested_by", String(250), nullable=True),
     Column("requested_at", UtcDateTime, nullable=True),
     Column("scheduled_at", UtcDateTime, nullable=True),
-    # sha256, hex, of who asked, for what, and their key: the same key is the same action.
-    Column("idempotency", String(64), nullable=True),
-    # ... and of what else they asked for: with the same key it must be the same.
-    Column("request", String(64), nullable=True),
+    # sha256, hex, of user, operation and Idempotency-Key: the same key is the same action.
+    Column("idempotency_digest", String(64), nullable=True),
+    # sha256, hex, of the rest of the request: it must be the same if the key is.
+    Column("request_digest", String(64), nullable=True),
     # W3C trace context of the task.
     Column("traceparent", String(55), nullable=True),
     # For a webda job: the service and the method to call with the arguments. Both or neither.
@@ -123,7 +123,7 @@ action_table = Table(
     Column("progress", Float, nullable=True),
     Column("message", String(MAX_LISTED_CHARS), nullable=True),
     UniqueConstraint("ti_id"),
-    Index(None, "idempotency", unique=True),
+    Index(None, "idempotency_digest", unique=True),
     Index(None, "dag_id", "run_id", "task_id", "map_index"),
     # Ids are of version 7, in order of time: a page of a list is a range of one of these, or of the key.
     Index(None, "dag_id", "state", "id"),

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from airflow_asyncaction.json_schema.dialect import DIALECT
 from airflow_asyncaction.protocol.operations import TAG, Declaration, Schema
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.database import Database
 
 _OUR_MODULES = "airflow_asyncaction."
 _CACHED = 512
@@ -79,15 +79,15 @@ class Operation:
         }
 
 
-def operation_ids(actions: Actions) -> list[str]:
+def operation_ids(database: Database) -> list[str]:
     """Return the ids of all operations, in order."""
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         return [row.dag_id for row in connection.execute(_OPERATIONS)]
 
 
-def find_operations(actions: Actions, ids: Collection[str]) -> list[Operation]:
+def find_operations(database: Database, ids: Collection[str]) -> list[Operation]:
     """Return operations by their ids, in order; those that are none are left out."""
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         return list(_operations(connection, ids))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's pools, which bound how many actions of a runner run at a time."""
+"""Pools: limit how many actions of a runner run at a time, with Airflow's pools."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-_DESCRIPTION = "Made by airflow-asyncaction: concurrency_limit in [asyncaction] runners"
+_DESCRIPTION = "Created by airflow-asyncaction: concurrency_limit in [asyncaction] runners"
 
 
 def ensure_pools(engine: Engine, slots: Mapping[str, int]) -> None:
-    """Make pools, or give them so many slots. Deferred tasks count: their jobs run.
+    """Create pools, or update their slots. Deferred tasks occupy slots, since their jobs run.
 
-    Processes that do it at the same time do not get in each other's way.
+    Several processes may do this concurrently.
 
-    :param slots: by the pool's name
+    :param slots: slots by pool name
     """
     for name, count in slots.items():
         try:
             _ensure(engine, name, count)
-        except IntegrityError:  # another process has made it meanwhile
+        except IntegrityError:  # another process has created it
             _ensure(engine, name, count)
 
 

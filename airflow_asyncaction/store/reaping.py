@@ -21,10 +21,11 @@ from airflow_asyncaction.protocol.actions import Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
 from airflow_asyncaction.store import rows
-from airflow_asyncaction.store.actions import Actions, Ended
+from airflow_asyncaction.store.actions import Actions, Transition
 from airflow_asyncaction.store.adoption import to_be_adopted
+from airflow_asyncaction.store.database import Database
+from airflow_asyncaction.store.error_isolation import isolate_errors
 from airflow_asyncaction.store.models import action_table
-from airflow_asyncaction.store.outages import one_of_many
 from airflow_asyncaction.store.proof import Unseal
 
 log = logging.getLogger(__name__)
@@ -84,15 +85,15 @@ class Unwatched:
     map_index: int
 
 
-def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) -> Iterator[Unwatched]:
+def find_unwatched(database: Database, *, older_than: timedelta, now: datetime) -> Iterator[Unwatched]:
     """Yield the unwatched actions without a recent report.
 
     :param older_than: minimum silence: a task that has just ended may still report how its job ended
     """
     after: JobId | None = None
-    _mark_unmarked(actions)
+    _mark_unmarked(database)
     while True:
-        with actions.transaction() as connection:
+        with database.transaction() as connection:
             batch = _awaited(connection, after)
             unwatched = _unwatched(connection, batch)
         yield from (_described(row) for row in unwatched if row.updated_at < now - older_than)
@@ -103,17 +104,17 @@ def find_unwatched(actions: Actions, *, older_than: timedelta, now: datetime) ->
 
 def reap_if_unwatched(
     actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] | None = None
-) -> Ended:
+) -> Transition:
     """End an action unless it is watched. Its job, if it still runs, is told to stop (410).
 
-    :param prove: authenticates a task that asks for it, as :meth:`Actions.end` does
+    :param prove: authenticates a task that asks for it, as :meth:`Actions.apply_message` does
     :raises ActionNotFound: there is no such action, and ``prove`` does not mind
     """
-    return actions.end(action_id, Abandon(), now, prove=prove, unless=_is_to_stay)
+    return actions.apply_message(action_id, Abandon(), now, prove=prove, unless=_is_to_stay)
 
 
 def find_over(
-    actions: Actions, action_ids: Sequence[JobId], *, older_than: timedelta, now: datetime
+    database: Database, action_ids: Sequence[JobId], *, older_than: timedelta, now: datetime
 ) -> set[JobId]:
     """Return those of the actions that are over, and of which nothing was heard for so long.
 
@@ -122,7 +123,7 @@ def find_over(
     over = set()
     for start in range(0, len(action_ids), _BATCH):
         query = rows.SELECT.where(_columns.id.in_(action_ids[start : start + _BATCH]))
-        with actions.transaction() as connection:
+        with database.transaction() as connection:
             for row in connection.execute(query):
                 action = rows.to_action(row)
                 goes_on = action.completion is Completion.REPORT and action.state is State.SUCCESS
@@ -169,8 +170,8 @@ class Reaper:
         :param clock_seconds: a clock that nobody sets, such as ``time.monotonic()``, by which the grace goes
         """
         if self._after is None:
-            _mark_unmarked(self._actions)
-        with self._actions.transaction() as connection:
+            _mark_unmarked(self._actions.database)
+        with self._actions.database.transaction() as connection:
             batch = _awaited(connection, self._after, self._batch)
             unwatched = _unwatched(connection, batch)
         since = {row.id: self._unwatched_since.get(row.id, clock_seconds) for row in unwatched}
@@ -185,19 +186,19 @@ class Reaper:
             self._reap(action_id, now)
 
     def _reap(self, action_id: JobId, now: datetime) -> None:
-        with one_of_many(action_id):
+        with isolate_errors(action_id):
             ended = reap_if_unwatched(self._actions, action_id, now)
             if ended.after.is_done and not ended.before.is_done:
                 state = ended.after.state
                 log.warning("No task watched action %s any more. It has ended as %s", action_id, state)
 
 
-def _mark_unmarked(actions: Actions) -> None:
+def _mark_unmarked(database: Database) -> None:
     """Mark what an API server of an older release has registered as awaited, so that it is found."""
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         unmarked = connection.scalars(_UNMARKED).all()
     for action_id in unmarked:
-        with actions.transaction() as connection:
+        with database.transaction() as connection:
             connection.execute(_MARK, {"action_id": action_id})
 
 

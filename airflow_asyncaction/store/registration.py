@@ -30,7 +30,8 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.masking import Masker
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
 from airflow_asyncaction.store import masks, reports, rows, secret
-from airflow_asyncaction.store.actions import Actions, supersede
+from airflow_asyncaction.store.actions import supersede
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.secret import Secrets
 from airflow_asyncaction.store.unclaimed import is_untaken_success
@@ -71,7 +72,7 @@ class Wanted:
     resumes: str | None = None
 
 
-def register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], now: datetime) -> Registered:
+def register(database: Database, claimant: Claimant, read: Callable[[], Wanted], now: datetime) -> Registered:
     """Register the action of a task instance's try; earlier tries' jobs are told to stop (410).
 
     The same nonce again gives the same action: the answer may have been lost. A job that may outlive its
@@ -82,17 +83,19 @@ def register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], n
     :raises RegistrationRefused: no such running task instance, no proof, or registered already
     """
     try:
-        return _register(actions, claimant, read, now)
+        return _register(database, claimant, read, now)
     except (IntegrityError, RegistrationRefused):
         # The same request, sent twice, may have come in the same moment and used the commitment.
-        return _register(actions, claimant, read, now)
+        return _register(database, claimant, read, now)
 
 
-def _register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], now: datetime) -> Registered:
-    with actions.transaction() as connection:
+def _register(
+    database: Database, claimant: Claimant, read: Callable[[], Wanted], now: datetime
+) -> Registered:
+    with database.transaction() as connection:
         query = select(action_table).where(action_table.c.ti_id == claimant.ti_id)
         existing = connection.execute(query).one_or_none()
-        if existing is not None and hmac.compare_digest(existing.registration, claimant.digest):
+        if existing is not None and hmac.compare_digest(existing.registration_digest, claimant.digest):
             return _registered(existing)
         if existing is not None and not existing.adoptable:
             raise RegistrationRefused(
@@ -103,7 +106,7 @@ def _register(actions: Actions, claimant: Claimant, read: Callable[[], Wanted], 
         wanted = read()
         earlier = _earlier_actions(connection, task)
         for row in earlier:
-            if not row.registration:
+            if not row.registration_digest:
                 _check_wanted(row)
             if State(row.state).is_waiting:
                 return _take_queued(connection, row.id, task, claimant, wanted.spec, now)
@@ -142,7 +145,7 @@ def _adopt(
     changes = {
         "ti_id": claimant.ti_id,
         "attempt": max(task.try_number, 1),
-        "registration": claimant.digest,
+        "registration_digest": claimant.digest,
         "deferral": None,
         "masks": masks.added(row, spec.secrets),
     }
@@ -168,7 +171,7 @@ def _take_queued(
         **_spec_columns(spec),
         "attempt": max(task.try_number, 1),
         "ti_id": claimant.ti_id,
-        "registration": claimant.digest,
+        "registration_digest": claimant.digest,
         "task_key": secret.encrypt(secret.new_secret()),
         "awaited": True,
         "state": State.STARTING.value,
@@ -252,7 +255,7 @@ def _insert(
             "run_id": task.run_id,
             "task_id": task.task_id,
             "map_index": task.map_index,
-            "registration": claimant.digest,
+            "registration_digest": claimant.digest,
             "secret": secret.encrypt(secret.new_secret()),
             "task_key": secret.encrypt(secret.new_secret()),
             "awaited": True,
@@ -287,7 +290,7 @@ def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
         "start_timeout_seconds": in_seconds(spec.start_timeout),
         "heartbeat_timeout_seconds": in_seconds(spec.heartbeat_timeout),
         "accept_v1": spec.accept_v1,
-        "log_limit": spec.log_limit,
+        "max_log_lines": spec.max_log_lines,
         "adoptable": spec.adoptable,
         "traceparent": spec.traceparent,
         "service_name": spec.service_name,

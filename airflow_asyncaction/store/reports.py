@@ -91,7 +91,7 @@ def keep(
     lines: Sequence[LogLine],
     changes: dict[str, Any],
     *,
-    max_log_bytes: int = Limits.kept_log_bytes,
+    max_log_bytes: int = Limits.max_log_bytes,
 ) -> None:
     """Write a report with its log lines, and what it changes of its action's locked row.
 
@@ -105,7 +105,7 @@ def keep(
     last_line = row.log_lines + len(lines)
     logs = log_lines.encode(lines)
     kept_bytes = (row.log_bytes or 0) + len(logs)
-    dropped = max(row.log_lines_dropped, last_line - row.log_limit)
+    dropped = max(row.log_lines_dropped, last_line - row.max_log_lines)
     if kept_bytes > max_log_bytes:
         excess_bytes = kept_bytes - max_log_bytes
         dropped = max(dropped, log_lines.drop_for_bytes(connection, row.id, excess_bytes=excess_bytes))

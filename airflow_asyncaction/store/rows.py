@@ -21,15 +21,22 @@ Transaction = Connection
 
 _FIELDS = tuple(field.name for field in fields(Action))
 
-_NOT_OF_AN_ACTION = {"registration", "dag_id", "run_id", "task_id", "map_index", "runner", "traceparent"} | {
+_NOT_OF_AN_ACTION = {
+    "registration_digest",
+    "dag_id",
+    "run_id",
+    "task_id",
+    "map_index",
+    "runner",
+    "traceparent",
     "awaited",
     "progress",
     "message",
     "requested_by",
     "requested_at",
     "scheduled_at",
-    "idempotency",
-    "request",
+    "idempotency_digest",
+    "request_digest",
 }
 
 SELECT = select(*(column for column in action_table.c if column.name not in _NOT_OF_AN_ACTION))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many actions there are in each state that is not an end."""
+"""State counts: count the actions in each state that is not final."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Mapping
 from sqlalchemy import func, select
 
 from airflow_asyncaction.protocol.actions import State
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.models import action_table
 
 _UNENDED = tuple(state for state in State if not state.is_end)
 _column = action_table.c.state
-# The index on (state, id) has all of it, however many actions have ended.
+# An index-only scan of (state, id): its cost does not grow with ended actions.
 _COUNT = (
     select(_column, func.count()).where(_column.in_([state.value for state in _UNENDED])).group_by(_column)
 )
 
 
-def count_unended(actions: Actions) -> Mapping[State, int]:
-    """Return the number of actions by state, of each of these states.
+def count_unended(database: Database) -> Mapping[State, int]:
+    """Return the number of actions in each state that is not final.
 
     :raises StoreUnavailable: the database does not answer
     """
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         found = {State(state): count for state, count in connection.execute(_COUNT)}
     return {state: found.get(state, 0) for state in _UNENDED}

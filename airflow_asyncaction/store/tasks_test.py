@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions of ``airflow tasks test``, which deletes the Dag run that it has created for the task."""
+"""Actions of ``airflow tasks test``: deleted with the temporary Dag run of the command."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HAS_RUN = and_(_runs.dag_id == _columns.dag_id, _runs.run_id == _columns.run_id
 
 
 def delete_without_run(action_ids: Collection[JobId]) -> None:
-    """Delete those of the actions, and all that is stored of them, whose Dag run is gone."""
+    """Delete the actions whose Dag run no longer exists, with their reports and files."""
     without_run = (
         select(_columns.id)
         .outerjoin(DagRun.__table__, _HAS_RUN)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teams: which one a Dag belongs to, where ``[core] multi_team`` is on."""
+"""Teams: find the team of a Dag if ``[core] multi_team`` is on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow.models.dag import DagModel
 from airflow.models.team import dag_bundle_team_association_table
 from sqlalchemy import bindparam, select
 
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.database import Database
 
 _dags = DagModel.__table__.c
 _owners = dag_bundle_team_association_table.c
@@ -21,16 +21,16 @@ _TEAMS = (
 )
 
 
-def teams_of(actions: Actions, dag_ids: Collection[str]) -> Mapping[str, str | None]:
-    """Return the team of each Dag, ``None`` for those without a team.
+def teams_of(database: Database, dag_ids: Collection[str]) -> Mapping[str, str | None]:
+    """Return the team of each Dag, ``None`` for a Dag without a team.
 
-    With teams, a Dag that Airflow does not know (it was deleted) is left out: its team is unknown, so nobody
-    may be told about it. Without teams, all are returned, and the database is not asked.
+    If ``multi_team`` is on, deleted Dags are left out: their team is unknown, so nobody may see them. If it
+    is off, all Dags are returned without a query.
 
     :raises StoreUnavailable: the database does not answer
     """
     if not conf.getboolean("core", "multi_team", fallback=False):
         return dict.fromkeys(dag_ids)
-    with actions.transaction() as connection:
+    with database.transaction() as connection:
         found = connection.execute(_TEAMS, {"dag_ids": list(dag_ids)}).all()
     return {row.dag_id: row.team_name for row in found}

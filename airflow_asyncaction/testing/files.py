@@ -54,7 +54,7 @@ class StoredFile:
         return len(self.content)
 
 
-class Place(NamedTuple):
+class FilePath(NamedTuple):
     """What the path of a request about files names, as it came."""
 
     store: str
@@ -91,7 +91,7 @@ class _Token:
     max_bytes: int = 0
 
 
-class Files:
+class InMemoryFiles:
     """The files of all jobs of a server. A content that differs from its announcement is not attached.
 
     :param direct_uploads: be as with an object store
@@ -117,37 +117,37 @@ class Files:
                 found[slot.property_].append(slot.file)
         return found
 
-    def announce(self, action: Action, place: Place, body: bytes, hook: str) -> dict[str, Any]:
+    def announce(self, action: Action, path: FilePath, body: bytes, hook_url: str) -> dict[str, Any]:
         """Answer ``PUT /upload/{store}/{uuid}/{property}``.
 
         :raises ProtocolError: it is no announcement
         :raises FileRefused: the file may not be sent
         """
         wanted = Announcement.from_json(parse_object(body))
-        _check_own(action, place)
+        _check_own(action, path)
         file_rules.check_size(wanted.size_bytes, self._max_file_bytes)
-        slot = self._slot_for(action.id, checked_property(place.property), wanted)
+        slot = self._slot_for(action.id, checked_property(path.property), wanted)
         if slot.file is None and (content := self._stored(wanted)) is not None:
             slot.file = _file(wanted, slot.name, content)
-        url = None if slot.file is not None else self._upload_url(slot, wanted, hook)
+        url = None if slot.file is not None else self._upload_url(slot, wanted, hook_url)
         return file_rules.upload_response(slot.index, url, is_direct=self._is_direct)
 
-    def complete(self, action: Action, place: Place, index: int) -> dict[str, Any]:
+    def complete(self, action: Action, path: FilePath, index: int) -> dict[str, Any]:
         """Answer ``POST /upload/{store}/{uuid}/{property}/{index}/complete``.
 
         :raises FileRefused: it is not there, or not what was announced
         """
-        _check_own(action, place)
-        slot = self._at(action.id, checked_property(place.property), index)
+        _check_own(action, path)
+        slot = self._at(action.id, checked_property(path.property), index)
         if slot is None or slot.role is not Role.OUTPUT:
             raise file_rules.no_such_file()
-        self._settle(slot)
+        self._attach_pending(slot)
         if slot.file is None:
             raise file_rules.content_missing()
         return file_rules.attached_response(_record(slot, slot.file))
 
     def locate(
-        self, action: Action, place: Place, index: int, hook: str, *, owners: Container[str]
+        self, action: Action, path: FilePath, index: int, hook_url: str, *, owners: Container[str]
     ) -> dict[str, Any]:
         """Answer ``GET /download/{store}/{uuid}/{property}/{index}``.
 
@@ -155,16 +155,18 @@ class Files:
         :raises FileRefused: there is none, or it may not be read
         """
         file_rules.check_not_ended(action)
-        _check_store(place.store)
-        if place.owner.lower() not in owners:
+        _check_store(path.store)
+        if path.owner.lower() not in owners:
             raise file_rules.not_readable()
-        slot = self._at(place.owner.lower(), checked_property(place.property), index)
+        slot = self._at(path.owner.lower(), checked_property(path.property), index)
         if slot is None:
             raise file_rules.no_such_file()
-        self._settle(slot)
+        self._attach_pending(slot)
         if slot.file is None:
             raise file_rules.no_such_file()
-        return file_rules.location_response(self._url(_Token("GET", slot), hook), _record(slot, slot.file))
+        return file_rules.location_response(
+            self._url(_Token("GET", slot), hook_url), _record(slot, slot.file)
+        )
 
     def owner_of(self, token: str) -> tuple[str, int]:
         """Return whose content may be sent to a URL, and how large it may be.
@@ -238,7 +240,7 @@ class Files:
             None,
         )
 
-    def _settle(self, slot: _Slot) -> None:
+    def _attach_pending(self, slot: _Slot) -> None:
         """Attach what has arrived in the object store."""
         if slot.file is None and slot.arrived is not None:
             arrived, slot.arrived = slot.arrived, None
@@ -256,14 +258,14 @@ class Files:
             slot.file = _file(announcement, slot.name, content)
         return slot.file
 
-    def _upload_url(self, slot: _Slot, wanted: Announcement, hook: str) -> str:
+    def _upload_url(self, slot: _Slot, wanted: Announcement, hook_url: str) -> str:
         max_bytes = self._max_file_bytes if wanted.size_bytes is None else wanted.size_bytes
-        return self._url(_Token("PUT", slot, wanted.md5, max_bytes), hook)
+        return self._url(_Token("PUT", slot, wanted.md5, max_bytes), hook_url)
 
-    def _url(self, token: _Token, hook: str) -> str:
+    def _url(self, token: _Token, hook_url: str) -> str:
         text = secrets.token_urlsafe(18)
         self._tokens[text] = token
-        return f"{hook}/content/{text}"
+        return f"{hook_url}/content/{text}"
 
     def _read(self, text: str, method: str) -> _Token:
         token = self._tokens.get(text)
@@ -274,11 +276,11 @@ class Files:
         return token
 
 
-def _check_own(action: Action, place: Place) -> None:
-    if place.owner.lower() != action.id:
+def _check_own(action: Action, path: FilePath) -> None:
+    if path.owner.lower() != action.id:
         raise file_rules.not_own()
     file_rules.check_not_ended(action)
-    _check_store(place.store)
+    _check_store(path.store)
 
 
 def _check_store(name: str) -> None:

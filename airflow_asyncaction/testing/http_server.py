@@ -29,7 +29,7 @@ _DISCARD_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Request:
+class HttpRequest:
     """One request to a route that is signed.
 
     :param target: path and query, as they came
@@ -44,7 +44,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """What is answered: a JSON object, or an HTML page."""
 
     status: int
@@ -53,28 +53,28 @@ class Answer:
     page: str | None = None
 
     @classmethod
-    def of(cls, refusal: Refusal) -> Answer:
+    def of(cls, refusal: Refusal) -> HttpResponse:
         """Return a refusal as an answer."""
         return cls(refusal.status, refusal.fields, refusal.headers)
 
 
-def failure(status: int, code: str, page: str | None = None) -> Answer | None:
+def failure(status: int, code: str, page: str | None = None) -> HttpResponse | None:
     """Return an answer that only a test wants. ``None``: status 0, the connection is closed."""
     if status == 0:
         return None
     headers = {"Retry-After": "1"} if status in (429, 503) else {}
-    return Answer(status, {"error": code, "message": "Requested by the test"}, headers, page)
+    return HttpResponse(status, {"error": code, "message": "Requested by the test"}, headers, page)
 
 
 @dataclass
 class Fault:
     """What some requests are answered with, however right they are."""
 
-    answer: Answer | None
+    answer: HttpResponse | None
     count: int
     containing: bytes
 
-    def hits(self, request: Request) -> bool:
+    def hits(self, request: HttpRequest) -> bool:
         """Tell whether a request is answered so."""
         if self.count < 1 or self.containing not in (request.body or b""):
             return False
@@ -91,7 +91,7 @@ class TransferFaults:
     """
 
     cuts: list[int] = field(default_factory=list)
-    refusals: list[Answer | None] = field(default_factory=list)
+    refusals: list[HttpResponse | None] = field(default_factory=list)
     bytes_per_second: int | None = None
 
 
@@ -108,7 +108,7 @@ class Application:
     """
 
     now: Callable[[], datetime]
-    answer: Callable[[Request], Answer | None]
+    answer: Callable[[HttpRequest], HttpResponse | None]
     max_body_bytes: Callable[[], int]
     content_token: Callable[[str], str | None]
     expected_bytes: Callable[[str], int]
@@ -184,13 +184,13 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._read_body(application.max_body_bytes())
         except _BadRequest as error:
             self.close_connection = True
-            self.send(Answer.of(Refusal(400, "bad_request", str(error))))
+            self.send(HttpResponse.of(Refusal(400, "bad_request", str(error))))
             return
         except _Cut:
             self.close_connection = True
             return
         headers = {name.lower(): ",".join(self.headers.get_all(name, [])) for name in self.headers}
-        answer = application.answer(Request(self.command, self.path, headers, body))
+        answer = application.answer(HttpRequest(self.command, self.path, headers, body))
         if answer is None:
             self.close_connection = True
         else:
@@ -207,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Stay quiet."""
 
-    def send(self, answer: Answer) -> None:
+    def send(self, answer: HttpResponse) -> None:
         """Send an answer."""
         is_page = answer.page is not None
         body = (answer.page or "" if is_page else json.dumps(answer.fields)).encode()
@@ -313,7 +313,7 @@ class _ContentExchange:
                 self._handler.send(refusal)
         elif self._handler.command == "PUT":
             content = self._receive(self._application.expected_bytes(self._token))
-            self._handler.send(Answer(200, self._application.take_content(self._token, content)))
+            self._handler.send(HttpResponse(200, self._application.take_content(self._token, content)))
         elif self._handler.command in CONTENT_METHODS:
             self._send(self._application.give_content(self._token))
         else:
@@ -322,7 +322,7 @@ class _ContentExchange:
     def _refuse(self, refusal: Refusal) -> None:
         """Refuse, as a rule before the content has come."""
         self._handler.close_connection = True
-        self._handler.send(Answer.of(refusal))
+        self._handler.send(HttpResponse.of(refusal))
 
     def _receive(self, most: int) -> bytes:
         check_content_size(self._handler.declared_bytes() or 0, most)

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs
 
-from airflow_asyncaction.exceptions import FileRefused, ProtocolError, ReportTooLarge, SignatureError
+from airflow_asyncaction.exceptions import FileRefused, ProtocolError, RequestTooLarge, SignatureError
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, StopReason, action_to_json, unix_ms
 from airflow_asyncaction.protocol.decisions import Accepted, Earlier, Refused
@@ -46,8 +46,15 @@ from airflow_asyncaction.protocol.signing import (
     report_key,
     verify,
 )
-from airflow_asyncaction.testing.files import MAX_FILE_BYTES, MAX_FILES, Files, Place, StoredFile
-from airflow_asyncaction.testing.http_server import Answer, Application, Fault, Listener, Request, failure
+from airflow_asyncaction.testing.files import MAX_FILE_BYTES, MAX_FILES, FilePath, InMemoryFiles, StoredFile
+from airflow_asyncaction.testing.http_server import (
+    Application,
+    Fault,
+    HttpRequest,
+    HttpResponse,
+    Listener,
+    failure,
+)
 from airflow_asyncaction.testing.routes import Endpoint, Route, find_route
 
 MAX_SKEW_MS = 300_000
@@ -77,7 +84,7 @@ class TestedJob:
 
     info: JobInfo
     action: Action
-    _files: Files = field(repr=False)
+    _files: InMemoryFiles = field(repr=False)
     reports: list[Report] = field(default_factory=list)
     requests: list[Received] = field(default_factory=list)
     _earlier: dict[str, Earlier] = field(default_factory=dict, repr=False)
@@ -153,7 +160,7 @@ class JobServer:
     What it does not do: it checks no clocks of an action. Files are in memory, each job may download every
     other's, and the URLs of contents last until :meth:`expire_urls`.
 
-    :param prefix: path of the hook
+    :param prefix: path of the hook URL
     :param tls: speak HTTPS with this
     :param direct_uploads: be as with an object store: a content counts when the job says that it is complete
     :param max_files: of one action, inputs and outputs together
@@ -179,7 +186,9 @@ class JobServer:
         self._retry_after_seconds: int | None = None
         self._answers_to_lose = 0
         self._faults: list[Fault] = []
-        self._files = Files(direct_uploads=direct_uploads, max_files=max_files, max_file_bytes=max_file_bytes)
+        self._files = InMemoryFiles(
+            direct_uploads=direct_uploads, max_files=max_files, max_file_bytes=max_file_bytes
+        )
         self._application = Application(
             now=self.now,
             answer=self._answer,
@@ -200,7 +209,7 @@ class JobServer:
         self.go_away()
 
     @property
-    def hook(self) -> str:
+    def hook_url(self) -> str:
         """The base URL that jobs report to."""
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://127.0.0.1:{self._port}{self._prefix}"
@@ -232,7 +241,7 @@ class JobServer:
         info = JobInfo(
             job_id=job_id,
             secret_key=secrets.token_hex(32),
-            hook=self.hook,
+            hook_url=self.hook_url,
             orchestrator=orchestrator,
             arguments=text,
         )
@@ -302,11 +311,11 @@ class JobServer:
             self._listener = Listener(self._application, self._port, self._tls)
             self._port = self._listener.server_address[1]
 
-    def _answer(self, request: Request) -> Answer | None:
+    def _answer(self, request: HttpRequest) -> HttpResponse | None:
         """Return the answer; ``None`` to lose it."""
         if self._retry_after_seconds is not None:
             headers = {"Retry-After": str(self._retry_after_seconds)}
-            return Answer.of(Refusal(503, "unavailable", "Try again later", headers=headers))
+            return HttpResponse.of(Refusal(503, "unavailable", "Try again later", headers=headers))
         fault = next((fault for fault in self._faults if fault.hits(request)), None)
         if fault is not None:
             return fault.answer
@@ -319,19 +328,19 @@ class JobServer:
             return None
         return answer
 
-    def _route(self, request: Request) -> Answer:
+    def _route(self, request: HttpRequest) -> HttpResponse:
         sent, _, query = request.target.partition("?")
         path = sent[len(self._prefix) :]
         if not sent.startswith(self._prefix) or path[:1] not in ("", "/"):
-            return Answer.of(Refusal.no_such_route())
+            return HttpResponse.of(Refusal.no_such_route())
         found = find_route(request.method, path, is_job=JOB_ID_HEADER.lower() in request.headers)
         if isinstance(found, Refusal):
-            return Answer.of(found)
+            return HttpResponse.of(found)
         claim = read_claim(
             {name: request.headers[name.lower()] for name in HEADERS if name.lower() in request.headers}
         )
         if request.body is None:
-            raise ReportTooLarge(f"The body has more than {self.limits.body_bytes} bytes: send it in parts")
+            raise RequestTooLarge(f"The body has more than {self.limits.body_bytes} bytes: send it in parts")
         job = self._proven(claim, Content(request.method, "" if path == "/" else path, query, request.body))
         with job._changed:
             self._lock_out_v1(job, claim)
@@ -348,33 +357,35 @@ class JobServer:
             raise SignatureError
         return job
 
-    def _answer_job(self, job: TestedJob, claim: Claim, found: Route, request: Request) -> Answer:
+    def _answer_job(self, job: TestedJob, claim: Claim, found: Route, request: HttpRequest) -> HttpResponse:
         """Answer a proven request; what refuses it is answered as well, and recorded."""
         try:
             if found.endpoint is Endpoint.REPORT:
                 return self._report(job, claim, request.body or b"")
             if found.endpoint is Endpoint.JOB:
-                return Answer(200, action_to_json(job.action, now=self.now()))
+                return HttpResponse(200, action_to_json(job.action, now=self.now()))
             return self._answer_file(job, found, request)
         except FileRefused as error:
-            return Answer.of(Refusal.of_file(error))
+            return HttpResponse.of(Refusal.of_file(error))
         except ProtocolError as error:
             return self._refused(error)
 
-    def _refused(self, error: ProtocolError) -> Answer:
-        return Answer.of(Refusal.of_request(error, server_time_ms=unix_ms(self.now())))
+    def _refused(self, error: ProtocolError) -> HttpResponse:
+        return HttpResponse.of(Refusal.of_request(error, server_time_ms=unix_ms(self.now())))
 
-    def _answer_file(self, job: TestedJob, found: Route, request: Request) -> Answer:
-        place = Place(*(found.names[name] for name in Place._fields))
+    def _answer_file(self, job: TestedJob, found: Route, request: HttpRequest) -> HttpResponse:
+        place = FilePath(*(found.names[name] for name in FilePath._fields))
         if found.endpoint is Endpoint.ANNOUNCE:
-            return Answer(200, self._files.announce(job.action, place, request.body or b"", self.hook))
+            return HttpResponse(
+                200, self._files.announce(job.action, place, request.body or b"", self.hook_url)
+            )
         index = int(found.names["index"])
         if found.endpoint is Endpoint.COMPLETE:
-            return Answer(200, self._files.complete(job.action, place, index))
-        located = self._files.locate(job.action, place, index, self.hook, owners=self._jobs)
+            return HttpResponse(200, self._files.complete(job.action, place, index))
+        located = self._files.locate(job.action, place, index, self.hook_url, owners=self._jobs)
         if parse_qs(request.target.partition("?")[2]).get("redirect") == ["true"]:
-            return Answer(302, {}, {"Location": located["Location"]})
-        return Answer(200, located)
+            return HttpResponse(302, {}, {"Location": located["Location"]})
+        return HttpResponse(200, located)
 
     def _content_token(self, path: str) -> str | None:
         prefix = f"{self._prefix}/content/"
@@ -396,7 +407,7 @@ class JobServer:
         elif not job.action.accept_v1:
             raise SignatureError
 
-    def _report(self, job: TestedJob, claim: Claim, body: bytes) -> Answer:
+    def _report(self, job: TestedJob, claim: Claim, body: bytes) -> HttpResponse:
         report = parse_report(body, self.limits)
         key, digest = report_key(claim, body), hashlib.sha256(body).hexdigest()
         earlier = job._earlier.get(key)
@@ -404,8 +415,8 @@ class JobServer:
         refused_with = decision.code if isinstance(decision, Refused) else None
         job._earlier.setdefault(key, Earlier(digest, refused_with))
         if isinstance(decision, Refused):
-            return Answer.of(Refusal.of_report(decision))
+            return HttpResponse.of(Refusal.of_report(decision))
         if isinstance(decision, Accepted):
             job.action = decision.action
             job.reports.append(report)
-        return Answer(200, action_to_json(job.action, now=self.now()))
+        return HttpResponse(200, action_to_json(job.action, now=self.now()))

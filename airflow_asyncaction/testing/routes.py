@@ -17,7 +17,7 @@ from airflow_asyncaction.protocol.refusals import Refusal
 class Endpoint(Enum):
     """What a route is for."""
 
-    REPORT = auto()  # POST /status, or to the hook itself
+    REPORT = auto()  # POST /status, or to the hook URL itself
     JOB = auto()  # GET /job
     ANNOUNCE = auto()  # PUT /upload/...
     COMPLETE = auto()  # POST /upload/.../complete
@@ -55,7 +55,7 @@ _ROUTES: tuple[tuple[str, _Methods], ...] = (
 def find_route(method: str, path: str, *, is_job: bool) -> Route | Refusal:
     """Return the route of a request, or how a request for none is refused.
 
-    :param path: relative to the hook, percent-encoded
+    :param path: relative to the hook URL, percent-encoded
     :param is_job: whether the request says that it is a job's
     """
     decoded = "/" + unquote(path).lstrip("/")

@@ -61,7 +61,7 @@ class RemoteLog:
             self._show_progress(look.action.fields)
         dropped = look.logs.first_line - after_line - 1
         if dropped > 0 and look.logs.lines and self._copies_logs:
-            self._log.warning("%d lines were dropped there (logs_limit)", dropped)
+            self._log.warning("%d lines were dropped there (max_log_lines)", dropped)
         for line in look.logs.lines if self._copies_logs else ():
             self._write(line)
         if look.action is not None and look.next_attempt is not None:
@@ -153,8 +153,8 @@ class RemoteActionTrigger(BaseTrigger):
         """Fire when there is nothing more to wait for."""
         began_at = time.monotonic()
         after_line = await self._follow()
-        settled_at = began_at + settings.resume_settle().total_seconds()
-        await asyncio.sleep(max(0.0, settled_at - time.monotonic()))
+        resume_at = began_at + settings.resume_delay().total_seconds()
+        await asyncio.sleep(max(0.0, resume_at - time.monotonic()))
         yield TriggerEvent({"action_id": self.action_id, "after_line": after_line})
 
     async def on_kill(self) -> None:

@@ -108,7 +108,7 @@ def limit_requests(app: Flask, actions: Actions, settings: Settings) -> None:
             if is_used_up and sender == "job" and not warnings.is_used_up(key):
                 warnings.use(key)
                 with suppress(StoreUnavailable):  # the request itself was served
-                    actions.warn(_action_id(), _WARNING, datetime.now(UTC))
+                    actions.log_warning(_action_id(), _WARNING, datetime.now(UTC))
         return response
 
 

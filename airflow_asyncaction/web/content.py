@@ -15,13 +15,13 @@ from typing import Any, BinaryIO, TypeVar
 
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.receiving import Receiving
-from airflow_asyncaction.files.service import Files
+from airflow_asyncaction.files.service import FileService
 from airflow_asyncaction.protocol.content_responses import ContentResponse
 from airflow_asyncaction.protocol.file_rules import attached_response
 from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.web.asgi import Message, Receive, Scope, Send, send_json, send_refusal, start_of
-from airflow_asyncaction.web.pace import Pace
 from airflow_asyncaction.web.refusals import refusal_of
+from airflow_asyncaction.web.transfer_deadline import TransferDeadline
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class ContentApp:
     :param patience: how long a client may take in all, beyond a second for each KiB
     """
 
-    def __init__(self, files: Files, *, threads: Executor, patience: timedelta) -> None:
+    def __init__(self, files: FileService, *, threads: Executor, patience: timedelta) -> None:
         self._files = files
         self._threads = threads
         self._patience = patience
@@ -91,11 +91,11 @@ class ContentApp:
     async def _take(self, receiving: Receiving, receive: Receive) -> None:
         """Take the body. While a piece is written and digested, the next one comes in."""
         writing: asyncio.Future[None] | None = None
-        pace = Pace(self._patience)
+        deadline = TransferDeadline(self._patience)
         more = True
         try:
             while more:
-                piece, more = await _read_piece(receive, pace)
+                piece, more = await _read_piece(receive, deadline)
                 if writing is not None:
                     await writing
                 writing = self._run(receiving.write, piece)
@@ -124,7 +124,7 @@ class ContentApp:
         :param gone: done as soon as the client has gone away: servers go on taking pieces for nobody
         :raises _ClientGone: it has gone away, or is too slow
         """
-        pace = Pace(self._patience)
+        deadline = TransferDeadline(self._patience)
         reading = self._run(next, chunks, b"")
         try:
             while chunk := await reading:
@@ -133,10 +133,10 @@ class ContentApp:
                 reading = self._run(next, chunks, b"")
                 message = {"type": "http.response.body", "body": chunk, "more_body": True}
                 try:
-                    await asyncio.wait_for(send(message), pace.seconds_left())
+                    await asyncio.wait_for(send(message), deadline.seconds_left())
                 except TimeoutError:
                     raise _ClientGone from None
-                pace.add(len(chunk))
+                deadline.add(len(chunk))
         finally:
             await asyncio.wait([reading])  # before the file is closed
 
@@ -161,13 +161,13 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass  # a body, which a GET need not have
 
 
-async def _read_piece(receive: Receive, pace: Pace) -> tuple[bytes, bool]:
+async def _read_piece(receive: Receive, deadline: TransferDeadline) -> tuple[bytes, bool]:
     """Return the next piece of a body, at least a chunk if there is so much, and whether more follows."""
     parts: list[bytes] = []
     size, more = 0, True
     while more and size < CHUNK_BYTES:
         try:
-            message = await asyncio.wait_for(receive(), pace.seconds_to_wait())
+            message = await asyncio.wait_for(receive(), deadline.seconds_to_wait())
         except TimeoutError:
             raise FileRefused("The content comes too slowly: send it again", code="too_slow") from None
         if message["type"] == "http.disconnect":
@@ -175,7 +175,7 @@ async def _read_piece(receive: Receive, pace: Pace) -> tuple[bytes, bool]:
         body = message.get("body", b"")
         parts.append(body)
         size += len(body)
-        pace.add(len(body))
+        deadline.add(len(body))
         more = message.get("more_body", False)
     return b"".join(parts), more
 

@@ -13,6 +13,7 @@ from flask import Request
 from airflow_asyncaction.exceptions import StoreUnavailable, UserRefused
 from airflow_asyncaction.store import launching
 from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.launching import Launch
 from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.store.operations import Operation, find_operations
@@ -31,7 +32,7 @@ def launch(
     :param read: reads its input, once they are known to be permitted to launch it
     :raises UserRefused: there is no such operation, they may not, the input is wrong, or Airflow refuses
     """
-    operation = _operation(actions, user, operation_id)
+    operation = _operation(actions.database, user, operation_id)
     wanted = Launch(
         operation=operation,
         arguments=checked_input(read(), operation.declaration.input, is_linear=operation.is_linear),
@@ -66,8 +67,8 @@ def stop(actions: Actions, request: Request, user: User, action: ActionRecord) -
     )
 
 
-def _operation(actions: Actions, user: User, operation_id: str) -> Operation:
-    found = find_operations(actions, [operation_id])
+def _operation(database: Database, user: User, operation_id: str) -> Operation:
+    found = find_operations(database, [operation_id])
     if not found or not user.may("GET", operation_id, "RUN"):
         said = f"There is no operation {operation_id[:250]!r}, or it is not yours to see: see GET /async"
         raise UserRefused(said, code="no_such_operation")

@@ -17,8 +17,7 @@ from flask import Request
 from jwt import InvalidTokenError
 
 from airflow_asyncaction.exceptions import UserRefused
-from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.outages import store_outages
+from airflow_asyncaction.store.database import Database, database_outages
 from airflow_asyncaction.store.teams import teams_of
 
 if TYPE_CHECKING:
@@ -44,11 +43,11 @@ class User:
     permitted for *any* Dag (FAB does), which says nothing about a particular Dag.
 
     :param known: the auth manager's user object
-    :param actions: the store that knows the Dags' teams
+    :param database: knows the Dags' teams
     """
 
     known: BaseUser
-    actions: Actions = field(repr=False)
+    database: Database = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -62,7 +61,7 @@ class User:
 
         :raises StoreUnavailable: the database does not answer
         """
-        questions = _questions(method, entity, teams_of(self.actions, [dag_id]))
+        questions = _questions(method, entity, teams_of(self.database, [dag_id]))
         return _ask(lambda: any(map(self._is_authorized, questions)))
 
     def check(self, method: ResourceMethod, dag_id: str, entity: str) -> None:
@@ -83,7 +82,7 @@ class User:
 
         :raises StoreUnavailable: the database does not answer
         """
-        teams = teams_of(self.actions, dag_ids)
+        teams = teams_of(self.database, dag_ids)
         return _ask(lambda: self._permitted(method, entity, teams))
 
     def _permitted(self, method: ResourceMethod, entity: str, teams: Mapping[str, str | None]) -> set[str]:
@@ -118,7 +117,7 @@ def _questions(
     ]
 
 
-def authenticate(request: Request, actions: Actions) -> User:
+def authenticate(request: Request, database: Database) -> User:
     """Return who sends a request: a bearer token goes before the cookie, as in Airflow.
 
     :raises UserRefused: nobody whom Airflow knows; or another origin may have made a browser send it
@@ -126,9 +125,9 @@ def authenticate(request: Request, actions: Actions) -> User:
     """
     header = request.headers.get("Authorization", "")
     if header[: len(_BEARER)].lower() == _BEARER:
-        return User(_user_of_token(header[len(_BEARER) :].strip()), actions)
+        return User(_user_of_token(header[len(_BEARER) :].strip()), database)
     known = _user_of_middleware(request)
-    user = User(known if known is not None else _user_of_token(request.cookies.get(_COOKIE, "")), actions)
+    user = User(known if known is not None else _user_of_token(request.cookies.get(_COOKIE, "")), database)
     if request.method not in _READING and CSRF_HEADER not in request.headers:
         raise UserRefused(f"A request with a cookie needs the header {CSRF_HEADER}", code="csrf")
     return user
@@ -168,5 +167,5 @@ def _ask(function: Callable[[], T]) -> T:
 
     :raises StoreUnavailable: its database does not answer
     """
-    with store_outages():
+    with database_outages():
         return contextvars.Context().run(function)

@@ -123,7 +123,7 @@ def parse_input(body: bytes) -> dict[str, Any]:
     """Parse the input of an operation, unless it has more values than are validated.
 
     :raises UserRefused: it has
-    :raises MalformedReport: it is no JSON object
+    :raises MalformedRequest: it is no JSON object
     """
     if has_more_values(body.decode("utf-8", "replace"), MAX_VALUES):
         raise _invalid("$", f"The input has more than {MAX_VALUES:,} values: use a file instead")

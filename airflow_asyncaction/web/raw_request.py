@@ -82,7 +82,7 @@ def raw_path(environ: dict[str, Any]) -> bytes:
     """
     routed = environ.get("PATH_INFO", "").encode("latin-1")
     sent = _sent_path(environ)
-    if routed in (b"", b"/"):  # the hook itself: no request goes to less than "/"
+    if routed in (b"", b"/"):  # the hook URL itself: HTTP requests have at least the path "/"
         path = b""
         is_sent = sent.endswith(b"/") or not unquote_to_bytes(sent).endswith(b"/")
     elif sent:

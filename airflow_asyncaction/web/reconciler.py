@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completes the deferred tasks that no message completes: their timeout expired, or their API server died.
+"""Reconciler: completes deferred tasks whose timeout expired or whose API server died.
 
-It does the same for actions that wait for their Dag run, and ends actions that nobody watches. Where metrics
-are on, it counts the actions that have not ended.
+It also reconciles queued actions with their Dag runs and ends unwatched actions. If metrics are on, it counts
+the actions that have not ended.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _COUNT_INTERVAL_SECONDS = 10.0
 _REAP_INTERVAL_SECONDS = 10.0
 
 
-class Completer:
-    """A thread of the API server that looks, by one query, for deferred tasks that are due.
+class Reconciler:
+    """A thread of the API server that periodically finds deferred tasks that are due, with one query.
 
-    Each API server process has one: they do not disturb each other, since each task is locked.
+    Each API server process runs one. Row locks keep them from completing a task twice.
 
-    :param reap_after: how long an action must have been unwatched before it is ended; zero: it never is
+    :param reap_after: how long an action must be unwatched before it is ended; zero: never
     """
 
     def __init__(
@@ -47,33 +47,33 @@ class Completer:
         self._interval_seconds = interval_seconds
         self._counted_at = self._reaped_at = -math.inf
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asyncaction-completer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="asyncaction-reconciler", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread and wait for its end."""
         self._stopping.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_seconds):
-            for look in (self._complete_due, self._settle, self._reap, self._count_unended):
+            for step in (self._complete_due, self._reconcile_queued, self._reap, self._count_unended):
                 try:
-                    look()
+                    step()
                 except StoreUnavailable:
                     self._forget_unwatched()
-                    log.warning("The database does not answer: it is looked at again later")
-                except Exception:  # it must go on: tasks wait for it
-                    log.exception("What is due could not be looked at (%s)", look.__name__)
+                    log.warning("The database does not answer; the reconciler retries")
+                except Exception:  # deferred tasks depend on this thread
+                    log.exception("The reconciler failed in %s; it retries", step.__name__.removeprefix("_"))
 
     def _complete_due(self) -> None:
         self._actions.complete_due(datetime.now(UTC))
 
-    def _settle(self) -> None:
-        launching.settle(self._actions, datetime.now(UTC))
+    def _reconcile_queued(self) -> None:
+        launching.reconcile_queued(self._actions, datetime.now(UTC))
 
     def _reap(self) -> None:
         now = time.monotonic()
@@ -82,7 +82,7 @@ class Completer:
             self._reaper.look(datetime.now(UTC), clock_seconds=now)
 
     def _forget_unwatched(self) -> None:
-        """Give killed tasks their whole grace again: they could not report while the database was away."""
+        """Restart the grace period of killed tasks: they could not report during the outage."""
         if self._reaper is not None:
             self._reaper.forget()
 
@@ -90,4 +90,4 @@ class Completer:
         now = time.monotonic()
         if metrics.are_on() and now - self._counted_at >= _COUNT_INTERVAL_SECONDS:
             self._counted_at = now
-            metrics.tell_unended(count_unended(self._actions))
+            metrics.tell_unended(count_unended(self._actions.database))

@@ -24,8 +24,8 @@ from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER
 from airflow_asyncaction.web.asgi import Receive, Scope, Send, mounted_path, send_refusal
-from airflow_asyncaction.web.pace import Pace
 from airflow_asyncaction.web.sender_turns import Exchange, Sender, SenderTurns
+from airflow_asyncaction.web.transfer_deadline import TransferDeadline
 
 LOOP = "asyncaction.loop"
 """Key of the WSGI environment under which the server's event loop is."""
@@ -74,7 +74,8 @@ class BufferedWsgi:
     """A WSGI app as an ASGI app.
 
     A client that sends or reads slowly holds a connection, and neither a thread nor much memory: a body over
-    64 KiB lies in a temporary file meanwhile, and an answer leaves in pieces. Its time is limited (``Pace``).
+    64 KiB is kept in a temporary file, and an answer is sent in pieces.
+    :class:`TransferDeadline` limits the time.
 
     :param max_body_bytes: a longer body is cut one byte beyond this, or not read at all if its length is
         declared, so that the app refuses it; the rest is discarded once it is answered
@@ -131,17 +132,17 @@ class BufferedWsgi:
 
         :raises _Unread: it did not come
         """
-        pace, more = Pace(self._patience), True
+        deadline, more = TransferDeadline(self._patience), True
         while more and body.tell() <= self._max_body_bytes:
             try:
-                async with asyncio.timeout(pace.seconds_to_wait()):
+                async with asyncio.timeout(deadline.seconds_to_wait()):
                     message = await receive()
             except TimeoutError:
                 raise _Unread(Refusal.too_slow()) from None
             if message["type"] == "http.disconnect":
                 raise _Unread(Refusal.incomplete())
             piece = message.get("body", b"")
-            pace.add(len(piece))
+            deadline.add(len(piece))
             body.write(piece[: self._max_body_bytes + 1 - body.tell()])
             more = message.get("more_body", False)
         return not more
@@ -172,17 +173,17 @@ class BufferedWsgi:
 
         :param is_all: whether the answer ends with it
         """
-        pace = Pace(self._patience)
+        deadline = TransferDeadline(self._patience)
         for start in range(0, max(1, len(body)), _PIECE_BYTES):
             piece = body[start : start + _PIECE_BYTES]
             more = start + _PIECE_BYTES < len(body)
             message = {"type": "http.response.body", "body": piece, "more_body": more or not is_all}
             try:
-                async with asyncio.timeout(pace.seconds_left()):
+                async with asyncio.timeout(deadline.seconds_left()):
                     await send(message)
             except TimeoutError:
                 return
-            pace.add(len(piece))
+            deadline.add(len(piece))
 
     def _answer(self, scope: Any, body: Any, loop: asyncio.AbstractEventLoop) -> _Answer:
         readable: Any = {**scope, "path": "/", "query_string": b""}

@@ -97,7 +97,7 @@ def job(new_job: NewJob) -> SignedJob:
 
 @pytest.fixture
 def actions(database: Database) -> Actions:
-    return Actions(database.engine, replay_window=2 * settings.load().max_clock_skew)
+    return Actions(database.store, replay_window=2 * settings.load().max_clock_skew)
 
 
 @pytest.fixture

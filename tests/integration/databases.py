@@ -14,6 +14,7 @@ import pytest
 from airflow import settings as airflow_settings
 from sqlalchemy import Engine
 
+from airflow_asyncaction.store import database as store_database
 from tests.shared import run_airflow
 
 _URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
@@ -39,6 +40,11 @@ class Database:
         engine = airflow_settings.get_engine()
         assert isinstance(engine, Engine)
         return engine
+
+    @property
+    def store(self) -> store_database.Database:
+        """The database as the package uses it, while it is :meth:`in_use`."""
+        return store_database.Database(self.engine)
 
     @contextmanager
     def in_use(self) -> Iterator[Database]:

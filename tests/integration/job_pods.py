@@ -109,7 +109,9 @@ class JobPods:
         **container: Any,
     ) -> JobPod:
         """Create a pod that runs a shell script, and its Secret."""
-        info = info or JobInfo(job_id=JobId(secrets.token_hex(16)), secret_key="s" * 43, hook="http://nobody")
+        info = info or JobInfo(
+            job_id=JobId(secrets.token_hex(16)), secret_key="s" * 43, hook_url="http://nobody"
+        )
         name = f"job-{secrets.token_hex(5)}"
         mounts = [k8s.V1VolumeMount(name=each.name, mount_path=f"/{each.name}") for each in volumes]
         base = _shell("base", script, volume_mounts=mounts, **container)

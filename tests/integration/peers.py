@@ -70,7 +70,7 @@ def peers_of(job: SignedJob, **options: Any) -> Iterator[Peers]:
     :param options: of the other server
     """
     real = Peer(job, job.tell, lambda name, content: give_input(job, name, content, name=f"{name}.csv"))
-    with JobServer(**options) as server, HookClient(server.hook) as client:
+    with JobServer(**options) as server, HookClient(server.hook_url) as client:
         tested = server.new_job({"day": 1})
         double = Peer(
             SignedJob.without_task(tested.info, client),

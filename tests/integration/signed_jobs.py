@@ -256,7 +256,7 @@ def job_of(answer: Answer, client: HookClient) -> SignedJob:
     """Return the job of an action that was registered."""
     assert answer.status == 200, answer
     fields = answer.fields
-    info = JobInfo(job_id=JobId(fields["actionId"]), secret_key=fields["secretKey"], hook=client.hook)
+    info = JobInfo(job_id=JobId(fields["actionId"]), secret_key=fields["secretKey"], hook_url=client.hook)
     return SignedJob(info, TaskCredentials(info.job_id, fields["taskKey"]), client)
 
 

@@ -27,7 +27,7 @@ from sqlalchemy import func, select, update
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched
 from airflow_asyncaction.protocol.operations import TAG
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.listing import read_reports
+from airflow_asyncaction.store.timeline import read_reports
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob
 from tests.integration.stored_dags import store_dag
@@ -160,7 +160,7 @@ def test_logs_are_printed_line_by_line(run: Run, rich_job: SignedJob) -> None:
 
 
 def test_dropped_lines_are_told_of(run: Run, new_job: NewJob) -> None:
-    job = new_job(log_limit=2)
+    job = new_job(max_log_lines=2)
     job.report(logs=["one", "two", "three"])
     assert run("logs", job.info.job_id).out.splitlines() == [
         "... 1 lines were dropped ...",
@@ -242,7 +242,7 @@ def test_an_action_is_stopped(run: Run, job: SignedJob, database: Database, acti
     (event,) = events_of(database, "stop_async_action", stopped["runId"])
     assert (event.owner, event.dag_id, event.task_id, event.map_index) == (getuser(), "dag", "task", -1)
     assert json.loads(event.extra) == {"uuid": job.info.job_id, "method": "CLI"}
-    reports = read_reports(actions, job.info.job_id, 0, bodies=False)["reports"]
+    reports = read_reports(actions.database, job.info.job_id, 0, bodies=False)["reports"]
     assert [report["requestedBy"] for report in reports if report["kind"] == "stop"] == [getuser()]
 
 

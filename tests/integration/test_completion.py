@@ -22,9 +22,9 @@ from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched, Stop
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, Deferral, NeedsWorker
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.completion import Completion
+from airflow_asyncaction.store.completion import TaskCompleter
 from airflow_asyncaction.store.models import action_table
-from airflow_asyncaction.web.reconciler import Completer
+from airflow_asyncaction.web.reconciler import Reconciler
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import HookClient, SignedJob, registered
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.integration
 
 CLEAN = Exit(code=0)
 ALONE = Deferral(needs_worker=NeedsWorker.ON_FAILURE)
-SETTLED = timedelta(seconds=30)
+AFTER_RESUME_DELAY = timedelta(seconds=30)
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def state_of(task: RunningTask) -> str | None:
     return str(task.row().state) if task.row().state else None
 
 
-def later(actions: Actions, task: RunningTask, by: timedelta = SETTLED) -> str | None:
+def later(actions: Actions, task: RunningTask, by: timedelta = AFTER_RESUME_DELAY) -> str | None:
     """Let time pass; return the task's state then."""
     actions.complete_due(datetime.now(UTC) + by)
     return state_of(task)
@@ -363,16 +363,16 @@ def test_the_api_server_completes_by_itself_what_is_due(
 ) -> None:
     job = deferred()
     job.report(status="SUCCESS")
-    at_once = Completion(settle=timedelta(0), exit_grace=timedelta(0))
-    completer = Completer(
-        Actions(database.engine, replay_window=timedelta(minutes=10), completion=at_once),
+    at_once = TaskCompleter(resume_delay=timedelta(0), exit_grace=timedelta(0))
+    reconciler = Reconciler(
+        Actions(database.store, replay_window=timedelta(minutes=10), completer=at_once),
         interval_seconds=0.05,
     )
-    completer.start()
+    reconciler.start()
     try:
         give_up_at = time.monotonic() + 30
         while state_of(task) != "success":
             assert time.monotonic() < give_up_at
             time.sleep(0.05)
     finally:
-        completer.stop()
+        reconciler.stop()

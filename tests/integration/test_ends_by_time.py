@@ -220,7 +220,7 @@ def fall_silent(job: TimedJob) -> None:
 
 
 def stop(job: TimedJob) -> None:
-    job.actions.end(job.action_id, Stop(StopReason.REQUESTED), datetime.now(UTC))
+    job.actions.apply_message(job.action_id, Stop(StopReason.REQUESTED), datetime.now(UTC))
 
 
 def mark_failed(job: TimedJob) -> None:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from airflow_asyncaction.exceptions import TablesMissing
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.services import open_services
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.actions import Actions
+from airflow_asyncaction.store import database as store_database
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.testing import JobServer
 from airflow_asyncaction.web.app import create_app
@@ -56,7 +55,7 @@ def test_a_database_that_is_away_is_waited_for(job: SignedJob, postgres_server: 
 def test_the_server_for_tests_is_away_in_the_same_way(job: SignedJob, postgres_server: Postgres) -> None:
     with postgres_server.away(f"airflow_{WORKER}"):
         away = job.report()
-    with JobServer() as double, HookClient(double.hook) as client:
+    with JobServer() as double, HookClient(double.hook_url) as client:
         double.pause()
         paused = SignedJob.without_task(double.new_job().info, client).report()
     assert seen(paused) == seen(away)
@@ -97,7 +96,7 @@ def test_a_lock_that_is_held_too_long_is_a_reason_to_send_again(database: Databa
 def test_a_database_without_our_tables_is_named_at_the_start(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'empty.db'}")
     with pytest.raises(TablesMissing, match="airflow db migrate"):
-        Actions(engine, replay_window=timedelta(minutes=10)).check_tables()
+        store_database.Database(engine).check_tables()
     engine.dispose()
 
 

@@ -183,7 +183,7 @@ def test_a_request_that_is_cancelled_attaches_nothing_that_is_not_kept(
             if locate(job, "model").status == 200:
                 assert download(job, "model").content == content
     assert_kept_as_told(folder, database)
-    collect(actions, services.stores, older_than=timedelta(0), now=datetime.now(UTC))
+    collect(actions.database, services.stores, older_than=timedelta(0), now=datetime.now(UTC))
     assert len(folder.names()) == len(folder.attached_rows(database.engine))
 
 
@@ -342,7 +342,7 @@ def test_a_server_that_is_killed_leaves_no_file_that_is_not_whole(
     assert stored_by(senders) >= 5
     assert_kept_as_told(folder, database)
     stores = FileStores(folder.options().file_stores)
-    collect(actions, stores, older_than=timedelta(0), now=datetime.now(UTC))
+    collect(actions.database, stores, older_than=timedelta(0), now=datetime.now(UTC))
     rows = folder.content_rows(database.engine)
     assert folder.names() == {f"contents/{row.id[-2:]}/{row.id}" for row in rows}
     assert {row.id for row in rows} == {row.content_id for row in folder.attached_rows(database.engine)}

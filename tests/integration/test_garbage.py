@@ -54,7 +54,7 @@ def collect_later(services: Services) -> Collect:
 
     def collected(by: timedelta, *, dry_run: bool) -> Collected:
         now = datetime.now(UTC) + by
-        return collect(services.actions, services.stores, older_than=DAY, now=now, dry_run=dry_run)
+        return collect(services.database, services.stores, older_than=DAY, now=now, dry_run=dry_run)
 
     before = collected(3 * DAY, dry_run=False).strangers
 

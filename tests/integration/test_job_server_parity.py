@@ -315,7 +315,7 @@ def test_too_many_reports(serve: Serve, new_job: NewJob) -> None:
     real = new_job().on(serve(max_requests_per_second=0.01))
     assert real.report().status == 200
     answer = real.report()
-    with JobServer() as server, HookClient(server.hook) as client:
+    with JobServer() as server, HookClient(server.hook_url) as client:
         server.fail(1, 429, "too_many")
         double = SignedJob.without_task(server.new_job().info, client).report()
     assert answer.error == (429, "too_many")

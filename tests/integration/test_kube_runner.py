@@ -60,7 +60,9 @@ class Scene:
         return [line.text for line in self.lines]
 
     def new_info(self) -> JobInfo:
-        return JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key=secrets.token_hex(16), hook="http://x/y")
+        return JobInfo(
+            job_id=JobId(str(uuid.uuid4())), secret_key=secrets.token_hex(16), hook_url="http://x/y"
+        )
 
     def runner(
         self,

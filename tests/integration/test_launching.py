@@ -25,10 +25,11 @@ from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.store import launching, reaping
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.launching import RUN_GRACE, Launch, WantedRun
-from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook, read_reports
+from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
 from airflow_asyncaction.store.registration import Claimant, Registered, Wanted, register
+from airflow_asyncaction.store.timeline import read_reports
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask, running_task
 
@@ -58,7 +59,7 @@ def started(database: Database, queued: ActionRecord) -> RunningTask:
 
 
 def registered(actions: Actions, task: RunningTask, spec: ActionSpec = SPEC) -> Registered:
-    return register(actions, Claimant.of(task.ti_id, task.commit()), lambda: Wanted(spec), NOW)
+    return register(actions.database, Claimant.of(task.ti_id, task.commit()), lambda: Wanted(spec), NOW)
 
 
 def run(database: Database, action: ActionRecord, state: str) -> None:
@@ -77,44 +78,49 @@ def forget(database: Database, action: ActionRecord) -> None:
 
 def test_an_action_is_there_as_soon_as_it_is_asked_for(actions: Actions) -> None:
     wanted = launch(requested_by="ann")
-    queued = launching.queue(actions, wanted, NOW)
+    queued = launching.queue(actions.database, wanted, NOW)
     shown = queued.action.to_json(NOW)
     assert queued.is_new
     assert (shown["status"], shown["arguments"], shown["requestedBy"]) == ("QUEUED", {"table": "t"}, "ann")
     assert (shown["dagId"], shown["runId"]) == (wanted.operation.id, f"async__{queued.action.id}")
     assert shown["createdAt"] == "2026-11-24T12:00:00.000Z"
     assert shown["isDone"] is False
-    kinds = [report["kind"] for report in read_reports(actions, queued.action.id, 0, bodies=True)["reports"]]
+    kinds = [
+        report["kind"]
+        for report in read_reports(actions.database, queued.action.id, 0, bodies=True)["reports"]
+    ]
     assert kinds == ["queued"]
 
 
 def test_the_task_takes_the_action_that_was_asked_for(database: Database, actions: Actions) -> None:
-    queued = launching.queue(actions, launch(), NOW - timedelta(hours=1)).action
+    queued = launching.queue(actions.database, launch(), NOW - timedelta(hours=1)).action
     task = started(database, queued)
     taken = registered(actions, task)
     assert taken.action.id == queued.id
     assert taken.action.state is State.STARTING
-    shown = find(actions, queued.id).to_json(NOW)
+    shown = find(actions.database, queued.id).to_json(NOW)
     assert (shown["type"], shown["arguments"]) == ("etl.load", {"table": "t", "rows": 10})
     assert shown["createdAt"] == "2026-11-24T11:00:00.000Z"
     assert taken.action.created_at == NOW  # its clocks go from here
-    kinds = [report["kind"] for report in read_reports(actions, queued.id, 0, bodies=True)["reports"]]
+    kinds = [
+        report["kind"] for report in read_reports(actions.database, queued.id, 0, bodies=True)["reports"]
+    ]
     assert kinds == ["queued", "registered"]
 
 
 def test_the_next_try_has_an_action_of_its_own(database: Database, actions: Actions) -> None:
-    queued = launching.queue(actions, launch(), NOW).action
+    queued = launching.queue(actions.database, launch(), NOW).action
     task = started(database, queued)
     registered(actions, task)
     again = registered(actions, task.next_try())
     assert again.action.id != queued.id
-    assert find(actions, queued.id).state is State.STOPPED
+    assert find(actions.database, queued.id).state is State.STOPPED
 
 
 def test_twenty_requests_under_one_key_are_one_action(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     with ThreadPoolExecutor(20) as threads:
-        queued = list(threads.map(lambda _: launching.queue(actions, wanted, NOW), range(20)))
+        queued = list(threads.map(lambda _: launching.queue(actions.database, wanted, NOW), range(20)))
     assert len({each.action.id for each in queued}) == 1
     assert [each.is_new for each in queued].count(True) == 1
 
@@ -122,7 +128,7 @@ def test_twenty_requests_under_one_key_are_one_action(actions: Actions) -> None:
 def test_a_key_is_of_one_user_and_one_operation(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     ids = {
-        launching.queue(actions, each, NOW).action.id
+        launching.queue(actions.database, each, NOW).action.id
         for each in (wanted, replace(wanted, requested_by="bob"), replace(launch(), idempotency_key="k"))
     }
     assert len(ids) == 3
@@ -130,10 +136,10 @@ def test_a_key_is_of_one_user_and_one_operation(actions: Actions) -> None:
 
 def test_what_was_asked_for_with_a_key_is_known(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
-    first = launching.queue(actions, wanted, NOW).action
-    assert first.row.request == wanted.request
-    assert replace(wanted, arguments=JsonText("{}")).request != wanted.request
-    assert replace(wanted, scheduled_at=NOW).request != wanted.request
+    first = launching.queue(actions.database, wanted, NOW).action
+    assert first.row.request_digest == wanted.request_digest
+    assert replace(wanted, arguments=JsonText("{}")).request_digest != wanted.request_digest
+    assert replace(wanted, scheduled_at=NOW).request_digest != wanted.request_digest
 
 
 def test_only_who_asked_first_creates_the_run(database: Database, actions: Actions) -> None:
@@ -141,7 +147,7 @@ def test_only_who_asked_first_creates_the_run(database: Database, actions: Actio
 
     def create(wanted: WantedRun) -> None:
         created.append(wanted)
-        run(database, find(actions, JobId(wanted.run_id.removeprefix("async__"))), "queued")
+        run(database, find(actions.database, JobId(wanted.run_id.removeprefix("async__"))), "queued")
 
     wanted = launch(idempotency_key="k", arguments=JsonText('{"table":"orders"}'))
     with ThreadPoolExecutor(8) as threads:
@@ -166,36 +172,38 @@ def test_a_run_that_was_not_created_is_created_when_it_is_asked_for_again(action
 
 def test_the_order_of_names_makes_no_other_input(actions: Actions) -> None:
     wanted = launch(idempotency_key="k", arguments=JsonText('{"of":{"a":1,"b":2}}'))
-    first = launching.queue(actions, wanted, NOW)
+    first = launching.queue(actions.database, wanted, NOW)
     other = replace(wanted, arguments=JsonText('{"of":{"b":2,"a":1}}'))
-    assert launching.queue(actions, other, NOW).is_what(other)
-    assert launching.queue(actions, other, NOW).action.id == first.action.id
+    assert launching.queue(actions.database, other, NOW).is_what(other)
+    assert launching.queue(actions.database, other, NOW).action.id == first.action.id
 
 
 def test_a_refused_run_frees_its_key(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
-    first = launching.queue(actions, wanted, NOW).action
+    first = launching.queue(actions.database, wanted, NOW).action
     launching.refuse(actions, first.id, "no manual runs", NOW)
-    shown = find(actions, first.id).to_json(NOW)
+    shown = find(actions.database, first.id).to_json(NOW)
     assert (shown["status"], shown["errorName"], shown["errorMessage"]) == (
         "ERROR",
         "RunRefused",
         "no manual runs",
     )
-    assert launching.queue(actions, wanted, NOW).is_new
+    assert launching.queue(actions.database, wanted, NOW).is_new
 
 
 def test_a_scheduled_action_is_queued_when_its_time_has_come(database: Database, actions: Actions) -> None:
     at = NOW + timedelta(days=1)
-    action = launching.queue(actions, launch(scheduled_at=at), NOW).action
+    action = launching.queue(actions.database, launch(scheduled_at=at), NOW).action
     run(database, action, "queued")
     assert action.state is State.SCHEDULED
-    launching.settle(actions, at - timedelta(seconds=1))
-    assert find(actions, action.id).state is State.SCHEDULED
-    launching.settle(actions, at)
-    assert find(actions, action.id).state is State.QUEUED
-    launching.settle(actions, at + timedelta(days=2))
-    assert find(actions, action.id).state is State.QUEUED  # its run waits: for a slot, or an unpaused Dag
+    launching.reconcile_queued(actions, at - timedelta(seconds=1))
+    assert find(actions.database, action.id).state is State.SCHEDULED
+    launching.reconcile_queued(actions, at)
+    assert find(actions.database, action.id).state is State.QUEUED
+    launching.reconcile_queued(actions, at + timedelta(days=2))
+    assert (
+        find(actions.database, action.id).state is State.QUEUED
+    )  # its run waits: for a slot, or an unpaused Dag
 
 
 @pytest.mark.parametrize(
@@ -205,10 +213,10 @@ def test_a_scheduled_action_is_queued_when_its_time_has_come(database: Database,
 def test_an_action_ends_with_a_run_that_never_launched_it(
     database: Database, actions: Actions, run_state: str, end: tuple[str, str | None]
 ) -> None:
-    action = launching.queue(actions, launch(), NOW).action
+    action = launching.queue(actions.database, launch(), NOW).action
     run(database, action, run_state)
-    launching.settle(actions, NOW + timedelta(hours=1))
-    shown = find(actions, action.id).to_json(NOW)
+    launching.reconcile_queued(actions, NOW + timedelta(hours=1))
+    shown = find(actions.database, action.id).to_json(NOW)
     assert (shown["status"], shown["errorName"]) == end
 
 
@@ -228,54 +236,54 @@ def test_an_action_ends_as_its_task_did_that_never_launched_it(
     task_state: TaskInstanceState,
     end: tuple[str, str],
 ) -> None:
-    action = launching.queue(actions, launch(), NOW).action
+    action = launching.queue(actions.database, launch(), NOW).action
     started(database, action).set_state(task_state)
     with database.engine.begin() as connection:
         of_it = _runs.c.run_id == action.row.run_id
         connection.execute(update(_runs).where(of_it).values(state=run_state))
-    launching.settle(actions, NOW + timedelta(hours=1))
-    ended = find(actions, action.id)
+    launching.reconcile_queued(actions, NOW + timedelta(hours=1))
+    ended = find(actions.database, action.id)
     shown = ended.to_json(NOW)
     assert (shown["status"], shown["errorName"]) == end
-    assert find_outlook(actions, ended).is_final
+    assert find_outlook(actions.database, ended).is_final
 
 
 def test_an_action_without_a_run_ends_after_the_grace(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
-    action = launching.queue(actions, wanted, NOW).action
-    launching.settle(actions, NOW + RUN_GRACE)
-    assert find(actions, action.id).state is State.QUEUED
-    launching.settle(actions, NOW + RUN_GRACE + timedelta(seconds=1))
-    shown = find(actions, action.id).to_json(NOW)
+    action = launching.queue(actions.database, wanted, NOW).action
+    launching.reconcile_queued(actions, NOW + RUN_GRACE)
+    assert find(actions.database, action.id).state is State.QUEUED
+    launching.reconcile_queued(actions, NOW + RUN_GRACE + timedelta(seconds=1))
+    shown = find(actions.database, action.id).to_json(NOW)
     assert (shown["status"], shown["errorName"], shown["isDone"]) == ("STOPPED", "RunDeleted", True)
-    assert launching.queue(actions, wanted, NOW).is_new
+    assert launching.queue(actions.database, wanted, NOW).is_new
 
 
 def test_a_lost_key_keeps_nothing_from_its_end(database: Database, actions: Actions) -> None:
-    lost, other = (launching.queue(actions, launch(), NOW).action for _ in range(2))
+    lost, other = (launching.queue(actions.database, launch(), NOW).action for _ in range(2))
     with database.engine.begin() as connection:
         query = update(action_table).where(action_table.c.id == lost.id)
         connection.execute(query.values(secret=UNREADABLE, task_key=UNREADABLE))
-    launching.settle(actions, NOW + timedelta(hours=1))
-    states = [find(actions, action.id).state for action in (lost, other)]
+    launching.reconcile_queued(actions, NOW + timedelta(hours=1))
+    states = [find(actions.database, action.id).state for action in (lost, other)]
     forget(database, lost)
     assert states == [State.STOPPED, State.STOPPED]
 
 
 def test_one_bad_row_keeps_no_other_from_its_end(database: Database, actions: Actions) -> None:
-    bad, other = (launching.queue(actions, launch(), NOW).action for _ in range(2))
+    bad, other = (launching.queue(actions.database, launch(), NOW).action for _ in range(2))
     with database.engine.begin() as connection:
         query = update(action_table).where(action_table.c.id == bad.id)
         connection.execute(query.values(stop_reason="a newer release's"))
-    launching.settle(actions, NOW + timedelta(hours=1))
+    launching.reconcile_queued(actions, NOW + timedelta(hours=1))
     forget(database, bad)
-    assert find(actions, other.id).state is State.STOPPED
+    assert find(actions.database, other.id).state is State.STOPPED
 
 
 def test_an_action_that_was_stopped_in_time_is_never_launched(database: Database, actions: Actions) -> None:
-    action = launching.queue(actions, launch(), NOW).action
-    actions.end(action.id, Stop(StopReason.REQUESTED), NOW)
-    assert find(actions, action.id).state is State.STOPPED
+    action = launching.queue(actions.database, launch(), NOW).action
+    actions.apply_message(action.id, Stop(StopReason.REQUESTED), NOW)
+    assert find(actions.database, action.id).state is State.STOPPED
     task = started(database, action)
     with pytest.raises(RegistrationRefused, match="stopped before") as refused:
         registered(actions, task)
@@ -301,23 +309,23 @@ class Stopping:
         )
 
     def is_on_time_line(self) -> bool:
-        reports = read_reports(self._actions, self._action.id, 0, bodies=False)["reports"]
+        reports = read_reports(self._actions.database, self._action.id, 0, bodies=False)["reports"]
         return [report["requestedBy"] for report in reports if report["kind"] == "stop"] == ["ann"]
 
 
 @pytest.fixture
 def running(database: Database, actions: Actions) -> ActionRecord:
     """Return an action that runs."""
-    queued = launching.queue(actions, launch(), NOW).action
+    queued = launching.queue(actions.database, launch(), NOW).action
     registered(actions, started(database, queued))
-    return find(actions, queued.id)
+    return find(actions.database, queued.id)
 
 
 def test_an_action_that_succeeds_while_it_is_stopped_is_not_stopped(
     actions: Actions, running: ActionRecord
 ) -> None:
     stopping = Stopping(actions, running)
-    actions.end(running.id, Exit(code=0), NOW)
+    actions.apply_message(running.id, Exit(code=0), NOW)
     with pytest.raises(UserRefused, match="has ended as SUCCESS"):
         stopping.stop()
     assert (stopping.failed, stopping.is_on_time_line()) == ([], False)
@@ -327,8 +335,8 @@ def test_no_other_try_follows_a_skipped_action_though_its_task_still_runs(
     actions: Actions, running: ActionRecord
 ) -> None:
     stopping = Stopping(actions, running)
-    actions.end(running.id, Exit(code=99, is_skip=True), NOW)
-    assert find_outlook(actions, find(actions, running.id)).is_final
+    actions.apply_message(running.id, Exit(code=99, is_skip=True), NOW)
+    assert find_outlook(actions.database, find(actions.database, running.id)).is_final
     with pytest.raises(UserRefused, match="has ended as STOPPED"):
         stopping.stop()
     assert (stopping.failed, stopping.is_on_time_line()) == ([], False)
@@ -338,7 +346,7 @@ def test_an_action_that_fails_while_it_is_stopped_is_kept_from_its_next_try(
     actions: Actions, running: ActionRecord
 ) -> None:
     stopping = Stopping(actions, running)
-    actions.end(running.id, Exit(code=1), NOW)
+    actions.apply_message(running.id, Exit(code=1), NOW)
     assert stopping.stop().state is State.ERROR
     assert (stopping.failed, stopping.is_on_time_line()) == (["task"], True)
 
@@ -346,7 +354,7 @@ def test_an_action_that_fails_while_it_is_stopped_is_kept_from_its_next_try(
 def test_the_run_of_an_action_that_is_launched_while_it_is_stopped_goes_on(
     database: Database, actions: Actions
 ) -> None:
-    queued = launching.queue(actions, launch(), NOW).action
+    queued = launching.queue(actions.database, launch(), NOW).action
     registered(actions, started(database, queued))
     stopping = Stopping(actions, queued)
     assert stopping.stop().row.verb == "STOP"
@@ -365,16 +373,16 @@ def test_an_action_with_a_lost_key_is_stopped(
 
 
 def test_what_is_queued_is_not_reaped(actions: Actions) -> None:
-    action = launching.queue(actions, launch(), NOW).action
-    unwatched = reaping.find_unwatched(actions, older_than=timedelta(0), now=NOW + timedelta(days=1))
+    action = launching.queue(actions.database, launch(), NOW).action
+    unwatched = reaping.find_unwatched(actions.database, older_than=timedelta(0), now=NOW + timedelta(days=1))
     assert action.id not in {each.id for each in unwatched}
 
 
 def test_a_scheduled_action_is_not_old_before_its_time(actions: Actions) -> None:
     at = NOW + timedelta(days=300)
-    assert launching.queue(actions, launch(scheduled_at=at), NOW).action.row.updated_at == at
+    assert launching.queue(actions.database, launch(scheduled_at=at), NOW).action.row.updated_at == at
 
 
 def test_a_time_that_is_past_is_now(actions: Actions) -> None:
     past = launch(scheduled_at=NOW - timedelta(days=1))
-    assert launching.queue(actions, past, NOW).action.state is State.QUEUED
+    assert launching.queue(actions.database, past, NOW).action.state is State.QUEUED

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.integration
 
 NO_PATIENCE = timedelta(0)
 LONG_OUTPUT = {
-    "a line of 1 MB": "print('x' * 1_050_000)",
+    "a line of 1 MiB": "print('x' * 1_050_000)",
     "a line of two-byte letters": "print('\\u00e9' * 175_000)",
     "20 lines of letters that JSON escapes twice": "for _ in range(20): print('\\U0001f600' * 60_000)",
     "20 lines of control characters": "for _ in range(20): print('\\0\\x1b' * 30_000)",
@@ -47,7 +47,7 @@ LONG_OUTPUT = {
 
 def told(job: SignedJob, word: RunnerMessage) -> TaskView:
     """Say a runner's word as a worker does, once."""
-    return TaskHook(job.info.hook).tell(job.task, word, patience=NO_PATIENCE)
+    return TaskHook(job.info.hook_url).tell(job.task, word, patience=NO_PATIENCE)
 
 
 def ran(job: SignedJob, *command: str, cwd: str | None = None) -> Exit:
@@ -149,7 +149,7 @@ def test_names_that_are_no_utf_8_are_told(job: SignedJob, tmp_path: Path) -> Non
 def test_who_sends_too_much_is_told(job: SignedJob, path: str, size: int) -> None:
     """Also a client that sees no answer before it has sent all."""
     body = b" " * size
-    parts = urlsplit(job.info.hook)
+    parts = urlsplit(job.info.hook_url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
     headers = {**job.headers("POST", path, body), TASK_ID_HEADER: job.info.job_id, TASK_NONCE_HEADER: "n"}
     connection.request("POST", parts.path + path, body, headers)
@@ -163,13 +163,13 @@ def test_who_sends_too_much_is_told(job: SignedJob, path: str, size: int) -> Non
 
 def test_a_callable_that_returns_too_much_succeeds_and_sends_it_once(job: SignedJob) -> None:
     returned = "x" * 50_000_000
-    with Counting(job.info.hook) as counting:
+    with Counting(job.info.hook_url) as counting:
         runner = ServiceRunner(
             call=lambda _: returned,
             stop_grace=timedelta(seconds=1),
             log=cast("Logger", logging.getLogger("task")),
         )
-        exit_ = runner.run(replace(job.info, hook=counting.hook), lambda _: None)
+        exit_ = runner.run(replace(job.info, hook_url=counting.hook), lambda _: None)
     view = told(job, exit_)
     assert (view.state, view.results) == (State.SUCCESS, None)
     assert runner.returned is returned

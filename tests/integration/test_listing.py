@@ -46,13 +46,13 @@ def insert_action(database: Database, **given: Any) -> JobId:
         "run_id": "run",
         "task_id": "task",
         "map_index": -1,
-        "registration": "x",
+        "registration_digest": "x",
         "secret": "x",
         "accept_v1": True,
         "arguments": "{}",
         "completion": "exit",
         "require_report": False,
-        "log_limit": 10,
+        "max_log_lines": 10,
         "state": "SUCCESS",
         "fenced": False,
         "log_lines": 0,
@@ -76,9 +76,9 @@ def test_the_newest_come_first_and_a_cursor_goes_on(database: Database, actions:
     run_id = secrets.token_hex(4)
     made = [insert_action(database, run_id=run_id) for _ in range(5)][::-1]
     wanted = Filter(run_id=run_id)
-    first = list_actions(actions, wanted, limit=2)
-    second = list_actions(actions, wanted, limit=2, before=first.next)
-    third = list_actions(actions, wanted, limit=2, before=second.next)
+    first = list_actions(actions.database, wanted, limit=2)
+    second = list_actions(actions.database, wanted, limit=2, before=first.next)
+    third = list_actions(actions.database, wanted, limit=2, before=second.next)
     assert [ids(first), ids(second), ids(third)] == [made[:2], made[2:4], made[4:]]
     assert third.next is None
 
@@ -101,11 +101,11 @@ def test_a_list_is_filtered_by_all_that_is_given(database: Database, actions: Ac
         "error": Filter(run_id=run_id, states=[State.ERROR]),
     }
     for name, wanted in found.items():
-        assert ids(list_actions(actions, wanted, limit=9)) == [other[name]], name
+        assert ids(list_actions(actions.database, wanted, limit=9)) == [other[name]], name
     both = Filter(
         run_id=run_id, states=[State.SUCCESS, State.ERROR], type="etl.load", task_id="task", map_index=-1
     )
-    assert set(ids(list_actions(actions, both, limit=9))) == {plain, other["error"], other["dag"]}
+    assert set(ids(list_actions(actions.database, both, limit=9))) == {plain, other["error"], other["dag"]}
 
 
 def test_a_list_is_of_a_time(database: Database, actions: Actions) -> None:
@@ -118,7 +118,7 @@ def test_a_list_is_of_a_time(database: Database, actions: Actions) -> None:
         (Filter(run_id=run_id, until=now + timedelta(minutes=1)), 1),
         (Filter(run_id=run_id, until=now - timedelta(minutes=1)), 0),
     ):
-        assert ids(list_actions(actions, wanted, limit=9)) == [action][:count]
+        assert ids(list_actions(actions.database, wanted, limit=9)) == [action][:count]
 
 
 @pytest.mark.parametrize("dags", [1, 2, 150])
@@ -129,19 +129,19 @@ def test_nobody_sees_actions_of_dags_that_are_not_theirs(
     mine = [insert_action(database, dag_id=f"{mark}_{n % dags}") for n in range(6)][::-1]
     insert_action(database, dag_id=f"{mark}_theirs")
     visible = {f"{mark}_{n}" for n in range(dags)}
-    assert ids(list_actions(actions, Filter(), dag_ids=visible, limit=9)) == mine
-    assert ids(list_actions(actions, Filter(), dag_ids=visible, limit=4)) == mine[:4]
+    assert ids(list_actions(actions.database, Filter(), dag_ids=visible, limit=9)) == mine
+    assert ids(list_actions(actions.database, Filter(), dag_ids=visible, limit=4)) == mine[:4]
     theirs = Filter(dag_id=f"{mark}_theirs")
-    assert ids(list_actions(actions, theirs, dag_ids=visible, limit=9)) == []
-    assert ids(list_actions(actions, Filter(), dag_ids=set(), limit=9)) == []
+    assert ids(list_actions(actions.database, theirs, dag_ids=visible, limit=9)) == []
+    assert ids(list_actions(actions.database, Filter(), dag_ids=set(), limit=9)) == []
 
 
 def test_secrets_are_not_even_read(database: Database, actions: Actions) -> None:
-    hidden = {"secret": "x", "registration": "x", "task_key": "x", "sealed_arguments": "x"}
+    hidden = {"secret": "x", "registration_digest": "x", "task_key": "x", "sealed_arguments": "x"}
     action_id = insert_action(database, **hidden)
     with statements(database) as sent:
-        find(actions, action_id)
-        list_actions(actions, Filter(), limit=1)
+        find(actions.database, action_id)
+        list_actions(actions.database, Filter(), limit=1)
     assert len(sent) == 2
     assert not any(column in statement for statement, _ in sent for column in hidden)
     assert ["async_action.masks" in statement for statement, _ in sent] == [True, False]  # only for results
@@ -150,7 +150,7 @@ def test_secrets_are_not_even_read(database: Database, actions: Actions) -> None
 @pytest.mark.parametrize("uuid", ["", "x", "%", "0" * 36, "01890000-0000-7000-8000-000000000000"])
 def test_what_is_no_action_is_not_found(actions: Actions, uuid: str) -> None:
     with pytest.raises(ActionNotFound):
-        find(actions, uuid)
+        find(actions.database, uuid)
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def many(shared: SharedServices) -> Iterator[Database]:
 _FILL = text(f"""
     INSERT INTO async_action (
         id, type, runner, attempt, dag_id, run_id, task_id, map_index, registration, secret, accept_v1,
-        arguments, completion, require_report, log_limit, state, fenced, log_lines, log_lines_dropped,
+        arguments, completion, require_report, max_log_lines, state, fenced, log_lines, log_lines_dropped,
         report_count, refused_count, created_at, updated_at, awaited)
     SELECT
         (lpad(to_hex(1790000000000 + n), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,
@@ -231,9 +231,9 @@ def _id_of(n: int) -> JobId:
 def test_a_page_of_many_actions_reads_few_blocks(
     many: Database, wanted: Filter, more: dict[str, Any], count: int
 ) -> None:
-    actions = Actions(many.engine, replay_window=timedelta(minutes=10))
+    store = many.store
     with statements(many) as sent:
-        page = list_actions(actions, wanted, limit=PAGE, **more)
+        page = list_actions(store, wanted, limit=PAGE, **more)
     assert len(page.actions) == count
     with many.engine.connect() as connection:
         blocks = sum(blocks_read(connection, *query) for query in sent)
@@ -241,7 +241,7 @@ def test_a_page_of_many_actions_reads_few_blocks(
 
 
 def test_a_look_for_unwatched_actions_reads_few_blocks(many: Database) -> None:
-    actions = Actions(many.engine, replay_window=timedelta(minutes=10))
+    actions = Actions(many.store, replay_window=timedelta(minutes=10))
     batch = 100
     reaper = Reaper(actions, grace=timedelta(hours=1), batch=batch)
     for look in range(AWAITED // batch + 2):
@@ -253,9 +253,9 @@ def test_a_look_for_unwatched_actions_reads_few_blocks(many: Database) -> None:
 
 
 def test_the_dags_of_many_actions_are_found_by_few_blocks(many: Database) -> None:
-    actions = Actions(many.engine, replay_window=timedelta(minutes=10))
+    store = many.store
     with statements(many) as sent:
-        found = dag_ids_with_actions(actions)
+        found = dag_ids_with_actions(store)
     assert found == sorted(f"dag_{n}" for n in range(40))
     with many.engine.connect() as connection:
         blocks = sum(blocks_read(connection, *query) for query in sent)
@@ -263,11 +263,11 @@ def test_the_dags_of_many_actions_are_found_by_few_blocks(many: Database) -> Non
 
 
 def test_the_dags_that_have_actions_are_found(database: Database, actions: Actions) -> None:
-    before = dag_ids_with_actions(actions)
+    before = dag_ids_with_actions(actions.database)
     ids = [f"dag é {secrets.token_hex(4)}", f"Dag.{secrets.token_hex(4)}"]
     for dag_id in (*ids, *ids):
         insert_action(database, dag_id=dag_id)
-    found = dag_ids_with_actions(actions)
+    found = dag_ids_with_actions(actions.database)
     assert set(found) == {*before, *ids}
     assert len(found) == len(set(found))
 

@@ -40,7 +40,7 @@ def hook(mounted: str) -> str:
 @pytest.fixture
 def small_logs(database: Database) -> Actions:
     """Return a store that keeps few log lines of an action."""
-    return Actions(database.engine, replay_window=timedelta(minutes=10), max_log_bytes=MAX_LOG_BYTES)
+    return Actions(database.store, replay_window=timedelta(minutes=10), max_log_bytes=MAX_LOG_BYTES)
 
 
 def take(
@@ -48,7 +48,7 @@ def take(
 ) -> None:
     """Let the store take a report, without HTTP: for many."""
     envelope = Envelope(new_nonce(), Scheme.V2, body)
-    outcome = actions.report(job.info.job_id, lambda _: report, envelope, now or datetime.now(UTC))
+    outcome = actions.apply_report(job.info.job_id, lambda _: report, envelope, now or datetime.now(UTC))
     assert outcome.refused is None
 
 
@@ -76,7 +76,7 @@ def all_lines(actions: Actions, job_id: JobId, after: int = 0) -> tuple[int, lis
     kept: list[int] = []
     first: int | None = None
     while True:
-        page = actions.view(job_id, lambda _: None, after_line=after, now=datetime.now(UTC)).log_page
+        page = actions.read_for_task(job_id, lambda _: None, after_line=after, now=datetime.now(UTC)).log_page
         if page.lines:
             first = page.first_line if first is None else first
             assert page.first_line == first + len(kept)
@@ -96,16 +96,16 @@ def test_the_newest_lines_are_kept_up_to_the_limit(
     assert all_lines(actions, job.info.job_id) == (1_001, list(range(1_001, 11_001)))
 
 
-@pytest.mark.parametrize("logs_limit", [0, 1, 7])
+@pytest.mark.parametrize("max_log_lines", [0, 1, 7])
 def test_a_report_is_dropped_in_part_if_need_be(
-    database: Database, actions: Actions, new_job: NewJob, logs_limit: int
+    database: Database, actions: Actions, new_job: NewJob, max_log_lines: int
 ) -> None:
-    job = new_job(log_limit=logs_limit)
+    job = new_job(max_log_lines=max_log_lines)
     for first, count in ((1, 5), (6, 1), (7, 3), (10, 9), (19, 1)):
         take(actions, job, Report(logs=lines(first, count)))
         row = stored(database, job)
         end = first + count - 1
-        kept = min(end, logs_limit)
+        kept = min(end, max_log_lines)
         assert (row["log_lines"], row["log_lines_dropped"]) == (end, end - kept)
         assert kept <= row["held"] < kept + 9  # freed by the report, which has up to nine
         assert all_lines(actions, job.info.job_id)[1] == list(range(end - kept + 1, end + 1))
@@ -121,7 +121,9 @@ def test_the_newest_lines_are_kept_up_to_the_size(
         assert row["log_bytes"] == row["held_bytes"] <= MAX_LOG_BYTES
         assert row["log_lines_dropped"] == max(0, first + 9 - 40)
     assert stored(database, job)["held"] == 40
-    page = small_logs.view(job.info.job_id, lambda _: None, after_line=0, now=datetime.now(UTC)).log_page
+    page = small_logs.read_for_task(
+        job.info.job_id, lambda _: None, after_line=0, now=datetime.now(UTC)
+    ).log_page
     assert (page.first_line, len(page.lines)) == (61, 40)
 
 
@@ -148,7 +150,9 @@ def test_a_page_has_a_mebibyte_or_one_report(actions: Actions, job: SignedJob) -
     for _ in range(4):
         take(actions, job, Report(logs=large))
     for after in (0, 60, 120, 180):
-        page = actions.view(job.info.job_id, lambda _: None, after_line=after, now=datetime.now(UTC)).log_page
+        page = actions.read_for_task(
+            job.info.job_id, lambda _: None, after_line=after, now=datetime.now(UTC)
+        ).log_page
         assert (page.first_line, len(page.lines), page.has_more) == (after + 1, 60, after < 180)
 
 
@@ -170,7 +174,9 @@ def test_lines_that_are_freed_while_a_page_is_read_are_not_in_it(
     tens(4)
     for freed, first_line in ((2, 21), (4, 61)):
         to_free.append(freed)
-        page = small_logs.view(job.info.job_id, lambda _: None, after_line=0, now=datetime.now(UTC)).log_page
+        page = small_logs.read_for_task(
+            job.info.job_id, lambda _: None, after_line=0, now=datetime.now(UTC)
+        ).log_page
         assert page.first_line == first_line
         assert page.lines
 
@@ -208,7 +214,7 @@ def statements_to(database: Database) -> Iterator[list[str]]:
 def test_any_page_follows_the_line_it_was_asked_for(
     actions: Actions, new_job: NewJob, counts: list[int], limit: int, after: int
 ) -> None:
-    job = new_job(log_limit=limit)
+    job = new_job(max_log_lines=limit)
     total = 0
     for count in counts:
         take(actions, job, Report(logs=lines(total + 1, count)))

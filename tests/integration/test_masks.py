@@ -63,7 +63,7 @@ def shows_secret(text: str) -> bool:
 
 def record(actions: Actions, job: SignedJob) -> dict[str, Any]:
     """Return an action as users are shown it."""
-    return listing.find(actions, job.info.job_id).to_json(datetime.now(UTC))
+    return listing.find(actions.database, job.info.job_id).to_json(datetime.now(UTC))
 
 
 def test_only_the_job_gets_its_arguments_as_they_are(

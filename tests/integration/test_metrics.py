@@ -24,11 +24,11 @@ from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Stop
 from airflow_asyncaction.store import metrics
 from airflow_asyncaction.store.actions import Actions, supersede
-from airflow_asyncaction.store.launching import settle
-from airflow_asyncaction.store.metrics import METRICS, Kind
+from airflow_asyncaction.store.launching import reconcile_queued
+from airflow_asyncaction.store.metrics import METRICS, MetricKind
 from airflow_asyncaction.store.state_counts import count_unended
 from airflow_asyncaction.web.app import create_app
-from airflow_asyncaction.web.reconciler import Completer
+from airflow_asyncaction.web.reconciler import Reconciler
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
 from tests.integration.servers import Prepared, served_mounted
@@ -37,7 +37,7 @@ from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registe
 pytestmark = pytest.mark.integration
 
 _LINE = re.compile(r"airflow\.(?P<name>asyncaction[^:,]*)(?P<tags>(,[^:]*)?):(?P<value>[^|]*)\|(?P<kind>\w+)")
-_KINDS = {"c": Kind.COUNTER, "g": Kind.GAUGE, "ms": Kind.TIMER}
+_KINDS = {"c": MetricKind.COUNTER, "g": MetricKind.GAUGE, "ms": MetricKind.TIMER}
 _PATIENCE_SECONDS = 10
 
 
@@ -48,7 +48,7 @@ class Received:
     name: str
     tags: str
     value: float
-    kind: Kind
+    kind: MetricKind
 
 
 class StatsdServer:
@@ -79,7 +79,7 @@ class StatsdServer:
         """Return the sum of each counter."""
         counts: Counter[str] = Counter()
         for one in self.received():
-            if one.kind is Kind.COUNTER:
+            if one.kind is MetricKind.COUNTER:
                 counts[one.name] += int(one.value)
         return counts
 
@@ -155,7 +155,7 @@ def test_reports_are_counted_and_timed(statsd: StatsdServer, job: SignedJob) -> 
     }
     latencies = statsd.of(metrics.REPORT_LATENCY)
     assert len(latencies) == 4
-    assert all(0 < one.value < 10_000 and one.kind is Kind.TIMER for one in latencies)
+    assert all(0 < one.value < 10_000 and one.kind is MetricKind.TIMER for one in latencies)
 
 
 def ended(statsd: StatsdServer) -> dict[str, int]:
@@ -199,8 +199,8 @@ def test_whoever_ends_an_action_it_is_counted_once(
     assert late.view().is_done
     assert late.view().is_done
     unwatched = new_job().info.job_id
-    assert actions.end(unwatched, Abandon(), datetime.now(UTC)).after.state is State.STOPPED
-    actions.end(unwatched, Abandon(), datetime.now(UTC))
+    assert actions.apply_message(unwatched, Abandon(), datetime.now(UTC)).after.state is State.STOPPED
+    actions.apply_message(unwatched, Abandon(), datetime.now(UTC))
     assert ended(statsd) == {"stopped": 2, "timeout": 1}
 
 
@@ -214,13 +214,13 @@ def test_an_action_ends_when_the_next_try_takes_over(
 
 
 def test_what_is_rolled_back_is_not_counted(statsd: StatsdServer, job: SignedJob, actions: Actions) -> None:
-    with suppress(ZeroDivisionError), actions.transaction() as connection:
+    with suppress(ZeroDivisionError), actions.database.transaction() as connection:
         supersede(connection, job.info.job_id, datetime.now(UTC))
         assert 1 / 0
-    with actions.transaction():
+    with actions.database.transaction():
         pass
     assert ended(statsd) == {}
-    actions.end(job.info.job_id, Abandon(), datetime.now(UTC))
+    actions.apply_message(job.info.job_id, Abandon(), datetime.now(UTC))
     assert ended(statsd) == {"stopped": 1}
 
 
@@ -237,18 +237,18 @@ def test_a_server_tells_how_many_have_not_ended(
     statsd: StatsdServer, job: SignedJob, actions: Actions
 ) -> None:
     actions.complete_due(datetime.now(UTC))
-    settle(actions, datetime.now(UTC))
-    before = count_unended(actions)
+    reconcile_queued(actions, datetime.now(UTC))
+    before = count_unended(actions.database)
     assert set(before) == {State.SCHEDULED, State.QUEUED, State.STARTING, State.RUNNING}
     job.report()
-    completer = Completer(actions, interval_seconds=0.05)
-    completer.start()
+    reconciler = Reconciler(actions, interval_seconds=0.05)
+    reconciler.start()
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not statsd.of(metrics.ACTIONS_UNENDED) and time.monotonic() < deadline:
         pass
     time.sleep(0.3)
-    completer.stop()
-    gauges = {one.name: one.value for one in statsd.received() if one.kind is Kind.GAUGE}
+    reconciler.stop()
+    gauges = {one.name: one.value for one in statsd.received() if one.kind is MetricKind.GAUGE}
     name = metrics.ACTIONS_UNENDED.name
     assert gauges[name] == sum(before.values())
     assert gauges[f"{name}.starting"] == before[State.STARTING] - 1
@@ -302,9 +302,9 @@ def test_nothing_is_counted_where_metrics_are_off(
     job = new_job()
     job.report(status="SUCCESS")
     job.tell(Exit(code=0))
-    completer = Completer(actions, interval_seconds=0.02)
-    completer.start()
+    reconciler = Reconciler(actions, interval_seconds=0.02)
+    reconciler.start()
     time.sleep(0.1)
-    completer.stop()
+    reconciler.stop()
     assert server.received() == []
     server.close()

@@ -28,9 +28,9 @@ def test_a_deleted_dag_is_of_no_known_team(
         dag.relative_fileloc = "team.py"
         BaseOperator(task_id="load")
     store_dag(database.engine, dag)
-    assert teams_of(actions, [dag.dag_id, "deleted"]) == {dag.dag_id: None, "deleted": None}
+    assert teams_of(actions.database, [dag.dag_id, "deleted"]) == {dag.dag_id: None, "deleted": None}
     monkeypatch.setenv("AIRFLOW__CORE__MULTI_TEAM", "True")
-    assert teams_of(actions, [dag.dag_id, "deleted"]) == {dag.dag_id: None}
+    assert teams_of(actions.database, [dag.dag_id, "deleted"]) == {dag.dag_id: None}
     with Session(database.engine) as session:
         bundle = DagBundleModel(name=f"bundle_of_{dag.dag_id}")
         bundle.teams = [Team(name="loaders")]
@@ -39,5 +39,5 @@ def test_a_deleted_dag_is_of_no_known_team(
         mine = DagModel.__table__.c.dag_id == dag.dag_id
         session.execute(update(DagModel.__table__).where(mine).values(bundle_name=bundle.name))
         session.commit()
-    assert teams_of(actions, [dag.dag_id, "deleted"]) == {dag.dag_id: "loaders"}
-    assert teams_of(actions, []) == {}
+    assert teams_of(actions.database, [dag.dag_id, "deleted"]) == {dag.dag_id: "loaders"}
+    assert teams_of(actions.database, []) == {}

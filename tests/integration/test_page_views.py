@@ -82,7 +82,7 @@ def uuids(site: UserSite) -> dict[str, JobId]:
         message = "w" * 1000
         uuids["long"] = started(job, statusDetails={"progress": 99.6, "message": message})
         job.report(status="ERROR", errorName="E" * 250, errorMessage="much to say " * 1000)
-    with site.job(DAG_ID, type="etl.talks", log_limit=KEPT) as job:
+    with site.job(DAG_ID, type="etl.talks", max_log_lines=KEPT) as job:
         uuids["talks"] = started(job)
         for first in range(1, LINES, 1000):
             rows = range(first, min(first + 1000, LINES + 1))

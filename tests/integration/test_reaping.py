@@ -47,7 +47,9 @@ def job(task: RunningTask, client: HookClient) -> SignedJob:
 
 
 def is_unwatched(actions: Actions, job: SignedJob, *, later: timedelta = HOUR) -> bool:
-    found = reaping.find_unwatched(actions, older_than=timedelta(minutes=5), now=datetime.now(UTC) + later)
+    found = reaping.find_unwatched(
+        actions.database, older_than=timedelta(minutes=5), now=datetime.now(UTC) + later
+    )
     return job.info.job_id in {each.id for each in found}
 
 
@@ -219,6 +221,6 @@ def test_pods_are_left_over_once_their_action_is_done(
     detached.report(status="SUCCESS")
     ids = [job.info.job_id for job in (*jobs, detached)]
     now = datetime.now(UTC)
-    over = reaping.find_over(actions, ids, older_than=timedelta(minutes=5), now=now + HOUR)
+    over = reaping.find_over(actions.database, ids, older_than=timedelta(minutes=5), now=now + HOUR)
     assert over == {jobs[0].info.job_id}
-    assert reaping.find_over(actions, ids, older_than=timedelta(minutes=5), now=now) == set()
+    assert reaping.find_over(actions.database, ids, older_than=timedelta(minutes=5), now=now) == set()

@@ -37,7 +37,7 @@ SPEC = {
     "startTimeoutSeconds": None,
     "heartbeatTimeoutSeconds": None,
     "acceptV1": True,
-    "logLimit": 10,
+    "maxLogLines": 10,
 }
 
 
@@ -87,7 +87,7 @@ def test_a_webda_job_is_told_the_method_to_call(
         assert fields["arguments"] == [1, {"\u00fc": None}]
     (row,) = actions_of(database, task)
     assert (row.service_name, row.method, row.orchestrator) == ("ShopService", "add", "AsyncService")
-    shown = find(actions, row.id).to_json(datetime.now(UTC))
+    shown = find(actions.database, row.id).to_json(datetime.now(UTC))
     assert (shown["serviceName"], shown["method"], shown["arguments"]) == (
         "ShopService",
         "add",
@@ -221,7 +221,7 @@ def test_requests_that_come_at_once_get_one_action(database: Database, hook: str
         ({"spec": {**SPEC, "arguments": {}}}, "arguments"),
         ({"spec": {**SPEC, "startTimeoutSeconds": -1}}, "startTimeoutSeconds"),
         ({"spec": {**SPEC, "heartbeatTimeoutSeconds": 1e300}}, "heartbeatTimeoutSeconds"),
-        ({"spec": {**SPEC, "logLimit": True}}, "logLimit"),
+        ({"spec": {**SPEC, "maxLogLines": True}}, "maxLogLines"),
         ({"spec": {**SPEC, "serviceName": "ShopService"}}, "method"),
         ({"spec": {**SPEC, "serviceName": "S", "method": "m" * 251}}, "method"),
         ({"spec": {**SPEC, "serviceName": "S", "method": ["m"]}}, "method"),
@@ -253,7 +253,7 @@ def test_what_is_not_proven_is_not_read(client: HookClient, task: RunningTask) -
 def test_names_that_no_database_takes_are_made_printable(
     database: Database, client: HookClient, task: RunningTask
 ) -> None:
-    spec = {**SPEC, "type": "a\0" + "t" * 300, "runner": "\0", "logLimit": 10**30}
+    spec = {**SPEC, "type": "a\0" + "t" * 300, "runner": "\0", "maxLogLines": 10**30}
     assert sent_registration(client, task.ti_id, task.commit(), {"spec": spec}).status == 200
     (row,) = actions_of(database, task)
     assert (row.type, row.runner) == ("a\ufffd" + "t" * 248, "\ufffd")

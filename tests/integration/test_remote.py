@@ -582,7 +582,7 @@ def test_a_task_is_not_resumed_before_it_has_settled(serve: Serve) -> None:
     remote.action().end()
     began_at = time.monotonic()
     asyncio.run(event_of(trigger))
-    assert time.monotonic() - began_at >= settings.resume_settle().total_seconds()
+    assert time.monotonic() - began_at >= settings.resume_delay().total_seconds()
 
 
 def test_a_trigger_outlives_an_outage_and_an_old_token(serve: Serve) -> None:

@@ -288,10 +288,10 @@ MORE_PATHS = ["/a%2Fb", "/a%2fb/c", "/%61", "/a%20b", "/a+b", "/a;v=1", "/%C3%A9
 @pytest.fixture
 def more_vectors() -> list[dict[str, Any]]:
     """Return requests for paths that servers and proxies might change, signed by us."""
-    info = JobInfo(job_id=JobId(str(uuid4())), secret_key="s" * 43, hook="http://hook")
+    info = JobInfo(job_id=JobId(str(uuid4())), secret_key="s" * 43, hook_url="http://hook")
 
     def signed(path: str, query: str) -> dict[str, Any]:
-        with HookClient(info.hook) as client:
+        with HookClient(info.hook_url) as client:
             job = SignedJob(info, TaskCredentials(info.job_id, ""), client)
             headers = job.headers("PUT", path, b"body", query=query)
         return {

@@ -100,7 +100,7 @@ class Stopped:
         credentials, hook = self._registration.credentials, self._hook.clone()
         while hook.read(credentials, patience=timedelta(minutes=1)).status_details is None:
             time.sleep(0.01)
-        self._actions.end(self.action_id, Stop(StopReason.REQUESTED), datetime.now(UTC))
+        self._actions.apply_message(self.action_id, Stop(StopReason.REQUESTED), datetime.now(UTC))
 
 
 def reported(database: Database, action_id: JobId) -> str | None:

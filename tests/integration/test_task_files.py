@@ -154,11 +154,11 @@ def test_v1_is_not_enough_for_the_files_of_a_task(job: SignedJob) -> None:
         assert job.send_v1(method, path, body).error == (401, "bad_signature")
 
 
-def test_files_are_told_of_in_the_log(new_job: NewJob) -> None:
+def test_files_are_logged(new_job: NewJob) -> None:
     content = secrets.token_bytes(10_000)
     job, later = new_job(), new_job()
     upload(job, "model", content, name="model.bin")
     (line,) = job.view().logs
-    assert re.fullmatch(r"output model\[0\] model\.bin: 10\.0 kB in \d+\.\d\d s, \d+\.\d MB/s", line.message)
+    assert re.fullmatch(r"output model\[0\] model\.bin: 9\.8 KiB in \d+\.\d\d s, \d+\.\d MiB/s", line.message)
     give_input(later, "data", content, name="x")
-    assert [line.message for line in later.view().logs] == ["input data[0] x: 10.0 kB, already stored"]
+    assert [line.message for line in later.view().logs] == ["input data[0] x: 9.8 KiB, already stored"]

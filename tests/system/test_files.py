@@ -49,7 +49,7 @@ def test_another_task_has_it_without_a_copy(scene: Scene, store: str) -> None:
     dag_id = f"files_on_{store}"
     scene.end_of(dag_id)
     events = scene.events(dag_id, "have")
-    assert "input large[0] large: 3.0 MB, already stored" in events
+    assert "input large[0] large: 2.9 MiB, already stored" in events
     assert "a" * 1000 + "b" * 1000 + "c" * 1000 + "3000000" in events
     letters = [
         letter
@@ -68,10 +68,10 @@ def test_the_task_log_tells_of_every_file(scene: Scene, store: str) -> None:
     dag_id = f"files_on_{store}"
     scene.end_of(dag_id)
     events = scene.events(dag_id, "leave")
-    for what in ("output parts[0] a: 1.0 kB", "output parts[2] c: 1.0 kB", "output large[0] large: 3.0 MB"):
+    for what in ("output parts[0] a: 1000 B", "output parts[2] c: 1000 B", "output large[0] large: 2.9 MiB"):
         (line,) = [event for event in events if event.startswith(what)]
-        assert line.endswith(" MB/s")
-    (again,) = [e for e in scene.events(dag_id, "in_a_callable") if e.startswith("output again[0] b: 1.0 kB")]
+        assert line.endswith(" MiB/s")
+    (again,) = [e for e in scene.events(dag_id, "in_a_callable") if e.startswith("output again[0] b: 1000 B")]
     assert again.endswith("already stored")
     downloads = [event for event in scene.events(dag_id, "have") if event.startswith("downloaded ")]
     assert len(downloads) == 4

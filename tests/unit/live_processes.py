@@ -26,7 +26,9 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 SECRET = "a-secret-that-no-command-line-shows"
 INFO = JobInfo(
-    job_id=JobId("0b5ad2a5-7b4f-4c36-8a7e-5d0e4c4b6d1f"), secret_key=SECRET, hook="http://localhost:1/async"
+    job_id=JobId("0b5ad2a5-7b4f-4c36-8a7e-5d0e4c4b6d1f"),
+    secret_key=SECRET,
+    hook_url="http://localhost:1/async",
 )
 STUBBORN = "trap '' TERM; while :; do sleep 0.05; done"
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.protocol.digests import Digester, digests
 from airflow_asyncaction.protocol.files import (
     DEFAULT_MIMETYPE,
@@ -56,7 +56,7 @@ anything = st.recursive(
 
 
 def refused_field(fields: dict[str, Any]) -> str:
-    with pytest.raises(MalformedReport) as raised:
+    with pytest.raises(MalformedRequest) as raised:
         Announcement.from_json(fields)
     return raised.value.field
 
@@ -157,7 +157,7 @@ def test_metadata_must_be_an_object(metadata: object) -> None:
 def test_any_announcement_is_taken_or_malformed(fields: dict[str, Any]) -> None:
     try:
         found = Announcement.from_json({**LEAST, **fields})
-    except MalformedReport as refused:
+    except MalformedRequest as refused:
         wrong = refused.field
     else:
         wrong = next(iter(fields), "")
@@ -173,7 +173,7 @@ def test_a_property_is_an_identifier(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "9", "a-b", "a.b", "a/b", "a\n", "é", "x" * 65, "\0", None, 1, ["a"]])
 def test_what_is_no_property_is_refused(name: object) -> None:
-    with pytest.raises(MalformedReport) as raised:
+    with pytest.raises(MalformedRequest) as raised:
         checked_property(name)
     assert raised.value.field == "property"
 
@@ -193,7 +193,7 @@ def test_a_name_is_a_relative_path(name: str) -> None:
     ids=ascii,
 )
 def test_what_is_no_relative_path_is_refused(name: object) -> None:
-    with pytest.raises(MalformedReport) as raised:
+    with pytest.raises(MalformedRequest) as raised:
         checked_name(name)
     assert raised.value.field == "name"
 
@@ -230,14 +230,14 @@ def test_a_reference_is_what_a_record_says() -> None:
     ],
 )
 def test_what_is_no_reference_is_refused(change: dict[str, object], field: str) -> None:
-    with pytest.raises(MalformedReport) as raised:
+    with pytest.raises(MalformedRequest) as raised:
         FileReference.from_json({**RECORD.to_json(), **change})
     assert raised.value.field == field
 
 
 @pytest.mark.parametrize("value", [None, [], "x", 1])
 def test_a_reference_must_be_an_object(value: object) -> None:
-    with pytest.raises(MalformedReport):
+    with pytest.raises(MalformedRequest):
         FileReference.from_json(value)
 
 
@@ -270,11 +270,11 @@ def test_a_record_says_all_to_a_task_and_to_a_job_not_where_it_is_kept() -> None
     ("size_bytes", "said"),
     [
         (0, "0 B"),
-        (999, "999 B"),
-        (1000, "1.0 kB"),
-        (12_345_678, "12.3 MB"),
-        (5 * 10**9, "5.0 GB"),
-        (2 * 10**15, "2000.0 TB"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (12_900_000, "12.3 MiB"),
+        (5 * 1024**3, "5.0 GiB"),
+        (2000 * 1024**4, "2000.0 TiB"),
     ],
 )
 def test_a_size_has_a_unit(size_bytes: int, said: str) -> None:

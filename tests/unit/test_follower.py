@@ -108,7 +108,7 @@ def test_dropped_lines_are_said(caplog: pytest.LogCaptureFixture) -> None:
         follower, _ = follow(server)
         follower.finish()
     assert [record.getMessage() for record in caplog.records if record.name == "task"] == [
-        "10 reported lines were dropped (logs_limit)",
+        "10 reported lines were dropped (max_log_lines)",
         "late",
     ]
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, ClassVar
 
 import pytest
 
-from airflow_asyncaction.exceptions import AsyncActionError, MalformedReport
+from airflow_asyncaction.exceptions import AsyncActionError, MalformedRequest
 from airflow_asyncaction.job import Job, ServerError, ServerUnreachable, Superseded, Timing
 from airflow_asyncaction.job.content_client import ContentClient
 from airflow_asyncaction.job.file_transfer import Source, fetch_file, send_file
@@ -80,7 +80,7 @@ def test_a_download_is_logged_by_the_job_and_an_upload_is_not(
     job.upload("model", tmp_path / "x.csv")
     job.flush()
     (line,) = sent_logs(tested)
-    assert line.startswith("downloaded dataset[0] x.csv: 12.3 MB in ")
+    assert line.startswith("downloaded dataset[0] x.csv: 11.7 MiB in ")
 
 
 def test_a_download_goes_to_a_path_or_into_a_folder(tested: TestedJob, job: Job, tmp_path: Path) -> None:
@@ -444,7 +444,7 @@ def test_a_name_that_cannot_be_one_is_not_sent(
 
 @pytest.mark.parametrize("name", ["", "1a", "a-b", "a/b", "x" * 65, "ü"])
 def test_a_property_that_cannot_be_one_is_not_sent(tested: TestedJob, job: Job, name: str) -> None:
-    with pytest.raises(MalformedReport):
+    with pytest.raises(MalformedRequest):
         job.download(name, "x")
     assert paths(tested) == []
 

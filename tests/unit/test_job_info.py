@@ -13,7 +13,7 @@ from airflow_asyncaction.protocol.job_info import MAX_ARGUMENTS_BYTES, NAMES, Jo
 INFO = JobInfo(
     job_id=JobId("6f1d9b8e-3c1a-4c57-9a55-0d2f6f2f9c11"),
     secret_key="very-secret",
-    hook="http://airflow:8080/async",
+    hook_url="http://airflow:8080/async",
     arguments='{"a":1}',
     traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01",
 )
@@ -53,7 +53,7 @@ def test_a_job_without_job_signature_is_an_old_one() -> None:
 
 def test_large_arguments_stay_out_of_the_environment() -> None:
     text = json.dumps("x" * MAX_ARGUMENTS_BYTES)
-    info = JobInfo(job_id=INFO.job_id, secret_key="s", hook=INFO.hook, arguments=text)
+    info = JobInfo(job_id=INFO.job_id, secret_key="s", hook_url=INFO.hook_url, arguments=text)
     assert "JOB_ARGUMENTS" not in info.to_environ()
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from airflow_asyncaction.job import Job, ServerError, ServerUnreachable, Timing, open_job
-from airflow_asyncaction.job.log_queue import MAX_KEPT_LINES
+from airflow_asyncaction.job.log_queue import MAX_LOG_LINES
 from airflow_asyncaction.job.transport import Backoff
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
@@ -80,7 +80,7 @@ def test_an_end_given_up_is_sent_when_the_server_is_back(server: JobServer, test
 def test_while_the_server_is_away_the_oldest_lines_go(server: JobServer, tested: TestedJob, job: Job) -> None:
     job.flush()
     server.go_away()
-    total = MAX_KEPT_LINES * 2
+    total = MAX_LOG_LINES * 2
     for number in range(total):
         job.log(str(number))
     server.come_back()
@@ -88,7 +88,7 @@ def test_while_the_server_is_away_the_oldest_lines_go(server: JobServer, tested:
     messages = sent_logs(tested)
     assert messages[-1] == str(total - 1)
     numbers = [int(message) for message in messages if message.isdigit()]
-    assert MAX_KEPT_LINES <= len(numbers) <= MAX_KEPT_LINES + 1000  # one report may have been on its way
+    assert MAX_LOG_LINES <= len(numbers) <= MAX_LOG_LINES + 1000  # one report may have been on its way
     assert numbers == sorted(numbers)
     (said,) = (message for message in messages if not message.isdigit())
     assert said.startswith(f"[{total - len(numbers)} lines were dropped here")

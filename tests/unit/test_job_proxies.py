@@ -39,7 +39,7 @@ IN_URL = "us%40er:pass-word-of-the-proxy"
 
 @pytest.fixture
 def proxy(server: JobServer) -> Iterator[WebProxy]:
-    with WebProxy({AIRFLOW: urlsplit(server.hook).port or 0}) as proxy:
+    with WebProxy({AIRFLOW: urlsplit(server.hook_url).port or 0}) as proxy:
         yield proxy
 
 
@@ -184,7 +184,7 @@ def test_https_goes_through_a_tunnel(tmp_path: Path, certificate: Path, credenti
     assert (done.returncode, done.stderr) == (0, "")
     assert tested.action.state is State.SUCCESS
     assert {each.method for each in proxy.requests} == {"CONNECT"}
-    assert {each.target for each in proxy.requests} == {urlsplit(server.hook).netloc}
+    assert {each.target for each in proxy.requests} == {urlsplit(server.hook_url).netloc}
     assert all("X-Job-Id" not in each.headers for each in proxy.requests)
 
 
@@ -247,7 +247,7 @@ def test_airflows_own_processes_reach_the_api_server_without_a_proxy(
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     tested = server.new_job()
-    proxies = Proxies.of_worker(tested.info.hook)
+    proxies = Proxies.of_worker(tested.info.hook_url)
     with Job(tested.info, proxies=proxies) as job:
         job.result(1)
     assert tested.action.state is State.SUCCESS

@@ -34,7 +34,7 @@ def call(
     tested: TestedJob, method: str, path: str, body: bytes, headers: dict[str, str]
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
     request = urllib.request.Request(  # noqa: S310 - http:// of our own server
-        tested.info.hook + path, data=body or None, headers=headers, method=method
+        tested.info.hook_url + path, data=body or None, headers=headers, method=method
     )
     try:
         with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310

@@ -81,7 +81,7 @@ class Resetting:
 
 def transport(port: int, *, scheme: str = "http") -> Transport:
     hook = f"{scheme}://127.0.0.1:{port}/async"
-    info = JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key="s" * 43, hook=hook)
+    info = JobInfo(job_id=JobId(str(uuid.uuid4())), secret_key="s" * 43, hook_url=hook)
     return Transport(info, timeout_seconds=5)
 
 

@@ -34,7 +34,7 @@ spec:
       restartPolicy: Never
 """
 VARIABLES = {"JOB_ID": "the-id", "serviceName": "shop", "image": "shop:7", "env.REGION": "eu"}
-INFO = JobInfo(job_id=JobId("the-id"), secret_key="topsecret", hook="https://airflow/async")
+INFO = JobInfo(job_id=JobId("the-id"), secret_key="topsecret", hook_url="https://airflow/async")
 
 
 def replaced(text: str) -> Any:

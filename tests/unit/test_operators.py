@@ -22,7 +22,7 @@ from airflow_asyncaction.protocol.tasks import TaskView
 from airflow_asyncaction.runners.skipping import skipping
 
 INFO = JobInfo(
-    job_id=JobId("1c2d3e4f-0000-7000-8000-000000000000"), secret_key="s" * 43, hook="http://a/async"
+    job_id=JobId("1c2d3e4f-0000-7000-8000-000000000000"), secret_key="s" * 43, hook_url="http://a/async"
 )
 
 

@@ -30,7 +30,9 @@ from airflow_asyncaction.runners.pods.spec import (
 pytestmark = pytest.mark.unit
 
 INFO = JobInfo(
-    job_id=JobId("0190a2b4-0000-7000-8000-000000000001"), secret_key="topsecret", hook="https://airflow/async"
+    job_id=JobId("0190a2b4-0000-7000-8000-000000000001"),
+    secret_key="topsecret",
+    hook_url="https://airflow/async",
 )
 VARIABLES = {"JOB_ID": "the-id", "JOB_HOOK": "https://hook"}
 
@@ -59,7 +61,7 @@ def test_every_container_gets_the_variables_once_and_keeps_its_own() -> None:
         environ = {variable["name"]: variable.get("value") for variable in container["env"]}
         assert len(environ) == len(container["env"])
         assert environ["JOB_ID"] == INFO.job_id
-        assert environ["JOB_HOOK"] == INFO.hook
+        assert environ["JOB_HOOK"] == INFO.hook_url
     assert "MINE" in {variable["name"] for variable in spec["containers"][0]["env"]}
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_asyncaction.exceptions import MalformedReport, ReportTooLarge
+from airflow_asyncaction.exceptions import MalformedRequest, RequestTooLarge
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.reports import (
     Limits,
@@ -96,7 +96,7 @@ def test_results_count_by_presence(value: Any) -> None:
     ],
 )
 def test_a_wrong_field_is_named(fields: dict[str, Any], field: str) -> None:
-    with pytest.raises(MalformedReport) as caught:
+    with pytest.raises(MalformedRequest) as caught:
         parsed(**fields)
     assert caught.value.field == field
 
@@ -121,14 +121,14 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], field: str) -> None:
     ],
 )
 def test_what_is_no_strict_json_object_is_malformed(body: bytes) -> None:
-    with pytest.raises(MalformedReport):
+    with pytest.raises(MalformedRequest):
         parse_report(body, Limits())
 
 
 def test_limits() -> None:
-    with pytest.raises(ReportTooLarge):
+    with pytest.raises(RequestTooLarge):
         parse_report(b" " * 4097, LIMITS)
-    with pytest.raises(ReportTooLarge):
+    with pytest.raises(RequestTooLarge):
         parsed(logs=["x"] * 6)
     assert len(parsed(logs=["x"] * 5).logs) == 5
 
@@ -166,7 +166,7 @@ def test_a_status_and_its_words() -> None:
 def accepted_or_refused(body: bytes) -> Report | None:
     try:
         report = parse_report(body, LIMITS)
-    except (MalformedReport, ReportTooLarge):
+    except (MalformedRequest, RequestTooLarge):
         return None
     for text in (report.status_details, report.results, report.agent):
         assert text is None or strict_json.dumps(strict_json.loads(text)) == text
@@ -204,7 +204,7 @@ def test_values_are_counted_before_they_are_parsed() -> None:
     most = strict_json.MAX_VALUES - 2  # the body and the list are values as well
     assert parse_report(b'{"results":[' + b",".join([b"1"] * most) + b"]}", limits).results is not None
     for body in (b'{"results":[' + b",".join([b"1"] * (most + 1)) + b"]}", b"{" * most * 2, b"," * most * 2):
-        with pytest.raises(MalformedReport, match="more than 100000 values"):
+        with pytest.raises(MalformedRequest, match="more than 100000 values"):
             parse_report(body, limits)
 
 

@@ -17,7 +17,7 @@ from airflow_asyncaction.runners.pods.return_file import ReturnFile, add_return_
 
 pytestmark = pytest.mark.unit
 
-INFO = JobInfo(job_id=JobId("a"), secret_key="s", hook="http://nobody")
+INFO = JobInfo(job_id=JobId("a"), secret_key="s", hook_url="http://nobody")
 
 
 def ended_pod(message: str, *, code: int = 0, others: int = 0, asked: bool = True) -> dict[str, Any]:

@@ -437,7 +437,7 @@ def test_templates_insert_data_into_a_manifest_not_variables(
         made = operator(arguments={"x": "${env.REGION}"})
     delegate = made._delegated(made._choice, {})
     assert isinstance(delegate, KubeActionOperator)
-    info = JobInfo(job_id=JobId("j"), secret_key="s", hook="http://hook")
+    info = JobInfo(job_id=JobId("j"), secret_key="s", hook_url="http://hook")
     pod = pod_of_manifest(delegate.job_resources, delegate._variables(info))
     only = pod.spec.containers[0]
     assert (pod.metadata.name, only.name, only.image) == ("eu", "pods", "shop:7")

@@ -13,7 +13,7 @@ from airflow.sdk import DAG
 from airflow.serialization.serialized_objects import DagSerialization
 
 from airflow_asyncaction.decorators import async_action_local
-from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.operators import (
     AsyncActionOperator,
     KubeActionOperator,
@@ -152,7 +152,7 @@ def test_a_list_is_the_methods_arguments_in_a_pod_too() -> None:
     ],
 )
 def test_half_a_call_is_malformed(field: str, value: Any) -> None:
-    with pytest.raises(MalformedReport):
+    with pytest.raises(MalformedRequest):
         ActionSpec.from_json({**spec(operator()).to_json(), field: value})
 
 

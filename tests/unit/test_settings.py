@@ -61,7 +61,7 @@ def test_what_is_configured_is_read(configure: Configure) -> None:
     options = settings.load()
     assert (options.url, options.orchestrator) == ("/hooks/jobs", "prod")
     assert (options.max_clock_skew, options.accept_v1) == (timedelta(seconds=1.5), False)
-    assert options.limits == Limits(body_bytes=10, report_log_lines=20, line_bytes=30, kept_log_lines=40)
+    assert options.limits == Limits(body_bytes=10, report_log_lines=20, line_bytes=30, max_log_lines=40)
     assert (options.max_requests_per_second, options.poll_interval) == (0, timedelta(seconds=0.5))
 
 

@@ -249,7 +249,7 @@ def test_refusals_are_told_with_the_servers_words(server: JobServer, tested: Tes
     """
     done = run(shell, script, tested.environ)
     assert done.stdout == "refused\n" * 4
-    told = [line.removeprefix(server.hook) for line in done.stderr.splitlines()]
+    told = [line.removeprefix(server.hook_url) for line in done.stderr.splitlines()]
     assert [line.partition(" answered ")[2][:3] for line in told] == ["400", "400", "404", "404"]
     codes = ("malformed", "malformed", "no_such_file", "no_such_route")
     assert all(f'"error": "{code}"' in line for code, line in zip(codes, told, strict=True))
@@ -267,7 +267,7 @@ def test_a_time_that_is_none_is_not_evaluated(
     script = f"curl() {{ cat >/dev/null; printf %s '{answer}'; }}; report '{{}}'; echo $?"
     done = run(shell, script, {**tested.environ, "FOLDER": str(tmp_path)})
     assert done.stdout == "1\n"
-    assert done.stderr == f"{server.hook}/status answered 401: {answer[:-3]}\n"
+    assert done.stderr == f"{server.hook_url}/status answered 401: {answer[:-3]}\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -35,7 +35,7 @@ from airflow_asyncaction.protocol.signing import (
 
 Vector = dict[str, Any]
 VECTORS: list[Vector] = json.loads((files(protocol) / "vectors/signing.json").read_text())
-INFO = JobInfo(job_id=JobId("6f1d9b8e-3c1a-4c57-9a55-0d2f6f2f9c11"), secret_key="s" * 40, hook="http://h")
+INFO = JobInfo(job_id=JobId("6f1d9b8e-3c1a-4c57-9a55-0d2f6f2f9c11"), secret_key="s" * 40, hook_url="http://h")
 NONCE = "n" * 16
 CONTENT = Content("POST", "/status", "", b"{}")
 NOW_MS = 1_700_000_000_000
@@ -98,7 +98,7 @@ def test_vector_v2(vector: Vector) -> None:
 
 @each_vector
 def test_vector_is_what_a_job_sends_and_a_server_takes(vector: Vector) -> None:
-    info = JobInfo(job_id=vector["job_id"], secret_key=vector["secret"], hook="http://h")
+    info = JobInfo(job_id=vector["job_id"], secret_key=vector["secret"], hook_url="http://h")
     headers = signed_headers(info, content_of(vector), time_ms=int(vector["time"]), nonce=vector["nonce"])
     assert headers == headers_of(vector)
     claim = read_claim(headers)
@@ -109,7 +109,7 @@ def test_vector_is_what_a_job_sends_and_a_server_takes(vector: Vector) -> None:
 def test_path_vectors_are_signed_like_the_first_vector(path: Vector) -> None:
     first = VECTORS[0]
     content = replace(content_of(first), path=path["signed"])
-    info = JobInfo(job_id=first["job_id"], secret_key=first["secret"], hook="http://h")
+    info = JobInfo(job_id=first["job_id"], secret_key=first["secret"], hook_url="http://h")
     headers = signed_headers(info, content, time_ms=int(first["time"]), nonce=first["nonce"])
     assert headers[V2_HEADER] == "v2=" + path["v2"]
 

@@ -14,7 +14,7 @@ from airflow.sdk.serde import deserialize, serialize
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_asyncaction.exceptions import MalformedReport
+from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Completion, State, StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
@@ -73,7 +73,7 @@ specs = st.builds(
     start_timeout=st.none() | durations,
     heartbeat_timeout=st.none() | durations,
     accept_v1=st.booleans(),
-    log_limit=st.integers(0, 10**6),
+    max_log_lines=st.integers(0, 10**6),
 )
 views = st.builds(
     TaskView,
@@ -111,7 +111,7 @@ def sent(fields: Any) -> Any:
 def refused_field(read: Callable[[dict[str, Any]], object], fields: dict[str, Any]) -> str | None:
     try:
         read(fields)
-    except MalformedReport as error:
+    except MalformedRequest as error:
         return error.field
     return None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_asyncaction.job.log_queue import MAX_KEPT_LINES
+from airflow_asyncaction.job.log_queue import MAX_LOG_LINES
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import ReportedStatus
@@ -222,17 +222,17 @@ def test_while_the_server_is_away_output_passes_and_the_newest_lines_stay(
     server: JobServer, tested: TestedJob
 ) -> None:
     server.go_away()
-    wrapper = start(tested, "seq", str(MAX_KEPT_LINES * 3))
+    wrapper = start(tested, "seq", str(MAX_LOG_LINES * 3))
     assert wrapper.stdout is not None
     output = b"".join(iter(lambda: wrapper.stdout.read(65536), b""))  # type: ignore[union-attr]
-    assert output.endswith(b"\n%d\n" % (MAX_KEPT_LINES * 3))
+    assert output.endswith(b"\n%d\n" % (MAX_LOG_LINES * 3))
     server.come_back()
     assert finish(wrapper)[0] == 0
     assert tested.action.state is State.SUCCESS
     messages = [line.message for line in tested.logs]
-    assert messages[-1] == str(MAX_KEPT_LINES * 3)
+    assert messages[-1] == str(MAX_LOG_LINES * 3)
     assert sum("lines were dropped here" in message for message in messages) == 1
-    assert MAX_KEPT_LINES <= len(messages) <= MAX_KEPT_LINES + 1001
+    assert MAX_LOG_LINES <= len(messages) <= MAX_LOG_LINES + 1001
 
 
 def test_a_server_away_for_good_costs_one_line(server: JobServer, tested: TestedJob) -> None:

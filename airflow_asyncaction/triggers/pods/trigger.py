@@ -142,8 +142,8 @@ class PodActionTrigger(BaseEventTrigger):
             return
         except CannotWatch as error:
             reason = str(error)
-        settled_at = began_at + settings.resume_settle().total_seconds()
-        await asyncio.sleep(max(0.0, settled_at - time.monotonic()))
+        resume_at = began_at + settings.resume_delay().total_seconds()
+        await asyncio.sleep(max(0.0, resume_at - time.monotonic()))
         yield TriggerEvent({"reason": replace_unstorable(reason)[:MAX_MESSAGE_CHARS]})
 
     def _deferred_pod(self) -> DeferredPod:

@@ -11,9 +11,13 @@ from flask import Blueprint, Request, Response, jsonify, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.files.receiving import Receiving
-from airflow_asyncaction.files.service import Files, Target, Upload
+from airflow_asyncaction.files.service import FileService, FileTarget, Upload
 from airflow_asyncaction.protocol.content_responses import ContentResponse
-from airflow_asyncaction.protocol.file_rules import attached_response, location_response, upload_response
+from airflow_asyncaction.protocol.file_rules import (
+    attached_response,
+    location_response,
+    upload_response,
+)
 from airflow_asyncaction.protocol.files import Announcement, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
@@ -22,31 +26,31 @@ from airflow_asyncaction.web.content import CHUNK_BYTES, CONTENT_PATH, chunks_of
 from airflow_asyncaction.web.security import SignedRequest, job_request
 
 HookUrl = Callable[[Request], str]
-"""Returns the absolute URL of the hook as who sent a request reaches it."""
+"""Returns the hook URL at which the sender of a request reaches these routes, as an absolute URL."""
 
 
-def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blueprint:
+def files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -> Blueprint:
     """Return the routes ``/upload`` and ``/download``."""
     blueprint = Blueprint("files", __name__)
 
     @blueprint.put("/upload/<store>/<uuid>/<property_>")
     def upload(store: str, uuid: str, property_: str) -> Response:
         signed = job_request(request, settings)
-        target = Target(store, property_, Role.OUTPUT, uuid)
+        target = FileTarget(store, property_, Role.OUTPUT, uuid)
         found = files.announce(signed, target, announced(signed), content_url(request, hook_url))
         return jsonify(upload_json(found))
 
     @blueprint.post("/upload/<store>/<uuid>/<property_>/<index:index>/complete")
     def complete(store: str, uuid: str, property_: str, index: int) -> Response:
         signed = job_request(request, settings)
-        target = Target(store, property_, Role.OUTPUT, uuid)
+        target = FileTarget(store, property_, Role.OUTPUT, uuid)
         attached = files.complete(signed, target, index, signed.prove)
         return jsonify(attached_response(attached))
 
     @blueprint.get("/download/<store>/<uuid>/<property_>/<index:index>")
     def download(store: str, uuid: str, property_: str, index: int) -> AnyResponse:
         signed = job_request(request, settings)
-        wanted = Target(store, property_, Role.INPUT, uuid)
+        wanted = FileTarget(store, property_, Role.INPUT, uuid)
         location = files.locate(signed, wanted, index, signed.prove, content_url(request, hook_url))
         if request.args.get("redirect") == "true":
             return redirect(location.url)
@@ -55,7 +59,7 @@ def files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blue
     return blueprint
 
 
-def contents_blueprint(files: Files) -> Blueprint:
+def contents_blueprint(files: FileService) -> Blueprint:
     """Return the routes ``/content``, for WSGI servers: ASGI has :class:`ContentApp`."""
     blueprint = Blueprint("contents", __name__)
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from flask import Blueprint, Response, g, jsonify, request
 
-from airflow_asyncaction.files.service import Files
+from airflow_asyncaction.files.service import FileService
 from airflow_asyncaction.protocol.actions import Action, action_to_json
 from airflow_asyncaction.protocol.reports import Report, parse_report
 from airflow_asyncaction.settings import Settings
@@ -19,8 +19,8 @@ from airflow_asyncaction.web.refusals import ReportRefused
 from airflow_asyncaction.web.security import job_request
 
 
-def jobs_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
-    """Return the routes ``/status``, the hook root and ``/job``."""
+def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> Blueprint:
+    """Return the routes ``/status``, the hook URL itself and ``/job``."""
     blueprint = Blueprint("jobs", __name__)
     if metrics.are_on():
         blueprint.before_request(_start_clock)
@@ -35,17 +35,17 @@ def jobs_blueprint(actions: Actions, files: Files, settings: Settings) -> Bluepr
             proven = signed.prove(credentials)
             return parse_report(proven.masked(signed.content.body), settings.limits, proven.masker)
 
-        outcome = actions.report(signed.action_id, unseal, signed.envelope, signed.now)
+        outcome = actions.apply_report(signed.action_id, unseal, signed.envelope, signed.now)
         if outcome.refused is not None:
             raise ReportRefused(outcome.refused)
         if outcome.has_ended:
-            files.settle(signed.action_id)
+            files.attach_pending(signed.action_id)
         return _answer(outcome.action, signed.now)
 
     @blueprint.get("/job")
     def job() -> Response:
         signed = job_request(request, settings)
-        return _answer(actions.read(signed.action_id, signed.prove, signed.claim.scheme), signed.now)
+        return _answer(actions.read_for_job(signed.action_id, signed.prove, signed.claim.scheme), signed.now)
 
     return blueprint
 

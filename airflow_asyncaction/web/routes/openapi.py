@@ -29,7 +29,7 @@ def openapi_blueprint() -> Blueprint:
 def openapi(mounted_at: str) -> dict[str, Any]:
     """Return the description.
 
-    :param mounted_at: path of the hook, as who asks reaches it
+    :param mounted_at: path of the hook URL, as the client reaches it
     """
     description = _load()
     info = {**description["info"], "version": __version__}

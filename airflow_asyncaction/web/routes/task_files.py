@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from airflow_asyncaction.files.service import Files, Target
+from airflow_asyncaction.files.service import FileService, FileTarget
 from airflow_asyncaction.protocol.file_rules import attached_response
 from airflow_asyncaction.protocol.files import FileReference, Role
 from airflow_asyncaction.protocol.reports import parse_object
@@ -15,21 +15,21 @@ from airflow_asyncaction.web.routes.files import HookUrl, announced, content_url
 from airflow_asyncaction.web.security import task_request
 
 
-def task_files_blueprint(files: Files, settings: Settings, hook_url: HookUrl) -> Blueprint:
+def task_files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -> Blueprint:
     """Return the routes below ``/task/inputs`` and ``/task/outputs``."""
     blueprint = Blueprint("task_files", __name__, url_prefix="/task")
 
     @blueprint.put("/inputs/<store>/<property_>")
     def announce_input(store: str, property_: str) -> Response:
         signed = task_request(request, settings)
-        target = Target(store, property_, Role.INPUT)
+        target = FileTarget(store, property_, Role.INPUT)
         found = files.announce(signed, target, announced(signed), content_url(request, hook_url))
         return jsonify(upload_json(found))
 
     @blueprint.post("/inputs/<store>/<property_>/<index:index>/complete")
     def complete_input(store: str, property_: str, index: int) -> Response:
         signed = task_request(request, settings)
-        attached = files.complete(signed, Target(store, property_, Role.INPUT), index, signed.prove)
+        attached = files.complete(signed, FileTarget(store, property_, Role.INPUT), index, signed.prove)
         return jsonify(attached_response(attached))
 
     @blueprint.post("/inputs/<property_>/link")

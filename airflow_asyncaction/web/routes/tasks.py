@@ -14,7 +14,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 from werkzeug.datastructures import Headers
 
-from airflow_asyncaction.exceptions import MalformedReport, RegistrationRefused
+from airflow_asyncaction.exceptions import MalformedRequest, RegistrationRefused
 from airflow_asyncaction.protocol.job_info import is_job_id
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage, mask_message, message_from_json
@@ -44,14 +44,14 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     @blueprint.post("/register")
     def registration() -> Response:
         claimant, body = _claimant(request.headers), raw_body(request, settings.limits.body_bytes)
-        registered = register(actions, claimant, lambda: _wanted(body, settings), datetime.now(UTC))
+        registered = register(actions.database, claimant, lambda: _wanted(body, settings), datetime.now(UTC))
         return jsonify(_registered_json(registered, settings))
 
     @blueprint.get("/action")
     def action() -> Response:
         signed = task_request(request, settings)
         after_line = min(max(0, request.args.get("after", 0, type=int)), _MAX_LINE)
-        view = actions.view(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
+        view = actions.read_for_task(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
         page = view.log_page
         task_view = TaskView.of(
             view.action,
@@ -71,7 +71,9 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
             told = message_from_json(parse_object(proven.masked(signed.content.body)))
             return mask_message(told, proven.masker)
 
-        told = actions.tell(signed.action_id, unseal, signed.now, ti_id=request.args.get("ti"))
+        told = actions.apply_runner_message(
+            signed.action_id, unseal, signed.now, ti_id=request.args.get("ti")
+        )
         return jsonify(TaskView.of(told).to_json())
 
     @blueprint.post("/secrets")
@@ -82,7 +84,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
             signed.prove(credentials)
             return secrets_from_json(parse_object(signed.content.body))
 
-        actions.learn(signed.action_id, unseal)
+        actions.add_secrets(signed.action_id, unseal)
         return jsonify({})
 
     @blueprint.post("/defer")
@@ -118,10 +120,10 @@ def _claimant(headers: Headers) -> Claimant:
 def _wanted(body: bytes, settings: Settings) -> Wanted:
     fields = parse_object(body)
     if not isinstance(fields.get("spec"), dict):
-        raise MalformedReport("spec is not an object", field="spec")
+        raise MalformedRequest("spec is not an object", field="spec")
     resumes = fields.get("resumes")
     if resumes is not None and not isinstance(resumes, str):
-        raise MalformedReport("resumes is not a string", field="resumes")
+        raise MalformedRequest("resumes is not a string", field="resumes")
     spec = ActionSpec.from_json(fields["spec"])
     return Wanted(replace(spec, orchestrator=spec.orchestrator or settings.orchestrator), resumes)
 

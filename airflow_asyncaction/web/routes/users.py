@@ -17,12 +17,13 @@ from flask import Blueprint, Response, g, jsonify, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
-from airflow_asyncaction.files.service import Files
+from airflow_asyncaction.files.service import FileService
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store import listing
+from airflow_asyncaction.store import listing, timeline
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.dag_ids import dag_ids_with_actions
+from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.listing import ActionRecord, Filter, Page
 from airflow_asyncaction.store.log_lines import LogPage
 from airflow_asyncaction.store.operations import find_operations, operation_ids
@@ -46,17 +47,17 @@ _PAGE = 50
 _LARGEST_PAGE = 200
 
 
-def users_blueprint(actions: Actions, files: Files, settings: Settings) -> Blueprint:
+def users_blueprint(actions: Actions, files: FileService, settings: Settings) -> Blueprint:
     """Return the routes below ``/actions``, and those of operations."""
-    blueprint = Blueprint("users", __name__)
+    blueprint, database = Blueprint("users", __name__), actions.database
 
     @blueprint.before_request
     def authenticate_first() -> None:
-        g.user = authenticate(request, actions)
+        g.user = authenticate(request, database)
 
     _operation_routes(blueprint, actions, settings)
     _action_routes(blueprint, actions)
-    _file_routes(blueprint, actions, files)
+    _file_routes(blueprint, database, files)
     return blueprint
 
 
@@ -66,14 +67,16 @@ def _user() -> User:
 
 
 def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings) -> None:
+    database = actions.database
+
     @blueprint.get("/")
     def operations() -> Response:
-        is_full, ids = flag_of(request, "full"), operation_ids(actions)
+        is_full, ids = flag_of(request, "full"), operation_ids(database)
         for method in ("GET", "POST"):  # as for the launch of one
             ids = sorted(_user().permitted(method, "RUN", ids))
         if not is_full:
             return jsonify(ids)
-        return jsonify({found.id: found.to_json() for found in find_operations(actions, ids)})
+        return jsonify({found.id: found.to_json() for found in find_operations(database, ids)})
 
     @blueprint.put(f"/<{OPERATION}:operation_id>")
     def launch(operation_id: str) -> Response:
@@ -83,18 +86,20 @@ def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings
             return parse_input(raw_body(request, settings.limits.body_bytes))
 
         action = launching.launch(actions, request, user, operation_id, read)
-        response = jsonify(_shown(actions, user, action))
+        response = jsonify(_shown(database, user, action))
         response.status_code = 202
         response.headers["Location"] = f"{request.script_root}/actions/{action.id}"
         return response
 
 
 def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
+    database = actions.database
+
     @blueprint.get("/actions")
     def list_() -> AnyResponse:
         now, wanted, before = datetime.now(UTC), filter_of(request), cursor_of(request)
         limit = number_of(request, "limit", default=_PAGE, least=1, most=_LARGEST_PAGE)
-        page = _visible_page(actions, _user(), wanted, limit=limit, before=before)
+        page = _visible_page(database, _user(), wanted, limit=limit, before=before)
         shown = [_without_output(action.to_short_json(now)) for action in page.actions]
         for fields in shown:
             del fields["serverTime"]
@@ -103,37 +108,37 @@ def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
     @blueprint.get("/actions/<uuid>")
     def action(uuid: str) -> AnyResponse:
         user = _user()
-        found = _visible(actions, user, uuid)
-        return _unless_known(_shown(actions, user, found))
+        found = _visible(database, user, uuid)
+        return _unless_known(_shown(database, user, found))
 
     @blueprint.get("/actions/<uuid>/logs")
     def logs(uuid: str) -> Response:
-        found = _visible(actions, _user(), uuid, "TASK_LOGS")
-        page = listing.read_logs(actions, found.id, _after("after"))
+        found = _visible(database, _user(), uuid, "TASK_LOGS")
+        page = timeline.read_logs(database, found.id, _after("after"))
         return jsonify(_logs_json(page, found))
 
     @blueprint.get("/actions/<uuid>/reports")
     def reports(uuid: str) -> Response:
         user = _user()
-        found = _visible(actions, user, uuid)
+        found = _visible(database, user, uuid)
         bodies = _may_see_bodies(user, found.dag_id)
-        return jsonify(listing.read_reports(actions, found.id, _after("after"), bodies=bodies))
+        return jsonify(timeline.read_reports(database, found.id, _after("after"), bodies=bodies))
 
     @blueprint.get("/actions/<uuid>/changes")
     def changes(uuid: str) -> AnyResponse:
-        return _changes(actions, _user(), uuid)
+        return _changes(database, _user(), uuid)
 
     @blueprint.put("/actions/<uuid>/stop")
     def stop(uuid: str) -> Response:
         user = _user()
-        found = launching.stop(actions, request, user, _visible(actions, user, uuid))
-        return jsonify(_shown(actions, user, found))
+        found = launching.stop(actions, request, user, _visible(database, user, uuid))
+        return jsonify(_shown(database, user, found))
 
 
-def _file_routes(blueprint: Blueprint, actions: Actions, files: Files) -> None:
+def _file_routes(blueprint: Blueprint, database: Database, files: FileService) -> None:
     @blueprint.get("/actions/<uuid>/files")
     def list_files(uuid: str) -> Response:
-        found = _visible(actions, _user(), uuid, "XCOM")
+        found = _visible(database, _user(), uuid, "XCOM")
         shown = [
             {"property": file.property, "role": role.value, **file.to_map()}
             for role, file in files.of_action(found.id)
@@ -142,29 +147,31 @@ def _file_routes(blueprint: Blueprint, actions: Actions, files: Files) -> None:
 
     @blueprint.get("/actions/<uuid>/files/<property_>/<index:index>")
     def download(uuid: str, property_: str, index: int) -> AnyResponse:
-        found = _visible(actions, _user(), uuid, "XCOM")
+        found = _visible(database, _user(), uuid, "XCOM")
         content_url = request.script_root + CONTENT_PATH  # a path: the browser is at the right host
         location = files.locate_for_user(found.id, property_, index, content_url, datetime.now(UTC))
         return redirection(location.url)
 
 
-def _changes(actions: Actions, user: User, uuid: str) -> AnyResponse:
+def _changes(database: Database, user: User, uuid: str) -> AnyResponse:
     """Answer what is new of an action: mostly that nothing is, by one look at one row."""
     after_line, after_report = _after("afterLine"), _after("afterReport")
-    change = _or_refuse(uuid, lambda: listing.find_change(actions, uuid))
+    change = _or_refuse(uuid, lambda: listing.find_change(database, uuid))
     may_see_logs = user.may("GET", change.dag_id, "TASK_LOGS")
     if not user.may("GET", change.dag_id, "TASK_INSTANCE"):
         raise _no_such_action(uuid)
     known = [uuid, change.updated_at.timestamp(), after_line, after_report, may_see_logs]
     if change.has_failed:
-        known += _outlook(actions, _or_refuse(uuid, lambda: listing.find(actions, uuid, short=True))).values()
+        known += _outlook(
+            database, _or_refuse(uuid, lambda: listing.find(database, uuid, short=True))
+        ).values()
     etag = "-".join(map(str, known))
     if request.if_none_match.contains_weak(etag):  # which a proxy that compresses has made of it
         unchanged = Response(status=304)
         unchanged.set_etag(etag)
         return unchanged
-    found = _or_refuse(uuid, lambda: listing.find(actions, uuid, short=True))
-    page = listing.read_logs(actions, found.id, after_line) if may_see_logs else LogPage(1, (), False)
+    found = _or_refuse(uuid, lambda: listing.find(database, uuid, short=True))
+    page = timeline.read_logs(database, found.id, after_line) if may_see_logs else LogPage(1, (), False)
     fields = found.to_short_json(datetime.now(UTC))
     bodies = _may_see_bodies(user, found.dag_id)
     response = jsonify(
@@ -172,17 +179,19 @@ def _changes(actions: Actions, user: User, uuid: str) -> AnyResponse:
             "action": {
                 **(fields if may_see_logs else _without_output(fields)),
                 "statusDetails": found.status_details,
-                **_outlook(actions, found),
+                **_outlook(database, found),
             },
             "logs": _logs_json(page, found),
-            "reports": listing.read_reports(actions, found.id, after_report, bodies=bodies),
+            "reports": timeline.read_reports(database, found.id, after_report, bodies=bodies),
         }
     )
     response.set_etag(etag)
     return response
 
 
-def _visible_page(actions: Actions, user: User, wanted: Filter, *, limit: int, before: JobId | None) -> Page:
+def _visible_page(
+    database: Database, user: User, wanted: Filter, *, limit: int, before: JobId | None
+) -> Page:
     """Return a page of the actions that a user may see.
 
     For a user who may see all of the newest ones, the page costs one query, however many Dags there are. For
@@ -190,24 +199,24 @@ def _visible_page(actions: Actions, user: User, wanted: Filter, *, limit: int, b
     """
 
     def page(dag_ids: Collection[str] | None, count: int) -> Page:
-        return listing.list_actions(actions, wanted, dag_ids=dag_ids, limit=count, before=before)
+        return listing.list_actions(database, wanted, dag_ids=dag_ids, limit=count, before=before)
 
     # One more than the page holds: nextCursor must not tell of an action that they may not see.
     newest = page(None, limit + 1)
     found = {action.dag_id for action in newest.actions}
     if found == user.permitted("GET", "TASK_INSTANCE", found):
         return newest.first(limit)
-    candidates = found if wanted.dag_id is not None else dag_ids_with_actions(actions)
+    candidates = found if wanted.dag_id is not None else dag_ids_with_actions(database)
     return page(user.permitted("GET", "TASK_INSTANCE", candidates), limit)
 
 
-def _visible(actions: Actions, user: User, uuid: str, entity: str = "TASK_INSTANCE") -> ActionRecord:
+def _visible(database: Database, user: User, uuid: str, entity: str = "TASK_INSTANCE") -> ActionRecord:
     """Return an action that somebody may see.
 
     :param entity: what of it
     :raises UserRefused: they may not, which is no other answer than that there is none; or not that of it
     """
-    found = _or_refuse(uuid, lambda: listing.find(actions, uuid))
+    found = _or_refuse(uuid, lambda: listing.find(database, uuid))
     if not user.may("GET", found.dag_id, "TASK_INSTANCE"):
         raise _no_such_action(uuid)
     if entity != "TASK_INSTANCE":
@@ -227,19 +236,19 @@ def _no_such_action(uuid: str) -> UserRefused:
     return UserRefused(said, code="no_such_action")
 
 
-def _shown(actions: Actions, user: User, action: ActionRecord) -> dict[str, Any]:
+def _shown(database: Database, user: User, action: ActionRecord) -> dict[str, Any]:
     """Return all that a user is shown of an action."""
     fields, rights = action.to_json(datetime.now(UTC)), _rights(user, action)
     if not rights["canSeeResults"]:
         fields["results"] = None
     if not user.may("GET", action.dag_id, "TASK_LOGS"):
         fields = _without_output(fields)
-    return {**fields, **rights, **_outlook(actions, action)}
+    return {**fields, **rights, **_outlook(database, action)}
 
 
-def _outlook(actions: Actions, action: ActionRecord) -> dict[str, Any]:
+def _outlook(database: Database, action: ActionRecord) -> dict[str, Any]:
     """Return what is to come after an action."""
-    outlook = listing.find_outlook(actions, action)
+    outlook = listing.find_outlook(database, action)
     return {"nextAttempt": outlook.next_attempt, "isFinal": outlook.is_final}
 
 

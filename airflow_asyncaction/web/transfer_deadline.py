@@ -9,7 +9,7 @@ from datetime import timedelta
 SLOWEST_BYTES_PER_SECOND = 1024
 
 
-class Pace:
+class TransferDeadline:
     """Tells how long a client may still take.
 
     :param patience: how long it may take in all, beyond a second for each KiB

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Error isolation: an error in one action of a batch is logged and does not stop the others."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy.exc import DBAPIError
+
+from airflow_asyncaction.exceptions import ActionNotFound, StoreUnavailable
+from airflow_asyncaction.protocol.job_info import JobId
+
+log = logging.getLogger(__name__)
+
+
+def redacted_traceback(error: BaseException) -> str:
+    """Return the type and traceback of an error without its message, which may quote a job's data."""
+    names = [type(error).__name__]
+    if isinstance(error, DBAPIError) and error.orig is not None:
+        names.append(type(error.orig).__name__)
+    return f"{': '.join(names)}\n{''.join(traceback.format_tb(error.__traceback__))}".rstrip()
+
+
+@contextmanager
+def isolate_errors(action_id: JobId) -> Iterator[None]:
+    """Log an error of one action in a batch, and go on. An action deleted in the meantime is ignored.
+
+    :raises StoreUnavailable: the database does not answer
+    """
+    try:
+        yield
+    except ActionNotFound:
+        return
+    except StoreUnavailable:
+        raise
+    except Exception as error:  # noqa: BLE001 - a bad row must not block the tasks of other rows
+        log.error("Could not end action %s; the API server retries. %s", action_id, redacted_traceback(error))
