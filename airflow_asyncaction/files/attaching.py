@@ -117,7 +117,7 @@ def _attach(
     said = describe_difference(file, found.measured)
     if said is not None:
         if file.attached_at is None and file.md5 == found.announced_md5:  # else it was announced anew
-            files.forget(connection, file)
+            files.delete_file(connection, file)
         return said
     if file.attached_at is not None:  # the same content was sent twice
         return attached(connection, file)

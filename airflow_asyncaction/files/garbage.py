@@ -54,7 +54,9 @@ def collect(
     """
     before, collected = now - older_than, Collected()
     with database.transaction() as connection:
-        collected.files = files.late(connection, before) if dry_run else files.forget_late(connection, before)
+        collected.files = (
+            files.count_expired(connection, before) if dry_run else files.delete_expired(connection, before)
+        )
     _collect_contents(database, stores, before, collected, dry_run=dry_run)
     for store in stores:
         for key in _remains(database, store, before):

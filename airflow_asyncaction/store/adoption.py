@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs that are left to the next try of their task, which adopts them when it registers."""
+"""Adoption: decides whether the next try of a task adopts a running job when it registers."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ _WITH_UNFINISHED_TASK = (
 
 
 def to_be_adopted(connection: Connection, unwatched: Sequence[Row[Any]]) -> set[JobId]:
-    """Return the actions whose job the task's next process is going to adopt, as registration does.
+    """Return the actions whose jobs the next try of their task will adopt, by the rules of registration.
 
-    :param unwatched: actions whose own task instance does not run any more
+    :param unwatched: actions whose task instance no longer runs
     """
     adoptable = [row.id for row in unwatched if row.adoptable and row.deferral is None and row.verb is None]
     if not adoptable:
@@ -52,11 +52,11 @@ def to_be_adopted(connection: Connection, unwatched: Sequence[Row[Any]]) -> set[
 
 
 def is_left_to_next_try(connection: Connection, row: Row[Any], message: Message) -> bool:
-    """Tell whether the job is not the sender's to stop, though it is killed, since the next try adopts it.
+    """Return whether the next try adopts the job of a killed task process, which therefore must not stop it.
 
-    Where the scheduler gave a try up, another task instance stands in its place; where a worker shuts down,
-    the task instance is still running. Who clears or marks a task changes its state before its process is
-    killed. Who deletes a run, or a task of it, leaves nothing that could adopt the job.
+    If the scheduler failed the try, another task instance has replaced it. If the worker shuts down, the task
+    instance is still running. If a user clears or marks a task, its state changes before its process is
+    killed. If a user deletes a run or one of its task instances, no try is left to adopt the job.
     """
     if not row.adoptable or row.deferral is not None or message not in (Stop(StopReason.KILLED), Abandon()):
         return False

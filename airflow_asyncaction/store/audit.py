@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Audit log: rows of Airflow's own event log, as its routes write them for what a user does."""
+"""Audit log: writes user actions to Airflow's event log, in the form that Airflow's routes use."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from airflow_asyncaction.protocol.reports import replace_unstorable
 
 STOP = "stop_async_action"
 TRIGGER = "trigger_dag_run"
-"""As Airflow's own route names it."""
+"""The event name of Airflow's own route."""
 
 _INSERT = insert(Log.__table__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditEvent:
-    """Something that a user did.
+    """One action of a user.
 
-    :param owner: name of the user
-    :param try_number: of the task instance; ``None``, as the rest of it: of a whole Dag run
-    :param extra: what else is worth knowing
+    :param owner: user name
+    :param try_number: try of the task instance. It is ``None``, like ``task_id`` and ``map_index``, for an
+        event of a whole Dag run
+    :param extra: further details, stored as JSON
     """
 
     event: str
@@ -40,8 +41,8 @@ class AuditEvent:
 
 
 def record(connection: Connection, event: AuditEvent, now: datetime) -> None:
-    """Write an event's row, in the transaction of what it tells of."""
-    owner = replace_unstorable(event.owner)[:500]
+    """Write the row of an event, in the transaction of the change that it records."""
+    owner = well_formed(event.owner)[:500]
     values = {
         "dttm": now,
         "event": event.event,

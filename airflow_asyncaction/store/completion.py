@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completes deferred tasks, in the transaction of what ended their action. Nobody else does.
+"""Task completer: completes deferred tasks in the transaction that ends their action. Nothing else does.
 
-A task whose job succeeded, and which needs nothing of a worker, ends here, in milliseconds. All others are
-resumed on a worker, which raises what the action ended with, or looks after the job again.
+A task that succeeded and needs no worker ends here, within milliseconds. All other tasks are resumed on a
+worker, which raises the error of the action or stops the job.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ from airflow_asyncaction.store.models import action_table, file_table
 
 log = logging.getLogger(__name__)
 
-_NOT_COMPLETED = "The API server could not complete the task of action %s; a worker does, or it retries. %s"
+_NOT_COMPLETED = (
+    "Could not complete the task of action %s; a worker completes it, or the API server retries. %s"
+)
 
 _columns = action_table.c
 _tasks = TaskInstance.__table__
-# What a job sends may be large, and says nothing on whether its task is due.
-_NOT_LOOKED_AT = {
+# These may be large, and do not affect whether a task is due.
+_NOT_READ = {
     "arguments",
     "results",
     "status_details",
@@ -55,7 +57,7 @@ _NOT_LOOKED_AT = {
 _MAY_BE_DUE = (
     select(
         *(
-            null().label(column.name) if column.name in _NOT_LOOKED_AT else column
+            null().label(column.name) if column.name in _NOT_READ else column
             for column in rows.SELECT.selected_columns
         )
     )
@@ -75,25 +77,25 @@ _MAY_BE_DUE = (
 
 @dataclass(frozen=True, kw_only=True)
 class TaskCompleter:
-    """When deferred tasks are completed.
+    """Completes deferred tasks that are due.
 
     :param resume_delay: minimum time between deferral and resumption: the scheduler fails a task that runs
         again before it knows that the process that deferred it has ended
-    :param exit_grace: how long after its job's terminal report a task waits for the exit, which whoever
-        watches the job tells: if nobody does, the report is the end
+    :param exit_grace: how long a task waits for the exit of its job after the terminal report. If no runner
+        reports an exit in this time, the report is the end
     """
 
     resume_delay: timedelta = timedelta(seconds=10)
     exit_grace: timedelta = timedelta(seconds=10)
 
     def complete(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> None:
-        """Complete the task of an action if it is deferred and it is time to.
+        """Complete the task of an action if it is deferred and due.
 
-        An error here does not undo the report: a worker completes the task instead. If that fails too,
-        everything is retried (:func:`find_due`).
+        An error does not roll back the report: the task is then resumed on a worker. If that fails as well,
+        the reconciler retries (:meth:`find_due`).
 
-        :param row: of the action, locked: it is always locked before its task instance
-        :param action: as it is now
+        :param row: locked row of the action; it is always locked before the task instance
+        :param action: current state of the action
         """
         if row.deferral is None or row.ti_id is None or not self._is_due(action, now):
             return
@@ -114,10 +116,10 @@ class TaskCompleter:
             return True
         if action.ended_at is not None:
             return now - action.ended_at >= self.exit_grace
-        return action.verb is not None  # a worker is to stop the job
+        return action.verb is not None  # a worker must stop the job
 
     def _complete(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
-        """Let the task succeed, or be resumed if that is a worker's to do; tell whether it was done."""
+        """Let the task succeed, or resume it if it needs a worker. Return whether this was done."""
         found = _deferred(session, row)
         if found is None:
             return False
@@ -130,7 +132,7 @@ class TaskCompleter:
         return True
 
     def _resume(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
-        """Resume the task on a worker once that may be; tell whether it was done."""
+        """Resume the task on a worker if the resume delay has passed. Return whether this was done."""
         found = _deferred(session, row)
         if found is None or not self._may_resume(session, found, now):
             return False
@@ -138,11 +140,11 @@ class TaskCompleter:
         return True
 
     def _give_to_worker(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
-        """Resume the task as if its trigger had failed: the worker then takes the action's end."""
+        """Resume the task as if its trigger had failed, so that a worker reads the end of the action."""
         found = _deferred(session, row)
         if found is None or not self._may_resume(session, found, now):
             return False
-        said = f"The API server could not resume the task of action {action.id}: its log says why\n"
+        said = f"The API server could not resume the task of action {action.id}. See the API server's log.\n"
         Trigger.submit_failure(found.trigger_id, [said], session=session)
         return True
 
@@ -151,7 +153,7 @@ class TaskCompleter:
         return trigger is not None and now - trigger.created_date >= self.resume_delay
 
     def find_due(self, connection: Connection, now: datetime) -> Iterator[JobId]:
-        """Yield the actions of deferred tasks that may be due, by a clock or from before."""
+        """Yield the actions of deferred tasks that are due, or whose timeout expired."""
         for row in connection.execute(_MAY_BE_DUE):
             with isolate_errors(row.id):
                 action = rows.to_action(row)
@@ -160,7 +162,7 @@ class TaskCompleter:
 
 
 def _deferred(session: Session, row: Row[Any]) -> TaskInstance | None:
-    """Return the task instance of an action, locked, if a trigger of ours has it."""
+    """Return the locked task instance of an action if it is deferred to one of our triggers."""
     query = select(TaskInstance).where(TaskInstance.id == UUID(row.ti_id))
     task = session.scalar(query.with_for_update(of=TaskInstance))
     if task is None or task.state != TaskInstanceState.DEFERRED or task.trigger_id is None:
@@ -175,11 +177,11 @@ def _needs_worker(session: Session, deferral: Deferral, action: Action) -> bool:
     if deferral.needs_worker is NeedsWorker.FOR_LOGS and action.exit is None:
         return True
     outputs = exists().where(file_table.c.action_id == action.id, file_table.c.role == Role.OUTPUT.value)
-    return bool(session.scalar(select(outputs)))  # they become XComs of their own
+    return bool(session.scalar(select(outputs)))  # a worker pushes them as XComs
 
 
 def _push_results(session: Session, task: TaskInstance, action: Action, now: datetime) -> None:
-    """Store the results as a worker would: ``TaskSuccessEvent(xcoms=...)`` encodes them twice."""
+    """Store the results as a worker does. ``TaskSuccessEvent(xcoms=...)`` would encode them twice."""
     from airflow.sdk.serde import serialize
 
     if action.results is None:

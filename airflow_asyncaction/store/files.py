@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of ``async_action_file`` and ``async_action_content``.
+"""Files: rows of ``async_action_file`` and ``async_action_content``.
 
-A file is announced, then attached to a content that is there and verified. All is done while the action's row
-is locked, so that an action's files change one after the other.
+A file is announced, then attached to a content that is stored and verified. Callers lock the row of the
+action, so that the files of one action change sequentially.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _files, _contents = file_table.c, content_table.c
 
 @dataclass(frozen=True, kw_only=True)
 class FileRow:
-    """A row of ``async_action_file``: a file as it was announced, and where it stands.
+    """A row of ``async_action_file``: the announcement of a file, and its content once it is attached.
 
-    :param content_id: ``None`` until it is attached
+    :param content_id: ``None`` until the file is attached
     """
 
     id: str
@@ -64,9 +64,9 @@ class FileRow:
 
 @dataclass(frozen=True)
 class ContentRow:
-    """A row of ``async_action_content``: what a stored content was found to be.
+    """A row of ``async_action_content``: the measured digests and size of a stored content.
 
-    :param challenge_proven: whether whoever digested the content can be trusted with its challenge
+    :param challenge_proven: whether the challenge was computed by a trusted party, not only announced
     """
 
     id: str
@@ -140,12 +140,12 @@ def announce(
     max_files: int,
     now: datetime,
 ) -> FileRow:
-    """Keep what a file is going to be, and return it.
+    """Insert the announcement of a file, and return the file.
 
-    A file that was announced before, by its name and digests, is the same file; so is one that has not
-    arrived and is announced anew by its name.
+    A file with the same name and digests is returned as it is. A file that has not arrived is updated if it
+    is announced again under its name.
 
-    :raises FileRefused: it may not be
+    :raises FileRefused: the property holds files of the other role, or the action has too many files
     """
     earlier = _announced_before(connection, action_id, property_, announcement, role)
     if earlier is not None and earlier.attached_at is not None:
@@ -161,7 +161,7 @@ def announce(
 
 
 def announcement_of(file: FileRow, content: ContentRow) -> Announcement:
-    """Return what announces an attached file once more, with all that is known of its content."""
+    """Return an announcement of an attached file, with all digests of its content."""
     return Announcement(
         md5=content.md5,
         challenge=content.challenge,
@@ -174,12 +174,12 @@ def announcement_of(file: FileRow, content: ContentRow) -> Announcement:
 
 
 def by_id(connection: Connection, file_id: str) -> FileRow | None:
-    """Return a file that was announced."""
+    """Return a file by its id, attached or not."""
     return _file(connection.execute(_BY_ID, {"file_id": file_id}).one_or_none())
 
 
 def by_index(connection: Connection, action_id: JobId, property_: str, index: int) -> FileRow | None:
-    """Return a file that was announced."""
+    """Return a file by its property and index, attached or not."""
     key = {"action_id": action_id, "property": property_, "file_index": index}
     return _file(connection.execute(_BY_INDEX, key).one_or_none())
 
@@ -187,29 +187,29 @@ def by_index(connection: Connection, action_id: JobId, property_: str, index: in
 def attached(
     connection: Connection, action_id: JobId, property_: str, index: int
 ) -> tuple[FileRow, ContentRow] | None:
-    """Return an attached file with its content."""
+    """Return an attached file and its content."""
     key = {"action_id": action_id, "property": property_, "file_index": index}
     row = connection.execute(_ATTACHED_AT_INDEX, key).one_or_none()
     return None if row is None else _with_content(row)
 
 
 def attached_in(connection: Connection, action_id: JobId, role: Role) -> list[tuple[FileRow, ContentRow]]:
-    """Return an action's attached files with their contents, by property and index."""
+    """Return the attached files of an action and their contents, ordered by property and index."""
     rows = connection.execute(_ATTACHED_IN_ROLE, {"action_id": action_id, "role": role.value})
     return [_with_content(row) for row in rows]
 
 
 def pending(connection: Connection, action_id: JobId, *, stores: frozenset[str]) -> list[FileRow]:
-    """Return an action's files that were announced for one of these stores and are not attached."""
+    """Return the files of an action that are announced for one of the stores and not attached."""
     rows = connection.execute(_PENDING, {"action_id": action_id})
     return [_to_file(row) for row in rows if row.store in stores]
 
 
 def known_content(connection: Connection, file: FileRow) -> ContentRow | None:
-    """Return the stored content that is certainly the one that was announced.
+    """Return the stored content that certainly equals the announced one.
 
-    The same md5 and challenge are not enough where the challenge is what somebody said: a content that was
-    made to collide could be had in place of another's.
+    Equal md5 and challenge are not enough if the challenge was only announced: a content made to collide
+    could then be swapped for another.
     """
     for content in _of_digests(connection, file):
         if file.size_bytes not in (None, content.size_bytes):
@@ -220,7 +220,7 @@ def known_content(connection: Connection, file: FileRow) -> ContentRow | None:
 
 
 def attach(connection: Connection, file: FileRow, content: ContentRow, now: datetime) -> ContentRow:
-    """Attach a file to a content: to the one that is there already, if it is; return that."""
+    """Attach a file to a content, or to an equal one that is already stored. Return the one used."""
     for known in _of_digests(connection, file):
         if (known.sha256, known.size_bytes) == (content.sha256, content.size_bytes):
             link(connection, file, known, now)
@@ -231,19 +231,19 @@ def attach(connection: Connection, file: FileRow, content: ContentRow, now: date
 
 
 def link(connection: Connection, file: FileRow, content: ContentRow, now: datetime) -> None:
-    """Attach a file to a content that is there."""
+    """Attach a file to a stored content."""
     connection.execute(_UPDATE_FILE, {"file_id": file.id, "content_id": content.id, "attached_at": now})
 
 
-def forget(connection: Connection, file: FileRow) -> None:
-    """Drop a file that was announced."""
+def delete_file(connection: Connection, file: FileRow) -> None:
+    """Delete a file that was announced."""
     connection.execute(_DELETE_FILE, {"file_id": file.id})
 
 
 def unused_contents(
     connection: Connection, before: datetime, after_id: str | None, limit: int
 ) -> list[Row[Any]]:
-    """Return contents that no file refers to, in the order of their ids."""
+    """Return contents without a file, ordered by id."""
     query = (
         select(_contents.id, _contents.store, _contents.size_bytes)
         .where(_contents.created_at < before)
@@ -255,26 +255,26 @@ def unused_contents(
 
 
 def delete_unused(connection: Connection, content_id: str) -> bool:
-    """Delete a content unless a file has come to refer to it; tell whether it was."""
+    """Delete a content unless a file refers to it. Return whether it was deleted."""
     try:
         with connection.begin_nested():
             return connection.execute(_DELETE_UNUSED, {"content_id": content_id}).rowcount == 1
-    except IntegrityError:  # a file refers to it since this moment
+    except IntegrityError:  # a concurrent transaction has attached a file
         return False
 
 
-def late(connection: Connection, before: datetime) -> int:
-    """Count what :func:`forget_late` would drop."""
-    return connection.scalar(select(func.count()).select_from(file_table).where(_is_late(before))) or 0
+def count_expired(connection: Connection, before: datetime) -> int:
+    """Count the files that :func:`delete_expired` would delete."""
+    return connection.scalar(select(func.count()).select_from(file_table).where(_is_expired(before))) or 0
 
 
-def forget_late(connection: Connection, before: datetime) -> int:
-    """Drop what was announced before a moment and never came, and files of actions that are gone."""
-    return connection.execute(delete(file_table).where(_is_late(before))).rowcount
+def delete_expired(connection: Connection, before: datetime) -> int:
+    """Delete files announced before a time that never arrived, and files of deleted actions."""
+    return connection.execute(delete(file_table).where(_is_expired(before))).rowcount
 
 
 def existing_contents(connection: Connection, content_ids: list[str]) -> set[str]:
-    """Return those of the ids that are contents."""
+    """Return the ids for which a content exists."""
     return set(connection.scalars(select(_contents.id).where(_contents.id.in_(content_ids))))
 
 
@@ -322,7 +322,7 @@ def _next_index(
     return 0 if room.highest is None else int(room.highest) + 1
 
 
-def _is_late(before: datetime) -> ColumnElement[bool]:
+def _is_expired(before: datetime) -> ColumnElement[bool]:
     never_came = and_(_files.attached_at.is_(None), _files.announced_at < before)
     return or_(never_came, ~select(1).where(action_table.c.id == _files.action_id).exists())
 

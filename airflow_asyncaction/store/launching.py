@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions that are asked for before their task runs: they are there at once, and their task registers them.
+"""Launching: queues actions before their task runs. The task registers its queued action when it starts.
 
-:func:`launch` writes an action's row, and then has Airflow create its Dag run. Anything may crash in between:
-:func:`reconcile_queued` ends what nothing will launch.
+:func:`launch` inserts the row of an action, then lets Airflow create its Dag run. If the server crashes in
+between, :func:`reconcile_queued` ends the action.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
 
 RUN_GRACE = timedelta(minutes=1)
-"""How long after an action was asked for its Dag run may be missing: its creation may be under way."""
-_CREATION = timedelta(seconds=2)  # it seldom takes longer; who creates it again then is told that it is there
+"""How long a queued action may have no Dag run, which may still be being created."""
+_CREATION = timedelta(seconds=2)  # it seldom takes longer; creating the run twice does no harm
 _PAUSE_SECONDS = 0.1
 _BATCH = 200
 
@@ -78,12 +78,12 @@ _TO_RECONCILE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What somebody asks for.
+    """A request to launch an operation.
 
-    :param arguments: of the action, validated, a JSON object
-    :param requested_by: name of the user
-    :param scheduled_at: when it is to run; ``None``: now
-    :param idempotency_key: the same key of the same user for the same operation is the same action
+    :param arguments: validated arguments of the action, a JSON object
+    :param requested_by: user name
+    :param scheduled_at: when to run the operation; ``None`` for now
+    :param idempotency_key: a user who repeats a key for an operation gets the same action
     """
 
     operation: Operation
@@ -94,38 +94,38 @@ class Launch:
 
     @property
     def idempotency_digest(self) -> str | None:
-        """What is stored of the key: sha256, hex, of who asks, for what, and the key."""
+        """Hex sha256 of user, operation and idempotency key; ``None`` without a key."""
         if self.idempotency_key is None:
             return None
         return _digest(self.requested_by, self.operation.id, self.idempotency_key)
 
     @property
     def request_digest(self) -> str:
-        """What is stored of the rest of what is asked for: sha256, hex."""
+        """Hex sha256 of the arguments and the scheduled time."""
         arguments = json.dumps(strict_json.loads(self.arguments), sort_keys=True)
         return _digest(arguments, str(self.scheduled_at))
 
 
 @dataclass(frozen=True)
 class Queued:
-    """An action that was asked for.
+    """A queued action.
 
-    :param is_new: whether it was this request that asked for it first
+    :param is_new: whether this request has queued it
     """
 
     action: ActionRecord
     is_new: bool
 
-    def is_what(self, wanted: Launch) -> bool:
-        """Tell whether it is what is wanted: not so if a key was used before, with another input or time."""
+    def matches(self, wanted: Launch) -> bool:
+        """Return whether the action matches a request. If not, the key was reused with another input."""
         return bool(self.action.row.request_digest == wanted.request_digest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WantedRun:
-    """A Dag run that Airflow is to create, unless it is there already.
+    """A Dag run for Airflow to create, unless it exists.
 
-    :param conf: the action's arguments
+    :param conf: arguments of the action
     """
 
     dag_id: str
@@ -135,16 +135,16 @@ class WantedRun:
 
 
 def launch(actions: Actions, wanted: Launch, create_run: Callable[[WantedRun], None]) -> ActionRecord:
-    """Launch an operation, and return its action; or find the action that was launched under the same key.
+    """Launch an operation and return its action, or return the action already launched with the same key.
 
-    :param create_run: has Airflow create a Dag run; raises UserRefused if Airflow refuses
-    :raises UserRefused: Airflow refuses, or the key was used for something else
+    :param create_run: lets Airflow create a Dag run; raises UserRefused if Airflow refuses
+    :raises UserRefused: Airflow refuses, or the key was used with other input or time
     """
     now = datetime.now(UTC)
     queued = queue(actions.database, wanted, now)
     action = queued.action
-    if not queued.is_what(wanted):
-        said = "This idempotency key was used before, with another input or time: use a new one"
+    if not queued.matches(wanted):
+        said = "This idempotency key was used before with another input or time. Use a new key."
         raise UserRefused(said, code="idempotency_key_reused")
     if _needs_run(actions.database, queued):
         run = WantedRun(
@@ -156,7 +156,7 @@ def launch(actions: Actions, wanted: Launch, create_run: Callable[[WantedRun], N
         try:
             create_run(run)
         except UserRefused as error:
-            refuse(actions, action.id, str(error), datetime.now(UTC))
+            end_refused(actions, action.id, str(error), datetime.now(UTC))
             raise
     return action
 
@@ -170,36 +170,36 @@ def stop(
     fail_run: Callable[[ActionRecord], None],
     fail_task: Callable[[ActionRecord], None],
 ) -> ActionRecord:
-    """Ask an action's job to stop; one that is not launched yet never will be.
+    """Ask the job of an action to stop. A queued action is not launched, and a failed one not retried.
 
-    One that has failed is not tried again. Airflow's audit log and the action's time line tell who did it.
+    Airflow's audit log and the timeline of the action record the user.
 
-    :param requested_by: name of the user
-    :param method: how they did it, for the audit log
-    :param fail_run: marks the action's Dag run as failed
-    :param fail_task: marks the action's task instance as failed
-    :raises UserRefused: it has ended, and is not to be tried again; or the next try is there already
+    :param requested_by: user name
+    :param method: HTTP method or ``CLI``, for the audit log
+    :param fail_run: marks the Dag run of the action as failed
+    :param fail_task: marks the task instance of the action as failed
+    :raises UserRefused: the action has ended and will not be retried, or the next try exists
     """
     audited = _stop_event(action, requested_by, method)
-    before = action.state if action.state.is_end else _stop_unended(actions, action.id, audited)
+    before = action.state if action.state.is_end else _stop_unless_ended(actions, action.id, audited)
     action = find(actions.database, action.id)
     if not before.is_end:
         if before.is_waiting:
             fail_run(action)
         return action
-    if not _is_to_be_tried_again(actions, action):
-        raise UserRefused(f"The action has ended as {action.state}", code="already_ended")
+    if not _will_retry(actions, action):
+        raise UserRefused(f"The action has already ended as {action.state}.", code="already_ended")
     fail_task(action)
     now = datetime.now(UTC)
     with actions.database.transaction() as connection:
         audit.record(connection, audited, now)
         reports.keep_message(connection, action.id, "stop", now, requested_by=requested_by)
-        rows.write(connection, action.id, {"updated_at": now})  # so that pages see that there is more
+        rows.write(connection, action.id, {"updated_at": now})  # so that pages reload the timeline
     return action
 
 
-def _stop_unended(actions: Actions, action_id: JobId, audited: AuditEvent) -> State:
-    """Stop an action unless it has ended, maybe since it was read; return the state that it had."""
+def _stop_unless_ended(actions: Actions, action_id: JobId, audited: AuditEvent) -> State:
+    """Stop an action unless it has ended in the meantime. Return its state before."""
     stop, now = Stop(StopReason.REQUESTED), datetime.now(UTC)
     return actions.apply_message(action_id, stop, now, unless=_has_ended, audited=audited).before.state
 
@@ -222,8 +222,8 @@ def _stop_event(action: ActionRecord, requested_by: str, method: str) -> AuditEv
     )
 
 
-def _is_to_be_tried_again(actions: Actions, action: ActionRecord) -> bool:
-    """Tell whether an action has failed and the next try is to come, as far as Airflow knows now."""
+def _will_retry(actions: Actions, action: ActionRecord) -> bool:
+    """Return whether an action has failed and a retry will follow, as far as Airflow knows now."""
     if action.state is State.SUCCESS or action.row.stop_reason == StopReason.REQUESTED:
         return False
     outlook = find_outlook(actions.database, action)
@@ -231,21 +231,22 @@ def _is_to_be_tried_again(actions: Actions, action: ActionRecord) -> bool:
 
 
 def queue(database: Database, wanted: Launch, now: datetime) -> Queued:
-    """Write the action that is asked for, or find the one that was asked for under the same key."""
+    """Insert a queued action, or return the one queued with the same key."""
     action_id = JobId(str(uuid7()))
     try:
         with database.transaction() as connection:
             connection.execute(insert(action_table), _row(action_id, wanted, now))
             reports.keep_message(connection, action_id, "queued", now, requested_by=wanted.requested_by)
     except IntegrityError:
-        return Queued(_of_key(database, wanted), is_new=False)
+        return Queued(_find_by_key(database, wanted), is_new=False)
     return Queued(find(database, action_id), is_new=True)
 
 
 def _needs_run(database: Database, queued: Queued) -> bool:
-    """Tell whether a Dag run is to be created for an action.
+    """Return whether this request must create the Dag run of an action.
 
-    Whoever asked first creates it; who asks again gives them a moment, since they may have failed, or died.
+    The first request creates it. A repeated request first waits a moment for that, and creates the run itself
+    if the first request failed or its server died.
     """
     action = queued.action
     if queued.is_new or not action.state.is_waiting:
@@ -265,14 +266,14 @@ def _has_run(database: Database, action: ActionRecord) -> bool:
         return connection.execute(_RUN, key).one_or_none() is not None
 
 
-def refuse(actions: Actions, action_id: JobId, message: str, now: datetime) -> None:
-    """End an action whose Dag run Airflow did not create; its key is free again."""
+def end_refused(actions: Actions, action_id: JobId, message: str, now: datetime) -> None:
+    """End an action whose Dag run Airflow refused to create. Its idempotency key can be used again."""
     actions.apply_message(action_id, Unlaunched(State.ERROR, "RunRefused", message), now)
     _free_key(actions.database, action_id)
 
 
 def reconcile_queued(actions: Actions, now: datetime) -> None:
-    """Queue the actions whose time has come, and end those that nothing will launch any more."""
+    """Queue scheduled actions that are due, and end queued actions that nothing will launch."""
     with actions.database.transaction() as connection:
         found = connection.execute(_TO_RECONCILE, {"now": now, "missing_since": now - RUN_GRACE}).all()
     for row in found:
@@ -283,7 +284,7 @@ def reconcile_queued(actions: Actions, now: datetime) -> None:
 
 
 def _free_key(database: Database, action_id: JobId) -> None:
-    """Let the key of an action that was never launched be used again."""
+    """Clear the idempotency key of an action that was never launched, so that it can be used again."""
     with database.transaction() as connection:
         connection.execute(
             update(action_table).where(_columns.id == action_id).values(idempotency_digest=None)
@@ -292,27 +293,27 @@ def _free_key(database: Database, action_id: JobId) -> None:
 
 def _message(row: Any) -> Due | Unlaunched:
     if row.run_state is None:
-        return Unlaunched(State.STOPPED, "RunDeleted", "The Dag run is gone, or was never created")
+        return Unlaunched(State.STOPPED, "RunDeleted", "The Dag run was deleted or never created.")
     if row.run_state not in _ENDED_RUNS:
         return Due()
     if row.task_state == TaskInstanceState.SKIPPED.value:
-        return Unlaunched(State.STOPPED, SKIPPED, "Airflow skipped the task before it launched the job")
+        return Unlaunched(State.STOPPED, SKIPPED, "Airflow skipped the task before it launched the job.")
     if row.run_state == DagRunState.FAILED.value:
         before = " before it launched the job" if row.task_id else ""
-        return Unlaunched(State.ERROR, "RunFailed", f"The Dag run failed{before}")
+        return Unlaunched(State.ERROR, "RunFailed", f"The Dag run failed{before}.")
     if row.task_state in _FAILED_TASKS:
         return Unlaunched(
-            State.ERROR, "RunFailed", f"The task is {row.task_state}: it did not launch the job"
+            State.ERROR, "RunFailed", f"The task is {row.task_state} and did not launch the job."
         )
     return Unlaunched(State.SUCCESS)
 
 
-def _of_key(database: Database, wanted: Launch) -> ActionRecord:
+def _find_by_key(database: Database, wanted: Launch) -> ActionRecord:
     with database.transaction() as connection:
         query = select(_columns.id).where(_columns.idempotency_digest == wanted.idempotency_digest)
         action_id = connection.scalar(query)
     if action_id is None:
-        raise ActionNotFound("The action of this Idempotency-Key is gone")
+        raise ActionNotFound("The action of this Idempotency-Key was deleted.")
     return find(database, action_id)
 
 
@@ -338,7 +339,7 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "state": (State.SCHEDULED if is_later else State.QUEUED).value,
         **rows.UNTOUCHED,
         "created_at": now,
-        "updated_at": max(now, scheduled_at or now),  # by which it is old one day
+        "updated_at": max(now, scheduled_at or now),  # `airflow db clean` goes by it
         "adoptable": False,
         "requested_by": replace_unstorable(wanted.requested_by)[:250],
         "requested_at": now,

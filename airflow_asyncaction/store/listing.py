@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions as users look at them: one, or a page of a list, at a cost that does not grow with the table."""
+"""Listing: reads actions for users, one or a page of a list, at a cost independent of the table size."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.models import action_table
 
 _MOST_RANGES = 200
-"""So many ranges of an index are read for a page; if more were needed, it is one go through all actions."""
+"""Maximum number of index ranges read for a page. If a page needs more, all actions are scanned once."""
 
 _columns = action_table.c
 _NEVER_SHOWN = {
@@ -49,7 +49,7 @@ _SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHO
 
 
 def _shown_but(instead: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
-    """Return the query for what is shown, with something else in place of some columns."""
+    """Return the query for the shown columns, some of them replaced by other expressions."""
     columns = _SHOWN.selected_columns
     return select(
         *(instead[each.name].label(each.name) if each.name in instead else each for each in columns)
@@ -66,7 +66,7 @@ _LISTED = _shown_but(
         "error_message": func.substr(_columns.error_message, 1, MAX_LISTED_CHARS),
     }
 )
-"""Of lists: nothing whose size a job decides."""
+"""For lists: no column whose size a job controls."""
 _NEXT_ATTEMPT = (
     select(_columns.id)
     .where(*(_columns[name] == bindparam(name) for name in _TASK_KEY), _columns.id > bindparam("after"))
@@ -80,9 +80,10 @@ _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which actions are wanted: those to which all that is given applies.
+    """Filters for lists of actions. An action must match all that are given.
 
-    :param since: created at that time or later; ``until``: before
+    :param since: created at this time or later
+    :param until: created before this time
     """
 
     type: str | None = None
@@ -97,49 +98,49 @@ class Filter:
 
 @dataclass(frozen=True)
 class ActionRecord:
-    """An action with all that users are shown of it.
+    """An action as users see it.
 
-    :param row: of ``async_action``, without what is never shown
+    :param row: row of ``async_action`` without the secret columns
     """
 
     row: Any
 
     @property
     def id(self) -> JobId:
-        """Its uuid."""
+        """The uuid of the action."""
         return JobId(self.row.id)
 
     @property
     def dag_id(self) -> str:
-        """The Dag it belongs to: who may see that may see it."""
+        """Its Dag, which determines who may see the action."""
         return str(self.row.dag_id)
 
     @property
     def state(self) -> State:
-        """Where it stands."""
+        """Current state."""
         return State(self.row.state)
 
     @property
     def has_results(self) -> bool:
-        """Whether its job, or its task, has told any: they may be ``null``."""
+        """Whether its job or task has reported results, which may be ``null``."""
         return self.row.results is not None
 
     @property
     def status_details(self) -> Any:
-        """What its job has told last of how it gets on, parsed."""
+        """The status details last reported by its job, parsed."""
         return _parsed(self.row.status_details)
 
     @property
     def is_done(self) -> bool:
-        """As :attr:`Action.is_done`."""
+        """See :attr:`Action.is_done`."""
         return rows.to_action(self.row).is_done
 
     def to_short_json(self, now: datetime) -> dict[str, Any]:
-        """Return it as it stands in a list."""
+        """Return its JSON fields for lists."""
         row = self.row
         progress = row.progress
         if progress is not None and self.state is State.SUCCESS:
-            progress = 100  # whatever its job reported last
+            progress = 100  # whatever its job reported before
         return {
             "uuid": row.id,
             "type": row.type,
@@ -173,14 +174,14 @@ class ActionRecord:
         }
 
     def masked(self, shown: Any) -> Any:
-        """Return a JSON value without the secrets that its task knows; a mask, if they cannot be read."""
+        """Mask the secrets of its task in a JSON value, or the whole value if they are unreadable."""
         try:
             return masks.masker_of(self.row).json(shown)
         except SecretUnreadable:
             return MASK
 
     def to_json(self, now: datetime) -> dict[str, Any]:
-        """Return all that is shown of it. Of what its job reported, only the results are stored unmasked."""
+        """Return all its JSON fields. Of the reported fields, only the results are stored unmasked."""
         row = self.row
         return {
             **self.to_short_json(now),
@@ -197,10 +198,10 @@ class ActionRecord:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What is to come of a task whose action has ended: each try has an action of its own.
+    """What follows the end of an action: each retry of its task has an action of its own.
 
-    :param next_attempt: the action of the next try, once it is there
-    :param is_final: whether the end is that of the task as well, as far as Airflow knows now
+    :param next_attempt: the action of the next try, if it exists
+    :param is_final: whether the task has ended as well, as far as Airflow knows now
     """
 
     next_attempt: JobId | None
@@ -209,16 +210,16 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Page:
-    """Some actions, the newest first.
+    """A page of actions, newest first.
 
-    :param next: id of the last one, if there are more: ask for those before it
+    :param next: cursor for the next page (id of the last action); ``None`` on the last page
     """
 
     actions: tuple[ActionRecord, ...]
     next: JobId | None
 
     def first(self, count: int) -> Page:
-        """Return its first actions as a page of their own."""
+        """Return a page of its first ``count`` actions."""
         if len(self.actions) <= count:
             return self
         return Page(self.actions[:count], self.actions[count - 1].id)
@@ -226,7 +227,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Change:
-    """What tells whether anything about an action is new."""
+    """Columns that show whether an action has changed."""
 
     dag_id: str
     updated_at: datetime
@@ -234,15 +235,15 @@ class Change:
 
     @property
     def has_failed(self) -> bool:
-        """Whether another try may follow, of which the action's own row does not tell."""
+        """Whether a retry may follow, which the row of the action does not show."""
         return self.state.is_end and self.state is not State.SUCCESS
 
 
 def find(database: Database, uuid: str, *, short: bool = False) -> ActionRecord:
     """Return an action.
 
-    :param short: without what a list does not show
-    :raises ActionNotFound: there is none
+    :param short: omit the large columns
+    :raises ActionNotFound: the action does not exist
     """
     query = _SHORT if short else _SHOWN
     with database.transaction() as connection:
@@ -253,9 +254,9 @@ def find(database: Database, uuid: str, *, short: bool = False) -> ActionRecord:
 
 
 def find_change(database: Database, uuid: str) -> Change:
-    """Return what tells whether anything about an action is new.
+    """Return the columns that show whether an action has changed.
 
-    :raises ActionNotFound: there is none
+    :raises ActionNotFound: the action does not exist
     """
     with database.transaction() as connection:
         row = connection.execute(_CHANGED.where(_columns.id == _checked(uuid))).one_or_none()
@@ -265,7 +266,7 @@ def find_change(database: Database, uuid: str) -> Change:
 
 
 def find_outlook(database: Database, action: ActionRecord) -> Outlook:
-    """Return what is to come after an action."""
+    """Return what follows the end of an action."""
     if not action.is_done:
         return Outlook(None, is_final=False)
     if action.state is State.SUCCESS or is_skipped(action.state, action.row.error_name):
@@ -286,10 +287,10 @@ def list_actions(
     limit: int,
     before: JobId | None = None,
 ) -> Page:
-    """Return the newest actions that are wanted.
+    """Return the newest actions that match a filter.
 
-    :param dag_ids: of these Dags only; ``None``: of all
-    :param before: only those that were created before this one
+    :param dag_ids: restrict to these Dags; ``None`` for all
+    :param before: cursor: only actions created before this one
     """
     conditions, ranges = _conditions(wanted, before), _ranges(wanted, dag_ids)
     with database.transaction() as connection:
@@ -308,7 +309,7 @@ def _newest(query: Select[Any], count: int) -> Select[Any]:
 
 
 def _newest_ids(conditions: Sequence[Any], ranges: Sequence[Sequence[Any]], count: int) -> Select[tuple[str]]:
-    """Return the query for the ids of the newest ones: the newest of each range, and of these the newest."""
+    """Return the query for the newest ids: the newest of each range, merged."""
     parts = [_newest(select(_columns.id).where(*conditions, *range_), count) for range_ in ranges]
     id_ = literal_column("id", _columns.id.type)
     merged = union_all(*(select(id_).select_from(part.subquery()) for part in parts)).subquery()
@@ -316,7 +317,7 @@ def _newest_ids(conditions: Sequence[Any], ranges: Sequence[Sequence[Any]], coun
 
 
 def _ranges(wanted: Filter, dag_ids: Collection[str] | None) -> list[list[Any]]:
-    """Return conditions of which each wanted one meets one: each is a range of an index, read backwards."""
+    """Return alternative conditions, each an index range that can be read backwards."""
     states = [state.value for state in sorted(set(wanted.states or State))]
     dags = dag_ids
     if wanted.dag_id is not None:
@@ -351,7 +352,7 @@ def _conditions(wanted: Filter, before: JobId | None) -> list[Any]:
 
 
 def _first_id_of(moment: datetime) -> JobId:
-    """Return the least id that an action of this time can have: ids are of version 7."""
+    """Return the smallest UUIDv7 of a time."""
     ms = min(max(0, int(moment.timestamp() * 1000)), 2**48 - 1)
     return JobId(str(UUID(int=ms << 80)))
 
@@ -363,7 +364,7 @@ def _checked(uuid: str) -> JobId:
 
 
 def _not_found(uuid: str) -> ActionNotFound:
-    return ActionNotFound(f"There is no action {uuid[:50]!r}, or it is not yours to see")
+    return ActionNotFound(f"There is no action {uuid[:50]!r}, or you may not see it.")
 
 
 def _parsed(text: str | None) -> Any:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log lines of an action: kept in its reports, numbered from 1, the oldest dropped over its limits.
+"""Log lines of actions: stored in report rows, numbered from 1, the oldest dropped beyond the limits.
 
-Lines are dropped by number (``log_lines_dropped``). A dropped line is not shown, and a report loses its lines
-once all of them were dropped: no line is read to drop another.
+Lines are dropped by number (``log_lines_dropped``). Dropped lines are hidden, and a report row is cleared
+once all its lines are dropped, so that no line must be read to drop another.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PAGE_LINES = 2000
 _PAGE_BYTES = 1024 * 1024
 
 _columns = report_table.c
-_SIZE = func.coalesce(_columns.log_bytes, func.length(_columns.logs))  # reports of earlier releases have none
+_SIZE = func.coalesce(_columns.log_bytes, func.length(_columns.logs))  # earlier releases did not store it
 _AFTER = (
     select(_columns.id, _columns.last_line, _columns.log_count, _SIZE.label("size_bytes"))
     .where(_columns.action_id == bindparam("action_id"), _columns.last_line > bindparam("after"))
@@ -43,10 +43,10 @@ _FREE = update(report_table).where(*_DROPPED).values(logs=None, log_bytes=None, 
 
 @dataclass(frozen=True)
 class LogPage:
-    """Some log lines in order.
+    """A page of log lines, in order.
 
-    :param first_line: number of the first one; if it is not the one asked for, those before it were dropped
-    :param has_more: whether more lines are stored behind these
+    :param first_line: number of the first line; lines between the requested one and this one were dropped
+    :param has_more: whether more lines follow
     """
 
     first_line: int
@@ -55,19 +55,19 @@ class LogPage:
 
     @property
     def last_line(self) -> int:
-        """Number of the last line: ask for what comes after it."""
+        """Number of the last line; the next page starts after it."""
         return self.first_line + len(self.lines) - 1
 
 
 def encode(lines: Sequence[LogLine]) -> str:
-    """Return what a report row keeps of its lines, in ASCII."""
+    """Return the lines as they are stored in a report row: JSON in ASCII."""
     return strict_json.dumps([line.to_json() for line in lines])
 
 
 def page(connection: Connection, action_id: JobId, after: int, *, dropped: int) -> LogPage:
-    """Return the lines that follow line number ``after``: some 2000, or a MiB, or one report's, at the most.
+    """Return the lines after line number ``after``: up to 2000 lines or 1 MiB, or the lines of one report.
 
-    :param dropped: how many lines of the action were dropped
+    :param dropped: number of the last dropped line of the action
     """
     begin = max(after, dropped, 0)
     while found := connection.execute(_AFTER, {"action_id": action_id, "after": begin}).all():
@@ -79,12 +79,12 @@ def page(connection: Connection, action_id: JobId, after: int, *, dropped: int) 
             hidden = max(0, begin + 1 - first_line)
             has_more = len(taken) < len(found) or len(found) == _PAGE_REPORTS
             return LogPage(first_line + hidden, tuple(lines[hidden:]), has_more)
-        begin = taken[-1].last_line  # all of them were freed between the two statements
+        begin = taken[-1].last_line  # all were freed between the two statements
     return LogPage(max(after, 0) + 1, (), has_more=False)
 
 
 def drop_for_bytes(connection: Connection, action_id: JobId, *, excess_bytes: int) -> int:
-    """Return the number of the last line to drop so that so many bytes can be freed."""
+    """Return the number of the last line to drop to free ``excess_bytes``."""
     last_line = 0
     while excess_bytes > 0:
         found = connection.execute(_AFTER, {"action_id": action_id, "after": last_line}).all()
@@ -98,7 +98,7 @@ def drop_for_bytes(connection: Connection, action_id: JobId, *, excess_bytes: in
 
 
 def free(connection: Connection, action_id: JobId, *, dropped: int) -> int:
-    """Free the reports of which every line was dropped, and return how many bytes they had."""
+    """Clear reports whose lines are all dropped, and return the number of bytes freed."""
     known = {"action_id_": action_id, "dropped": dropped}
     size_bytes = connection.scalar(_SIZE_OF_DROPPED, known)
     if size_bytes:
@@ -107,7 +107,7 @@ def free(connection: Connection, action_id: JobId, *, dropped: int) -> int:
 
 
 def _first_of(found: Sequence[Any]) -> list[Any]:
-    """Return the reports of a page: at least one, whatever its size."""
+    """Return the reports that fit on a page, at least one."""
     taken: list[Any] = []
     lines = size_bytes = 0
     for row in found:

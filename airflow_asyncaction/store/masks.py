@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks of an action: stores the secrets that its task knows, and the arguments that contain some.
+"""Masks: store the secrets to mask in the reports of an action, and its unmasked arguments.
 
-Both are encrypted with Airflow's Fernet keys, as the secrets of jobs are. Only a job gets its arguments as
-they are.
+Both are encrypted with Airflow's Fernet keys, like the secrets of jobs. Only the job gets its arguments
+unmasked.
 """
 
 from __future__ import annotations
@@ -24,31 +24,32 @@ from airflow_asyncaction.store import secret
 
 
 def masker_of(row: Row[Any]) -> Masker:
-    """Return what masks the secrets that the task of an action knows.
+    """Return the masker for the secrets of an action's task.
 
-    :param row: of ``async_action``
-    :raises SecretUnreadable: as ``secret.decrypt``
+    :param row: row of ``async_action``
+    :raises SecretUnreadable: see :func:`secret.decrypt`
     """
     return masker(row.masks)
 
 
 def masker(stored: str | None) -> Masker:
-    """Return what masks the secrets that are stored (:func:`encrypted`), if there are any.
+    """Return the masker for stored secrets (:func:`encrypted`); ``None`` masks nothing.
 
-    :raises SecretUnreadable: as ``secret.decrypt``
+    :raises SecretUnreadable: see :func:`secret.decrypt`
     """
     return NO_SECRETS if stored is None else _masker(secret.decrypt_once(stored))
 
 
-@lru_cache(maxsize=128)  # mapped tasks know the same secrets, each encrypted otherwise
+@lru_cache(maxsize=128)  # mapped tasks share secrets, whose ciphertexts differ
 def _masker(secrets: str) -> Masker:
     return Masker(json.loads(secrets))
 
 
 def encrypted(secrets: Iterable[str], arguments: str, *, known: Masker = NO_SECRETS) -> str | None:
-    """Return what is stored of secrets, together with those that are known already.
+    """Return secrets, merged with those already known, as they are stored.
 
-    Without a ``[core] fernet_key``, only those that the arguments have, which are stored as they are, too.
+    Without a ``[core] fernet_key``, only secrets contained in the arguments are stored: the arguments are
+    stored in plain text as well.
     """
     kept = bounded(known.values.union(secrets))
     if not secret.is_encrypting():
@@ -57,9 +58,9 @@ def encrypted(secrets: Iterable[str], arguments: str, *, known: Masker = NO_SECR
 
 
 def added(row: Row[Any], secrets: Iterable[str]) -> str | None:
-    """Return what is stored of secrets, together with those that are known of an action already.
+    """Return secrets, merged with those stored for an action, as they are stored.
 
-    :raises SecretUnreadable: as ``secret.decrypt``
+    :raises SecretUnreadable: see :func:`secret.decrypt`
     """
     sealed = row.sealed_arguments
     arguments = row.arguments if sealed is None else secret.decrypt_once(sealed)
@@ -67,9 +68,9 @@ def added(row: Row[Any], secrets: Iterable[str]) -> str | None:
 
 
 def argument_columns(arguments: JsonText, masker: Masker = NO_SECRETS) -> dict[str, Any]:
-    """Return the arguments as they are shown, and, where that differs, as the job gets them.
+    """Return the columns of arguments: masked for users and, if that differs, encrypted for the job.
 
-    As in Airflow's rendered fields, the values of keys such as ``password`` are masked, too.
+    Values of keys such as ``password`` are masked as well, as in Airflow's rendered fields.
     """
     given = strict_json.loads(arguments)
     shown = masker.json(_masked_by_name(given))
@@ -92,9 +93,9 @@ def _masked_by_name(value: Any, *, is_secret: bool = False) -> Any:
 
 
 def for_job(row: Row[Any], action: Action) -> Action:
-    """Return an action with its arguments as its job gets them.
+    """Return an action with unmasked arguments.
 
-    :raises SecretUnreadable: as ``secret.decrypt``
+    :raises SecretUnreadable: see :func:`secret.decrypt`
     """
     if row.sealed_arguments is None:
         return action

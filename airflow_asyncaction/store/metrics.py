@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this package counts and times, through Airflow's own metrics: the names, what they mean, their calls.
+"""Metrics: names, descriptions and functions to emit them through Airflow's metrics.
 
-Nothing here raises: a metrics server that fails takes nothing along.
+No function raises: a failing metrics server must not affect actions.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ P = ParamSpec("P")
 
 
 class MetricKind(StrEnum):
-    """What is done with a value."""
+    """How values of a metric are combined."""
 
-    COUNTER = "counter"  # it is added
-    GAUGE = "gauge"  # it takes the place of the one before
-    TIMER = "timer"  # it is a duration, in milliseconds
+    COUNTER = "counter"  # added up
+    GAUGE = "gauge"  # replaces the previous value
+    TIMER = "timer"  # a duration, in milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A name in Airflow's metrics; ``[metrics] statsd_prefix`` or ``otel_prefix`` stands before it.
+    """A metric. Airflow puts ``[metrics] statsd_prefix`` or ``otel_prefix`` before its name.
 
-    :param tags: names of its tags, for those who receive tags
-    :param suffix: the tag by whose values it is also told one by one, as ``<name>.<value>``, for those who do
-        not
+    :param tags: names of its tags, for backends with tags
+    :param suffix: the tag whose values are also emitted as ``<name>.<value>``, for backends without tags
     """
 
     name: str
@@ -51,39 +50,38 @@ class Metric:
 REPORTS_ACCEPTED = Metric(
     name="asyncaction.reports.accepted",
     kind=MetricKind.COUNTER,
-    description="Reports of jobs that were taken (200); one that is sent again is counted again",
+    description="Reports of jobs that were accepted (200). Resent reports count again",
 )
 REPORTS_REFUSED = Metric(
     name="asyncaction.reports.refused",
     kind=MetricKind.COUNTER,
-    description="Reports of jobs that were not taken, by the error code of the answer, such as bad_signature",
+    description="Reports of jobs that were refused, by the error code of the response, such as bad_signature",
     tags=("reason",),
     suffix="reason",
 )
 REPORT_LATENCY = Metric(
     name="asyncaction.report.latency",
     kind=MetricKind.TIMER,
-    description="From a job's report to its answer, in the API server; refused ones too",
+    description="Time the API server takes to respond to a report, refused reports included",
 )
 ACTIONS_ENDED = Metric(
     name="asyncaction.actions.ended",
     kind=MetricKind.COUNTER,
-    description="Actions that came to their end, each once, when nothing can change it any more: not with the"
-    " report, but with the exit of the job; or with a clock, a stop, a newer attempt, or the command reap",
+    description="Actions that ended. Each is counted once, when it can no longer change: at the exit of its"
+    " job, not at the report, or by a timeout, a stop, a newer attempt or the command reap",
     tags=("state", "type"),
     suffix="state",
 )
 ACTION_DURATION = Metric(
     name="asyncaction.action.duration",
     kind=MetricKind.TIMER,
-    description="From an action's start (of its job; else of the action) to its end",
+    description="Time from the start of the job, or else creation of the action, to the end of the action",
     tags=("state", "type"),
 )
 ACTIONS_UNENDED = Metric(
     name="asyncaction.actions.unended",
     kind=MetricKind.GAUGE,
-    description="Actions that have not ended, by where they stand; each API server tells all of them, every"
-    " 10 seconds",
+    description="Actions that have not ended, by state. Each API server reports all of them every 10 seconds",
     tags=("state",),
     suffix="state",
 )
@@ -96,22 +94,22 @@ METRICS = (
     ACTION_DURATION,
     ACTIONS_UNENDED,
 )
-"""All of them."""
+"""All metrics."""
 
 _OFF_UNLESS = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 
 
 @cache
-def are_on() -> bool:
-    """Tell whether anybody receives metrics; as it is configured when this is first asked."""
+def is_enabled() -> bool:
+    """Return whether metrics are enabled. The configuration is read once."""
     return any(conf.getboolean("metrics", option, fallback=False) for option in _OFF_UNLESS)
 
 
 def initialise() -> None:
-    """Begin to send metrics from a command, as Airflow's servers do by themselves."""
+    """Initialize metrics in a command; Airflow's servers do so themselves."""
     from airflow.observability.metrics import stats_utils
 
-    if are_on():
+    if is_enabled():
         stats.initialize(
             factory=stats_utils.get_stats_factory(),
             export_legacy_names=conf.getboolean("metrics", "legacy_names_on", fallback=True),
@@ -119,29 +117,29 @@ def initialise() -> None:
 
 
 def _harmless(emit: Callable[P, None]) -> Callable[P, None]:
-    """Let a function do nothing where metrics are off, and no harm where they fail."""
+    """Skip a function if metrics are off, and log its errors instead of raising them."""
 
     @wraps(emit)
     def emit_if_on(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            if are_on():
+            if is_enabled():
                 emit(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - a wrong option, or a client of the user's own
-            _complain(f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - an invalid option, or a custom client
+            _warn_once(f"{type(error).__name__}: {error}")
 
     return emit_if_on
 
 
-@cache  # once is enough: it fails with every report
-def _complain(said: str) -> None:
-    log.warning("Metrics cannot be sent, which is said once: %s", said)
+@cache  # log once: it may fail for every report
+def _warn_once(said: str) -> None:
+    log.warning("Could not send metrics; this is logged once. %s", said)
 
 
 @_harmless
 def count_report(refused_with: str | None, latency: timedelta) -> None:
-    """Count a report that was answered.
+    """Count a report, and record the time taken to respond.
 
-    :param refused_with: error code of the answer, if it was refused
+    :param refused_with: error code of the response if the report was refused
     """
     if refused_with is None:
         _count(REPORTS_ACCEPTED)
@@ -152,7 +150,7 @@ def count_report(refused_with: str | None, latency: timedelta) -> None:
 
 @_harmless
 def count_end(action: Action) -> None:
-    """Count an action that has ended, and tell how long it took."""
+    """Count an action that has ended, and record its duration."""
     tags = {"state": action.state.value.lower(), "type": _tag_value(action.type)}
     _count(ACTIONS_ENDED, **tags)
     if action.ended_at is not None:
@@ -161,9 +159,9 @@ def count_end(action: Action) -> None:
 
 
 @_harmless
-def tell_unended(counts: Mapping[State, int]) -> None:
-    """Tell how many actions are in each state that is not an end."""
-    # Without tags: where tags are not sent, each state's number would take the place of the one before.
+def record_unended(counts: Mapping[State, int]) -> None:
+    """Record the number of actions in each state that is not final."""
+    # Without tags: in backends without tags, the states would overwrite each other.
     stats.gauge(ACTIONS_UNENDED.name, sum(counts.values()))
     for state, count in counts.items():
         value = state.value.lower()
@@ -177,5 +175,5 @@ def _count(metric: Metric, **tags: str) -> None:
 
 
 def _tag_value(text: str) -> str:
-    """Return a text without what would end a tag."""
+    """Return a text without characters that are invalid in tags."""
     return stats.normalize_name_for_stats(text, log_warning=False)

@@ -70,7 +70,7 @@ def stop(actions: Actions, request: Request, user: User, action: ActionRecord) -
 def _operation(database: Database, user: User, operation_id: str) -> Operation:
     found = find_operations(database, [operation_id])
     if not found or not user.may("GET", operation_id, "RUN"):
-        said = f"There is no operation {operation_id[:250]!r}, or it is not yours to see: see GET /async"
+        said = f"There is no operation {operation_id[:250]!r}, or you may not see it. GET /async lists them."
         raise UserRefused(said, code="no_such_operation")
     user.check("POST", operation_id, "RUN")
     return found[0]

@@ -88,6 +88,6 @@ class Reconciler:
 
     def _count_unended(self) -> None:
         now = time.monotonic()
-        if metrics.are_on() and now - self._counted_at >= _COUNT_INTERVAL_SECONDS:
+        if metrics.is_enabled() and now - self._counted_at >= _COUNT_INTERVAL_SECONDS:
             self._counted_at = now
-            metrics.tell_unended(count_unended(self._actions.database))
+            metrics.record_unended(count_unended(self._actions.database))

@@ -234,7 +234,7 @@ def test_an_action_is_stopped(run: Run, job: SignedJob, database: Database, acti
     assert job.report().fields["action"] == "STOP"
     job.tell(Exit(code=0))
     again = run("stop", job.info.job_id, "-y")
-    assert again.said == "The action has ended as STOPPED"
+    assert again.said == "The action has already ended as STOPPED."
     with database.engine.connect() as connection:
         events = Log.__table__.c
         count = connection.scalar(select(func.count()).where(events.event == "cli_stop"))

@@ -174,14 +174,14 @@ def test_the_order_of_names_makes_no_other_input(actions: Actions) -> None:
     wanted = launch(idempotency_key="k", arguments=JsonText('{"of":{"a":1,"b":2}}'))
     first = launching.queue(actions.database, wanted, NOW)
     other = replace(wanted, arguments=JsonText('{"of":{"b":2,"a":1}}'))
-    assert launching.queue(actions.database, other, NOW).is_what(other)
+    assert launching.queue(actions.database, other, NOW).matches(other)
     assert launching.queue(actions.database, other, NOW).action.id == first.action.id
 
 
 def test_a_refused_run_frees_its_key(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     first = launching.queue(actions.database, wanted, NOW).action
-    launching.refuse(actions, first.id, "no manual runs", NOW)
+    launching.end_refused(actions, first.id, "no manual runs", NOW)
     shown = find(actions.database, first.id).to_json(NOW)
     assert (shown["status"], shown["errorName"], shown["errorMessage"]) == (
         "ERROR",

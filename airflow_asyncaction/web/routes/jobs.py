@@ -22,7 +22,7 @@ from airflow_asyncaction.web.security import job_request
 def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> Blueprint:
     """Return the routes ``/status``, the hook URL itself and ``/job``."""
     blueprint = Blueprint("jobs", __name__)
-    if metrics.are_on():
+    if metrics.is_enabled():
         blueprint.before_request(_start_clock)
         blueprint.after_request(_count)
 

@@ -232,7 +232,7 @@ def _or_refuse(uuid: str, look: Callable[[], T]) -> T:
 
 
 def _no_such_action(uuid: str) -> UserRefused:
-    said = f"There is no action {uuid[:50]!r}, or it is not yours to see"
+    said = f"There is no action {uuid[:50]!r}, or you may not see it."
     return UserRefused(said, code="no_such_action")
 
 
