@@ -28,7 +28,7 @@ from airflow_asyncaction.store.launching import RUN_GRACE, Launch, WantedRun
 from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
-from airflow_asyncaction.store.registration import Claimant, Registered, Wanted, register
+from airflow_asyncaction.store.registration import Claimant, Registered, RegistrationRequest, register
 from airflow_asyncaction.store.timeline import read_reports
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask, running_task
@@ -59,7 +59,9 @@ def started(database: Database, queued: ActionRecord) -> RunningTask:
 
 
 def registered(actions: Actions, task: RunningTask, spec: ActionSpec = SPEC) -> Registered:
-    return register(actions.database, Claimant.of(task.ti_id, task.commit()), lambda: Wanted(spec), NOW)
+    return register(
+        actions.database, Claimant.of(task.ti_id, task.commit()), lambda: RegistrationRequest(spec), NOW
+    )
 
 
 def run(database: Database, action: ActionRecord, state: str) -> None:

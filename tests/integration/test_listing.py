@@ -246,7 +246,7 @@ def test_a_look_for_unwatched_actions_reads_few_blocks(many: Database) -> None:
     reaper = Reaper(actions, grace=timedelta(hours=1), batch=batch)
     for look in range(AWAITED // batch + 2):
         with statements(many) as sent:
-            reaper.look(NOW, clock_seconds=look)
+            reaper.scan(NOW, clock_seconds=look)
         with many.engine.connect() as connection:
             blocks = sum(blocks_read(connection, *query) for query in sent)
         assert blocks <= 2 * batch, look

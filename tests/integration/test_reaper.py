@@ -53,7 +53,7 @@ def _nothing_else(database: Database) -> None:
 
 def look(reaper: Reaper, moment: datetime) -> None:
     """Let it look at a moment that has come by itself: nobody has set a clock."""
-    reaper.look(moment, clock_seconds=moment.timestamp())
+    reaper.scan(moment, clock_seconds=moment.timestamp())
 
 
 def set_columns(database: Database, job: SignedJob, **values: Any) -> None:
@@ -309,7 +309,7 @@ def test_what_an_older_server_has_ended_is_unmarked_without_a_word(
 def test_a_clock_that_is_set_ends_nothing(task: RunningTask, job: SignedJob, reaper: Reaper) -> None:
     task.set_state(TaskInstanceState.FAILED)
     for moment in (NOW, LONG_AFTER):
-        reaper.look(moment, clock_seconds=1.0)
+        reaper.scan(moment, clock_seconds=1.0)
     assert not job.view().is_done
 
 
