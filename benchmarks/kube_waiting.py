@@ -93,7 +93,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
     from airflow_asyncaction.protocol.job_info import JobInfo
     from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker, TaskCredentials
     from airflow_asyncaction.store.database import Database
-    from airflow_asyncaction.store.registration import Claimant, Wanted, register
+    from airflow_asyncaction.store.registration import Claimant, RegistrationRequest, register
     from airflow_asyncaction.triggers.pods.trigger import PodActionTrigger
 
     database = Database(airflow_settings.get_engine())
@@ -102,7 +102,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
 
     def make_trigger(ti_id: str) -> PodActionTrigger:
         nonce = _commit(ti_id)
-        wanted = Wanted(ActionSpec(type="benchmark", runner="kubernetes", adoptable=True))
+        wanted = RegistrationRequest(ActionSpec(type="benchmark", runner="kubernetes", adoptable=True))
         done = register(database, Claimant.of(ti_id, nonce), lambda: wanted, datetime.now(UTC))
         info = JobInfo(job_id=done.action.id, secret_key=done.secrets.job, hook_url=base_url)
         task = TaskCredentials(done.action.id, done.secrets.task)

@@ -49,7 +49,7 @@ def _make(count: int, generator: Any) -> list[Target]:
 
     from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
     from airflow_asyncaction.store.database import Database
-    from airflow_asyncaction.store.registration import Claimant, Wanted, register
+    from airflow_asyncaction.store.registration import Claimant, RegistrationRequest, register
 
     now, run_id = datetime.now(UTC), f"benchmark-{secrets.token_hex(4)}"
     key = {"dag_id": "benchmark", "run_id": run_id}
@@ -58,7 +58,7 @@ def _make(count: int, generator: Any) -> list[Target]:
     ti |= {"map_index": -1, "pool": "default_pool", "pool_slots": 1, "queue": "default"}
     database = Database(settings.get_engine())
     targets = []
-    wanted = Wanted(ActionSpec(type="benchmark", runner="local"))
+    wanted = RegistrationRequest(ActionSpec(type="benchmark", runner="local"))
     with create_session() as session:
         session.execute(insert(DagRun.__table__).values(run))
     for number in range(count):

@@ -81,7 +81,7 @@ class Attaching:
         """Attach a file to a content that is stored already."""
         files.link(connection, file, content, now)
         said = f"{format_size(content.size_bytes)}, already stored"
-        reports.keep_line(connection, row, "file", _line(file, said), now)
+        reports.add_line(connection, row, "file", _line(file, said), now)
 
 
 def record(file: FileRow, content: ContentRow, store: FileStore) -> FileRecord:
@@ -123,7 +123,7 @@ def _attach(
         return attached(connection, file)
     content = files.attach(connection, file, _content(file, found), now)
     said = format_transfer(found.measured.size_bytes, found.seconds)
-    reports.keep_line(connection, row, "file", _line(file, said), now)
+    reports.add_line(connection, row, "file", _line(file, said), now)
     return file, content
 
 

@@ -38,7 +38,7 @@ from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.error_isolation import isolate_errors
 from airflow_asyncaction.store.models import report_table
 from airflow_asyncaction.store.proof import Unseal, proven, unsealed
-from airflow_asyncaction.store.refused_reports import keep_refusal, lock_out_v1, without_v1
+from airflow_asyncaction.store.refused_reports import add_refusal, lock_out_v1, without_v1
 from airflow_asyncaction.store.reports import Envelope
 
 _PRUNE_EVERY = 64
@@ -119,7 +119,7 @@ class Actions:
             with self.database.transaction() as connection:
                 row = rows.lock(connection, action_id)
                 if row is not None:
-                    keep_refusal(connection, row, Refused(error.code, str(error)), envelope, now)
+                    add_refusal(connection, row, Refused(error.code, str(error)), envelope, now)
             raise
 
     def apply_runner_message(
@@ -155,7 +155,7 @@ class Actions:
             row = rows.lock(connection, action_id)
             if row is not None:
                 line = LogLine(said, level="WARNING", stream=SERVER_STREAM)
-                reports.keep_line(connection, row, "warning", line, now)
+                reports.add_line(connection, row, "warning", line, now)
 
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
         """Record that the task is about to be deferred, and return the action.
@@ -164,7 +164,7 @@ class Actions:
         """
         with self.locked(action_id, unseal) as (connection, row, deferral):
             rows.write(connection, action_id, {"deferral": strict_json.dumps(deferral.to_json())})
-            reports.keep_message(connection, action_id, "deferred", now)
+            reports.add_message(connection, action_id, "deferred", now)
             return rows.to_action(row)
 
     def apply_message(
@@ -298,7 +298,7 @@ class Actions:
             case Duplicate():
                 return ReportOutcome(masks.for_job(row, before))
             case Refused():
-                keep_refusal(connection, row, decision, envelope, now)
+                add_refusal(connection, row, decision, envelope, now)
                 return ReportOutcome(before, decision)
             case Accepted(after):
                 changes = rows.changes(before, after, now)
@@ -321,7 +321,7 @@ class Actions:
         changes.update(without_v1(row, envelope.scheme), report_count=row.report_count + 1)
         if report.status_details is not None and changes.get("status_details") is report.status_details:
             changes |= {"progress": report.progress, "message": report.message}
-        reports.keep(connection, row, kept, report.logs, changes, max_log_bytes=self._max_log_bytes)
+        reports.add(connection, row, kept, report.logs, changes, max_log_bytes=self._max_log_bytes)
         if changes["report_count"] % _PRUNE_EVERY == 0:
             reports.prune(connection, row.id, older_than=now - self._replay_window)
 
@@ -331,7 +331,7 @@ class Actions:
             return action
         after = _accepted(decide(action, expired, now))
         rows.write(connection, action.id, rows.changes(action, after, now))
-        reports.keep_message(connection, action.id, "timeout", now)
+        reports.add_message(connection, action.id, "timeout", now)
         end_events.collect(connection, action, after)
         return after
 
@@ -343,7 +343,7 @@ def _apply(
     after = _accepted(decide(before, message, now))
     rows.write(connection, row.id, rows.changes(before, after, now))
     kind = type(message).__name__.lower()
-    reports.keep_message(connection, row.id, kind, now, requested_by=requested_by)
+    reports.add_message(connection, row.id, kind, now, requested_by=requested_by)
     end_events.collect(connection, before, after)
     return after
 

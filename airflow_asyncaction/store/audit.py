@@ -42,7 +42,7 @@ class AuditEvent:
 
 def record(connection: Connection, event: AuditEvent, now: datetime) -> None:
     """Write the row of an event, in the transaction of the change that it records."""
-    owner = well_formed(event.owner)[:500]
+    owner = replace_unstorable(event.owner)[:500]
     values = {
         "dttm": now,
         "event": event.event,

@@ -191,7 +191,7 @@ def _push_results(session: Session, task: TaskInstance, action: Action, now: dat
         return
     if is_changed:
         line = LogLine(RESULTS_CHANGED, "WARNING", unix_ms(now), SERVER_STREAM)
-        reports.append_line(session.connection(), action.id, "results", line, now)
+        reports.reread_and_add_line(session.connection(), action.id, "results", line, now)
     XComModel.set(
         key="return_value",
         value=serialize(results),

@@ -193,7 +193,7 @@ def stop(
     now = datetime.now(UTC)
     with actions.database.transaction() as connection:
         audit.record(connection, audited, now)
-        reports.keep_message(connection, action.id, "stop", now, requested_by=requested_by)
+        reports.add_message(connection, action.id, "stop", now, requested_by=requested_by)
         rows.write(connection, action.id, {"updated_at": now})  # so that pages reload the timeline
     return action
 
@@ -236,7 +236,7 @@ def queue(database: Database, wanted: Launch, now: datetime) -> Queued:
     try:
         with database.transaction() as connection:
             connection.execute(insert(action_table), _row(action_id, wanted, now))
-            reports.keep_message(connection, action_id, "queued", now, requested_by=wanted.requested_by)
+            reports.add_message(connection, action_id, "queued", now, requested_by=wanted.requested_by)
     except IntegrityError:
         return Queued(_find_by_key(database, wanted), is_new=False)
     return Queued(find(database, action_id), is_new=True)
@@ -337,7 +337,7 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "require_report": False,
         "max_log_lines": 0,
         "state": (State.SCHEDULED if is_later else State.QUEUED).value,
-        **rows.UNTOUCHED,
+        **rows.INITIAL_COLUMNS,
         "created_at": now,
         "updated_at": max(now, scheduled_at or now),  # `airflow db clean` goes by it
         "adoptable": False,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables. Migrations must make exactly these: ``airflow db migrate`` creates a new database from here."""
+"""Tables. ``airflow db migrate`` creates new databases from them: migrations must result in the same."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ metadata = MetaData(
     }
 )
 
-# SQLite numbers rows by itself only for INTEGER primary keys.
+# SQLite autoincrements INTEGER primary keys only.
 _row_id = BigInteger().with_variant(Integer, "sqlite")
-# MySQL's TEXT ends at 64 KiB.
+# MySQL limits TEXT to 64 KiB.
 _json_text = Text().with_variant(LONGTEXT, "mysql")
 _action_id = Uuid(as_uuid=False)
 
@@ -46,8 +46,8 @@ action_table = Table(
     Column("type", String(250), nullable=False),
     Column("runner", String(50), nullable=False),
     Column("attempt", Integer, nullable=False),
-    # The task instance it belongs to. No foreign keys: Airflow's tables are not in this metadata, and a
-    # cleared try takes a new id while its actions stay.
+    # Its task instance. No foreign key: Airflow's tables are not in this metadata, and a task instance gets a
+    # new id when it is cleared, while its actions are kept.
     Column("ti_id", _action_id, nullable=True),
     Column("dag_id", String(250), nullable=False),
     Column("run_id", String(250), nullable=False),
@@ -57,14 +57,14 @@ action_table = Table(
     Column("registration_digest", String(64), nullable=False),
     Column("secret", Text, nullable=False),
     Column("accept_v1", Boolean(create_constraint=False), nullable=False),
-    # What was asked for.
+    # Specification.
     Column("arguments", _json_text, nullable=False),
     Column("completion", String(10), nullable=False),
     Column("require_report", Boolean(create_constraint=False), nullable=False),
     Column("start_timeout_seconds", Float, nullable=True),
     Column("heartbeat_timeout_seconds", Float, nullable=True),
     Column("max_log_lines", Integer, nullable=False),
-    # Where it stands.
+    # Current state.
     Column("state", String(20), nullable=False),
     Column("reported", String(20), nullable=True),
     Column("status_details", _json_text, nullable=True),
@@ -77,7 +77,7 @@ action_table = Table(
     Column("verb", String(10), nullable=True),
     Column("stop_reason", String(50), nullable=True),
     Column("fenced", Boolean(create_constraint=False), nullable=False),
-    # Lines are numbered from 1; those up to log_lines_dropped are gone.
+    # Lines are numbered from 1. Those up to log_lines_dropped were dropped.
     Column("log_lines", Integer, nullable=False),
     Column("log_lines_dropped", Integer, nullable=False),
     Column("report_count", Integer, nullable=False),
@@ -86,15 +86,15 @@ action_table = Table(
     Column("started_at", UtcDateTime, nullable=True),
     Column("last_report_at", UtcDateTime, nullable=True),
     Column("ended_at", UtcDateTime, nullable=True),
-    # What `airflow db clean` goes by: an action that still lives is never old. Not indexed, so that
-    # PostgreSQL can update a row in place (HOT) with every report.
+    # `airflow db clean` deletes by it, so that it keeps running actions. Not indexed, so that PostgreSQL can
+    # update a row in place (HOT) with every report.
     Column("updated_at", UtcDateTime, nullable=False),
-    # Whether the job may outlive its worker; NULL, in rows of before, is False.
+    # Whether the job may outlive its worker. NULL in rows of earlier releases: FALSE.
     Column("adoptable", Boolean(create_constraint=False), nullable=True),
-    # How the server is to complete the task (protocol.tasks.Deferral) while no worker waits for it.
+    # How the server completes the task (protocol.tasks.Deferral). NULL: the task is not deferred.
     Column("deferral", Text, nullable=True),
-    # Of an action that was asked for before its task ran: who did, when, and for when. created_at is then the
-    # moment its task registered it, by which its clocks go.
+    # Only of launched actions: user, time of the request, and scheduled time. created_at is then the time of
+    # registration, from which timeouts count.
     Column("requested_by", String(250), nullable=True),
     Column("requested_at", UtcDateTime, nullable=True),
     Column("scheduled_at", UtcDateTime, nullable=True),
@@ -102,30 +102,30 @@ action_table = Table(
     Column("idempotency_digest", String(64), nullable=True),
     # sha256, hex, of the rest of the request: it must be the same if the key is.
     Column("request_digest", String(64), nullable=True),
-    # W3C trace context of the task.
+    # W3C trace context of the task instance.
     Column("traceparent", String(55), nullable=True),
-    # For a webda job: the service and the method to call with the arguments. Both or neither.
+    # Only of webda jobs: service and method to call with the arguments. Both or neither is set.
     Column("service_name", String(250), nullable=True),
     Column("method", String(250), nullable=True),
     # The job's JOB_ORCHESTRATOR. NULL until a task registers the action, and in rows of earlier releases.
     Column("orchestrator", String(250), nullable=True),
-    # What the task signs with, Fernet-encrypted. NULL: its job's secret, for workers of older releases.
+    # Signing key of the task, Fernet-encrypted. NULL for workers of older releases: the job's secret.
     Column("task_key", Text, nullable=True),
-    # TRUE from its registration until it is done (Action.is_done), then NULL: few rows of many have it.
+    # TRUE from registration until Action.is_done, then NULL: its partial index is small.
     Column("awaited", Boolean(create_constraint=False), nullable=True),
-    # Both Fernet-encrypted: the secrets that the task knows, as a JSON list, to be masked in what the job
-    # reports; and the arguments as the job gets them, where those above are masked.
+    # Both Fernet-encrypted: the secrets to mask in reports, as a JSON list, and the unmasked arguments if
+    # `arguments` is masked.
     Column("masks", _json_text, nullable=True),
     Column("sealed_arguments", _json_text, nullable=True),
-    # Size of the lines that are kept. NULL: 0, and in rows of earlier releases not known.
+    # Size of the stored log lines. NULL: 0, or unknown in rows of earlier releases.
     Column("log_bytes", BigInteger, nullable=True),
-    # What lists show of status_details, which may be large.
+    # From status_details, which may be too large for lists.
     Column("progress", Float, nullable=True),
     Column("message", String(MAX_LISTED_CHARS), nullable=True),
     UniqueConstraint("ti_id"),
     Index(None, "idempotency_digest", unique=True),
     Index(None, "dag_id", "run_id", "task_id", "map_index"),
-    # Ids are of version 7, in order of time: a page of a list is a range of one of these, or of the key.
+    # Ids are UUIDv7, ordered by time: a page of a list is a range of one of these or the primary key.
     Index(None, "dag_id", "state", "id"),
     Index(None, "type", "state", "id"),
     Index(None, "state", "id"),
@@ -142,24 +142,24 @@ report_table = Table(
     "async_action_report",
     metadata,
     Column("id", _row_id, primary_key=True, autoincrement=True),
-    # No foreign key: `airflow db clean` archives and deletes each table by itself.
+    # No foreign key: `airflow db clean` archives and deletes tables separately.
     Column("action_id", _action_id, nullable=False),
-    # What identifies a report within its action: the nonce. NULL where it was used before.
+    # Identifies a report within its action: the nonce. NULL if the nonce was used before.
     Column("report_key", String(64), nullable=True),
     Column("scheme", String(10), nullable=False),
     Column("body_sha256", String(64), nullable=False),
-    # What came: "heartbeat", a status, or the runner's "launched", "exit", "stop", ...
+    # "heartbeat", a status, or a runner message: "launched", "exit", "stop", ...
     Column("kind", String(20), nullable=False),
-    # NULL if accepted, else the code of the refusal, with the body, cut.
+    # Error code of a refusal, with the truncated body. NULL if accepted.
     Column("refused_with", String(50), nullable=True),
     Column("body", Text, nullable=True),
     Column("logs", _json_text, nullable=True),
     Column("log_count", Integer, nullable=False),
     Column("last_line", Integer, nullable=True),
     Column("received_at", UtcDateTime, nullable=False),
-    # Name of the user who asked for it, such as for a stop.
+    # User who requested it, for example a stop.
     Column("requested_by", String(250), nullable=True),
-    # Size of the log lines.
+    # Size of the stored log lines.
     Column("log_bytes", Integer, nullable=True),
     UniqueConstraint("action_id", "report_key"),
     Index(None, "action_id", "last_line"),
@@ -169,10 +169,10 @@ content_table = Table(
     "async_action_content",
     metadata,
     Column("id", _action_id, primary_key=True),
-    # Name of the file store that has it, under its id: nothing in a URL tells the digests.
+    # Name of the file store, which has it under its id, so that URLs do not reveal digests.
     Column("store", String(50), nullable=False),
-    # Lower-case hex. A challenge is proven if the server, or who can be trusted, digested the content: what
-    # went to an object store directly has the one that was announced.
+    # Lower-case hex. A challenge is proven if the server or a trusted party has digested the content. A
+    # content uploaded directly to an object store has the announced challenge.
     Column("md5", String(32), nullable=False),
     Column("challenge", String(32), nullable=False),
     Column("challenge_proven", Boolean(create_constraint=False), nullable=False),
@@ -195,15 +195,15 @@ file_table = Table(
     Column("name", String(255), nullable=False),
     Column("mimetype", String(127), nullable=False),
     Column("file_metadata", _json_text, nullable=False),
-    # What was announced. Nobody but who announced it sees a file before it is attached: before its content
-    # is there, and verified.
+    # The announcement. Only its sender sees a file before it is attached, that is before its content is
+    # stored and verified.
     Column("store", String(50), nullable=False),
     Column("md5", String(32), nullable=False),
     Column("challenge", String(32), nullable=False),
     Column("sha256", String(64), nullable=True),
     Column("size_bytes", BigInteger, nullable=True),
     Column("announced_at", UtcDateTime, nullable=False),
-    # A content that a file refers to cannot be deleted: the key is what makes that true at every moment.
+    # The foreign key prevents the deletion of a content that a file refers to.
     Column("content_id", _action_id, ForeignKey("async_action_content.id"), nullable=True),
     Column("attached_at", UtcDateTime, nullable=True),
     UniqueConstraint("action_id", "property", "file_index"),

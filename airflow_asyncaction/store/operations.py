@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations as Airflow's own tables have them: Dags with the tag ``async-operation``."""
+"""Operations: reads Dags with the tag ``async-operation`` from Airflow's tables."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _CACHED = 512
 
 
 class _Declared(NamedTuple):
-    """What the newest version of a Dag declares."""
+    """Declaration of the latest version of a Dag."""
 
     task_id: str
     declaration: Declaration
     is_linear: bool = True
 
 
-# By Dag: the newest version's hash, and what it declares. To read that takes milliseconds.
+# Hash and declaration of the latest version, by Dag. Parsing a serialized Dag takes milliseconds.
 _CACHE: dict[str, tuple[str | None, _Declared]] = {}
 
 _dags = DagModel.__table__.c
@@ -51,11 +51,11 @@ _NEWEST_HASH = (
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """What may be launched.
+    """An operation that users can launch.
 
-    :param id: of the operation, which is the Dag's
-    :param task_id: of the task that carries it out; ``""`` if none of the Dag's is known to register actions
-    :param is_linear: whether Airflow validates the Dag's Params in linear time
+    :param id: operation id, equal to the Dag id
+    :param task_id: task that runs the action; ``""`` if no task of the Dag is known to register actions
+    :param is_linear: whether Airflow validates the Params of the Dag in linear time
     """
 
     id: str
@@ -66,27 +66,27 @@ class Operation:
     is_linear: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as users are told it."""
-        said = self.declaration
+        """Return its JSON fields for users."""
+        declaration = self.declaration
         return {
             "id": self.id,
-            "type": said.type,
+            "type": declaration.type,
             "description": self.description,
-            "input": said.input,
-            "output": said.output,
-            "permission": said.permission,
+            "input": declaration.input,
+            "output": declaration.output,
+            "permission": declaration.permission,
             "isPaused": self.is_paused,
         }
 
 
 def operation_ids(database: Database) -> list[str]:
-    """Return the ids of all operations, in order."""
+    """Return the sorted ids of all operations."""
     with database.transaction() as connection:
         return [row.dag_id for row in connection.execute(_OPERATIONS)]
 
 
 def find_operations(database: Database, ids: Collection[str]) -> list[Operation]:
-    """Return operations by their ids, in order; those that are none are left out."""
+    """Return operations by id, sorted. Ids of other Dags are ignored."""
     with database.transaction() as connection:
         return list(_operations(connection, ids))
 
@@ -125,8 +125,8 @@ def _declared_by(dag: SerializedDAG) -> _Declared:
 
 
 def _declaration(dag: SerializedDAG) -> tuple[str, Declaration]:
-    """Return the task that carries an operation out, and what it declares."""
-    # A mapped task has no action of its own, but one for each of what it is mapped over.
+    """Return the task that runs an operation, and its declaration."""
+    # A mapped task has one action per map index, so it cannot run an operation.
     tasks = [
         task for task in dag.tasks if not task.is_mapped and task.get_closest_mapped_task_group() is None
     ]
@@ -141,7 +141,7 @@ def _declaration(dag: SerializedDAG) -> tuple[str, Declaration]:
 
 
 def _params(dag: SerializedDAG) -> Schema:
-    """Return what a Dag's Params say as one schema, of the object that a run's conf is."""
+    """Return the Params of a Dag as one JSON Schema for the conf of a run."""
     properties, required = {}, []
     for name in dag.params:
         param = dag.params.get_param(name)

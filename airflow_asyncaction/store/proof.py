@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that a request about an action is its job's, or its task's."""
+"""Proof: authenticates requests about an action as sent by its job or its task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Credentials:
-    """What proves a request about an action."""
+    """Credentials that authenticate requests about an action."""
 
     secrets: Secrets
     accept_v1: bool
@@ -29,29 +29,29 @@ class Credentials:
 
     @cached_property
     def masker(self) -> Masker:
-        """What masks the secrets that the action's task knows."""
+        """Masker for the secrets of the action's task."""
         return masks.masker(self.masks)
 
     def masked(self, body: bytes) -> bytes:
-        """Return a body without these secrets: a job that reports its own secret does not give it away.
+        """Return a body without the job's and the task's secret, so that a job cannot reveal its own secret.
 
-        What else its task knows is masked in what the body says (``masker``), but for its results.
+        ``masker`` masks the other secrets of the task in the parsed fields, except for the results.
         """
         return body.replace(self.secrets.job.encode(), b"***").replace(self.secrets.task.encode(), b"***")
 
 
 Unseal = Callable[[Credentials | None], T]
-"""Proves a request with an action's credentials (``None``: there is no such action) and returns what it says.
+"""Authenticates a request with the credentials of its action, and returns its parsed content.
 
-It is called where the row is read anyhow, so that a report takes one look at the database. It raises what the
-caller wants raised; the transaction is then rolled back.
+The credentials are ``None`` if the action does not exist. It is called in the transaction that reads the row,
+so that a report needs one query. Its errors are passed on, and roll back the transaction.
 """
 
 
 def unsealed(row: Row[Any] | None, action_id: JobId, unseal: Unseal[T]) -> tuple[Row[Any], T]:
-    """Return an action's row, and what ``unseal`` makes of a request about it.
+    """Return the row of an action, and the result of ``unseal`` for a request about it.
 
-    :raises ActionNotFound: there is no such action, and ``unseal`` does not mind
+    :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
     """
     if row is None:
         unseal(None)
@@ -60,9 +60,10 @@ def unsealed(row: Row[Any] | None, action_id: JobId, unseal: Unseal[T]) -> tuple
 
 
 def proven(row: Row[Any] | None, action_id: JobId, prove: Unseal[object] | None) -> Row[Any]:
-    """Return an action's row once a request about it is proven; ``None``: it needs no proof.
+    """Return the row of an action after authenticating a request about it.
 
-    :raises ActionNotFound: there is no such action, and ``prove`` does not mind
+    :param prove: authenticates the request; ``None`` if it needs no proof
+    :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error
     """
     if prove is not None:
         return unsealed(row, action_id, prove)[0]
@@ -72,11 +73,11 @@ def proven(row: Row[Any] | None, action_id: JobId, prove: Unseal[object] | None)
 
 
 def _not_found(action_id: JobId) -> ActionNotFound:
-    return ActionNotFound(f"There is no action {action_id}")
+    return ActionNotFound(f"There is no action {action_id}.")
 
 
 def credentials_of(row: Row[Any]) -> Credentials:
-    """Return what proves requests about the action of a row.
+    """Return the credentials of the action of a row.
 
     :raises SecretUnreadable: its secrets were encrypted with a key that is not configured
     """

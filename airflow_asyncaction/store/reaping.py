@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends unwatched actions: their task instance is over, or gone, without having seen their end.
+"""Reaping: ends unwatched actions, whose task instance has ended or was deleted before they ended.
 
-This happens when a worker is killed together with its task, and no next try takes over.
+This happens if a worker is killed together with its task, and no next try takes over.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 _BATCH = 500
 _MOST_ENDS = 100
-# Running, or on its way to the process in which it will go on.
+# Running, or waiting to continue in another process.
 _WATCHING = frozenset(
     {
         TaskInstanceState.RUNNING,
@@ -45,7 +45,7 @@ _WATCHING = frozenset(
 
 _columns = action_table.c
 _task_columns = TaskInstance.__table__.c
-# A range of the index on (awaited, id), however many actions are done.
+# A range of the index on (awaited, id): its cost does not grow with ended actions.
 _AWAITED = (
     select(
         _columns.id,
@@ -68,14 +68,14 @@ _AWAITED_AFTER = _AWAITED.where(_columns.id > bindparam("after"))
 _IS_UNMARKED = and_(
     _columns.state.in_([State.STARTING.value, State.RUNNING.value]), _columns.awaited.is_(None)
 )
-# A range of the index on (state, id): what runs, however many actions have ended.
+# A range of the index on (state, id): its cost does not grow with ended actions.
 _UNMARKED = select(_columns.id).where(_IS_UNMARKED).order_by(_columns.id)
 _MARK = update(action_table).where(_columns.id == bindparam("action_id"), _IS_UNMARKED).values(awaited=true())
 
 
 @dataclass(frozen=True)
 class Unwatched:
-    """An action that nobody watches."""
+    """An unwatched action: no task instance follows it."""
 
     id: JobId
     type: str
@@ -88,7 +88,8 @@ class Unwatched:
 def find_unwatched(database: Database, *, older_than: timedelta, now: datetime) -> Iterator[Unwatched]:
     """Yield the unwatched actions without a recent report.
 
-    :param older_than: minimum silence: a task that has just ended may still report how its job ended
+    :param older_than: minimum time since the last report: a task that has just ended may still report the
+        exit of its job
     """
     after: JobId | None = None
     _mark_unmarked(database)
@@ -105,10 +106,10 @@ def find_unwatched(database: Database, *, older_than: timedelta, now: datetime) 
 def reap_if_unwatched(
     actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] | None = None
 ) -> Transition:
-    """End an action unless it is watched. Its job, if it still runs, is told to stop (410).
+    """End an action unless it is watched. If its job still runs, its next report is answered with 410.
 
-    :param prove: authenticates a task that asks for it, as :meth:`Actions.apply_message` does
-    :raises ActionNotFound: there is no such action, and ``prove`` does not mind
+    :param prove: authenticates the requesting task, see :meth:`Actions.apply_message`
+    :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error
     """
     return actions.apply_message(action_id, Abandon(), now, prove=prove, unless=_is_to_stay)
 
@@ -116,9 +117,10 @@ def reap_if_unwatched(
 def find_over(
     database: Database, action_ids: Sequence[JobId], *, older_than: timedelta, now: datetime
 ) -> set[JobId]:
-    """Return those of the actions that are over, and of which nothing was heard for so long.
+    """Return the actions that are done and had no report for a time.
 
-    Not among them are those that succeeded by a report alone: what they started may go on.
+    Actions that succeeded by a report alone (``completion="report"``) are not returned: their job may still
+    run.
     """
     over = set()
     for start in range(0, len(action_ids), _BATCH):
@@ -133,20 +135,20 @@ def find_over(
 
 
 class Reaper:
-    """Ends actions that have been unwatched for a while. Each API server process has one.
+    """Ends actions that were unwatched for a grace period. Each API server process has one.
 
     Purpose: ends the orphaned actions of a crashed host automatically.
 
-    How it works: each call of :meth:`look` reads the next batch of actions that are not done, in order of
-    id, and starts over after the last one. An action is ended if every look within the grace period found it
-    unwatched, and it still is. That last check holds the lock that adoption also takes. While API servers of
-    two releases run, those of the older one neither mark what they register nor unmark what they end: each
-    round begins with the former, and the latter are unmarked in their turn.
+    How it works: each call of :meth:`scan` reads the next batch of actions that are not done, ordered by id,
+    and starts over after the last one. An action is ended if every scan within the grace period found it
+    unwatched, and it still is. This last check holds the lock that adoption also takes. During a rolling
+    upgrade, older API servers neither mark the actions that they register nor unmark those that they end:
+    each round first marks the former, and unmarks the latter when it reads them.
 
-    What it does not do: consider reports. A job that keeps reporting without a task is ended, too.
+    What it does not do: consider reports. A job that keeps reporting without a task is ended as well.
 
-    :param grace: time in which a killed task may still report how its job ended
-    :param batch: maximum number of actions per look
+    :param grace: time for a killed task to report the exit of its job
+    :param batch: maximum number of actions per scan
     """
 
     def __init__(self, actions: Actions, *, grace: timedelta, batch: int = _BATCH) -> None:
@@ -157,17 +159,17 @@ class Reaper:
         self._unwatched_since: dict[JobId, float] = {}
         self._seen: dict[JobId, float] = {}
 
-    def forget(self) -> None:
-        """Begin anew: all actions have the whole grace period again.
+    def restart_grace(self) -> None:
+        """Restart the grace period of all actions.
 
-        For when the database was away: no task could report then.
+        Call it after a database outage, during which no task could report.
         """
         self._after, self._unwatched_since, self._seen = None, {}, {}
 
-    def look(self, now: datetime, *, clock_seconds: float) -> None:
-        """Look at the next actions.
+    def scan(self, now: datetime, *, clock_seconds: float) -> None:
+        """Check the next batch of actions.
 
-        :param clock_seconds: a clock that nobody sets, such as ``time.monotonic()``, by which the grace goes
+        :param clock_seconds: time on a monotonic clock, for the grace period
         """
         if self._after is None:
             _mark_unmarked(self._actions.database)
@@ -178,7 +180,7 @@ class Reaper:
         self._seen |= since
         if len(batch) == self._batch:
             self._after = batch[-1].id
-        else:  # what was not seen in this round is watched again, or done
+        else:  # actions not seen in this round are watched again, or done
             self._after, self._unwatched_since, self._seen = None, self._seen, {}
         grace_seconds = self._grace.total_seconds()
         due = [action_id for action_id, moment in since.items() if clock_seconds - moment >= grace_seconds]
@@ -190,11 +192,11 @@ class Reaper:
             ended = reap_if_unwatched(self._actions, action_id, now)
             if ended.after.is_done and not ended.before.is_done:
                 state = ended.after.state
-                log.warning("No task watched action %s any more. It has ended as %s", action_id, state)
+                log.warning("No task watched action %s: ended it as %s", action_id, state)
 
 
 def _mark_unmarked(database: Database) -> None:
-    """Mark what an API server of an older release has registered as awaited, so that it is found."""
+    """Mark actions registered by API servers of older releases as awaited."""
     with database.transaction() as connection:
         unmarked = connection.scalars(_UNMARKED).all()
     for action_id in unmarked:
@@ -209,13 +211,13 @@ def _awaited(connection: Connection, after: JobId | None, limit: int = _BATCH) -
 
 def _is_to_stay(connection: Connection, row: Row[Any]) -> bool:
     if rows.to_action(row).is_done:
-        rows.write(connection, row.id, {"awaited": None})  # an API server of an older release left the mark
+        rows.write(connection, row.id, {"awaited": None})  # an older API server did not unmark it
         return True
     return not _unwatched(connection, [row])
 
 
 def _unwatched(connection: Connection, batch: Sequence[Row[Any]]) -> list[Row[Any]]:
-    """Return those of the actions that no task instance watches, or is going to."""
+    """Return the actions that no task instance watches or will adopt."""
     ti_ids = [UUID(row.ti_id) for row in batch if row.ti_id is not None]
     query = select(_task_columns.id).where(_task_columns.id.in_(ti_ids), _task_columns.state.in_(_WATCHING))
     watching = {str(UUID(str(ti_id))) for ti_id in connection.scalars(query)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports that were refused: only so many of an action are kept, and only so much of each."""
+"""Refused reports: stored with a truncated body, up to a limit per action."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from airflow_asyncaction.store.proof import credentials_of
 from airflow_asyncaction.store.reports import Envelope
 
 KEPT_REFUSALS = 100
-"""A job that goes on sending what is refused fills no table: this many refusals are kept an action."""
+"""Maximum number of refusals stored per action, so that a faulty job cannot fill the table."""
 KEPT_BODY_BYTES = 4096
-"""How much of a refused report is kept."""
-_REPLAYED = ("already_ended", "superseded")  # these refusals are repeated when their report is sent again
+"""Maximum size of the stored body of a refused report."""
+_REPLAYED = ("already_ended", "superseded")  # these refusals are repeated if the report is resent
 
 
-def keep_refusal(
+def add_refusal(
     connection: Connection, row: Row[Any], refused: Refused, envelope: Envelope, now: datetime
 ) -> None:
-    """Keep a refused report of a locked row's action, with the beginning of its body without secrets."""
+    """Store a refused report of a locked row's action, with its masked and truncated body."""
     if refused.repeated or row.refused_count >= KEPT_REFUSALS:
         lock_out_v1(connection, row, envelope.scheme)
         return
@@ -41,12 +41,12 @@ def keep_refusal(
 
 
 def lock_out_v1(connection: Connection, row: Row[Any], job_scheme: Scheme | None) -> None:
-    """Refuse v1 from now on, if a job's request was signed with v2."""
+    """Refuse v1 from now on if a job's request was signed with v2."""
     changes = without_v1(row, job_scheme)
     if changes:
         rows.write(connection, row.id, changes)
 
 
 def without_v1(row: Row[Any], job_scheme: Scheme | None) -> dict[str, Any]:
-    """Return what changes with a job's request: once v2, never v1 again."""
+    """Return the columns to change after a job's request: after v2, v1 is never accepted again."""
     return {"accept_v1": False} if job_scheme is Scheme.V2 and row.accept_v1 else {}

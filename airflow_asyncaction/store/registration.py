@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration: a running task instance gets an action, once, without any secret shared before.
+"""Registration: gives a running task instance an action, once, without a shared secret.
 
-The task has written sha256(nonce) into its own task state store, which nobody but it (and users who may edit
-the task anyway) can write, and sends the nonce. The commitment is deleted with its use.
+The task writes sha256(nonce) to its own task state store, which only the task and users who may edit the task
+can write, and sends the nonce. The commitment is deleted when it is used.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from airflow_asyncaction.store.unclaimed import is_untaken_success
 
 @dataclass(frozen=True)
 class Registered:
-    """An action with its secrets in clear: for its task alone."""
+    """A registered action with its decrypted secrets, for its task alone."""
 
     action: Action
     secrets: Secrets
@@ -47,9 +47,9 @@ class Registered:
 
 @dataclass(frozen=True)
 class Claimant:
-    """A process that says it is of a task instance.
+    """A process that claims to run a task instance.
 
-    :param digest: of its nonce
+    :param digest: hex sha256 of its nonce
     """
 
     ti_id: str
@@ -57,40 +57,43 @@ class Claimant:
 
     @classmethod
     def of(cls, ti_id: str, nonce: str) -> Claimant:
-        """Return who sends a nonce."""
+        """Return the claimant that sends a nonce."""
         return cls(ti_id, hashlib.sha256(nonce.encode()).hexdigest())
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a process of a task asks for.
+class RegistrationRequest:
+    """A registration request.
 
-    :param resumes: the action that its task was deferred with
+    :param resumes: id of the action with which the task was deferred
     """
 
     spec: ActionSpec
     resumes: str | None = None
 
 
-def register(database: Database, claimant: Claimant, read: Callable[[], Wanted], now: datetime) -> Registered:
-    """Register the action of a task instance's try; earlier tries' jobs are told to stop (410).
+def register(
+    database: Database, claimant: Claimant, read: Callable[[], RegistrationRequest], now: datetime
+) -> Registered:
+    """Register the action of a task instance's try. Jobs of earlier tries are asked to stop (410).
 
-    The same nonce again gives the same action: the answer may have been lost. A job that may outlive its
-    worker is adopted: by the process that resumes the task, and by the next one if its own was killed. So is
-    a success that came too late for its try (:func:`is_untaken_success`).
+    A resent nonce returns the same action, since the response may have been lost. A job that may outlive its
+    worker is adopted by the process that resumes the task, and by the next try if its process was killed. The
+    next try also adopts a success that came too late for its own try (:func:`is_untaken_success`).
 
-    :param read: reads what the claimant asks for, once it has proven who it is
-    :raises RegistrationRefused: no such running task instance, no proof, or registered already
+    :param read: parses the request after the claimant has proven its identity
+    :raises RegistrationRefused: the task instance does not run, the proof is missing, or the try has already
+        registered an action
     """
     try:
         return _register(database, claimant, read, now)
     except (IntegrityError, RegistrationRefused):
-        # The same request, sent twice, may have come in the same moment and used the commitment.
+        # The same request may have been sent twice concurrently, and used the commitment.
         return _register(database, claimant, read, now)
 
 
 def _register(
-    database: Database, claimant: Claimant, read: Callable[[], Wanted], now: datetime
+    database: Database, claimant: Claimant, read: Callable[[], RegistrationRequest], now: datetime
 ) -> Registered:
     with database.transaction() as connection:
         query = select(action_table).where(action_table.c.ti_id == claimant.ti_id)
@@ -99,7 +102,7 @@ def _register(
             return _registered(existing)
         if existing is not None and not existing.adoptable:
             raise RegistrationRefused(
-                "This try of the task instance has registered an action before", code="already_registered"
+                "This try of the task instance has already registered an action.", code="already_registered"
             )
         task = _running_task(connection, claimant.ti_id)
         _use_commitment(connection, task, claimant.digest)
@@ -107,14 +110,14 @@ def _register(
         earlier = _earlier_actions(connection, task)
         for row in earlier:
             if not row.registration_digest:
-                _check_wanted(row)
+                _check_not_stopped(row)
             if State(row.state).is_waiting:
-                return _take_queued(connection, row.id, task, claimant, wanted.spec, now)
+                return _assign_queued(connection, row.id, task, claimant, wanted.spec, now)
             if row.adoptable and _is_to_adopt(connection, row, task, claimant, wanted):
                 return _adopt(connection, row, task, claimant, wanted.spec)
         if existing is not None:
             raise RegistrationRefused(
-                "This try of the task instance has another action than the one to resume",
+                "This try of the task instance has an action other than the one to resume.",
                 code="already_registered",
             )
         for row in (row for row in earlier if not row.fenced):
@@ -123,17 +126,17 @@ def _register(
 
 
 def _is_to_adopt(
-    connection: Connection, row: Row[Any], task: Row[Any], claimant: Claimant, wanted: Wanted
+    connection: Connection, row: Row[Any], task: Row[Any], claimant: Claimant, wanted: RegistrationRequest
 ) -> bool:
-    """Tell whether a process goes on with an earlier one's action.
+    """Return whether a process adopts the action of an earlier one.
 
-    A deferred task that starts anew was cleared, or failed: its job is not wanted any more.
+    A deferred task that starts from scratch was cleared or has failed, so its job must not go on.
     """
     if wanted.resumes is not None:
         return bool(row.id == wanted.resumes)
     if row.ti_id == claimant.ti_id:
         return True
-    action = masks.for_job(row, rows.to_action(row))  # with the arguments as they were asked for
+    action = masks.for_job(row, rows.to_action(row))  # with unmasked arguments
     if not wanted.spec.takes_over or row.deferral is not None or action.verb is not None:
         return False
     return is_untaken_success(connection, action, row, task, wanted.spec) if action.is_done else True
@@ -153,12 +156,12 @@ def _adopt(
     return _registered(_read(connection, row.id))
 
 
-def _check_wanted(row: Row[Any]) -> None:
+def _check_not_stopped(row: Row[Any]) -> None:
     if row.stop_reason == StopReason.REQUESTED.value:
-        raise RegistrationRefused("The action was stopped before its job was launched", code="stopped")
+        raise RegistrationRefused("The action was stopped before its job was launched.", code="stopped")
 
 
-def _take_queued(
+def _assign_queued(
     connection: Connection,
     action_id: JobId,
     task: Row[Any],
@@ -166,7 +169,7 @@ def _take_queued(
     spec: ActionSpec,
     now: datetime,
 ) -> Registered:
-    """Make the action that somebody has asked for that of the task which now carries it out."""
+    """Assign a queued action to the task that runs it."""
     changes = {
         **_spec_columns(spec),
         "attempt": max(task.try_number, 1),
@@ -179,7 +182,7 @@ def _take_queued(
         "updated_at": now,
     }
     rows.write(connection, action_id, changes)
-    reports.keep_message(connection, action_id, "registered", now)
+    reports.add_message(connection, action_id, "registered", now)
     return _registered(_read(connection, action_id))
 
 
@@ -198,20 +201,22 @@ def _running_task(connection: Connection, ti_id: str) -> Row[Any]:
         ).where(columns.id == UUID(ti_id))
     ).one_or_none()
     if task is None or task.state != TaskInstanceState.RUNNING:
-        raise RegistrationRefused("There is no such running task instance", code="no_such_task_instance")
+        raise RegistrationRefused(
+            "The task instance does not exist or is not running.", code="no_such_task_instance"
+        )
     return cast("Row[Any]", task)
 
 
 def _use_commitment(connection: Connection, task: Row[Any], digest: str) -> None:
     scope = TaskScope(dag_id=task.dag_id, run_id=task.run_id, task_id=task.task_id, map_index=task.map_index)
     backend = get_state_backend()
-    with Session(bind=connection) as session:  # takes part in the connection's transaction
+    with Session(bind=connection) as session:  # joins the connection's transaction
         stored = backend.get(scope, COMMITMENT_KEY, session=session)
         committed = _commitment(stored)
         if committed is None or not hmac.compare_digest(committed.encode(), digest.encode()):
             raise RegistrationRefused(
-                "The task instance has not committed to this nonce in its task state store"
-                " (a custom [workers] state_store_backend must not apply to it)",
+                "The task instance has not committed to this nonce in its task state store."
+                " A custom [workers] state_store_backend must not apply to it.",
                 code="not_proven",
             )
         backend.delete(scope, COMMITMENT_KEY, session=session)
@@ -229,7 +234,7 @@ def _commitment(stored: str | None) -> str | None:
 
 
 def _earlier_actions(connection: Connection, task: Row[Any]) -> Sequence[Row[Any]]:
-    """Return the task's actions, the newest first, nobody else's to change until the transaction ends."""
+    """Return the actions of a task, newest first, locked until the transaction ends."""
     columns = action_table.c
     query = select(action_table).where(
         columns.dag_id == task.dag_id,
@@ -260,7 +265,7 @@ def _insert(
             "task_key": secret.encrypt(secret.new_secret()),
             "awaited": True,
             "state": State.STARTING.value,
-            **rows.UNTOUCHED,
+            **rows.INITIAL_COLUMNS,
             "created_at": now,
             "updated_at": now,
         },

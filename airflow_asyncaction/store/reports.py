@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of ``async_action_report``: what came about an action, with its log lines."""
+"""Reports: rows of ``async_action_report``, with their log lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_asyncaction.store import log_lines, rows
 from airflow_asyncaction.store.models import report_table
 
 KEPT_REPORTS = 1000
-"""How many reports of one action are kept of those that have no log lines, and are no end or refusal."""
+"""Maximum number of reports stored per action, not counting those with log lines, ends and refusals."""
 
 _columns = report_table.c
 _IS_OLD = (_columns.action_id == bindparam("action_id_"), _columns.received_at < bindparam("older_than"))
@@ -41,9 +41,9 @@ _PRUNE_REPORTS = delete(report_table).where(
 
 @dataclass(frozen=True)
 class Envelope:
-    """How a report came.
+    """The transport data of a report.
 
-    :param key: what identifies it within its action (``signing.report_key``)
+    :param key: identifies the report within its action (``signing.report_key``)
     """
 
     key: str
@@ -52,19 +52,19 @@ class Envelope:
 
     @cached_property
     def body_sha256(self) -> str:
-        """Hex digest, which tells a re-send from another report under the same nonce."""
+        """Hex digest of the body, which tells a resend from another report with the same nonce."""
         return hashlib.sha256(self.body).hexdigest()
 
 
 def own_envelope() -> Envelope:
-    """Return the envelope of what the server itself has to say: a key that no job can send."""
+    """Return an envelope for the server's own messages, with a key that no job can send."""
     return Envelope("." + secrets.token_hex(16), Scheme.V2, b"")
 
 
 def columns(action_id: JobId, envelope: Envelope, now: datetime, **known: Any) -> dict[str, Any]:
-    """Return all columns of a report's row.
+    """Return all columns of a report row.
 
-    :param known: those that differ from a report without lines that was accepted
+    :param known: columns that differ from an accepted report without log lines
     """
     return {
         "action_id": action_id,
@@ -84,7 +84,7 @@ def columns(action_id: JobId, envelope: Envelope, now: datetime, **known: Any) -
     }
 
 
-def keep(
+def add(
     connection: Connection,
     row: Row[Any],
     report: dict[str, Any],
@@ -93,11 +93,11 @@ def keep(
     *,
     max_log_bytes: int = Limits.max_log_bytes,
 ) -> None:
-    """Write a report with its log lines, and what it changes of its action's locked row.
+    """Insert a report with its log lines, and update the locked row of its action.
 
-    The oldest lines beyond the action's limits are dropped.
+    The oldest lines beyond the limits of the action are dropped.
 
-    :param max_log_bytes: of the lines of an action, as they are stored
+    :param max_log_bytes: maximum size of the stored lines of an action
     """
     if not lines:
         rows.write_with_report(connection, row.id, changes, report)
@@ -119,34 +119,36 @@ def keep(
     rows.write_with_report(connection, row.id, changes, report)
 
 
-def keep_message(
+def add_message(
     connection: Connection, action_id: JobId, kind: str, now: datetime, *, requested_by: str | None = None
 ) -> None:
-    """Keep a message for the action's time line.
+    """Insert a message into the timeline of an action.
 
-    :param requested_by: name of the user who asked for it; ``None``: a runner's, or the server's own
+    :param requested_by: name of the requesting user; ``None`` for messages of a runner or the server
     """
     known = {"kind": kind, "requested_by": requested_by and replace_unstorable(requested_by)[:250]}
     rows.insert_report(connection, columns(action_id, own_envelope(), now, **known))
 
 
-def append_line(connection: Connection, action_id: JobId, kind: str, line: LogLine, now: datetime) -> None:
-    """Keep a line of the server's own in the log of an action that is locked, and was changed since."""
+def reread_and_add_line(
+    connection: Connection, action_id: JobId, kind: str, line: LogLine, now: datetime
+) -> None:
+    """Append a line of the server to the log of a locked action whose row was changed since it was read."""
     row = rows.read(connection, action_id)
     if row is not None:
-        keep_line(connection, row, kind, line, now)
+        add_line(connection, row, kind, line, now)
 
 
-def keep_line(connection: Connection, row: Row[Any], kind: str, line: LogLine, now: datetime) -> None:
-    """Keep a line of the server's own in an action's log."""
+def add_line(connection: Connection, row: Row[Any], kind: str, line: LogLine, now: datetime) -> None:
+    """Append a line of the server to the log of an action."""
     report = columns(row.id, own_envelope(), now, kind=kind)
-    keep(connection, row, report, (line,), {"updated_at": now})
+    add(connection, row, report, (line,), {"updated_at": now})
 
 
 def prune(connection: Connection, action_id: JobId, *, older_than: datetime) -> None:
-    """Delete reports that can no longer be sent again: heartbeats, and all but the newest without log lines.
+    """Delete reports that can no longer be resent: heartbeats, and all but the newest without log lines.
 
-    :param older_than: when these were received
+    :param older_than: delete only reports received before this time
     """
     known = {"action_id_": action_id, "older_than": older_than}
     connection.execute(_PRUNE_HEARTBEATS, known)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of ``async_action`` as :class:`Action` objects, and the changes of an action as columns."""
+"""Rows: read and lock rows of ``async_action``, convert them to :class:`Action`, and write changes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from airflow_asyncaction.store.models import action_table, report_table
 ActionRow = Row[Any]
 """A row of ``async_action``, locked or not."""
 Transaction = Connection
-"""A connection within a transaction: for callers that hold one and know no SQL."""
+"""A connection in a transaction, for callers outside the store, which run no SQL."""
 
 _FIELDS = tuple(field.name for field in fields(Action))
 
-_NOT_OF_AN_ACTION = {
+_NOT_IN_ACTION = {
     "registration_digest",
     "dag_id",
     "run_id",
@@ -39,8 +39,8 @@ _NOT_OF_AN_ACTION = {
     "request_digest",
 }
 
-SELECT = select(*(column for column in action_table.c if column.name not in _NOT_OF_AN_ACTION))
-"""All that makes :func:`to_action`, and whose it is."""
+SELECT = select(*(column for column in action_table.c if column.name not in _NOT_IN_ACTION))
+"""The columns for :func:`to_action`, and the owner of the action."""
 
 _SELECT = SELECT.where(action_table.c.id == bindparam("action_id"))
 _SELECT_LOCKED = _SELECT.with_for_update()
@@ -57,21 +57,27 @@ _UPDATE_WITH_REPORT = _UPDATE.add_cte(
     )
     .cte("kept_report")
 )
-# SQLite has no row locks: a write takes the database's, before anything is read.
+# SQLite has no row locks: a write locks the database before the row is read.
 _LOCK_SQLITE = _UPDATE.values(updated_at=action_table.c.updated_at)
 
 
-UNTOUCHED = {"fenced": False, "log_lines": 0, "log_lines_dropped": 0, "report_count": 0, "refused_count": 0}
-"""Columns of an action of which nothing was heard yet."""
+INITIAL_COLUMNS = {
+    "fenced": False,
+    "log_lines": 0,
+    "log_lines_dropped": 0,
+    "report_count": 0,
+    "refused_count": 0,
+}
+"""Initial values of the columns that messages change."""
 
 
 def read(connection: Connection, action_id: JobId) -> Row[Any] | None:
-    """Return the action's row without locking it."""
+    """Return the row of an action without locking it."""
     return connection.execute(_SELECT, {"action_id": action_id}).one_or_none()
 
 
 def lock(connection: Connection, action_id: JobId) -> Row[Any] | None:
-    """Return the action's row, nobody else's to change until the transaction ends."""
+    """Return the row of an action, locked until the transaction ends."""
     if connection.dialect.name == "sqlite":
         connection.execute(_LOCK_SQLITE, {"action_id": action_id})
         return read(connection, action_id)
@@ -79,14 +85,14 @@ def lock(connection: Connection, action_id: JobId) -> Row[Any] | None:
 
 
 def write(connection: Connection, action_id: JobId, changes: dict[str, Any]) -> None:
-    """Write changed columns of a locked row."""
+    """Update columns of a locked row."""
     connection.execute(_UPDATE, {"action_id": action_id, **changes})
 
 
 def insert_report(connection: Connection, report: dict[str, Any]) -> None:
-    """Write the row of a report.
+    """Insert the row of a report.
 
-    :param report: all columns of it
+    :param report: all its columns
     """
     connection.execute(_INSERT_REPORT, report)
 
@@ -94,11 +100,11 @@ def insert_report(connection: Connection, report: dict[str, Any]) -> None:
 def write_with_report(
     connection: Connection, action_id: JobId, changes: dict[str, Any], report: dict[str, Any]
 ) -> None:
-    """Write changed columns of a locked row, and the row of the report that changed them.
+    """Update columns of a locked row, and insert the row of the report that changed them.
 
-    :param report: all columns of it
+    :param report: all columns of the report
     """
-    if connection.dialect.name == "postgresql":  # in one statement: the way to it costs more than it does
+    if connection.dialect.name == "postgresql":  # one statement: the round trip costs more than the work
         parameters = {f"report_{name}": value for name, value in report.items()}
         connection.execute(_UPDATE_WITH_REPORT, {"action_id": action_id, **changes, **parameters})
     else:
@@ -107,7 +113,7 @@ def write_with_report(
 
 
 def to_action(row: Row[Any]) -> Action:
-    """Return the action that a row holds."""
+    """Return the action of a row."""
     return Action(
         id=row.id,
         type=row.type,
@@ -141,13 +147,13 @@ def to_action(row: Row[Any]) -> Action:
 
 
 def changes(before: Action, after: Action, now: datetime) -> dict[str, Any]:
-    """Return the columns that differ, and when they were changed."""
+    """Return the columns that differ, and the time of the change."""
     changed = {
         name: getattr(after, name) for name in _FIELDS if getattr(after, name) is not getattr(before, name)
     }
     if after.is_done and not before.is_done:
         changed["awaited"] = None
-    elif after.state.is_end and not before.state.is_end:  # an older server may have left the mark out
+    elif after.state.is_end and not before.state.is_end:  # an older API server may not have marked it
         changed["awaited"] = True
     return {**changed, "updated_at": now}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The secrets of jobs, and the keys of their tasks, encrypted with Airflow's own Fernet keys."""
+"""Secrets of jobs and signing keys of tasks, encrypted with Airflow's Fernet keys."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.store.models import action_table
 
 _SECRET_BYTES = 32
-_BATCH = 100  # some are as long as arguments may be
+_BATCH = 100  # each may be as large as the arguments of an action
 _ENCRYPTED = ("secret", "task_key", "masks", "sealed_arguments")
 _columns = action_table.c
 
 
 def new_secret() -> str:
-    """Return a new secret of 256 random bits, as ASCII."""
+    """Return a new secret of 256 random bits, as ASCII text."""
     return secrets.token_urlsafe(_SECRET_BYTES)
 
 
 def encrypt(secret: str) -> str:
-    """Return what is stored. Without a ``[core] fernet_key``, as Airflow does: the secret as it is."""
+    """Encrypt a secret for storage. Like Airflow, store plain text without a ``[core] fernet_key``."""
     return get_fernet().encrypt(secret.encode()).decode()
 
 
 def is_encrypting() -> bool:
-    """Tell whether there is a ``[core] fernet_key``."""
+    """Return whether a ``[core] fernet_key`` is configured."""
     return bool(get_fernet().is_encrypted)
 
 
-@lru_cache(maxsize=8192)  # a job reports many times, and the secrets of an action never change
+@lru_cache(maxsize=8192)  # a job reports many times, and its secret never changes
 def decrypt(stored: str) -> str:
-    """Return the secret.
+    """Decrypt a secret, with a cache.
 
-    :raises SecretUnreadable: it was encrypted with a key that is not configured here (any more)
+    :raises SecretUnreadable: it was encrypted with a key that is not configured, or no longer
     """
     return decrypt_once(stored)
 
 
 def decrypt_once(stored: str) -> str:
-    """Return what was encrypted, and remember nothing: for what is large, or kept otherwise.
+    """Decrypt without the cache, for large values and those cached elsewhere.
 
-    :raises SecretUnreadable: as :func:`decrypt`
+    :raises SecretUnreadable: see :func:`decrypt`
     """
     try:
         return get_fernet().decrypt(stored.encode()).decode()
@@ -59,7 +59,7 @@ def decrypt_once(stored: str) -> str:
 
 @dataclass(frozen=True)
 class Secrets:
-    """What the job and the task of an action sign with, in clear."""
+    """The decrypted signing keys of the job and the task of an action."""
 
     job: str = field(repr=False)
     task: str = field(repr=False)
@@ -68,22 +68,22 @@ class Secrets:
 def secrets_of(row: Row[Any]) -> Secrets:
     """Return the secrets of an action.
 
-    An action that a worker of an older release has registered has no task key. Its job's secret stands for
-    it, so that an upgrade interrupts no task.
+    An action registered by a worker of an older release has no task key. The secret of its job is used
+    instead, so that an upgrade does not interrupt tasks.
 
-    :param row: of ``async_action``
-    :raises SecretUnreadable: as :func:`decrypt`
+    :param row: row of ``async_action``
+    :raises SecretUnreadable: see :func:`decrypt`
     """
     job = decrypt(row.secret)
     return Secrets(job, job if row.task_key is None else decrypt(row.task_key))
 
 
 def rotate_all(engine: Engine) -> int:
-    """Re-encrypt all secrets with the first of the configured keys, and return of how many actions.
+    """Re-encrypt all secrets with the first configured key, and return the number of actions.
 
-    ``airflow rotate-fernet-key`` cannot know these columns. It can be run while jobs report.
+    ``airflow rotate-fernet-key`` does not know these columns. Jobs may report while it runs.
 
-    :raises SecretUnreadable: some were encrypted with a key that is not configured: all others are rotated
+    :raises SecretUnreadable: some were encrypted with a key that is not configured; all others are rotated
     """
     done, unreadable, last_id = 0, 0, None
     while True:
@@ -97,15 +97,15 @@ def rotate_all(engine: Engine) -> int:
         last_id = batch[-1].id
     if unreadable:
         raise SecretUnreadable(
-            f"The secrets of {unreadable} actions were encrypted with a key that is not in [core] fernet_key:"
-            f" they were left as they are. Those of {done} actions are encrypted with the first key"
+            f"The secrets of {unreadable} actions are encrypted with a key that is not in [core] fernet_key"
+            f" and were not changed. The secrets of {done} actions are now encrypted with the first key."
         )
     return done
 
 
 @dataclass(frozen=True)
 class _Rotated:
-    """A row's secrets as they were read, and as they are to be, by column."""
+    """The secrets of a row before and after rotation, by column."""
 
     action_id: str
     before: Mapping[str, str]
@@ -120,10 +120,10 @@ def _read_batch(connection: Connection, after_id: str | None) -> Sequence[Row[An
 
 
 def _rotated(row: Row[Any]) -> _Rotated | None:
-    """Return a row's secrets encrypted with the first key, ``None`` if they are unreadable."""
+    """Return the secrets of a row encrypted with the first key; ``None`` if they are unreadable."""
     stored = {name: getattr(row, name) for name in _ENCRYPTED}
     before = {name: value for name, value in stored.items() if value is not None}
-    try:  # by the keys of now, not of when it was read last
+    try:  # with the current keys, not those of a cached read
         return _Rotated(
             row.id, before, {name: encrypt(decrypt_once(value)) for name, value in before.items()}
         )
@@ -132,7 +132,7 @@ def _rotated(row: Row[Any]) -> _Rotated | None:
 
 
 def _write_batch(connection: Connection, rotated: Sequence[_Rotated]) -> None:
-    """Write what is stored as it was read: what was written since is encrypted with the first key."""
+    """Update secrets that have not changed since they were read: newer ones already use the first key."""
     for name in _ENCRYPTED:
         changes = [
             {"action_id": row.action_id, "read": row.before[name], "rotated": row.after[name]}

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The span of an action that has ended: beneath its task's, with its reports as events.
+"""Spans: emits the span of an ended action, as a child of its task's span, with its reports as events.
 
-The tracer is Airflow's: ``[traces] otel_on``, and the ``OTEL_`` variables. Nothing here raises.
+The tracer is Airflow's, configured by ``[traces] otel_on`` and the ``OTEL_`` variables. Errors are logged,
+not raised.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from airflow_asyncaction.store.models import action_table, report_table
 log = logging.getLogger(__name__)
 
 MAX_EVENTS = 100
-"""Of more reports, the last ones are events."""
+"""Maximum number of events in a span: the last reports."""
 _TRACER = "airflow_asyncaction"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -47,22 +48,22 @@ _REPORTS = (
 
 
 @cache
-def are_on() -> bool:
-    """Tell whether anybody receives spans; as it is configured when this is first asked."""
+def is_enabled() -> bool:
+    """Return whether traces are enabled. The configuration is read once."""
     return conf.getboolean("traces", "otel_on", fallback=False)
 
 
 def emit(action: Action, transaction: Callable[[], AbstractContextManager[Connection]]) -> None:
-    """Emit the span of an action that has ended, where spans are on and its task's is sampled.
+    """Emit the span of an action that has ended, if traces are enabled and the span of its task is sampled.
 
-    :param transaction: begins one, to read what is emitted
+    :param transaction: begins a transaction, to read the action and its reports
     """
-    if not are_on():
+    if not is_enabled():
         return
     try:
         _emit(action, transaction)
-    except Exception:  # what reads the database, or a span processor of the user's own
-        log.warning("The span of action %s cannot be emitted", action.id, exc_info=True)
+    except Exception:  # from the database, or a custom span processor
+        log.warning("Could not emit the span of action %s", action.id, exc_info=True)
 
 
 def _emit(action: Action, transaction: Callable[[], AbstractContextManager[Connection]]) -> None:
@@ -76,12 +77,12 @@ def _emit(action: Action, transaction: Callable[[], AbstractContextManager[Conne
     if row is None:
         return
     carrier = {"traceparent": row.traceparent or ""}
-    # Not within the span of the request that happened to end it.
+    # Not a child of the span of the request that ended the action.
     parent = TraceContextTextMapPropagator().extract(carrier, context=Context())
     span = trace.get_tracer(_TRACER).start_span(
         f"async_action {action.type}",
         context=parent,
-        kind=trace.SpanKind.CONSUMER,  # asked for by the task, carried out elsewhere
+        kind=trace.SpanKind.CONSUMER,  # requested by the task, run elsewhere
         attributes=_attributes(action, row),
         start_time=_ns(action.started_at or action.created_at),
     )
@@ -95,7 +96,7 @@ def _emit(action: Action, transaction: Callable[[], AbstractContextManager[Conne
 
 
 def _attributes(action: Action, row: Any) -> dict[str, str | int]:
-    """Return what the span says of its action: by Airflow's names what its own spans say, too."""
+    """Return the attributes of the span, with Airflow's names for those that Airflow's spans have, too."""
     attributes = {
         "airflow.dag_id": row.dag_id,
         "airflow.dag_run.run_id": row.run_id,
@@ -115,7 +116,7 @@ def _attributes(action: Action, row: Any) -> dict[str, str | int]:
 
 
 def _events(reports: Sequence[Any]) -> Sequence[tuple[str, dict[str, str | int], int]]:
-    """Return name, attributes and time of the reports' events, in order."""
+    """Return the reports as events, in order: name, attributes and time."""
     events = []
     for report in reversed(reports):
         attributes: dict[str, str | int] = {"scheme": report.scheme, "log_lines": report.log_count}
@@ -126,5 +127,5 @@ def _events(reports: Sequence[Any]) -> Sequence[tuple[str, dict[str, str | int],
 
 
 def _ns(moment: datetime) -> int:
-    """Return a moment as Unix time in ns."""
+    """Return a time as Unix time in ns."""
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Successes that no task has taken: the job ended well after its task's try had failed without it.
+"""Unclaimed successes: the job succeeded after the try of its task had failed.
 
-This happens while workers cannot reach the API server: Airflow gives the try up, but not the job.
+This happens while workers cannot reach the API server: Airflow fails the try, but the job goes on.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _reports = report_table.c
 _SAME = ("type", "arguments", "completion", "service_name", "method")
 _UUID7_TIME_SHIFT = 80  # its first 48 bits are milliseconds since 1970
 _ENDING = ("exit", "abandon")
-"""Kinds of messages that make an action whose job reported its end done."""
+"""Kinds of messages that complete an action whose job has reported its end."""
 
 
 def is_untaken_success(
     connection: Connection, action: Action, row: Row[Any], task: Row[Any], spec: ActionSpec
 ) -> bool:
-    """Tell whether a retry is to take over an action that is done, rather than to run the job again.
+    """Return whether a retry takes over the success of an action instead of running the job again.
 
-    It is if the action ended in SUCCESS after the try that it belongs to had failed, nobody asked it to stop,
-    the same is asked for again, and Airflow retries the task by itself: whoever clears a task wants its job
+    It does if the action ended in SUCCESS after its try had failed, nobody asked it to stop, the
+    specification is the same, and Airflow retries the task by itself: a user who clears a task wants its job
     to run.
 
-    When the try failed is read from the id that Airflow gave the retry then (UUIDv7): a worker's clock, which
-    says when a try ended, may be wrong.
+    The time at which the try failed is read from the UUIDv7 that Airflow then gave the retry, since the end
+    of a try is set by the clock of a worker, which may be wrong.
 
-    :param task: the running task instance
+    :param task: running task instance
     """
     if action.state is not State.SUCCESS or action.stop_reason is not None:
         return False

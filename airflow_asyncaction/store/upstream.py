@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which actions' files an action may read: those of upstream tasks in the same Dag run."""
+"""Upstream: an action may read the files of upstream tasks in its Dag run."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _TASK = select(action_table.c.dag_id, action_table.c.run_id, action_table.c.task
 
 _dags = CachedDBDagBag(
     load_op_links=False, cache_size=64, cache_ttl=3600, stats_prefix="asyncaction.dag_bag"
-)  # as the API server's own is by default
+)  # the defaults of the API server's own
 
 
 def is_upstream(connection: Connection, action_id: JobId, of: JobId) -> bool:
-    """Tell whether an action belongs to a task upstream, near or far, of another's in the same Dag run."""
+    """Return whether the task of an action is upstream of another action's task in the same Dag run."""
     task = _task(connection, action_id)
     downstream = _task(connection, of)
     if task is None or downstream is None:
@@ -39,8 +39,8 @@ def _task(connection: Connection, action_id: JobId) -> Row[Any] | None:
 
 
 def _upstream_tasks(connection: Connection, task: Row[Any]) -> set[str]:
-    """Return the tasks upstream of one, in the version of the Dag that the run has."""
-    with Session(bind=connection) as session:  # takes part in the connection's transaction
+    """Return the upstream tasks of a task, in the Dag version of the run."""
+    with Session(bind=connection) as session:  # joins the connection's transaction
         run = session.scalar(select(DagRun).where(DagRun.dag_id == task.dag_id, DagRun.run_id == task.run_id))
         dag = None if run is None else _dags.get_dag_for_run(run, session)
         if dag is None or not dag.has_task(task.task_id):

@@ -64,7 +64,7 @@ class Reconciler:
                 try:
                     step()
                 except StoreUnavailable:
-                    self._forget_unwatched()
+                    self._restart_grace()
                     log.warning("The database does not answer; the reconciler retries")
                 except Exception:  # deferred tasks depend on this thread
                     log.exception("The reconciler failed in %s; it retries", step.__name__.removeprefix("_"))
@@ -79,12 +79,12 @@ class Reconciler:
         now = time.monotonic()
         if self._reaper is not None and now - self._reaped_at >= self._reap_interval_seconds:
             self._reaped_at = now
-            self._reaper.look(datetime.now(UTC), clock_seconds=now)
+            self._reaper.scan(datetime.now(UTC), clock_seconds=now)
 
-    def _forget_unwatched(self) -> None:
+    def _restart_grace(self) -> None:
         """Restart the grace period of killed tasks: they could not report during the outage."""
         if self._reaper is not None:
-            self._reaper.forget()
+            self._reaper.restart_grace()
 
     def _count_unended(self) -> None:
         now = time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deferred tasks end in the transaction of what ended their action, once, and as Airflow ends them."""
+"""Deferred tasks are completed once, in the transaction that ends their action, as Airflow completes them."""
 
 from __future__ import annotations
 
@@ -94,24 +94,20 @@ def test_an_exit_ends_a_task_whose_job_has_succeeded(
     assert task.xcoms() == {"return_value": results}
 
 
-def test_a_program_that_knows_nothing_of_reports_leaves_no_results(
-    task: RunningTask, deferred: NewDeferred
-) -> None:
+def test_a_program_that_never_reports_has_no_results(task: RunningTask, deferred: NewDeferred) -> None:
     deferred().tell(CLEAN)
     assert state_of(task) == "success"
     assert task.xcoms() == {}
 
 
-def test_results_are_not_pushed_where_they_are_not_to_be(task: RunningTask, deferred: NewDeferred) -> None:
+def test_results_are_not_pushed_unless_the_deferral_says_so(task: RunningTask, deferred: NewDeferred) -> None:
     job = deferred(Deferral(needs_worker=NeedsWorker.ON_FAILURE, pushes_results=False))
     job.report(status="SUCCESS", results=1)
     job.tell(CLEAN)
     assert (state_of(task), task.xcoms()) == ("success", {})
 
 
-def test_results_that_airflow_would_build_objects_of_are_text(
-    task: RunningTask, deferred: NewDeferred
-) -> None:
+def test_results_that_airflow_would_deserialize_are_text(task: RunningTask, deferred: NewDeferred) -> None:
     job, results = deferred(), {"__classname__": "builtins.set", "__data__": [1]}
     job.report(status="SUCCESS", results=results)
     job.tell(CLEAN)
@@ -129,7 +125,7 @@ def test_results_that_airflow_would_build_objects_of_are_text(
         ("\U0001f600", "\U0001f600"),
     ],
 )
-def test_results_that_an_xcom_cannot_hold_are_text_in_it(
+def test_results_that_an_xcom_cannot_hold_are_text(
     task: RunningTask, deferred: NewDeferred, results: Any, pushed: Any
 ) -> None:
     job = deferred()
@@ -150,7 +146,7 @@ def test_the_report_is_the_end_under_completion_report(task: RunningTask, deferr
     assert (state_of(task), task.xcoms()) == ("success", {"return_value": 1})
 
 
-def test_a_report_is_the_end_if_nobody_tells_the_exit(
+def test_a_report_is_the_end_without_an_exit(
     task: RunningTask, deferred: NewDeferred, actions: Actions
 ) -> None:
     job = deferred()
@@ -160,7 +156,7 @@ def test_a_report_is_the_end_if_nobody_tells_the_exit(
     assert task.xcoms() == {"return_value": 1}
 
 
-def test_the_log_is_read_on_a_worker_if_nobody_told_the_exit(
+def test_the_log_is_read_on_a_worker_without_an_exit(
     task: RunningTask, deferred: NewDeferred, actions: Actions
 ) -> None:
     job = deferred(Deferral(needs_worker=NeedsWorker.FOR_LOGS))
@@ -176,7 +172,7 @@ def test_the_log_is_read_on_a_worker_if_nobody_told_the_exit(
         (ALONE, Exit(reason="OOMKilled")),
     ],
 )
-def test_a_task_that_needs_a_worker_is_resumed_there_once_it_has_settled(
+def test_a_task_that_needs_a_worker_is_resumed_after_the_resume_delay(
     task: RunningTask, deferred: NewDeferred, actions: Actions, deferral: Deferral, exit_: Exit
 ) -> None:
     job = deferred(deferral)
@@ -190,7 +186,7 @@ def test_a_task_that_needs_a_worker_is_resumed_there_once_it_has_settled(
     assert job.view().is_deferred is False
 
 
-def test_files_are_taken_on_a_worker(task: RunningTask, deferred: NewDeferred, actions: Actions) -> None:
+def test_files_are_read_on_a_worker(task: RunningTask, deferred: NewDeferred, actions: Actions) -> None:
     job = deferred()
     announced = {"hash": "0" * 32, "challenge": "1" * 32, "metadata": {}, "name": "x", "size": 1}
     path = f"/upload/default/{job.info.job_id}/model"
@@ -201,7 +197,7 @@ def test_files_are_taken_on_a_worker(task: RunningTask, deferred: NewDeferred, a
 
 
 @pytest.mark.parametrize("clock", ["heartbeat_timeout", "start_timeout"])
-def test_clocks_run_out_while_a_task_is_deferred(
+def test_timeouts_expire_while_a_task_is_deferred(
     task: RunningTask, deferred: NewDeferred, actions: Actions, clock: str
 ) -> None:
     job = deferred(**{clock: timedelta(seconds=60)})
@@ -213,7 +209,7 @@ def test_clocks_run_out_while_a_task_is_deferred(
     assert (view.state, view.is_done) == (State.TIMEOUT, True)
 
 
-def test_a_job_that_must_stop_is_looked_after_by_a_worker(
+def test_a_job_that_must_stop_is_stopped_by_a_worker(
     task: RunningTask, deferred: NewDeferred, actions: Actions
 ) -> None:
     job = deferred()
@@ -241,7 +237,7 @@ def test_a_task_that_waits_for_something_else_is_left_alone(
     assert (state_of(task), later(actions, task)) == ("deferred", "deferred")
 
 
-def test_what_ended_before_the_task_was_deferred_is_not_lost(
+def test_an_end_before_the_deferral_is_not_lost(
     task: RunningTask, client: HookClient, actions: Actions
 ) -> None:
     job = registered(task, client, adoptable=True)
@@ -253,9 +249,7 @@ def test_what_ended_before_the_task_was_deferred_is_not_lost(
     assert later(actions, task, timedelta(0)) == "success"
 
 
-def test_ends_that_come_at_once_complete_a_task_once(
-    task: RunningTask, deferred: NewDeferred, hook: str
-) -> None:
+def test_concurrent_ends_complete_a_task_once(task: RunningTask, deferred: NewDeferred, hook: str) -> None:
     job = deferred(completion=protocol.Completion.REPORT)
 
     def report(_: int) -> int:
@@ -318,7 +312,7 @@ def refusing(database: Database) -> Iterator[Refuse]:
         ("task_instance", "UPDATE", "NEW.state <> 'deferred' AND NEW.next_method = 'resume'", "__fail__"),
     ],
 )
-def test_a_worker_takes_what_airflow_does_not_let_the_server_complete(
+def test_a_worker_completes_what_the_server_cannot(
     task: RunningTask,
     deferred: NewDeferred,
     actions: Actions,
@@ -340,7 +334,7 @@ def test_a_worker_takes_what_airflow_does_not_let_the_server_complete(
     assert SECRET not in caplog.text
 
 
-def test_a_task_ends_though_nobody_can_read_how_it_was_deferred(
+def test_a_task_ends_even_if_its_deferral_is_unreadable(
     task: RunningTask, deferred: NewDeferred, actions: Actions, database: Database
 ) -> None:
     job = deferred()
@@ -351,14 +345,14 @@ def test_a_task_ends_though_nobody_can_read_how_it_was_deferred(
     assert later(actions, task) == "scheduled"
 
 
-def test_a_deferral_must_be_one(task: RunningTask, client: HookClient) -> None:
+def test_a_malformed_deferral_is_refused(task: RunningTask, client: HookClient) -> None:
     job = registered(task, client, adoptable=True)
     answer = job.send("POST", "/task/defer", {"needsWorker": "perhaps", "pushesResults": True})
     assert answer.error == (400, "malformed")
     assert client.send("POST", "/task/defer", b"{}").status == 401
 
 
-def test_the_api_server_completes_by_itself_what_is_due(
+def test_the_reconciler_completes_what_is_due(
     task: RunningTask, deferred: NewDeferred, database: Database
 ) -> None:
     job = deferred()

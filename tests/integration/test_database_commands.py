@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own commands on a database in use, and what is in it."""
+"""Airflow's own commands on a database in use, and its contents."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def counts(database: Database, job: SignedJob) -> tuple[int, int]:
         return len(actions.all()), len(reports.all())
 
 
-def test_db_clean_takes_old_actions_with_their_reports(database: Database, new_job: NewJob) -> None:
+def test_db_clean_deletes_old_actions_with_their_reports(database: Database, new_job: NewJob) -> None:
     old, old_with_late_report, long_lived, new = (new_job() for _ in range(4))
     for job in (old, old_with_late_report, long_lived, new):
         job.report(status="RUNNING", logs=["line"])
@@ -175,7 +175,7 @@ def test_rotating_without_the_old_key_changes_nothing(database: Database, job: S
     assert job.report().status == 200
 
 
-def test_a_server_without_the_key_says_so_and_asks_to_be_asked_again(
+def test_a_server_without_the_key_answers_with_a_retryable_error(
     new_job: NewJob, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = new_job()
@@ -199,7 +199,7 @@ def all_values(database: Database) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("whose", ["job", "task"])
-def test_no_secret_is_in_the_database_in_clear(database: Database, job: SignedJob, whose: str) -> None:
+def test_no_secret_is_in_the_database_in_plain_text(database: Database, job: SignedJob, whose: str) -> None:
     secret = (job.info if whose == "job" else job.task).secret_key
     job.send_v1("POST", "/status", {"status": "RUNNING", "logs": ["line"], "agent": {"host": "h"}})
     job.report(logs=[f"JOB_SECRET_KEY={secret}"], statusDetails=secret, agent={"env": secret})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files through the API server: announced, sent, attached, had again."""
+"""Files through the API server: announced, uploaded, attached, downloaded."""
 
 from __future__ import annotations
 

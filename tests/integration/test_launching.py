@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions that are asked for before their task runs: queued once, taken by their task, or settled."""
+"""Launching: actions are queued once, registered by their task, or reconciled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from airflow_asyncaction.store.launching import RUN_GRACE, Launch, WantedRun
 from airflow_asyncaction.store.listing import ActionRecord, find, find_outlook
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
-from airflow_asyncaction.store.registration import Claimant, Registered, Wanted, register
+from airflow_asyncaction.store.registration import Claimant, Registered, RegistrationRequest, register
 from airflow_asyncaction.store.timeline import read_reports
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask, running_task
@@ -59,7 +59,9 @@ def started(database: Database, queued: ActionRecord) -> RunningTask:
 
 
 def registered(actions: Actions, task: RunningTask, spec: ActionSpec = SPEC) -> Registered:
-    return register(actions.database, Claimant.of(task.ti_id, task.commit()), lambda: Wanted(spec), NOW)
+    return register(
+        actions.database, Claimant.of(task.ti_id, task.commit()), lambda: RegistrationRequest(spec), NOW
+    )
 
 
 def run(database: Database, action: ActionRecord, state: str) -> None:
@@ -76,7 +78,7 @@ def forget(database: Database, action: ActionRecord) -> None:
         connection.execute(delete(action_table).where(action_table.c.id == action.id))
 
 
-def test_an_action_is_there_as_soon_as_it_is_asked_for(actions: Actions) -> None:
+def test_an_action_exists_as_soon_as_it_is_launched(actions: Actions) -> None:
     wanted = launch(requested_by="ann")
     queued = launching.queue(actions.database, wanted, NOW)
     shown = queued.action.to_json(NOW)
@@ -92,7 +94,7 @@ def test_an_action_is_there_as_soon_as_it_is_asked_for(actions: Actions) -> None
     assert kinds == ["queued"]
 
 
-def test_the_task_takes_the_action_that_was_asked_for(database: Database, actions: Actions) -> None:
+def test_the_task_registers_the_queued_action(database: Database, actions: Actions) -> None:
     queued = launching.queue(actions.database, launch(), NOW - timedelta(hours=1)).action
     task = started(database, queued)
     taken = registered(actions, task)
@@ -117,7 +119,7 @@ def test_the_next_try_has_an_action_of_its_own(database: Database, actions: Acti
     assert find(actions.database, queued.id).state is State.STOPPED
 
 
-def test_twenty_requests_under_one_key_are_one_action(actions: Actions) -> None:
+def test_twenty_requests_with_one_key_are_one_action(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     with ThreadPoolExecutor(20) as threads:
         queued = list(threads.map(lambda _: launching.queue(actions.database, wanted, NOW), range(20)))
@@ -125,7 +127,7 @@ def test_twenty_requests_under_one_key_are_one_action(actions: Actions) -> None:
     assert [each.is_new for each in queued].count(True) == 1
 
 
-def test_a_key_is_of_one_user_and_one_operation(actions: Actions) -> None:
+def test_a_key_belongs_to_one_user_and_one_operation(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     ids = {
         launching.queue(actions.database, each, NOW).action.id
@@ -134,7 +136,7 @@ def test_a_key_is_of_one_user_and_one_operation(actions: Actions) -> None:
     assert len(ids) == 3
 
 
-def test_what_was_asked_for_with_a_key_is_known(actions: Actions) -> None:
+def test_the_request_of_a_key_is_stored_as_a_digest(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     first = launching.queue(actions.database, wanted, NOW).action
     assert first.row.request_digest == wanted.request_digest
@@ -142,7 +144,7 @@ def test_what_was_asked_for_with_a_key_is_known(actions: Actions) -> None:
     assert replace(wanted, scheduled_at=NOW).request_digest != wanted.request_digest
 
 
-def test_only_who_asked_first_creates_the_run(database: Database, actions: Actions) -> None:
+def test_only_the_first_request_creates_the_run(database: Database, actions: Actions) -> None:
     created: list[WantedRun] = []
 
     def create(wanted: WantedRun) -> None:
@@ -157,7 +159,7 @@ def test_only_who_asked_first_creates_the_run(database: Database, actions: Actio
     assert (asked.run_id, asked.conf) == (f"async__{action_id}", {"table": "orders"})
 
 
-def test_a_run_that_was_not_created_is_created_when_it_is_asked_for_again(actions: Actions) -> None:
+def test_a_missing_run_is_created_by_the_next_request(actions: Actions) -> None:
     wanted = launch(idempotency_key="k")
     created: list[WantedRun] = []
 
@@ -170,7 +172,7 @@ def test_a_run_that_was_not_created_is_created_when_it_is_asked_for_again(action
     assert [asked.run_id for asked in created] == [again.row.run_id]
 
 
-def test_the_order_of_names_makes_no_other_input(actions: Actions) -> None:
+def test_the_order_of_fields_does_not_matter(actions: Actions) -> None:
     wanted = launch(idempotency_key="k", arguments=JsonText('{"of":{"a":1,"b":2}}'))
     first = launching.queue(actions.database, wanted, NOW)
     other = replace(wanted, arguments=JsonText('{"of":{"b":2,"a":1}}'))
@@ -191,7 +193,7 @@ def test_a_refused_run_frees_its_key(actions: Actions) -> None:
     assert launching.queue(actions.database, wanted, NOW).is_new
 
 
-def test_a_scheduled_action_is_queued_when_its_time_has_come(database: Database, actions: Actions) -> None:
+def test_a_scheduled_action_is_queued_when_it_is_due(database: Database, actions: Actions) -> None:
     at = NOW + timedelta(days=1)
     action = launching.queue(actions.database, launch(scheduled_at=at), NOW).action
     run(database, action, "queued")
@@ -229,7 +231,7 @@ def test_an_action_ends_with_a_run_that_never_launched_it(
         (TaskInstanceState.FAILED, ("ERROR", "RunFailed")),
     ],
 )
-def test_an_action_ends_as_its_task_did_that_never_launched_it(
+def test_an_action_ends_like_its_task_that_never_launched_it(
     database: Database,
     actions: Actions,
     run_state: str,
@@ -259,7 +261,7 @@ def test_an_action_without_a_run_ends_after_the_grace(actions: Actions) -> None:
     assert launching.queue(actions.database, wanted, NOW).is_new
 
 
-def test_a_lost_key_keeps_nothing_from_its_end(database: Database, actions: Actions) -> None:
+def test_an_action_with_a_lost_key_ends(database: Database, actions: Actions) -> None:
     lost, other = (launching.queue(actions.database, launch(), NOW).action for _ in range(2))
     with database.engine.begin() as connection:
         query = update(action_table).where(action_table.c.id == lost.id)
@@ -270,7 +272,7 @@ def test_a_lost_key_keeps_nothing_from_its_end(database: Database, actions: Acti
     assert states == [State.STOPPED, State.STOPPED]
 
 
-def test_one_bad_row_keeps_no_other_from_its_end(database: Database, actions: Actions) -> None:
+def test_a_bad_row_does_not_block_others(database: Database, actions: Actions) -> None:
     bad, other = (launching.queue(actions.database, launch(), NOW).action for _ in range(2))
     with database.engine.begin() as connection:
         query = update(action_table).where(action_table.c.id == bad.id)
@@ -372,7 +374,7 @@ def test_an_action_with_a_lost_key_is_stopped(
     assert verb == "STOP"
 
 
-def test_what_is_queued_is_not_reaped(actions: Actions) -> None:
+def test_a_queued_action_is_not_reaped(actions: Actions) -> None:
     action = launching.queue(actions.database, launch(), NOW).action
     unwatched = reaping.find_unwatched(actions.database, older_than=timedelta(0), now=NOW + timedelta(days=1))
     assert action.id not in {each.id for each in unwatched}
@@ -383,6 +385,6 @@ def test_a_scheduled_action_is_not_old_before_its_time(actions: Actions) -> None
     assert launching.queue(actions.database, launch(scheduled_at=at), NOW).action.row.updated_at == at
 
 
-def test_a_time_that_is_past_is_now(actions: Actions) -> None:
+def test_a_past_time_is_now(actions: Actions) -> None:
     past = launch(scheduled_at=NOW - timedelta(days=1))
     assert launching.queue(actions.database, past, NOW).action.state is State.QUEUED

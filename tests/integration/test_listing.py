@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists of actions: what is asked for, page by page, at a cost that does not grow with the table."""
+"""Lists of actions: filters, pages and permissions, at a cost independent of the table size."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def ids(page: Page) -> list[JobId]:
     return [action.id for action in page.actions]
 
 
-def test_the_newest_come_first_and_a_cursor_goes_on(database: Database, actions: Actions) -> None:
+def test_pages_are_ordered_newest_first(database: Database, actions: Actions) -> None:
     run_id = secrets.token_hex(4)
     made = [insert_action(database, run_id=run_id) for _ in range(5)][::-1]
     wanted = Filter(run_id=run_id)
@@ -83,7 +83,7 @@ def test_the_newest_come_first_and_a_cursor_goes_on(database: Database, actions:
     assert third.next is None
 
 
-def test_a_list_is_filtered_by_all_that_is_given(database: Database, actions: Actions) -> None:
+def test_a_list_is_filtered_by_all_conditions(database: Database, actions: Actions) -> None:
     run_id = secrets.token_hex(4)
     plain = insert_action(database, run_id=run_id)
     other = {
@@ -108,7 +108,7 @@ def test_a_list_is_filtered_by_all_that_is_given(database: Database, actions: Ac
     assert set(ids(list_actions(actions.database, both, limit=9))) == {plain, other["error"], other["dag"]}
 
 
-def test_a_list_is_of_a_time(database: Database, actions: Actions) -> None:
+def test_a_list_is_filtered_by_time(database: Database, actions: Actions) -> None:
     run_id = secrets.token_hex(4)
     action = insert_action(database, run_id=run_id)
     now = datetime.now(UTC)
@@ -122,9 +122,7 @@ def test_a_list_is_of_a_time(database: Database, actions: Actions) -> None:
 
 
 @pytest.mark.parametrize("dags", [1, 2, 150])
-def test_nobody_sees_actions_of_dags_that_are_not_theirs(
-    database: Database, actions: Actions, dags: int
-) -> None:
+def test_a_list_is_restricted_to_visible_dags(database: Database, actions: Actions, dags: int) -> None:
     mark = secrets.token_hex(4)
     mine = [insert_action(database, dag_id=f"{mark}_{n % dags}") for n in range(6)][::-1]
     insert_action(database, dag_id=f"{mark}_theirs")
@@ -148,7 +146,7 @@ def test_secrets_are_not_even_read(database: Database, actions: Actions) -> None
 
 
 @pytest.mark.parametrize("uuid", ["", "x", "%", "0" * 36, "01890000-0000-7000-8000-000000000000"])
-def test_what_is_no_action_is_not_found(actions: Actions, uuid: str) -> None:
+def test_an_unknown_action_is_not_found(actions: Actions, uuid: str) -> None:
     with pytest.raises(ActionNotFound):
         find(actions.database, uuid)
 
@@ -187,7 +185,7 @@ def many(shared: SharedServices) -> Iterator[Database]:
 
 _FILL = text(f"""
     INSERT INTO async_action (
-        id, type, runner, attempt, dag_id, run_id, task_id, map_index, registration, secret, accept_v1,
+        id, type, runner, attempt, dag_id, run_id, task_id, map_index, registration_digest, secret, accept_v1,
         arguments, completion, require_report, max_log_lines, state, fenced, log_lines, log_lines_dropped,
         report_count, refused_count, created_at, updated_at, awaited)
     SELECT
@@ -240,19 +238,19 @@ def test_a_page_of_many_actions_reads_few_blocks(
     assert blocks <= MOST_BLOCKS * max(1, len(more.get("dag_ids", ())) // 2)
 
 
-def test_a_look_for_unwatched_actions_reads_few_blocks(many: Database) -> None:
+def test_a_scan_for_unwatched_actions_reads_few_blocks(many: Database) -> None:
     actions = Actions(many.store, replay_window=timedelta(minutes=10))
     batch = 100
     reaper = Reaper(actions, grace=timedelta(hours=1), batch=batch)
     for look in range(AWAITED // batch + 2):
         with statements(many) as sent:
-            reaper.look(NOW, clock_seconds=look)
+            reaper.scan(NOW, clock_seconds=look)
         with many.engine.connect() as connection:
             blocks = sum(blocks_read(connection, *query) for query in sent)
         assert blocks <= 2 * batch, look
 
 
-def test_the_dags_of_many_actions_are_found_by_few_blocks(many: Database) -> None:
+def test_finding_the_dags_of_many_actions_reads_few_blocks(many: Database) -> None:
     store = many.store
     with statements(many) as sent:
         found = dag_ids_with_actions(store)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept of an action's log, and of reports that said nothing or were refused."""
+"""Limits of stored log lines, and of empty and refused reports."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_newest_lines_are_kept_up_to_the_limit(
 
 
 @pytest.mark.parametrize("max_log_lines", [0, 1, 7])
-def test_a_report_is_dropped_in_part_if_need_be(
+def test_a_report_may_be_dropped_in_part(
     database: Database, actions: Actions, new_job: NewJob, max_log_lines: int
 ) -> None:
     job = new_job(max_log_lines=max_log_lines)
@@ -127,14 +127,16 @@ def test_the_newest_lines_are_kept_up_to_the_size(
     assert (page.first_line, len(page.lines)) == (61, 40)
 
 
-def test_one_report_over_the_size_is_kept(database: Database, small_logs: Actions, job: SignedJob) -> None:
+def test_one_report_over_the_size_limit_is_kept(
+    database: Database, small_logs: Actions, job: SignedJob
+) -> None:
     for _ in range(2):
         take(small_logs, job, Report(logs=tuple(LogLine("x" * 1000) for _ in range(100))))
     row = stored(database, job)
     assert (row["log_lines_dropped"], row["held"]) == (100, 100)
 
 
-def test_a_full_log_takes_a_line_without_reading_others(
+def test_a_line_is_added_to_a_full_log_without_reading_others(
     database: Database, small_logs: Actions, job: SignedJob
 ) -> None:
     for _ in range(5):
@@ -181,7 +183,7 @@ def test_lines_that_are_freed_while_a_page_is_read_are_not_in_it(
         assert page.lines
 
 
-def test_the_same_end_again_is_no_other_end(database: Database, job: SignedJob) -> None:
+def test_a_repeated_end_is_not_a_new_end(database: Database, job: SignedJob) -> None:
     for _ in range(3):
         assert job.report(status="SUCCESS").status == 200
     query = select(report_table.c.kind).where(report_table.c.action_id == job.info.job_id)
@@ -211,7 +213,7 @@ def statements_to(database: Database) -> Iterator[list[str]]:
     limit=st.integers(0, 1_500),
     after=st.integers(0, 4_000),
 )
-def test_any_page_follows_the_line_it_was_asked_for(
+def test_any_page_follows_the_requested_line(
     actions: Actions, new_job: NewJob, counts: list[int], limit: int, after: int
 ) -> None:
     job = new_job(max_log_lines=limit)
@@ -225,7 +227,7 @@ def test_any_page_follows_the_line_it_was_asked_for(
     assert not expected or first == expected[0]
 
 
-def test_old_heartbeats_go_and_other_reports_stay(
+def test_old_heartbeats_are_deleted_and_other_reports_kept(
     database: Database, actions: Actions, job: SignedJob
 ) -> None:
     now = datetime.now(UTC)
@@ -260,7 +262,7 @@ def test_of_old_reports_without_lines_the_newest_are_kept(
     assert stored(database, job)["status_details"] == "61"
 
 
-def test_refused_reports_are_kept_cut_and_only_so_many(database: Database, job: SignedJob) -> None:
+def test_refused_reports_are_truncated_and_limited(database: Database, job: SignedJob) -> None:
     job.report(status="SUCCESS")
     for number in range(KEPT_REFUSALS + 20):
         body = b'{"status": "ERROR", "errorName": "\xc3\xa9\\u0000' + b"x" * (number * 100) + b'"}'
@@ -276,7 +278,7 @@ def test_refused_reports_are_kept_cut_and_only_so_many(database: Database, job: 
     assert max(len(row.body.encode()) for row in rows) == KEPT_BODY_BYTES
 
 
-def test_a_malformed_report_is_kept_as_it_came(database: Database, job: SignedJob) -> None:
+def test_a_malformed_report_is_stored_as_received(database: Database, job: SignedJob) -> None:
     assert job.send("POST", "/status", b'{"status": "\x00\xff').error == (400, "malformed")
     query = select(report_table).where(report_table.c.action_id == job.info.job_id)
     with database.engine.connect() as connection:
@@ -284,7 +286,7 @@ def test_a_malformed_report_is_kept_as_it_came(database: Database, job: SignedJo
     assert (row.refused_with, row.body) == ("malformed", '{"status": "\ufffd\ufffd')
 
 
-def test_what_an_unsigned_request_says_is_not_kept(database: Database, job: SignedJob) -> None:
+def test_an_unsigned_request_is_not_stored(database: Database, job: SignedJob) -> None:
     headers = job.headers("POST", "/status", b"{}")
     assert job.client.send("POST", "/status", b"no json", headers).status == 401
     query = select(func.count()).where(report_table.c.action_id == job.info.job_id)

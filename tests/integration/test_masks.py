@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow masks in a task's log is masked in all that its job reports, and stored encrypted alone."""
+"""Secrets that Airflow masks in a task log are masked in reports, and stored only encrypted."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ def record(actions: Actions, job: SignedJob) -> dict[str, Any]:
     return listing.find(actions.database, job.info.job_id).to_json(datetime.now(UTC))
 
 
-def test_only_the_job_gets_its_arguments_as_they_are(
-    database: Database, actions: Actions, job: SignedJob
-) -> None:
+def test_only_the_job_gets_unmasked_arguments(database: Database, actions: Actions, job: SignedJob) -> None:
     assert job.send("GET", "/job").fields["arguments"] == ARGUMENTS
     assert job.report(status="RUNNING").fields["arguments"] == ARGUMENTS
     resent = {"nonce": "n" * 20, "status": "RUNNING"}
@@ -94,7 +92,7 @@ def test_arguments_are_masked_by_their_names_as_rendered_fields_are(
     assert job.send("GET", "/job").fields["arguments"] == given
 
 
-def test_all_that_a_job_reports_is_stored_masked_but_its_results(
+def test_reports_are_stored_masked_except_for_results(
     database: Database, actions: Actions, job: SignedJob
 ) -> None:
     said = f"it is {PASSWORD}!"
@@ -119,13 +117,13 @@ def test_all_that_a_job_reports_is_stored_masked_but_its_results(
     assert (shown["agent"], shown["message"]) == ({"command": ["it is ***!"]}, "it is ***!")
 
 
-def test_a_runners_words_are_masked(database: Database, job: SignedJob) -> None:
+def test_messages_of_a_runner_are_masked(database: Database, job: SignedJob) -> None:
     view = job.tell(Exit(code=1, message=f"no {PASSWORD}", tail=("one", PASSWORD)))
     assert view.error_message == "The job exited with code 1: no ***\none\n***"
     assert not shows_secret(stored(database, job.info.job_id))
 
 
-def test_a_report_that_is_refused_is_kept_masked(database: Database, job: SignedJob) -> None:
+def test_a_refused_report_is_stored_masked(database: Database, job: SignedJob) -> None:
     assert job.report(status=PASSWORD, results=PASSWORD).status == 400
     assert job.send("POST", "/status", f"nonsense {PASSWORD}".encode()).status == 400
     kept = stored(database, job.info.job_id)
@@ -133,7 +131,7 @@ def test_a_report_that_is_refused_is_kept_masked(database: Database, job: Signed
     assert not shows_secret(kept)
 
 
-def test_results_are_true_for_the_task_and_masked_for_users(actions: Actions, job: SignedJob) -> None:
+def test_results_are_unmasked_for_the_task_and_masked_for_users(actions: Actions, job: SignedJob) -> None:
     results = {"dsn": f"db://{PASSWORD}", PASSWORD: [PASSWORD]}
     assert job.report(status="SUCCESS", results=results).fields["results"] == results
     assert json.loads(job.view().results or "") == results
@@ -142,7 +140,7 @@ def test_results_are_true_for_the_task_and_masked_for_users(actions: Actions, jo
     assert shown["hasResults"]
 
 
-def test_names_of_a_service_call_are_true_for_the_job_and_masked_for_users(
+def test_names_of_a_service_call_are_unmasked_for_the_job_and_masked_for_users(
     actions: Actions, new_job: NewJob
 ) -> None:
     call = {
@@ -177,7 +175,7 @@ def test_secrets_that_a_task_learns_later_are_masked_from_then_on(database: Data
     assert "learnt later" not in stored(database, job.info.job_id)
 
 
-def test_without_a_key_no_secret_is_stored_that_the_arguments_do_not_have(
+def test_without_a_key_only_secrets_in_the_arguments_are_stored(
     database: Database, job: SignedJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(secret, "is_encrypting", lambda: False)
@@ -188,7 +186,7 @@ def test_without_a_key_no_secret_is_stored_that_the_arguments_do_not_have(
 
 
 @pytest.mark.parametrize("secrets", ["text", [1], [[]], ["x"] * (MAX_VALUES + 1), {"a": 1}, None])
-def test_secrets_that_are_none_are_refused(job: SignedJob, secrets: object) -> None:
+def test_malformed_secrets_are_refused(job: SignedJob, secrets: object) -> None:
     assert job.send("POST", "/task/secrets", {"secrets": secrets}).error == (400, "malformed")
 
 
@@ -202,7 +200,7 @@ def test_the_process_that_adopts_a_job_adds_what_it_knows(
     assert [line.message for line in job.view().logs] == ["***, ***"]
 
 
-def test_the_xcom_of_a_deferred_task_is_true(database: Database, client: HookClient) -> None:
+def test_the_xcom_of_a_deferred_task_is_unmasked(database: Database, client: HookClient) -> None:
     with DAG("masking", schedule=None) as dag:
         dag.relative_fileloc = "masking.py"
         BaseOperator(task_id="task")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics as a StatsD server receives them: each report and each end once, and no harm where it fails."""
+"""Metrics in a StatsD server: reports and ends are counted once, and failures do no harm."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_an_end_is_counted_when_nothing_more_can_change_it(statsd: StatsdServer,
     assert 0 <= duration.value < 60_000
 
 
-def test_a_report_that_is_sent_again_ends_nothing_again(statsd: StatsdServer, new_job: NewJob) -> None:
+def test_a_resent_report_is_not_a_second_end(statsd: StatsdServer, new_job: NewJob) -> None:
     job = new_job(completion=protocol.Completion.REPORT)
     for _ in range(2):
         assert job.report(nonce="n" * 20, status="SUCCESS").status == 200
@@ -187,9 +187,7 @@ def test_a_report_that_is_sent_again_ends_nothing_again(statsd: StatsdServer, ne
     assert statsd.counts()["asyncaction.reports.accepted"] == 2
 
 
-def test_whoever_ends_an_action_it_is_counted_once(
-    statsd: StatsdServer, new_job: NewJob, actions: Actions
-) -> None:
+def test_every_end_is_counted_once(statsd: StatsdServer, new_job: NewJob, actions: Actions) -> None:
     stopped = new_job()
     stopped.tell(Stop(StopReason.REQUESTED))
     stopped.tell(Exit(code=0))
@@ -213,7 +211,7 @@ def test_an_action_ends_when_the_next_try_takes_over(
     assert ended(statsd) == {"stopped": 1}
 
 
-def test_what_is_rolled_back_is_not_counted(statsd: StatsdServer, job: SignedJob, actions: Actions) -> None:
+def test_a_rollback_is_not_counted(statsd: StatsdServer, job: SignedJob, actions: Actions) -> None:
     with suppress(ZeroDivisionError), actions.database.transaction() as connection:
         supersede(connection, job.info.job_id, datetime.now(UTC))
         assert 1 / 0
@@ -224,7 +222,7 @@ def test_what_is_rolled_back_is_not_counted(statsd: StatsdServer, job: SignedJob
     assert ended(statsd) == {"stopped": 1}
 
 
-def test_tags_say_the_type_and_the_state(statsd: StatsdServer, configure: Configure, new_job: NewJob) -> None:
+def test_tags_are_type_and_state(statsd: StatsdServer, configure: Configure, new_job: NewJob) -> None:
     configure(statsd_influxdb_enabled="True")
     new_job(type="etl.load, all=1").tell(Exit(code=0))
     new_job().report(status="NONSENSE")
@@ -233,7 +231,7 @@ def test_tags_say_the_type_and_the_state(statsd: StatsdServer, configure: Config
     assert {one.tags for one in statsd.of(metrics.REPORTS_REFUSED)} == {",reason=malformed"}
 
 
-def test_a_server_tells_how_many_have_not_ended(
+def test_a_server_records_how_many_have_not_ended(
     statsd: StatsdServer, job: SignedJob, actions: Actions
 ) -> None:
     actions.complete_due(datetime.now(UTC))
@@ -257,7 +255,7 @@ def test_a_server_tells_how_many_have_not_ended(
     assert len(statsd.of(metrics.ACTIONS_UNENDED)) == 1  # it looks for what is due much more often
 
 
-def test_all_that_is_sent_is_described(statsd: StatsdServer, job: SignedJob) -> None:
+def test_all_metrics_are_described(statsd: StatsdServer, job: SignedJob) -> None:
     job.report()
     job.send("POST", "/status", b"no json")
     job.tell(Exit(code=0))
@@ -294,7 +292,7 @@ def test_a_failing_metrics_server_fails_no_report(
     assert caplog.text.count("Could not send metrics") <= 1
 
 
-def test_nothing_is_counted_where_metrics_are_off(
+def test_nothing_is_counted_if_metrics_are_off(
     configure: Configure, new_job: NewJob, actions: Actions
 ) -> None:
     server = StatsdServer()

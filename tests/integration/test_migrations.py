@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables are the same however they came to be, and can be taken back and made again."""
+"""Migrations and models result in the same tables, and can be downgraded and upgraded again."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def run_cli(*arguments: str) -> None:
     args.func(args)
 
 
-def test_migrations_make_what_the_models_say(empty: Database) -> None:
+def test_migrations_result_in_the_models(empty: Database) -> None:
     with manager_of_tables() as manager:
         manager.initdb()
     from_models = schema(empty)
@@ -140,12 +140,12 @@ def test_alembic_finds_nothing_to_migrate(empty: Database) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-def test_the_newest_revision_is_that_of_the_newest_release() -> None:
+def test_the_latest_revision_belongs_to_the_latest_release() -> None:
     with manager_of_tables() as manager:
         assert manager.get_script_object().get_heads() == list(REVISION_HEADS.values())[-1:]
 
 
-def test_the_tables_can_be_taken_back_and_made_again(
+def test_the_tables_can_be_downgraded_and_upgraded_again(
     empty: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_cli("upgrade")
@@ -161,7 +161,7 @@ def test_the_tables_can_be_taken_back_and_made_again(
     run_cli("check")
 
 
-def test_a_downgrade_is_asked_for_and_says_what_it_does(
+def test_a_downgrade_asks_for_confirmation(
     empty: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_cli("upgrade")
@@ -180,7 +180,7 @@ def test_a_downgrade_is_asked_for_and_says_what_it_does(
     assert schema(empty) == {}
 
 
-def test_a_lost_version_table_is_made_again_and_the_tables_stay(empty: Database) -> None:
+def test_a_lost_version_table_is_restored(empty: Database) -> None:
     run_cli("upgrade")
     before = schema(empty)
     with empty.engine.begin() as connection:

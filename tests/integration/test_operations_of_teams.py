@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose a Dag is, where Airflow has teams."""
+"""Teams of Dags, if Airflow has teams."""
 
 from __future__ import annotations
 

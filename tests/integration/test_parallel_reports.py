@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many reports at once: no line lost, nothing counted twice, one end."""
+"""Concurrent reports: no line is lost, nothing is counted twice, and there is one end."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_no_line_of_parallel_reporters_is_lost(
     assert report_counts(database, job) == (reporters * reports, reporters * reports, len(lines))
 
 
-def test_one_report_sent_by_many_at_once_counts_once(database: Database, job: SignedJob) -> None:
+def test_a_report_sent_concurrently_counts_once(database: Database, job: SignedJob) -> None:
     nonce = new_nonce()
     answers = at_once(
         job, 20, lambda its, _: until_taken(lambda: its.report(nonce=nonce, status="RUNNING", logs=["one"]))
@@ -102,7 +102,7 @@ def test_one_report_sent_by_many_at_once_counts_once(database: Database, job: Si
     assert lines_of(job) == ["one"]
 
 
-def test_two_bodies_under_one_nonce_at_once_are_one_report(database: Database, job: SignedJob) -> None:
+def test_concurrent_bodies_with_one_nonce_are_one_report(database: Database, job: SignedJob) -> None:
     nonce = new_nonce()
     answers = at_once(
         job, 8, lambda its, number: until_taken(lambda: its.report(nonce=nonce, logs=[f"{number % 2}"]))
@@ -111,7 +111,7 @@ def test_two_bodies_under_one_nonce_at_once_are_one_report(database: Database, j
     assert report_counts(database, job)[1:] == (1, 1)
 
 
-def test_of_two_ends_at_once_one_wins(job: SignedJob) -> None:
+def test_one_of_two_concurrent_ends_wins(job: SignedJob) -> None:
     statuses = ("SUCCESS", "ERROR")
     answers = at_once(
         job,

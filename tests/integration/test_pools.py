@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools of runners: made once by all that start together, and as the configuration says after that."""
+"""Pools of runners: created once by concurrent processes, then updated from the configuration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def name() -> str:
     return f"asyncaction_{secrets.token_hex(4)}"
 
 
-def test_a_pool_is_made_and_follows_the_configuration(database: Database, name: str) -> None:
+def test_a_pool_is_created_and_follows_the_configuration(database: Database, name: str) -> None:
     ensure_pools(database.engine, {name: 3})
     assert pools_of(database.engine, name) == [(3, True)]
     ensure_pools(database.engine, {name: 5, f"{name}_2": 1})
@@ -36,13 +36,13 @@ def test_a_pool_is_made_and_follows_the_configuration(database: Database, name: 
     assert pools_of(database.engine, f"{name}_2") == [(1, True)]
 
 
-def test_what_is_not_configured_is_left_alone(database: Database, name: str) -> None:
+def test_other_pools_are_left_alone(database: Database, name: str) -> None:
     ensure_pools(database.engine, {name: 3})
     ensure_pools(database.engine, {})
     assert pools_of(database.engine, name) == [(3, True)]
 
 
-def test_a_pool_whose_deferred_tasks_did_not_count_is_put_right(database: Database, name: str) -> None:
+def test_a_pool_is_changed_to_count_deferred_tasks(database: Database, name: str) -> None:
     with Session(database.engine) as session:
         session.add(Pool(pool=name, slots=9, description="by hand", include_deferred=False))
         session.commit()
@@ -50,7 +50,7 @@ def test_a_pool_whose_deferred_tasks_did_not_count_is_put_right(database: Databa
     assert pools_of(database.engine, name) == [(2, True)]
 
 
-def test_many_that_start_at_once_make_one(database: Database, name: str) -> None:
+def test_concurrent_processes_create_one_pool(database: Database, name: str) -> None:
     with ThreadPoolExecutor(8) as threads:
         made = [threads.submit(ensure_pools, database.engine, {name: 4}) for _ in range(8)]
         for each in made:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""API servers end what nobody watches, by themselves: not too soon, and only once."""
+"""API servers reap unwatched actions by themselves, after the grace period and only once."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _nothing_else(database: Database) -> None:
 
 def look(reaper: Reaper, moment: datetime) -> None:
     """Let it look at a moment that has come by itself: nobody has set a clock."""
-    reaper.look(moment, clock_seconds=moment.timestamp())
+    reaper.scan(moment, clock_seconds=moment.timestamp())
 
 
 def set_columns(database: Database, job: SignedJob, **values: Any) -> None:
@@ -91,7 +91,7 @@ def reaper(actions: Actions) -> Reaper:
     return Reaper(actions, grace=GRACE)
 
 
-def test_the_action_of_a_task_that_is_over_is_ended_after_the_grace(
+def test_the_action_of_an_ended_task_is_ended_after_the_grace_period(
     task: RunningTask, job: SignedJob, reaper: Reaper
 ) -> None:
     look(reaper, NOW - timedelta(hours=1))
@@ -106,7 +106,7 @@ def test_the_action_of_a_task_that_is_over_is_ended_after_the_grace(
     assert job.report().error == (410, "superseded")
 
 
-def test_a_task_that_watches_again_has_the_whole_grace_again(
+def test_a_task_that_watches_again_restarts_the_grace_period(
     task: RunningTask, job: SignedJob, reaper: Reaper
 ) -> None:
     for state, moment in (("failed", NOW), ("running", NOW + GRACE), ("failed", NOW + 2 * GRACE)):
@@ -117,7 +117,9 @@ def test_a_task_that_watches_again_has_the_whole_grace_again(
     assert job.view().is_done
 
 
-def test_a_tasks_own_last_word_is_not_overtaken(task: RunningTask, job: SignedJob, reaper: Reaper) -> None:
+def test_the_last_message_of_a_task_is_not_overtaken(
+    task: RunningTask, job: SignedJob, reaper: Reaper
+) -> None:
     task.set_state(TaskInstanceState.FAILED)
     look(reaper, NOW)
     job.tell(Exit(code=3))
@@ -145,7 +147,7 @@ NEXT_TRIES: dict[str, Callable[[RunningTask], object]] = {
 
 
 @pytest.mark.parametrize("how", NEXT_TRIES)
-def test_a_job_is_left_to_the_next_try_that_is_going_to_adopt_it(
+def test_a_job_is_left_to_the_next_try_that_will_adopt_it(
     new_task: NewTask, client: HookClient, actions: Actions, reaper: Reaper, how: str
 ) -> None:
     tasks = [new_task() for _ in range(2)]
@@ -161,7 +163,7 @@ def test_a_job_is_left_to_the_next_try_that_is_going_to_adopt_it(
 
 
 @pytest.mark.parametrize("how", ["deferred", "stopping", "task failed"])
-def test_a_job_that_no_try_is_going_to_adopt_is_ended(
+def test_a_job_that_no_try_will_adopt_is_ended(
     task: RunningTask, client: HookClient, reaper: Reaper, how: str
 ) -> None:
     job = registered(task, client, adoptable=True)
@@ -199,7 +201,7 @@ def test_adoption_and_reaping_at_once_leave_one_job(
         assert job.view().is_done is not is_adopted
 
 
-def test_each_of_many_is_ended_once_by_servers_that_look_at_few(
+def test_concurrent_reapers_with_small_batches_end_each_action_once(
     new_task: NewTask, client: HookClient, database: Database, actions: Actions
 ) -> None:
     tasks = [new_task() for _ in range(7)]
@@ -251,7 +253,7 @@ BAD_ROWS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("bad", BAD_ROWS)
-def test_one_bad_row_keeps_no_other_from_its_end(
+def test_a_bad_row_does_not_block_others(
     new_task: NewTask, client: HookClient, database: Database, reaper: Reaper, bad: str
 ) -> None:
     jobs = [registered_and_failed(new_task(), client) for _ in range(2)]
@@ -265,7 +267,7 @@ def test_one_bad_row_keeps_no_other_from_its_end(
     assert is_bad_one_done is (bad == "lost key")
 
 
-def test_what_an_older_server_has_registered_is_found(
+def test_an_action_registered_by_an_older_server_is_found(
     new_task: NewTask, client: HookClient, database: Database, actions: Actions, reaper: Reaper
 ) -> None:
     jobs = [registered_and_failed(new_task(), client) for _ in range(2)]
@@ -279,7 +281,9 @@ def test_what_an_older_server_has_registered_is_found(
     assert [job.view().is_done for job in jobs] == [True, True]
 
 
-def test_what_an_older_server_has_registered_is_marked_by_its_end(database: Database, job: SignedJob) -> None:
+def test_an_action_registered_by_an_older_server_is_marked_by_its_end(
+    database: Database, job: SignedJob
+) -> None:
     set_columns(database, job, awaited=None)
     job.report(status="SUCCESS")
     assert is_marked(database, job) is True
@@ -288,7 +292,7 @@ def test_what_an_older_server_has_registered_is_marked_by_its_end(database: Data
 
 
 @pytest.mark.parametrize("word", [Exit(code=0), Abandon()], ids=["exit", "abandon"])
-def test_what_an_older_server_has_ended_is_unmarked_without_a_word(
+def test_an_action_ended_by_an_older_server_is_unmarked_silently(
     task: RunningTask,
     job: SignedJob,
     database: Database,
@@ -306,15 +310,15 @@ def test_what_an_older_server_has_ended_is_unmarked_without_a_word(
     assert "No task watched" not in caplog.text
 
 
-def test_a_clock_that_is_set_ends_nothing(task: RunningTask, job: SignedJob, reaper: Reaper) -> None:
+def test_a_clock_change_ends_nothing(task: RunningTask, job: SignedJob, reaper: Reaper) -> None:
     task.set_state(TaskInstanceState.FAILED)
     for moment in (NOW, LONG_AFTER):
-        reaper.look(moment, clock_seconds=1.0)
+        reaper.scan(moment, clock_seconds=1.0)
     assert not job.view().is_done
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True, scope="session")
-def test_the_grace_begins_anew_after_the_database_was_away(
+def test_the_grace_period_restarts_after_a_database_outage(
     database: Database, actions: Actions, task: RunningTask, job: SignedJob, postgres_server: Postgres
 ) -> None:
     grace = timedelta(seconds=2)
@@ -344,7 +348,7 @@ def reconciler(actions: Actions) -> Iterator[Reconciler]:
 
 
 @pytest.mark.usefixtures("reconciler")
-def test_an_api_server_does_it_by_itself(task: RunningTask, job: SignedJob) -> None:
+def test_an_api_server_reaps_by_itself(task: RunningTask, job: SignedJob) -> None:
     task.set_state(TaskInstanceState.FAILED)
     give_up_at = time.monotonic() + 60
     while not job.view().is_done:
@@ -353,7 +357,7 @@ def test_an_api_server_does_it_by_itself(task: RunningTask, job: SignedJob) -> N
     assert job.view().state is State.STOPPED
 
 
-def test_it_can_be_switched_off(task: RunningTask, job: SignedJob, actions: Actions) -> None:
+def test_reaping_can_be_disabled(task: RunningTask, job: SignedJob, actions: Actions) -> None:
     task.set_state(TaskInstanceState.FAILED)
     reconciler = Reconciler(actions, reap_after=timedelta(0), interval_seconds=0.02)
     reconciler.start()

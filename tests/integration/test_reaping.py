@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions that nobody watches are ended, and no others."""
+"""Unwatched actions are ended, and no others."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_task_in_such_a_state_watches(
     assert not is_unwatched(actions, job)
 
 
-def test_the_action_of_a_try_that_is_gone_is_ended(
+def test_the_action_of_a_deleted_try_is_ended(
     task: RunningTask, job: SignedJob, actions: Actions, client: HookClient
 ) -> None:
     again = task.next_try()
@@ -97,7 +97,9 @@ def test_the_action_of_a_try_that_is_gone_is_ended(
     assert not is_unwatched(actions, newer)
 
 
-def test_what_was_heard_of_lately_is_left_alone(task: RunningTask, job: SignedJob, actions: Actions) -> None:
+def test_an_action_with_a_recent_report_is_left_alone(
+    task: RunningTask, job: SignedJob, actions: Actions
+) -> None:
     task.set_state(TaskInstanceState.FAILED)
     assert not is_unwatched(actions, job, later=timedelta(minutes=4))
     assert is_unwatched(actions, job, later=timedelta(minutes=6))
@@ -111,7 +113,7 @@ def test_an_action_that_is_done_is_left_alone(task: RunningTask, job: SignedJob,
     assert not is_unwatched(actions, job)
 
 
-def test_a_report_is_the_end_where_nothing_else_can_be(
+def test_a_report_is_the_end_if_no_exit_can_follow(
     task: RunningTask, client: HookClient, actions: Actions
 ) -> None:
     job = registered(task, client, completion=Completion.REPORT)
@@ -179,7 +181,7 @@ def test_one_run_of_the_command_clears_up_what_it_ended(
 
 
 @pytest.mark.parametrize("seconds", [-1.0, math.nan])
-def test_nonsense_is_no_time(seconds: float) -> None:
+def test_an_invalid_time_is_refused(seconds: float) -> None:
     with pytest.raises(SystemExit, match="--unheard-for must be a number of seconds"):
         reap_command(Namespace(unheard_for=seconds, dry_run=False, pods_in=None))
 
@@ -193,7 +195,7 @@ def test_airflow_has_the_command(database: Database) -> None:
 
 
 @pytest.mark.parametrize("state", ["failed", "up_for_retry", None])
-def test_who_finds_a_job_may_ask_whether_it_is_watched(
+def test_a_task_may_reap_an_action_unless_it_is_watched(
     task: RunningTask, job: SignedJob, state: TaskInstanceState | None
 ) -> None:
     for watching in (TaskInstanceState.RUNNING, TaskInstanceState.DEFERRED):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a running task instance gets an action: by what it wrote into its own task state store."""
+"""Registration: a running task instance gets an action, proven by its task state store."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def actions_of(database: Database, task: RunningTask) -> list[Any]:
         return list(connection.execute(query.order_by(action_table.c.created_at)))
 
 
-def test_a_running_task_that_committed_gets_an_action(
+def test_a_running_task_with_a_commitment_gets_an_action(
     database: Database, client: HookClient, new_task: NewTask
 ) -> None:
     task = new_task(dag_id="some.dag", map_index=3)
@@ -73,7 +73,7 @@ def test_a_running_task_that_committed_gets_an_action(
     assert (row.dag_id, row.task_id, row.map_index) == ("some.dag", "task", 3)
 
 
-def test_a_webda_job_is_told_the_method_to_call(
+def test_a_webda_job_gets_the_method_to_call(
     database: Database, actions: Actions, client: HookClient, task: RunningTask
 ) -> None:
     call = {"service_name": "ShopService", "method": "add", "orchestrator": "AsyncService"}
@@ -95,7 +95,7 @@ def test_a_webda_job_is_told_the_method_to_call(
     )
 
 
-def test_other_jobs_are_told_none(database: Database, client: HookClient, task: RunningTask) -> None:
+def test_other_jobs_get_no_method(database: Database, client: HookClient, task: RunningTask) -> None:
     job = registered(task, client)
     fields = job.report().fields
     assert (fields["serviceName"], fields["method"], fields["arguments"]) == (None, None, {})
@@ -138,7 +138,7 @@ def test_another_nonce_is_too_late(client: HookClient, task: RunningTask) -> Non
     assert register(task, client, task.commit()).error == (409, "already_registered")
 
 
-def test_a_nonce_that_was_not_committed_to_proves_nothing(
+def test_a_nonce_without_a_commitment_proves_nothing(
     database: Database, client: HookClient, task: RunningTask
 ) -> None:
     assert register(task, client, "n" * 64).error == (403, "not_proven")
@@ -193,7 +193,7 @@ def test_other_tasks_are_left_alone(client: HookClient, new_task: NewTask) -> No
     assert (one.report().status, other.report().status) == (200, 200)
 
 
-def test_requests_that_come_at_once_get_one_action(database: Database, hook: str, task: RunningTask) -> None:
+def test_concurrent_requests_get_one_action(database: Database, hook: str, task: RunningTask) -> None:
     nonce = task.commit()
 
     def ask(_: int) -> Answer:
@@ -228,7 +228,7 @@ def test_requests_that_come_at_once_get_one_action(database: Database, hook: str
         ({"spec": {**SPEC, "orchestrator": "a\nb"}}, "orchestrator"),
     ],
 )
-def test_what_asks_for_no_action_is_malformed(
+def test_a_request_without_a_spec_is_malformed(
     client: HookClient, task: RunningTask, change: dict[str, object], field: str
 ) -> None:
     answer = sent_registration(client, task.ti_id, task.commit(), {"spec": SPEC, **change})
@@ -236,12 +236,12 @@ def test_what_asks_for_no_action_is_malformed(
 
 
 @pytest.mark.parametrize("ti_id", [None, "x"])
-def test_who_names_no_task_instance_proves_nothing(client: HookClient, ti_id: str | None) -> None:
+def test_a_request_without_a_task_instance_proves_nothing(client: HookClient, ti_id: str | None) -> None:
     headers = {TASK_NONCE_HEADER: "n"} if ti_id is None else {TASK_NONCE_HEADER: "n", TASK_ID_HEADER: ti_id}
     assert client.send("POST", "/task/register", b"{", headers).error == (403, "not_proven")
 
 
-def test_what_is_not_proven_is_not_read(client: HookClient, task: RunningTask) -> None:
+def test_an_unproven_body_is_not_parsed(client: HookClient, task: RunningTask) -> None:
     nonce, no_json = task.commit(), b"[" * 1_000_000
     proof = {TASK_ID_HEADER: task.ti_id, TASK_NONCE_HEADER: nonce}
     wrong = {**proof, TASK_NONCE_HEADER: "another"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The spans of actions as an OpenTelemetry collector receives them, over HTTP, from Airflow's own tracer."""
+"""Spans of actions in an OpenTelemetry collector, over HTTP, from Airflow's own tracer."""
 
 from __future__ import annotations
 
@@ -85,12 +85,12 @@ def tracing() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(trace, "_TRACER_PROVIDER", None)
         patch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
         patch.setenv("OTEL_TRACES_EXPORTER", "otlp_proto_http")
-        spans.are_on.cache_clear()
+        spans.is_enabled.cache_clear()
         yield patch
         provider = trace.get_tracer_provider()
         if isinstance(provider, TracerProvider):
             provider.shutdown()
-    spans.are_on.cache_clear()
+    spans.is_enabled.cache_clear()
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_an_action_is_a_span_with_its_reports_as_events(collector: Collector, ne
     assert times[-2] == span.end_time_unix_nano
 
 
-def test_a_span_says_what_an_action_failed_with(collector: Collector, new_job: NewJob) -> None:
+def test_a_span_has_the_error_of_its_action(collector: Collector, new_job: NewJob) -> None:
     new_job(traceparent=TRACEPARENT).tell(Exit(code=3))
     span = collector.the_only()
     assert (span.status.code, span.status.message) == (Status.STATUS_CODE_ERROR, "ExitCode")
@@ -192,7 +192,7 @@ def test_a_trace_that_is_not_sampled_gets_no_span(collector: Collector, new_job:
     assert collector.ours() == []
 
 
-def test_a_collector_that_is_away_fails_no_report(tracing: pytest.MonkeyPatch, new_job: NewJob) -> None:
+def test_a_missing_collector_fails_no_report(tracing: pytest.MonkeyPatch, new_job: NewJob) -> None:
     tracing.setenv("AIRFLOW__TRACES__OTEL_ON", "True")
     tracing.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     tracing.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
@@ -215,11 +215,11 @@ def test_a_span_that_cannot_be_emitted_fails_no_report(
         assert job.report(status="SUCCESS").status == 200
     finally:
         trace._TRACER_PROVIDER = working
-    assert "cannot be emitted" in caplog.text
+    assert "Could not emit the span" in caplog.text
     assert collector.ours() == []
 
 
-def test_nothing_is_emitted_where_tracing_is_off(tracing: pytest.MonkeyPatch, new_job: NewJob) -> None:
+def test_nothing_is_emitted_if_traces_are_disabled(tracing: pytest.MonkeyPatch, new_job: NewJob) -> None:
     tracing.setenv("AIRFLOW__TRACES__OTEL_ON", "False")
     new_job(traceparent=TRACEPARENT).tell(Exit(code=0))
     assert not isinstance(trace.get_tracer_provider(), TracerProvider)

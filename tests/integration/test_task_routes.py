@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of tasks over real HTTP: follow an action, and tell what the runner saw."""
+"""The routes of tasks over real HTTP: follow an action, and send the runner's messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ VIEW_KEYS = {
 }
 
 
-def test_a_task_sees_what_its_job_said(job: SignedJob) -> None:
+def test_a_task_sees_the_reports_of_its_job(job: SignedJob) -> None:
     job.report(
         status="RUNNING",
         statusDetails={"progress": 40},
@@ -55,7 +55,7 @@ def test_a_task_sees_what_its_job_said(job: SignedJob) -> None:
 
 
 @pytest.mark.parametrize("after", ["", "x", "-1", "-99999999999999999999", "1.5"])
-def test_a_line_number_that_is_none_means_all_lines(job: SignedJob, after: str) -> None:
+def test_an_invalid_line_number_means_all_lines(job: SignedJob, after: str) -> None:
     job.report(logs=["one"])
     answer = job.send("GET", "/task/action", query=f"after={after}")
     assert (answer.status, len(answer.fields["logs"]), answer.fields["firstLine"]) == (200, 1, 1)
@@ -67,7 +67,7 @@ def test_a_line_number_beyond_all_means_none(job: SignedJob) -> None:
     assert (answer.status, answer.fields["logs"]) == (200, [])
 
 
-def test_the_runner_tells_of_start_and_exit(job: SignedJob) -> None:
+def test_a_runner_reports_start_and_exit(job: SignedJob) -> None:
     assert job.tell(Launched({"pid": 4711})).state is State.RUNNING
     assert job.report(status="SUCCESS", results=[1]).fields["job"] == {"pid": 4711}
     assert (job.view().state, job.view().is_done) == (State.SUCCESS, False)
@@ -82,7 +82,7 @@ def test_an_exit_that_differs_from_the_report_is_an_error(job: SignedJob) -> Non
     assert view.error_message == "The job exited with code 3\nlast words"
 
 
-def test_an_exit_told_twice_counts_once(job: SignedJob) -> None:
+def test_an_exit_reported_twice_counts_once(job: SignedJob) -> None:
     first = job.tell(Exit(signal="SIGKILL"))
     assert job.tell(Exit(code=0)) == first
     assert (first.state, first.error_name) == (State.ERROR, "Signal")
@@ -109,7 +109,7 @@ def test_a_task_asks_its_job_to_stop(job: SignedJob) -> None:
         ({"heartbeat_timeout": timedelta(milliseconds=20)}, True, "HeartbeatTimeout"),
     ],
 )
-def test_a_clock_that_ran_out_ends_the_action_when_its_task_looks(
+def test_an_expired_timeout_ends_the_action_when_its_task_polls(
     new_job: NewJob, spec: dict[str, timedelta], is_started: bool, error_name: str
 ) -> None:
     job = new_job(**spec)
@@ -127,7 +127,7 @@ def test_v1_is_not_enough_for_a_task(job: SignedJob) -> None:
     assert job.report().status == 200
 
 
-def test_another_job_may_not_look_or_tell(new_job: NewJob) -> None:
+def test_another_job_may_not_read_or_write(new_job: NewJob) -> None:
     job, other = new_job(), new_job()
     thief = other.forged(job_id=job.info.job_id)
     assert thief.send("GET", "/task/action").error == UNSIGNED
@@ -150,12 +150,12 @@ def test_another_job_may_not_look_or_tell(new_job: NewJob) -> None:
         ({"word": "stop", "reason": {}}, "reason"),
     ],
 )
-def test_a_word_that_is_none_is_malformed(job: SignedJob, word: dict[str, object], field: str) -> None:
+def test_an_invalid_message_is_malformed(job: SignedJob, word: dict[str, object], field: str) -> None:
     answer = job.send("POST", "/task/word", word)
     assert (answer.error, answer.fields["field"]) == ((400, "malformed"), field)
 
 
-def test_a_word_is_stored_whatever_its_letters(job: SignedJob) -> None:
+def test_a_message_may_have_any_characters(job: SignedJob) -> None:
     assert job.send("POST", "/task/word", encoded({"word": "launched", "job": {"\0": "\0"}})).status == 200
     exit_ = {"word": "exit", "reason": "Odd\0" + "x" * 300, "message": "m\0", "tail": ["t\0", "é"]}
     answer = job.send("POST", "/task/word", exit_)

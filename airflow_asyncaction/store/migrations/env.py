@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How alembic runs these migrations: in Airflow's database, blind to everybody else's tables."""
+"""Alembic environment: runs the migrations in Airflow's database, and ignores the tables of others."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.reaping import reap_if_unwatched
-from airflow_asyncaction.store.registration import Claimant, Registered, Wanted, register
+from airflow_asyncaction.store.registration import Claimant, Registered, RegistrationRequest, register
 from airflow_asyncaction.web.raw_request import raw_body
 from airflow_asyncaction.web.security import task_request
 
@@ -117,7 +117,7 @@ def _claimant(headers: Headers) -> Claimant:
     return Claimant.of(ti_id.lower(), nonce)
 
 
-def _wanted(body: bytes, settings: Settings) -> Wanted:
+def _wanted(body: bytes, settings: Settings) -> RegistrationRequest:
     fields = parse_object(body)
     if not isinstance(fields.get("spec"), dict):
         raise MalformedRequest("spec is not an object", field="spec")
@@ -125,7 +125,9 @@ def _wanted(body: bytes, settings: Settings) -> Wanted:
     if resumes is not None and not isinstance(resumes, str):
         raise MalformedRequest("resumes is not a string", field="resumes")
     spec = ActionSpec.from_json(fields["spec"])
-    return Wanted(replace(spec, orchestrator=spec.orchestrator or settings.orchestrator), resumes)
+    return RegistrationRequest(
+        replace(spec, orchestrator=spec.orchestrator or settings.orchestrator), resumes
+    )
 
 
 def _registered_json(registered: Registered, settings: Settings) -> dict[str, Any]:
