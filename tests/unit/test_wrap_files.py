@@ -70,7 +70,9 @@ def test_an_existing_folder_takes_all_files(tested: TestedJob, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("names", "said"), [((), "404 no_such_file"), (("x", "y"), "give a folder, in/")], ids=["none", "several"]
+    ("names", "said"),
+    [((), "404 no_such_file"), (("x", "y"), "Specify a folder: in/")],
+    ids=["none", "several"],
 )
 def test_without_its_input_the_program_is_not_started(
     tested: TestedJob, tmp_path: Path, names: tuple[str, ...], said: str
