@@ -59,7 +59,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def expand_includes(markdown: str) -> str:
-    """Replace lines with ``<!-- include: NAME -->`` by the text of that name, and redirect links to copies.
+    """Replace ``<!-- include: NAME -->`` lines with the text of that name. Redirect links to copied files.
 
     :raises KeyError: unknown name
     """
