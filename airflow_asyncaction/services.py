@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from airflow import settings as airflow_settings
-
 from airflow_asyncaction import settings as our_settings
+from airflow_asyncaction.airflow_internals.server import database
 from airflow_asyncaction.files.service import FileLimits, Files
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.files.tokens import own_tokens
@@ -35,7 +34,7 @@ def open_services(settings: Settings | None = None) -> Services:
     settings = settings or our_settings.load()
     completion = Completion(settle=our_settings.resume_settle())
     actions = Actions(
-        airflow_settings.get_engine(),
+        database.engine(),
         replay_window=2 * settings.max_clock_skew,
         completion=completion,
         max_log_bytes=settings.limits.kept_log_bytes,

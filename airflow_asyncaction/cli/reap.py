@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 
-from airflow_asyncaction.cli.runs import audited
+from airflow_asyncaction.airflow_internals.server.commands import audited
 from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.services import open_services

@@ -87,13 +87,12 @@ class HookRoot:
 
 def _make_pools() -> None:
     """Make the pools that limit how many actions of a runner run at a time."""
-    from airflow import settings as airflow_settings
-
+    from airflow_asyncaction.airflow_internals.server import database
     from airflow_asyncaction.runner_config import routing_pools
     from airflow_asyncaction.store.pools import ensure_pools
 
     try:
-        ensure_pools(airflow_settings.get_engine(), routing_pools())
+        ensure_pools(database.engine(), routing_pools())
     except ValueError as error:  # the Dags that need runners say so too; jobs of others go on
         log.error("%s", error)
 

@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from airflow.models.log import Log
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 
+from airflow_asyncaction.airflow_internals.server import audit_log
 from airflow_asyncaction.protocol.reports import well_formed
 
 STOP = "stop_async_action"
 TRIGGER = "trigger_dag_run"
 """As Airflow's own route names it."""
-
-_INSERT = insert(Log.__table__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +38,15 @@ class AuditEvent:
 
 def record(connection: Connection, event: AuditEvent, now: datetime) -> None:
     """Write an event's row, in the transaction of what it tells of."""
-    owner = well_formed(event.owner)[:500]
-    values = {
-        "dttm": now,
-        "event": event.event,
-        "owner": owner,
-        "owner_display_name": owner,
-        "dag_id": event.dag_id,
-        "run_id": event.run_id,
-        "task_id": event.task_id,
-        "map_index": event.map_index,
-        "try_number": event.try_number,
-        "extra": json.dumps(dict(event.extra)),
-    }
-    connection.execute(_INSERT, values)
+    audit_log.insert_event(
+        connection,
+        event=event.event,
+        owner=well_formed(event.owner),
+        at=now,
+        dag_id=event.dag_id,
+        run_id=event.run_id,
+        task_id=event.task_id,
+        map_index=event.map_index,
+        try_number=event.try_number,
+        extra=event.extra,
+    )

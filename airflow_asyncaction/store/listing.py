@@ -10,10 +10,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from airflow.models.taskinstance import TaskInstance
-from airflow.utils.state import State as TaskStates
 from sqlalchemy import ColumnElement, Select, bindparam, func, literal_column, null, select, union_all
 
+from airflow_asyncaction.airflow_internals.server import task_instances
 from airflow_asyncaction.exceptions import ActionNotFound, SecretUnreadable
 from airflow_asyncaction.protocol.actions import State, is_skipped, iso_time
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
@@ -30,10 +29,9 @@ _REPORTS_PAGE = 200
 _columns = action_table.c
 _NEVER_SHOWN = {"secret", "task_key", "sealed_arguments", "registration", "idempotency", "ti_id", "awaited"}
 _TASK_KEY = ("dag_id", "run_id", "task_id", "map_index")
-_tasks = TaskInstance.__table__.c
 _RENDERED_MAP_INDEX = (
-    select(_tasks.rendered_map_index)
-    .where(_columns.map_index >= 0, *(_tasks[name] == _columns[name] for name in _TASK_KEY))
+    select(task_instances.rendered_map_index)
+    .where(_columns.map_index >= 0, task_instances.matches(_columns))
     .correlate(action_table)
     .scalar_subquery()
     .label("rendered_map_index")
@@ -66,8 +64,9 @@ _NEXT_ATTEMPT = (
     .order_by(_columns.id)
     .limit(1)
 )
-_TASK_STATE = select(_tasks.state).where(*(_tasks[name] == bindparam(name) for name in _TASK_KEY))
-_OVER = TaskStates.finished  # UP_FOR_RETRY is not among them
+_TASK_STATE = select(task_instances.state).where(
+    task_instances.matches({name: bindparam(name) for name in _TASK_KEY})
+)
 _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
 _LINES_DROPPED = select(_columns.log_lines_dropped).where(_columns.id == bindparam("action_id"))
 _reports = report_table.c
@@ -279,7 +278,7 @@ def find_outlook(actions: Actions, action: ActionRecord) -> Outlook:
     with actions.transaction() as connection:
         next_attempt = connection.scalar(_NEXT_ATTEMPT, {**key, "after": action.id})
         task = connection.execute(_TASK_STATE, key).one_or_none()
-    is_over = task is None or task.state in _OVER
+    is_over = task is None or task.state in task_instances.FINISHED
     return Outlook(next_attempt, is_final=next_attempt is None and is_over)
 
 

@@ -15,8 +15,8 @@ from functools import cache, wraps
 from typing import ParamSpec
 
 from airflow.configuration import conf
-from airflow.observability import stats
 
+from airflow_asyncaction.airflow_internals.server import metrics as airflow_metrics
 from airflow_asyncaction.protocol.actions import Action, State
 
 log = logging.getLogger(__name__)
@@ -109,13 +109,8 @@ def are_on() -> bool:
 
 def initialise() -> None:
     """Begin to send metrics from a command, as Airflow's servers do by themselves."""
-    from airflow.observability.metrics import stats_utils
-
     if are_on():
-        stats.initialize(
-            factory=stats_utils.get_stats_factory(),
-            export_legacy_names=conf.getboolean("metrics", "legacy_names_on", fallback=True),
-        )
+        airflow_metrics.initialise()
 
 
 def _harmless(emit: Callable[P, None]) -> Callable[P, None]:
@@ -147,7 +142,7 @@ def count_report(refused_with: str | None, latency: timedelta) -> None:
         _count(REPORTS_ACCEPTED)
     else:
         _count(REPORTS_REFUSED, reason=refused_with)
-    stats.timing(REPORT_LATENCY.name, latency)
+    airflow_metrics.record_duration(REPORT_LATENCY.name, latency)
 
 
 @_harmless
@@ -157,25 +152,25 @@ def count_end(action: Action) -> None:
     _count(ACTIONS_ENDED, **tags)
     if action.ended_at is not None:
         since = action.started_at or action.created_at
-        stats.timing(ACTION_DURATION.name, action.ended_at - since, tags=tags)
+        airflow_metrics.record_duration(ACTION_DURATION.name, action.ended_at - since, tags)
 
 
 @_harmless
 def tell_unended(counts: Mapping[State, int]) -> None:
     """Tell how many actions are in each state that is not an end."""
     # Without tags: where tags are not sent, each state's number would take the place of the one before.
-    stats.gauge(ACTIONS_UNENDED.name, sum(counts.values()))
+    airflow_metrics.set_gauge(ACTIONS_UNENDED.name, sum(counts.values()))
     for state, count in counts.items():
         value = state.value.lower()
-        stats.gauge(f"{ACTIONS_UNENDED.name}.{value}", count, tags={"state": value})
+        airflow_metrics.set_gauge(f"{ACTIONS_UNENDED.name}.{value}", count, {"state": value})
 
 
 def _count(metric: Metric, **tags: str) -> None:
-    stats.incr(metric.name, tags=tags)
+    airflow_metrics.increment(metric.name, tags)
     if metric.suffix is not None:
-        stats.incr(f"{metric.name}.{tags[metric.suffix]}", tags=tags)
+        airflow_metrics.increment(f"{metric.name}.{tags[metric.suffix]}", tags)
 
 
 def _tag_value(text: str) -> str:
     """Return a text without what would end a tag."""
-    return stats.normalize_name_for_stats(text, log_warning=False)
+    return airflow_metrics.tag_value(text)

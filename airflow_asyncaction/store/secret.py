@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from airflow.models.crypto import get_fernet
 from cryptography.fernet import InvalidToken
 from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, select, update
 
+from airflow_asyncaction.airflow_internals.server import secrets as airflow_secrets
 from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.store.models import action_table
 
@@ -29,12 +29,12 @@ def new_secret() -> str:
 
 def encrypt(secret: str) -> str:
     """Return what is stored. Without a ``[core] fernet_key``, as Airflow does: the secret as it is."""
-    return get_fernet().encrypt(secret.encode()).decode()
+    return airflow_secrets.encrypt(secret)
 
 
 def is_encrypting() -> bool:
     """Tell whether there is a ``[core] fernet_key``."""
-    return bool(get_fernet().is_encrypted)
+    return airflow_secrets.is_encrypting()
 
 
 @lru_cache(maxsize=8192)  # a job reports many times, and the secrets of an action never change
@@ -52,7 +52,7 @@ def decrypt_once(stored: str) -> str:
     :raises SecretUnreadable: as :func:`decrypt`
     """
     try:
-        return get_fernet().decrypt(stored.encode()).decode()
+        return airflow_secrets.decrypt(stored)
     except InvalidToken:
         raise SecretUnreadable from None
 
