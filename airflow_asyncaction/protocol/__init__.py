@@ -2,6 +2,3 @@
 """The wire contract as pure code: standard library only; no I/O, no clock, no environment."""
 
 from __future__ import annotations
-
-PROTOCOL_VERSION = 2
-"""The strongest signature version; not the package's version."""
