@@ -1,77 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything this package raises.
+"""Exceptions of this package.
 
 AsyncActionError
-├── ProtocolError               what a job sent cannot be taken
-│   ├── SignatureError          who sent it is not proven
-│   │   └── StaleTime           the sender's clock is too far off
-│   ├── MalformedReport         it is not a report
+├── ProtocolError               a request of a job is invalid
+│   ├── SignatureError          its signature is invalid
+│   │   └── StaleTime           the clocks differ too much
+│   ├── MalformedReport         its body is invalid
 │   └── ReportTooLarge          it exceeds a limit
-├── JobInfoError                the JOB_ variables are missing or wrong
+├── JobInfoError                the JOB_ variables are missing or invalid
 ├── ServerError                 the API server refused a request
-│   ├── ServerUnreachable       ... or did not answer at all
-│   └── Superseded              ... because a newer attempt took over: stop
-├── ActionEnded                 an action ended otherwise than in SUCCESS
+│   ├── ServerUnreachable       ... or could not be reached
+│   └── Superseded              ... because the action has a newer attempt or has ended
+├── ActionEnded                 an action ended in a state other than SUCCESS
 │   ├── ActionFailed            ERROR
-│   │   ├── PodFailed           ... of a pod, in the cluster's own words
+│   │   ├── PodFailed           ... of a pod, for a reason that the cluster gives
 │   │   │   ├── OOMKilled, Evicted, DeadlineExceeded, NodeLost, PodDeleted
 │   │   │   ├── ImagePull, InvalidImageName, CreateContainerConfigError, StartError, InitContainerFailed
 │   │   │   └── Unschedulable, PodRefused, SecretRefused, ReturnFileInvalid
-│   │   ├── ExitCode            ... of a process or pod: its exit code was not 0
-│   │   ├── Signal              ... a signal killed it
-│   │   ├── ExitCodeMismatch    ... it had reported SUCCESS, and failed then
-│   │   ├── NoRunner            ... no configured runner is for its type
-│   │   └── NoReport            ... it had to report its end, and did not
+│   │   ├── ExitCode            ... with a nonzero exit code
+│   │   ├── Signal              ... by a signal
+│   │   ├── ExitCodeMismatch    ... after the job had reported SUCCESS
+│   │   ├── NoRunner            ... no runner matches its type
+│   │   └── NoReport            ... without the required report
 │   ├── ActionTimedOut          TIMEOUT
-│   │   ├── JobNeverStarted     ... its start_timeout
-│   │   └── HeartbeatTimeout    ... its heartbeat_timeout
+│   │   ├── JobNeverStarted     start_timeout expired
+│   │   └── HeartbeatTimeout    heartbeat_timeout expired
 │   └── ActionStopped           STOPPED
-│       └── Skipped             ... it was skipped, as Airflow skips tasks: it did not fail
+│       └── Skipped             skipped, as Airflow skips tasks
 ├── ClusterNotConfigured        no usable Kubernetes cluster is configured
-├── ActionNotFound              no such action is stored
-├── ActionAdopted               another process of the task has taken the action over
-├── RegistrationRefused         a task instance did not prove what it is
-├── UserRefused                 what a user asks for cannot be had
-├── FileRefused                 a file cannot be taken or given
-├── FileStoreUnavailable        a file store does not answer, or is full
-├── SecretUnreadable            a job's secret was encrypted with another key
-├── StoreUnavailable            the database does not answer
-└── TablesMissing               it has not our tables
+├── ActionNotFound              the action does not exist
+├── ActionAdopted               another process of the task has adopted the action
+├── RegistrationRefused         a task instance did not prove its identity
+├── UserRefused                 a user's request is refused
+├── FileRefused                 an upload or a download is refused
+├── FileStoreUnavailable        a file store does not respond, or is full
+├── SecretUnreadable            a job's secret cannot be decrypted
+├── StoreUnavailable            the database does not respond
+└── TablesMissing               the tables do not exist
 """
 
 from __future__ import annotations
 
 
 class AsyncActionError(Exception):
-    """Something went wrong in airflow-asyncaction."""
+    """Base class of all exceptions of airflow-asyncaction."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message if message is not None else type(self).__doc__)
 
 
 class ProtocolError(AsyncActionError):
-    """What a job sent cannot be taken.
+    """A request of a job is invalid.
 
-    ``code`` is the stable ``error`` of the answer's body.
+    ``code`` is the stable ``error`` of the response body.
     """
 
     code = "protocol_error"
 
 
 class SignatureError(ProtocolError):
-    """The request is not signed by a job of ours."""
+    """The signature of the request is invalid."""
 
     code = "bad_signature"
 
 
 class StaleTime(SignatureError):
-    """X-Job-Time is too far from the server's clock: set the clock, or use the answer's serverTime."""
+    """X-Job-Time differs too much from the server's clock: set the clock, or use its serverTime."""
 
     code = "stale_time"
 
 
 class MalformedReport(ProtocolError):
-    """The body is not a report. ``field`` names the part that is wrong, ``""`` for the whole."""
+    """The body is invalid. ``field`` names the invalid part; ``""`` is the whole body."""
 
     code = "malformed"
 
@@ -87,14 +87,14 @@ class ReportTooLarge(ProtocolError):
 
 
 class JobInfoError(AsyncActionError):
-    """The JOB_ variables are missing or wrong."""
+    """The JOB_ variables are missing or invalid."""
 
 
 class ServerError(AsyncActionError):
     """The API server refused a request.
 
-    ``status`` is the HTTP status (0: no answer), ``code`` the stable ``error`` of the answer's body, and
-    ``retry_after_seconds`` how long the server wants to be left alone.
+    ``status`` is the HTTP status (0: no response), ``code`` the stable ``error`` of the response body, and
+    ``retry_after_seconds`` how long the server asks clients to wait.
     """
 
     def __init__(
@@ -116,13 +116,13 @@ class ServerUnreachable(ServerError):
 
 
 class Superseded(ServerError):
-    """A newer attempt took this action over, or Airflow ended it: stop."""
+    """The action has a newer attempt, or Airflow has ended it: stop the job."""
 
 
 class ActionEnded(AsyncActionError):
-    """An action ended otherwise than in SUCCESS.
+    """An action ended in a state other than SUCCESS.
 
-    ``error_name`` and ``error_message`` are the action's own words for it.
+    ``error_name`` and ``error_message`` are those of the action.
     """
 
     def __init__(self, *, action_id: str, error_name: str | None, error_message: str | None) -> None:
@@ -133,34 +133,34 @@ class ActionEnded(AsyncActionError):
 
 
 class ActionFailed(ActionEnded):
-    """The job failed: it said so, or its exit did."""
+    """The job failed, by its own report or by its exit."""
 
 
 class PodFailed(ActionFailed):
-    """The cluster says why a pod failed. Retry rules can name this class, or one below it.
+    """A pod failed for a reason that the cluster gives. Retry rules can name this class or a subclass.
 
-    It is raised itself for what has no class of its own, such as a volume that cannot be mounted.
+    Reasons without a class of their own raise this one: a volume that cannot be mounted, for example.
     """
 
 
 class OOMKilled(PodFailed):
-    """A container used more memory than its limit. Raise the limit: a retry alone will not help."""
+    """A container exceeded its memory limit. Raise the limit: a retry alone does not help."""
 
 
 class Evicted(PodFailed):
-    """The cluster took the pod off its node: it lacked memory or disk, or was drained or shut down."""
+    """The pod was evicted: its node ran out of memory or disk, or was drained or shut down."""
 
 
 class DeadlineExceeded(PodFailed):
-    """The pod ran for longer than its activeDeadlineSeconds."""
+    """The pod ran longer than its activeDeadlineSeconds."""
 
 
 class NodeLost(PodFailed):
-    """The pod's node went away."""
+    """The pod's node is gone."""
 
 
 class PodDeleted(PodFailed):
-    """Somebody deleted the pod while it ran."""
+    """The pod was deleted while it ran."""
 
 
 class ImagePull(PodFailed):
@@ -168,11 +168,11 @@ class ImagePull(PodFailed):
 
 
 class InvalidImageName(PodFailed):
-    """The image's name is none."""
+    """Invalid image name."""
 
 
 class CreateContainerConfigError(PodFailed):
-    """The pod refers to a Secret or ConfigMap that is not there, in a variable or a volume."""
+    """The pod refers to a missing Secret or ConfigMap, in a variable or a volume."""
 
 
 class StartError(PodFailed):
@@ -180,27 +180,27 @@ class StartError(PodFailed):
 
 
 class InitContainerFailed(PodFailed):
-    """An init container failed, so that the job was never started. Its last lines are in the message."""
+    """An init container failed, so the job was never started. The message contains its last lines."""
 
 
 class Unschedulable(PodFailed):
-    """No node took the pod within its start_timeout."""
+    """The pod could not be scheduled to a node within start_timeout."""
 
 
 class PodRefused(PodFailed):
-    """The Kubernetes API did not accept the pod."""
+    """The Kubernetes API rejected the pod."""
 
 
 class SecretRefused(PodFailed):
-    """The Kubernetes API did not accept the job's Secret."""
+    """The Kubernetes API rejected the job's Secret."""
 
 
 class ReturnFileInvalid(PodFailed):
-    """The job's /airflow/xcom/return.json cannot become its XCom."""
+    """The job's /airflow/xcom/return.json cannot be stored as an XCom."""
 
 
 class ExitCode(ActionFailed):
-    """The process exited with another code than 0."""
+    """The process exited with a nonzero code."""
 
 
 class Signal(ActionFailed):
@@ -208,41 +208,42 @@ class Signal(ActionFailed):
 
 
 class ExitCodeMismatch(ActionFailed):
-    """The job had reported SUCCESS, and its process failed then."""
+    """The process failed after the job had reported SUCCESS."""
 
 
 class NoRunner(ActionFailed):
-    """No runner of [asyncaction] runners is for actions of this type."""
+    """No runner in [asyncaction] runners matches the action's type."""
 
 
 class NoReport(ActionFailed):
-    """The process ended with code 0 without having reported its end, as it was required to."""
+    """The process exited with code 0, but did not report its end, which was required."""
 
 
 class ActionTimedOut(ActionEnded):
-    """One of the action's clocks ran out."""
+    """One of the action's timeouts expired."""
 
 
 class JobNeverStarted(ActionTimedOut):
-    """The job did not start, or report where it has to, within start_timeout."""
+    """The job did not start within start_timeout, or did not report its start where that is required."""
 
 
 class HeartbeatTimeout(ActionTimedOut):
-    """No report came for heartbeat_timeout."""
+    """The job sent no report for heartbeat_timeout."""
 
 
 class ActionStopped(ActionEnded):
-    """The action was asked to stop, replaced or skipped before it was done."""
+    """The action was stopped, superseded or skipped before it was done."""
 
 
 class Skipped(ActionStopped):
-    """The job, or Airflow, skipped the action: it did not fail."""
+    """The job or Airflow skipped the action: it did not fail."""
 
 
 def error_class(parent: type[ActionEnded], error_name: str | None) -> type[ActionEnded]:
-    """Return the class below ``parent`` that is named like an action's error, else ``parent`` itself.
+    """Return the subclass of ``parent`` that has the name of an action's error, or ``parent`` itself.
 
-    Only of this module: jobs name their errors themselves, and cannot choose from the classes of others.
+    Considers classes of this module only: jobs choose the names of their errors, so they could select any
+    class that happens to be loaded.
     """
     for kind in parent.__subclasses__():
         if kind.__module__ != __name__:
@@ -254,23 +255,23 @@ def error_class(parent: type[ActionEnded], error_name: str | None) -> type[Actio
 
 
 class ClusterNotConfigured(AsyncActionError):
-    """No usable Kubernetes cluster is configured for a task whose job is a pod."""
+    """No usable Kubernetes cluster is configured for a task that runs a pod."""
 
 
 class ActionNotFound(AsyncActionError):
-    """No such action is stored."""
+    """The action does not exist."""
 
 
 class ActionAdopted(AsyncActionError):
-    """Another process of the task has taken this action over: leave its job alone."""
+    """Another process of the task has adopted this action: leave its job alone."""
 
 
 class StoreUnavailable(AsyncActionError):
-    """The database does not answer: try again."""
+    """The database does not respond: try again."""
 
 
 class SecretUnreadable(AsyncActionError):
-    """A job's secret cannot be decrypted: none of the keys in [core] fernet_key is the one it needs."""
+    """A job's secret cannot be decrypted with any of the keys in [core] fernet_key."""
 
 
 class TablesMissing(AsyncActionError):
@@ -280,7 +281,7 @@ class TablesMissing(AsyncActionError):
 class RegistrationRefused(AsyncActionError):
     """The task instance could not prove that it may register an action.
 
-    ``code`` is the stable ``error`` of the answer's body.
+    ``code`` is the stable ``error`` of the response body.
     """
 
     def __init__(self, message: str, *, code: str) -> None:
@@ -289,9 +290,9 @@ class RegistrationRefused(AsyncActionError):
 
 
 class UserRefused(AsyncActionError):
-    """What a user asks for cannot be had.
+    """A user's request is refused.
 
-    ``code`` is the stable ``error`` of the answer's body; ``more`` goes into the body as well.
+    ``code`` is the stable ``error`` of the response body. ``more`` contains further fields of the body.
     """
 
     def __init__(self, message: str, *, code: str, **more: str) -> None:
@@ -301,9 +302,9 @@ class UserRefused(AsyncActionError):
 
 
 class FileRefused(AsyncActionError):
-    """A file cannot be taken or given.
+    """An upload or a download is refused.
 
-    ``code`` is the stable ``error`` of the answer's body.
+    ``code`` is the stable ``error`` of the response body.
     """
 
     def __init__(self, message: str, *, code: str) -> None:
@@ -312,9 +313,9 @@ class FileRefused(AsyncActionError):
 
 
 class FileStoreUnavailable(AsyncActionError):
-    """A file store does not answer as it should: try again, and see the API server's log.
+    """A file store does not respond as expected: try again, and see the API server's log.
 
-    ``is_full``: there is no space left in it.
+    ``is_full``: it has no space left.
     """
 
     def __init__(self, message: str | None = None, *, is_full: bool = False) -> None:

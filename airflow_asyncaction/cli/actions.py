@@ -70,7 +70,7 @@ def logs(args: Namespace) -> None:
 @audited
 def stop(args: Namespace) -> None:
     """Ask an action's job to stop."""
-    metrics.initialise()
+    metrics.initialize()
     actions = open_services().actions
     action = listing.find(actions, args.uuid)
     row = action.row

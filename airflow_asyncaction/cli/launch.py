@@ -29,7 +29,7 @@ from airflow_asyncaction.web.query import checked_input
 @audited
 def launch(args: Namespace) -> None:
     """Launch an operation, and print its action."""
-    metrics.initialise()
+    metrics.initialize()
     actions = open_services().actions
     operation = _operation(actions, args.operation)
     given = json_object(args.input)

@@ -22,7 +22,7 @@ def reap(args: Namespace) -> None:
     """End actions that nobody watches, and print them."""
     if not args.unheard_for >= 0:
         raise SystemExit("--unheard-for must be a number of seconds, 0 or more")
-    metrics.initialise()
+    metrics.initialize()
     actions = open_services().actions
     ended: set[JobId] = set()
     older_than, count = timedelta(seconds=args.unheard_for), 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this package counts and times, through Airflow's own metrics: the names, what they mean, their calls.
+"""Metrics of this package, sent by Airflow's own client: names, meaning, and functions that record them.
 
-Nothing here raises: a metrics server that fails takes nothing along.
+Nothing here raises: if the metrics server fails, metrics are lost, and nothing else.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ P = ParamSpec("P")
 
 
 class Kind(StrEnum):
-    """What is done with a value."""
+    """How values are aggregated."""
 
-    COUNTER = "counter"  # it is added
-    GAUGE = "gauge"  # it takes the place of the one before
-    TIMER = "timer"  # it is a duration, in milliseconds
+    COUNTER = "counter"  # values are added
+    GAUGE = "gauge"  # the last value counts
+    TIMER = "timer"  # a duration in milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A name in Airflow's metrics; ``[metrics] statsd_prefix`` or ``otel_prefix`` stands before it.
+    """A metric. Airflow adds ``[metrics] statsd_prefix`` or ``otel_prefix`` to its name.
 
-    :param tags: names of its tags, for those who receive tags
-    :param suffix: the tag by whose values it is also told one by one, as ``<name>.<value>``, for those who do
-        not
+    :param tags: names of its tags, for servers that support tags
+    :param suffix: tag whose values also get a metric each, ``<name>.<value>``, for servers that do not
     """
 
     name: str
@@ -51,39 +50,38 @@ class Metric:
 REPORTS_ACCEPTED = Metric(
     name="asyncaction.reports.accepted",
     kind=Kind.COUNTER,
-    description="Reports of jobs that were taken (200); one that is sent again is counted again",
+    description="Accepted reports of jobs (200). A report that is resent is counted again.",
 )
 REPORTS_REFUSED = Metric(
     name="asyncaction.reports.refused",
     kind=Kind.COUNTER,
-    description="Reports of jobs that were not taken, by the error code of the answer, such as bad_signature",
+    description="Refused reports of jobs, by the error code of the response, such as bad_signature.",
     tags=("reason",),
     suffix="reason",
 )
 REPORT_LATENCY = Metric(
     name="asyncaction.report.latency",
     kind=Kind.TIMER,
-    description="From a job's report to its answer, in the API server; refused ones too",
+    description="Time in which the API server answers a report, accepted or refused.",
 )
 ACTIONS_ENDED = Metric(
     name="asyncaction.actions.ended",
     kind=Kind.COUNTER,
-    description="Actions that came to their end, each once, when nothing can change it any more: not with the"
-    " report, but with the exit of the job; or with a clock, a stop, a newer attempt, or the command reap",
+    description="Actions that ended. Each is counted once, when its end is final: usually at the exit of the"
+    " job, not at its report, or when a timeout expires, or by a stop, a newer attempt or the reaper.",
     tags=("state", "type"),
     suffix="state",
 )
 ACTION_DURATION = Metric(
     name="asyncaction.action.duration",
     kind=Kind.TIMER,
-    description="From an action's start (of its job; else of the action) to its end",
+    description="Time from the start of the job, or else of the action, to the end of the action.",
     tags=("state", "type"),
 )
 ACTIONS_UNENDED = Metric(
     name="asyncaction.actions.unended",
     kind=Kind.GAUGE,
-    description="Actions that have not ended, by where they stand; each API server tells all of them, every"
-    " 10 seconds",
+    description="Actions that have not ended, by state. Each API server sends the totals every 10 seconds.",
     tags=("state",),
     suffix="state",
 )
@@ -96,47 +94,47 @@ METRICS = (
     ACTION_DURATION,
     ACTIONS_UNENDED,
 )
-"""All of them."""
+"""All metrics, in the order of the documentation."""
 
-_OFF_UNLESS = ("statsd_on", "statsd_datadog_enabled", "otel_on")
+_SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 
 
 @cache
 def are_on() -> bool:
-    """Tell whether anybody receives metrics; as it is configured when this is first asked."""
-    return any(conf.getboolean("metrics", option, fallback=False) for option in _OFF_UNLESS)
+    """Tell whether metrics are enabled, by the configuration at the first call."""
+    return any(conf.getboolean("metrics", option, fallback=False) for option in _SWITCHES)
 
 
-def initialise() -> None:
-    """Begin to send metrics from a command, as Airflow's servers do by themselves."""
+def initialize() -> None:
+    """Initialize metrics in a command. Airflow's servers do it by themselves."""
     if are_on():
-        airflow_metrics.initialise()
+        airflow_metrics.initialize()
 
 
 def _harmless(emit: Callable[P, None]) -> Callable[P, None]:
-    """Let a function do nothing where metrics are off, and no harm where they fail."""
+    """Return a function that does nothing if metrics are off, and logs errors."""
 
     @wraps(emit)
     def emit_if_on(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             if are_on():
                 emit(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - a wrong option, or a client of the user's own
+        except Exception as error:  # noqa: BLE001 - an invalid option, or a custom client
             _complain(f"{type(error).__name__}: {error}")
 
     return emit_if_on
 
 
-@cache  # once is enough: it fails with every report
+@cache  # log it once: it fails for every report
 def _complain(said: str) -> None:
-    log.warning("Metrics cannot be sent, which is said once: %s", said)
+    log.warning("Metrics cannot be sent: %s. This is logged once per process.", said)
 
 
 @_harmless
 def count_report(refused_with: str | None, latency: timedelta) -> None:
-    """Count a report that was answered.
+    """Count a report, and record its latency.
 
-    :param refused_with: error code of the answer, if it was refused
+    :param refused_with: error code of the response, if it was refused
     """
     if refused_with is None:
         _count(REPORTS_ACCEPTED)
@@ -147,7 +145,7 @@ def count_report(refused_with: str | None, latency: timedelta) -> None:
 
 @_harmless
 def count_end(action: Action) -> None:
-    """Count an action that has ended, and tell how long it took."""
+    """Count an action that has ended, and record its duration."""
     tags = {"state": action.state.value.lower(), "type": _tag_value(action.type)}
     _count(ACTIONS_ENDED, **tags)
     if action.ended_at is not None:
@@ -156,9 +154,9 @@ def count_end(action: Action) -> None:
 
 
 @_harmless
-def tell_unended(counts: Mapping[State, int]) -> None:
-    """Tell how many actions are in each state that is not an end."""
-    # Without tags: where tags are not sent, each state's number would take the place of the one before.
+def record_unended(counts: Mapping[State, int]) -> None:
+    """Record how many actions are in each state that is not an end."""
+    # Without tags: on servers that do not support them, the counts of the states would replace each other.
     airflow_metrics.set_gauge(ACTIONS_UNENDED.name, sum(counts.values()))
     for state, count in counts.items():
         value = state.value.lower()
@@ -172,5 +170,5 @@ def _count(metric: Metric, **tags: str) -> None:
 
 
 def _tag_value(text: str) -> str:
-    """Return a text without what would end a tag."""
+    """Return a text as a tag value: characters that would end it are replaced."""
     return airflow_metrics.tag_value(text)

@@ -90,4 +90,4 @@ class Completer:
         now = time.monotonic()
         if metrics.are_on() and now - self._counted_at >= _COUNT_INTERVAL_SECONDS:
             self._counted_at = now
-            metrics.tell_unended(count_unended(self._actions))
+            metrics.record_unended(count_unended(self._actions))

@@ -115,7 +115,7 @@ def configure() -> Iterator[Configure]:
             metrics.are_on.cache_clear()
             metrics._complain.cache_clear()
             close_client()
-            metrics.initialise()
+            metrics.initialize()
 
         yield set_options
     close_client()
@@ -261,7 +261,7 @@ def test_all_that_is_sent_is_described(statsd: StatsdServer, job: SignedJob) -> 
     job.report()
     job.send("POST", "/status", b"no json")
     job.tell(Exit(code=0))
-    metrics.tell_unended({State.QUEUED: 1})
+    metrics.record_unended({State.QUEUED: 1})
     described = {metric.name: metric for metric in METRICS}
     sent = statsd.received()
     assert {one.name for one in sent} >= set(described)

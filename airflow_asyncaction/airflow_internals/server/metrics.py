@@ -6,7 +6,7 @@ Uses: ``airflow.observability.stats`` (``incr``, ``gauge``, ``timing``, ``normal
 
 Checked with Airflow 3.3.2.
 
-Servers initialise the client when they start; commands do not. A client of the user's own may raise anything.
+Servers initialize the client when they start; commands do not. A client of the user's own may raise anything.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from airflow.configuration import conf
 from airflow.observability import stats
 
 
-def initialise() -> None:
-    """Initialise the client in a command."""
+def initialize() -> None:
+    """Initialize the client in a command."""
     from airflow.observability.metrics import stats_utils
 
     stats.initialize(
