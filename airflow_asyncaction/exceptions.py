@@ -23,8 +23,8 @@ AsyncActionError
 │   │   ├── NoRunner            ... no configured runner handles the action's type
 │   │   └── NoReport            ... the job did not report its end, although it must
 │   ├── ActionTimedOut          TIMEOUT
-│   │   ├── JobNeverStarted     ... its start_timeout
-│   │   └── HeartbeatTimeout    ... its heartbeat_timeout
+│   │   ├── JobNeverStarted     start_timeout expired
+│   │   └── HeartbeatTimeout    heartbeat_timeout expired
 │   └── ActionStopped           STOPPED
 │       └── Skipped             ... the action was skipped, as Airflow skips tasks: it did not fail
 ├── ClusterNotConfigured        no usable Kubernetes cluster is configured
@@ -116,7 +116,7 @@ class ServerUnreachable(ServerError):
 
 
 class Superseded(ServerError):
-    """A newer attempt took this action over, or Airflow ended it: stop."""
+    """The action has a newer attempt, or Airflow has ended it: stop the job."""
 
 
 class ActionEnded(AsyncActionError):
@@ -188,11 +188,11 @@ class Unschedulable(PodFailed):
 
 
 class PodRefused(PodFailed):
-    """The Kubernetes API did not accept the pod."""
+    """The Kubernetes API rejected the pod."""
 
 
 class SecretRefused(PodFailed):
-    """The Kubernetes API did not accept the job's Secret."""
+    """The Kubernetes API rejected the job's Secret."""
 
 
 class ReturnFileInvalid(PodFailed):

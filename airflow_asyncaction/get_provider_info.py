@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow asks of every provider. Called at each start of each Airflow process: imports stay light."""
+"""Provider info: metadata that Airflow reads at the start of each of its processes. Imports stay light."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 from airflow_asyncaction import __version__
 from airflow_asyncaction.settings import provider_config
 
-# A user's way to another deployment (hooks.async_action). Airflow reads forms from here alone.
+# Connection to another deployment, for hooks.async_action. Airflow reads connection forms from here only.
 _CONNECTION_TYPE = {
     "connection-type": "asyncaction",
     "hook-class-name": "airflow_asyncaction.hooks.async_action.AsyncActionHook",
     "hook-name": "Async Action",
     "ui-field-behaviour": {
         "hidden-fields": [],
-        "relabeling": {"host": "URL of the hook", "schema": "Scheme (if not in the URL)"},
+        "relabeling": {"host": "Base URL", "schema": "Scheme (if not in the URL)"},
         "placeholders": {
             "host": "https://airflow.example.org/async",
             "schema": "https",
-            "login": "whoever may trigger the operations' Dags there",
+            "login": "a user who may trigger the Dags of the operations",
         },
     },
     "conn-fields": {
         "kind": {
-            "label": "What serves it",
-            "description": "airflow: an Airflow with this package. webda: a webda server (login and password"
-            " are sent as HTTP Basic).",
+            "label": "Server",
+            "description": "airflow: an Airflow deployment with this provider. webda: a webda server, to"
+            " which login and password are sent with HTTP Basic authentication.",
             "schema": {
                 "type": ["string", "null"],
                 "enum": ["airflow", "webda", None],
@@ -34,19 +34,19 @@ _CONNECTION_TYPE = {
             },
         },
         "token": {
-            "label": "Bearer token (instead of login and password)",
+            "label": "Bearer token, instead of login and password",
             "schema": {"type": ["string", "null"], "format": "password"},
         },
         "airflow_url": {
-            "label": "URL of that Airflow, for /auth/token (if it is not the hook's parent)",
+            "label": "URL of that Airflow, for /auth/token, if it is not the parent of the base URL",
             "schema": {"type": ["string", "null"]},
         },
         "verify": {
-            "label": "Verify certificates: true, false, or the path of a CA file or folder",
+            "label": "Verify TLS certificates: true, false, or the path of a CA file or folder",
             "schema": {"type": ["string", "null"], "default": "true"},
         },
         "timeout": {
-            "label": "Seconds to wait for an answer",
+            "label": "Timeout of a request, in seconds",
             "schema": {"type": ["number", "null"], "default": 30},
         },
     },

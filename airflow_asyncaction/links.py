@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The button of a task in Airflow's UI that leads to its action."""
+"""Operator extra link: a button on a task instance in Airflow's UI that opens its action."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 TAB = "async_action"
-"""Route of the page's tab in Airflow's UI."""
+"""``url_route`` of the tab that shows the action of a task instance."""
 
 
 class ActionLink(BaseOperatorLink):
-    """Leads to the tab of the task instance that shows its action."""
+    """Link to the tab of a task instance that shows its action."""
 
     name = "Async action"
 
     def push(self, context: Any) -> None:
-        """Leave the URL now: else a worker does when it ends the task, which none may for a deferred one."""
+        """Push the URL before the task ends: no worker may be involved in the end of a deferred task."""
         ti = context["ti"]
         url = _url(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
         ti.xcom_push(key=self.xcom_key, value=url)
 
     @property
     def xcom_key(self) -> str:
-        """Where the worker leaves the URL."""
+        """Key of the XCom that holds the URL."""
         return "async_action_link"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the path below Airflow's own: the host is the one at which people have Airflow."""
+        """Return the URL as a path: the browser adds the host at which it has reached Airflow."""
         return _url(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
 
 
 def airflow_root() -> str:
-    """Return the path below which people have Airflow, without a slash at its end: that of its base URL."""
+    """Return the path of ``[api] base_url``, without a trailing slash."""
     from airflow.configuration import conf
 
     return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from airflow import settings as airflow_settings
-
 from airflow_asyncaction import settings as our_settings
+from airflow_asyncaction.airflow_internals.server import database as airflow_database
 from airflow_asyncaction.files.service import FileLimits, FileService
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.files.tokens import own_tokens
@@ -36,7 +35,7 @@ def open_services(settings: Settings | None = None) -> Services:
     """
     settings = settings or our_settings.load()
     completer = TaskCompleter(resume_delay=our_settings.resume_delay())
-    database = Database(airflow_settings.get_engine())
+    database = Database(airflow_database.engine())
     database.check_tables()
     actions = Actions(
         database,

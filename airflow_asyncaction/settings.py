@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``[asyncaction]`` section of Airflow's configuration: its options and their meaning.
+"""The ``[asyncaction]`` section of Airflow's configuration: its options and their values.
 
-The option list is data, so that the provider's ``config`` section and the documentation are made from it.
+The list of options is data: the provider's ``config`` section and the reference are generated from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Option:
     """One option as Airflow's provider configuration describes it.
 
     :param type: ``string``, ``integer``, ``float`` or ``boolean``
-    :param default: as it would stand in airflow.cfg
+    :param default: as written in airflow.cfg
     """
 
     name: str
@@ -41,180 +41,162 @@ class Option:
 
 
 OPTIONS = (
-    Option("url", "string", "/async", "Path under which the API server serves the job routes."),
+    Option("url", "string", "/async", "Path at which the API server serves the job routes."),
     Option(
         "base_url",
         "string",
         "",
-        "Absolute URL of the job routes as jobs and workers reach them. Empty: derived from"
-        " [core] execution_api_server_url, else from [api] base_url.",
+        "Absolute URL at which jobs and workers reach the job routes. If empty, it is derived from"
+        " [core] execution_api_server_url, or else from [api] base_url.",
         "http://airflow-api.airflow.svc:8080/async",
     ),
     Option(
         "test_host",
         "string",
         "",
-        "Host name or IP address at which pods reach this machine, for dag.test() and 'airflow dags test':"
-        " the task then serves the job routes on all addresses of the machine. Empty: on 127.0.0.1 alone.",
+        "Host name or IP address at which pods reach this machine during dag.test() and 'airflow dags test'."
+        " The task then serves the job routes on all network interfaces. If empty, it serves them on"
+        " 127.0.0.1 only.",
         "172.18.0.1",
     ),
     Option(
         "orchestrator",
         "string",
         "airflow",
-        "Name of this deployment, given to jobs as JOB_ORCHESTRATOR. A webda job needs the name of the"
-        " AsyncJobService in its application instead: operators and runners may set it too.",
+        "Name of this deployment, passed to jobs as JOB_ORCHESTRATOR. A webda job needs the name of the"
+        " AsyncJobService in its application instead: operators and runners can override it.",
         "AsyncService",
     ),
     Option(
         "max_clock_skew",
         "float",
         "300",
-        "How many seconds a job's clock may differ from the API server's before its reports are refused.",
+        "Maximum difference between a job's clock and the API server's, in seconds. Reports with a larger"
+        " difference are refused.",
     ),
     Option(
         "accept_v1",
         "boolean",
         "True",
-        "Whether v1 signatures (of existing webda jobs) are accepted. They cover the time only.",
+        "Whether v1 signatures are accepted, as existing webda jobs send them. They cover the time only.",
     ),
     Option(
         "max_body_bytes",
         "integer",
         str(_DEFAULT_LIMITS.body_bytes),
-        "Largest request of a job or a task, in bytes; at most 64 MiB.",
+        "Maximum size of a request body from a job or a task, in bytes; at most 64 MiB.",
     ),
     Option(
-        "max_report_log_lines", "integer", str(_DEFAULT_LIMITS.report_log_lines), "Most log lines a report."
+        "max_report_log_lines",
+        "integer",
+        str(_DEFAULT_LIMITS.report_log_lines),
+        "Maximum log lines per report.",
     ),
     Option(
         "max_line_bytes",
         "integer",
         str(_DEFAULT_LIMITS.line_bytes),
-        "Longest log line in bytes; what is longer is cut, and marked as cut.",
+        "Maximum length of a log line, in bytes. Longer lines are truncated and marked.",
     ),
     Option(
         "max_log_lines",
         "integer",
         str(_DEFAULT_LIMITS.max_log_lines),
-        "Log lines kept per action; the oldest are dropped and counted. Operators can override it.",
+        "Number of log lines kept per action. The oldest are dropped and counted. Operators can override it.",
     ),
     Option(
         "max_log_bytes",
         "integer",
         str(_DEFAULT_LIMITS.max_log_bytes),
-        "Bytes of log lines kept per action, as the database stores them (JSON in ASCII); the oldest are"
-        " dropped and counted.",
+        "Size of the log lines kept per action, in bytes, as the database stores them (JSON in ASCII). The"
+        " oldest are dropped and counted.",
     ),
     Option(
         "max_requests_per_second",
         "float",
         "20",
-        "Signed requests a second that one API server process accepts from the job of an action, and as many"
-        " from its task, with bursts of ten times as many; more are answered with 429. A user (a token or a"
-        " session) is served at the same rate, with launches counted four times and polls that find nothing"
-        " new a quarter; requests beyond it wait. 0: no limit.",
+        "Rate at which one API server process accepts signed requests from the job of an action, and likewise"
+        " from its task, in requests per second. Bursts may be ten times as large. Requests beyond that are"
+        " answered with 429. Each user (token or session) is served at the same rate, but requests wait: a"
+        " launch counts as four, and a poll that finds nothing new as a quarter. 0: no limit.",
     ),
     Option(
         "max_bytes_per_second",
         "float",
         str(1024 * 1024),
-        "Bytes a second in the bodies of these requests, with bursts of ten times as many; more are answered"
-        " with 429. 0: no limit.",
+        "Rate at which one API server process accepts the bodies of signed requests from a job, and likewise"
+        " from its task, in bytes per second. Bursts may be ten times as large. Requests beyond that are"
+        " answered with 429. 0: no limit.",
     ),
     Option(
         "poll_interval",
         "float",
         "2",
-        "How often a waiting task polls its action, in seconds, for reported logs, STOP and timeouts."
-        " The end of a local job does not wait for it.",
+        "How often a waiting task polls its action, in seconds, for log lines, STOP and expired timeouts. It"
+        " notices the end of a local job without polling.",
     ),
     Option(
         "defer_after",
         "float",
         "10",
-        "How many seconds the worker watches a deferrable task's job before it defers the task: a job that"
-        " ends within it costs no trigger.",
+        "How long a worker watches the job of a deferrable task before it defers the task, in seconds. Jobs"
+        " that end earlier need no trigger.",
     ),
     Option(
         "runners",
         "string",
         "",
-        "What runs the actions whose operator names no runner: a JSON list, or the path of a YAML or JSON"
-        " file. The first runner whose actions match the action's type launches it.",
+        "Runners for operators that name none: a JSON list, or the path of a YAML or JSON file. The first"
+        " runner whose 'actions' match the action's type launches the action.",
         '[{"name": "etl", "kind": "local", "actions": ["etl.*"], "command": ["etl", "{{ action.type }}"]}]',
     ),
     Option(
         "fallback_on_first",
         "boolean",
         "False",
-        "Whether the first of the runners handles unmatched action types. Otherwise such an action ends with"
-        " the error NoRunner.",
+        "Whether the first runner handles unmatched action types. Otherwise, such actions end with the error"
+        " NoRunner.",
     ),
     Option(
         "reap_after",
         "float",
         "120",
-        "How many seconds an action must have been unwatched before the API server ends it: its task instance"
-        " is over, or gone, and no next try is going to adopt its job. 0: never; 'airflow asyncaction reap'"
-        " ends it.",
+        "How long an action must be unwatched before the API server ends it, in seconds. An action is"
+        " unwatched if its task instance has ended or is gone, and no next try is going to adopt its job. 0:"
+        " never; run 'airflow asyncaction reap' instead.",
     ),
     Option(
         "live_pod_logs",
         "integer",
         "100",
-        "How many containers' logs one triggerer follows at a time while tasks are deferred. The logs of the"
-        " other containers are read when they end.",
-    ),
-    Option(
-        "web_threads",
-        "integer",
-        "4",
-        "Threads that serve the job routes in one API server process. More than [database]"
-        " sql_alchemy_pool_size make it slower: each then opens a connection for every request.",
+        "Maximum number of containers whose logs one triggerer follows at a time while tasks are deferred."
+        " The logs of other containers are read when they end.",
     ),
     Option(
         "file_stores",
         "string",
         "",
-        "Where contents of files are kept, as JSON: names, and URLs as ObjectStoragePath takes them. Jobs"
-        ' know the first, or the one of that name, as "default". Empty: a folder in AIRFLOW_HOME.',
+        "Where the contents of files are stored: a JSON object of names and URLs that ObjectStoragePath"
+        ' accepts. Jobs know one store, as "default": the one with that name, or else the first. If empty,'
+        " contents are stored in a folder in AIRFLOW_HOME.",
         '{"default": "file:///var/lib/asyncaction", "lake": "s3://aws_default@bucket/prefix"}',
     ),
     Option(
         "file_url_valid_for",
         "float",
         "3600",
-        "How many seconds a URL for a content can be used after a job was given it.",
+        "How long a job can use the URL of a file's content after it has received it, in seconds.",
     ),
-    Option("max_file_bytes", "integer", str(5 * 1024**3), "Largest file, in bytes."),
-    Option("max_files", "integer", "10000", "Most files, inputs and outputs together, of one action."),
+    Option("max_file_bytes", "integer", str(5 * 1024**3), "Maximum size of a file, in bytes."),
     Option(
-        "transfer_patience",
-        "float",
-        "30",
-        "How many seconds a client may be silent while it sends a body or reads an answer, contents included."
-        " In all, it may take so long and a second for each KiB.",
-    ),
-    Option(
-        "file_threads",
-        "integer",
-        "8",
-        "Threads that read, write and digest contents in one API server process.",
-    ),
-    Option(
-        "gc_freeze",
-        "boolean",
-        "True",
-        "Move what the API server has loaded out of the garbage collector's sight once the job routes are"
-        " warm. Without it each full collection stops all requests for some 0.4 s.",
+        "max_files", "integer", "10000", "Maximum number of files per action, inputs and outputs together."
     ),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The section, parsed."""
+    """The section's values."""
 
     url: str
     test_host: str
@@ -230,21 +212,17 @@ class Settings:
     fallback_on_first: bool
     reap_after: timedelta
     live_pod_logs: int
-    web_threads: int
-    gc_freeze: bool
     file_stores: Mapping[str, str]
     file_url_valid_for: timedelta
     max_file_bytes: int
     max_files: int
-    transfer_patience: timedelta
-    file_threads: int
 
 
 @cache
 def load() -> Settings:
     """Read the section once per process.
 
-    :raises ValueError: an option has a value that makes no sense
+    :raises ValueError: an option has an invalid value
     """
     values = {option.name: _read(option) for option in OPTIONS}
     url = "/" + str(values["url"]).strip("/")
@@ -272,20 +250,16 @@ def load() -> Settings:
         fallback_on_first=values["fallback_on_first"],
         reap_after=timedelta(seconds=values["reap_after"]),
         live_pod_logs=values["live_pod_logs"],
-        web_threads=values["web_threads"],
-        gc_freeze=values["gc_freeze"],
         file_stores=_file_stores(values["file_stores"]),
         file_url_valid_for=timedelta(seconds=values["file_url_valid_for"]),
         max_file_bytes=values["max_file_bytes"],
         max_files=values["max_files"],
-        transfer_patience=timedelta(seconds=_above_zero("transfer_patience", values["transfer_patience"])),
-        file_threads=values["file_threads"],
     )
 
 
 def _host(option: str, value: str) -> str:
     if re.search(r"[/\s@?#]", value) or (":" in value and not _is_ipv6(value)):
-        raise ValueError(f"[{SECTION}] {option} is {value!r}: it must be a host name or an IP address alone")
+        raise ValueError(f"[{SECTION}] {option} is {value!r}: it must be only a host name or an IP address")
     return value
 
 
@@ -299,7 +273,7 @@ def _is_ipv6(value: str) -> bool:
 def hook_url() -> str:
     """Return the absolute URL of the job routes as workers and jobs reach them, without a trailing slash.
 
-    ``[asyncaction] base_url``, else beside the execution API, which workers reach by definition.
+    ``[asyncaction] base_url``, or else next to the Execution API, which workers reach by definition.
 
     :raises ValueError: ``base_url`` is not absolute
     """
@@ -319,21 +293,21 @@ def hook_url() -> str:
 
 
 def has_hook_url() -> bool:
-    """Tell whether the configuration says where the job routes are: else :func:`hook_url` is a guess."""
+    """Tell whether the configuration names an absolute URL. Otherwise, :func:`hook_url` returns a guess."""
     from airflow.configuration import conf
 
-    given = (
+    urls = (
         conf.get(SECTION, "base_url", fallback=""),
         conf.get("core", "execution_api_server_url", fallback=""),
         conf.get("api", "base_url", fallback=""),
     )
-    return any(url and url.startswith(("http://", "https://")) for url in given)
+    return any(url and url.startswith(("http://", "https://")) for url in urls)
 
 
 def resume_delay() -> timedelta:
     """Return how long after a task was deferred it may be resumed.
 
-    Not an option: it follows from how long a task's supervisor may take to see that its process has ended.
+    Not an option: it depends on how long a task's supervisor may take to notice that its process has ended.
     """
     from airflow.configuration import conf
 
@@ -352,7 +326,7 @@ def provider_config() -> dict[str, Any]:
         }
         for option in OPTIONS
     }
-    return {SECTION: {"description": "Jobs that report back (airflow-asyncaction).", "options": options}}
+    return {SECTION: {"description": "Options of airflow-asyncaction.", "options": options}}
 
 
 def _read(option: Option) -> Any:
@@ -384,32 +358,32 @@ def _file_stores(text: str) -> Mapping[str, str]:
         raise ValueError(said)
     for name, url in stores.items():
         if not _STORE_NAME.fullmatch(name):
-            raise ValueError(f"{said}: {name!r} is no name: use up to 50 of A-Z a-z 0-9 _ -")
+            raise ValueError(f"{said}: {name!r} is not a valid name: use up to 50 of A-Z a-z 0-9 _ -")
         if not isinstance(url, str) or not re.match(r"[a-z][a-z0-9+.-]*://.|file:///", url):
             raise ValueError(
-                f"{said}: {name} has none, such as file:///folder or s3://connection@bucket/prefix"
+                f"{said}: {url!r} of {name} is not a URL such as file:///folder or s3://connection@bucket/prefix"
             )
         if url.startswith("file:") and not url.startswith("file:///"):
-            raise ValueError(f"{said}: {name} must have an absolute path: file:///folder")
+            raise ValueError(f"{said}: the path in {url!r} of {name} must be absolute: file:///folder")
     return stores
 
 
 def _name(option: str, value: str) -> str:
     if not is_name(value):
-        raise ValueError(f"[{SECTION}] {option} is {value!r}: it must be 1 to {MAX_NAME_CHARS} characters")
+        raise ValueError(f"[{SECTION}] {option} is {value!r}: it must have 1 to {MAX_NAME_CHARS} characters")
     return value
 
 
 def _above_zero(name: str, value: float) -> float:
     if value == 0:
-        raise ValueError(f"[{SECTION}] {name} is 0: it must be more")
+        raise ValueError(f"[{SECTION}] {name} is 0: it must be greater than 0")
     return value
 
 
 def _at_most(name: str, value: int, most: int) -> int:
     if value > most:
         raise ValueError(
-            f"[{SECTION}] {name} is {value}: it must be at most {most}, the most that clients send"
+            f"[{SECTION}] {name} is {value}: it must be at most {most}, the most that our clients send"
         )
     return value
 

@@ -7,12 +7,14 @@ import time
 from argparse import Namespace
 from datetime import UTC, datetime, timedelta
 
-from airflow.utils.cli import suppress_logs_and_warning
-from airflow.utils.platform import getuser
-
+from airflow_asyncaction.airflow_internals.server.commands import (
+    audited,
+    getuser,
+    suppress_logs_and_warning,
+)
 from airflow_asyncaction.cli.arguments import is_confirmed, moment, plain_errors, states
 from airflow_asyncaction.cli.output import Fields, print_action, print_actions, print_line, visible
-from airflow_asyncaction.cli.runs import METHOD, audited, fail_run, fail_task
+from airflow_asyncaction.cli.runs import METHOD, fail_run, fail_task
 from airflow_asyncaction.protocol.actions import iso_time
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.services import open_services
@@ -68,7 +70,7 @@ def logs(args: Namespace) -> None:
 @audited
 def stop(args: Namespace) -> None:
     """Ask an action's job to stop."""
-    metrics.initialise()
+    metrics.initialize()
     actions = open_services().actions
     action = listing.find(actions.database, args.uuid)
     row = action.row

@@ -7,9 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from airflow import settings
-from airflow.utils.session import create_session
-
+from airflow_asyncaction.airflow_internals.server import database
 from airflow_asyncaction.cli.arguments import is_confirmed, plain_errors
 from airflow_asyncaction.store.db_manager import AsyncActionDBManager
 from airflow_asyncaction.store.secret import rotate_all
@@ -17,7 +15,7 @@ from airflow_asyncaction.store.secret import rotate_all
 
 @contextmanager
 def _manager() -> Iterator[AsyncActionDBManager]:
-    with create_session() as session:
+    with database.create_session() as session:
         yield AsyncActionDBManager(session)
 
 
@@ -45,7 +43,7 @@ def downgrade(args: Namespace) -> None:
     if not args.to_revision:
         raise SystemExit("--to-revision is missing: give a revision such as 0001, or 'base'")
     if not args.yes:
-        question = f"Take the tables of async actions in {settings.get_engine().url!r} back"
+        question = f"Take the tables of async actions in {database.engine().url!r} back"
         if not is_confirmed(f"{question} to {args.to_revision}? What newer columns hold is lost."):
             raise SystemExit("Nothing was changed")
     with _manager() as manager:
@@ -55,5 +53,5 @@ def downgrade(args: Namespace) -> None:
 @plain_errors
 def rotate_keys(_args: Namespace) -> None:
     """Encrypt all secrets anew."""
-    done = rotate_all(settings.get_engine())
+    done = rotate_all(database.engine())
     print(f"Encrypted the secrets of {done} actions with the first fernet key")

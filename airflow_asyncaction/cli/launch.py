@@ -8,12 +8,14 @@ from argparse import Namespace
 from datetime import UTC, datetime
 from functools import partial
 
-from airflow.utils.cli import suppress_logs_and_warning
-from airflow.utils.platform import getuser
-
+from airflow_asyncaction.airflow_internals.server.commands import (
+    audited,
+    getuser,
+    suppress_logs_and_warning,
+)
 from airflow_asyncaction.cli.arguments import idempotency_key, json_object, moment, plain_errors
 from airflow_asyncaction.cli.output import print_action
-from airflow_asyncaction.cli.runs import audited, create_run
+from airflow_asyncaction.cli.runs import create_run
 from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store import launching, listing, metrics
 from airflow_asyncaction.store.database import Database
@@ -27,7 +29,7 @@ from airflow_asyncaction.web.query import checked_input
 @audited
 def launch(args: Namespace) -> None:
     """Launch an operation, and print its action."""
-    metrics.initialise()
+    metrics.initialize()
     services = open_services()
     operation = _operation(services.database, args.operation)
     given = json_object(args.input)

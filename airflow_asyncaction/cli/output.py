@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from airflow.cli.simple_table import AirflowConsole
 from rich.markup import escape
 
+from airflow_asyncaction.airflow_internals.server.commands import AirflowConsole
 from airflow_asyncaction.protocol.reports import LogLine
 
 Fields = Mapping[str, Any]

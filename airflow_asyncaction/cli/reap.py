@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 
-from airflow_asyncaction.cli.runs import audited
+from airflow_asyncaction.airflow_internals.server.commands import audited
 from airflow_asyncaction.exceptions import ActionNotFound
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.services import open_services
@@ -23,7 +23,7 @@ def reap(args: Namespace) -> None:
     """End actions that nobody watches, and print them."""
     if not args.unheard_for >= 0:
         raise SystemExit("--unheard-for must be a number of seconds, 0 or more")
-    metrics.initialise()
+    metrics.initialize()
     actions = open_services().actions
     ended: set[JobId] = set()
     older_than, count = timedelta(seconds=args.unheard_for), 0

@@ -13,6 +13,7 @@ from importlib import import_module
 from urllib.parse import urlsplit
 
 from airflow_asyncaction import settings
+from airflow_asyncaction.airflow_internals.worker.task_process import is_in_process
 from airflow_asyncaction.protocol.job_info import JobId
 
 # Server code in a worker module: named, not imported, since only this one case has both in one process.
@@ -35,14 +36,6 @@ def remote_hook_url() -> str:
     if not host or not is_in_process():
         return hook_url()
     return f"http://{_in_url(host)}:{urlsplit(_serve()).port}"
-
-
-def is_in_process() -> bool:
-    """Tell whether this task runs in ``dag.test()`` or the like."""
-    from airflow.sdk.execution_time import task_runner
-    from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms
-
-    return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), InProcessSupervisorComms)
 
 
 def note_registered(action_id: JobId) -> None:

@@ -7,15 +7,12 @@ read, and what was given to ``mask_secret``. Its rules apply: short values and c
 
 from __future__ import annotations
 
-import re
 from functools import cache
 
-from airflow.sdk._shared.secrets_masker import _secrets_masker
-
-from airflow_asyncaction.hooks.in_process import is_in_process
+from airflow_asyncaction.airflow_internals.worker import secrets_masker
+from airflow_asyncaction.airflow_internals.worker.task_process import is_in_process
 from airflow_asyncaction.protocol.masking import NO_SECRETS, Masker
 
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _current: tuple[object, Masker] = (None, NO_SECRETS)
 _own: set[str] = set()
 
@@ -23,15 +20,13 @@ _own: set[str] = set()
 def current_masker() -> Masker:
     """Return what masks all that Airflow masks now. Cheap where it has come to know nothing new."""
     global _current  # noqa: PLW0603 - Airflow's masker is one per process, too
-    airflow_masker = _secrets_masker()
-    replacer = airflow_masker.replacer  # another one whenever it gets to know something
-    if replacer is None:
+    version = secrets_masker.version()
+    if version is None:
         return NO_SECRETS
     known, masker = _current
-    if known is not replacer:
-        patterns = airflow_masker.patterns.copy()  # in one step: a thread may add to it
-        masker = Masker(_ESCAPED.sub(r"\1", pattern) for pattern in patterns)
-        _current = (replacer, masker)
+    if known is not version:
+        masker = Masker(secrets_masker.known_secrets())
+        _current = (version, masker)
     return masker
 
 

@@ -41,7 +41,7 @@ from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 from airflow_asyncaction.runners.skipping import skip_codes
 
 if TYPE_CHECKING:
-    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from airflow_asyncaction.airflow_internals.worker.operators import OperatorPartial
 
 Seconds = timedelta | float
 """A duration; a number is seconds."""

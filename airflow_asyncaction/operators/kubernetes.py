@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from kubernetes import client as k8s
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.hooks.in_process import hook_url, is_in_process, remote_hook_url
+from airflow_asyncaction.airflow_internals.worker.operators import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow_asyncaction.airflow_internals.worker.task_process import is_in_process
+from airflow_asyncaction.hooks.in_process import hook_url, remote_hook_url
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import register

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from airflow.sdk import BaseOperator, Param
-from airflow.sdk.definitions.param import ParamsDict
 
+from airflow_asyncaction.airflow_internals.worker.operators import ParamsDict
 from airflow_asyncaction.json_schema import BadSchema, compiled
 from airflow_asyncaction.json_schema.dialect import in_dialect
 from airflow_asyncaction.protocol.operations import TAG

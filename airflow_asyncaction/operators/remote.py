@@ -12,13 +12,13 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.configuration import conf
 
 from airflow_asyncaction import settings
+from airflow_asyncaction.airflow_internals.worker.operators import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow_asyncaction.airflow_internals.worker.task_process import is_in_process
 from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
-from airflow_asyncaction.hooks.in_process import is_in_process
 from airflow_asyncaction.hooks.remote_access import Kind
 from airflow_asyncaction.hooks.remote_models import Position, RemoteAction, Watch
 from airflow_asyncaction.operators.base import Seconds, as_duration

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.bases.operator import OPERATOR_DEFAULTS
 from airflow.sdk.exceptions import TaskDeferred
 from jinja2 import StrictUndefined, TemplateError
 
 from airflow_asyncaction import runner_config, settings
+from airflow_asyncaction.airflow_internals.worker.operators import OPERATOR_DEFAULTS
 from airflow_asyncaction.exceptions import NoRunner
 from airflow_asyncaction.operators.base import BaseActionOperator
 from airflow_asyncaction.operators.local import LocalActionOperator
@@ -33,7 +33,7 @@ from airflow_asyncaction.runners.routing import (
 from airflow_asyncaction.runners.webda import node_options
 
 if TYPE_CHECKING:
-    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from airflow_asyncaction.airflow_internals.worker.operators import OperatorPartial
 
 _RUNNER = "runner"
 """Under this name a deferred task keeps the runner that has its job, whatever is configured meanwhile."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mounts the job routes in Airflow's API server."""
+"""Airflow plugin: mounts the job routes and the page in the API server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_asyncaction import links, settings
-from airflow_asyncaction.json_schema import dialect  # noqa: F401 - Airflow validates Params of operations by it
+from airflow_asyncaction.json_schema import dialect  # noqa: F401 - registers the dialect that Params use
 
 if TYPE_CHECKING:
     from airflow_asyncaction.web.asgi import AsgiApp, Receive, Scope, Send
@@ -21,10 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class LazyApp:
-    """The Flask app as ASGI, built with its first request: only the API server needs it.
+    """ASGI app that builds the Flask app on its first request: only the API server needs it.
 
-    Behind a proxy that strips ``[api] base_url``'s prefix, as well as behind one that keeps it: Airflow's own
-    routes take both, but a mounted app's path must have it.
+    Works behind proxies that strip the path of ``[api] base_url`` and behind proxies that keep it. Airflow's
+    own routes accept both, but a mounted app's path must contain it.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class LazyApp:
             return self._app
 
     def close(self) -> None:
-        """End what has begun with the app."""
+        """Stop the threads that were started with the app."""
         if self._reconciler is not None:
             self._reconciler.stop()
 
@@ -62,11 +62,11 @@ class LazyApp:
         return create_asgi_app(services)
 
 
-class HookRoot:
-    """Routes the hook's own URL, which has no slash at its end, to the mounted app.
+class MountRoot:
+    """Middleware that routes the URL of the mount itself, without a trailing slash, to the mounted app.
 
-    A mount takes what is below it only. The first request to the API server, whatever it is for, has the
-    mounted app built: deferred tasks wait for what it does.
+    A mount only matches paths below it. The first request to the API server, whatever its path, builds the
+    mounted app: the app's reconciler must run for deferred tasks, even if no job reports.
     """
 
     def __init__(self, app: AsgiApp, url: str) -> None:
@@ -75,7 +75,7 @@ class HookRoot:
         self._is_first = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request on."""
+        """Forward one request."""
         if self._is_first and scope["type"] == "http":
             self._is_first = False
             threading.Thread(target=_build_mounted, name="asyncaction-build", daemon=True).start()
@@ -86,23 +86,22 @@ class HookRoot:
 
 
 def _make_pools() -> None:
-    """Make the pools that limit how many actions of a runner run at a time."""
-    from airflow import settings as airflow_settings
-
+    """Create the pools that limit how many actions of a runner run at a time."""
+    from airflow_asyncaction.airflow_internals.server import database
     from airflow_asyncaction.runner_config import routing_pools
     from airflow_asyncaction.store.pools import ensure_pools
 
     try:
-        ensure_pools(airflow_settings.get_engine(), routing_pools())
-    except ValueError as error:  # the Dags that need runners say so too; jobs of others go on
+        ensure_pools(database.engine(), routing_pools())
+    except ValueError as error:  # Dags that use runners report it, too; the others keep working
         log.error("%s", error)
 
 
 def _build_mounted() -> None:
     try:
         AsyncActionPlugin.fastapi_apps[0]["app"].build()
-    except Exception:  # each request to a job route says so again
-        log.exception("The job routes cannot be served")
+    except Exception:  # each request to a job route logs it again
+        log.exception("The job routes cannot be served: see the error below")
 
 
 def _strip_prefix(scope: Scope) -> None:
@@ -113,9 +112,10 @@ def _strip_prefix(scope: Scope) -> None:
 
 
 def _views(url: str) -> list[dict[str, str]]:
-    """Return where Airflow's UI shows the page: in its navigation, and as a tab.
+    """Return the views of the page in Airflow's UI: an entry of its navigation, and three tabs.
 
-    Airflow finds a view by its ``url_route`` alone, so that each has its own. It leaves an ``href`` as it is.
+    Airflow identifies a view by its ``url_route`` only, so each has its own. It does not add the path of
+    ``[api] base_url`` to an ``href``.
     """
     page, run = f"{links.airflow_root()}{url}/ui", "{DAG_ID}/{RUN_ID}"
     tabs = {
@@ -134,12 +134,12 @@ def _views(url: str) -> list[dict[str, str]]:
 
 
 class AsyncActionPlugin(AirflowPlugin):
-    """Found by the entry point ``airflow.plugins``."""
+    """The plugin, found by its entry point ``airflow.plugins``."""
 
     name = "asyncaction"
     # Mutable, as AirflowPlugin declares them.
     fastapi_apps = [{"app": LazyApp(), "url_prefix": settings.load().url, "name": "asyncaction"}]  # noqa: RUF012
     fastapi_root_middlewares = [  # noqa: RUF012
-        {"middleware": HookRoot, "args": [settings.load().url], "name": "asyncaction"}
+        {"middleware": MountRoot, "args": [settings.load().url], "name": "asyncaction"}
     ]
     external_views = _views(settings.load().url)

@@ -5,38 +5,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
-from airflow.models.taskinstance import TaskInstance
-from airflow.utils.state import State as TaskStates
-from airflow.utils.state import TaskInstanceState
-from sqlalchemy import Connection, Row, and_, bindparam, or_, select
+from sqlalchemy import Connection, Row, bindparam, select
 
+from airflow_asyncaction.airflow_internals.server import task_instances
+from airflow_asyncaction.airflow_internals.server.task_instances import TaskInstanceState
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Message, Stop
 from airflow_asyncaction.store.models import action_table
 
 _columns = action_table.c
-_task_columns = TaskInstance.__table__.c
-_TASK_INSTANCE = select(_task_columns.state, _task_columns.try_number, _task_columns.max_tries).where(
-    _task_columns.id == bindparam("ti_id")
-)
 _WITH_UNFINISHED_TASK = (
     select(_columns.id)
-    .join(
-        TaskInstance.__table__,
-        and_(
-            *(_task_columns[name] == _columns[name] for name in ("dag_id", "run_id", "task_id", "map_index"))
-        ),
-    )
-    .where(
-        _columns.id.in_(bindparam("action_ids", expanding=True)),
-        or_(
-            _task_columns.state.is_(None),
-            _task_columns.state.not_in(TaskStates.finished),
-        ),
-    )
+    .join(task_instances.table, task_instances.matches(_columns))
+    .where(_columns.id.in_(bindparam("action_ids", expanding=True)), task_instances.is_unfinished())
 )
 
 
@@ -60,7 +43,7 @@ def is_left_to_next_try(connection: Connection, row: Row[Any], message: Message)
     """
     if not row.adoptable or row.deferral is not None or message not in (Stop(StopReason.KILLED), Abandon()):
         return False
-    task = connection.execute(_TASK_INSTANCE, {"ti_id": UUID(row.ti_id)}).one_or_none()
+    task = task_instances.find(connection, row.ti_id)
     if task is None:
         return row.id in to_be_adopted(connection, [row])
     return bool(task.state == TaskInstanceState.RUNNING and task.try_number <= task.max_tries)

@@ -3,21 +3,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from airflow.models.log import Log
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection
 
+from airflow_asyncaction.airflow_internals.server import audit_log
 from airflow_asyncaction.protocol.reports import replace_unstorable
 
 STOP = "stop_async_action"
 TRIGGER = "trigger_dag_run"
 """The event name of Airflow's own route."""
-
-_INSERT = insert(Log.__table__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,18 +38,16 @@ class AuditEvent:
 
 
 def record(connection: Connection, event: AuditEvent, now: datetime) -> None:
-    """Write the row of an event, in the transaction of the change that it records."""
-    owner = replace_unstorable(event.owner)[:500]
-    values = {
-        "dttm": now,
-        "event": event.event,
-        "owner": owner,
-        "owner_display_name": owner,
-        "dag_id": event.dag_id,
-        "run_id": event.run_id,
-        "task_id": event.task_id,
-        "map_index": event.map_index,
-        "try_number": event.try_number,
-        "extra": json.dumps(dict(event.extra)),
-    }
-    connection.execute(_INSERT, values)
+    """Write an event's row, in the transaction of what it tells of."""
+    audit_log.insert_event(
+        connection,
+        event=event.event,
+        owner=replace_unstorable(event.owner),
+        at=now,
+        dag_id=event.dag_id,
+        run_id=event.run_id,
+        task_id=event.task_id,
+        map_index=event.map_index,
+        try_number=event.try_number,
+        extra=event.extra,
+    )

@@ -12,16 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
 
-from airflow.models.taskinstance import TaskInstance
-from airflow.models.trigger import Trigger
-from airflow.models.xcom import XComModel
-from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
-from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, Row, exists, null, or_, select
 from sqlalchemy.orm import Session
 
+from airflow_asyncaction.airflow_internals.server import deferred_tasks, task_instances
+from airflow_asyncaction.airflow_internals.server.deferred_tasks import DeferredTask
+from airflow_asyncaction.airflow_internals.server.task_instances import TaskInstanceState
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, State, unix_ms
 from airflow_asyncaction.protocol.files import Role
@@ -40,8 +37,7 @@ _NOT_COMPLETED = (
 )
 
 _columns = action_table.c
-_tasks = TaskInstance.__table__
-# These may be large, and do not affect whether a task is due.
+# What a job sends may be large, and says nothing on whether its task is due.
 _NOT_READ = {
     "arguments",
     "results",
@@ -61,9 +57,10 @@ _MAY_BE_DUE = (
             for column in rows.SELECT.selected_columns
         )
     )
-    .join(_tasks, _tasks.c.id == _columns.ti_id)
+    .join(task_instances.table, task_instances.row_id == _columns.ti_id)
     .where(
-        _tasks.c.state == TaskInstanceState.DEFERRED.value,
+        task_instances.is_live(),
+        task_instances.state == TaskInstanceState.DEFERRED.value,
         _columns.deferral.is_not(None),
         or_(
             _columns.ended_at.is_not(None),
@@ -128,29 +125,28 @@ class TaskCompleter:
             return self._resume(session, row, action, now)
         if deferral.pushes_results:
             _push_results(session, found, action, now)
-        Trigger.submit_event(found.trigger_id, TaskSuccessEvent(), session=session)
+        deferred_tasks.succeed(session, found)
         return True
 
     def _resume(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
         """Resume the task on a worker if the resume delay has passed. Return whether this was done."""
         found = _deferred(session, row)
-        if found is None or not self._may_resume(session, found, now):
+        if found is None or not self._may_resume(found, now):
             return False
-        Trigger.submit_event(found.trigger_id, TriggerEvent(action.id), session=session)
+        deferred_tasks.resume(session, found, action.id)
         return True
 
     def _give_to_worker(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
         """Resume the task as if its trigger had failed, so that a worker reads the end of the action."""
         found = _deferred(session, row)
-        if found is None or not self._may_resume(session, found, now):
+        if found is None or not self._may_resume(found, now):
             return False
-        said = f"The API server could not resume the task of action {action.id}. See the API server's log.\n"
-        Trigger.submit_failure(found.trigger_id, [said], session=session)
+        said = f"The API server could not resume the task of action {action.id}: its log says why\n"
+        deferred_tasks.resume_as_failed(session, found, said)
         return True
 
-    def _may_resume(self, session: Session, task: TaskInstance, now: datetime) -> bool:
-        trigger = session.get(Trigger, task.trigger_id)
-        return trigger is not None and now - trigger.created_date >= self.resume_delay
+    def _may_resume(self, task: DeferredTask, now: datetime) -> bool:
+        return now - task.deferred_at >= self.resume_delay
 
     def find_due(self, connection: Connection, now: datetime) -> Iterator[JobId]:
         """Yield the actions of deferred tasks that are due, or whose timeout expired."""
@@ -161,14 +157,9 @@ class TaskCompleter:
                     yield action.id
 
 
-def _deferred(session: Session, row: Row[Any]) -> TaskInstance | None:
-    """Return the locked task instance of an action if it is deferred to one of our triggers."""
-    query = select(TaskInstance).where(TaskInstance.id == UUID(row.ti_id))
-    task = session.scalar(query.with_for_update(of=TaskInstance))
-    if task is None or task.state != TaskInstanceState.DEFERRED or task.trigger_id is None:
-        return None
-    trigger = session.get(Trigger, task.trigger_id)
-    return task if trigger is not None and trigger.classpath.startswith(TRIGGERS) else None
+def _deferred(session: Session, row: Row[Any]) -> DeferredTask | None:
+    """Return the task instance of an action, locked, if a trigger of ours has it."""
+    return deferred_tasks.lock(session, row.ti_id, classpath_prefix=TRIGGERS)
 
 
 def _needs_worker(session: Session, deferral: Deferral, action: Action) -> bool:
@@ -180,10 +171,8 @@ def _needs_worker(session: Session, deferral: Deferral, action: Action) -> bool:
     return bool(session.scalar(select(outputs)))  # a worker pushes them as XComs
 
 
-def _push_results(session: Session, task: TaskInstance, action: Action, now: datetime) -> None:
-    """Store the results as a worker does. ``TaskSuccessEvent(xcoms=...)`` would encode them twice."""
-    from airflow.sdk.serde import serialize
-
+def _push_results(session: Session, task: DeferredTask, action: Action, now: datetime) -> None:
+    """Store the results as a worker would: ``TaskSuccessEvent(xcoms=...)`` encodes them twice."""
     if action.results is None:
         return
     results, is_changed = strict_json.xcom_of(action.results)
@@ -192,13 +181,4 @@ def _push_results(session: Session, task: TaskInstance, action: Action, now: dat
     if is_changed:
         line = LogLine(RESULTS_CHANGED, "WARNING", unix_ms(now), SERVER_STREAM)
         reports.reread_and_add_line(session.connection(), action.id, "results", line, now)
-    XComModel.set(
-        key="return_value",
-        value=serialize(results),
-        dag_id=task.dag_id,
-        task_id=task.task_id,
-        run_id=task.run_id,
-        map_index=task.map_index,
-        serialize=False,
-        session=session,
-    )
+    deferred_tasks.push_return_value(session, task, results)

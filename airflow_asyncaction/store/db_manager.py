@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow.utils.db_manager import BaseDBManager
-
+from airflow_asyncaction.airflow_internals.server import db_manager
+from airflow_asyncaction.airflow_internals.server.db_manager import BaseDBManager, CleanedTable
 from airflow_asyncaction.store.models import metadata
 
 _HERE = Path(__file__).parent
@@ -37,28 +37,14 @@ class AsyncActionDBManager(BaseDBManager):
 
 
 def register_with_db_clean() -> None:
-    """Register the tables with ``airflow db clean``.
-
-    Airflow 3.3 has no public API for this, so its table configuration is extended. Airflow cleans dependent
-    tables first. ``async_action`` is declared dependent on ``async_action_report``, so that one run deletes
-    actions and then their reports, unless ``--tables`` names ``async_action`` alone.
-    """
-    from airflow.utils import db_cleanup
-
-    tables = (
-        db_cleanup._TableConfig(
-            table_name="async_action",
-            recency_column_name="updated_at",
-            dag_id_column_name="dag_id",
-        ),
-        db_cleanup._TableConfig(
-            table_name="async_action_report",
-            recency_column_name="received_at",
-            extra_columns=["action_id"],
-            referenced_pk_column="action_id",
-            skip_if_referenced=[("async_action", "id")],
-            dependent_tables=["async_action"],
-        ),
+    """Add the tables to those that ``airflow db clean`` knows: reports go with their action."""
+    db_manager.register_with_db_clean(
+        [
+            CleanedTable(name="async_action", recency_column="updated_at", dag_id_column="dag_id"),
+            CleanedTable(
+                name="async_action_report",
+                recency_column="received_at",
+                owner=("action_id", "async_action", "id"),
+            ),
+        ]
     )
-    for table in tables:
-        db_cleanup.config_dict.setdefault(table.table_name, table)

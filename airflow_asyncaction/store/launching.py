@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.models.dagrun import DagRun
-from airflow.models.taskinstance import TaskInstance
-from airflow.utils.state import DagRunState, TaskInstanceState
 from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
+from airflow_asyncaction.airflow_internals.server import dag_runs, task_instances
+from airflow_asyncaction.airflow_internals.server.dag_runs import DagRunState
+from airflow_asyncaction.airflow_internals.server.task_instances import TaskInstanceState
 from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import SKIPPED, Completion, State, StopReason
@@ -45,29 +45,26 @@ _PAUSE_SECONDS = 0.1
 _BATCH = 200
 
 _columns = action_table.c
-_runs = DagRun.__table__.c
-_tasks = TaskInstance.__table__.c
 _ENDED_RUNS = (DagRunState.SUCCESS.value, DagRunState.FAILED.value)
 _FAILED_TASKS = (TaskInstanceState.FAILED.value, TaskInstanceState.UPSTREAM_FAILED.value)
 _WAITING = [state.value for state in State if state.is_waiting]
-_RUN = select(_runs.id).where(_runs.dag_id == bindparam("dag_id"), _runs.run_id == bindparam("run_id"))
-_IS_OF_ITS_TASK = and_(
-    *(_tasks[name] == _columns[name] for name in ("dag_id", "run_id", "task_id", "map_index"))
+_RUN = select(dag_runs.row_id).where(
+    dag_runs.matches({"dag_id": bindparam("dag_id"), "run_id": bindparam("run_id")})
 )
 _TO_RECONCILE = (
     select(
         _columns.id,
         _columns.task_id,
-        _runs.state.label("run_state"),
-        _tasks.state.label("task_state"),
+        dag_runs.state.label("run_state"),
+        task_instances.state.label("task_state"),
     )
-    .outerjoin(DagRun.__table__, and_(_runs.dag_id == _columns.dag_id, _runs.run_id == _columns.run_id))
-    .outerjoin(TaskInstance.__table__, _IS_OF_ITS_TASK)
+    .outerjoin(dag_runs.table, dag_runs.matches(_columns))
+    .outerjoin(task_instances.table, task_instances.matches(_columns))
     .where(
         _columns.state.in_(_WAITING),
         or_(
-            _runs.state.in_(_ENDED_RUNS),
-            and_(_runs.state.is_(None), _columns.requested_at < bindparam("missing_since")),
+            dag_runs.state.in_(_ENDED_RUNS),
+            and_(dag_runs.state.is_(None), _columns.requested_at < bindparam("missing_since")),
             and_(_columns.state == State.SCHEDULED.value, _columns.scheduled_at <= bindparam("now")),
         ),
     )

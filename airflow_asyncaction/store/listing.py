@@ -10,10 +10,9 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from airflow.models.taskinstance import TaskInstance
-from airflow.utils.state import State as TaskStates
 from sqlalchemy import ColumnElement, Select, bindparam, func, literal_column, null, select, union_all
 
+from airflow_asyncaction.airflow_internals.server import task_instances
 from airflow_asyncaction.exceptions import ActionNotFound, SecretUnreadable
 from airflow_asyncaction.protocol.actions import State, is_skipped, iso_time
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
@@ -37,10 +36,9 @@ _NEVER_SHOWN = {
     "awaited",
 }
 _TASK_KEY = ("dag_id", "run_id", "task_id", "map_index")
-_tasks = TaskInstance.__table__.c
 _RENDERED_MAP_INDEX = (
-    select(_tasks.rendered_map_index)
-    .where(_columns.map_index >= 0, *(_tasks[name] == _columns[name] for name in _TASK_KEY))
+    select(task_instances.rendered_map_index)
+    .where(_columns.map_index >= 0, task_instances.matches(_columns))
     .correlate(action_table)
     .scalar_subquery()
     .label("rendered_map_index")
@@ -73,8 +71,9 @@ _NEXT_ATTEMPT = (
     .order_by(_columns.id)
     .limit(1)
 )
-_TASK_STATE = select(_tasks.state).where(*(_tasks[name] == bindparam(name) for name in _TASK_KEY))
-_OVER = TaskStates.finished  # UP_FOR_RETRY is not among them
+_TASK_STATE = select(task_instances.state).where(
+    task_instances.matches({name: bindparam(name) for name in _TASK_KEY})
+)
 _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
 
 
@@ -275,7 +274,7 @@ def find_outlook(database: Database, action: ActionRecord) -> Outlook:
     with database.transaction() as connection:
         next_attempt = connection.scalar(_NEXT_ATTEMPT, {**key, "after": action.id})
         task = connection.execute(_TASK_STATE, key).one_or_none()
-    is_over = task is None or task.state in _OVER
+    is_over = task is None or task.state in task_instances.FINISHED
     return Outlook(next_attempt, is_final=next_attempt is None and is_over)
 
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from airflow._shared.secrets_masker import should_hide_value_for_key
 from sqlalchemy import Row
 
+from airflow_asyncaction.airflow_internals.server.secrets import is_secret_name
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action
 from airflow_asyncaction.protocol.masking import MASK, NO_SECRETS, Masker, bounded, found_in
@@ -86,7 +86,7 @@ def _masked_by_name(value: Any, *, is_secret: bool = False) -> Any:
         return [_masked_by_name(each, is_secret=is_secret) for each in value]
     if isinstance(value, dict):
         return {
-            name: _masked_by_name(each, is_secret=is_secret or should_hide_value_for_key(name))
+            name: _masked_by_name(each, is_secret=is_secret or is_secret_name(name))
             for name, each in value.items()
         }
     return value

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics: names, descriptions and functions to emit them through Airflow's metrics.
+"""Metrics of this package, sent by Airflow's own client: names, meaning, and functions that record them.
 
-No function raises: a failing metrics server must not affect actions.
+Nothing here raises: if the metrics server fails, metrics are lost, and nothing else.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from functools import cache, wraps
 from typing import ParamSpec
 
 from airflow.configuration import conf
-from airflow.observability import stats
 
+from airflow_asyncaction.airflow_internals.server import metrics as airflow_metrics
 from airflow_asyncaction.protocol.actions import Action, State
 
 log = logging.getLogger(__name__)
@@ -25,19 +25,19 @@ P = ParamSpec("P")
 
 
 class MetricKind(StrEnum):
-    """How values of a metric are combined."""
+    """How values are aggregated."""
 
-    COUNTER = "counter"  # added up
-    GAUGE = "gauge"  # replaces the previous value
-    TIMER = "timer"  # a duration, in milliseconds
+    COUNTER = "counter"  # values are added
+    GAUGE = "gauge"  # the last value counts
+    TIMER = "timer"  # a duration in milliseconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric. Airflow puts ``[metrics] statsd_prefix`` or ``otel_prefix`` before its name.
+    """A metric. Airflow adds ``[metrics] statsd_prefix`` or ``otel_prefix`` to its name.
 
-    :param tags: names of its tags, for backends with tags
-    :param suffix: the tag whose values are also emitted as ``<name>.<value>``, for backends without tags
+    :param tags: names of its tags, for servers that support tags
+    :param suffix: tag whose values also get a metric each, ``<name>.<value>``, for servers that do not
     """
 
     name: str
@@ -50,38 +50,38 @@ class Metric:
 REPORTS_ACCEPTED = Metric(
     name="asyncaction.reports.accepted",
     kind=MetricKind.COUNTER,
-    description="Reports of jobs that were accepted (200). Resent reports count again",
+    description="Accepted reports of jobs (200). A report that is resent is counted again.",
 )
 REPORTS_REFUSED = Metric(
     name="asyncaction.reports.refused",
     kind=MetricKind.COUNTER,
-    description="Reports of jobs that were refused, by the error code of the response, such as bad_signature",
+    description="Refused reports of jobs, by the error code of the response, such as bad_signature.",
     tags=("reason",),
     suffix="reason",
 )
 REPORT_LATENCY = Metric(
     name="asyncaction.report.latency",
     kind=MetricKind.TIMER,
-    description="Time the API server takes to respond to a report, refused reports included",
+    description="Time in which the API server answers a report, accepted or refused.",
 )
 ACTIONS_ENDED = Metric(
     name="asyncaction.actions.ended",
     kind=MetricKind.COUNTER,
-    description="Actions that ended. Each is counted once, when it can no longer change: at the exit of its"
-    " job, not at the report, or by a timeout, a stop, a newer attempt or the command reap",
+    description="Actions that ended. Each is counted once, when its end is final: usually at the exit of the"
+    " job, not at its report, or when a timeout expires, or by a stop, a newer attempt or the reaper.",
     tags=("state", "type"),
     suffix="state",
 )
 ACTION_DURATION = Metric(
     name="asyncaction.action.duration",
     kind=MetricKind.TIMER,
-    description="Time from the start of the job, or else creation of the action, to the end of the action",
+    description="Time from the start of the job, or else of the action, to the end of the action.",
     tags=("state", "type"),
 )
 ACTIONS_UNENDED = Metric(
     name="asyncaction.actions.unended",
     kind=MetricKind.GAUGE,
-    description="Actions that have not ended, by state. Each API server reports all of them every 10 seconds",
+    description="Actions that have not ended, by state. Each API server sends the totals every 10 seconds.",
     tags=("state",),
     suffix="state",
 )
@@ -94,30 +94,25 @@ METRICS = (
     ACTION_DURATION,
     ACTIONS_UNENDED,
 )
-"""All metrics."""
+"""All metrics, in the order of the documentation."""
 
-_OFF_UNLESS = ("statsd_on", "statsd_datadog_enabled", "otel_on")
+_SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 
 
 @cache
 def is_enabled() -> bool:
-    """Return whether metrics are enabled. The configuration is read once."""
-    return any(conf.getboolean("metrics", option, fallback=False) for option in _OFF_UNLESS)
+    """Tell whether metrics are enabled, by the configuration at the first call."""
+    return any(conf.getboolean("metrics", option, fallback=False) for option in _SWITCHES)
 
 
-def initialise() -> None:
-    """Initialize metrics in a command; Airflow's servers do so themselves."""
-    from airflow.observability.metrics import stats_utils
-
+def initialize() -> None:
+    """Initialize metrics in a command. Airflow's servers do it by themselves."""
     if is_enabled():
-        stats.initialize(
-            factory=stats_utils.get_stats_factory(),
-            export_legacy_names=conf.getboolean("metrics", "legacy_names_on", fallback=True),
-        )
+        airflow_metrics.initialize()
 
 
 def _harmless(emit: Callable[P, None]) -> Callable[P, None]:
-    """Skip a function if metrics are off, and log its errors instead of raising them."""
+    """Return a function that does nothing if metrics are off, and logs errors."""
 
     @wraps(emit)
     def emit_if_on(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -130,22 +125,22 @@ def _harmless(emit: Callable[P, None]) -> Callable[P, None]:
     return emit_if_on
 
 
-@cache  # log once: it may fail for every report
+@cache  # log it once: it fails for every report
 def _warn_once(said: str) -> None:
-    log.warning("Could not send metrics; this is logged once. %s", said)
+    log.warning("Metrics cannot be sent: %s. This is logged once per process.", said)
 
 
 @_harmless
 def count_report(refused_with: str | None, latency: timedelta) -> None:
-    """Count a report, and record the time taken to respond.
+    """Count a report, and record its latency.
 
-    :param refused_with: error code of the response if the report was refused
+    :param refused_with: error code of the response, if it was refused
     """
     if refused_with is None:
         _count(REPORTS_ACCEPTED)
     else:
         _count(REPORTS_REFUSED, reason=refused_with)
-    stats.timing(REPORT_LATENCY.name, latency)
+    airflow_metrics.record_duration(REPORT_LATENCY.name, latency)
 
 
 @_harmless
@@ -155,25 +150,25 @@ def count_end(action: Action) -> None:
     _count(ACTIONS_ENDED, **tags)
     if action.ended_at is not None:
         since = action.started_at or action.created_at
-        stats.timing(ACTION_DURATION.name, action.ended_at - since, tags=tags)
+        airflow_metrics.record_duration(ACTION_DURATION.name, action.ended_at - since, tags)
 
 
 @_harmless
 def record_unended(counts: Mapping[State, int]) -> None:
-    """Record the number of actions in each state that is not final."""
-    # Without tags: in backends without tags, the states would overwrite each other.
-    stats.gauge(ACTIONS_UNENDED.name, sum(counts.values()))
+    """Record how many actions are in each state that is not an end."""
+    # Without tags: on servers that do not support them, the counts of the states would replace each other.
+    airflow_metrics.set_gauge(ACTIONS_UNENDED.name, sum(counts.values()))
     for state, count in counts.items():
         value = state.value.lower()
-        stats.gauge(f"{ACTIONS_UNENDED.name}.{value}", count, tags={"state": value})
+        airflow_metrics.set_gauge(f"{ACTIONS_UNENDED.name}.{value}", count, {"state": value})
 
 
 def _count(metric: Metric, **tags: str) -> None:
-    stats.incr(metric.name, tags=tags)
+    airflow_metrics.increment(metric.name, tags)
     if metric.suffix is not None:
-        stats.incr(f"{metric.name}.{tags[metric.suffix]}", tags=tags)
+        airflow_metrics.increment(f"{metric.name}.{tags[metric.suffix]}", tags)
 
 
 def _tag_value(text: str) -> str:
-    """Return a text without characters that are invalid in tags."""
-    return stats.normalize_name_for_stats(text, log_warning=False)
+    """Return a text as a tag value: characters that would end it are replaced."""
+    return airflow_metrics.tag_value(text)

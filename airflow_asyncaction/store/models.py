@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from airflow.utils.sqlalchemy import UtcDateTime
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -22,6 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import LONGTEXT
 
+from airflow_asyncaction.airflow_internals.server.database import UtcDateTime
 from airflow_asyncaction.protocol.reports import MAX_LISTED_CHARS
 
 metadata = MetaData(

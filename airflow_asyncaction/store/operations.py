@@ -7,13 +7,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from airflow.models.dag import DagModel, DagTag
-from airflow.models.serialized_dag import SerializedDagModel
-from airflow.serialization.definitions.dag import SerializedDAG
-from airflow.serialization.definitions.notset import is_arg_set
-from sqlalchemy import Connection, bindparam, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
+from airflow_asyncaction.airflow_internals.server import dags
+from airflow_asyncaction.airflow_internals.server.dags import DagVersion
 from airflow_asyncaction.json_schema.dialect import DIALECT
 from airflow_asyncaction.protocol.operations import TAG, Declaration, Schema
 from airflow_asyncaction.store.database import Database
@@ -32,21 +29,6 @@ class _Declared(NamedTuple):
 
 # Hash and declaration of the latest version, by Dag. Parsing a serialized Dag takes milliseconds.
 _CACHE: dict[str, tuple[str | None, _Declared]] = {}
-
-_dags = DagModel.__table__.c
-_serialized = SerializedDagModel.__table__.c
-_OPERATIONS = (
-    select(_dags.dag_id, _dags.is_paused, _dags.description)
-    .join(DagTag.__table__, DagTag.__table__.c.dag_id == _dags.dag_id)
-    .where(DagTag.__table__.c.name == TAG, _dags.is_stale.is_(False))
-    .order_by(_dags.dag_id)
-)
-_NEWEST_HASH = (
-    select(_serialized.dag_hash)
-    .where(_serialized.dag_id == bindparam("dag_id"))
-    .order_by(_serialized.created_at.desc())
-    .limit(1)
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +62,9 @@ class Operation:
 
 
 def operation_ids(database: Database) -> list[str]:
-    """Return the sorted ids of all operations."""
+    """Return the ids of all operations, in order."""
     with database.transaction() as connection:
-        return [row.dag_id for row in connection.execute(_OPERATIONS)]
+        return [row.dag_id for row in connection.execute(dags.select_tagged(TAG))]
 
 
 def find_operations(database: Database, ids: Collection[str]) -> list[Operation]:
@@ -92,7 +74,7 @@ def find_operations(database: Database, ids: Collection[str]) -> list[Operation]
 
 
 def _operations(connection: Connection, ids: Collection[str]) -> Iterator[Operation]:
-    for row in connection.execute(_OPERATIONS.where(_dags.dag_id.in_(ids))).all():
+    for row in connection.execute(dags.select_tagged(TAG, ids)).all():
         declared = _declared(connection, row.dag_id)
         yield Operation(
             id=row.dag_id,
@@ -105,51 +87,45 @@ def _operations(connection: Connection, ids: Collection[str]) -> Iterator[Operat
 
 
 def _declared(connection: Connection, dag_id: str) -> _Declared:
-    dag_hash = connection.scalar(_NEWEST_HASH, {"dag_id": dag_id})
+    dag_hash = dags.newest_hash(connection, dag_id)
     known = _CACHE.get(dag_id)
     if known is not None and known[0] == dag_hash:
         return known[1]
-    with Session(bind=connection) as session:
-        dag = SerializedDagModel.get_dag(dag_id, session=session)
-        declared = _Declared("", Declaration(type=dag_id)) if dag is None else _declared_by(dag)
+    dag = dags.newest_version(connection, dag_id)
+    declared = _Declared("", Declaration(type=dag_id)) if dag is None else _declared_by(dag)
     if len(_CACHE) >= _CACHED:
         _CACHE.clear()
     _CACHE[dag_id] = (dag_hash, declared)
     return declared
 
 
-def _declared_by(dag: SerializedDAG) -> _Declared:
+def _declared_by(dag: DagVersion) -> _Declared:
     task_id, declaration = _declaration(dag)
-    schemas = (dag.params.get_param(name).schema for name in dag.params)
-    return _Declared(task_id, declaration, all(schema.get("$schema") == DIALECT for schema in schemas))
+    is_linear = all(param.schema.get("$schema") == DIALECT for param in dag.params.values())
+    return _Declared(task_id, declaration, is_linear)
 
 
-def _declaration(dag: SerializedDAG) -> tuple[str, Declaration]:
-    """Return the task that runs an operation, and its declaration."""
-    # A mapped task has one action per map index, so it cannot run an operation.
-    tasks = [
-        task for task in dag.tasks if not task.is_mapped and task.get_closest_mapped_task_group() is None
-    ]
-    tasks.sort(key=lambda task: (len(task.get_flat_relative_ids(upstream=True)), task.task_id))
-    for task in tasks:
-        said = Declaration.from_doc(getattr(task, "doc_json", None))
+def _declaration(dag: DagVersion) -> tuple[str, Declaration]:
+    """Return the task that carries an operation out, and what it declares."""
+    # Mapped tasks cannot carry an operation out: they have one action per mapped instance.
+    for task in dag.unmapped_tasks:
+        said = Declaration.from_doc(task.doc)
         if said is not None:
             return task.task_id, said if said.input is not None else replace(said, input=_params(dag))
-    ours = (task.task_id for task in tasks if str(getattr(task, "_task_module", "")).startswith(_OUR_MODULES))
+    ours = (task.task_id for task in dag.unmapped_tasks if task.module.startswith(_OUR_MODULES))
     task_id = next(ours, "")
     return task_id, Declaration(type=task_id or dag.dag_id, input=_params(dag))
 
 
-def _params(dag: SerializedDAG) -> Schema:
-    """Return the Params of a Dag as one JSON Schema for the conf of a run."""
+def _params(dag: DagVersion) -> Schema:
+    """Return what a Dag's Params say as one schema, of the object that a run's conf is."""
     properties, required = {}, []
-    for name in dag.params:
-        param = dag.params.get_param(name)
+    for name, param in dag.params.items():
         properties[name] = {key: value for key, value in param.schema.items() if key != "$schema"}
         if param.description:
             properties[name].setdefault("description", param.description)
-        if is_arg_set(param.value):
-            properties[name]["default"] = param.value
+        if param.has_default:
+            properties[name]["default"] = param.default
         else:
             required.append(name)
     return {"type": "object", "properties": properties, "required": required}

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from airflow.models.pool import Pool
 from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+
+from airflow_asyncaction.airflow_internals.server import pools
 
 _DESCRIPTION = "Created by airflow-asyncaction: concurrency_limit in [asyncaction] runners"
 
@@ -22,12 +22,6 @@ def ensure_pools(engine: Engine, slots: Mapping[str, int]) -> None:
     """
     for name, count in slots.items():
         try:
-            _ensure(engine, name, count)
-        except IntegrityError:  # another process has created it
-            _ensure(engine, name, count)
-
-
-def _ensure(engine: Engine, name: str, slots: int) -> None:
-    with Session(engine) as session:
-        Pool.create_or_update_pool(name, slots, _DESCRIPTION, include_deferred=True, session=session)
-        session.commit()
+            pools.create_or_resize(engine, name, count, _DESCRIPTION)
+        except IntegrityError:  # another process has made it meanwhile
+            pools.create_or_resize(engine, name, count, _DESCRIPTION)

@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from airflow.models.taskinstance import TaskInstance
-from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, Row, Select, and_, bindparam, select, true, update
 
+from airflow_asyncaction.airflow_internals.server import task_instances
+from airflow_asyncaction.airflow_internals.server.task_instances import TaskInstanceState
 from airflow_asyncaction.protocol.actions import Completion, State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon
@@ -44,8 +44,7 @@ _WATCHING = frozenset(
 )
 
 _columns = action_table.c
-_task_columns = TaskInstance.__table__.c
-# A range of the index on (awaited, id): its cost does not grow with ended actions.
+# A range of the index on (awaited, id), however many actions are done.
 _AWAITED = (
     select(
         _columns.id,
@@ -219,7 +218,9 @@ def _is_to_stay(connection: Connection, row: Row[Any]) -> bool:
 def _unwatched(connection: Connection, batch: Sequence[Row[Any]]) -> list[Row[Any]]:
     """Return the actions that no task instance watches or will adopt."""
     ti_ids = [UUID(row.ti_id) for row in batch if row.ti_id is not None]
-    query = select(_task_columns.id).where(_task_columns.id.in_(ti_ids), _task_columns.state.in_(_WATCHING))
+    query = select(task_instances.row_id).where(
+        task_instances.row_id.in_(ti_ids), task_instances.state.in_(_WATCHING), task_instances.is_live()
+    )
     watching = {str(UUID(str(ti_id))) for ti_id in connection.scalars(query)}
     unwatched = [row for row in batch if row.ti_id not in watching]
     adopted = to_be_adopted(connection, unwatched)

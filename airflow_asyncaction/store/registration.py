@@ -13,17 +13,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
-from uuid import UUID
+from typing import Any
 
-from airflow.models.taskinstance import TaskInstance
-from airflow.state import TaskScope, get_state_backend
-from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, Row, insert, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
+from airflow_asyncaction.airflow_internals.server import task_instances, task_state
+from airflow_asyncaction.airflow_internals.server.task_instances import TaskInstanceState
 from airflow_asyncaction.exceptions import RegistrationRefused
 from airflow_asyncaction.protocol.actions import Action, State, StopReason, in_seconds
 from airflow_asyncaction.protocol.job_info import JobId
@@ -187,40 +184,21 @@ def _assign_queued(
 
 
 def _running_task(connection: Connection, ti_id: str) -> Row[Any]:
-    columns = TaskInstance.__table__.c
-    task = connection.execute(
-        select(
-            columns.id,
-            columns.dag_id,
-            columns.run_id,
-            columns.task_id,
-            columns.map_index,
-            columns.try_number,
-            columns.max_tries,
-            columns.state,
-        ).where(columns.id == UUID(ti_id))
-    ).one_or_none()
+    task = task_instances.find(connection, ti_id)
     if task is None or task.state != TaskInstanceState.RUNNING:
-        raise RegistrationRefused(
-            "The task instance does not exist or is not running.", code="no_such_task_instance"
-        )
-    return cast("Row[Any]", task)
+        raise RegistrationRefused("There is no such running task instance", code="no_such_task_instance")
+    return task
 
 
 def _use_commitment(connection: Connection, task: Row[Any], digest: str) -> None:
-    scope = TaskScope(dag_id=task.dag_id, run_id=task.run_id, task_id=task.task_id, map_index=task.map_index)
-    backend = get_state_backend()
-    with Session(bind=connection) as session:  # joins the connection's transaction
-        stored = backend.get(scope, COMMITMENT_KEY, session=session)
-        committed = _commitment(stored)
-        if committed is None or not hmac.compare_digest(committed.encode(), digest.encode()):
-            raise RegistrationRefused(
-                "The task instance has not committed to this nonce in its task state store."
-                " A custom [workers] state_store_backend must not apply to it.",
-                code="not_proven",
-            )
-        backend.delete(scope, COMMITMENT_KEY, session=session)
-        session.flush()
+    committed = _commitment(task_state.read_value(connection, task, COMMITMENT_KEY))
+    if committed is None or not hmac.compare_digest(committed.encode(), digest.encode()):
+        raise RegistrationRefused(
+            "The task instance has not committed to this nonce in its task state store"
+            " (a custom [workers] state_store_backend must not apply to it)",
+            code="not_proven",
+        )
+    task_state.delete_value(connection, task, COMMITMENT_KEY)
 
 
 def _commitment(stored: str | None) -> str | None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from airflow.models.crypto import get_fernet
 from cryptography.fernet import InvalidToken
 from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, select, update
 
+from airflow_asyncaction.airflow_internals.server import secrets as airflow_secrets
 from airflow_asyncaction.exceptions import SecretUnreadable
 from airflow_asyncaction.store.models import action_table
 
@@ -28,13 +28,13 @@ def new_secret() -> str:
 
 
 def encrypt(secret: str) -> str:
-    """Encrypt a secret for storage. Like Airflow, store plain text without a ``[core] fernet_key``."""
-    return get_fernet().encrypt(secret.encode()).decode()
+    """Return what is stored. Without a ``[core] fernet_key``, as Airflow does: the secret as it is."""
+    return airflow_secrets.encrypt(secret)
 
 
 def is_encrypting() -> bool:
-    """Return whether a ``[core] fernet_key`` is configured."""
-    return bool(get_fernet().is_encrypted)
+    """Tell whether there is a ``[core] fernet_key``."""
+    return airflow_secrets.is_encrypting()
 
 
 @lru_cache(maxsize=8192)  # a job reports many times, and its secret never changes
@@ -52,7 +52,7 @@ def decrypt_once(stored: str) -> str:
     :raises SecretUnreadable: see :func:`decrypt`
     """
     try:
-        return get_fernet().decrypt(stored.encode()).decode()
+        return airflow_secrets.decrypt(stored)
     except InvalidToken:
         raise SecretUnreadable from None
 

@@ -6,19 +6,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from airflow.configuration import conf
-from airflow.models.dag import DagModel
-from airflow.models.team import dag_bundle_team_association_table
-from sqlalchemy import bindparam, select
 
+from airflow_asyncaction.airflow_internals.server import dags
 from airflow_asyncaction.store.database import Database
-
-_dags = DagModel.__table__.c
-_owners = dag_bundle_team_association_table.c
-_TEAMS = (
-    select(_dags.dag_id, _owners.team_name)
-    .outerjoin(dag_bundle_team_association_table, _owners.dag_bundle_name == _dags.bundle_name)
-    .where(_dags.dag_id.in_(bindparam("dag_ids", expanding=True)))
-)
 
 
 def teams_of(database: Database, dag_ids: Collection[str]) -> Mapping[str, str | None]:
@@ -32,5 +22,4 @@ def teams_of(database: Database, dag_ids: Collection[str]) -> Mapping[str, str |
     if not conf.getboolean("core", "multi_team", fallback=False):
         return dict.fromkeys(dag_ids)
     with database.transaction() as connection:
-        found = connection.execute(_TEAMS, {"dag_ids": list(dag_ids)}).all()
-    return {row.dag_id: row.team_name for row in found}
+        return dags.teams(connection, dag_ids)

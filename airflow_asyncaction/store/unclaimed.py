@@ -10,15 +10,13 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from airflow.models.taskinstancehistory import TaskInstanceHistory
-from airflow.utils.state import TaskInstanceState
 from sqlalchemy import Connection, Row, func, select
 
+from airflow_asyncaction.airflow_internals.server import task_instances
 from airflow_asyncaction.protocol.actions import Action, Completion, State
 from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.store.models import report_table
 
-_tries = TaskInstanceHistory.__table__.c
 _reports = report_table.c
 _SAME = ("type", "arguments", "completion", "service_name", "method")
 _UUID7_TIME_SHIFT = 80  # its first 48 bits are milliseconds since 1970
@@ -44,13 +42,9 @@ def is_untaken_success(
         return False
     if any(getattr(action, name) != getattr(spec, name) for name in _SAME):
         return False
-    last_try = select(_tries.task_instance_id).where(
-        _tries.task_instance_id == UUID(row.ti_id),
-        _tries.try_number == task.try_number - 1,
-        _tries.state == TaskInstanceState.FAILED,
-        _tries.max_tries == task.max_tries,  # clearing a task raises it
-    )
-    if connection.execute(last_try).one_or_none() is None:
+    if not task_instances.has_failed_try(
+        connection, row.ti_id, try_number=task.try_number - 1, max_tries=task.max_tries
+    ):
         return False
     done_at = _done_at(connection, action)
     return done_at is not None and done_at > _made_at(task.id)

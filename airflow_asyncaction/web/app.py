@@ -7,6 +7,8 @@ import gc
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from flask import Flask, Request, Response
@@ -31,8 +33,27 @@ from airflow_asyncaction.web.sender_turns import SenderTurns
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi, WsgiApp
 
 _WARM_REQUESTS = 50
-# Users wait for Airflow's own answers: they must not take the threads of jobs.
-_USER_THREADS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Threads and timeouts of an API server process.
+
+    Constants rather than options: no measurement has called for other values.
+
+    :param job_threads: threads for requests of jobs and tasks; about as many as Airflow's pool of database
+        connections (5) serves at a time, since more of them only wait for one
+    :param user_threads: threads for requests of users, who wait for Airflow's own routes and must not occupy
+        the threads of jobs
+    :param file_threads: threads that read, write and hash the contents of files; at least 2
+    :param patience: how long a client may be silent while it sends a body or reads a response. In all, it has
+        this time and one second for each KiB
+    """
+
+    job_threads: int = 4
+    user_threads: int = 4
+    file_threads: int = 8
+    patience: timedelta = timedelta(seconds=30)
 
 
 def create_app(services: Services | None = None, *, hook_url: HookUrl | None = None) -> Flask:
@@ -65,31 +86,32 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     return app
 
 
-def create_asgi_app(services: Services | None = None) -> AsgiApp:
+def create_asgi_app(services: Services | None = None, serving: Serving | None = None) -> AsgiApp:
     """Return the app as an API server mounts it.
 
+    :param serving: threads and timeouts; tests use others
     :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
     """
-    services = services or open_services()
+    services, serving = services or open_services(), serving or Serving()
     settings = services.settings
     app = create_app(services)
-    served: WsgiApp = FreezeWhenWarm(app) if settings.gc_freeze else app
+    served = FreezeWhenWarm(app)
 
     def buffered(lane: Lane, threads: int) -> AsgiApp:
         return BufferedWsgi(
             served,
             max_body_bytes=settings.limits.body_bytes,
             threads=threads,
-            patience=settings.transfer_patience,
+            patience=serving.patience,
             turns=SenderTurns(settings.max_requests_per_second),
             name=f"asyncaction-{lane.value}",
         )
 
-    threads = ThreadPoolExecutor(max(2, settings.file_threads), thread_name_prefix="asyncaction-files")
+    threads = ThreadPoolExecutor(serving.file_threads, thread_name_prefix="asyncaction-files")
     apps: dict[Lane, AsgiApp] = {
-        Lane.JOBS: buffered(Lane.JOBS, max(1, settings.web_threads)),
-        Lane.USERS: buffered(Lane.USERS, _USER_THREADS),
-        Lane.CONTENTS: ContentApp(services.files, threads=threads, patience=settings.transfer_patience),
+        Lane.JOBS: buffered(Lane.JOBS, serving.job_threads),
+        Lane.USERS: buffered(Lane.USERS, serving.user_threads),
+        Lane.CONTENTS: ContentApp(services.files, threads=threads, patience=serving.patience),
     }
     lanes = Lanes(app.url_map)
 
@@ -124,10 +146,10 @@ class _Wire:
 
 
 class FreezeWhenWarm:
-    """Takes what a warm API server has loaded out of the garbage collector's sight, once.
+    """Freezes the garbage collector's objects once the API server is warm.
 
-    A full collection over Airflow's some 700 000 objects stops all requests for 0.4 s. Routes load lazily:
-    hence after the first requests, not at the start.
+    A full collection over the about 700,000 objects that Airflow loads stops all requests for 0.4 s. Frozen
+    objects are not scanned. Routes load lazily, so this happens after the first requests.
     """
 
     def __init__(self, app: WsgiApp) -> None:

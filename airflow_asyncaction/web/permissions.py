@@ -6,24 +6,22 @@ What a user may do with an action, or an operation, is what they may do with its
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from flask import Request
 from jwt import InvalidTokenError
 
+from airflow_asyncaction.airflow_internals.server import auth_manager
 from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.store.database import Database, database_outages
 from airflow_asyncaction.store.teams import teams_of
 
 if TYPE_CHECKING:
-    from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager, ResourceMethod
-    from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
-    from airflow.api_fastapi.auth.managers.models.batch_apis import IsAuthorizedDagRequest
+    from airflow_asyncaction.airflow_internals.server.auth_manager import AirflowUser, Method, Question
 
 T = TypeVar("T")
 
@@ -46,7 +44,7 @@ class User:
     :param database: knows the Dags' teams
     """
 
-    known: BaseUser
+    known: AirflowUser
     database: Database = field(repr=False)
 
     @property
@@ -54,17 +52,17 @@ class User:
         """Of the user."""
         return self.known.get_name()
 
-    def may(self, method: ResourceMethod, dag_id: str, entity: str) -> bool:
+    def may(self, method: Method, dag_id: str, entity: str) -> bool:
         """Tell whether they may do that to an entity (name of ``DagAccessEntity``) of a Dag.
 
         It is the question that Airflow's own routes ask about a single Dag.
 
         :raises StoreUnavailable: the database does not answer
         """
-        questions = _questions(method, entity, teams_of(self.database, [dag_id]))
+        questions = auth_manager.questions(method, entity, teams_of(self.database, [dag_id]))
         return _ask(lambda: any(map(self._is_authorized, questions)))
 
-    def check(self, method: ResourceMethod, dag_id: str, entity: str) -> None:
+    def check(self, method: Method, dag_id: str, entity: str) -> None:
         """Make sure that they may.
 
         :raises UserRefused: they may not
@@ -74,7 +72,7 @@ class User:
             said = f"You may not {method} {entity} of the Dag {dag_id}: ask for the permission in Airflow"
             raise UserRefused(said, code="forbidden")
 
-    def permitted(self, method: ResourceMethod, entity: str, dag_ids: Collection[str]) -> set[str]:
+    def permitted(self, method: Method, entity: str, dag_ids: Collection[str]) -> set[str]:
         """Return the Dags that the user may read and whose entity they may access with this method.
 
         Airflow's own lists check permissions in the same way: for the set of readable Dags, in batches that a
@@ -85,36 +83,20 @@ class User:
         teams = teams_of(self.database, dag_ids)
         return _ask(lambda: self._permitted(method, entity, teams))
 
-    def _permitted(self, method: ResourceMethod, entity: str, teams: Mapping[str, str | None]) -> set[str]:
+    def _permitted(self, method: Method, entity: str, teams: Mapping[str, str | None]) -> set[str]:
         of_team: dict[str | None, set[str]] = defaultdict(set)
         for dag_id, team in teams.items():
             of_team[team].add(dag_id)
-        manager, readable = _auth_manager(), set[str]()
+        readable = set[str]()
         for team, dag_ids in of_team.items():
-            readable |= manager.filter_authorized_dag_ids(dag_ids=dag_ids, user=self.known, team_name=team)
-        questions = _questions(method, entity, {dag_id: teams[dag_id] for dag_id in readable})
-        if manager.batch_is_authorized_dag(questions, user=self.known):
+            readable |= auth_manager.readable_dag_ids(self.known, dag_ids, team)
+        questions = auth_manager.questions(method, entity, {dag_id: teams[dag_id] for dag_id in readable})
+        if auth_manager.are_all_authorized(self.known, questions):
             return readable
         return {dag_id for dag_id, one in zip(readable, questions, strict=True) if self._is_authorized(one)}
 
-    def _is_authorized(self, question: IsAuthorizedDagRequest) -> bool:
-        return _auth_manager().is_authorized_dag(**question, user=self.known)
-
-
-def _questions(
-    method: ResourceMethod, entity: str, teams: Mapping[str, str | None]
-) -> list[IsAuthorizedDagRequest]:
-    """Return the question about each Dag, in order."""
-    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
-
-    return [
-        {
-            "method": method,
-            "access_entity": DagAccessEntity[entity],
-            "details": DagDetails(id=dag_id, team_name=team),
-        }
-        for dag_id, team in teams.items()
-    ]
+    def _is_authorized(self, question: Question) -> bool:
+        return auth_manager.is_authorized(self.known, question)
 
 
 def authenticate(request: Request, database: Database) -> User:
@@ -126,46 +108,32 @@ def authenticate(request: Request, database: Database) -> User:
     header = request.headers.get("Authorization", "")
     if header[: len(_BEARER)].lower() == _BEARER:
         return User(_user_of_token(header[len(_BEARER) :].strip()), database)
-    known = _user_of_middleware(request)
+    known = auth_manager.user_of_middleware(request.environ.get("asgi.scope") or {})
     user = User(known if known is not None else _user_of_token(request.cookies.get(_COOKIE, "")), database)
     if request.method not in _READING and CSRF_HEADER not in request.headers:
         raise UserRefused(f"A request with a cookie needs the header {CSRF_HEADER}", code="csrf")
     return user
 
 
-def _user_of_middleware(request: Request) -> BaseUser | None:
-    """Return whom Airflow's own middleware has found by the cookie."""
-    from airflow.api_fastapi.core_api.security import USER_INJECTED_BY_TRUSTED_MIDDLEWARE
-
-    state: dict[str, Any] = (request.environ.get("asgi.scope") or {}).get("state") or {}
-    if state.get("user_authenticated_via") is not USER_INJECTED_BY_TRUSTED_MIDDLEWARE:
-        return None
-    return state.get("user")
-
-
-def _user_of_token(token: str) -> BaseUser:
+def _user_of_token(token: str) -> AirflowUser:
     if not token:
         raise UserRefused("Sign in to Airflow, or send a token of POST /auth/token", code="not_signed_in")
     try:
-        return _ask(lambda: asyncio.run(_auth_manager().get_user_from_token(token)))
+        return _ask(lambda: auth_manager.user_of_token(token))
     except InvalidTokenError:
         said = "The token is invalid or has expired: get one by POST /auth/token"
         raise UserRefused(said, code="not_signed_in") from None
-
-
-def _auth_manager() -> BaseAuthManager[Any]:
-    from airflow.api_fastapi.app import get_auth_manager
-
-    try:
-        return get_auth_manager()
-    except RuntimeError:
-        raise UserRefused("Users are served by Airflow's API server alone", code="no_airflow") from None
 
 
 def _ask(function: Callable[[], T]) -> T:
     """Call an auth manager outside our Flask context: FAB's takes any app context it finds for its own.
 
     :raises StoreUnavailable: its database does not answer
+    :raises UserRefused: no API server runs in this process
     """
     with database_outages():
-        return contextvars.Context().run(function)
+        try:
+            return contextvars.Context().run(function)
+        except auth_manager.NotAnApiServer:
+            said = "Users are served by Airflow's API server alone"
+            raise UserRefused(said, code="no_airflow") from None

@@ -19,7 +19,7 @@ from airflow_asyncaction.plugins.asyncaction import LazyApp
 from airflow_asyncaction.services import Services, open_services
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.models import content_table, file_table
-from airflow_asyncaction.web.app import create_app, create_asgi_app
+from airflow_asyncaction.web.app import Serving, create_app, create_asgi_app
 from tests.integration.servers import served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient
 
@@ -97,19 +97,19 @@ class Kept:
 class _Ready(LazyApp):
     """The mounted app, made of these services."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, serving: Serving) -> None:
         super().__init__()
-        self._app = create_asgi_app(services)
+        self._app = create_asgi_app(services, serving)
 
 
 @contextmanager
-def served_files(server: str, services: Services) -> Iterator[str]:
+def served_files(server: str, services: Services, serving: Serving | None = None) -> Iterator[str]:
     """Serve the routes with these services, as the Flask app ``alone`` or ``mounted``; yield the hook."""
     if server == "alone":
         with served_alone(create_app(services)) as hook:
             yield hook
     else:
-        with served_mounted(_Ready(services)) as url:
+        with served_mounted(_Ready(services, serving or Serving())) as url:
             yield url + settings.load().url
 
 
@@ -122,8 +122,9 @@ def serving(server: str, folder: Folder) -> Iterator[Serve]:
     """Let a test start servers, which end with it."""
     with ExitStack() as stack:
 
-        def serve(**changes: Any) -> HookClient:
-            hook = stack.enter_context(served_files(server, open_services(folder.options(**changes))))
+        def serve(how: Serving | None = None, **changes: Any) -> HookClient:
+            services = open_services(folder.options(**changes))
+            hook = stack.enter_context(served_files(server, services, how))
             return stack.enter_context(HookClient(hook))
 
         yield serve

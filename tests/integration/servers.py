@@ -18,6 +18,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.plugins.asyncaction import AsyncActionPlugin, LazyApp
+from airflow_asyncaction.web.app import Serving
 from airflow_asyncaction.web.asgi import AsgiApp
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
@@ -45,7 +46,7 @@ class Prepared(LazyApp):
             self._flask,
             max_body_bytes=options.limits.body_bytes,
             threads=4,
-            patience=options.transfer_patience,
+            patience=Serving().patience,
         )
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from airflow_asyncaction.web import transfer_deadline
+from airflow_asyncaction.web.app import Serving
 from tests.integration.file_servers import Folder, Kept, Serve
 from tests.integration.file_transfers import (
     announce,
@@ -85,7 +86,7 @@ def test_a_client_that_asks_first_need_not_send_what_is_too_large(own_job: Signe
 def test_a_client_that_sends_too_slowly_is_cut(
     serve: Serve, new_task: Callable[..., RunningTask], kept: Kept
 ) -> None:
-    job = registered(new_task(), serve(transfer_patience=timedelta(seconds=1)))
+    job = registered(new_task(), serve(Serving(patience=timedelta(seconds=1))))
     url = announce(job, "model", secrets.token_bytes(SIZE)).fields["url"]
     began_at = time.monotonic()
     with begun(url, "PUT", f"Content-Length: {SIZE}") as connection:
@@ -112,7 +113,7 @@ def test_a_client_that_reads_too_slowly_is_cut(
 ) -> None:
     monkeypatch.setattr(transfer_deadline, "SLOWEST_BYTES_PER_SECOND", 10**9)  # else it took an hour
     upload(own_job, "model", secrets.token_bytes(12 * MIB))
-    job = own_job.on(serve(transfer_patience=timedelta(seconds=0.5)))
+    job = own_job.on(serve(Serving(patience=timedelta(seconds=0.5))))
     url = locate(job, "model").fields["Location"]
     with begun(url, "GET", "Connection: close", receive_bytes=4096) as connection:
         time.sleep(waits_seconds)

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from airflow_asyncaction.services import Services, open_services
-from airflow_asyncaction.web.app import create_app, create_asgi_app
+from airflow_asyncaction.web.app import Serving, create_app, create_asgi_app
 from airflow_asyncaction.web.asgi import AsgiApp, Message
 from airflow_asyncaction.web.content import CHUNK_BYTES
 from airflow_asyncaction.web.lanes import Lane, Lanes
@@ -109,12 +109,12 @@ def test_a_blueprint_without_a_lane_is_an_error_at_the_start(app: Flask) -> None
 
 @pytest.fixture
 def services(database: Database, folder: Folder) -> Services:  # noqa: ARG001
-    return open_services(folder.options(file_threads=2))
+    return open_services(folder.options())
 
 
 @pytest.fixture
 def asgi_app(services: Services) -> AsgiApp:
-    return create_asgi_app(services)
+    return create_asgi_app(services, Serving(file_threads=2))
 
 
 def threads() -> set[threading.Thread]:

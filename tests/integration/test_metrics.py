@@ -115,7 +115,7 @@ def configure() -> Iterator[Configure]:
             metrics.is_enabled.cache_clear()
             metrics._warn_once.cache_clear()
             close_client()
-            metrics.initialise()
+            metrics.initialize()
 
         yield set_options
     close_client()

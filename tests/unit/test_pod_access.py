@@ -95,9 +95,7 @@ def test_the_host_for_tests_is_a_host(monkeypatch: pytest.MonkeyPatch, value: st
     monkeypatch.setenv("AIRFLOW__ASYNCACTION__TEST_HOST", value)
     settings.load.cache_clear()
     try:
-        with pytest.raises(
-            ValueError, match=r"test_host is .* it must be a host name or an IP address alone"
-        ):
+        with pytest.raises(ValueError, match=r"test_host is .* it must be only a host name or an IP address"):
             settings.load()
     finally:
         monkeypatch.undo()

@@ -6,9 +6,9 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from airflow import settings
 from alembic import context
 
+from airflow_asyncaction.airflow_internals.server import database
 from airflow_asyncaction.store.db_manager import AsyncActionDBManager
 
 metadata = AsyncActionDBManager.metadata
@@ -29,14 +29,14 @@ common: dict[str, Any] = {
 }
 
 if context.is_offline_mode():
-    context.configure(url=settings.SQL_ALCHEMY_CONN, literal_binds=True, **common)
+    context.configure(url=database.url(), literal_binds=True, **common)
     with context.begin_transaction():
         context.run_migrations()
 else:
     with contextlib.ExitStack() as stack:
         connection = context.config.attributes.get("connection")
         if connection is None:
-            connection = stack.enter_context(settings.get_engine().connect())
+            connection = stack.enter_context(database.engine().connect())
         context.configure(connection=connection, transaction_per_migration=True, **common)
         with context.begin_transaction():
             context.run_migrations()

@@ -8,9 +8,10 @@ revision and upgrades from it.
 from __future__ import annotations
 
 import sqlalchemy as sa
-from airflow.migrations.db_types import TIMESTAMP
 from alembic import op
 from sqlalchemy.dialects.mysql import LONGTEXT
+
+from airflow_asyncaction.airflow_internals.server.migration_types import TIMESTAMP
 
 revision = "0001"
 down_revision = None

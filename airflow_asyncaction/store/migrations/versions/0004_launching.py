@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from airflow.migrations.db_types import TIMESTAMP
 from alembic import op
+
+from airflow_asyncaction.airflow_internals.server.migration_types import TIMESTAMP
 
 revision = "0004"
 down_revision = "0003"

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deferred tasks: completes or resumes them from the API server, in place of their trigger.
+
+Uses: ``airflow.models.trigger.Trigger`` (``submit_event``, ``submit_failure``, ``created_date``,
+``classpath``), ``airflow.models.taskinstance.TaskInstance``, ``airflow.models.xcom.XComModel``,
+``airflow.triggers.base`` (``TaskSuccessEvent``), ``airflow.sdk.serde``.
+
+Checked with Airflow 3.3.2.
+
+``Trigger.submit_event`` acts on every task that is deferred with the trigger. Each task has a trigger row of
+its own here, since the kwargs name its action. ``TaskSuccessEvent`` ends a task without a worker:
+Airflow runs no success callback then, and records no asset event.
+
+XComs are written directly: ``TaskSuccessEvent(xcoms=...)`` encodes the values twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.trigger import Trigger
+from airflow.models.xcom import XComModel
+from airflow.triggers.base import TaskSuccessEvent, TriggerEvent
+from airflow.utils.state import TaskInstanceState
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+
+@dataclass(frozen=True)
+class DeferredTask:
+    """A deferred task instance, locked until the transaction ends.
+
+    :param trigger_id: of its trigger
+    :param deferred_at: when its trigger was created
+    """
+
+    instance: TaskInstance
+    trigger_id: int
+    deferred_at: datetime
+
+
+def lock(session: Session, ti_id: str, *, classpath_prefix: str) -> DeferredTask | None:
+    """Lock and return the task instance if it is deferred with a trigger of these classes.
+
+    :param classpath_prefix: beginning of the trigger's class path
+    """
+    query = select(TaskInstance).where(TaskInstance.id == UUID(ti_id))
+    instance = session.scalar(query.with_for_update(of=TaskInstance))
+    if instance is None or instance.state != TaskInstanceState.DEFERRED or instance.trigger_id is None:
+        return None
+    trigger = session.get(Trigger, instance.trigger_id)
+    if trigger is None or not trigger.classpath.startswith(classpath_prefix):
+        return None
+    return DeferredTask(instance, instance.trigger_id, trigger.created_date)
+
+
+def succeed(session: Session, task: DeferredTask) -> None:
+    """End the task as successful, without a worker."""
+    Trigger.submit_event(task.trigger_id, TaskSuccessEvent(), session=session)
+
+
+def resume(session: Session, task: DeferredTask, payload: str) -> None:
+    """Resume the task on a worker, as if its trigger had fired.
+
+    :param payload: of the trigger event
+    """
+    Trigger.submit_event(task.trigger_id, TriggerEvent(payload), session=session)
+
+
+def resume_as_failed(session: Session, task: DeferredTask, message: str) -> None:
+    """Resume the task on a worker, as if its trigger had failed.
+
+    :param message: in the place of the trigger's traceback; ends with a line break
+    """
+    Trigger.submit_failure(task.trigger_id, [message], session=session)
+
+
+def push_return_value(session: Session, task: DeferredTask, value: Any) -> None:
+    """Store what the task returns, encoded as a worker would.
+
+    :param value: JSON; worker code decodes it, so it must not name classes of its own
+    """
+    from airflow.sdk.serde import serialize
+
+    instance = task.instance
+    XComModel.set(
+        key="return_value",
+        value=serialize(value),
+        dag_id=instance.dag_id,
+        task_id=instance.task_id,
+        run_id=instance.run_id,
+        map_index=instance.map_index,
+        serialize=False,
+        session=session,
+    )

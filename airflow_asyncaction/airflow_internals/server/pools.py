@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pools: creates or resizes one.
+
+Uses: ``airflow.models.pool.Pool.create_or_update_pool``.
+
+Checked with Airflow 3.3.2.
+"""
+
+from __future__ import annotations
+
+from airflow.models.pool import Pool
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+
+def create_or_resize(engine: Engine, name: str, slots: int, description: str) -> None:
+    """Create a pool, or change its number of slots. Deferred tasks occupy slots, too.
+
+    :raises sqlalchemy.exc.IntegrityError: another process has created it in the same moment
+    """
+    with Session(engine) as session:
+        Pool.create_or_update_pool(name, slots, description, include_deferred=True, session=session)
+        session.commit()

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Secrets: encryption with Airflow's Fernet keys, and names that mean a secret.
+
+Uses: ``airflow.models.crypto.get_fernet``, ``airflow._shared.secrets_masker.should_hide_value_for_key``.
+
+Checked with Airflow 3.3.2.
+
+With several keys in ``[core] fernet_key``, the first one encrypts, and all decrypt. Without a key, Airflow
+stores plain text, and so does :func:`encrypt`.
+"""
+
+from __future__ import annotations
+
+from airflow._shared.secrets_masker import should_hide_value_for_key
+from airflow.models.crypto import get_fernet
+
+
+def encrypt(text: str) -> str:
+    """Return a text encrypted, as ASCII; unchanged without a ``[core] fernet_key``."""
+    return get_fernet().encrypt(text.encode()).decode()
+
+
+def decrypt(stored: str) -> str:
+    """Return what :func:`encrypt` has encrypted.
+
+    :raises cryptography.fernet.InvalidToken: it was encrypted with a key that is not configured
+    """
+    return get_fernet().decrypt(stored.encode()).decode()
+
+
+def is_encrypting() -> bool:
+    """Tell whether there is a ``[core] fernet_key``."""
+    return bool(get_fernet().is_encrypted)
+
+
+def is_secret_name(name: str) -> bool:
+    """Tell whether Airflow masks the values of fields with this name, such as ``password``."""
+    return bool(should_hide_value_for_key(name))

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Task state store: what a running task has stored about itself through the Execution API.
+
+Uses: ``airflow.state`` (``TaskScope``, ``get_state_backend``).
+
+Checked with Airflow 3.3.2.
+
+Only the task itself can write there, and users who may edit its task instances. The scope is the task's
+coordinates: tries of a task share it. A custom ``[workers] state_store_backend`` keeps values where the
+server cannot see them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.state import TaskScope, get_state_backend
+from sqlalchemy import Connection, Row
+from sqlalchemy.orm import Session
+
+
+def read_value(connection: Connection, task: Row[Any], key: str) -> str | None:
+    """Return a stored value, JSON text, or ``None``.
+
+    :param task: as :func:`task_instances.find` returns it
+    """
+    with Session(bind=connection) as session:  # takes part in the connection's transaction
+        return get_state_backend().get(_scope(task), key, session=session)
+
+
+def delete_value(connection: Connection, task: Row[Any], key: str) -> None:
+    """Delete a stored value.
+
+    :param task: as :func:`task_instances.find` returns it
+    """
+    with Session(bind=connection) as session:
+        get_state_backend().delete(_scope(task), key, session=session)
+        session.flush()
+
+
+def _scope(task: Row[Any]) -> TaskScope:
+    return TaskScope(dag_id=task.dag_id, run_id=task.run_id, task_id=task.task_id, map_index=task.map_index)

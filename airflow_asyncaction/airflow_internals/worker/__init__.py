@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Airflow internals in task processes and triggerers: supervisor, secrets masker, operators."""

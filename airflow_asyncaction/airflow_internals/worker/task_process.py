@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Task process: what it can tell about its supervisor and its listeners.
+
+Uses: ``airflow.sdk.execution_time`` (``task_runner.SUPERVISOR_COMMS``,
+``supervisor.InProcessSupervisorComms``), ``airflow.sdk.listener.get_listener_manager``.
+
+Checked with Airflow 3.3.2 (Task SDK 1.3.2).
+
+Imports are deferred: Dag files that use our operators are parsed without them.
+"""
+
+from __future__ import annotations
+
+
+def is_in_process() -> bool:
+    """Tell whether this task runs in ``dag.test()`` or ``airflow tasks test``: no supervisor process."""
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms
+
+    return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), InProcessSupervisorComms)
+
+
+def has_listeners() -> bool:
+    """Tell whether listeners are registered, which only a worker calls."""
+    from airflow.sdk.listener import get_listener_manager
+
+    return bool(get_listener_manager().has_listeners)
