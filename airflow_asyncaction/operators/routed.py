@@ -15,7 +15,6 @@ from airflow_asyncaction import runner_config, settings
 from airflow_asyncaction.exceptions import NoRunner
 from airflow_asyncaction.operators.base import BaseActionOperator
 from airflow_asyncaction.operators.local import LocalActionOperator
-from airflow_asyncaction.operators.pod_refusals import refusals
 from airflow_asyncaction.operators.service import ServiceActionOperator
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.tasks import ActionSpec
@@ -220,12 +219,13 @@ def _choose(type_: Any) -> RunnerConfig | NoMatch:
     fallback = settings.load().fallback_on_first
     choice = choose(runner_config.load(), type_, fallback_on_first=fallback)
     if isinstance(choice, RunnerConfig) and choice.kind == KUBERNETES:
-        from airflow_asyncaction.operators.pod_options import pod_options
+        from airflow_asyncaction.operators.pod_checks import find_unsupported
+        from airflow_asyncaction.operators.pod_options import list_pod_options
 
-        if refused := refusals(choice.options):
+        if refused := find_unsupported(choice.options):
             said = "; ".join(refused)
             raise ValueError(f"[asyncaction] runners: {choice.name}: options that pods do not take: {said}")
-        known = {*pod_options(), *runner_config.COMMON_OPTIONS}
+        known = {*list_pod_options(), *runner_config.COMMON_OPTIONS}
         runner_config.check_names(choice.name, choice.options, known)
     return choice
 
@@ -241,10 +241,10 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
         return ServiceActionOperator(**{**options, **own}, python_callable=function, **{how: arguments})
     if choice.kind == KUBERNETES:
         from airflow_asyncaction.operators.kubernetes import KubeActionOperator
-        from airflow_asyncaction.operators.pod_options import pod_arguments
+        from airflow_asyncaction.operators.pod_options import convert_pod_options
 
         pushes = None if own["do_xcom_push"] else False  # True asks for a file, as of KubernetesPodOperator
-        operator = KubeActionOperator(**{**pod_arguments(options), **own, "do_xcom_push": pushes})
+        operator = KubeActionOperator(**{**convert_pod_options(options), **own, "do_xcom_push": pushes})
         operator.runner_name = choice.name
         return operator
     common = {name: options.pop(name) for name in runner_config.COMMON_OPTIONS if name in options}

@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 
+_AIRFLOW_PREFIXES = ("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_", "_AIRFLOW_", "__AIRFLOW_")
+
 OnLaunched = Callable[[Mapping[str, Any]], None]
 """Takes what identifies the job (host, pid, pod) once it is up; must not block."""
 
@@ -63,5 +65,10 @@ class AdoptableRunner(Runner, Protocol):
     def expect_job(self) -> None:
         """Note that the action's job was started before: :meth:`run` is not to start another one."""
 
-    def orphaned(self) -> None:
+    def detach(self) -> None:
         """Make :meth:`run` return ``None`` soon: the worker is gone, and the next try adopts the job."""
+
+
+def drop_airflow_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return a worker's environment without the variables that contain, or lead to, Airflow's secrets."""
+    return {name: value for name, value in environ.items() if not name.startswith(_AIRFLOW_PREFIXES)}

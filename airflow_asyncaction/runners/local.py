@@ -19,10 +19,8 @@ from airflow_asyncaction.protocol.actions import Completion
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import TAIL_LINES
-from airflow_asyncaction.runners.base import OnLaunched
+from airflow_asyncaction.runners.base import OnLaunched, drop_airflow_variables
 from airflow_asyncaction.runners.guard_process import GuardProcess, Said, order
-
-_AIRFLOW_PREFIXES = ("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_", "_AIRFLOW_", "__AIRFLOW_")
 
 _MARGIN_SECONDS = 10.0
 """How long beyond the grace the guard may take: a process can be out of reach even of SIGKILL."""
@@ -33,11 +31,6 @@ _DRAIN_READS = 64
 _POLL_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
-
-
-def base_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return a worker's environment without what holds, or leads to, Airflow's secrets."""
-    return {name: value for name, value in environ.items() if not name.startswith(_AIRFLOW_PREFIXES)}
 
 
 class LocalRunner:
@@ -161,7 +154,7 @@ class LocalRunner:
             guard.close()
 
     def _launch(self, info: JobInfo) -> GuardProcess:
-        guard = self._guard = GuardProcess(info.job_id, base_environ(os.environ))
+        guard = self._guard = GuardProcess(info.job_id, drop_airflow_variables(os.environ))
         for pipe in guard.pipes:
             pipe.mask_with(lambda line: masked(line.replace(info.secret_key, "***")))
         if self._stop_asked:  # while it was being started

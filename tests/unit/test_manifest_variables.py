@@ -15,7 +15,7 @@ from kubernetes import client as k8s
 from airflow_asyncaction.operators import KubeActionOperator
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runners.manifest_variables import render_around, replace_variables
-from airflow_asyncaction.runners.pods.spec import pod_of_manifest
+from airflow_asyncaction.runners.pods.spec import parse_manifest
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +42,7 @@ def replaced(text: str) -> Any:
 
 
 def test_webdas_own_definition_becomes_a_pod() -> None:
-    pod = pod_of_manifest(WEBDAS_DEFAULT, VARIABLES)
+    pod = parse_manifest(WEBDAS_DEFAULT, VARIABLES)
     (container,) = pod.spec.containers
     assert (pod.metadata.name, container.image, container.name) == ("shop-the-id", "shop:7", "shop")
     assert [(each.name, each.value) for each in container.env] == [("REGION", "eu")]
@@ -119,7 +119,7 @@ def _put(value: Any, data: str) -> Any:
 
 def pod_of(made: KubeActionOperator, context: dict[str, Any]) -> k8s.V1Pod:
     made.render_template_fields(context)  # type: ignore[arg-type]
-    return pod_of_manifest(made.job_resources, made._variables(INFO))
+    return parse_manifest(made.job_resources, made._variables(INFO))
 
 
 def test_an_operator_has_them_all(monkeypatch: pytest.MonkeyPatch) -> None:

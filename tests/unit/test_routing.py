@@ -25,11 +25,11 @@ from airflow_asyncaction.operators import (
     LocalActionOperator,
     ServiceActionOperator,
 )
-from airflow_asyncaction.operators.pod_options import pod_arguments
+from airflow_asyncaction.operators.pod_options import convert_pod_options
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runner_config import RunnerConfig, parse
 from airflow_asyncaction.runners.local import LocalRunner
-from airflow_asyncaction.runners.pods.spec import pod_of_manifest
+from airflow_asyncaction.runners.pods.spec import parse_manifest
 from airflow_asyncaction.runners.routing import NoMatch, choose, imported, matches, rendered
 
 pytestmark = pytest.mark.unit
@@ -438,7 +438,7 @@ def test_templates_insert_data_into_a_manifest_not_variables(
     delegate = made._delegated(made._choice, {})
     assert isinstance(delegate, KubeActionOperator)
     info = JobInfo(job_id=JobId("j"), secret_key="s", hook="http://hook")
-    pod = pod_of_manifest(delegate.job_resources, delegate._variables(info))
+    pod = parse_manifest(delegate.job_resources, delegate._variables(info))
     only = pod.spec.containers[0]
     assert (pod.metadata.name, only.name, only.image) == ("eu", "pods", "shop:7")
     assert only.args == ["${env.REGION}"]
@@ -542,7 +542,7 @@ def test_objects_of_pods_are_written_like_in_a_manifest() -> None:
         "labels": {"team": "etl"},
         "cmds": ["true"],
     }
-    made = KubeActionOperator(task_id="t", image="busybox", **pod_arguments(options))
+    made = KubeActionOperator(task_id="t", image="busybox", **convert_pod_options(options))
     spec = k8s.ApiClient().sanitize_for_serialization(made.build_pod_request_obj(dry_run=True))["spec"]
     container = spec["containers"][0]
     assert spec["volumes"] == options["volumes"]
@@ -553,8 +553,8 @@ def test_objects_of_pods_are_written_like_in_a_manifest() -> None:
 
 
 def test_what_is_no_object_of_pods_is_named() -> None:
-    with pytest.raises(ValueError, match=r"volumes is no V1Volume: .*name"):
-        pod_arguments({"volumes": [{"configMap": {"name": "asyncaction"}}]})
+    with pytest.raises(ValueError, match=r"volumes is not a valid V1Volume: .*name"):
+        convert_pod_options({"volumes": [{"configMap": {"name": "asyncaction"}}]})
 
 
 @pytest.mark.parametrize(
