@@ -157,7 +157,7 @@ def _create_pod(core: Any, namespace: str, info: Any, task_key: str) -> dict[str
     """Create a pod and its Secret as a worker does; return its location."""
     from kubernetes import client as k8s
 
-    from airflow_asyncaction.runners.pods.spec import add_job, job_secret
+    from airflow_asyncaction.runners.pods.spec import add_job, build_job_secret
 
     container = k8s.V1Container(name="base", image="busybox", command=["true"])
     pod = k8s.V1Pod(
@@ -166,7 +166,7 @@ def _create_pod(core: Any, namespace: str, info: Any, task_key: str) -> dict[str
     )
     add_job(pod, info, task_key=task_key, secret_in_env=False, on_finish="delete_pod")
     created = core.create_namespaced_pod(namespace, pod)
-    core.create_namespaced_secret(namespace, job_secret(created, info, task_key=task_key))
+    core.create_namespaced_secret(namespace, build_job_secret(created, info, task_key=task_key))
     return {"name": created.metadata.name, "namespace": namespace, "uid": created.metadata.uid}
 
 

@@ -53,16 +53,21 @@ def _reap_pods(
     """Delete what is left of actions that are over, or that were ended just now."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
-    from airflow_asyncaction.runners.pods.orphaned_pods import delete_pod, delete_secret, has_secret, job_pods
+    from airflow_asyncaction.runners.pods.orphaned_pods import (
+        delete_pod,
+        delete_secret,
+        has_secret,
+        list_job_pods,
+    )
 
     core = KubernetesHook(conn_id=args.kubernetes_conn_id, config_file=args.config_file).core_v1_client
-    pods, count = list(job_pods(core, namespace)), 0
+    pods, count = list(list_job_pods(core, namespace)), 0
     ids = [pod.action_id for pod in pods]
     over = ended | reaping.find_over(database, ids, older_than=older_than, now=datetime.now(UTC))
     said = "would be deleted" if args.dry_run else "deleted"
     for pod in (pod for pod in pods if pod.action_id in over):
         what = f"{namespace}/{pod.name} of action {pod.action_id}"
-        if pod.is_left:
+        if pod.should_be_deleted:
             count += 1
             if not args.dry_run:
                 delete_pod(core, pod)

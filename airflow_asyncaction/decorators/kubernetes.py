@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``@task.async_action_kubernetes``: apart from the others, since the client of Kubernetes loads slowly."""
+"""``@task.async_action_kubernetes``, in a module of its own because the Kubernetes client loads slowly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _DecoratedKube(DecoratedOperator, KubeActionOperator):
         super().__init__(cmds=[SET_DURING_EXECUTION], **kwargs)
 
     def make_runner(self, context: Any) -> Runner:
-        """Call the function; a string that it returns is for the shell, a list is the command."""
+        """Call the function. A string that it returns is a shell command, a list is the command's words."""
         command = returned_command(self, context)
         self.cmds = ["sh", "-c", command] if isinstance(command, str) else command
         return super().make_runner(context)
@@ -36,7 +36,7 @@ class _DecoratedKube(DecoratedOperator, KubeActionOperator):
 def async_action_kubernetes(
     python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
 ) -> TaskDecorator:
-    """Make a function a task that runs the command it returns in a pod (``@task.async_action_kubernetes``).
+    """Turn a function into a task that runs its command in a pod (``@task.async_action_kubernetes``).
 
     Takes the parameters of :class:`~airflow_asyncaction.operators.kubernetes.KubeActionOperator`.
     """

@@ -26,8 +26,8 @@ from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
-from airflow_asyncaction.runners.skipping import skipping
-from airflow_asyncaction.triggers.api_server import is_away
+from airflow_asyncaction.runners.skip_codes import mark_skip
+from airflow_asyncaction.triggers.hook_pool import is_transient
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -116,7 +116,7 @@ class Attempt:
             interval=poll_interval,
             copies_logs=runner.copies_reported_logs,
             on_stop=runner.stop,
-            on_orphaned=runner.orphaned if isinstance(runner, AdoptableRunner) else None,
+            on_orphaned=runner.detach if isinstance(runner, AdoptableRunner) else None,
             after_line=after_line,
         )
 
@@ -159,7 +159,7 @@ class Attempt:
             self._tell_or_log(Stop(StopReason.KILLED))  # again: there was little time for the first
         if exit_ is None:
             return None
-        view = self._hook.tell(self._credentials, skipping(exit_, self._skips))
+        view = self._hook.tell(self._credentials, mark_skip(exit_, self._skips))
         if not view.is_done:
             self._follower.wait_until_done()
             view = self._hook.read(self._credentials, patience=PATIENCE)
@@ -181,7 +181,7 @@ class Attempt:
         """End the job when its task is interrupted by an exception, as far as it has not ended."""
         refusal = None if self._is_timeout_told else self._tell_and_stop(reason)
         if self._leaves_job(refusal) and isinstance(self._runner, AdoptableRunner):
-            self._runner.orphaned()
+            self._runner.detach()
             self._ended.set()
             return
         try:
@@ -244,7 +244,7 @@ class Attempt:
         """
         if refusal is None or not isinstance(self._runner, AdoptableRunner):
             return False
-        return isinstance(refusal, Superseded) or is_away(refusal)
+        return isinstance(refusal, Superseded) or is_transient(refusal)
 
     def _tell_or_log(self, word: RunnerMessage) -> ServerError | None:
         """Tell the server, and return why it did not take it."""

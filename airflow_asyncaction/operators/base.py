@@ -38,7 +38,7 @@ from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit, Stop
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, ActionSpec, TaskCredentials, TaskView
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
-from airflow_asyncaction.runners.skipping import skip_codes
+from airflow_asyncaction.runners.skip_codes import parse_skip_codes
 
 if TYPE_CHECKING:
     from airflow_asyncaction.airflow_internals.worker.operators import OperatorPartial
@@ -125,7 +125,7 @@ class BaseActionOperator(ServiceCallOperator):
         use_linear_params(self)
         self.inputs = inputs
         self.file_store = file_store
-        self.skip_on_exit_code = skip_codes(skip_on_exit_code)
+        self.skip_on_exit_code = parse_skip_codes(skip_on_exit_code)
         self.options = ActionOptions(
             type=type or self.task_id,
             heartbeat_timeout=as_duration("heartbeat_timeout", heartbeat_timeout),

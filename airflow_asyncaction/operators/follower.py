@@ -16,7 +16,7 @@ from airflow_asyncaction.protocol.actions import StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
 from airflow_asyncaction.protocol.resending import may_pass
 from airflow_asyncaction.protocol.tasks import TaskCredentials
-from airflow_asyncaction.runners.report_log import Shown
+from airflow_asyncaction.runners.task_log import ReportLog
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -65,7 +65,7 @@ class Follower:
         self._wake = threading.Event()
         self._finishing = threading.Event()
         self._done = threading.Event()
-        self._shown = Shown(log, copies_logs=copies_logs, after_line=after_line)
+        self._shown = ReportLog(log, copies_logs=copies_logs, after_line=after_line)
         self._server_is_away = False
         self._thread = threading.Thread(target=self._run, name="asyncaction-follower", daemon=True)
 
@@ -123,7 +123,7 @@ class Follower:
             self._server_is_away = True
             return False
         self._server_is_away = False
-        self._shown.show(view)
+        self._shown.write(view)
         if view.is_done:
             self._done.set()
         if view.is_done or view.verb is Verb.STOP:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a container image as a pod."""
+"""Kubernetes operator: runs a container image as a pod."""
 
 from __future__ import annotations
 
@@ -21,67 +21,66 @@ from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
 from airflow_asyncaction.operators.deferring import needs_worker, time_left
-from airflow_asyncaction.operators.pod_access import check_hook, connected
-from airflow_asyncaction.operators.pod_refusals import refusals
+from airflow_asyncaction.operators.pod_checks import check_hook_url, connect_to_cluster, find_unsupported
 from airflow_asyncaction.operators.service_call import Arguments
 from airflow_asyncaction.protocol.actions import Completion, StopReason
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Stop
 from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral
-from airflow_asyncaction.runners.base import Runner
-from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
-from airflow_asyncaction.runners.local import base_environ
+from airflow_asyncaction.runners.base import Runner, drop_airflow_variables
+from airflow_asyncaction.runners.kubernetes import KubeRunner
 from airflow_asyncaction.runners.manifest_variables import ENV, render_around
+from airflow_asyncaction.runners.pods.creation import PodOptions
 from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
 from airflow_asyncaction.runners.pods.return_file import ReturnFile, add_return_file
-from airflow_asyncaction.runners.pods.spec import pod_of_manifest
+from airflow_asyncaction.runners.pods.spec import parse_manifest
 from airflow_asyncaction.runners.task_log import write_pod_line
 from airflow_asyncaction.triggers.pods.trigger import PodActionTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# Where a job's secret is kept.
+# Where the job's secret is stored.
 _IN_SECRET, _IN_ENV = "secret", "env"
-# The cluster's own word on why a pod does not start comes before the server's clock.
+# The cluster must be able to say why a pod does not start before the server's timeout expires.
 _START_MARGIN = timedelta(minutes=1)
 
 
 class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     """Run an image as a pod that may report back. Takes the arguments of KubernetesPodOperator.
 
-    Purpose: run any image as a task, and report exactly how it ended. While deferred, it needs no worker and
-    no polling: one watch for all pods sees the exit, and the API server ends the task.
+    Purpose: run any image as a task, and report exactly how it ended. A deferred task needs no worker and no
+    polling: one watch for all pods sees the exit, and the API server completes the task.
 
-    How it works: KubernetesPodOperator builds the pod; a :class:`KubeRunner` creates and watches it. After
-    ``defer_after`` the task is deferred, and a trigger watches in its place.
+    How it works: KubernetesPodOperator builds the pod, a :class:`KubeRunner` creates and watches it. After
+    ``defer_after`` the task is deferred, and a trigger watches instead.
 
-    What it does not do: run a sidecar for XCom, and take arguments that it cannot honour: it refuses them,
-    and says what to use instead (:mod:`~airflow_asyncaction.operators.pod_refusals`).
+    What it does not do: run a sidecar for XCom, or ignore arguments that it does not support. It rejects
+    them, and says what to use instead (:mod:`~airflow_asyncaction.operators.pod_checks`).
 
-    :param arguments: a mapping is the action's arguments; a list is the container's, as is ``args``; with
-        ``service_name`` it is the action's in either case
+    :param arguments: a mapping is the action's arguments; a list is the container's, like ``args``. With
+        ``service_name`` they are always the action's
     :param args: arguments of the container's command (templated)
-    :param job_resources: a whole manifest of kind Pod or Job: YAML, the path of a file, or a mapping
-        (templated). Replaced in it are ``${JOB_ID}``, ``${JOB_HOOK}`` and the like, ``${image}``,
-        ``${serviceName}`` (name of the runner; else ``name``, or the task's id) and ``${env.NAME}`` (the
-        worker's environment)
-    :param job_secret: ``"secret"``: a Kubernetes Secret that the pod owns; ``"env"``: in the pod's
-        environment in clear, where no right on secrets is to be had
-    :param start_timeout: of the pod, and of the job's first report where one must come;
-        ``startup_timeout_seconds``, of the pod alone, unless given
-    :param stop_grace: ``termination_grace_period`` unless given, else 10 seconds
-    :param do_xcom_push: whether what the job reports becomes the XCom ``return_value``, which it does unless
-        this is False. If it is True, what the container writes to ``/airflow/xcom/return.json``, less than
-        4096 bytes of JSON, is reported for it when it exits with code 0
-    :param durable: whether the next try adopts the pod of a worker that died. It does unless this, or
-        ``reattach_on_restart``, is False
-    :param deferrable: ``[operators] default_deferrable`` unless given
-    :param defer_after: how long the worker waits before it defers; ``[asyncaction] defer_after`` unless given
+    :param job_resources: a complete manifest of kind Pod or Job: YAML, the path of a file, or a mapping
+        (templated). These variables are replaced in it: ``${JOB_ID}``, ``${JOB_HOOK}`` and the like,
+        ``${image}``, ``${serviceName}`` (the runner's name, else ``name`` or the task's id) and
+        ``${env.NAME}`` (the worker's environment)
+    :param job_secret: ``"secret"`` stores the job's secret in a Kubernetes Secret that the pod owns;
+        ``"env"`` in the pod's environment in plain text, if Airflow may not create Secrets
+    :param start_timeout: of the pod, and of the job's first report if it must send one. Defaults to
+        ``startup_timeout_seconds``, of the pod alone
+    :param stop_grace: defaults to ``termination_grace_period``, else 10 seconds
+    :param do_xcom_push: push the reported results as the XCom ``return_value``, unless this is False. If it
+        is True, the JSON (less than 4096 bytes) that the container writes to ``/airflow/xcom/return.json``
+        is reported on its behalf when it exits with code 0
+    :param durable: let the next try adopt the pod of a worker that died, unless this or
+        ``reattach_on_restart`` is False
+    :param deferrable: defaults to ``[operators] default_deferrable``
+    :param defer_after: how long the worker waits before it defers. Defaults to ``[asyncaction] defer_after``
     """
 
-    arguments: Any  # the action's; the container's are args
-    skip_on_exit_code: Any  # as BaseActionOperator has it
+    arguments: Any  # of the action; those of the container are args
+    skip_on_exit_code: Any  # as in BaseActionOperator
 
     template_fields: Sequence[str] = tuple(
         dict.fromkeys(
@@ -113,7 +112,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         do_xcom_push: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        _check({**(kwargs.get("default_args") or {}), **kwargs}, job_secret)
+        _check_arguments({**(kwargs.get("default_args") or {}), **kwargs}, job_secret)
         are_the_actions = isinstance(arguments, Mapping) or service_name is not None
         self._expects_start = start_timeout is not None
         if start_timeout is None:
@@ -147,14 +146,14 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self.job_resources = render_around(self.job_resources, render)
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
-        """Return a runner of pods that lets go after ``defer_after`` if this task may be deferred."""
-        self._check_hook()
+        """Return a runner that lets go of the pod after ``defer_after`` if this task can be deferred."""
+        self._check_hook_url()
         can_defer = self.deferrable and not is_in_process()
         after = settings.load().defer_after if self.defer_after is None else self.defer_after
         return self._runner(context, let_go_after=after if can_defer else None)
 
     def spec(self, runner: Runner) -> ActionSpec:
-        """Return what is asked of the server."""
+        """Return the action to register."""
         spec, start_timeout = super().spec(runner), None
         if self._expects_start and spec.start_timeout is not None:
             start_timeout = spec.start_timeout + _START_MARGIN
@@ -163,7 +162,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     def carry_out(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int = 0
     ) -> Any:
-        """Let the runner carry the action out; it keeps the task key beside the pod, for the trigger."""
+        """Let the runner carry out the action. It stores the task key beside the pod, for the trigger."""
         if isinstance(runner, KubeRunner):
             runner.task_key = registration.credentials.secret_key
             registration = replace(registration, info=replace(registration.info, hook_url=remote_hook_url()))
@@ -172,9 +171,9 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     def hand_over(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int
     ) -> NoReturn:
-        """Defer the task: from here on a trigger watches the pod, and the server completes the task."""
+        """Defer the task: a trigger watches the pod from now on, and the server completes the task."""
         if not isinstance(runner, KubeRunner):
-            raise TypeError(f"{type(runner).__name__} watches no pod")
+            raise TypeError(f"{type(runner).__name__} does not run a pod")
         deferral = Deferral(
             needs_worker=needs_worker(self.airflow_task, reads_log=self.get_logs),
             pushes_results=self.do_xcom_push,
@@ -186,9 +185,9 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         trigger = PodActionTrigger(
             action_id=action_id,
             ti_id=str(context["ti"].id),
-            pod={**runner.pod, "init_containers": runner.left_init_logs},
+            pod={**runner.pod, "init_containers": runner.pending_init_logs},
             container=self.base_container_name,
-            cluster=self.place(),
+            cluster=self.cluster_arguments(),
             log=position,
             after_line=after_line,
             get_logs=self.get_logs,
@@ -198,7 +197,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             keep_on_kill=self.on_kill_action.value == "keep_pod",
             skip_on_exit_code=list(self.skip_on_exit_code),
         )
-        self.log.info("The task is deferred: a trigger watches the pod")
+        self.log.info("Deferring the task: a trigger watches the pod")
         self.defer(
             trigger=trigger,
             method_name="resume",
@@ -207,15 +206,15 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         )
 
     def resume(self, context: Any, action_id: str, log: list[Any], after_line: int, event: Any = None) -> Any:
-        """Go on where the task was deferred: take the action's end, or look after its job again."""
+        """Resume the task: return the action's end, or watch its job again."""
         if isinstance(event, Mapping) and "reason" in event:
-            self.log.warning("The trigger gave the pod back: %s", event["reason"])
+            self.log.warning("The trigger returned the pod to a worker: %s", event["reason"])
         return self._resume(context, action_id, position=LogPosition.from_json(log), after_line=after_line)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
-        """Go on after a deferral, also after one that failed: the job still runs.
+        """Resume after a deferral, even if it failed: the job still runs.
 
-        It is stopped if ``execution_timeout`` is over; else the worker watches it in the trigger's place.
+        It is stopped if ``execution_timeout`` has expired. Otherwise the worker watches it instead.
         """
         if next_method != TRIGGER_FAIL_REPR:
             return super().resume_execution(next_method, next_kwargs, context)
@@ -237,8 +236,8 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             add_return_file(pod, self.base_container_name)
         return pod
 
-    def place(self) -> dict[str, Any]:
-        """Return how a trigger comes to the cluster."""
+    def cluster_arguments(self) -> dict[str, Any]:
+        """Return the arguments with which a trigger connects to the cluster."""
         return {
             "conn_id": self.kubernetes_conn_id,
             "in_cluster": self.in_cluster,
@@ -247,9 +246,9 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         }
 
     def pod_options(self, *, let_go_after: timedelta | None = None) -> PodOptions:
-        """Return what a runner is asked for.
+        """Return the options of the runner.
 
-        :param let_go_after: how long it watches; ``None``: to the end
+        :param let_go_after: how long it watches the pod; ``None``: to its end
         """
         return PodOptions(
             container=self.base_container_name,
@@ -260,7 +259,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             get_logs=self.get_logs,
             on_finish=self.on_finish_action.value,
             keep_on_kill=self.on_kill_action.value == "keep_pod",
-            init_logs=_init_logs(self.init_container_logs),
+            init_logs=_parse_init_logs(self.init_container_logs),
         )
 
     def _runner(
@@ -274,7 +273,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
         def make_pod(info: JobInfo) -> k8s.V1Pod:
             if self.job_resources is not None:
-                self.full_pod_spec = pod_of_manifest(self.job_resources, self._variables(info))
+                self.full_pod_spec = parse_manifest(self.job_resources, self._variables(info))
             return self.build_pod_request_obj(context)
 
         return_file = ReturnFile(
@@ -282,7 +281,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             lambda info, results: TaskHook(hook_url()).report_results(info, results),
         )
         return KubeRunner(
-            connected(lambda: self.client, self.place()),
+            connect_to_cluster(lambda: self.client, self.cluster_arguments()),
             make_pod,
             task_labels=self._get_ti_pod_labels(cast("Context", context), include_try_number=False),
             options=self.pod_options(let_go_after=let_go_after),
@@ -292,11 +291,11 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             return_file=return_file,
         )
 
-    def _check_hook(self) -> None:
+    def _check_hook_url(self) -> None:
         options = self.options
         is_template = any((self.job_resources, self.full_pod_spec, self.pod_template_file))
-        if not self.hostnetwork:  # else, on a cluster of one node, it may be right
-            check_hook(
+        if not self.hostnetwork:  # otherwise it may be right on a cluster of one node
+            check_hook_url(
                 remote_hook_url(),
                 is_in_process=is_in_process(),
                 must_report=not (is_template or self.pod_template_dict)
@@ -310,13 +309,13 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             )
 
     def _push_pod(self, context: Mapping[str, Any], pod: Mapping[str, str]) -> None:
-        """Push the XComs that KubernetesPodOperator pushes, at the same moment."""
+        """Push the XComs that KubernetesPodOperator pushes, at the same time."""
         context["ti"].xcom_push(key="pod_name", value=pod["name"])
         context["ti"].xcom_push(key="pod_namespace", value=pod["namespace"])
 
     def _variables(self, info: JobInfo) -> dict[str, str]:
-        """Return what stands for variables in ``job_resources``."""
-        variables = {ENV + name: value for name, value in base_environ(os.environ).items()}
+        """Return the values of the variables in ``job_resources``."""
+        variables = {ENV + name: value for name, value in drop_airflow_variables(os.environ).items()}
         variables |= {name: value for name, value in info.to_environ().items() if name != JOB_SECRET_KEY}
         variables["serviceName"] = str(self.runner_name or self.name or self._set_name(self.task_id))
         return {**variables, "image": self.image} if self.image else variables
@@ -338,7 +337,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         view = (
             hook.read(credentials, patience=PATIENCE) if stop is None else hook.tell(credentials, Stop(stop))
         )
-        if view.is_done and view.exit_seen:  # the trigger has read the log, and cleared up
+        if view.is_done and view.exit_seen:  # the trigger has read the log and cleaned up
             return self.take_end(hook, registration, runner, view, context)
         return self.carry_out(hook, registration, runner, context, after_line=after_line)
 
@@ -346,19 +345,19 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         write_pod_line(self.log, line)
 
 
-def _init_logs(wanted: Any) -> list[str] | bool:
-    """Return ``init_container_logs`` as the runner takes it: names, or whether all are wanted."""
-    if wanted is None or isinstance(wanted, bool):
-        return bool(wanted)
-    return [wanted] if isinstance(wanted, str) else list(wanted)
+def _parse_init_logs(requested: Any) -> list[str] | bool:
+    """Return ``init_container_logs`` for the runner: names, or whether all are requested."""
+    if requested is None or isinstance(requested, bool):
+        return bool(requested)
+    return [requested] if isinstance(requested, str) else list(requested)
 
 
-def _check(given: Mapping[str, Any], job_secret: str) -> None:
-    """Check the arguments that can be wrong by themselves.
+def _check_arguments(arguments: Mapping[str, Any], job_secret: str) -> None:
+    """Check arguments that can be invalid by themselves.
 
-    :raises ValueError: some are refused; the message names them all
+    :raises ValueError: some are; the message names them all
     """
-    wrong = [f"KubeActionOperator takes no {said}" for said in refusals(given)]
+    wrong = [f"KubeActionOperator does not support {each}" for each in find_unsupported(arguments)]
     if job_secret not in (_IN_SECRET, _IN_ENV):
         wrong.append(f"job_secret is {job_secret!r}: it must be {_IN_SECRET!r} or {_IN_ENV!r}")
     if wrong:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from airflow_asyncaction.operators.base import BaseActionOperator
-from airflow_asyncaction.runners.base import Runner
-from airflow_asyncaction.runners.local import LocalRunner, base_environ
+from airflow_asyncaction.runners.base import Runner, drop_airflow_variables
+from airflow_asyncaction.runners.local import LocalRunner
 
 
 class LocalActionOperator(BaseActionOperator):
@@ -53,7 +53,7 @@ class LocalActionOperator(BaseActionOperator):
         """Return a runner of child processes."""
         return LocalRunner(
             command=_checked_command(self.command),
-            environ={**base_environ(os.environ), **_checked_env(self.env)},
+            environ={**drop_airflow_variables(os.environ), **_checked_env(self.env)},
             cwd=_checked_cwd(self.cwd),
             stop_grace=self.options.stop_grace,
             completion=self.options.completion,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What configuration may say of pods: arguments of KubeActionOperator, as plain JSON or YAML."""
+"""Pod options in ``[asyncaction] runners``: arguments of KubeActionOperator, as plain JSON or YAML."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from kubernetes import client as k8s
 
 from airflow_asyncaction.operators.kubernetes import KubeActionOperator
 
-# The action's and the task's, which are the Dag author's; and what KubeActionOperator never takes.
-_NOT_OF_PODS = frozenset(
+# Arguments of the action and the task, which only the Dag sets, and those that KubeActionOperator rejects.
+_NOT_CONFIGURABLE = frozenset(
     {
         "self",
         "kwargs",
@@ -36,27 +36,27 @@ _MODEL = re.compile(r"(?P<list>list\[)?k8s\.(?P<model>\w+)")
 
 
 @cache
-def pod_options() -> Mapping[str, str]:
-    """Return the annotation of each argument that configuration may give, by name."""
+def list_pod_options() -> Mapping[str, str]:
+    """Return the annotation of each argument that the configuration may set, by name."""
     operators: tuple[Any, ...] = (KubernetesPodOperator, KubeActionOperator)
     return {
         name: str(parameter.annotation)
         for operator in operators
         for name, parameter in signature(operator.__init__).parameters.items()
-        if name not in _NOT_OF_PODS
+        if name not in _NOT_CONFIGURABLE
     }
 
 
-def pod_arguments(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options with Kubernetes' own objects in place of what is written like in a manifest.
+def convert_pod_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, with Kubernetes models in place of what is written as in a manifest.
 
-    :raises ValueError: one is no such object
+    :raises ValueError: an option does not match its model
     """
-    annotations = pod_options()
-    return {name: _as_model(name, value, annotations.get(name, "")) for name, value in options.items()}
+    annotations = list_pod_options()
+    return {name: _convert(name, value, annotations.get(name, "")) for name, value in options.items()}
 
 
-def _as_model(name: str, value: Any, annotation: str) -> Any:
+def _convert(name: str, value: Any, annotation: str) -> Any:
     found = _MODEL.search(annotation)
     if found is None or not isinstance(value, list if found["list"] else dict):
         return value
@@ -64,4 +64,4 @@ def _as_model(name: str, value: Any, annotation: str) -> Any:
     try:
         return k8s.ApiClient().deserialize(SimpleNamespace(data=json.dumps(value)), model)
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"[asyncaction] runners: {name} is no {found['model']}: {error}") from None
+        raise ValueError(f"[asyncaction] runners: {name} is not a valid {found['model']}: {error}") from None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trigger does in ``on_kill()``, to its end: it takes longer than Airflow lets it."""
+"""``on_kill()`` of triggers: work that must finish although Airflow cancels it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-_killing: set[asyncio.Task[None]] = set()
+_running: set[asyncio.Task[None]] = set()
 
 
-async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for some work, whoever cancels it, and raise what it raises.
+async def run_uncancelled(work: Coroutine[Any, Any, None]) -> None:
+    """Wait for some work, however often this is cancelled, and raise what it raises.
 
-    The triggerer cancels a trigger anew each second until it is gone, its ``on_kill()`` with it. So the work
-    is done by a task of its own, which is cancelled by nobody.
+    The triggerer cancels a trigger, and with it its ``on_kill()``, every second until it has ended. So the
+    work runs in a task of its own.
     """
-    killing = asyncio.create_task(work)
-    _killing.add(killing)
-    killing.add_done_callback(_killing.discard)
-    while not killing.done():
+    task = asyncio.create_task(work)
+    _running.add(task)
+    task.add_done_callback(_running.discard)
+    while not task.done():
         with suppress(asyncio.CancelledError):
-            await asyncio.shield(killing)
-    killing.result()
+            await asyncio.shield(task)
+    task.result()

@@ -20,9 +20,9 @@ from airflow_asyncaction.hooks.remote_access import UNVERIFIED
 from airflow_asyncaction.hooks.remote_client import remote_client
 from airflow_asyncaction.hooks.remote_models import Look, Position, Watch
 from airflow_asyncaction.protocol.reports import LogLine
-from airflow_asyncaction.runners.report_log import describe_progress
-from airflow_asyncaction.triggers.api_server import is_away
-from airflow_asyncaction.triggers.on_kill import to_its_end
+from airflow_asyncaction.runners.task_log import describe_progress
+from airflow_asyncaction.triggers.hook_pool import is_transient
+from airflow_asyncaction.triggers.on_kill import run_uncancelled
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -72,7 +72,7 @@ class RemoteLog:
 
     def may_pass(self, error: ServerError) -> bool:
         """Tell whether another look may succeed where one has failed; and write, once, that this one has."""
-        if not is_away(error):
+        if not is_transient(error):
             return False
         if error.code != UNVERIFIED:
             self._unverified_at = None
@@ -160,7 +160,7 @@ class RemoteActionTrigger(BaseTrigger):
     async def on_kill(self) -> None:
         """Stop the action there: somebody has marked or cleared the task."""
         if self.stop_on_kill:
-            await to_its_end(self._kill())
+            await run_uncancelled(self._kill())
 
     async def _follow(self) -> int:
         """Look until the end; return the last line that was seen."""
@@ -194,7 +194,7 @@ class RemoteActionTrigger(BaseTrigger):
                 try:
                     await remote.stop(self.action_id)
                 except ServerError as error:
-                    if not is_away(error) or time.monotonic() > give_up_at:
+                    if not is_transient(error) or time.monotonic() > give_up_at:
                         self.log.warning("Action %s was not stopped: %s", self.action_id, error)
                         return
                 else:

@@ -10,8 +10,7 @@ from threading import Timer
 
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.runners.base import OnLaunched
-from airflow_asyncaction.runners.local import base_environ
+from airflow_asyncaction.runners.base import OnLaunched, drop_airflow_variables
 from airflow_asyncaction.runners.routing import RoutedAction
 
 
@@ -23,7 +22,7 @@ class NiceRunner:
         self.routed = routed
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
-        environ = {**base_environ(os.environ), **info.to_environ()}
+        environ = {**drop_airflow_variables(os.environ), **info.to_environ()}
         command = ["nice", "-n", "19", *self.routed.options["command"]]
         with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True) as self.process:
             on_launched({"pid": self.process.pid})

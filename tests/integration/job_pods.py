@@ -16,10 +16,10 @@ from kubernetes import config as kube_config
 from kubernetes.client.exceptions import ApiException
 
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
-from airflow_asyncaction.runners.kubernetes import PodOptions
+from airflow_asyncaction.runners.pods.creation import PodOptions
 from airflow_asyncaction.runners.pods.return_file import add_return_file
-from airflow_asyncaction.runners.pods.spec import add_job, job_secret
-from airflow_asyncaction.triggers.pods.cluster import Place
+from airflow_asyncaction.runners.pods.spec import add_job, build_job_secret
+from airflow_asyncaction.triggers.pods.api import ClusterNamespace
 from dev.cluster import SMALL_IMAGE, Cluster
 
 NOBODY = "nobody"
@@ -88,9 +88,9 @@ class JobPods:
     core: k8s.CoreV1Api
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ClusterNamespace:
         """Where they are, as Airflow comes there."""
-        return Place(namespace=self.cluster.namespace, config_file=str(self.cluster.kubeconfig))
+        return ClusterNamespace(namespace=self.cluster.namespace, config_file=str(self.cluster.kubeconfig))
 
     def create(
         self,
@@ -130,7 +130,7 @@ class JobPods:
         add_job(pod, info, task_key=task_key, secret_in_env=secret_in_env, on_finish=on_finish)
         pod = self.core.create_namespaced_pod(self.cluster.namespace, pod)
         if not secret_in_env:
-            secret = job_secret(pod, info, task_key=task_key, known=known)
+            secret = build_job_secret(pod, info, task_key=task_key, known=known)
             self.core.create_namespaced_secret(self.cluster.namespace, secret)
         return JobPod(info, self.core, name, self.cluster.namespace, pod.metadata.uid)
 

@@ -30,8 +30,8 @@ from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.lifecycle import Stop
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
-from airflow_asyncaction.runners.base import Runner
-from airflow_asyncaction.runners.local import LocalRunner, base_environ
+from airflow_asyncaction.runners.base import Runner, drop_airflow_variables
+from airflow_asyncaction.runners.local import LocalRunner
 from airflow_asyncaction.runners.service import ServiceRunner
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
@@ -110,7 +110,7 @@ class TimedJob:
     def command(self) -> Runner:
         return LocalRunner(
             command=[sys.executable, "-c", COMMAND, self._how, str(self._folder)],
-            environ=base_environ(os.environ),
+            environ=drop_airflow_variables(os.environ),
             cwd=None,
             stop_grace=self.grace,
             write_line=lambda *_: None,

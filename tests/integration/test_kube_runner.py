@@ -20,11 +20,12 @@ from kubernetes import config as kube_config
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.runners.kubernetes import KubeRunner, PodOptions
+from airflow_asyncaction.runners.kubernetes import KubeRunner
+from airflow_asyncaction.runners.pods.creation import PodOptions
 from airflow_asyncaction.runners.pods.exit_status import ACTION_LABEL
 from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
 from airflow_asyncaction.runners.pods.return_file import RETURN_FILE, ReturnFile, add_return_file
-from airflow_asyncaction.runners.pods.spec import PodSecrets, add_job, secrets_of
+from airflow_asyncaction.runners.pods.spec import PodSecrets, add_job, parse_secrets
 from dev.cluster import ACCOUNT, Cluster
 from tests.integration.job_pods import OPTIONS
 
@@ -161,7 +162,7 @@ class Scene:
     def read_secrets(self, name: str) -> PodSecrets:
         """Return what a trigger reads of a pod's Secret."""
         secret = self.cluster.core.read_namespaced_secret(name, self.cluster.namespace)
-        return secrets_of({}, k8s.ApiClient().sanitize_for_serialization(secret))
+        return parse_secrets({}, k8s.ApiClient().sanitize_for_serialization(secret))
 
     def secrets(self) -> list[str]:
         names = self.cluster.core.list_namespaced_secret(
@@ -372,7 +373,7 @@ def test_the_pods_secret_holds_what_airflow_masks_of_what_the_pod_is_given(
 
 def test_the_next_worker_adopts_the_running_pod_and_goes_on_with_its_log(scene: Scene) -> None:
     first = scene.runner("echo one; sleep 6; echo two; exit 4")
-    thread = scene.when_launched(first.orphaned, after_seconds=2)
+    thread = scene.when_launched(first.detach, after_seconds=2)
     assert scene.run(first) is None
     thread.join()
     scene.expect_task_key_in_secret_alone(first.pod["name"])
@@ -452,8 +453,8 @@ def test_a_quota_that_is_used_up_is_no_missing_right(
         kube.core.delete_namespaced_resource_quota("few", kube.namespace)
     assert exit_.reason == name
     assert "exceeded quota: few" in (exit_.message or "")
-    assert "Have the quota raised" in (exit_.message or "")
-    assert "this right" not in (exit_.message or "")
+    assert "Raise the quota" in (exit_.message or "")
+    assert "this permission" not in (exit_.message or "")
 
 
 def _wait_for_quota(cluster: Cluster) -> None:
@@ -495,7 +496,7 @@ def test_a_webhook_that_does_not_answer_is_said_with_each_retry(
     assert exit_.reason == "PodRefused"
     assert "failed calling webhook" in (exit_.message or "")
     assert "A webhook of the cluster does not answer" in (exit_.message or "")
-    said = [record.getMessage() for record in caplog.records if "Trying again" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "Retrying" in record.getMessage()]
     assert len(said) >= 2
     assert all("silent.example.com" in line for line in said)
 

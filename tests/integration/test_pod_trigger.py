@@ -22,12 +22,11 @@ from airflow_asyncaction.protocol.actions import Completion, State, StopReason, 
 from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table
-from airflow_asyncaction.triggers import api_server as server_module
-from airflow_asyncaction.triggers.api_server import Server
-from airflow_asyncaction.triggers.pods.log_slots import LogSlots
-from airflow_asyncaction.triggers.pods.sweep import Pace, Sweep
+from airflow_asyncaction.triggers.hook_pool import TaskHookPool, get_hook_pool
+from airflow_asyncaction.triggers.pods.container_logs import LiveLogLimiter
+from airflow_asyncaction.triggers.pods.sweep import PodSweep, SweepIntervals
 from airflow_asyncaction.triggers.pods.trigger import PodActionTrigger
-from airflow_asyncaction.triggers.pods.watch import watch_of
+from airflow_asyncaction.triggers.pods.watch import get_watch
 from dev.cluster import SMALL_IMAGE
 from tests.integration.databases import Database
 from tests.integration.job_pods import NOBODY, JobPods
@@ -44,15 +43,15 @@ pytestmark = [
 
 _SECONDS = 40.0
 _CLOSING_SECONDS = 0.3  # connections with TLS are closed in the background
-_QUICK = Pace(alone_seconds=0.5, again_seconds=1.0, between_seconds=0.05, round_seconds=0.2)
+_QUICK = SweepIntervals(unobserved_seconds=0.5, recheck_seconds=1.0, pause_seconds=0.05, round_seconds=0.2)
 
 
 @pytest.fixture
 def hook(mounted: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AIRFLOW__ASYNCACTION__BASE_URL", mounted)
-    server_module.server.cache_clear()
+    get_hook_pool.cache_clear()
     yield mounted
-    server_module.server.cache_clear()
+    get_hook_pool.cache_clear()
 
 
 class Deferred:
@@ -276,7 +275,9 @@ def test_without_a_slot_the_log_is_read_at_the_end(
     defer: NewDeferred, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deferred = defer("echo one; sleep 3; echo two")
-    monkeypatch.setattr("airflow_asyncaction.triggers.pods.trigger.log_slots", lambda: LogSlots(0))
+    monkeypatch.setattr(
+        "airflow_asyncaction.triggers.pods.trigger.get_live_log_limiter", lambda: LiveLogLimiter(0)
+    )
 
     async def check() -> None:
         started = Triggerer().start(deferred.trigger())
@@ -343,7 +344,7 @@ def test_a_server_that_is_away_at_the_end_is_told_later(
         async with Relay.to("127.0.0.1", port) as relay:
             url = mounted.replace(f":{port}", f":{relay.port}")
             monkeypatch.setenv("AIRFLOW__ASYNCACTION__BASE_URL", url)
-            server_module.server.cache_clear()
+            get_hook_pool.cache_clear()
             started = Triggerer().start(deferred.trigger())
             await asyncio.to_thread(deferred.pod.wait_until_running)
             await asyncio.sleep(0.5)
@@ -462,7 +463,7 @@ def test_a_pod_whose_secret_is_gone_is_given_back_to_a_worker(
         started = Triggerer().start(deferred.trigger())
         await until(lambda: started.events)
         assert time.monotonic() - began_at > 4  # not before the settle time
-        assert "gone" in started.events[0].payload["reason"]
+        assert "no longer exists" in started.events[0].payload["reason"]
         await started.cancel()
 
     run(check())
@@ -666,9 +667,9 @@ def test_run_alone_does_the_same(defer: NewDeferred) -> None:
 
 @asynccontextmanager
 async def swept(pods: JobPods, hook: str) -> AsyncIterator[None]:
-    watch = watch_of(pods.place)
+    watch = get_watch(pods.place)
     async with watch.running():
-        task = asyncio.create_task(Sweep(watch, Server(hook), _QUICK).run())
+        task = asyncio.create_task(PodSweep(watch, TaskHookPool(hook), _QUICK).run())
         yield
         task.cancel()
 
@@ -699,7 +700,7 @@ def test_the_sweep_leaves_alone_who_is_waited_for_here(defer: NewDeferred, pods:
 
     async def check() -> None:
         started = Triggerer().start(deferred.trigger())
-        watch = watch_of(pods.place)
+        watch = get_watch(pods.place)
         await until(lambda: watch.is_observed(deferred.pod.uid))
         async with swept(pods, hook):
             await asyncio.sleep(3)

@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
+from airflow_asyncaction.runners.pods.api_requests import ClusterRefused, ClusterUnavailable
 from airflow_asyncaction.runners.pods.exit_status import Pod
-from airflow_asyncaction.triggers.pods.cluster import Cluster as KubeClient
-from airflow_asyncaction.triggers.pods.cluster import ClusterAway, ClusterRefused
-from airflow_asyncaction.triggers.pods.watch import PodWatch, watch_of
+from airflow_asyncaction.triggers.pods.api import AsyncPodApi
+from airflow_asyncaction.triggers.pods.watch import NamespaceWatch, get_watch
 from tests.integration.job_pods import NOBODY, JobPod, JobPods
 from tests.integration.relay import Relay
 
@@ -62,8 +63,8 @@ def labelled(seen: Seen, value: str) -> bool:
 
 
 @asynccontextmanager
-async def watching(pods: JobPods) -> AsyncIterator[PodWatch]:
-    watch = PodWatch(KubeClient(pods.place))
+async def watching(pods: JobPods) -> AsyncIterator[NamespaceWatch]:
+    watch = NamespaceWatch(AsyncPodApi(pods.place))
     async with watch.running():
         yield watch
 
@@ -103,7 +104,7 @@ def test_a_late_observer_is_told_at_once_what_is_known(pods: JobPods) -> None:
 
     async def check() -> None:
         async with watching(pods) as watch:
-            assert await watch.is_there(pod.name, pod.uid)
+            assert await watch.has_pod(pod.name, pod.uid)
             seen = Seen()
             with watch.observed(pod.uid, seen):
                 assert seen.events == ["ADDED"]
@@ -118,10 +119,10 @@ def test_a_pod_that_is_gone_before_it_is_asked_for_is_not_there(pods: JobPods) -
 
     async def check() -> None:
         async with watching(pods) as watch:
-            assert not await watch.is_there(gone.name, gone.uid)
-            assert not await watch.is_there(pod.name, gone.uid)  # another pod of the same name
+            assert not await watch.has_pod(gone.name, gone.uid)
+            assert not await watch.has_pod(pod.name, gone.uid)  # another pod of the same name
             new = await asyncio.to_thread(lambda: pods.create(scheduler=NOBODY))
-            assert await watch.is_there(new.name, new.uid)  # whether the watch has seen it already or not
+            assert await watch.has_pod(new.name, new.uid)  # whether the watch has seen it already or not
 
     run(check)
 
@@ -131,17 +132,17 @@ def test_a_version_that_is_too_old_means_a_new_list(pods: JobPods) -> None:
     pod, deleted = pods.create(scheduler=NOBODY), pods.create(scheduler=NOBODY)
 
     async def check() -> None:
-        watch = PodWatch(KubeClient(pods.place))
+        watch = NamespaceWatch(AsyncPodApi(pods.place))
         seen, gone = Seen(), Seen()
         with watch.observed(pod.uid, seen), watch.observed(deleted.uid, gone):
             async with watch.running():
                 await until(lambda: seen.changes and gone.changes)
             await label(pods, pod, "while-away")
             await asyncio.to_thread(deleted.delete)
-            watch.version = "1"
+            watch.state.version = "1"
             async with watch.running():
                 await until(lambda: labelled(seen, "while-away") and gone.is_gone)
-                assert int(watch.version) > 1
+                assert int(watch.state.version) > 1
             assert gone.events.count("DELETED") == 1
 
     run(check)
@@ -152,7 +153,7 @@ def test_a_broken_connection_is_opened_again_and_nothing_is_missed(pods: JobPods
 
     async def check() -> None:
         async with Relay.to_kubernetes(pods.cluster) as relay:
-            watch = PodWatch(KubeClient(replace(pods.place, config_file=str(relay.kubeconfig))))
+            watch = NamespaceWatch(AsyncPodApi(replace(pods.place, config_file=str(relay.kubeconfig))))
             seen = Seen()
             async with watch.running():
                 with watch.observed(pod.uid, seen):
@@ -171,7 +172,7 @@ def test_a_cluster_that_is_away_for_a_while_is_waited_for(pods: JobPods) -> None
 
     async def check() -> None:
         async with Relay.to_kubernetes(pods.cluster) as relay:
-            watch = PodWatch(KubeClient(replace(pods.place, config_file=str(relay.kubeconfig))))
+            watch = NamespaceWatch(AsyncPodApi(replace(pods.place, config_file=str(relay.kubeconfig))))
             seen, gone = Seen(), Seen()
             async with watch.running():
                 with watch.observed(pod.uid, seen), watch.observed(deleted.uid, gone):
@@ -190,8 +191,8 @@ def test_who_runs_a_watch_second_takes_over_from_the_first(pods: JobPods) -> Non
     pod = pods.create(scheduler=NOBODY)
 
     async def check() -> None:
-        watch = watch_of(pods.place)
-        assert watch_of(pods.place) is watch
+        watch = get_watch(pods.place)
+        assert get_watch(pods.place) is watch
         seen = Seen()
         with watch.observed(pod.uid, seen):
             first = asyncio.create_task(watch.run())
@@ -208,10 +209,10 @@ def test_without_the_right_to_watch_observers_are_told_why(
     pods: JobPods, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod = pods.create(scheduler=NOBODY)
-    monkeypatch.setattr("airflow_asyncaction.triggers.pods.watch._REFUSED_FOR_GOOD_SECONDS", 0.5)
+    monkeypatch.setattr("airflow_asyncaction.triggers.pods.watch.REFUSED_FOR", timedelta(seconds=0.5))
 
     async def check() -> None:
-        watch = PodWatch(KubeClient(replace(pods.place, namespace="default")))
+        watch = NamespaceWatch(AsyncPodApi(replace(pods.place, namespace="default")))
         seen = Seen()
         async with watch.running():
             with watch.observed(pod.uid, seen):
@@ -226,11 +227,11 @@ def test_a_pod_is_deleted_only_if_it_is_the_one(pods: JobPods) -> None:
     pod = pods.create(scheduler=NOBODY)
 
     async def check() -> None:
-        cluster = KubeClient(pods.place)
-        await cluster.delete_pod(pod.name, "another-uid")
+        cluster = AsyncPodApi(pods.place)
+        await cluster.send(cluster.requests.delete_pod(pod.name, "another-uid"))
         assert not pod.is_going()
-        await cluster.delete_pod(pod.name, pod.uid)
-        await cluster.delete_pod(pod.name, pod.uid)  # it is gone: nothing to do
+        await cluster.send(cluster.requests.delete_pod(pod.name, pod.uid))
+        await cluster.send(cluster.requests.delete_pod(pod.name, pod.uid))  # it is gone: nothing to do
         await cluster.close()
         assert pod.is_going()
 
@@ -239,17 +240,17 @@ def test_a_pod_is_deleted_only_if_it_is_the_one(pods: JobPods) -> None:
 
 def test_what_the_cluster_says_is_an_error_of_one_kind_or_the_other(pods: JobPods) -> None:
     async def check() -> None:
-        elsewhere = KubeClient(replace(pods.place, namespace="default"))
+        elsewhere = AsyncPodApi(replace(pods.place, namespace="default"))
         with pytest.raises(ClusterRefused, match="403"):
-            await elsewhere.pod("any")
+            await elsewhere.send(elsewhere.requests.read_pod("any"))
         await elsewhere.close()
         async with Relay.to_kubernetes(pods.cluster) as relay, relay.away():
-            nowhere = KubeClient(replace(pods.place, config_file=str(relay.kubeconfig)))
-            with pytest.raises(ClusterAway):
-                await nowhere.pod("any")
+            nowhere = AsyncPodApi(replace(pods.place, config_file=str(relay.kubeconfig)))
+            with pytest.raises(ClusterUnavailable):
+                await nowhere.send(nowhere.requests.read_pod("any"))
             await nowhere.close()
-        missing = KubeClient(replace(pods.place, config_file="/nowhere/kubeconfig"))
-        with pytest.raises(ClusterRefused, match="no way to the cluster"):
-            await missing.pod("any")
+        missing = AsyncPodApi(replace(pods.place, config_file="/nowhere/kubeconfig"))
+        with pytest.raises(ClusterRefused, match="no usable configuration of the cluster"):
+            await missing.send(missing.requests.read_pod("any"))
 
     run(check)

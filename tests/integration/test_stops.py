@@ -21,7 +21,8 @@ from airflow_asyncaction.protocol.actions import Completion, State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Stop
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
-from airflow_asyncaction.runners.local import LocalRunner, base_environ
+from airflow_asyncaction.runners.base import drop_airflow_variables
+from airflow_asyncaction.runners.local import LocalRunner
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table
 from tests.integration.databases import Database
@@ -78,7 +79,7 @@ class Stopped:
         self.action_id: JobId = self._registration.info.job_id
         self._runner = LocalRunner(
             command=[sys.executable, "-c", script],
-            environ=base_environ(os.environ),
+            environ=drop_airflow_variables(os.environ),
             cwd=None,
             stop_grace=timedelta(seconds=30),
             write_line=lambda *_: None,

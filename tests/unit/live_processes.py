@@ -18,8 +18,9 @@ import pytest
 from airflow_asyncaction.protocol.actions import Completion
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.runners.base import drop_airflow_variables
 from airflow_asyncaction.runners.guard_process import GUARD
-from airflow_asyncaction.runners.local import LocalRunner, base_environ
+from airflow_asyncaction.runners.local import LocalRunner
 
 T = TypeVar("T")
 
@@ -128,7 +129,7 @@ class Run:
         self.launched: list[Mapping[str, Any]] = []
         self.runner = LocalRunner(
             command=command,
-            environ=base_environ(os.environ) if environ is None else environ,
+            environ=drop_airflow_variables(os.environ) if environ is None else environ,
             cwd=cwd,
             stop_grace=timedelta(seconds=stop_grace),
             write_line=write_line or self.write_line,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from airflow_asyncaction.runners.pods.api_advice import advised
+from airflow_asyncaction.runners.pods.api_advice import add_advice
 
 pytestmark = pytest.mark.unit
 
@@ -27,11 +27,11 @@ SAID = {
         '"resources": ["pods/log"], "verbs": ["get"]',
     ),
     'secrets "p" is forbidden: exceeded quota: few, requested: secrets=1, used: secrets=1': (
-        "Have the quota raised",
+        "Raise the quota",
         'job_secret="env"',
     ),
     'pods "p" is forbidden: exceeded quota: few, requested: pods=1, used: pods=1, limited: pods=1': (
-        "Have the quota raised",
+        "Raise the quota",
     ),
     'pods "p" is forbidden: failed quota: few: must specify limits.cpu,limits.memory': (
         "container_resources",
@@ -57,21 +57,21 @@ SAID = {
 
 @pytest.mark.parametrize("said", SAID)
 def test_advice_fits_the_reason(said: str) -> None:
-    text = advised(said, 403)
+    text = add_advice(said, 403)
     assert text.startswith(said)
     for part in SAID[said]:
         assert part in text
-    others = {"Give Airflow's account this right", "Have the quota raised", "A webhook", "A policy"}
+    others = {"Grant Airflow's account this permission", "Raise the quota", "A webhook", "A policy"}
     assert sum(other in text for other in others) <= 1
 
 
 def test_what_explains_itself_is_left_as_it_is() -> None:
     said = 'Pod "p" is invalid: spec.containers[0].resources.limits[memory]: Invalid value: "-1"'
-    assert advised(said, 422) == said
+    assert add_advice(said, 422) == said
 
 
 def test_credentials_that_are_refused_are_to_be_renewed() -> None:
-    assert "kubernetes_conn_id" in advised("Unauthorized", 401)
+    assert "kubernetes_conn_id" in add_advice("Unauthorized", 401)
 
 
 def test_the_rights_are_those_of_the_role() -> None:
@@ -81,4 +81,4 @@ def test_the_rights_are_those_of_the_role() -> None:
         (resource,) = rule["resources"]
         said = f'{resource} is forbidden: User "a" cannot {rule["verbs"][0]} resource "{resource}"'
         verbs = ", ".join(f'"{verb}"' for verb in rule["verbs"])
-        assert f'"resources": ["{resource}"], "verbs": [{verbs}]' in advised(said, 403)
+        assert f'"resources": ["{resource}"], "verbs": [{verbs}]' in add_advice(said, 403)

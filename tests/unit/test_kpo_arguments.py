@@ -16,7 +16,7 @@ from airflow.sdk import DAG
 from kubernetes.client import models as k8s
 
 from airflow_asyncaction.operators import KubeActionOperator
-from airflow_asyncaction.operators.pod_refusals import MET, NOT_TAKEN
+from airflow_asyncaction.operators.pod_checks import ALWAYS_MET, UNSUPPORTED
 from airflow_asyncaction.runners.base import Runner
 
 pytestmark = pytest.mark.unit
@@ -119,7 +119,7 @@ def pod(made: KubernetesPodOperator) -> dict[str, Any]:
 
 
 def test_each_argument_is_honoured_or_refused() -> None:
-    groups = [set(IN_POD), ELSEWHERE, set(NOT_TAKEN), set(MET)]
+    groups = [set(IN_POD), ELSEWHERE, set(UNSUPPORTED), set(ALWAYS_MET)]
     assert set().union(*groups) == PARAMETERS
     assert sum(map(len, groups)) == len(PARAMETERS)
 
@@ -136,7 +136,7 @@ def test_the_pod_is_that_of_kubernetes_pod_operator(
     assert ours != pod(operator(namespace="default"))
 
 
-@pytest.mark.parametrize("name", [*NOT_TAKEN, *sorted(MET)])
+@pytest.mark.parametrize("name", [*UNSUPPORTED, *sorted(ALWAYS_MET)])
 def test_the_documentation_has_what_is_different(name: str) -> None:
     page = Path(__file__).parents[2] / "docs" / "kubernetes" / "README.md"
     assert f"`{name}`" in page.read_text()
@@ -147,9 +147,9 @@ def test_names_get_a_suffix_unless_it_is_refused() -> None:
     assert pod(operator(random_name_suffix=True))["metadata"]["name"].startswith("job-")
 
 
-@pytest.mark.parametrize("name", NOT_TAKEN)
+@pytest.mark.parametrize("name", UNSUPPORTED)
 def test_a_refusal_says_what_to_use_instead(name: str) -> None:
-    with pytest.raises(ValueError, match=f"KubeActionOperator takes no {name}: .{{10}}"):
+    with pytest.raises(ValueError, match=f"KubeActionOperator does not support {name}: .{{10}}"):
         operator(**{name: 1})
     operator(**{name: None})
 
@@ -162,7 +162,7 @@ def test_a_refusal_says_what_to_use_instead(name: str) -> None:
         {"container_logs": "base"},
         {"container_logs": ["main"], "base_container_name": "main"},
         {"container_name_log_prefix_enabled": False},
-        dict.fromkeys(MET, 3),
+        dict.fromkeys(ALWAYS_MET, 3),
     ],
 )
 def test_what_asks_for_nothing_else_is_taken(given: dict[str, Any]) -> None:
@@ -173,14 +173,14 @@ def test_all_refusals_are_one_message() -> None:
     defaults = {"callbacks": [print], "retries": 1}
     with (
         DAG("defaults", schedule=None, default_args=defaults),
-        pytest.raises(ValueError, match="takes no callbacks") as caught,
+        pytest.raises(ValueError, match="does not support callbacks") as caught,
     ):
         operator(log_formatter=print, logging_interval=3, job_secret="nowhere")
     said = str(caught.value).split("\n")
     assert [line.partition(":")[0] for line in said] == [
-        "KubeActionOperator takes no callbacks",
-        "KubeActionOperator takes no logging_interval",
-        "KubeActionOperator takes no log_formatter",
+        "KubeActionOperator does not support callbacks",
+        "KubeActionOperator does not support logging_interval",
+        "KubeActionOperator does not support log_formatter",
         "job_secret is 'nowhere'",
     ]
 
@@ -188,8 +188,8 @@ def test_all_refusals_are_one_message() -> None:
 def test_the_way_to_the_cluster_is_that_of_kubernetes_pod_operator() -> None:
     given = {"in_cluster": True, "cluster_context": "c", "config_file": "f"}
     made = operator(kubernetes_conn_id="k", **given)
-    assert made.place() == {"conn_id": "k", **given}
-    for name, value in made.place().items():
+    assert made.cluster_arguments() == {"conn_id": "k", **given}
+    for name, value in made.cluster_arguments().items():
         assert getattr(made.hook, name) == value
 
 
@@ -220,7 +220,7 @@ def test_a_file_of_results_is_read_where_it_was_asked_for() -> None:
     assert path(do_xcom_push=True, completion="report") is None
     assert path(do_xcom_push=True) == "/airflow/xcom/return.json"
     own = {"spec": {"containers": [{"name": "base", "terminationMessagePath": "/own"}]}}
-    with pytest.raises(ValueError, match="is /own already: leave either out"):
+    with pytest.raises(ValueError, match="sets it to /own"):
         path(do_xcom_push=True, pod_template_dict=own)
 
 

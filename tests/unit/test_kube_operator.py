@@ -17,7 +17,7 @@ from airflow_asyncaction.decorators import returned_command
 from airflow_asyncaction.decorators.kubernetes import async_action_kubernetes
 from airflow_asyncaction.operators import KubeActionOperator
 from airflow_asyncaction.operators.deferring import needs_worker
-from airflow_asyncaction.operators.kubernetes import _init_logs
+from airflow_asyncaction.operators.kubernetes import _parse_init_logs
 from airflow_asyncaction.protocol.tasks import NeedsWorker
 from airflow_asyncaction.runners.base import Runner
 
@@ -65,7 +65,7 @@ def test_results_need_no_side_car() -> None:
     ["callbacks", "progress_callback", "container_logs", "logging_interval"],
 )
 def test_what_it_cannot_do_is_refused_with_a_way_out(argument: str) -> None:
-    with pytest.raises(ValueError, match=f"takes no {argument}: .{{10}}"):
+    with pytest.raises(ValueError, match=f"does not support {argument}: .{{10}}"):
         operator(**{argument: 1})
 
 
@@ -197,4 +197,4 @@ def test_a_list_of_strings_or_a_string_is_a_command(returned: Any, command: Any)
     [(None, False), (True, True), ("one", ["one"]), (["one", "two"], ["one", "two"]), (("one",), ["one"])],
 )
 def test_logs_of_init_containers_can_be_asked_for(given: Any, wanted: Any) -> None:
-    assert _init_logs(operator(init_container_logs=given).init_container_logs) == wanted
+    assert _parse_init_logs(operator(init_container_logs=given).init_container_logs) == wanted

@@ -21,8 +21,7 @@ import pytest
 
 from airflow_asyncaction.protocol.actions import Completion
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.runners.base import Runner
-from airflow_asyncaction.runners.local import base_environ
+from airflow_asyncaction.runners.base import Runner, drop_airflow_variables
 from tests.unit.live_processes import (
     INFO,
     ROOT,
@@ -95,7 +94,7 @@ def test_the_environment_may_break_other_programs_but_not_the_guard() -> None:
     assert Run(["/bin/sh", "-c", "exit 0"], environ=broken).run().is_clean
 
 
-def test_base_environ_has_nothing_of_airflow() -> None:
+def test_variables_of_airflow_are_dropped() -> None:
     environ = {
         "PATH": "/bin",
         "AIRFLOW__CORE__FERNET_KEY": "x",
@@ -105,7 +104,7 @@ def test_base_environ_has_nothing_of_airflow() -> None:
         "__AIRFLOW_SUPERVISOR_FD": "x",
         "AIRFLOW_HOME": "/home",
     }
-    assert base_environ(environ) == {"PATH": "/bin", "AIRFLOW_HOME": "/home"}
+    assert drop_airflow_variables(environ) == {"PATH": "/bin", "AIRFLOW_HOME": "/home"}
 
 
 def test_it_starts_in_cwd(tmp_path: Path) -> None:
@@ -486,7 +485,7 @@ def test_its_own_secret_is_masked_in_its_output() -> None:
 
 def test_what_airflow_masks_is_masked_in_its_output(mask: Callable[[str], None]) -> None:
     mask("the password")
-    environ = {**base_environ(os.environ), "PASSWORD": "the password"}
+    environ = {**drop_airflow_variables(os.environ), "PASSWORD": "the password"}
     run = Run('echo "it is $PASSWORD."; exit 3', environ=environ)
     assert list(run.run().tail) == ["it is ***."]
     assert run.stdout == ["it is ***."]

@@ -15,7 +15,7 @@ from kubernetes import client as k8s
 from airflow_asyncaction.operators import KubeActionOperator
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runners.manifest_variables import render_around, replace_variables
-from airflow_asyncaction.runners.pods.spec import pod_of_manifest
+from airflow_asyncaction.runners.pods.spec import parse_manifest
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +42,7 @@ def replaced(text: str) -> Any:
 
 
 def test_webdas_own_definition_becomes_a_pod() -> None:
-    pod = pod_of_manifest(WEBDAS_DEFAULT, VARIABLES)
+    pod = parse_manifest(WEBDAS_DEFAULT, VARIABLES)
     (container,) = pod.spec.containers
     assert (pod.metadata.name, container.image, container.name) == ("shop-the-id", "shop:7", "shop")
     assert [(each.name, each.value) for each in container.env] == [("REGION", "eu")]
@@ -68,17 +68,17 @@ def test_names_in_braces_are_variables_unless_they_are_escaped(text: str, become
         ("${NAME} ${JOB_ID}", "${NAME} is unknown"),
         ("${env.PLACE}", "${env.PLACE} is not set in the worker's environment"),
         ("${JOB_SECRET_KEY}", "is already in the environment of each container, from a Secret: remove it"),
-        ("${git.short}", "${git.short} is known in a webda application only: write its value"),
+        ("${git.short}", "${git.short} exists only in a webda application: write its value instead"),
         ("${package.version}", "write its value"),
         ("${deployment.name}", "write its value"),
         ("${now}", "write its value"),
-        ("${VAR:-default}", "${VAR:-default} is an expression: only names are replaced"),
+        ("${VAR:-default}", "${VAR:-default} is an expression, but only names are replaced"),
         ("${JOB_ID.substring(0, 8)}", "is an expression"),
         ("${env['REGION']}", "is an expression"),
         ("${}", "${} is an expression"),
         ("${JOB_ID", "${JOB_ID has no closing brace"),
         ("${a ${JOB_ID}", "${a $ has no closing brace"),
-        ("${A} ${B}", "${A} is unknown; ${B} is unknown. There are ${JOB_ID}, ${image}, ${serviceName} and"),
+        ("${A} ${B}", "${A} is unknown; ${B} is unknown. Known are ${JOB_ID}, ${image}, ${serviceName} and"),
     ],
 )
 def test_what_cannot_be_replaced_is_refused_with_what_to_write(text: str, said: str) -> None:
@@ -119,7 +119,7 @@ def _put(value: Any, data: str) -> Any:
 
 def pod_of(made: KubeActionOperator, context: dict[str, Any]) -> k8s.V1Pod:
     made.render_template_fields(context)  # type: ignore[arg-type]
-    return pod_of_manifest(made.job_resources, made._variables(INFO))
+    return parse_manifest(made.job_resources, made._variables(INFO))
 
 
 def test_an_operator_has_them_all(monkeypatch: pytest.MonkeyPatch) -> None:

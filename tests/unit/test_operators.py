@@ -19,7 +19,7 @@ from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.tasks import TaskView
-from airflow_asyncaction.runners.skipping import skipping
+from airflow_asyncaction.runners.skip_codes import mark_skip
 
 INFO = JobInfo(
     job_id=JobId("1c2d3e4f-0000-7000-8000-000000000000"), secret_key="s" * 43, hook_url="http://a/async"
@@ -71,7 +71,7 @@ def test_exit_codes_to_skip_on_are_given_as_in_airflow(given: Any, codes: tuple[
     ],
 )
 def test_an_exit_is_a_skip_by_its_code_unless_there_is_another_reason(exit_: Exit, is_skip: bool) -> None:
-    assert skipping(exit_, (99, 137)).is_skip is is_skip
+    assert mark_skip(exit_, (99, 137)).is_skip is is_skip
 
 
 @pytest.mark.parametrize("given", [256, -1, True, "99", 9.5, [300], ["99"], object()])
@@ -104,8 +104,8 @@ def test_what_is_no_command_is_refused_before_it_is_run(command: object) -> None
         ({"N": 1}, "env must map strings to strings: 'N' is of type int"),
         ({"N": None}, "env must map strings to strings: 'N' is of type NoneType"),
         ({1: "n"}, "env must map strings to strings: 1 is of type"),
-        ({"A=B": "c"}, "a name in the environment is empty or has '=' in it"),
-        ({"": "c"}, "a name in the environment is empty or has '=' in it"),
+        ({"A=B": "c"}, "a name in the environment is empty or contains '='"),
+        ({"": "c"}, "a name in the environment is empty or contains '='"),
     ],
 )
 def test_what_is_no_environment_is_refused_before_anything_is_run(env: object, said: str) -> None:

@@ -16,15 +16,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from kubernetes import client as k8s
 
-from airflow_asyncaction.runners.pods.api import ClusterRefused, GivenUp, PodApi
-from airflow_asyncaction.runners.pods.events import PodEvents
+from airflow_asyncaction.runners.pods.api import PodApi, RequestAbandoned, ResponseStream
+from airflow_asyncaction.runners.pods.api_requests import ClusterRefused, ClusterUnavailable, PodRequests
+from airflow_asyncaction.runners.pods.container_logs import LogThread
 from airflow_asyncaction.runners.pods.log import LogReader
-from airflow_asyncaction.runners.pods.log_thread import LogThread
+from airflow_asyncaction.runners.pods.watch import PodWatchThread
 
 pytestmark = pytest.mark.unit
 
 WEBHOOK = 'Internal error occurred: failed calling webhook "w.example": Post "https://a/": deadline exceeded'
 MINUTE = timedelta(minutes=1)
+READ = PodRequests("jobs").read_pod("p")
 
 
 @contextmanager
@@ -57,30 +59,30 @@ def answering(*answers: tuple[int, str]) -> Iterator[tuple[k8s.CoreV1Api, list[s
 
 def test_each_retry_is_a_line_that_says_why_and_what_to_do(caplog: pytest.LogCaptureFixture) -> None:
     with answering((500, WEBHOOK), (503, "starting"), (200, "here")) as (client, asked):
-        assert PodApi(client, lambda: False).pod("p", "jobs", MINUTE)["message"] == "here"
+        assert PodApi(client).send(READ, patience=MINUTE)["message"] == "here"
     assert len(asked) == 3
     first, second = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
-    assert first.startswith(WEBHOOK)
+    assert first.startswith(f"The Kubernetes API returned 500: {WEBHOOK}")
     assert "A webhook of the cluster does not answer" in first
-    assert "Trying again in 0.5 s, for" in first
-    assert second.startswith("starting. Trying again in 1 s")
+    assert "Retrying in 0.5 s, for at most" in first
+    assert second.startswith("The Kubernetes API returned 503: starting. Retrying in 1.0 s")
 
 
 @pytest.mark.parametrize(
-    ("patience", "is_given_up", "kind"),
-    [(timedelta(0), lambda: False, ClusterRefused), (MINUTE, lambda: True, GivenUp)],
+    ("patience", "is_abandoned", "kind"),
+    [(timedelta(0), lambda: False, ClusterUnavailable), (MINUTE, lambda: True, RequestAbandoned)],
 )
 def test_what_is_not_tried_again_is_said_once(
     caplog: pytest.LogCaptureFixture,
     patience: timedelta,
-    is_given_up: Callable[[], bool],
+    is_abandoned: Callable[[], bool],
     kind: type[Exception],
 ) -> None:
     with (
         answering((500, WEBHOOK)) as (client, asked),
         pytest.raises(kind, match="A webhook of the cluster does not answer"),
     ):
-        PodApi(client, is_given_up).pod("p", "jobs", patience)
+        PodApi(client, is_abandoned).send(READ, patience=patience)
     assert len(asked) == 1
     assert not caplog.records
 
@@ -89,19 +91,23 @@ def test_a_log_or_watch_that_is_refused_is_said_once(caplog: pytest.LogCaptureFi
     user = 'User "a" cannot'
     said = f'pods "p" is forbidden: {user} get resource "pods/log" in API group "" in the namespace "jobs"'
     with answering(*[(403, said)] * 100) as (client, asked):
-        read = partial(client.read_namespaced_pod_log, "p", "jobs")
-        log = LogThread(read, LogReader(), lambda _: None)
+        log = LogThread(partial(open_log, PodApi(client)), LogReader(), lambda _: None)
         log.start()
         _wait_for(lambda: len(asked) >= 3)
         log.leave()
     assert _warnings(caplog, "The pod's log cannot be read now") == 1
     assert '"resources": ["pods/log"], "verbs": ["get"]' in caplog.text
     with answering(*[(403, said.replace("pods/log", "pods"))] * 100) as (client, asked):
-        events = PodEvents(client)
+        events = PodWatchThread(PodApi(client))
         events.start({"metadata": {"name": "p", "namespace": "jobs", "uid": "u"}}, "1")
         _wait_for(lambda: len(asked) >= 3)
         events.close()
-    assert _warnings(caplog, "The pod p cannot be watched now") == 1
+    assert _warnings(caplog, "Pod p cannot be watched now") == 1
+
+
+def open_log(api: PodApi, *, follow: bool, since_seconds: int | None = None) -> ResponseStream:
+    request = PodRequests("jobs").read_log("p", container="base", follow=follow, since_seconds=since_seconds)
+    return api.open_stream(request)
 
 
 def _wait_for(is_so: Callable[[], bool]) -> None:
@@ -120,7 +126,7 @@ def test_a_refusal_is_not_tried_again_and_has_advice() -> None:
         'pods "p" is forbidden: User "a" cannot get resource "pods" in API group "" in the namespace "jobs"'
     )
     with answering((403, said)) as (client, asked), pytest.raises(ClusterRefused) as caught:
-        PodApi(client, lambda: False).pod("p", "jobs", MINUTE)
+        PodApi(client).send(READ, patience=MINUTE)
     assert len(asked) == 1
-    assert "this right in the namespace jobs" in str(caught.value)
+    assert "this permission in the namespace jobs" in str(caught.value)
     assert caught.value.status == 403

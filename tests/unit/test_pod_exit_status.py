@@ -15,17 +15,17 @@ import pytest
 from airflow_asyncaction import exceptions
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.runners.pods.exit_status import (
-    end_of,
-    failed_init_container,
-    init_containers,
-    is_kept,
-    is_running,
-    trimmed,
-    warning_of,
-    with_tail,
+    add_tail,
+    find_failed_init_container,
+    find_warning,
+    has_container_started,
+    list_ended_init_containers,
+    read_exit,
+    should_keep_pod,
+    trim_pod,
 )
-from airflow_asyncaction.runners.pods.lifecycle import PodStory
-from airflow_asyncaction.runners.pods.startup import trouble_of, waiting_for
+from airflow_asyncaction.runners.pods.lifecycle import PodLifecycle
+from airflow_asyncaction.runners.pods.startup import describe_waiting, find_start_failure
 
 pytestmark = pytest.mark.unit
 
@@ -55,7 +55,7 @@ ENDS: dict[str, dict[str, Any]] = {
     "child-oom-fails": {
         "code": 3,
         "reason": "OOMKilled",
-        "message": "A process of the container used more memory than the limit and was killed:"
+        "message": "A process of the container exceeded the memory limit and was killed:"
         " the container exited with code 3: bad rows",
     },
     "fallback-to-logs": {"code": 12, "message": "\n".join(str(number) for number in range(1, 31))},
@@ -97,7 +97,7 @@ def test_every_vector_is_tried() -> None:
 
 @pytest.mark.parametrize("name", ENDS)
 def test_an_end_is_named(name: str) -> None:
-    exit_ = end_of(_pod(name), "base")
+    exit_ = read_exit(_pod(name), "base")
     assert exit_ is not None
     expected = ENDS[name]
     found = {key: getattr(exit_, key) for key in ("code", "signal", "reason")}
@@ -112,12 +112,12 @@ def test_an_end_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*TROUBLES, *GO_ON])
 def test_what_goes_on_has_no_end(name: str) -> None:
-    assert end_of(_pod(name), "base") is None
+    assert read_exit(_pod(name), "base") is None
 
 
 @pytest.mark.parametrize("name", TROUBLES)
 def test_trouble_is_told_in_the_clusters_words(name: str) -> None:
-    exit_ = trouble_of(_pod(name))
+    exit_ = find_start_failure(_pod(name))
     reason, part = TROUBLES[name]
     assert exit_ is not None
     assert exit_.reason == reason
@@ -127,35 +127,35 @@ def test_trouble_is_told_in_the_clusters_words(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["running", "unschedulable", "success", "deleted"])
 def test_no_trouble_where_there_is_none(name: str) -> None:
-    assert trouble_of(_pod(name)) is None
+    assert find_start_failure(_pod(name)) is None
 
 
 def test_what_a_pod_waits_for() -> None:
-    name, text = waiting_for(_pod("init-hangs"))
+    name, text = describe_waiting(_pod("init-hangs"))
     assert name == "PodFailed"
     assert text.startswith("Init container prepare has not ended: it has been running since 2026-11-28T")
-    assert waiting_for(_pod("absent-volume")) == ("PodFailed", "Container base: ContainerCreating")
-    name, text = waiting_for(_pod("unschedulable"))
+    assert describe_waiting(_pod("absent-volume")) == ("PodFailed", "Container base: ContainerCreating")
+    name, text = describe_waiting(_pod("unschedulable"))
     assert (name, text) == ("Unschedulable", "0/1 nodes are available: 1 Insufficient cpu.")
     for unknown in ({"status": {"phase": "Pending"}}, {}):
-        assert waiting_for(unknown) == ("PodFailed", "it is Pending, and the cluster does not say why")
+        assert describe_waiting(unknown) == ("PodFailed", "it is Pending, and the cluster gives no reason")
 
 
 @pytest.mark.parametrize("name", [*ENDS, *TROUBLES, *GO_ON])
 def test_a_trimmed_pod_says_the_same(name: str) -> None:
     pod = _pod(name)
-    small = trimmed(pod)
-    assert end_of(small, "base") == end_of(pod, "base")
-    assert trouble_of(small) == trouble_of(pod)
-    assert waiting_for(small) == waiting_for(pod)
-    assert is_running(small, "base") == is_running(pod, "base")
-    assert trimmed(small) == small
+    small = trim_pod(pod)
+    assert read_exit(small, "base") == read_exit(pod, "base")
+    assert find_start_failure(small) == find_start_failure(pod)
+    assert describe_waiting(small) == describe_waiting(pod)
+    assert has_container_started(small, "base") == has_container_started(pod, "base")
+    assert trim_pod(small) == small
 
 
 def test_a_trimmed_pod_has_no_foreign_labels_and_no_spec() -> None:
     labels = {"asyncaction/action": "x", "foreign": "y"}
     pod = {"metadata": {"name": "p", "labels": labels}, "spec": {"nodeName": "n", "containers": [1]}}
-    small = trimmed(pod)
+    small = trim_pod(pod)
     assert small["metadata"] == {"name": "p", "labels": {"asyncaction/action": "x"}}
     assert small["spec"] == {"nodeName": "n"}
 
@@ -164,52 +164,52 @@ def test_a_trimmed_pod_has_no_foreign_labels_and_no_spec() -> None:
 def test_a_code_above_128_is_a_signal(code: int, signal: str | None) -> None:
     pod = _pod("exit-3")
     pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] = code
-    exit_ = end_of(pod, "base")
+    exit_ = read_exit(pod, "base")
     assert exit_ is not None
     assert (exit_.code, exit_.signal) == (code, signal)
 
 
 def test_a_story_has_one_end() -> None:
-    story = PodStory("base")
-    assert story.look("ADDED", _pod("running"), NOW) is None
-    assert story.has_started
-    end = story.look("MODIFIED", _pod("exit-3"), NOW)
+    lifecycle = PodLifecycle("base")
+    assert lifecycle.observe("ADDED", _pod("running"), NOW) is None
+    assert lifecycle.has_started
+    end = lifecycle.observe("MODIFIED", _pod("exit-3"), NOW)
     assert end is not None
-    assert story.look("DELETED", _pod("deleted"), NOW) == end
+    assert lifecycle.observe("DELETED", _pod("deleted"), NOW) == end
 
 
 def test_the_cause_of_a_pull_error_is_kept_when_the_cluster_forgets_it() -> None:
-    story = PodStory("base", start_by=NOW + timedelta(minutes=1))
+    lifecycle = PodLifecycle("base", start_by=NOW + timedelta(minutes=1))
     first = _pod("no-image-first")
     waiting = first["status"]["containerStatuses"][0]["state"]["waiting"]
     waiting["message"] = "429 Too Many Requests"
-    assert story.look("MODIFIED", first, NOW) is None  # it may pass
-    assert story.look("MODIFIED", _pod("no-image"), NOW) is None
-    late = story.look("", None, NOW + timedelta(minutes=1))
+    assert lifecycle.observe("MODIFIED", first, NOW) is None  # it may pass
+    assert lifecycle.observe("MODIFIED", _pod("no-image"), NOW) is None
+    late = lifecycle.observe("", None, NOW + timedelta(minutes=1))
     assert late is not None
     assert late.reason == "ImagePull"
     assert "429 Too Many Requests" in (late.message or "")
-    assert story.is_stuck
+    assert lifecycle.is_stuck
 
 
 def test_an_image_that_is_not_there_is_told_at_once() -> None:
-    exit_ = PodStory("base").look("MODIFIED", _pod("no-image-first"), NOW)
+    exit_ = PodLifecycle("base").observe("MODIFIED", _pod("no-image-first"), NOW)
     assert exit_ is not None
     assert exit_.reason == "ImagePull"
 
 
 def test_a_pod_waits_for_the_jobs_secret_but_not_for_another() -> None:
-    story = PodStory("base")
+    lifecycle = PodLifecycle("base")
     own = _pod("waits-for-own-secret")
-    assert story.look("MODIFIED", own, NOW) is None
-    assert story.look("", None, NOW + timedelta(hours=1)) is None
-    story.secret_is_there()
+    assert lifecycle.observe("MODIFIED", own, NOW) is None
+    assert lifecycle.observe("", None, NOW + timedelta(hours=1)) is None
+    lifecycle.note_secret()
     later = NOW + timedelta(hours=2)
-    assert story.look("MODIFIED", own, later) is None  # the node looks again soon
-    exit_ = story.look("", None, later + timedelta(minutes=4))
+    assert lifecycle.observe("MODIFIED", own, later) is None  # the node looks again soon
+    exit_ = lifecycle.observe("", None, later + timedelta(minutes=4))
     assert exit_ is not None
     assert exit_.reason == "CreateContainerConfigError"
-    other = PodStory("base").look("MODIFIED", _pod("missing-secret"), NOW)
+    other = PodLifecycle("base").observe("MODIFIED", _pod("missing-secret"), NOW)
     assert other is not None
     assert other.reason == "CreateContainerConfigError"
 
@@ -221,9 +221,9 @@ def test_a_pod_waits_for_the_jobs_secret_but_not_for_another() -> None:
 def test_what_a_busy_node_says_may_pass(message: str) -> None:
     pod = _pod("missing-secret")
     pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"] = message
-    story = PodStory("base", start_by=NOW + timedelta(minutes=1), secret_is_there=True)
-    assert story.look("MODIFIED", pod, NOW) is None
-    late = story.look("", None, NOW + timedelta(minutes=1))
+    lifecycle = PodLifecycle("base", start_by=NOW + timedelta(minutes=1), has_secret=True)
+    assert lifecycle.observe("MODIFIED", pod, NOW) is None
+    late = lifecycle.observe("", None, NOW + timedelta(minutes=1))
     assert late is not None
     assert (late.reason, message in (late.message or "")) == ("CreateContainerConfigError", True)
 
@@ -239,58 +239,58 @@ def test_what_a_busy_node_says_may_pass(message: str) -> None:
     ],
 )
 def test_a_pod_that_has_ended_may_be_kept(on_finish: str, succeeded: bool, kept: bool) -> None:
-    assert is_kept(on_finish, succeeded=succeeded) is kept
+    assert should_keep_pod(on_finish, succeeded=succeeded) is kept
 
 
 def test_a_pod_that_no_node_takes_ends_at_its_deadline() -> None:
-    story = PodStory("base", start_by=NOW + timedelta(seconds=5))
-    assert story.look("ADDED", _pod("unschedulable"), NOW + timedelta(seconds=4)) is None
-    exit_ = story.look("", None, NOW + timedelta(seconds=5))
+    lifecycle = PodLifecycle("base", start_by=NOW + timedelta(seconds=5))
+    assert lifecycle.observe("ADDED", _pod("unschedulable"), NOW + timedelta(seconds=4)) is None
+    exit_ = lifecycle.observe("", None, NOW + timedelta(seconds=5))
     assert exit_ is not None
     assert exit_.reason == "Unschedulable"
     assert "1 Insufficient cpu" in (exit_.message or "")
-    assert story.is_stuck
+    assert lifecycle.is_stuck
 
 
 def test_the_deadline_is_for_the_start_alone() -> None:
-    story = PodStory("base", start_by=NOW)
-    assert story.look("ADDED", _pod("running"), NOW + timedelta(hours=1)) is None
-    assert not story.is_stuck
+    lifecycle = PodLifecycle("base", start_by=NOW)
+    assert lifecycle.observe("ADDED", _pod("running"), NOW + timedelta(hours=1)) is None
+    assert not lifecycle.is_stuck
 
 
 @pytest.mark.parametrize("name", ["running", "unschedulable", "deleted-unscheduled"])
 def test_a_pod_that_vanishes_was_deleted_unseen(name: str) -> None:
-    exit_ = PodStory("base").look("DELETED", _pod(name), NOW)
+    exit_ = PodLifecycle("base").observe("DELETED", _pod(name), NOW)
     assert exit_ is not None
     assert (exit_.reason, exit_.is_seen) == ("PodDeleted", False)
 
 
 def test_a_pod_that_was_never_seen_was_deleted_unseen() -> None:
-    exit_ = PodStory("base").look("DELETED", None, NOW)
+    exit_ = PodLifecycle("base").observe("DELETED", None, NOW)
     assert exit_ is not None
     assert (exit_.reason, exit_.is_seen) == ("PodDeleted", False)
 
 
 def test_a_deleted_pod_may_end_by_itself() -> None:
-    story = PodStory("base")
-    assert story.look("MODIFIED", _deleted(_pod("running"), NOW + timedelta(seconds=10)), NOW) is None
-    assert story.look("DELETED", _pod("deleted-clean"), NOW) == Exit(code=0)
+    lifecycle = PodLifecycle("base")
+    assert lifecycle.observe("MODIFIED", _deleted(_pod("running"), NOW + timedelta(seconds=10)), NOW) is None
+    assert lifecycle.observe("DELETED", _pod("deleted-clean"), NOW) == Exit(code=0)
 
 
 def test_a_pod_that_we_delete_ends_as_its_container_does() -> None:
-    story = PodStory("base")
-    story.look("ADDED", _pod("running"), NOW)
-    story.deleted_by_us()
-    exit_ = story.look("MODIFIED", _pod("deleted"), NOW)
+    lifecycle = PodLifecycle("base")
+    lifecycle.observe("ADDED", _pod("running"), NOW)
+    lifecycle.expect_deletion()
+    exit_ = lifecycle.observe("MODIFIED", _pod("deleted"), NOW)
     assert exit_ is not None
     assert (exit_.code, exit_.signal, exit_.reason) == (137, "SIGKILL", None)
 
 
 def test_a_pod_whose_node_does_not_answer_is_lost() -> None:
-    story = PodStory("base")
+    lifecycle = PodLifecycle("base")
     pod = _deleted(_pod("running"), NOW)
-    assert story.look("MODIFIED", pod, NOW + timedelta(seconds=29)) is None
-    exit_ = story.look("", None, NOW + timedelta(seconds=31))
+    assert lifecycle.observe("MODIFIED", pod, NOW + timedelta(seconds=29)) is None
+    exit_ = lifecycle.observe("", None, NOW + timedelta(seconds=31))
     assert exit_ is not None
     assert exit_.reason == "NodeLost"
 
@@ -298,7 +298,7 @@ def test_a_pod_whose_node_does_not_answer_is_lost() -> None:
 def test_older_clusters_say_that_a_node_is_lost() -> None:
     pod = _pod("running")
     pod["status"]["reason"] = "NodeLost"
-    exit_ = end_of(pod, "base")
+    exit_ = read_exit(pod, "base")
     assert exit_ is not None
     assert exit_.reason == "NodeLost"
 
@@ -313,14 +313,14 @@ def test_older_clusters_say_that_a_node_is_lost() -> None:
     ],
 )
 def test_newer_clusters_say_why_they_take_a_pod_away(reason: str, name: str) -> None:
-    ended = end_of(_disrupted(_pod("deleted"), reason), "base")
+    ended = read_exit(_disrupted(_pod("deleted"), reason), "base")
     assert ended is not None
     assert (ended.reason, ended.message) == (name, f"by {reason} (exit code 137)")
 
 
 def test_a_pod_that_vanishes_with_its_node_is_lost() -> None:
     pod = _disrupted(_deleted(copy.deepcopy(_pod("running")), NOW), "DeletionByPodGC")
-    exit_ = PodStory("base").look("DELETED", pod, NOW)
+    exit_ = PodLifecycle("base").observe("DELETED", pod, NOW)
     assert exit_ is not None
     assert (exit_.reason, exit_.is_seen) == ("NodeLost", False)
 
@@ -328,7 +328,7 @@ def test_a_pod_that_vanishes_with_its_node_is_lost() -> None:
 def test_a_later_container_of_the_same_pod_is_not_waited_for() -> None:
     pod = _pod("running")
     pod["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"exitCode": 9, "reason": "Error"}}
-    exit_ = end_of(pod, "base")
+    exit_ = read_exit(pod, "base")
     assert exit_ is not None
     assert exit_.code == 9
 
@@ -358,7 +358,7 @@ def _ended(code: int, reason: str = "Error", said: str = "") -> dict[str, Any]:
             Exit(
                 code=137,
                 reason="OOMKilled",
-                message="The container used more memory than its limit and was killed",
+                message="The container exceeded its memory limit and was killed",
             ),
         ),
         (
@@ -366,7 +366,7 @@ def _ended(code: int, reason: str = "Error", said: str = "") -> dict[str, Any]:
             Exit(
                 code=137,
                 reason="OOMKilled",
-                message="The container used more memory than its limit and was killed: said",
+                message="The container exceeded its memory limit and was killed: said",
             ),
         ),
         (
@@ -374,7 +374,7 @@ def _ended(code: int, reason: str = "Error", said: str = "") -> dict[str, Any]:
             Exit(
                 code=3,
                 reason="OOMKilled",
-                message="A process of the container used more memory than the limit and was killed:"
+                message="A process of the container exceeded the memory limit and was killed:"
                 " the container exited with code 3: bad rows",
             ),
         ),
@@ -389,18 +389,18 @@ def _ended(code: int, reason: str = "Error", said: str = "") -> dict[str, Any]:
     ],
 )
 def test_the_exit_code_goes_first_and_nothing_is_lost_beside_it(pod: dict[str, Any], exit_: Exit) -> None:
-    assert end_of(pod, "base") == exit_
+    assert read_exit(pod, "base") == exit_
 
 
 def test_a_container_that_ended_well_though_a_child_was_killed_is_warned_of() -> None:
-    warning = warning_of(_ended(0, "OOMKilled"), "base")
+    warning = find_warning(_ended(0, "OOMKilled"), "base")
     assert warning is not None
     assert "OOMKilled" in warning
-    story = PodStory("base")
-    story.look("MODIFIED", _pod("child-oom"), NOW)
-    assert story.warning == warning
+    lifecycle = PodLifecycle("base")
+    lifecycle.observe("MODIFIED", _pod("child-oom"), NOW)
+    assert lifecycle.warning == warning
     for pod in (_ended(0, "Completed"), _ended(137, "OOMKilled"), _pod("running"), {}):
-        assert warning_of(pod, "base") is None
+        assert find_warning(pod, "base") is None
 
 
 @pytest.mark.parametrize(
@@ -422,7 +422,7 @@ def test_a_container_that_ended_well_though_a_child_was_killed_is_warned_of() ->
 @pytest.mark.parametrize("said", ["as its node says", ""])
 def test_what_a_pod_says_of_itself_has_a_class_and_is_told(reason: str, name: str, said: str) -> None:
     pod = {"metadata": {"name": "p"}, "status": {"phase": "Failed", "reason": reason, "message": said}}
-    exit_ = end_of(pod, "base")
+    exit_ = read_exit(pod, "base")
     assert exit_ is not None
     assert exit_.reason == name
     assert issubclass(getattr(exceptions, name), exceptions.PodFailed)
@@ -432,9 +432,9 @@ def test_what_a_pod_says_of_itself_has_a_class_and_is_told(reason: str, name: st
 
 def test_a_pod_that_was_deleted_tells_its_exit_code_and_its_last_words() -> None:
     pod = _deleted(_ended(143, said="bye"), NOW)
-    exit_ = end_of(pod, "base")
+    exit_ = read_exit(pod, "base")
     assert exit_ is not None
-    assert exit_.message == "Somebody deleted the pod while its container ran (exit code 143): bye"
+    assert exit_.message == "The pod was deleted while its container was running (exit code 143): bye"
 
 
 @pytest.mark.parametrize(
@@ -453,11 +453,13 @@ def test_a_failed_init_container_is_named_with_code_and_last_words(
 ) -> None:
     pod = _pod("init-fails")
     pod["status"]["initContainerStatuses"][0]["state"]["terminated"] = state
-    assert end_of(pod, "base") == Exit(code=state["exitCode"], reason="InitContainerFailed", message=message)
-    assert failed_init_container(pod) == failed_init_container(trimmed(pod)) == "prepare"
-    story = PodStory("base")
-    story.look("MODIFIED", pod, NOW)
-    assert story.init_container == "prepare"
+    assert read_exit(pod, "base") == Exit(
+        code=state["exitCode"], reason="InitContainerFailed", message=message
+    )
+    assert find_failed_init_container(pod) == find_failed_init_container(trim_pod(pod)) == "prepare"
+    lifecycle = PodLifecycle("base")
+    lifecycle.observe("MODIFIED", pod, NOW)
+    assert lifecycle.blamed_init_container == "prepare"
 
 
 def test_a_side_car_among_the_init_containers_is_not_blamed() -> None:
@@ -465,7 +467,7 @@ def test_a_side_car_among_the_init_containers_is_not_blamed() -> None:
     sidecar = {"name": "proxy", "state": {"terminated": {"exitCode": 143, "reason": "Error"}}}
     pod["status"]["initContainerStatuses"].insert(0, sidecar)
     pod["spec"] = {"initContainers": [{"name": "proxy", "restartPolicy": "Always", "image": "p"}]}
-    assert failed_init_container(pod) == failed_init_container(trimmed(pod)) == "prepare"
+    assert find_failed_init_container(pod) == find_failed_init_container(trim_pod(pod)) == "prepare"
 
 
 def test_init_containers_that_have_ended_have_a_log_to_be_copied() -> None:
@@ -473,11 +475,11 @@ def test_init_containers_that_have_ended_have_a_log_to_be_copied() -> None:
     states = {"first": done, "second": done, "third": {"running": {}}, "fourth": {"waiting": {}}, "fifth": {}}
     statuses = [{"name": name, "state": state} for name, state in states.items()]
     pod = {"metadata": {}, "status": {"initContainerStatuses": statuses}}
-    for each in (pod, trimmed(pod)):
-        assert init_containers(each, True) == ["first", "second"]
-        assert init_containers(each, ["second", "third", "absent"]) == ["second"]
-        assert init_containers(each, False) == init_containers(each, []) == []
-    assert init_containers({}, True) == []
+    for each in (pod, trim_pod(pod)):
+        assert list_ended_init_containers(each, True) == ["first", "second"]
+        assert list_ended_init_containers(each, ["second", "third", "absent"]) == ["second"]
+        assert list_ended_init_containers(each, False) == list_ended_init_containers(each, []) == []
+    assert list_ended_init_containers({}, True) == []
 
 
 def _numbers(first: int, last: int) -> list[str]:
@@ -507,14 +509,14 @@ def test_what_a_termination_message_and_the_log_both_say_is_told_once(
     said: str, tail: list[str], message: str | None, cut_tail: list[str]
 ) -> None:
     ended = replace(ENDED, message=said or None)
-    assert with_tail(ended, said, tail) == replace(ENDED, message=message, tail=tuple(cut_tail))
+    assert add_tail(ended, said, tail) == replace(ENDED, message=message, tail=tuple(cut_tail))
 
 
 def test_a_sentence_before_the_termination_message_stays() -> None:
     pod = _ended(137, "OOMKilled", "last line")
-    story = PodStory("base")
-    ended = story.look("MODIFIED", pod, NOW)
+    lifecycle = PodLifecycle("base")
+    ended = lifecycle.observe("MODIFIED", pod, NOW)
     assert ended is not None
-    told = story.with_tail(ended, ["first", "last line"])
-    assert told.message == "The container used more memory than its limit and was killed"
+    told = lifecycle.add_tail(ended, ["first", "last line"])
+    assert told.message == "The container exceeded its memory limit and was killed"
     assert told.tail == ("first", "last line")

@@ -14,11 +14,11 @@ from airflow_asyncaction.runners.pods.log import (
     MAX_LINE_BYTES,
     LogPosition,
     LogReader,
-    Outcome,
+    LogReadResult,
     Pause,
     PodLine,
-    Read,
-    log_steps,
+    ReadLog,
+    follow_steps,
 )
 
 pytestmark = pytest.mark.unit
@@ -136,17 +136,17 @@ class _Clock:
 class _Container:
     """A log that grows while it is read; each read takes the next outcome."""
 
-    def __init__(self, *reads: bytes | Outcome, ends_before: int) -> None:
-        self._reads: Iterator[bytes | Outcome] = iter(reads)
+    def __init__(self, *reads: bytes | LogReadResult, ends_before: int) -> None:
+        self._reads: Iterator[bytes | LogReadResult] = iter(reads)
         self._ends_before = ends_before
         self.clock = _Clock()
-        self.read: list[Read] = []
+        self.read: list[ReadLog] = []
         self.paused_seconds = 0.0
         self.texts: list[str] = []
 
     def follow(self, reader: LogReader) -> None:
-        steps = log_steps(reader, lambda: len(self.read) >= self._ends_before, self.clock)
-        outcome: Outcome | None = None
+        steps = follow_steps(reader, lambda: len(self.read) >= self._ends_before, self.clock)
+        outcome: LogReadResult | None = None
         while True:
             try:
                 step = steps.send(outcome)
@@ -159,13 +159,13 @@ class _Container:
             else:
                 outcome = self._outcome(reader, step)
 
-    def _outcome(self, reader: LogReader, step: Read) -> Outcome:
+    def _outcome(self, reader: LogReader, step: ReadLog) -> LogReadResult:
         self.read.append(step)
         result = next(self._reads)
-        if isinstance(result, Outcome):
+        if isinstance(result, LogReadResult):
             return result
         self.texts += _fed(reader, result, reads_all=step.since_seconds is None, piece=1000)
-        return Outcome.ENDED
+        return LogReadResult.ENDED
 
 
 def test_a_log_is_followed_and_read_once_more_at_the_end() -> None:
@@ -173,7 +173,7 @@ def test_a_log_is_followed_and_read_once_more_at_the_end() -> None:
     container = _Container(first, all_, all_, ends_before=1)
     container.follow(LogReader())
     assert container.texts == ["a", "b"]
-    assert container.read == [Read(True, None), Read(False, 3), Read(False, 4)]
+    assert container.read == [ReadLog(True, None), ReadLog(False, 3), ReadLog(False, 4)]
     assert container.paused_seconds == 0.25
 
 
@@ -188,8 +188,8 @@ def test_after_a_burst_the_log_is_read_until_it_was_quiet_for_long() -> None:
 
 def test_a_container_that_is_not_started_is_waited_for() -> None:
     container = _Container(
-        Outcome.ABSENT,
-        Outcome.BROKE,
+        LogReadResult.ABSENT,
+        LogReadResult.BROKE,
         _log((10**9, "a")),
         _log((10**9, "a")),
         _log((10**9, "a")),
@@ -200,13 +200,13 @@ def test_a_container_that_is_not_started_is_waited_for() -> None:
 
 
 def test_a_log_that_is_gone_ends_at_once() -> None:
-    container = _Container(Outcome.ABSENT, ends_before=0)
+    container = _Container(LogReadResult.ABSENT, ends_before=0)
     container.follow(LogReader())
     assert container.paused_seconds == 0
 
 
 def test_a_kubelet_that_is_away_is_given_up_after_a_while() -> None:
-    container = _Container(*[Outcome.BROKE] * 50, ends_before=0)
+    container = _Container(*[LogReadResult.BROKE] * 50, ends_before=0)
     container.follow(LogReader())
     assert 30 <= container.paused_seconds < 60
 

@@ -13,11 +13,12 @@ from typing import Any, cast
 import pytest
 
 from airflow_asyncaction.protocol.lifecycle import Exit
+from airflow_asyncaction.runners.pods.api import ResponseStream
 from airflow_asyncaction.runners.pods.container_logs import ContainerLogs
-from airflow_asyncaction.runners.pods.lifecycle import PodStory
-from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
-from airflow_asyncaction.triggers.pods.cluster import Cluster
-from airflow_asyncaction.triggers.pods.logs import PodLogs, WantedLogs
+from airflow_asyncaction.runners.pods.lifecycle import PodLifecycle
+from airflow_asyncaction.runners.pods.log import PodLine
+from airflow_asyncaction.runners.pods.log_selection import LogOptions
+from airflow_asyncaction.triggers.pods.container_logs import DeferredLogs
 
 pytestmark = pytest.mark.unit
 
@@ -50,11 +51,11 @@ class Logs:
         ]
         return "".join(lines[-(tail_lines or 0) :]).encode()
 
-    def read(self, **options: Any) -> Answer:
-        return Answer(self.content(**options))
+    def open(self, **options: Any) -> ResponseStream:
+        return ResponseStream(Answer(self.content(**options)))
 
     @asynccontextmanager
-    async def log(self, _pod: str, **options: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def open_async(self, **options: Any) -> AsyncIterator[AsyncIterator[bytes]]:
         yield _chunks(self.content(**options))
 
 
@@ -92,17 +93,17 @@ class TaskLog:
         self.warnings.append(text % args)
 
 
-def ended(init: dict[str, dict[str, Any]], base: dict[str, Any], phase: str) -> tuple[PodStory, Exit]:
+def ended(init: dict[str, dict[str, Any]], base: dict[str, Any], phase: str) -> tuple[PodLifecycle, Exit]:
     status = {
         "phase": phase,
         "conditions": [{"type": "PodScheduled", "status": "True"}],
         "initContainerStatuses": [{"name": name, "state": state} for name, state in init.items()],
         "containerStatuses": [{"name": "base", "state": base}],
     }
-    story = PodStory("base", start_by=NOW)
-    exit_ = story.look("MODIFIED", {"metadata": {"name": "p"}, "status": status}, NOW)
+    lifecycle = PodLifecycle("base", start_by=NOW)
+    exit_ = lifecycle.observe("MODIFIED", {"metadata": {"name": "p"}, "status": status}, NOW)
     assert exit_ is not None
-    return story, exit_
+    return lifecycle, exit_
 
 
 @pytest.mark.parametrize("get_logs", [True, False])
@@ -172,50 +173,39 @@ def test_a_worker_and_a_trigger_copy_the_same_lines(
 Copied = tuple[list[str], tuple[str, ...]]
 
 
-def of_worker(story: PodStory, exit_: Exit, wanted: Sequence[str] | bool, get_logs: bool) -> Copied:
+def of_worker(lifecycle: PodLifecycle, exit_: Exit, wanted: Sequence[str] | bool, get_logs: bool) -> Copied:
     copied: list[PodLine] = []
-    logs = ContainerLogs(
-        Logs().read,
-        copied.append,
-        container="base" if get_logs else None,
-        init_containers=wanted,
-        position=LogPosition(),
-    )
-    if story.has_started:
-        logs.start(story)
-    logs.finish(story, exit_)
+    options = LogOptions(container="base", get_logs=get_logs, init_containers=wanted)
+    logs = ContainerLogs(Logs().open, copied.append, options, lifecycle)
+    if lifecycle.has_started:
+        logs.start()
+    logs.finish(exit_)
     return [line.text for line in copied], logs.tail
 
 
-def of_trigger(story: PodStory, exit_: Exit, wanted: Sequence[str] | bool, get_logs: bool) -> Copied:
-    wants = WantedLogs(
-        pod="p", container="base", position=LogPosition(), get_logs=get_logs, init_containers=wanted
-    )
+def of_trigger(lifecycle: PodLifecycle, exit_: Exit, wanted: Sequence[str] | bool, get_logs: bool) -> Copied:
+    options = LogOptions(container="base", get_logs=get_logs, init_containers=wanted)
     task_log = TaskLog()
-    logs = PodLogs(cast("Cluster", Logs()), wants, story, cast("Any", task_log))
-    asyncio.run(logs.read_rest(exit_))
+    logs = DeferredLogs(Logs().open_async, options, lifecycle, cast("Any", task_log))
+    asyncio.run(logs.finish(exit_))
     return task_log.lines, logs.tail
 
 
 def test_the_log_of_a_lost_node_is_not_asked_for() -> None:
-    story, _ = ended({"first": DONE}, FAILED, "Failed")
+    lifecycle, _ = ended({"first": DONE}, FAILED, "Failed")
     lost, kept, task_log = Exit(reason="NodeLost"), Logs(), TaskLog()
-    logs = ContainerLogs(
-        kept.read, lambda _: None, container="base", init_containers=True, position=LogPosition()
-    )
-    logs.finish(story, lost)
-    wants = WantedLogs(pod="p", container="base", position=LogPosition(), get_logs=True, init_containers=True)
-    asyncio.run(PodLogs(cast("Cluster", kept), wants, story, cast("Any", task_log)).read_rest(lost))
+    options = LogOptions(container="base", get_logs=True, init_containers=True)
+    ContainerLogs(kept.open, lambda _: None, options, lifecycle).finish(lost)
+    asyncio.run(DeferredLogs(kept.open_async, options, lifecycle, cast("Any", task_log)).finish(lost))
     assert kept.reads == []
 
 
 def test_a_name_that_no_init_container_has_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    story, exit_ = ended({"first": DONE}, FAILED, "Failed")
-    of_worker(story, exit_, ["first", "absent"], True)
+    lifecycle, exit_ = ended({"first": DONE}, FAILED, "Failed")
+    of_worker(lifecycle, exit_, ["first", "absent"], True)
     assert "init_container_logs: no init container absent has ended" in caplog.text
-    wants = WantedLogs(
-        pod="p", container="base", position=LogPosition(), get_logs=True, init_containers=["absent"]
-    )
+    options = LogOptions(container="base", get_logs=True, init_containers=["absent"])
     task_log = TaskLog()
-    asyncio.run(PodLogs(cast("Cluster", Logs()), wants, story, cast("Any", task_log)).read_rest(exit_))
+    logs = DeferredLogs(Logs().open_async, options, lifecycle, cast("Any", task_log))
+    asyncio.run(logs.finish(exit_))
     assert task_log.warnings == ["init_container_logs: no init container absent has ended"]

@@ -15,16 +15,16 @@ from airflow_asyncaction.runners.pods.exit_status import (
     ACTION_LABEL,
     ON_FINISH_LABEL,
     TASK_KEY_ANNOTATION,
-    trimmed,
+    trim_pod,
 )
 from airflow_asyncaction.runners.pods.spec import (
     MASKED_SECRETS,
     TASK_KEY,
     PodSecrets,
     add_job,
-    job_secret,
-    pod_of_manifest,
-    secrets_of,
+    build_job_secret,
+    parse_manifest,
+    parse_secrets,
 )
 
 pytestmark = pytest.mark.unit
@@ -77,15 +77,15 @@ def test_the_secrets_are_not_in_the_pod_but_in_a_secret_that_the_pod_owns() -> N
     add_job(pod, INFO, task_key="taskkey", secret_in_env=False, on_finish="delete_pod")
     assert not any(secret in str(_json(pod)) for secret in ("topsecret", "taskkey"))
     pod.metadata.uid = "the-uid"
-    secret = _json(job_secret(pod, INFO, task_key="taskkey"))
+    secret = _json(build_job_secret(pod, INFO, task_key="taskkey"))
     assert secret["metadata"]["name"] == "the-pod"
     assert secret["metadata"]["labels"] == {ACTION_LABEL: INFO.job_id}
     assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == ["the-uid"]
     assert secret["stringData"] == {JOB_SECRET_KEY: "topsecret", TASK_KEY: "taskkey"}
-    known = _json(job_secret(pod, INFO, task_key="taskkey", known=["a password"]))["stringData"]
+    known = _json(build_job_secret(pod, INFO, task_key="taskkey", known=["a password"]))["stringData"]
     assert known == {**secret["stringData"], MASKED_SECRETS: '["a password"]'}
     with pytest.raises(ValueError, match=JOB_SECRET_KEY):
-        secrets_of(_json(pod), None)
+        parse_secrets(_json(pod), None)
 
 
 def test_containers_refer_to_the_jobs_secret_alone() -> None:
@@ -108,7 +108,7 @@ def test_in_clear_the_task_key_is_in_no_container() -> None:
     add_job(pod, INFO, task_key="taskkey", secret_in_env=True, on_finish="delete_pod")
     assert pod.metadata.annotations == {"mine": "1", TASK_KEY_ANNOTATION: "taskkey"}
     assert "taskkey" not in str(_json(pod)["spec"])
-    assert "taskkey" not in str(trimmed(_json(pod)))
+    assert "taskkey" not in str(trim_pod(_json(pod)))
 
 
 def test_the_secrets_are_read_back() -> None:
@@ -120,13 +120,13 @@ def test_the_secrets_are_read_back() -> None:
             (MASKED_SECRETS, b'["a password"]'),
         )
     }
-    read = secrets_of({}, {"data": data})
+    read = parse_secrets({}, {"data": data})
     assert read == PodSecrets("topsecret", "taskkey", frozenset({"a password"}))
-    assert read.masked("taskkey, a password, topsecret") == "***, ***, ***"
+    assert read.mask("taskkey, a password, topsecret") == "***, ***, ***"
     assert "a password" not in repr(read)
     pod = _pod()
     add_job(pod, INFO, task_key="taskkey", secret_in_env=True, on_finish="delete_pod")
-    assert secrets_of(_json(pod), None) == PodSecrets("topsecret", "taskkey")
+    assert parse_secrets(_json(pod), None) == PodSecrets("topsecret", "taskkey")
 
 
 @pytest.mark.parametrize("secret_in_env", [True, False])
@@ -134,7 +134,7 @@ def test_a_pod_of_before_tasks_had_keys_has_its_jobs_secret(secret_in_env: bool)
     pod = _pod()
     add_job(pod, INFO, task_key=None, secret_in_env=secret_in_env, on_finish="delete_pod")
     data = {"data": {JOB_SECRET_KEY: base64.b64encode(b"topsecret").decode()}}
-    assert secrets_of(_json(pod), None if secret_in_env else data) == PodSecrets("topsecret", "topsecret")
+    assert parse_secrets(_json(pod), None if secret_in_env else data) == PodSecrets("topsecret", "topsecret")
 
 
 @pytest.mark.parametrize("name", [JOB_SECRET_KEY, TASK_KEY, MASKED_SECRETS])
@@ -142,12 +142,12 @@ def test_a_pod_of_before_tasks_had_keys_has_its_jobs_secret(secret_in_env: bool)
 def test_a_secret_that_somebody_changed_is_refused(name: str, data: str) -> None:
     known = {each: base64.b64encode(b"[]").decode() for each in (JOB_SECRET_KEY, TASK_KEY, MASKED_SECRETS)}
     with pytest.raises(ValueError, match=name):
-        secrets_of({}, {"data": {**known, name: data}})
+        parse_secrets({}, {"data": {**known, name: data}})
 
 
 def test_secrets_are_masked_and_not_shown() -> None:
     secrets = PodSecrets("topsecret", "taskkey")
-    assert secrets.masked("a topsecret b taskkey") == "a *** b ***"
+    assert secrets.mask("a topsecret b taskkey") == "a *** b ***"
     assert "secret" not in repr(secrets).replace("PodSecrets", "")
 
 
@@ -168,7 +168,7 @@ def test_variables_are_replaced_in_all_strings(tmp_path: Path) -> None:
     file = tmp_path / "pod.yaml"
     file.write_text(POD)
     for manifest in (POD, file, str(file)):
-        pod = pod_of_manifest(manifest, VARIABLES)
+        pod = parse_manifest(manifest, VARIABLES)
         assert pod.metadata.labels == {"action": "the-id"}
         assert pod.spec.containers[0].command[2] == "echo $HOME ${HOME} https://hook/x"
 
@@ -184,7 +184,7 @@ def test_a_job_gives_its_pod() -> None:
             "template": {"metadata": {"labels": {"x": "pod"}}, "spec": {"containers": [container]}},
         },
     }
-    pod = pod_of_manifest(job, {})
+    pod = parse_manifest(job, {})
     assert pod.kind == "Pod"
     assert pod.metadata.name == "j"
     assert pod.metadata.labels == {"team": "a", "x": "pod"}
@@ -206,10 +206,10 @@ def test_a_job_gives_its_pod() -> None:
         ),
         ("kind: Pod\n---\nkind: Pod\n", "single YAML document"),
         ("kind: [\n", "single YAML document"),
-        ("- a\n- b\n", "no mapping"),
+        ("- a\n- b\n", "not a mapping"),
         ("nowhere.yaml", "'nowhere.yaml' cannot be read"),
     ],
 )
 def test_bad_manifests_are_refused_with_what_to_do(manifest: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        pod_of_manifest(manifest, VARIABLES)
+        parse_manifest(manifest, VARIABLES)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from airflow_asyncaction import exceptions
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.runners.pods.exit_status import trimmed
-from airflow_asyncaction.runners.pods.lifecycle import PodStory
+from airflow_asyncaction.runners.pods.exit_status import trim_pod
+from airflow_asyncaction.runners.pods.lifecycle import PodLifecycle
 from airflow_asyncaction.runners.pods.startup import (
-    hanging_init_container,
-    waiting_for,
-    with_events,
-    without_events,
+    add_events,
+    describe_waiting,
+    find_running_init_container,
+    note_unreadable_events,
 )
 
 pytestmark = pytest.mark.unit
@@ -54,12 +54,12 @@ def event(reason: str, message: str, at: str = "2026-11-24T15:59:00Z", **more: A
     return {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": at, **more}
 
 
-def late_end(pod: dict[str, Any]) -> tuple[PodStory, Exit]:
-    story = PodStory("base", start_by=NOW)
-    exit_ = story.look("MODIFIED", pod, NOW + timedelta(seconds=1))
+def late_end(pod: dict[str, Any]) -> tuple[PodLifecycle, Exit]:
+    lifecycle = PodLifecycle("base", start_by=NOW)
+    exit_ = lifecycle.observe("MODIFIED", pod, NOW + timedelta(seconds=1))
     assert exit_ is not None
-    assert story.is_stuck
-    return story, exit_
+    assert lifecycle.is_stuck
+    return lifecycle, exit_
 
 
 @pytest.mark.parametrize(
@@ -101,38 +101,38 @@ def late_end(pod: dict[str, Any]) -> tuple[PodStory, Exit]:
                 },
             },
             "Unschedulable",
-            "no node takes it",
+            "no node accepts it",
         ),
-        ({"metadata": {"name": "p"}}, "PodFailed", "it is Pending, and the cluster does not say why"),
+        ({"metadata": {"name": "p"}}, "PodFailed", "it is Pending, and the cluster gives no reason"),
     ],
 )
 def test_a_pod_that_is_late_is_told_under_the_name_of_an_exception(
     pod: dict[str, Any], name: str, text: str
 ) -> None:
-    assert waiting_for(pod) == waiting_for(trimmed(pod)) == (name, text)
+    assert describe_waiting(pod) == describe_waiting(trim_pod(pod)) == (name, text)
     assert issubclass(getattr(exceptions, name), exceptions.PodFailed)
-    story, exit_ = late_end(pod)
+    lifecycle, exit_ = late_end(pod)
     assert exit_ == Exit(reason=name, message=f"The pod did not start in time: {text}")
-    assert story.wants_events == (name == "PodFailed" and "has not ended" not in text)
+    assert lifecycle.needs_events == (name == "PodFailed" and "has not ended" not in text)
 
 
 def test_the_init_container_that_hangs_is_the_one_to_be_read() -> None:
     pod = pending(waits("PodInitializing"), init={"first": DONE, "prepare": RUNS})
-    assert hanging_init_container(pod) == "prepare"
-    assert late_end(pod)[0].init_container == "prepare"
+    assert find_running_init_container(pod) == "prepare"
+    assert late_end(pod)[0].blamed_init_container == "prepare"
     for other in (pending(waits("ContainerCreating")), pending(RUNS, init={"first": DONE})):
-        assert hanging_init_container(other) is None
-    assert PodStory("base").init_container is None
+        assert find_running_init_container(other) is None
+    assert PodLifecycle("base").blamed_init_container is None
 
 
 def test_an_init_container_that_hangs_is_not_the_image_that_was_pulled_before() -> None:
-    story = PodStory("base", start_by=NOW)
+    lifecycle = PodLifecycle("base", start_by=NOW)
     pulling = pending(
         waits("PodInitializing"), init={"prepare": waits("ErrImagePull", "429 too many requests")}
     )
-    assert story.look("MODIFIED", pulling, NOW - timedelta(minutes=1)) is None
+    assert lifecycle.observe("MODIFIED", pulling, NOW - timedelta(minutes=1)) is None
     hangs = pending(waits("PodInitializing"), init={"prepare": RUNS})
-    exit_ = story.look("MODIFIED", hangs, NOW)
+    exit_ = lifecycle.observe("MODIFIED", hangs, NOW)
     assert exit_ is not None
     assert exit_.reason == "PodFailed"
     assert "prepare has not ended" in (exit_.message or "")
@@ -162,7 +162,7 @@ def test_an_init_container_that_hangs_is_not_the_image_that_was_pulled_before() 
     ],
 )
 def test_events_say_why_a_volume_is_not_mounted(said: str, name: str) -> None:
-    exit_ = with_events(LATE, [event("FailedMount", said)], own_secret="p")
+    exit_ = add_events(LATE, [event("FailedMount", said)], own_secret="p")
     assert exit_ == Exit(reason=name, message=f"{LATE.message}: FailedMount: {said}")
 
 
@@ -177,14 +177,14 @@ def test_the_newest_warnings_come_first_and_each_once() -> None:
         event("MissingClusterDNS", "kubelet has no DNS", "2026-11-24T15:59:40Z"),
         {"type": "Normal", "reason": "Scheduled", "message": "fine"},
     ]
-    message = with_events(LATE, events, own_secret="p").message
+    message = add_events(LATE, events, own_secret="p").message
     assert message == f"{LATE.message}: FailedMount: two; Odd: three; FailedMount: one"
 
 
 def test_that_the_jobs_own_secret_came_later_is_no_reason() -> None:
     own, other = 'Error: secret "p" not found', 'Error: secret "pp" not found'
-    assert with_events(LATE, [event("Failed", own)], own_secret="p") == LATE
-    assert with_events(LATE, [event("Failed", other)], own_secret="p").reason == "CreateContainerConfigError"
+    assert add_events(LATE, [event("Failed", own)], own_secret="p") == LATE
+    assert add_events(LATE, [event("Failed", other)], own_secret="p").reason == "CreateContainerConfigError"
 
 
 def test_an_image_that_is_still_being_pulled_is_told() -> None:
@@ -194,11 +194,11 @@ def test_an_image_that_is_still_being_pulled_is_told() -> None:
         "message": 'Pulling image "large:1"',
         "lastTimestamp": "2026-11-24T15:58:00Z",
     }
-    assert with_events(LATE, [pulling], own_secret="p").message == (
+    assert add_events(LATE, [pulling], own_secret="p").message == (
         f'{LATE.message}: Pulling: Pulling image "large:1"'
     )
     pulled = {**pulling, "reason": "Pulled", "lastTimestamp": "2026-11-24T15:58:30Z"}
-    assert with_events(LATE, [pulling, pulled], own_secret="p") == LATE
+    assert add_events(LATE, [pulling, pulled], own_secret="p") == LATE
 
 
 def test_a_pod_without_warnings_ends_as_before() -> None:
@@ -208,7 +208,7 @@ def test_a_pod_without_warnings_ends_as_before() -> None:
         [{}],
     )
     for events in nothing:
-        assert with_events(LATE, events, own_secret="p") == LATE
+        assert add_events(LATE, events, own_secret="p") == LATE
 
 
 REASONS = st.sampled_from(
@@ -257,15 +257,15 @@ def test_whatever_a_cluster_says_an_end_is_named_by_an_exception(
     pod["status"]["conditions"] = [{"type": "PodScheduled", "status": scheduled, "reason": reason}]
     if is_deleted:
         pod["metadata"]["deletionTimestamp"] = "2026-11-24T16:00:00Z"
-    story = PodStory("base", start_by=NOW)
-    exit_ = story.look(event_kind, pod, NOW + timedelta(seconds=1))
+    lifecycle = PodLifecycle("base", start_by=NOW)
+    exit_ = lifecycle.observe(event_kind, pod, NOW + timedelta(seconds=1))
     if exit_ is not None and exit_.reason is not None:
         assert issubclass(getattr(exceptions, exit_.reason), exceptions.PodFailed)
         assert exit_.message
 
 
 def test_events_that_cannot_be_read_are_told_with_a_way_out() -> None:
-    exit_ = without_events(LATE, "events is forbidden")
+    exit_ = note_unreadable_events(LATE, "events is forbidden")
     assert exit_.reason == "PodFailed"
     for part in (LATE.message or "", "events is forbidden", "rbac.yaml"):
         assert part in (exit_.message or "")

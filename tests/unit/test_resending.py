@@ -8,7 +8,7 @@ import pytest
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.hooks.remote_access import UNVERIFIED
 from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass, retry_after_seconds
-from airflow_asyncaction.triggers.api_server import is_away
+from airflow_asyncaction.triggers.hook_pool import is_transient
 
 TRANSIENT = {408, 429, *range(500, 600)}
 
@@ -21,7 +21,7 @@ def test_only_408_429_and_all_5xx_may_pass() -> None:
 def test_what_somebody_must_mend_first_does_not_pass(status: int, code: str) -> None:
     assert is_worth_resending(status)
     assert not is_worth_resending(status, code)
-    assert not is_away(ServerError(status=status, code=code))
+    assert not is_transient(ServerError(status=status, code=code))
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float) ->
 )
 def test_errors_that_may_pass(error: ServerError, passes: bool, is_awaited: bool) -> None:
     assert may_pass(error) is passes
-    assert is_away(error) is is_awaited
+    assert is_transient(error) is is_awaited

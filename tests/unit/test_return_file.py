@@ -12,7 +12,7 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.runners.pods.exit_status import end_of, trimmed
+from airflow_asyncaction.runners.pods.exit_status import read_exit, trim_pod
 from airflow_asyncaction.runners.pods.return_file import ReturnFile, add_return_file
 
 pytestmark = pytest.mark.unit
@@ -31,7 +31,7 @@ def ended_pod(message: str, *, code: int = 0, others: int = 0, asked: bool = Tru
     statuses = [{"name": f"s{number}", "state": {"running": {}}} for number in range(others)]
     spec: dict[str, Any] = k8s.ApiClient().sanitize_for_serialization(pod)
     status = {"containerStatuses": [*statuses, {"name": "base", "state": {"terminated": terminated}}]}
-    return dict(trimmed({**spec, "status": status}))
+    return dict(trim_pod({**spec, "status": status}))
 
 
 def taken(pod: dict[str, Any], error: ServerError | None = None) -> tuple[Exit, list[str]]:
@@ -44,9 +44,9 @@ def taken(pod: dict[str, Any], error: ServerError | None = None) -> tuple[Exit, 
         if error is not None:
             raise error
 
-    exit_ = end_of(pod, "base")
+    exit_ = read_exit(pod, "base")
     assert exit_ is not None
-    return ReturnFile("base", report).take(exit_, pod, INFO), reported
+    return ReturnFile("base", report).report(exit_, pod, INFO), reported
 
 
 @pytest.mark.parametrize("text", ['{"rows":3}', "null", "0", '""', '[{"a":[1.5]}]', ' {"rows": 3}\n'])
@@ -60,7 +60,7 @@ def test_results_are_reported_when_the_container_ended_well(text: str) -> None:
 )
 def test_nothing_else_is_a_result(pod: dict[str, Any]) -> None:
     exit_, reported = taken(pod)
-    assert (exit_, reported) == (end_of(pod, "base"), [])
+    assert (exit_, reported) == (read_exit(pod, "base"), [])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Advice on requests that the Kubernetes API refuses, by the reason that it gives."""
+"""Advice on requests that the Kubernetes API refuses, according to its error message."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ _WITHOUT_ONE = (
 )
 
 
-def advised(said: str, status: int | None) -> str:
-    """Return the API's message, and what to do about it where that is known.
+def add_advice(message: str, status: int | None) -> str:
+    """Return the API's message with advice, if there is any.
 
-    :param status: of the answer
+    :param status: HTTP status of the response
     """
-    advice = _advice(said, status)
-    return f"{said.rstrip('. ')}. {advice}" if advice else said
+    advice = _find_advice(message, status)
+    return f"{message.rstrip('. ')}. {advice}" if advice else message
 
 
-def _advice(said: str, status: int | None) -> str:
+def _find_advice(message: str, status: int | None) -> str:
     if status == HTTPStatus.UNAUTHORIZED:
         return (
-            "The cluster does not accept Airflow's credentials: renew those of kubernetes_conn_id, or of"
-            " config_file; a token may have expired"
+            "The cluster does not accept Airflow's credentials: renew those of kubernetes_conn_id or"
+            " config_file. A token may have expired"
         )
     for pattern, advise in _KNOWN:
-        if (found := re.search(pattern, said, re.IGNORECASE | re.DOTALL)) is not None:
+        if (found := re.search(pattern, message, re.IGNORECASE | re.DOTALL)) is not None:
             return advise if isinstance(advise, str) else advise(found)
     return ""
 
 
-def _right(found: re.Match[str]) -> str:
+def _advise_rule(found: re.Match[str]) -> str:
     resource, namespace = found["resource"], found["namespace"]
     verbs = sorted({*_VERBS.get(resource, ()), found["verb"]}, key=_in_order(resource))
     rule = json.dumps({"apiGroups": [""], "resources": [resource], "verbs": verbs})
     where = f"in the namespace {namespace}" if namespace else "in the pod's namespace"
-    advice = f"Give Airflow's account this right {where}: {rule} (docs/kubernetes/rbac.yaml has all it needs)"
+    advice = f"Grant Airflow's account this permission {where}: {rule} (docs/kubernetes/rbac.yaml has all)"
     return f"{advice}, {_WITHOUT_ONE}" if resource == "secrets" else advice
 
 
@@ -54,30 +54,30 @@ def _in_order(resource: str) -> Callable[[str], int]:
     return lambda verb: known.index(verb) if verb in known else len(known)
 
 
-def _quota(found: re.Match[str]) -> str:
-    advice = "Have the quota raised, or wait until less runs in the namespace, with retries and a retry_delay"
+def _advise_quota(found: re.Match[str]) -> str:
+    advice = "Raise the quota, or use retries and a retry_delay to wait until less runs in the namespace"
     return f"{advice}; {_WITHOUT_ONE}" if found["kind"] == "secrets" else advice
 
 
 _Advise = str | Callable[[re.Match[str]], str]
 
 _WEBHOOK = (
-    "A webhook of the cluster does not answer, so the cluster rejects every request that needs it: ask the"
-    " cluster's administrator"
+    "A webhook of the cluster does not answer, so that the cluster rejects every request it applies to: ask"
+    " the cluster's administrator"
 )
 _POLICY = (
-    "A policy of the cluster refuses it: change the pod as it says (security_context,"
+    "A policy of the cluster rejects the pod: change it as the message says (security_context,"
     " container_security_context, image, labels, ...), or ask the cluster's administrator"
 )
-_NO_RIGHT = (
+_FORBIDDEN = (
     r'cannot (?P<verb>\w+) resource "(?P<resource>[\w/]+)"(.*? in the namespace "(?P<namespace>[^"]+)")?'
 )
 _KNOWN: tuple[tuple[str, _Advise], ...] = (
-    (_NO_RIGHT, _right),
-    (r"(?P<kind>pods|secrets)\b.*exceeded quota", _quota),
+    (_FORBIDDEN, _advise_rule),
+    (r"(?P<kind>pods|secrets)\b.*exceeded quota", _advise_quota),
     (
         r"failed quota.*must specify",
-        "Give the container those requests and limits (container_resources): the quota requires them",
+        "Set those requests and limits for the container (container_resources): the quota requires them",
     ),
     (r"failed calling webhook", _WEBHOOK),
     (r"admission webhook .* denied|denied the request|violates PodSecurity", _POLICY),

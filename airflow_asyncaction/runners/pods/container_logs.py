@@ -1,120 +1,200 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The logs of a pod's containers, as a worker copies them into the task log."""
+"""Container logs of a pod, as a worker copies them into the task log."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
-from typing import Any
 
 from airflow_asyncaction.hooks.known_secrets import masked
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.protocol.reports import TAIL_LINES
-from airflow_asyncaction.runners.pods.exit_status import init_containers
-from airflow_asyncaction.runners.pods.lifecycle import PodStory
-from airflow_asyncaction.runners.pods.log import LogPosition, LogReader, PodLine
-from airflow_asyncaction.runners.pods.log_thread import LogThread, copy_log
+from airflow_asyncaction.runners.pods.api import ResponseStream
+from airflow_asyncaction.runners.pods.api_requests import ClusterError
+from airflow_asyncaction.runners.pods.lifecycle import PodLifecycle
+from airflow_asyncaction.runners.pods.log import (
+    LogPosition,
+    LogReader,
+    LogReadResult,
+    LogSteps,
+    Pause,
+    PodLine,
+    ReadLog,
+    follow_steps,
+    snapshot_steps,
+)
+from airflow_asyncaction.runners.pods.log_selection import LogOptions, LogSelection, LogSource
 
 log = logging.getLogger(__name__)
 
-NO_SUCH_CONTAINER = "init_container_logs: no init container %s has ended"
-"""Warning of names that are in ``init_container_logs`` alone."""
+OpenLog = Callable[..., ResponseStream]
+"""Opens the log of a container: takes ``follow``, and perhaps ``since_seconds``."""
 
 
 class ContainerLogs:
-    """Copies the log of the base container as it comes, and those of init containers when they are over.
+    """Follows the log of the base container in a thread, and copies those of init containers.
 
-    How it works: the logs of init containers that are asked for are copied whole, before that of the base
-    container. Of one that keeps the base container from starting, at least the last lines are.
-
-    :param read: calls ``read_namespaced_pod_log`` for the pod, with ``container`` and more options
-    :param write: takes each line; those of init containers have the container's name before them
-    :param container: the base container; ``None``: only logs that are asked for are copied
-    :param init_containers: names of init containers whose logs are asked for, or whether all are
-    :param position: how far the base container's log was read before
+    :param open_log: opens the log of the pod's ``container``, with more options
+    :param write: takes each line for the task log
     """
 
     def __init__(
         self,
-        read: Callable[..., Any],
+        open_log: OpenLog,
         write: Callable[[PodLine], None],
-        *,
-        container: str | None,
-        init_containers: Sequence[str] | bool,
-        position: LogPosition,
+        options: LogOptions,
+        lifecycle: PodLifecycle,
     ) -> None:
-        self._read = read
-        self._write = write
-        self._is_read = container is not None
-        self._init_containers = init_containers
-        self._reader = LogReader(position)
-        self._thread = LogThread(partial(read, container=container), self._reader, self._take)
-        self._is_started = False
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._open_log = open_log
+        self._get_logs = options.get_logs
+        self._selection = LogSelection(options, lifecycle, write=write, mask=masked, warn=log.warning)
+        self._reader = LogReader(options.position)
+        base = self._selection.base
+        self._thread = LogThread(partial(open_log, container=base.container), self._reader, base.write)
 
     @property
     def position(self) -> LogPosition:
-        """How far the base container's log was read."""
+        """How far the log of the base container was read."""
         return self._reader.position
 
     @property
     def tail(self) -> tuple[str, ...]:
         """The last lines, of the base container or of the init container that kept it from starting."""
-        return tuple(self._tail)
+        return self._selection.tail
 
-    def start(self, story: PodStory) -> None:
-        """Copy the logs of the init containers, and begin to follow the base container. It is up."""
-        self._is_started = True
-        self._copy_init_containers(story)
-        if self._is_read:
+    def start(self) -> None:
+        """Copy the logs of the init containers, and begin to follow the base container, which is running."""
+        for source in self._selection.take_init_logs():
+            self._copy(source)
+        if self._get_logs:
             self._thread.start()
 
     def leave(self) -> None:
-        """Write nothing more of the base container: the position stays what it is."""
+        """Write nothing more of the base container: the position stays as it is."""
         self._thread.leave()
 
-    def finish(self, story: PodStory, ended: Exit) -> None:
-        """Copy all that is left to copy of a pod that has ended, or does not start."""
-        if ended.reason == "NodeLost":  # nobody is there to read it
-            self.leave()
-        elif not self._is_started:
-            self._copy_why_not_started(story)
-        elif self._is_read:
-            self._thread.finish()
+    def finish(self, exit_: Exit) -> None:
+        """Copy what is left of a pod that has ended, or does not start."""
+        self.leave()
+        for source in self._selection.take_rest(exit_):
+            if source is self._selection.base:
+                self._thread.finish()
+            else:
+                self._copy(source)
 
-    def _copy_init_containers(self, story: PodStory) -> list[str]:
-        """Copy the whole logs of those that are asked for and have ended; return their names."""
-        pod, wanted = story.pod or {}, self._init_containers
-        names = init_containers(pod, wanted)
-        for name in names:
-            write = partial(self._take_of if name == story.init_container else self._write_of, name)
-            copy_log(partial(self._read, container=name), write, has_ended=True)
-        if not isinstance(wanted, bool) and (unknown := set(wanted) - set(names)):
-            log.warning(NO_SUCH_CONTAINER, ", ".join(sorted(unknown)))
-        return names
-
-    def _copy_why_not_started(self, story: PodStory) -> None:
-        blamed = story.init_container
-        copied = [] if story.is_stuck else self._copy_init_containers(story)
-        if blamed is not None and blamed not in copied and self._is_read:
-            read = partial(self._read, container=blamed, tail_lines=TAIL_LINES)
-            copy_log(read, partial(self._take_of, blamed), has_ended=not story.is_stuck)
-
-    def _take(self, line: PodLine) -> None:
-        self._tail.append(masked(line.text))
-        self._write(line)
-
-    def _take_of(self, name: str, line: PodLine) -> None:
-        self._tail.append(masked(line.text))
-        self._write_of(name, line)
-
-    def _write_of(self, name: str, line: PodLine) -> None:
-        self._write(of_init_container(name, line))
+    def _copy(self, source: LogSource) -> None:
+        reader = LogReader()
+        steps = follow_steps(reader, lambda: True) if source.has_ended else snapshot_steps()
+        open_log = partial(self._open_log, container=source.container, **source.options)
+        copy_log(open_log, steps, reader, source.write)
 
 
-def of_init_container(name: str, line: PodLine) -> PodLine:
-    """Return a line as it stands in the task log, among those of the base container."""
-    return replace(line, text=f"[{name}] {line.text}")
+class LogThread:
+    """Follows a log in a thread until it is left, or finished by the caller.
+
+    Purpose: a stream that follows a log may end seconds after its container. The caller, which knows that the
+    container has ended, must not wait for that.
+
+    How it works: the thread reads and writes piece by piece under a lock. When the caller takes the log over,
+    the thread stays behind with its stream, and discards what comes.
+    """
+
+    def __init__(self, open_log: OpenLog, reader: LogReader, write: Callable[[PodLine], None]) -> None:
+        self._open_log = open_log
+        self._reader = reader
+        self._write = write
+        self._lock = threading.Lock()
+        self._is_left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="asyncaction-pod-log", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow."""
+        self._thread.start()
+
+    def leave(self) -> None:
+        """Write nothing more: the reader's position stays as it is."""
+        with self._lock:
+            self._is_left.set()
+
+    def finish(self) -> None:
+        """Read the log to its end, in the calling thread. The container has ended."""
+        self.leave()
+        copy_log(self._open_log, follow_steps(self._reader, lambda: True), self._reader, self._write)
+
+    def _run(self) -> None:
+        steps = follow_steps(self._reader, lambda: False)
+        with suppress(_Left):
+            copy_log(
+                self._open_log,
+                steps,
+                self._reader,
+                self._write,
+                guard=self._guard,
+                pause=self._is_left.wait,
+            )
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        with self._lock:
+            if self._is_left.is_set():
+                raise _Left
+            yield
+
+
+def copy_log(
+    open_log: OpenLog,
+    steps: LogSteps,
+    reader: LogReader,
+    write: Callable[[PodLine], None],
+    *,
+    guard: Callable[[], AbstractContextManager[object]] = nullcontext,
+    pause: Callable[[float], object] = time.sleep,
+) -> None:
+    """Write the new lines of a log, as far as the steps go. Blocks.
+
+    :param write: takes each line; what it raises ends this
+    :param guard: entered around each use of ``reader`` and ``write``
+    """
+    result: LogReadResult | None = None
+    while True:
+        try:
+            step = steps.send(result)
+        except StopIteration:
+            break
+        if isinstance(step, Pause):
+            pause(step.seconds)
+            result = None
+        else:
+            result = _read(open_log, step, reader, write, guard)
+    with guard():
+        for line in reader.finish():
+            write(line)
+
+
+class _Left(Exception):
+    """Another thread reads the log now."""
+
+
+def _read(
+    open_log: OpenLog,
+    step: ReadLog,
+    reader: LogReader,
+    write: Callable[[PodLine], None],
+    guard: Callable[[], AbstractContextManager[object]],
+) -> LogReadResult:
+    with guard():
+        reader.begin(reads_all=step.reads_all)
+    try:
+        with open_log(follow=step.follow, since_seconds=step.since_seconds) as stream:
+            for chunk in stream:
+                with guard():
+                    for line in reader.feed(chunk):
+                        write(line)
+                if reader.has_gap:
+                    break
+    except ClusterError as error:
+        return reader.classify_failure(error)
+    return LogReadResult.ENDED

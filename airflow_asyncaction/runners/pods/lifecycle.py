@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of one pod, from what is seen of it one after the other, to its end.
-
-Pure: whoever watches the pod passes on what it sees, and the time.
-"""
+"""Lifecycle of one pod: turns the observed states of a pod into its exit. No I/O, and no clock."""
 
 from __future__ import annotations
 
@@ -12,167 +9,168 @@ from datetime import datetime, timedelta
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.runners.pods.exit_status import (
     Pod,
-    as_deleted_by_us,
-    disruption_of,
-    end_of,
-    failed_init_container,
-    is_running,
-    said_of,
-    termination_message,
-    trimmed,
-    warning_of,
-    with_tail,
+    add_tail,
+    find_disruption,
+    find_failed_init_container,
+    find_warning,
+    get_message,
+    get_termination_message,
+    has_container_started,
+    read_container_exit,
+    read_exit,
+    trim_pod,
 )
 from airflow_asyncaction.runners.pods.startup import (
-    NO_CLASS,
-    hanging_init_container,
-    may_pass,
-    trouble_of,
-    waiting_containers,
-    waiting_for,
+    UNCLASSIFIED,
+    describe_waiting,
+    find_running_init_container,
+    find_start_failure,
+    list_waiting_containers,
+    may_recover,
 )
 
 _SECRET_SETTLE = timedelta(minutes=3)
-"""For how long the node may go on to say that the job's Secret is not there after it was created."""
+"""How long the node may report the job's Secret as missing after it was created."""
 
 _NODE_SILENCE = timedelta(seconds=30)
-"""How long after its grace a deleted pod may be there: then its node does not answer."""
+"""How long after its grace period a deleted pod may exist before its node counts as lost."""
 
 
-class PodStory:
-    """What is to be remembered between looks at one pod, to say how it ended.
+class PodLifecycle:
+    """The state of one pod between observations.
 
-    How it works: whoever watches the pod calls :meth:`look` with each event, and now and then without one,
-    since clocks run. It returns the end once there is one, and the same one ever after.
+    How it works: the caller watches the pod, and calls :meth:`observe` with each event, and from time to time
+    without one, because of the deadlines. It returns the exit once there is one, and the same one from then
+    on.
 
     :param container: name of the base container
-    :param start_by: when it must be up; ``None``: it may wait for ever
-    :param secret_is_there: whether the job's Secret was created; until then the pod waits for it
+    :param start_by: when it must have started; ``None``: there is no deadline
+    :param has_secret: whether the job's Secret was created; until then the pod waits for it
     """
 
-    def __init__(
-        self, container: str, *, start_by: datetime | None = None, secret_is_there: bool = False
-    ) -> None:
+    def __init__(self, container: str, *, start_by: datetime | None = None, has_secret: bool = False) -> None:
         self._container = container
         self.start_by = start_by
-        """When the container must be up."""
-        self._secret_is_there = secret_is_there
-        self._without_secret_since: datetime | None = None
+        """When the container must have started."""
+        self._has_secret = has_secret
+        self._secret_missing_since: datetime | None = None
         self._pull_error = ""
-        self._is_ours_to_delete = False
-        self._end: Exit | None = None
+        self._is_deletion_expected = False
+        self._exit: Exit | None = None
         self.pod: Pod | None = None
-        """The pod as it was seen last, trimmed."""
+        """The pod as it was last observed, trimmed."""
         self.has_started = False
-        """Whether the container is, or was, up."""
+        """Whether the container has started."""
         self.is_stuck = False
-        """Whether the end is that the pod does not start: it must be deleted, since it still might."""
+        """Whether the exit is that the pod does not start. It must be deleted, since it still might."""
 
-    def secret_is_there(self) -> None:
+    def note_secret(self) -> None:
         """Note that the job's Secret was created."""
-        self._secret_is_there = True
+        self._has_secret = True
 
-    def deleted_by_us(self) -> None:
-        """Note that we delete the pod: its end is then what its container says."""
-        self._is_ours_to_delete = True
-
-    @property
-    def wants_events(self) -> bool:
-        """Whether the end is one that only the pod's events explain."""
-        return self._is_unexplained and hanging_init_container(self.pod or {}) is None
+    def expect_deletion(self) -> None:
+        """Note that this process deletes the pod: the exit is then that of its container."""
+        self._is_deletion_expected = True
 
     @property
-    def init_container(self) -> str | None:
-        """The init container because of which the pod has ended, if there is one: its output says why."""
-        pod, ended = self.pod or {}, self._end
-        if ended is None or self.has_started:
+    def needs_events(self) -> bool:
+        """Whether only the pod's events explain the exit."""
+        return self._is_unexplained and find_running_init_container(self.pod or {}) is None
+
+    @property
+    def blamed_init_container(self) -> str | None:
+        """The init container that made the pod fail, if one did: its output says why."""
+        pod, exit_ = self.pod or {}, self._exit
+        if exit_ is None or self.has_started:
             return None
-        if ended.reason == "InitContainerFailed":
-            return failed_init_container(pod)
-        return hanging_init_container(pod) if self._is_unexplained else None
+        if exit_.reason == "InitContainerFailed":
+            return find_failed_init_container(pod)
+        return find_running_init_container(pod) if self._is_unexplained else None
 
     @property
     def _is_unexplained(self) -> bool:
-        return self.is_stuck and self._end is not None and self._end.reason == NO_CLASS
+        return self.is_stuck and self._exit is not None and self._exit.reason == UNCLASSIFIED
 
     @property
     def warning(self) -> str | None:
         """A warning about a pod that succeeded, if there is one."""
-        return warning_of(self.pod or {}, self._container)
+        return find_warning(self.pod or {}, self._container)
 
-    def with_tail(self, ended: Exit, tail: Sequence[str]) -> Exit:
-        """Return the end with the last lines of output: what the pod says as well stands there once."""
-        return with_tail(ended, termination_message(self.pod or {}, self._container), tail)
+    def add_tail(self, exit_: Exit, tail: Sequence[str]) -> Exit:
+        """Return the exit with the last lines of output, without what its message repeats."""
+        return add_tail(exit_, get_termination_message(self.pod or {}, self._container), tail)
 
-    def look(self, event: str, pod: Pod | None, now: datetime) -> Exit | None:
-        """Take in what the cluster says; return how the pod ended, ``None`` while it goes on.
+    def observe(self, event: str, pod: Pod | None, now: datetime) -> Exit | None:
+        """Return the exit of the pod; ``None`` while it runs.
 
-        :param event: ``ADDED``, ``MODIFIED``, ``DELETED`` (``pod`` is how it was last, if that is known), or
-            nothing: only time has passed
+        :param event: ``ADDED``, ``MODIFIED``, ``DELETED`` (``pod`` is then its last state, if that is known),
+            or empty if only time has passed
         :param now: aware, by the same clock as ``start_by``
         """
-        if self._end is None:
+        if self._exit is None:
             if pod is not None:
-                self.pod = trimmed(pod)
-                self.has_started = self.has_started or is_running(self.pod, self._container)
-            self._end = self._judged(event, self.pod or {}, now)
-        return self._end
+                self.pod = trim_pod(pod)
+                self.has_started = self.has_started or has_container_started(self.pod, self._container)
+            self._exit = self._find_exit(event, self.pod or {}, now)
+        return self._exit
 
-    def _judged(self, event: str, pod: Pod, now: datetime) -> Exit | None:
-        ended = end_of(pod, self._container)
-        if ended is not None:
-            return as_deleted_by_us(pod, self._container) or ended if self._is_ours_to_delete else ended
+    def _find_exit(self, event: str, pod: Pod, now: datetime) -> Exit | None:
+        exit_ = read_exit(pod, self._container)
+        if exit_ is not None:
+            own = read_container_exit(pod, self._container) if self._is_deletion_expected else None
+            return own or exit_
         if event == "DELETED":
-            return self._gone(pod)
+            return self._describe_deletion(pod)
         if _is_lost(pod, now):
-            return Exit(reason="NodeLost", message="The pod is to be deleted, and its node does not answer")
+            message = "The pod is being deleted, but its node does not answer"
+            return Exit(reason="NodeLost", message=message)
         if pod and not self.has_started and not pod["metadata"].get("deletionTimestamp"):
-            stuck = self._trouble(pod, now) or self._late(pod, now)
+            stuck = self._find_start_failure(pod, now) or self._check_deadline(pod, now)
             self.is_stuck = stuck is not None
             return stuck
         return None
 
-    def _gone(self, pod: Pod) -> Exit:
-        if self._is_ours_to_delete:
-            message = "The pod was deleted before its container's end could be seen"
+    def _describe_deletion(self, pod: Pod) -> Exit:
+        if self._is_deletion_expected:
+            message = "The pod was deleted before the exit of its container could be read"
             return Exit(reason="Stopped", message=message, is_seen=False)
-        if (disrupted := disruption_of(pod)) is not None:
+        if (disrupted := find_disruption(pod)) is not None:
             return Exit(
                 reason="NodeLost" if self.has_started else disrupted[0], message=disrupted[1], is_seen=False
             )
-        doing = "while its container ran" if self.has_started else "before its container was started"
-        return Exit(reason="PodDeleted", message=f"Somebody deleted the pod {doing}", is_seen=False)
+        phase = "while its container was running" if self.has_started else "before its container started"
+        return Exit(reason="PodDeleted", message=f"The pod was deleted {phase}", is_seen=False)
 
-    def _trouble(self, pod: Pod, now: datetime) -> Exit | None:
-        for _, waiting in waiting_containers(pod):
+    def _find_start_failure(self, pod: Pod, now: datetime) -> Exit | None:
+        for _, waiting in list_waiting_containers(pod):
             if waiting.get("reason") == "ErrImagePull":
-                self._pull_error = said_of(waiting)
-        trouble = trouble_of(pod)
-        if trouble is None:
-            self._without_secret_since = None
+                self._pull_error = get_message(waiting)
+        failure = find_start_failure(pod)
+        if failure is None:
+            self._secret_missing_since = None
             return None
-        if trouble.reason == "ImagePull" and self._pull_error:
-            trouble = Exit(reason="ImagePull", message=_with_cause(trouble.message or "", self._pull_error))
-        if may_pass(trouble) or self._waits_for_secret(pod, trouble, now):
+        if failure.reason == "ImagePull" and self._pull_error:
+            failure = Exit(reason="ImagePull", message=_add_cause(failure.message or "", self._pull_error))
+        if may_recover(failure) or self._waits_for_secret(pod, failure, now):
             return None
-        return trouble
+        return failure
 
-    def _waits_for_secret(self, pod: Pod, trouble: Exit, now: datetime) -> bool:
-        """Tell whether the pod only waits for the job's Secret: the node looks for it now and then."""
-        is_ours = f'secret "{pod["metadata"].get("name")}"' in (trouble.message or "")
-        if trouble.reason != "CreateContainerConfigError" or not is_ours:
+    def _waits_for_secret(self, pod: Pod, failure: Exit, now: datetime) -> bool:
+        """Tell whether the pod only waits for the job's Secret, which the node checks from time to time."""
+        is_ours = f'secret "{pod["metadata"].get("name")}"' in (failure.message or "")
+        if failure.reason != "CreateContainerConfigError" or not is_ours:
             return False
-        if not self._secret_is_there:
+        if not self._has_secret:
             return True
-        self._without_secret_since = self._without_secret_since or now
-        return now - self._without_secret_since < _SECRET_SETTLE
+        self._secret_missing_since = self._secret_missing_since or now
+        return now - self._secret_missing_since < _SECRET_SETTLE
 
-    def _late(self, pod: Pod, now: datetime) -> Exit | None:
+    def _check_deadline(self, pod: Pod, now: datetime) -> Exit | None:
         if self.start_by is None or now < self.start_by:
             return None
-        name, text = waiting_for(pod)
-        if self._pull_error and hanging_init_container(pod) is None:
-            name, text = "ImagePull", _with_cause(text, self._pull_error)
+        name, text = describe_waiting(pod)
+        if self._pull_error and find_running_init_container(pod) is None:
+            name, text = "ImagePull", _add_cause(text, self._pull_error)
         return Exit(reason=name, message=f"The pod did not start in time: {text}")
 
 
@@ -181,5 +179,5 @@ def _is_lost(pod: Pod, now: datetime) -> bool:
     return until is not None and now - datetime.fromisoformat(until) > _NODE_SILENCE
 
 
-def _with_cause(text: str, cause: str) -> str:
+def _add_cause(text: str, cause: str) -> str:
     return text if cause in text else f"{text}: {cause}"

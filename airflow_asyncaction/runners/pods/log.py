@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container's log: each line once, the last ones included, whatever breaks on the way.
+"""Container log: each line exactly once, up to the last one, across broken connections. No I/O.
 
-The decisions (:class:`LogReader`, :func:`log_steps`) do no I/O; the worker drives them with threads
-(``log_thread``), the triggerer with asyncio.
+``runners.pods.container_logs`` reads logs in a worker as this says, ``triggers.pods.container_logs`` in a
+triggerer.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import math
 import re
 from collections import Counter, deque
@@ -17,98 +18,108 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
+from airflow_asyncaction.runners.pods.api_requests import ClusterError, ClusterRefused
+from airflow_asyncaction.runners.pods.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
 MAX_LINE_BYTES = 64 * 1024
-"""Longer lines are cut, and say so."""
+"""Longer lines are truncated, and say so."""
 
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND_NS = 1_000_000_000
-_SLACK_NS = 100_000_000  # stdout and stderr are stamped one by one, and may be written in another order
-_BURST_BYTES = 32 * 1024  # more than this in the last seconds, and the container runtime may be late with it
+_SLACK_NS = 100_000_000  # stdout and stderr get their time stamps separately, and may be out of order
+_BURST_BYTES = 32 * 1024  # after more than this in the last seconds, the container runtime may lag behind
 _QUIET_SECONDS = 0.25
 _QUIET_AFTER_BURST_SECONDS = 2.0
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 5.0
 _GIVE_UP_SECONDS = 30.0
 _SINCE_MARGIN_SECONDS = 2
+_NO_LOG = (400, 404)
 
 
 @dataclass(frozen=True)
 class LogPosition:
     """How far a log was read.
 
-    :param stamp: the newest time stamp: UTC with nine decimals and ``Z``; empty: nothing was read
-    :param of_stamp: how many lines with this stamp were read
+    :param stamp: the newest time stamp, UTC with nine decimals and ``Z``; empty if nothing was read
+    :param of_stamp: how many lines with this time stamp were read
     """
 
     stamp: str = ""
     of_stamp: int = 0
 
     def to_json(self) -> list[Any]:
-        """Return it as a JSON array."""
+        """Return the position as a JSON array."""
         return [self.stamp, self.of_stamp]
 
     @classmethod
     def from_json(cls, value: list[Any]) -> LogPosition:
-        """Return what :meth:`to_json` was called on."""
+        """Return the position of a JSON array made by :meth:`to_json`."""
         stamp, of_stamp = value
         return cls(str(stamp), int(of_stamp))
 
 
 @dataclass(frozen=True)
 class PodLine:
-    """One line of a log, and when the container wrote it."""
+    """A line of a log, and when the container wrote it."""
 
     time: datetime
     text: str
 
 
-class Outcome(Enum):
-    """What became of a read."""
+class LogReadResult(Enum):
+    """How a read ended."""
 
-    ENDED = "ended"  # all there is was read, or the reader was interrupted since the container has ended
-    BROKE = "broke"  # the connection broke, or the cluster is away
-    ABSENT = "absent"  # there is no such log: the container was not started, or the pod is gone (400, 404)
+    ENDED = "ended"  # everything was read, or the read was interrupted because the container has ended
+    BROKE = "broke"  # the connection broke, or the cluster is unavailable
+    ABSENT = "absent"  # no log exists: the container was not started, or the pod is gone (400, 404)
 
 
 @dataclass(frozen=True)
-class Read:
-    """Read the log with time stamps, feed it to the reader, and send the :class:`Outcome`.
+class ReadLog:
+    """Read the log with time stamps, feed it to the reader, and send the :class:`LogReadResult`.
 
-    :param follow: go on with what is written later, until the container has ended
-    :param since_seconds: leave out what is older; ``None``: read all
+    :param follow: keep reading new lines until the container has ended
+    :param since_seconds: leave out older lines; ``None``: read all
     """
 
     follow: bool
-    since_seconds: int | None
+    since_seconds: int | None = None
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether the log is read from its beginning."""
+        return self.since_seconds is None
 
 
 @dataclass(frozen=True)
 class Pause:
-    """Wait."""
+    """Wait before the next step."""
 
     seconds: float
 
 
 class LogReader:
-    """Makes lines of the bytes of a log that is read again and again.
+    """Splits the bytes of a log into lines, and drops those that an earlier read has returned.
 
-    How it works: :meth:`begin` each read, :meth:`feed` it; lines that came before are known by their stamps:
-    what is older than the newest one but for a little is known; what is not so old is compared. A read that
-    does not reach back to a known line might leave some out (clocks differ): it :attr:`has_gap`, yields
-    nothing, and all must be read.
+    How it works: call :meth:`begin` for each read, and :meth:`feed` for each of its pieces. Lines that are
+    clearly older than the newest time stamp are known. Lines close to it are compared. Clocks differ, so a
+    read that does not reach back to a known line may miss some: it :attr:`has_gap`, yields nothing, and the
+    whole log must be read.
 
-    What it does not do: take what has no time stamp for a line; that is the kubelet's word.
+    What it does not do: return lines without a time stamp. These are messages of the kubelet.
     """
 
     def __init__(self, position: LogPosition = LogPosition()) -> None:
         self.position = position
         self.count = 0
-        """How many lines were yielded."""
+        """Number of lines returned so far."""
         self.has_gap = False
-        """Whether this read does not reach back far enough: it may be ended."""
-        self.is_refused = False
-        """Whether it was said that the cluster refuses the log."""
+        """Whether this read does not reach back to a known line: stop it."""
+        self._is_refusal_logged = False
         self._before_ns = _ns_of(position.stamp) if position.stamp else -1
         self._of_before = position.of_stamp
         self._newest_ns = self._before_ns
@@ -119,25 +130,25 @@ class LogReader:
 
     @property
     def is_busy(self) -> bool:
-        """Whether more may be to come: much came last, or the last line is not whole."""
+        """Whether more may follow: there was a burst of output, or the last line is incomplete."""
         second = self._newest_ns // _SECOND_NS
         size = sum(size for at, size in self._burst if at >= second - 1)
         return bool(self._rest) or size > _BURST_BYTES
 
     @property
     def is_behind(self) -> bool:
-        """Whether this read has come to no known line, though there are some: see :attr:`has_gap`."""
+        """Whether this read has reached no known line, though there are some: see :attr:`has_gap`."""
         return self.has_gap or not self._reaches_back
 
     def since_seconds(self, now: datetime) -> int | None:
-        """Return what to read with, to get what is new and a little more."""
+        """Return the ``since_seconds`` that cover all new lines, and a few known ones."""
         if self._newest_ns < 0:
             return None
         age_seconds = (now - _moment(self._newest_ns)).total_seconds()
         return math.ceil(max(0.0, age_seconds)) + _SINCE_MARGIN_SECONDS
 
     def begin(self, *, reads_all: bool) -> None:
-        """Begin to read, again perhaps. What was left of a line is dropped: it comes again."""
+        """Begin a read. Drop an incomplete line: it is read again."""
         self._rest = bytearray()
         self._cut_bytes = 0
         self._reaches_back = reads_all or self._newest_ns < 0
@@ -147,7 +158,7 @@ class LogReader:
         self._known_of_before = self._of_before
 
     def feed(self, chunk: bytes) -> Iterator[PodLine]:
-        """Yield the lines that are whole, and new."""
+        """Yield the new lines that a piece completes."""
         start = 0
         while not self.has_gap and (end := chunk.find(b"\n", start)) >= 0:
             self._keep(chunk[start:end])
@@ -155,8 +166,19 @@ class LogReader:
             start = end + 1
         self._keep(chunk[start:])
 
+    def classify_failure(self, error: ClusterError) -> LogReadResult:
+        """Return how a read ended that failed; log the first refusal."""
+        if not isinstance(error, ClusterRefused):
+            return LogReadResult.BROKE
+        if error.status in _NO_LOG:
+            return LogReadResult.ABSENT
+        if not self._is_refusal_logged:
+            log.warning("The pod's log cannot be read now, retrying: %s", error)
+        self._is_refusal_logged = True
+        return LogReadResult.BROKE
+
     def finish(self) -> Iterator[PodLine]:
-        """Yield what is left as a line: the log has ended."""
+        """Yield the rest as a line: the log has ended."""
         if not self.has_gap:
             yield from self._completed()
 
@@ -202,7 +224,7 @@ class LogReader:
             self._newest_ns = ns
         elif ns == self._newest_ns:
             of_stamp = self.position.of_stamp + 1
-        else:  # a straggler
+        else:  # a line out of order
             of_stamp = self.position.of_stamp
         self.position = LogPosition(_stamp_of(self._newest_ns), of_stamp)
         self.count += 1
@@ -223,55 +245,64 @@ class LogReader:
                 del self._recent_counts[old]
 
 
-def log_steps(
+LogSteps = Generator[ReadLog | Pause, LogReadResult | None, None]
+"""What to do next to copy a log. Send the result of each :class:`ReadLog`."""
+
+
+def snapshot_steps() -> LogSteps:
+    """Yield the step that reads what the container has written so far."""
+    yield ReadLog(follow=False)
+
+
+def follow_steps(
     reader: LogReader,
     has_ended: Callable[[], bool],
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> Generator[Read | Pause, Outcome | None, None]:
-    """Yield what to do next to read a log to its end; send the outcome of each :class:`Read`.
+) -> LogSteps:
+    """Yield the steps that read a log to its end.
 
-    When the container ends, a read that follows should be interrupted (and count as ended): some clusters
-    notice only after seconds. The runtime may still be copying the last output: it is read until it was
-    quiet.
+    When the container ends, interrupt a read that follows and send ``ENDED``: some clusters end the stream
+    only seconds later. The runtime may still be copying the last output, so the log is read until nothing new
+    has come for a while.
 
     :param has_ended: whether the container has
     """
-    pause = _FIRST_PAUSE_SECONDS
+    backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     reads_all = False
     news_at = failing_since = now()
     while True:
         is_over, before = has_ended(), reader.count
-        outcome = yield Read(
-            follow=not is_over, since_seconds=None if reads_all else reader.since_seconds(now())
-        )
+        since_seconds = None if reads_all else reader.since_seconds(now())
+        result = yield ReadLog(follow=not is_over, since_seconds=since_seconds)
         if reader.count > before or not is_over:
             news_at = now()
         if reader.count > before:
-            pause = _FIRST_PAUSE_SECONDS
-        reads_all = reader.has_gap or (is_over and outcome is Outcome.ENDED and reader.is_behind)
+            backoff.reset()
+        reads_all = reader.has_gap or (is_over and result is LogReadResult.ENDED and reader.is_behind)
         if reads_all:
             continue
-        if outcome is Outcome.ENDED or not is_over:
+        if result is LogReadResult.ENDED or not is_over:
             failing_since = now()
-        if is_over and _is_enough(reader, outcome, quiet=now() - news_at, failing=now() - failing_since):
+        if is_over and _is_complete(reader, result, quiet=now() - news_at, failing=now() - failing_since):
             return
         if is_over or not has_ended():
-            yield Pause(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            yield Pause(backoff.next_pause())
 
 
-def _is_enough(reader: LogReader, outcome: Outcome | None, *, quiet: timedelta, failing: timedelta) -> bool:
-    """Tell whether the log of a container that has ended was read to its end, or cannot be."""
-    if outcome is Outcome.ENDED:
+def _is_complete(
+    reader: LogReader, result: LogReadResult | None, *, quiet: timedelta, failing: timedelta
+) -> bool:
+    """Tell whether the log of a container that has ended was read to its end, or cannot be read."""
+    if result is LogReadResult.ENDED:
         return quiet.total_seconds() >= (_QUIET_AFTER_BURST_SECONDS if reader.is_busy else _QUIET_SECONDS)
-    return outcome is Outcome.ABSENT or failing.total_seconds() >= _GIVE_UP_SECONDS
+    return result is LogReadResult.ABSENT or failing.total_seconds() >= _GIVE_UP_SECONDS
 
 
 @functools.lru_cache(maxsize=16)
 def _second(moment: str, zone: str) -> int:
-    """Return seconds since 1970 of a moment without its fraction.
+    """Return the seconds since 1970 of a time stamp without its fraction.
 
-    :raises ValueError: there is no such moment
+    :raises ValueError: the date or time is invalid
     """
     second = (datetime.fromisoformat(moment + zone.replace("Z", "+00:00")) - _EPOCH) // timedelta(seconds=1)
     if second < 0:
@@ -280,13 +311,13 @@ def _second(moment: str, zone: str) -> int:
 
 
 def _ns_of(stamp: str) -> int:
-    """Return nanoseconds since 1970. Stamps are compared so: their zeros at the end may be left out.
+    """Return the nanoseconds since 1970, to compare by: time stamps may omit trailing zeros.
 
-    :raises ValueError: this is no time stamp
+    :raises ValueError: the time stamp is invalid
     """
     parts = _STAMP.fullmatch(stamp)
     if parts is None:
-        raise ValueError(f"{stamp!r} is no time stamp")
+        raise ValueError(f"Invalid time stamp: {stamp!r}")
     moment, fraction, zone = parts.groups()
     return _second(moment, zone) * _SECOND_NS + int((fraction or "").ljust(9, "0"))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods that are there although their action is over: nobody was left to delete them."""
+"""Orphaned pods: pods whose action has ended, but which nothing was left to delete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from kubernetes import client as k8s
 from kubernetes.client.exceptions import ApiException
 
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.runners.pods.exit_status import ACTION_LABEL, ENDED_PHASES, ON_FINISH_LABEL, is_kept
+from airflow_asyncaction.runners.pods.exit_status import (
+    ACTION_LABEL,
+    ENDED_PHASES,
+    ON_FINISH_LABEL,
+    should_keep_pod,
+)
 
 _PAGE = 500
 
@@ -20,7 +25,7 @@ _PAGE = 500
 class JobPod:
     """A pod of an action.
 
-    :param on_finish: what is to be done with it at its end, as KubernetesPodOperator says it
+    :param on_finish: what to do with it at its end: an ``on_finish_action`` of KubernetesPodOperator
     """
 
     action_id: JobId
@@ -30,15 +35,15 @@ class JobPod:
     on_finish: str
 
     @property
-    def is_left(self) -> bool:
-        """Whether it is to be deleted, given that its action is over."""
-        return self.phase not in ENDED_PHASES or not is_kept(
+    def should_be_deleted(self) -> bool:
+        """Whether it should be deleted, if its action has ended."""
+        return self.phase not in ENDED_PHASES or not should_keep_pod(
             self.on_finish, succeeded=self.phase == "Succeeded"
         )
 
 
-def job_pods(core: k8s.CoreV1Api, namespace: str) -> Iterator[JobPod]:
-    """Yield all pods of actions in a namespace."""
+def list_job_pods(core: k8s.CoreV1Api, namespace: str) -> Iterator[JobPod]:
+    """Yield the pods of actions in a namespace."""
     token: str | None = None
     while True:
         page = core.list_namespaced_pod(namespace, label_selector=ACTION_LABEL, limit=_PAGE, _continue=token)
@@ -58,22 +63,22 @@ def job_pods(core: k8s.CoreV1Api, namespace: str) -> Iterator[JobPod]:
 
 def delete_pod(core: k8s.CoreV1Api, pod: JobPod) -> None:
     """Delete a pod. It may be gone."""
-    _is_there(lambda: core.delete_namespaced_pod(pod.name, pod.namespace))
+    _exists(lambda: core.delete_namespaced_pod(pod.name, pod.namespace))
 
 
 def has_secret(core: k8s.CoreV1Api, pod: JobPod) -> bool:
-    """Tell whether the job's Secret is there."""
-    return _is_there(lambda: core.read_namespaced_secret(pod.name, pod.namespace))
+    """Tell whether the job's Secret exists."""
+    return _exists(lambda: core.read_namespaced_secret(pod.name, pod.namespace))
 
 
 def delete_secret(core: k8s.CoreV1Api, pod: JobPod) -> None:
-    """Delete the job's Secret: the cluster does it with the pod, but may take minutes. It may be gone."""
-    _is_there(lambda: core.delete_namespaced_secret(pod.name, pod.namespace))
+    """Delete the job's Secret, which may be gone. The cluster deletes it with the pod, but within minutes."""
+    _exists(lambda: core.delete_namespaced_secret(pod.name, pod.namespace))
 
 
-def _is_there(ask: Callable[[], object]) -> bool:
+def _exists(send: Callable[[], object]) -> bool:
     try:
-        ask()
+        send()
     except ApiException as error:
         if error.status != HTTPStatus.NOT_FOUND:
             raise

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results that a program leaves in ``/airflow/xcom/return.json``, as for KubernetesPodOperator.
+"""Return file: results that a program writes to ``/airflow/xcom/return.json``, as for KubernetesPodOperator.
 
-The file is the container's termination message: the kubelet makes it before the container starts, and the
-pod's status has what was written to it. No sidecar must be waited for, asked by ``exec``, or killed.
+The file is the container's termination message. The kubelet creates it before the container starts, and puts
+its content into the pod's status. So no sidecar is needed to wait for, to read with ``exec``, or to kill.
 """
 
 from __future__ import annotations
@@ -26,55 +26,55 @@ log = logging.getLogger(__name__)
 RETURN_FILE = "/airflow/xcom/return.json"
 
 _LABEL = "asyncaction/return-file"
-"""Label of pods whose container may leave results there, by which whoever watches them knows."""
+"""Label of pods whose container may write results there."""
 
-_MOST_BYTES = 4096
-_MOST_BYTES_OF_POD = 3 * _MOST_BYTES  # which all of its containers share
+_MAX_BYTES = 4096
+_MAX_POD_BYTES = 3 * _MAX_BYTES  # shared by all containers of the pod
 _ENDED_BEFORE = (HTTPStatus.CONFLICT, HTTPStatus.GONE)
 _DEFAULT_PATH = "/dev/termination-log"
 
 
 def add_return_file(pod: k8s.V1Pod, container: str) -> None:
-    """Let the cluster take what a container writes to :data:`RETURN_FILE`.
+    """Make :data:`RETURN_FILE` the termination message of a container.
 
     :param container: name of the base container
-    :raises ValueError: its ``terminationMessagePath`` is another one
+    :raises ValueError: it has another ``terminationMessagePath``
     """
     for each in pod.spec.containers:
         if each.name == container:
             if each.termination_message_path not in (None, _DEFAULT_PATH, RETURN_FILE):
                 raise ValueError(
-                    f"do_xcom_push=True makes the container's terminationMessagePath {RETURN_FILE}, but it is"
-                    f" {each.termination_message_path} already: leave either out"
+                    f"do_xcom_push=True needs the container's terminationMessagePath {RETURN_FILE}, but the"
+                    f" pod sets it to {each.termination_message_path}. Remove one of the two"
                 )
             each.termination_message_path = RETURN_FILE
     pod.metadata.labels = {**(pod.metadata.labels or {}), _LABEL: "true"}
 
 
-def returned(exit_: Exit, pod: Pod, container: str) -> tuple[Exit, strict_json.JsonText | None]:
-    """Return how a pod ended, and the results that its container left, if it ended well and left some.
+def read_return_file(exit_: Exit, pod: Pod, container: str) -> tuple[Exit, strict_json.JsonText | None]:
+    """Return the exit of a pod, and the results in its return file if the pod succeeded and wrote any.
 
-    A file that cannot be read makes its end the error :class:`ReturnFileInvalid`.
+    If the file is invalid, the exit becomes the error :class:`ReturnFileInvalid`.
     """
     labels = (pod.get("metadata") or {}).get("labels") or {}
     if not exit_.is_clean or _LABEL not in labels:
         return exit_, None
-    text, limit_bytes = _message(pod, container)
+    text, limit_bytes = _read_message(pod, container)
     if not text.strip():
-        log.info("%s is empty: it adds no results", RETURN_FILE)
+        log.info("%s is empty: no results are read from it", RETURN_FILE)
         return exit_, None
     exit_ = replace(exit_, message=None) if exit_.message == text.strip() else exit_
     if len(text.encode()) >= limit_bytes:
-        said = f"it has {limit_bytes} bytes or more, where the cluster cuts it off"
-        return unreadable(exit_, f"{said}. Report larger results with the job client"), None
+        reason = f"it has {limit_bytes} bytes or more, and the cluster truncates it there"
+        return _mark_invalid(exit_, f"{reason}. Report larger results with the job client"), None
     try:
         return exit_, strict_json.dumps(strict_json.loads(text))
     except strict_json.NotJson as error:
-        return unreadable(exit_, str(error)), None
+        return _mark_invalid(exit_, str(error)), None
 
 
 class ReturnFile:
-    """Reports what a container left in :data:`RETURN_FILE`, in the name of its job.
+    """Reports the results in :data:`RETURN_FILE` on behalf of the job.
 
     :param container: name of the base container
     :param report: sends results to the server
@@ -84,28 +84,27 @@ class ReturnFile:
         self._container = container
         self._report = report
 
-    def take(self, exit_: Exit, pod: Pod, info: JobInfo) -> Exit:
-        """Report the results of a pod that has ended, and return its end, which they may change."""
-        exit_, results = returned(exit_, pod, self._container)
+    def report(self, exit_: Exit, pod: Pod, info: JobInfo) -> Exit:
+        """Report the results of a pod that has ended. Return its exit, which an invalid file changes."""
+        exit_, results = read_return_file(exit_, pod, self._container)
         if results is None:
             return exit_
         try:
             self._report(info, results)
         except ServerError as error:
-            return refused(exit_, error)
+            return explain_refused_results(exit_, error)
         return exit_
 
 
-def refused(exit_: Exit, error: ServerError) -> Exit:
-    """Return the end of a job whose results the server has refused."""
+def explain_refused_results(exit_: Exit, error: ServerError) -> Exit:
+    """Return the exit of a job whose results the server refused."""
     if error.status in _ENDED_BEFORE:
-        log.warning("%s is not reported, since the action has ended before: %s", RETURN_FILE, error)
+        log.warning("%s is ignored, because the action has already ended: %s", RETURN_FILE, error)
         return exit_
-    return unreadable(exit_, str(error))
+    return _mark_invalid(exit_, str(error))
 
 
-def unreadable(exit_: Exit, why: str) -> Exit:
-    """Return the end of a job whose results cannot be had."""
+def _mark_invalid(exit_: Exit, why: str) -> Exit:
     return replace(
         exit_,
         reason=ReturnFileInvalid.__name__,
@@ -113,14 +112,14 @@ def unreadable(exit_: Exit, why: str) -> Exit:
     )
 
 
-def _message(pod: Pod, container: str) -> tuple[str, int]:
-    """Return a container's termination message, and the length from which the cluster cuts it."""
+def _read_message(pod: Pod, container: str) -> tuple[str, int]:
+    """Return a container's termination message, and the length at which the cluster truncates it."""
     status = pod.get("status") or {}
     containers: list[Mapping[str, Any]] = [
         *(status.get("initContainerStatuses") or ()),
         *(status.get("containerStatuses") or ()),
     ]
-    limit_bytes = min(_MOST_BYTES, _MOST_BYTES_OF_POD // max(1, len(containers)))
+    limit_bytes = min(_MAX_BYTES, _MAX_POD_BYTES // max(1, len(containers)))
     for each in containers:
         if each.get("name") == container:
             for kind in ("state", "lastState"):

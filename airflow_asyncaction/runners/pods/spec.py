@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes a pod a job: the JOB_ variables, the Secret, the labels; and pods out of whole manifests."""
+"""Pod specs: the JOB_ variables, Secret and labels of a job's pod, and pods from manifests."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ from airflow_asyncaction.runners.pods.exit_status import (
     Pod,
 )
 
-# Names of keys in the Secret, which no container refers to.
+# Keys in the Secret that no container refers to.
 TASK_KEY = "TASK_KEY"
 MASKED_SECRETS = "MASKED_SECRETS"
 
 
 @dataclass(frozen=True)
 class PodSecrets:
-    """The secrets of an action that a cluster keeps beside its pod.
+    """The secrets of an action, which the cluster keeps beside its pod.
 
-    :param known: what else the pod was given that its task's log masks
+    :param known: other secrets that the pod was given, to be masked in the task log
     """
 
     job: str = field(repr=False)
     task: str = field(repr=False)
     known: frozenset[str] = field(default=frozenset(), repr=False)
 
-    def masked(self, line: str) -> str:
-        """Return a log line without them."""
+    def mask(self, line: str) -> str:
+        """Return a log line without the secrets."""
         return self._masker.line(line)
 
     @cached_property
@@ -55,13 +55,13 @@ class PodSecrets:
 def add_job(
     pod: k8s.V1Pod, info: JobInfo, *, task_key: str | None, secret_in_env: bool, on_finish: str
 ) -> None:
-    """Make a pod, that has a name, the job of an action.
+    """Make a named pod the job of an action.
 
-    All containers get the variables; none gets the task key. The pod is run once: tries are Airflow's.
+    All containers get the variables, but not the task key. The pod runs once: Airflow retries the task.
 
-    :param task_key: by which others than its worker can watch the pod
-    :param secret_in_env: put both secrets into the pod in clear, rather than into its :func:`job_secret`
-    :param on_finish: what is to be done with it at its end, as KubernetesPodOperator says it
+    :param task_key: allows other processes than the worker to watch the pod
+    :param secret_in_env: put both secrets into the pod in plain text, not into :func:`build_job_secret`
+    :param on_finish: what to do with it at its end: an ``on_finish_action`` of KubernetesPodOperator
     """
     environ = info.to_environ()
     secret = environ.pop(JOB_SECRET_KEY)
@@ -77,20 +77,20 @@ def add_job(
     names = {variable.name for variable in variables}
     for container in (*(pod.spec.init_containers or ()), *pod.spec.containers):
         own = [variable for variable in container.env or () if variable.name not in names]
-        container.env = [*variables, *own]  # first, so that $(JOB_ID) can be used in the others
+        container.env = [*variables, *own]  # first, so that the others can refer to $(JOB_ID)
     pod.spec.restart_policy = "Never"
     labels = {ACTION_LABEL: info.job_id, ON_FINISH_LABEL: on_finish}
     pod.metadata.labels = {**(pod.metadata.labels or {}), **labels}
 
 
-def job_secret(
+def build_job_secret(
     pod: k8s.V1Pod, info: JobInfo, *, task_key: str | None, known: Iterable[str] = ()
 ) -> k8s.V1Secret:
-    """Return the Secret of a pod that was created: it has its name, and the cluster deletes it with it.
+    """Return the Secret of a pod that exists. It has the pod's name, and the cluster deletes it with the pod.
 
-    The pod's containers refer to the job's secret in it alone.
+    The pod's containers refer only to the job's secret in it.
 
-    :param known: secrets that the pod is given: by it a trigger masks them in the task log
+    :param known: other secrets that the pod was given: a trigger masks them in the task log
     """
     owner = k8s.V1OwnerReference(
         api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid, controller=True
@@ -104,71 +104,71 @@ def job_secret(
     return k8s.V1Secret(metadata=metadata, string_data=data)
 
 
-def secrets_of(pod: Pod, secret: Mapping[str, Any] | None) -> PodSecrets:
-    """Return the secrets of an action out of its pod's Secret, as JSON, or else out of the pod itself.
+def parse_secrets(pod: Pod, secret: Mapping[str, Any] | None) -> PodSecrets:
+    """Return the secrets of an action from its pod's Secret, as JSON, or else from the pod itself.
 
-    Pods of older releases have no task key: their job's secret is used instead.
+    Pods of older releases have no task key: the job's secret is used instead.
 
-    :raises ValueError: they are in neither
+    :raises ValueError: neither contains them
     """
     data = (secret or {}).get("data") or {}
     if JOB_SECRET_KEY in data:
         job = _decoded(data, JOB_SECRET_KEY)
         task = _decoded(data, TASK_KEY) if TASK_KEY in data else job
-        return PodSecrets(job, task, _known(data))
+        return PodSecrets(job, task, _parse_known(data))
     annotations = (pod.get("metadata") or {}).get("annotations") or {}
     for container in (pod.get("spec") or {}).get("containers") or ():
         for variable in container.get("env") or ():
             if variable.get("name") == JOB_SECRET_KEY and variable.get("value"):
                 job = str(variable["value"])
                 return PodSecrets(job, annotations.get(TASK_KEY_ANNOTATION) or job)
-    raise ValueError(f"Neither the pod nor its Secret has {JOB_SECRET_KEY}")
+    raise ValueError(f"Neither the pod nor its Secret contains {JOB_SECRET_KEY}")
 
 
-def _known(data: Mapping[str, str]) -> frozenset[str]:
+def _parse_known(data: Mapping[str, str]) -> frozenset[str]:
     if MASKED_SECRETS not in data:
         return frozenset()
     try:
         return frozenset(map(str, json.loads(_decoded(data, MASKED_SECRETS))))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{MASKED_SECRETS} in the Secret is not what was put there") from error
+        raise ValueError(f"{MASKED_SECRETS} in the Secret was changed and is invalid") from error
 
 
 def _decoded(data: Mapping[str, str], name: str) -> str:
     try:
         return base64.b64decode(data[name], validate=True).decode()
     except (binascii.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{name} in the Secret is not what was put there") from error
+        raise ValueError(f"{name} in the Secret was changed and is invalid") from error
 
 
-def pod_of_manifest(
+def parse_manifest(
     manifest: str | os.PathLike[str] | Mapping[str, Any], variables: Mapping[str, str]
 ) -> k8s.V1Pod:
     """Return the pod of a manifest of kind Pod or Job.
 
-    ``${JOB_ID}`` and the like are replaced in all strings (:func:`replace_variables`); ``$X`` is left alone.
-    Of a Job its pod template, ``activeDeadlineSeconds`` and labels are taken; its ``backoffLimit`` is not,
-    since tries are Airflow's.
+    ``${JOB_ID}`` and the like are replaced in all strings (:func:`replace_variables`); ``$X`` is kept.
+    The pod template, ``activeDeadlineSeconds`` and labels of a Job are used. Its ``backoffLimit`` is ignored:
+    Airflow retries the task.
 
-    :param manifest: YAML or JSON, the path of a file with it, or a mapping
+    :param manifest: YAML or JSON, the path of a file that contains it, or a mapping
     :param variables: values by name, such as ``JOB_ID`` and ``env.REGION``
-    :raises ValueError: what is wrong with it, and what to do
+    :raises ValueError: the manifest is invalid; the message says what to change
     """
-    document = replace_variables(_document(manifest), variables)
+    document = replace_variables(_load_manifest(manifest), variables)
     kind = document.get("kind")
     if kind == "Job":
-        document = _pod_of_job(document)
+        document = _convert_job(document)
     elif kind != "Pod":
-        raise ValueError(f"The manifest is of kind {kind!r}: give one of kind Pod or Job")
+        raise ValueError(f"The manifest is of kind {kind!r}: use one of kind Pod or Job")
     containers = (document.get("spec") or {}).get("containers")
     if not isinstance(containers, list) or not containers:
-        raise ValueError("The manifest has no containers: give spec.containers at least one")
+        raise ValueError("The manifest has no containers: add one to spec.containers")
     document.setdefault("metadata", {})
     pod: k8s.V1Pod = PodGenerator.deserialize_model_dict(document)
     return pod
 
 
-def _document(manifest: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
+def _load_manifest(manifest: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(manifest, Mapping):
         return manifest
     text = os.fspath(manifest)
@@ -180,22 +180,22 @@ def _document(manifest: str | os.PathLike[str] | Mapping[str, Any]) -> Mapping[s
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ValueError(f"The manifest is no single YAML document: {error}") from error
+        raise ValueError(f"The manifest is not a single YAML document: {error}") from error
     if not isinstance(document, Mapping):
-        raise ValueError("The manifest is no mapping: give one document of kind Pod or Job")
+        raise ValueError("The manifest is not a mapping: use one document of kind Pod or Job")
     return document
 
 
-def _pod_of_job(job: Mapping[str, Any]) -> dict[str, Any]:
+def _convert_job(job: Mapping[str, Any]) -> dict[str, Any]:
     spec, metadata = job.get("spec") or {}, job.get("metadata") or {}
     for name in ("completions", "parallelism"):
         if spec.get(name, 1) != 1:
             raise ValueError(
-                f"The Job's {name} is {spec[name]!r}: a task is one pod; use mapped tasks for more"
+                f"The Job's {name} is {spec[name]!r}, but a task runs one pod: use mapped tasks for more"
             )
     template = spec.get("template")
     if not isinstance(template, Mapping) or not isinstance(template.get("spec"), Mapping):
-        raise ValueError("The Job has no pod: give it spec.template.spec")
+        raise ValueError("The Job has no pod: add spec.template.spec")
     pod_metadata = dict(template.get("metadata") or {})
     pod_metadata["labels"] = {**(metadata.get("labels") or {}), **(pod_metadata.get("labels") or {})}
     for name in ("name", "namespace"):

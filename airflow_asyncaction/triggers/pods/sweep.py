@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deletes pods whose task is over, or gone: whoever watched them has died."""
+"""Clean-up of orphaned pods: deletes pods whose task has ended, or no longer exists."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
+from airflow_asyncaction.runners.pods.api_requests import ClusterError
 from airflow_asyncaction.runners.pods.exit_status import (
     ACTION_LABEL,
     ENDED_PHASES,
     ON_FINISH_LABEL,
     Pod,
-    is_kept,
+    should_keep_pod,
 )
 from airflow_asyncaction.runners.pods.orphaned_pods import JobPod
-from airflow_asyncaction.triggers.api_server import Server, is_away
-from airflow_asyncaction.triggers.pods.cluster import ClusterError
-from airflow_asyncaction.triggers.pods.deferred_pod import exit_of
-from airflow_asyncaction.triggers.pods.pod_secrets import read_secrets
-from airflow_asyncaction.triggers.pods.watch import PodWatch
+from airflow_asyncaction.triggers.hook_pool import TaskHookPool, is_transient
+from airflow_asyncaction.triggers.pods.api import read_pod_secrets
+from airflow_asyncaction.triggers.pods.deferred_pod import parse_exit
+from airflow_asyncaction.triggers.pods.watch import NamespaceWatch
 
 log = logging.getLogger(__name__)
 
@@ -34,22 +34,22 @@ _NO_PATIENCE = timedelta(0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How often the sweep does what.
+class SweepIntervals:
+    """How often pods are checked, in seconds.
 
-    :param alone_seconds: how long nobody here must have waited for a pod before it is looked at
-    :param again_seconds: how long after that it is looked at again
-    :param between_seconds: between two pods
+    :param unobserved_seconds: how long no trigger here must have waited for a pod before its first check
+    :param recheck_seconds: between two checks of a pod
+    :param pause_seconds: between the checks of two pods
     :param round_seconds: between two rounds
     """
 
-    alone_seconds: float = 120.0
-    again_seconds: float = 600.0
-    between_seconds: float = 2.0
+    unobserved_seconds: float = 120.0
+    recheck_seconds: float = 600.0
+    pause_seconds: float = 2.0
     round_seconds: float = 30.0
 
 
-class Sweep:
+class PodSweep:
     """Cleans up the pods of a watch that no trigger in this process waits for.
 
     How it works: the server ends the action of such a pod if no task watches it. The pod of an action that
@@ -57,51 +57,55 @@ class Sweep:
     know because they belong to another deployment, are ignored.
     """
 
-    def __init__(self, watch: PodWatch, server: Server, pace: Pace = Pace()) -> None:
+    def __init__(
+        self, watch: NamespaceWatch, hooks: TaskHookPool, intervals: SweepIntervals = SweepIntervals()
+    ) -> None:
         self._watch = watch
-        self._server = server
-        self._pace = pace
-        self._look_at: dict[str, float] = {}  # by uid
+        self._hooks = hooks
+        self._intervals = intervals
+        self._check_at: dict[str, float] = {}  # by uid
 
     async def run(self) -> None:
-        """Sweep until cancelled."""
+        """Clean up until cancelled."""
         while True:
-            await asyncio.sleep(self._pace.round_seconds)
-            for uid, pod in self._due(time.monotonic()):
+            await asyncio.sleep(self._intervals.round_seconds)
+            for uid, pod in self._select_due(time.monotonic()):
                 try:
-                    await self._look(uid, pod)
+                    await self._check(uid, pod)
                 except (ClusterError, ServerError) as error:
-                    log.debug("Pod %s is left alone for now: %s", pod.name, error)
-                    if isinstance(error, ServerError) and is_away(error):
+                    log.debug("Pod %s is skipped for now: %s", pod.name, error)
+                    if isinstance(error, ServerError) and is_transient(error):
                         break
-                except Exception:  # it is nobody's task: nobody else would go on
-                    log.exception("Pod %s could not be looked at", pod.name)
-                await asyncio.sleep(self._pace.between_seconds)
+                except Exception:  # nothing would restart this task
+                    log.exception("Pod %s could not be checked", pod.name)
+                await asyncio.sleep(self._intervals.pause_seconds)
 
-    def _due(self, now: float) -> Iterator[tuple[str, JobPod]]:
+    def _select_due(self, now: float) -> Iterator[tuple[str, JobPod]]:
         pods = {uid: pod for uid, pod in self._watch.pods.items() if not self._watch.is_observed(uid)}
-        first = now + self._pace.alone_seconds
-        self._look_at = {uid: self._look_at.get(uid, first) for uid in pods}
+        first = now + self._intervals.unobserved_seconds
+        self._check_at = {uid: self._check_at.get(uid, first) for uid in pods}
         for uid, pod in pods.items():
             job_pod = _job_pod(pod)
-            if self._look_at[uid] <= now and job_pod.is_left and not pod["metadata"].get("deletionTimestamp"):
-                self._look_at[uid] = now + self._pace.again_seconds
+            is_going = bool(pod["metadata"].get("deletionTimestamp"))
+            if self._check_at[uid] <= now and job_pod.should_be_deleted and not is_going:
+                self._check_at[uid] = now + self._intervals.recheck_seconds
                 if uid in self._watch.pods and not self._watch.is_observed(uid):
                     yield uid, job_pod
 
-    async def _look(self, uid: str, pod: JobPod) -> None:
-        secrets = await read_secrets(self._watch.cluster, pod.name)
+    async def _check(self, uid: str, pod: JobPod) -> None:
+        api = self._watch.api
+        secrets = await read_pod_secrets(api, pod.name)
         if secrets is None:
             return
         task = TaskCredentials(pod.action_id, secrets.task)
-        view = await self._server.ask(lambda hook: hook.read(task, patience=_NO_PATIENCE))
+        view = await self._hooks.call(lambda hook: hook.read(task, patience=_NO_PATIENCE))
         if not view.is_done:
-            view = await self._server.ask(lambda hook: hook.reap(task, patience=_NO_PATIENCE))
-        elif _may_go_on(view, pod):
+            view = await self._hooks.call(lambda hook: hook.reap(task, patience=_NO_PATIENCE))
+        elif _may_keep_running(view, pod):
             return
         if view.is_done:
-            log.warning("Pod %s is deleted: its task is over, or gone", pod.name)
-            await self._watch.cluster.delete_pod(pod.name, uid)
+            log.warning("Deleting pod %s: its task has ended, or no longer exists", pod.name)
+            await api.send(api.requests.delete_pod(pod.name, uid))
 
 
 def _job_pod(pod: Pod) -> JobPod:
@@ -115,14 +119,14 @@ def _job_pod(pod: Pod) -> JobPod:
     )
 
 
-def _may_go_on(view: TaskView, pod: JobPod) -> bool:
-    """Tell whether a pod of an action that is over may run on.
+def _may_keep_running(view: TaskView, pod: JobPod) -> bool:
+    """Tell whether the pod of an action that has ended may keep running.
 
-    What was only to be submitted may, until it ends by itself (``completion="report"``); so may the sidecars
-    of a pod that was kept by who saw the exit of its container.
+    Submitted work may, until it ends by itself (``completion="report"``). So may the sidecars of a pod that
+    was kept when its container exited.
     """
     if pod.phase in ENDED_PHASES:
         return False
     if view.exit_seen:
-        return is_kept(pod.on_finish, succeeded=exit_of(view).is_clean)
+        return should_keep_pod(pod.on_finish, succeeded=parse_exit(view).is_clean)
     return view.state is State.SUCCESS

@@ -1,77 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One watch for all pods of a namespace that are jobs: who waits for a pod is told of its changes alone."""
+"""Watch of a namespace: one for all pods of actions, shared by the triggers that wait for them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import json
 import logging
-import random
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
-from http import HTTPStatus
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from structlog.contextvars import clear_contextvars
 
-from airflow_asyncaction.runners.pods.exit_status import ACTION_LABEL, Pod, trimmed
-from airflow_asyncaction.triggers.pods.cluster import Cluster, ClusterError, ClusterRefused, Place
+from airflow_asyncaction.runners.pods.api_requests import ClusterError, ClusterRefused
+from airflow_asyncaction.runners.pods.exit_status import ACTION_LABEL, Pod, trim_pod
+from airflow_asyncaction.runners.pods.watch import WatchState, is_expired
+from airflow_asyncaction.triggers.pods.api import REFUSED_FOR, AsyncPodApi, ClusterNamespace
 
 log = logging.getLogger(__name__)
 
 _PAGE = 500
-_WATCH_SECONDS = 540
-_FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
-_LONG_SECONDS = 10.0
-_FAILURES_BEFORE_LIST = 3
-_REFUSED_FOR_GOOD_SECONDS = 30.0
 
 
 class PodObserver(Protocol):
-    """Who waits for a pod. Both calls come from the watch: they must return at once, and raise nothing."""
+    """Waits for a pod. The watch makes both calls: they must return at once, and raise nothing."""
 
     def pod_changed(self, event: str, pod: Pod) -> None:
         """Take the pod as it is now. ``event``: ``ADDED``, ``MODIFIED``, or ``DELETED`` (how it was last)."""
 
     def watch_refused(self, reason: str) -> None:
-        """Take note that the cluster lets nobody watch here."""
+        """Take note that the cluster does not allow watching here."""
 
 
-class PodWatch:
-    """Lists the pods of a place, then watches them, for ever.
+class NamespaceWatch:
+    """Lists the pods of a namespace, and watches them from there until cancelled.
 
-    Purpose: 2,000 waiting pods cost one connection, and a change costs one call of who waits for it.
+    Purpose: 2,000 waiting pods cost one connection, and a change costs one call of its observer.
 
-    How it works: list, then watch from the list's resourceVersion; bookmarks keep the version young while
-    nothing happens; a version that is too old (410 Gone) means a new list, whose differences are told as
-    changes. While the cluster is away it tries again, ever more seldom.
+    How it works: list, then watch from the list's resourceVersion (:class:`WatchState`). When that has
+    expired (410 Gone), the pods are listed again, and the differences are reported as changes.
 
-    What it does not do: read what nobody waits for; but it keeps all pods, trimmed, for late observers and
-    for the sweep.
+    What it does not do: read pods that nobody observes. But it keeps all of them, trimmed, for late observers
+    and for the clean-up of orphaned pods.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
+    def __init__(self, api: AsyncPodApi) -> None:
+        self.api = api
         self.pods: dict[str, Pod] = {}  # by uid
+        self.state = WatchState(longest_pause_seconds=_LONGEST_PAUSE_SECONDS, jitter=True)
         self._observers: dict[str, list[PodObserver]] = {}  # by uid
-        self._one_at_a_time = asyncio.Lock()
+        self._running = asyncio.Lock()
         self._listed = asyncio.Event()
         self._refused_since: float | None = None
         self._refusal: ClusterRefused | None = None
-        self.version: str | None = None
-        """The resourceVersion up to which it knows all."""
 
     def is_observed(self, uid: str) -> bool:
-        """Tell whether somebody in this process waits for a pod."""
+        """Tell whether a pod has an observer in this process."""
         return uid in self._observers
 
     @contextmanager
     def observed(self, uid: str, observer: PodObserver) -> Iterator[None]:
-        """Tell an observer of each change to a pod from now on; of what is known now, at once."""
+        """Report each change to a pod to an observer from now on, and what is known already at once."""
         self._observers.setdefault(uid, []).append(observer)
         try:
             if uid in self.pods:
@@ -82,22 +74,22 @@ class PodWatch:
             if not self._observers[uid]:
                 del self._observers[uid]
 
-    async def is_there(self, name: str, uid: str) -> bool:
-        """Tell whether a pod exists, once there is a list; what is not in it is asked for.
+    async def has_pod(self, name: str, uid: str) -> bool:
+        """Tell whether a pod exists: wait for the list, and read a pod that is not in it.
 
-        :raises ClusterError: the cluster does not say
+        :raises ClusterError: the cluster did not answer
         """
         await self._listed.wait()
         if self._refusal is not None:
             raise self._refusal
         if uid in self.pods:
             return True
-        pod = await self.cluster.pod(name)
+        pod = await self.api.send(self.api.requests.read_pod(name))
         return pod is not None and pod["metadata"]["uid"] == uid
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Let it run in a task of its own, for who has nobody that runs it."""
+        """Run it in a task of its own, in case no shared stream does."""
         task = asyncio.create_task(self.run(), name="asyncaction-pod-watch", context=contextvars.Context())
         try:
             yield
@@ -107,52 +99,46 @@ class PodWatch:
                 await task
 
     async def run(self) -> None:
-        """Watch until cancelled. If it runs already, take over when that ends."""
-        clear_contextvars()  # what it logs belongs to no single task
-        async with self._one_at_a_time:
+        """Watch until cancelled. If it is running already, take over when that ends."""
+        clear_contextvars()  # its log lines belong to no single task
+        async with self._running:
             try:
                 while True:
-                    await self._list_and_watch()
+                    pause = await self._list_and_watch()
+                    await asyncio.sleep(pause)
             finally:
-                self._listed.clear()  # what happens from here on is not seen
-                self.version = None
-                await self.cluster.close()
+                self._listed.clear()  # changes from here on are missed
+                self.state.version = None
+                await self.api.close()
 
-    async def _list_and_watch(self) -> None:
-        pause, failures = _FIRST_PAUSE_SECONDS, 0
-        while True:
-            began_at = time.monotonic()
-            try:
-                if self.version is None:
-                    self.version = await self._list()
-                await self._watch(self.version)
-                failures = 0
-            except ClusterError as error:
-                failures += 1
-                self._failed(error, is_first=failures == 1)
-                if isinstance(error, ClusterRefused) or failures > _FAILURES_BEFORE_LIST:
-                    self.version = None
-            except Exception:  # all triggers here would fail with it
-                log.exception("The watch of pods in %s broke; it begins again", self.cluster.place.namespace)
-                self.version = None
-            lasted = time.monotonic() - began_at
-            if lasted > _LONG_SECONDS:
-                pause = _FIRST_PAUSE_SECONDS
-                if failures == 0:
-                    continue
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+    async def _list_and_watch(self) -> float:
+        """Watch until the stream ends, after a list if one is needed; return how long to pause then."""
+        began_at, failure = time.monotonic(), None
+        try:
+            if self.state.version is None:
+                self.state.version = await self._list()
+            await self._watch(self.state.version)
+        except ClusterError as error:
+            failure = error
+        except Exception:  # otherwise all triggers of this namespace would fail with it
+            log.exception("The watch of pods in %s failed: starting again", self.api.target.namespace)
+            self.state.version = None
+        pause = self.state.end_attempt(failure, lasted_seconds=time.monotonic() - began_at)
+        if failure is not None:
+            self._note_failure(failure)
+        return pause
 
     async def _list(self) -> str:
-        """Take in all pods, tell what has changed since the last look, and return the list's version."""
+        """Read all pods, report what has changed since the last time, and return the list's version."""
         seen: set[str] = set()
         page: str | None = None
         version = ""
         while page is None or page:
-            answer = await self.cluster.pods(ACTION_LABEL, limit=_PAGE, next_page=page)
+            request = self.api.requests.list_pods(ACTION_LABEL, limit=_PAGE, page=page)
+            answer: Mapping[str, Any] = await self.api.send(request)
             for pod in answer.get("items") or ():
                 seen.add(pod["metadata"]["uid"])
-                self._take("MODIFIED", pod)
+                self._update(pod, "MODIFIED")
             version, page = answer["metadata"]["resourceVersion"], answer["metadata"].get("continue") or ""
         for uid in self.pods.keys() - seen:
             self._forget(uid, self.pods[uid])
@@ -161,83 +147,70 @@ class PodWatch:
         return version
 
     async def _watch(self, version: str) -> None:
-        """Follow the changes after a version until the stream ends, or the version is too old."""
-        async with self.cluster.watched_pods(ACTION_LABEL, version, for_seconds=_WATCH_SECONDS) as chunks:
+        """Follow the changes after a version until the stream ends, or the version has expired."""
+        self.state.begin_stream()
+        request = self.api.requests.watch_pods(version, label=ACTION_LABEL)
+        async with self.api.open_stream(request) as chunks:
             self._refused_since = None
-            async for line in _lines(chunks):
-                change = json.loads(line)
-                kind, pod = change["type"], change["object"]
-                if kind == "ERROR":
-                    if pod.get("code") != HTTPStatus.GONE:
-                        log.warning("The watch of pods was ended: %s", pod.get("message"))
-                    self.version = None
+            async for chunk in chunks:
+                for change in self.state.feed(chunk):
+                    if change.pod is None:
+                        continue
+                    if change.kind == "DELETED":
+                        self._forget(change.pod["metadata"]["uid"], trim_pod(change.pod))
+                    else:
+                        self._update(change.pod, change.kind)
+                if self.state.version is None:
                     return
-                self.version = pod["metadata"]["resourceVersion"]
-                if kind == "DELETED":
-                    self._forget(pod["metadata"]["uid"], trimmed(pod))
-                elif kind != "BOOKMARK":
-                    self._take(kind, pod)
 
-    def _take(self, event: str, pod: Mapping[str, Any]) -> None:
-        uid, known = pod["metadata"]["uid"], trimmed(pod)
+    def _update(self, pod: Pod, event: str) -> None:
+        uid, trimmed = pod["metadata"]["uid"], trim_pod(pod)
         before = self.pods.get(uid)
-        self.pods[uid] = known
-        if before is None or _version(before) != _version(known):
-            self._tell(event, uid, known)
+        self.pods[uid] = trimmed
+        if before is None or _version_of(before) != _version_of(trimmed):
+            self._notify(uid, event, trimmed)
 
     def _forget(self, uid: str, pod: Pod) -> None:
         self.pods.pop(uid, None)
-        self._tell("DELETED", uid, pod)
+        self._notify(uid, "DELETED", pod)
 
-    def _tell(self, event: str, uid: str, pod: Pod) -> None:
+    def _notify(self, uid: str, event: str, pod: Pod) -> None:
         for observer in tuple(self._observers.get(uid, ())):
             try:
                 observer.pod_changed(event, pod)
-            except Exception:  # one that fails must not blind the others
-                log.exception("A change of pod %s could not be taken in", pod["metadata"]["name"])
+            except Exception:  # an observer that fails must not keep the change from the others
+                log.exception("The change of pod %s could not be processed", pod["metadata"]["name"])
 
-    def _failed(self, error: ClusterError, *, is_first: bool) -> None:
-        if isinstance(error, ClusterRefused) and error.status == HTTPStatus.GONE:
+    def _note_failure(self, error: ClusterError) -> None:
+        """Log a failure once, and give up for all observers if the cluster keeps refusing."""
+        if is_expired(error):
             return
-        if is_first:
-            log.warning("Pods in %s cannot be watched now: %s", self.cluster.place.namespace, error)
+        if self.state.should_log(error):
+            log.warning("Pods in %s cannot be watched now, retrying: %s", self.api.target.namespace, error)
         if not isinstance(error, ClusterRefused):
             self._refused_since = None
             return
         now = time.monotonic()
         self._refused_since = self._refused_since or now
-        if now - self._refused_since > _REFUSED_FOR_GOOD_SECONDS:  # a cluster that starts refuses, too
+        if now - self._refused_since > REFUSED_FOR.total_seconds():
             self._refusal = error
-            self._listed.set()  # nobody is to wait for it
+            self._listed.set()  # nothing must wait for the list any longer
             for observers in tuple(self._observers.values()):
                 for observer in tuple(observers):
                     observer.watch_refused(str(error))
 
 
-_watches: WeakValueDictionary[tuple[int, Place], PodWatch] = WeakValueDictionary()
+_watches: WeakValueDictionary[tuple[int, ClusterNamespace], NamespaceWatch] = WeakValueDictionary()
 
 
-def watch_of(place: Place) -> PodWatch:
-    """Return the watch of a place, which is the same one for all in this event loop that hold it."""
-    key = (id(asyncio.get_running_loop()), place)
+def get_watch(target: ClusterNamespace) -> NamespaceWatch:
+    """Return the watch of a namespace: the same one for all in this event loop that hold it."""
+    key = (id(asyncio.get_running_loop()), target)
     watch = _watches.get(key)
     if watch is None:
-        watch = _watches[key] = PodWatch(Cluster(place))
+        watch = _watches[key] = NamespaceWatch(AsyncPodApi(target))
     return watch
 
 
-def _version(pod: Pod) -> str:
+def _version_of(pod: Pod) -> str:
     return str(pod["metadata"].get("resourceVersion"))
-
-
-async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield whole lines; a rest is dropped, since the watch was cut there."""
-    rest: list[bytes] = []
-    async for chunk in chunks:
-        *whole, last = chunk.split(b"\n")
-        if whole:
-            yield b"".join([*rest, whole[0]])
-            for line in whole[1:]:
-                yield line
-            rest = []
-        rest.append(last)
