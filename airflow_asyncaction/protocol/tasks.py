@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import Any, TypeVar, Union
 
 from airflow_asyncaction.exceptions import MalformedReport
 from airflow_asyncaction.protocol.actions import (
     Action,
-    Completion,
+    ActionOptions,
     State,
     StopReason,
     Verb,
-    in_seconds,
     is_skipped,
 )
 from airflow_asyncaction.protocol.compat import StrEnum, assert_never, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.masking import MAX_VALUES, Masker
+from airflow_asyncaction.protocol.options import options_from_json, options_to_json
 from airflow_asyncaction.protocol.reports import (
     MAX_MESSAGE_CHARS,
     MAX_NAME_CHARS,
@@ -69,16 +68,14 @@ class TaskCredentials:
 
 
 @keyword_dataclass
-class ActionSpec:
+class ActionSpec(ActionOptions):
     """What a task asks for.
 
     :param runner: name of the kind of runner
-    :param log_limit: log lines to keep
     :param adoptable: whether the job may outlive its worker: then another process of the task adopts it
     :param takes_over: whether this try takes over the job of an earlier one; whoever resumes a task does
     :param traceparent: W3C trace context of the task
     :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
-    :param orchestrator: the job's JOB_ORCHESTRATOR; the deployment's name unless given
     :param secrets: what Airflow masks in the task's log, to be masked in what the job reports; not shown by
         ``repr``
     """
@@ -86,38 +83,25 @@ class ActionSpec:
     type: str
     runner: str
     arguments: JsonText = JsonText("{}")
-    completion: Completion = Completion.EXIT
-    require_report: bool = False
-    start_timeout: timedelta | None = None
-    heartbeat_timeout: timedelta | None = None
-    accept_v1: bool = True
-    log_limit: int = 10_000
     adoptable: bool = False
     takes_over: bool = True
     traceparent: str | None = None
     service_name: str | None = None
     method: str | None = None
-    orchestrator: str | None = None
     secrets: Sequence[str] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the body's ``spec``."""
         return {
+            **options_to_json(self),
             "type": self.type,
             "runner": self.runner,
             "arguments": self.arguments,
-            "completion": self.completion.value,
-            "requireReport": self.require_report,
-            "startTimeoutSeconds": in_seconds(self.start_timeout),
-            "heartbeatTimeoutSeconds": in_seconds(self.heartbeat_timeout),
-            "acceptV1": self.accept_v1,
-            "logLimit": self.log_limit,
             "adoptable": self.adoptable,
             "takesOver": self.takes_over,
             "traceparent": self.traceparent,
             "serviceName": self.service_name,
             "method": self.method,
-            "orchestrator": self.orchestrator,
             "secrets": list(self.secrets),
         }
 
@@ -127,21 +111,17 @@ class ActionSpec:
 
         :raises MalformedReport: it did not
         """
+        service_name, method = _call(fields)
         return cls(
             type=printable(_typed(fields, "type", str))[:250],
             runner=printable(_typed(fields, "runner", str))[:50],
             arguments=_json_text(fields, "arguments"),
-            completion=_enum(fields, "completion", Completion),
-            require_report=_typed(fields, "requireReport", bool),
-            start_timeout=_duration(fields, "startTimeoutSeconds"),
-            heartbeat_timeout=_duration(fields, "heartbeatTimeoutSeconds"),
-            accept_v1=_typed(fields, "acceptV1", bool),
-            log_limit=max(0, min(_typed(fields, "logLimit", int), 10**6)),
+            **options_from_json(cls, fields),
             adoptable=_optional(fields, "adoptable", bool) is True,
             takes_over=_optional(fields, "takesOver", bool) is not False,
             traceparent=printable(_optional(fields, "traceparent", str) or "")[:55] or None,
-            **_call(fields),
-            orchestrator=_name(fields, "orchestrator"),
+            service_name=service_name,
+            method=method,
             secrets=secrets_from_json(fields),
         )
 
@@ -383,11 +363,11 @@ def _optional(fields: Mapping[str, Any], name: str, type_: type[Any]) -> Any:
     return None if fields.get(name) is None else _typed(fields, name, type_)
 
 
-def _call(fields: Mapping[str, Any]) -> dict[str, str | None]:
+def _call(fields: Mapping[str, Any]) -> tuple[str | None, str | None]:
     service_name, method = _name(fields, "serviceName"), _name(fields, "method")
     if (service_name is None) != (method is None):
         raise MalformedReport("serviceName and method must be given together", field="method")
-    return {"service_name": service_name, "method": method}
+    return service_name, method
 
 
 def _name(fields: Mapping[str, Any], name: str) -> str | None:
@@ -402,12 +382,3 @@ def _enum(fields: Mapping[str, Any], name: str, enum: type[E]) -> E:
         return enum(str(fields.get(name)))
     except ValueError:
         raise MalformedReport(f"{name} is none of {', '.join(enum)}", field=name) from None
-
-
-def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 10**9:
-        raise MalformedReport(f"{name} is not a number of seconds", field=name)
-    return timedelta(seconds=value)

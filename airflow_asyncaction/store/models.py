@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.utils.sqlalchemy import UtcDateTime
 from sqlalchemy import (
     BigInteger,
@@ -22,6 +24,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import LONGTEXT
 
+from airflow_asyncaction.protocol.actions import ActionOptions, Completion
+from airflow_asyncaction.protocol.options import DURATION, FLAG, LINES, NAME, choice, options_of
 from airflow_asyncaction.protocol.reports import MAX_LISTED_CHARS
 
 metadata = MetaData(
@@ -38,6 +42,21 @@ _row_id = BigInteger().with_variant(Integer, "sqlite")
 # MySQL's TEXT ends at 64 KiB.
 _json_text = Text().with_variant(LONGTEXT, "mysql")
 _action_id = Uuid(as_uuid=False)
+
+
+def _option_columns() -> list[Column[Any]]:
+    types: dict[Any, Any] = {
+        FLAG: Boolean(create_constraint=False),
+        LINES: Integer,
+        NAME: String(250),
+        DURATION: Float,
+        choice(Completion): String(10),
+    }
+    return [
+        Column(option.column, types[option.kind], nullable=option.is_optional)
+        for option in options_of(ActionOptions)
+    ]
+
 
 action_table = Table(
     "async_action",
@@ -56,14 +75,9 @@ action_table = Table(
     # Proof of who registered it (sha256 of the nonce, hex), and the job's secret, Fernet-encrypted.
     Column("registration", String(64), nullable=False),
     Column("secret", Text, nullable=False),
-    Column("accept_v1", Boolean(create_constraint=False), nullable=False),
     # What was asked for.
     Column("arguments", _json_text, nullable=False),
-    Column("completion", String(10), nullable=False),
-    Column("require_report", Boolean(create_constraint=False), nullable=False),
-    Column("start_timeout_seconds", Float, nullable=True),
-    Column("heartbeat_timeout_seconds", Float, nullable=True),
-    Column("log_limit", Integer, nullable=False),
+    *_option_columns(),
     # Where it stands.
     Column("state", String(20), nullable=False),
     Column("reported", String(20), nullable=True),
@@ -107,8 +121,6 @@ action_table = Table(
     # For a webda job: the service and the method to call with the arguments. Both or neither.
     Column("service_name", String(250), nullable=True),
     Column("method", String(250), nullable=True),
-    # The job's JOB_ORCHESTRATOR. NULL until a task registers the action, and in rows of earlier releases.
-    Column("orchestrator", String(250), nullable=True),
     # What the task signs with, Fernet-encrypted. NULL: its job's secret, for workers of older releases.
     Column("task_key", Text, nullable=True),
     # TRUE from its registration until it is done (Action.is_done), then NULL: few rows of many have it.
