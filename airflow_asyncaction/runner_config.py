@@ -291,7 +291,7 @@ COMMON_OPTIONS: Mapping[str, _Check] = {
     "stop_grace": (_is_grace, "a number of seconds, 0 or more"),
     "require_report": (_is_flag, "true or false"),
     "completion": (lambda value: value in ("exit", "report"), '"exit" or "report"'),
-    "logs_limit": (_is_count, "an integer of 0 or more"),
+    "log_limit": (_is_count, "an integer of 0 or more"),
     "skip_on_exit_code": (_are_exit_codes, "an exit code from 0 to 255, or a list of them"),
     "accept_v1": (_is_flag, "true or false"),
     "file_store": (_is_text, "the name of a file store"),

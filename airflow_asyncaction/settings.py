@@ -97,7 +97,7 @@ OPTIONS = (
         "max_log_lines",
         "integer",
         str(_DEFAULT_LIMITS.kept_log_lines),
-        "Log lines kept per action; the oldest are dropped and counted. Operators may set logs_limit.",
+        "Log lines kept per action; the oldest are dropped and counted. Operators may set log_limit.",
     ),
     Option(
         "max_log_bytes",

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow_asyncaction.dags.schemas import as_annotated, input_of
+from airflow_asyncaction.operators.arguments import check_positional
 from airflow_asyncaction.operators.routed import AsyncActionOperator
 from airflow_asyncaction.operators.service import ServiceActionOperator
-from airflow_asyncaction.operators.service_call import check_positional
 from airflow_asyncaction.protocol.operations import Declaration, Schema
 
 _NAME = "@async_operation"  # as Airflow's UI shows it

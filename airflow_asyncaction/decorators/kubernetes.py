@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``@task.async_action_kubernetes``: apart from the others, since the client of Kubernetes loads slowly."""
+"""Decorator ``@task.async_action_kubernetes``, in its own module: the Kubernetes client loads slowly."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from airflow_asyncaction.decorators import SET_DURING_EXECUTION, returned_command
+from airflow_asyncaction.operators.derived_arguments import with_derived_arguments
 from airflow_asyncaction.operators.kubernetes import KubeActionOperator
-from airflow_asyncaction.operators.scheduling import with_derived
 from airflow_asyncaction.runners.base import Runner
 
 
 class _DecoratedKube(DecoratedOperator, KubeActionOperator):
-    """The function returns the container's command."""
+    """The decorated function returns the container's command."""
 
     custom_operator_name = "@task.async_action_kubernetes"
     template_fields: Sequence[str] = (
@@ -27,7 +27,7 @@ class _DecoratedKube(DecoratedOperator, KubeActionOperator):
         super().__init__(cmds=[SET_DURING_EXECUTION], **kwargs)
 
     def make_runner(self, context: Any) -> Runner:
-        """Call the function; a string that it returns is for the shell, a list is the command."""
+        """Call the function. A string that it returns is for the shell, a list is the command."""
         command = returned_command(self, context)
         self.cmds = ["sh", "-c", command] if isinstance(command, str) else command
         return super().make_runner(context)
@@ -36,13 +36,14 @@ class _DecoratedKube(DecoratedOperator, KubeActionOperator):
 def async_action_kubernetes(
     python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
 ) -> TaskDecorator:
-    """Make a function a task that runs the command it returns in a pod (``@task.async_action_kubernetes``).
+    """Turn a function into a task that runs the command it returns in a pod.
 
-    Takes the parameters of :class:`~airflow_asyncaction.operators.kubernetes.KubeActionOperator`.
+    This is ``@task.async_action_kubernetes``. Accepts the parameters of
+    :class:`~airflow_asyncaction.operators.kubernetes.KubeActionOperator`.
     """
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
         decorated_operator_class=_DecoratedKube,
-        **with_derived(kwargs),
+        **with_derived_arguments(kwargs),
     )

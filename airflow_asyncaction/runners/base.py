@@ -1,67 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every runner does."""
+"""Runner: the interface that all runners implement, and exit codes that skip a task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 
 OnLaunched = Callable[[Mapping[str, Any]], None]
-"""Takes what identifies the job (host, pid, pod) once it is up; must not block."""
+"""Takes what identifies a job (host, pid, pod) once it is up. Must not block."""
+
+_EXIT_CODES = range(256)
 
 
 class Runner(Protocol):
-    """Starts one job, watches it and stops it. One runner runs one job, once.
+    """Starts, watches and stops one job. A runner is used once.
 
-    It decides nothing about the action: it says how the job ended, and ``lifecycle.decide`` says what that
-    means.
+    It does not decide how the action ends: it returns the job's exit, and ``lifecycle.decide`` decides.
     """
 
     name: str
-    """Name of the kind of runner: ``local``, ``service`` or ``kubernetes``."""
+    """The runner's kind: ``local``, ``service``, ``kubernetes``, or any other name for a custom runner."""
 
     copies_reported_logs: bool
-    """Whether reported log lines must be fetched from the server to be seen in the task log."""
+    """Whether the operator must copy reported log lines from the server into the task log."""
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
-        """Start the job, and return how it ended once it has. Called in the main thread.
+        """Start the job, wait for it, and return its exit. Called in the main thread.
 
-        ``None``: it is let go, and goes on (:class:`AdoptableRunner`).
+        Return ``None`` to stop watching a job that still runs (:class:`AdoptableRunner`).
 
-        An exception that leaves it, such as Airflow's ``execution_timeout``, does not end a process or pod.
-        The caller tells the server first why the job is to end, and then calls :meth:`stop` and :meth:`wait`:
-        a job that reports the moment it gets SIGTERM would else seem to have failed by itself.
+        An exception raised in here, such as Airflow's ``execution_timeout``, must not stop the process or
+        pod. The caller first tells the server why the job must stop, then calls :meth:`stop` and
+        :meth:`wait`. Otherwise, an error that the job reports on SIGTERM would count as its own failure.
         """
 
     def stop(self) -> None:
-        """Begin to end the job, and everything it started, and return at once.
+        """Begin to stop the job and everything it started, and return at once.
 
-        SIGTERM or its like first, SIGKILL or its like after the grace. It may be called more than once,
-        before :meth:`run`, after the end, from another thread and from a signal handler.
+        Send SIGTERM or its equivalent, then SIGKILL or its equivalent after the grace period. This may be
+        called repeatedly, before :meth:`run`, after the exit, from other threads and from signal handlers.
         """
 
     def wait(self) -> Exit | None:
-        """Return how the job ended, once all of it has; ``None`` if it was never started.
+        """Wait until all of the job has ended, and return its exit; ``None`` if it was never started.
 
-        For when :meth:`run` was interrupted, or has returned while work goes on; called in the same thread.
+        Called in the same thread after :meth:`run` was interrupted, or returned while work goes on.
         """
 
     def release(self) -> None:
-        """Clear up now that the server knows the end, and let go of what still runs: it is not to be stopped.
+        """Clean up, because the server knows the exit. Do not stop work that is still running.
 
-        Something may run on under ``completion="report"`` alone. Called after :meth:`run` has returned.
+        Only jobs with ``completion="report"`` leave work running. Called after :meth:`run` has returned.
         """
 
 
 @runtime_checkable
 class AdoptableRunner(Runner, Protocol):
-    """A runner whose jobs outlive their workers. Its :meth:`run` adopts the action's job if it is there."""
+    """A runner whose jobs outlive their workers. Its :meth:`run` adopts the action's job if there is one."""
 
     def expect_job(self) -> None:
-        """Note that the action's job was started before: :meth:`run` is not to start another one."""
+        """Make :meth:`run` adopt the existing job, and never start another one."""
 
-    def orphaned(self) -> None:
-        """Make :meth:`run` return ``None`` soon: the worker is gone, and the next try adopts the job."""
+    def leave_job(self) -> None:
+        """Make :meth:`run` return ``None`` soon and leave the job running: the next attempt adopts it."""
+
+
+def parse_skip_codes(given: Any) -> tuple[int, ...]:
+    """Return the exit codes of ``skip_on_exit_code``, sorted.
+
+    :param given: an exit code, a container of exit codes, or ``None``
+    :raises ValueError: it is something else
+    """
+    if given is None:
+        return ()
+    is_code = isinstance(given, int) and not isinstance(given, bool)
+    codes = [given] if is_code else given
+    if isinstance(codes, str | bytes) or not isinstance(codes, Container):
+        raise _invalid_codes(given)
+    if isinstance(codes, Collection) and not all(code in _EXIT_CODES for code in codes):
+        raise _invalid_codes(given)
+    return tuple(code for code in _EXIT_CODES if code in codes)
+
+
+def mark_skip(exit_: Exit, skip_codes: Collection[int]) -> Exit:
+    """Return an exit, marked as a skip if its code is one of ``skip_on_exit_code``."""
+    if exit_.reason is None and exit_.code in skip_codes:
+        return replace(exit_, is_skip=True)
+    return exit_
+
+
+def _invalid_codes(given: Any) -> ValueError:
+    return ValueError(
+        f"skip_on_exit_code is {given!r}: it must be an exit code from 0 to 255, or a list of these"
+    )

@@ -209,7 +209,7 @@ class KubeRunner:
         except (ClusterRefused, GivenUp) as error:
             log.warning("The pod %s is left behind: %s", self._name, error)
 
-    def orphaned(self) -> None:
+    def leave_job(self) -> None:
         """Make :meth:`run` return ``None`` soon: the pod goes on, for the next try to adopt."""
         self._is_orphaned = True
         self._events.wake()

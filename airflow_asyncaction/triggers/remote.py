@@ -61,7 +61,7 @@ class RemoteLog:
             self._show_progress(look.action.fields)
         dropped = look.logs.first_line - after_line - 1
         if dropped > 0 and look.logs.lines and self._copies_logs:
-            self._log.warning("%d lines were dropped there (logs_limit)", dropped)
+            self._log.warning("%d lines were dropped there (log_limit)", dropped)
         for line in look.logs.lines if self._copies_logs else ():
             self._write(line)
         if look.action is not None and look.next_attempt is not None:

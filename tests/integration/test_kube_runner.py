@@ -370,7 +370,7 @@ def test_the_pods_secret_holds_what_airflow_masks_of_what_the_pod_is_given(
 
 def test_the_next_worker_adopts_the_running_pod_and_goes_on_with_its_log(scene: Scene) -> None:
     first = scene.runner("echo one; sleep 6; echo two; exit 4")
-    thread = scene.when_launched(first.orphaned, after_seconds=2)
+    thread = scene.when_launched(first.leave_job, after_seconds=2)
     assert scene.run(first) is None
     thread.join()
     scene.expect_task_key_in_secret_alone(first.pod["name"])

@@ -96,16 +96,16 @@ def test_the_newest_lines_are_kept_up_to_the_limit(
     assert all_lines(actions, job.info.job_id) == (1_001, list(range(1_001, 11_001)))
 
 
-@pytest.mark.parametrize("logs_limit", [0, 1, 7])
+@pytest.mark.parametrize("log_limit", [0, 1, 7])
 def test_a_report_is_dropped_in_part_if_need_be(
-    database: Database, actions: Actions, new_job: NewJob, logs_limit: int
+    database: Database, actions: Actions, new_job: NewJob, log_limit: int
 ) -> None:
-    job = new_job(log_limit=logs_limit)
+    job = new_job(log_limit=log_limit)
     for first, count in ((1, 5), (6, 1), (7, 3), (10, 9), (19, 1)):
         take(actions, job, Report(logs=lines(first, count)))
         row = stored(database, job)
         end = first + count - 1
-        kept = min(end, logs_limit)
+        kept = min(end, log_limit)
         assert (row["log_lines"], row["log_lines_dropped"]) == (end, end - kept)
         assert kept <= row["held"] < kept + 9  # freed by the report, which has up to nine
         assert all_lines(actions, job.info.job_id)[1] == list(range(end - kept + 1, end + 1))

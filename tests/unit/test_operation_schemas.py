@@ -281,7 +281,7 @@ def test_a_method_gets_the_input_after_its_other_arguments() -> None:
 def test_arguments_that_are_rendered_to_a_string_are_an_error(arguments: str) -> None:
     call = {"service_name": "ShopService", "method": "sell", "arguments": arguments}
     (task,) = async_operation(id="sell", input=SCHEMA, action=call).tasks
-    with pytest.raises(ValueError, match="arguments is of type str: a service's method takes a list"):
+    with pytest.raises(ValueError, match="arguments is of type str: with service_name it must be a list"):
         task.render_template_fields({"dag_run": SimpleNamespace(conf={"table": "t"}), "tenant": "one"})  # type: ignore[typeddict-unknown-key]
 
 

@@ -19,7 +19,7 @@ from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.tasks import TaskView
-from airflow_asyncaction.runners.skipping import skipping
+from airflow_asyncaction.runners.base import mark_skip
 
 INFO = JobInfo(
     job_id=JobId("1c2d3e4f-0000-7000-8000-000000000000"), secret_key="s" * 43, hook="http://a/async"
@@ -44,10 +44,11 @@ def test_a_clock_that_has_run_out_from_the_start_is_refused(name: str) -> None:
 
 
 def test_durations_are_seconds_or_timedeltas() -> None:
-    options = local(heartbeat_timeout=1.5, start_timeout=timedelta(minutes=1), stop_grace=0).options
+    made = local(heartbeat_timeout=1.5, start_timeout=timedelta(minutes=1), stop_grace=0)
+    options = made.options
     assert options.heartbeat_timeout == timedelta(seconds=1.5)
     assert options.start_timeout == timedelta(minutes=1)
-    assert options.stop_grace == timedelta(0)
+    assert made.stop_grace == timedelta(0)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_exit_codes_to_skip_on_are_given_as_in_airflow(given: Any, codes: tuple[
     ],
 )
 def test_an_exit_is_a_skip_by_its_code_unless_there_is_another_reason(exit_: Exit, is_skip: bool) -> None:
-    assert skipping(exit_, (99, 137)).is_skip is is_skip
+    assert mark_skip(exit_, (99, 137)).is_skip is is_skip
 
 
 @pytest.mark.parametrize("given", [256, -1, True, "99", 9.5, [300], ["99"], object()])
@@ -81,7 +82,7 @@ def test_what_is_no_exit_code_is_refused(given: object) -> None:
 
 
 def test_a_callable_has_no_exit_code_to_skip_on() -> None:
-    with pytest.raises(ValueError, match="not for callables: raise AirflowSkipException"):
+    with pytest.raises(ValueError, match="to skip, raise AirflowSkipException"):
         ServiceActionOperator(task_id="t", python_callable=print, skip_on_exit_code=99)
 
 
@@ -132,7 +133,7 @@ def test_an_error_of_the_environment_does_not_show_its_values() -> None:
 
 
 def test_a_callable_ends_when_it_returns() -> None:
-    with pytest.raises(ValueError, match='completion="report" is not for callables'):
+    with pytest.raises(ValueError, match='completion="report" is not supported for callables'):
         ServiceActionOperator(task_id="t", python_callable=print, completion="report")
 
 
@@ -190,4 +191,4 @@ def test_no_error_name_of_a_job_decides_whether_its_task_is_tried_again(error_na
 
 def end_as(view: TaskView) -> Any:
     operator = local()
-    return operator.end(view, INFO, operator.make_runner({}))
+    return operator.get_results(view, INFO, operator.make_runner({}))

@@ -17,13 +17,13 @@ from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView, Word
+from airflow_asyncaction.runners.base import mark_skip
 from airflow_asyncaction.runners.pods.exit_status import Pod, is_kept
 from airflow_asyncaction.runners.pods.lifecycle import PodStory
 from airflow_asyncaction.runners.pods.return_file import refused, returned
 from airflow_asyncaction.runners.pods.spec import PodSecrets
 from airflow_asyncaction.runners.pods.startup import with_events, without_events
 from airflow_asyncaction.runners.report_log import Shown
-from airflow_asyncaction.runners.skipping import skipping
 from airflow_asyncaction.triggers.api_server import Server
 from airflow_asyncaction.triggers.pods.cluster import ClusterError, ClusterRefused, insist
 from airflow_asyncaction.triggers.pods.log_slots import LogSlots
@@ -126,7 +126,7 @@ class DeferredPod:
             exit_ = await self._told_whole(exit_)
             if self._story.is_stuck:  # it might start yet
                 await self._clear_up(succeeded=False)
-            exit_ = skipping(await self._with_results(exit_), self._terms.skip_on_exit_code)
+            exit_ = mark_skip(await self._with_results(exit_), self._terms.skip_on_exit_code)
             await self._show_reported(task)
             view = await self._ask_for_ever(lambda hook: hook.tell(task, exit_, patience=_NO_PATIENCE))
         except ClusterRefused as refused:

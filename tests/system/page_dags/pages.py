@@ -57,7 +57,7 @@ def harm() -> None:
     job.fail(MARKUP, MARKUP)
 
 
-@task.async_action(type="etl.talk", logs_limit=ROWS + 100)
+@task.async_action(type="etl.talk", log_limit=ROWS + 100)
 def talk() -> None:
     job = current_job()
     for row in range(1, ROWS + 1):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a task is deferred: who can complete it then, and for how long it may wait."""
+"""Deferral of a task: whether a worker must complete it, and how long it may be deferred."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _XCOM_BACKEND = "airflow.sdk.execution_time.xcom.BaseXCom"
 
 
 def needs_worker(operator: BaseOperator, *, reads_log: bool) -> NeedsWorker:
-    """Return what a deferred task needs a worker for when its job has succeeded.
+    """Return whether a deferred task needs a worker to complete it after its job succeeded.
 
-    Airflow does these on workers alone: asset events, callbacks on success, hooks after execution, listeners,
-    a custom XCom backend, results that are split into several XComs or that tasks are mapped over.
+    Only workers emit asset events, run success callbacks, post-execute hooks and listeners, use a custom XCom
+    backend, and split results into several XComs or map tasks over them.
 
-    :param reads_log: whether whoever completes the task has the job's log to read first
+    :param reads_log: whether the job's log must be read before the task is completed
     """
     needs: tuple[Any, ...] = (
         operator.outlets,
@@ -45,7 +45,7 @@ def _has_listeners() -> bool:
 
 
 def time_left(execution_timeout: timedelta | None, context: Mapping[str, Any]) -> timedelta | None:
-    """Return how much of its ``execution_timeout`` a task has left; at least some, to be stopped in order."""
+    """Return the rest of a task's ``execution_timeout``: at least 1 s, enough to stop the job properly."""
     if execution_timeout is None:
         return None
     elapsed: timedelta = datetime.now(UTC) - context["ti"].start_date
