@@ -45,6 +45,7 @@ _action_id = Uuid(as_uuid=False)
 
 
 def _option_columns() -> list[Column[Any]]:
+    """Return a column for each option of :class:`ActionOptions`."""
     types: dict[Any, Any] = {
         FLAG: Boolean(create_constraint=False),
         LINES: Integer,
