@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a command on the worker, under a guard that ends it whatever becomes of the task process."""
+"""LocalRunner: runs a command under a guard, which ends it even if the task process is killed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from airflow_asyncaction.runners.guard_process import GuardProcess, Said, order
 _AIRFLOW_PREFIXES = ("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_", "_AIRFLOW_", "__AIRFLOW_")
 
 _MARGIN_SECONDS = 10.0
-"""How long beyond the grace the guard may take: a process can be out of reach even of SIGKILL."""
+"""How long the guard may take after the grace period: some processes do not die even by SIGKILL."""
 
 _DRAIN_READS = 64
-"""Enough for the largest pipe the kernel makes (1 MiB)."""
+"""Enough reads for the largest pipe of the kernel (1 MiB)."""
 
 _POLL_SECONDS = 1.0
 
@@ -36,32 +36,33 @@ log = logging.getLogger(__name__)
 
 
 def base_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return a worker's environment without what holds, or leads to, Airflow's secrets."""
+    """Return a worker's environment without variables that contain Airflow's secrets, or lead to them."""
     return {name: value for name, value in environ.items() if not name.startswith(_AIRFLOW_PREFIXES)}
 
 
 class LocalRunner:
     """Runs one command as a child process.
 
-    Purpose: the job's output goes line by line to ``write_line``, its exit becomes an :class:`Exit`, and
-    nothing of it outlives the task unended, even if the whole worker is killed.
+    Purpose: pass the job's output line by line to ``write_line``, return its exit, and make sure that no
+    process of the job outlives the task, even if the whole worker is killed.
 
-    How it works: a guard process (``guard.py``) stands between this process and the job. It ends the job (the
-    processes that escaped from its group, too) when it is told to, when the job's main process ends, or when
-    this process is gone. The job gets an empty stdin: the task's own is Airflow's channel to the API server.
-    In its output its own secret is masked, and what Airflow masks in this process. Under
-    ``Completion.REPORT`` what the main process leaves behind is work: :meth:`run` returns, and the work goes
-    on until :meth:`stop`, the death of this process, or :meth:`release`, which lets it live on.
+    How it works: a guard process (``guard.py``) is the job's parent. It ends the job, including processes
+    that left its process group, when this process asks for it, when the job's main process exits, or when
+    this process is gone. The job gets an empty stdin, since the task's own is Airflow's channel to the API
+    server. The job's secret, and all that Airflow masks in this process, is masked in the output. Under
+    ``Completion.REPORT``, processes that the main process leaves behind are work: :meth:`run` returns, and
+    the work continues until :meth:`stop` or until this process dies. :meth:`release` lets it run on.
 
-    What it does not do: read the output of such work unless :meth:`wait` is called (it should write to a
-    file); end processes of another user (``sudo``); without Linux, end what left the job's process group.
+    What it does not do: read the output of such work unless :meth:`wait` is called (the work should write to
+    a file). End processes of another user (``sudo``). End processes that left the job's process group, except
+    on Linux.
 
-    :param command: words, or a string for bash (or sh where there is no bash)
-    :param environ: the job's whole environment; the JOB_ variables are added
-    :param cwd: the folder to start in; the task process's own if ``None``
-    :param stop_grace: between SIGTERM and SIGKILL
-    :param write_line: takes ``stdout`` or ``stderr``, and a line without its end
-    :raises ValueError: command, cwd or environ cannot be given to a process
+    :param command: a list of strings, or a string for bash (for sh if there is no bash)
+    :param environ: the job's whole environment, except the JOB_ variables, which are added
+    :param cwd: the working directory; ``None``: that of the task process
+    :param stop_grace: the time between SIGTERM and SIGKILL
+    :param write_line: called with ``stdout`` or ``stderr``, and a line without its line break
+    :raises ValueError: a process cannot be started with this command, cwd or environ
     """
 
     name = "local"
@@ -83,7 +84,7 @@ class LocalRunner:
         self._grace_seconds = stop_grace.total_seconds()
         self._write_line = write_line
         self._keeps = completion is Completion.REPORT
-        self._order({})  # raises what there is to raise, before anything is registered
+        self._order({})  # raises ValueError before the action is registered
         self._guard: GuardProcess | None = None
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._stop_asked = False
@@ -94,10 +95,10 @@ class LocalRunner:
         self._frames = 0
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
-        """Start the job, pass its output on, and return how it ended.
+        """Start the job, pass on its output, and return its exit.
 
-        An exception out of ``write_line`` or a signal handler leaves the job running: :meth:`stop` ends it.
-        If it interrupts the start, nothing is started.
+        An exception from ``write_line`` or a signal handler leaves the job running, and :meth:`stop` ends it.
+        If the exception interrupts the start, nothing is started.
         """
         if self._stop_asked:
             return Exit(reason="Stopped", message="The job was asked to stop before it was started")
@@ -121,16 +122,16 @@ class LocalRunner:
             self._frames -= 1
 
     def stop(self) -> None:
-        """Begin to end the job and all that it started: write a byte to a pipe, and return at once."""
+        """Begin to stop the job and everything it started. Writes a byte to a pipe and returns at once."""
         self._stop_asked = True
         if self._guard is not None:
             self._guard.stop()
 
     def wait(self, timeout_seconds: float | None = None) -> Exit | None:
-        """Pass output on until all of the job has ended; return how, or ``None`` if it has not in time.
+        """Pass on output until all of the job has ended, and return its exit; ``None`` after the timeout.
 
-        In the thread of :meth:`run`: after it, or in a signal handler that interrupts it. What comes while a
-        handler waits that interrupted ``write_line`` is written after the handler.
+        Call it in the thread of :meth:`run`, after that or in a signal handler that interrupts it. If the
+        handler has interrupted ``write_line``, output that arrives meanwhile is written after the handler.
         """
         guard = self._guard
         if guard is None or self._is_closed:
@@ -149,10 +150,10 @@ class LocalRunner:
             self._frames -= 1
 
     def release(self) -> None:
-        """Let the work live on that a submitting command left behind: its action has ended.
+        """Let the work run on that a submitting command left behind, because its action has ended.
 
-        Without it, the work is ended when this process exits; after it, :meth:`stop` cannot reach the work.
-        For other jobs, and while the main process runs, it does nothing.
+        Without this call, the work is ended when this process exits. After it, :meth:`stop` no longer reaches
+        the work. It does nothing for other jobs, or while the main process runs.
         """
         guard = self._guard
         if guard is not None and self._keeps and guard.said.has_exited and not self._is_closed:
@@ -164,7 +165,7 @@ class LocalRunner:
         guard = self._guard = GuardProcess(info.job_id, base_environ(os.environ))
         for pipe in guard.pipes:
             pipe.mask_with(lambda line: masked(line.replace(info.secret_key, "***")))
-        if self._stop_asked:  # while it was being started
+        if self._stop_asked:  # while the guard was starting
             guard.stop()
         guard.give(self._order(info.to_environ()))
         return guard
@@ -187,12 +188,12 @@ class LocalRunner:
         return self._ends_by is not None and now > self._ends_by
 
     def _pump(self, guard: GuardProcess, timeout_seconds: float) -> None:
-        """Take in what comes and write the lines that it completes."""
+        """Read what has arrived, and write the lines that are complete."""
         guard.listen(timeout_seconds)
         self._write_lines(guard)
 
     def _write_lines(self, guard: GuardProcess, *, flush: bool = False) -> None:
-        """Write what lines there are, unless a frame below is writing: loggers have locks."""
+        """Write the available lines, unless an interrupted frame is writing: loggers have locks."""
         if self._is_writing:
             return
         self._is_writing = True
@@ -209,9 +210,9 @@ class LocalRunner:
             self._is_writing = False
 
     def _conclude(self, guard: GuardProcess) -> Exit:
-        """Write what is left of the output and say how the job ended.
+        """Write the rest of the output, and return the job's exit.
 
-        What a process wrote before it ended is in the pipes by now: nothing is waited for.
+        It does not wait: whatever a process wrote before its exit is in the pipes by now.
         """
         guard.kill_orphans()
         guard.drain(_DRAIN_READS)
@@ -221,7 +222,7 @@ class LocalRunner:
             self._is_closed = True
             guard.close()
             if guard.said.left:
-                log.warning("The job left %d processes behind: they were ended", guard.said.left)
+                log.warning("Ended %d processes that the job had left behind", guard.said.left)
         return self._exit
 
 
@@ -240,14 +241,14 @@ def _as_exit(guard: GuardProcess, program: str, cwd: str | None, tail: Sequence[
     if said.has_exited:
         return Exit(code=said.code, signal=_signal_name(said), tail=lines)
     if guard.is_gone:
-        message = "The process that guards the job was killed (out of memory?), and the job with it"
+        message = "The job's guard process was killed (out of memory?), and the job with it"
         return Exit(signal="SIGKILL" if said.pid else None, reason="GuardLost", message=message, tail=lines)
-    message = "The job did not end though it was killed: it hangs in the kernel, or belongs to another user"
+    message = "The job survived SIGKILL: it hangs in the kernel, or runs as another user"
     return Exit(reason="NotEnded", message=message, tail=lines)
 
 
 def _not_started(failure: tuple[str, int], program: str, cwd: str | None) -> tuple[str, str]:
-    """Return reason and message."""
+    """Return reason and message of the exit."""
     stage, errno = failure
     why = os.strerror(errno)
     if stage == "fork":
@@ -255,7 +256,7 @@ def _not_started(failure: tuple[str, int], program: str, cwd: str | None) -> tup
     if stage == "chdir":
         return "BadWorkingDirectory", f"{cwd}: {why}"
     if errno in (ENOENT, ENOTDIR):
-        return "CommandNotFound", f"{program}: {why} (the program, or what its #! line names)"
+        return "CommandNotFound", f"{program}: {why} (the program, or the interpreter in its #! line)"
     return "CommandNotExecutable", f"{program}: {why}"
 
 

@@ -135,7 +135,7 @@ def test_an_end_that_it_reports_itself_stands(
     carried_out(runner(end), tested)
     action = tested.action
     assert (action.state, action.error_name, action.results) == (state, error_name, results)
-    assert [record.levelname for record in caplog.records if "stands" in record.message] == ["INFO"]
+    assert [record.levelname for record in caplog.records if "Keeping the end" in record.message] == ["INFO"]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
