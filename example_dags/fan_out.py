@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One action for each element of a list, and their results added up."""
+"""Task mapping: one action per element of a list. A second task adds up their results."""
 
 from __future__ import annotations
 

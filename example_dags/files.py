@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A shell job reads a file and leaves another, which the next job, a wrapped program, reads."""
+"""Input and output files: a shell job reads one file and uploads another, which a wrapped program reads."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every night at three: Airflow is the cron of a command, here a template file, and of a Python callable."""
+"""Cron: runs a command from a template file, then a Python callable, every night at three."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every night at three, a pod; nobody's worker waits for it."""
+"""Cron for pods: runs a deferred pod every night at three. No worker waits for it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Node.js script takes its arguments from Airflow and reports what it counted."""
+"""Node.js: a script reads its arguments from Airflow and reports progress and a result."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations: anybody whom Airflow lets trigger these Dags can launch them, from anywhere.
+"""Operations: users who may trigger these Dags can launch them over HTTP.
 
 ::
 
     curl -X PUT "$AIRFLOW/async/orders.export" -H "Authorization: Bearer $TOKEN" -d '{"month": "2026-11"}'
 
-Airflow's own trigger form has a field for each argument; the first one runs each night as well.
+Airflow's trigger form has a field for each argument. The first operation also runs every night.
 """
 
 from __future__ import annotations
@@ -34,5 +34,5 @@ def export(month: str, format: Literal["csv", "json"] = "csv", *, job: Job) -> s
     return f"orders-{month}.{format}"
 
 
-# What runs these is configured, by their types: [asyncaction] runners.
+# [asyncaction] runners configures what runs these, by their types.
 load_operations(Path(__file__).with_name("operations.json"), tags=["asyncaction"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Python callables that report progress: as a decorated function, and as an operator."""
+"""Python callables that report progress: a decorated function, and an async function in an operator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 async def notify(total: int, job: Job) -> str:
-    """Tell everybody."""
+    """Notify everybody."""
     for percent in (0, 50, 100):
         job.progress(percent, "telling")
         await asyncio.sleep(0.5)

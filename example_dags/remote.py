@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another deployment carries an operation out: this task shows its progress and returns its results.
+"""Remote operation: runs in another deployment. The task shows its progress and returns its results.
 
 It needs the connection ``asyncaction_default``: type ``asyncaction``, host ``https://airflow.example.org/async``,
-login and password of a user there who may trigger the operation's Dag.
+login and password of a user of that deployment who may trigger the operation's Dag.
 """
 
 from __future__ import annotations

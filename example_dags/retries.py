@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A command that fails at its first try and works at its second: each try is an action of its own."""
+"""Retries: a command fails in its first try and succeeds in its second. Each try is a separate action."""
 
 from __future__ import annotations
 

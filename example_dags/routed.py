@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions whose runner is configured, not named: runners.yaml here, pods elsewhere, by their types.
+"""Routing: runners are configured by action type, such as processes in runners.yaml and pods elsewhere.
 
 AIRFLOW__ASYNCACTION__RUNNERS must be the absolute path of a file such as runners.yaml.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job in POSIX shell reports progress, log lines and a result; the next task uses the result."""
+"""POSIX shell: a job reports progress, log lines and a result, which the next task uses."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A long job: mark its task failed, or clear it, and the job is told to stop, then killed after the grace."""
+"""Stopping: mark the task as failed, or clear it. The job is asked to stop, then killed after 3 seconds."""
 
 from __future__ import annotations
 

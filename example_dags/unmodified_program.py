@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program that knows nothing of Airflow: the wrapper reports its start, its lines and its end."""
+"""Unmodified program: a wrapper reports its start, its output and its exit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Make Dags that are operations: from a function, from a type and a JSON Schema, from a file of webda's.
+"""Operation Dags: created from a function, from a type and a JSON Schema, or from a webda operations file.
 
-The name is not by chance: Airflow's dag processor reads only files that have "dag" somewhere in them.
+Importing this package is enough for the Dag processor, which skips files that do not contain "dag".
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON Schemas written so that Airflow's trigger form has fitting fields for them. They mean the same.
+"""Form fields: rewrites JSON Schemas into equivalent ones that Airflow's trigger form shows properly.
 
 The form chooses a field by ``type``, ``enum`` and ``format`` at the top of a Param's schema, and by the type
-of an array's items. It follows no ``$ref`` and does not look into ``anyOf``: where it finds nothing, the
-field is one for text, which sends a string.
+of an array's items. It does not follow ``$ref`` or read ``anyOf``. Without any of these keywords, it shows a
+text field, which sends a string.
 """
 
 from __future__ import annotations
@@ -14,57 +14,57 @@ from typing import Any
 from airflow_asyncaction.protocol.operations import Schema
 
 _NULL, _ARRAY, _STRING, _NUMBER, _INTEGER = "null", "array", "string", "number", "integer"
-# The form takes the first of several types where there is an enum, and else has one field for all of them.
+# Of several types, the form takes the first one if there is an enum. Otherwise one field serves them all.
 _TYPES = (_STRING, _INTEGER, _NUMBER, "boolean", "object", _ARRAY, _NULL)
 _DEFS, _REF, _ENUM, _CONST, _ITEMS, _TYPE = "$defs", "$ref", "enum", "const", "items", "type"
 _REFERENCES = (_REF, "$dynamicRef")
 _UNIONS = ("anyOf", "oneOf")
-# These are about values of any type, null as well.
+# These keywords apply to values of any type, null included.
 _OF_ANY_TYPE = frozenset({*_UNIONS, _REF, "$dynamicRef", "allOf", "not", "if", "then", "else"})
-_SAYS_NOTHING = frozenset(
+_ANNOTATIONS = frozenset(
     {"title", "description", "default", "examples", "deprecated", "discriminator", _DEFS}
 )
-_MOST_STEPS = 8
-"""So many references are followed in a row: they may lead back to themselves, by several ways."""
+_MAX_DEPTH = 8
+"""How many references are followed in a row, since they may be circular."""
 
 
-def as_field(schema: Schema) -> Schema:
-    """Return a schema that takes the same values, and for which the form has a fitting field.
+def to_form_field(schema: Schema) -> Schema:
+    """Return a schema that accepts the same values, and for which the form has a suitable field.
 
-    :param schema: of one value; what it refers to is in its ``$defs``
+    :param schema: the schema of one value, with the definitions that it refers to in ``$defs``
     """
-    field = _typed(_flat(schema, schema), schema)
-    if {_ARRAY} <= {*_listed(field[_TYPE])} <= {_ARRAY, _NULL}:
-        field = _with_items(field, schema)
+    field = _add_type(_resolve(schema, schema), schema)
+    if {_ARRAY} <= {*_as_list(field[_TYPE])} <= {_ARRAY, _NULL}:
+        field = _add_item_type(field, schema)
     inside = {key: value for key, value in field.items() if key != _DEFS}
     return field if any(f"'{name}'" in str(inside) for name in _REFERENCES) else inside
 
 
-def _with_items(field: Schema, root: Schema) -> Schema:
-    """Return a schema of arrays whose items have a type: without one, the form takes them for strings."""
+def _add_item_type(field: Schema, root: Schema) -> Schema:
+    """Add a type to the items of an array. Without one, the form treats them as strings."""
     given = field.get(_ITEMS, True)
     if given is False:
         return field
-    items = _typed(_flat({} if given is True else given, root), root)
+    items = _add_type(_resolve({} if given is True else given, root), root)
     choices = items.get(_ENUM)
     if choices and items[_TYPE] == _STRING:
-        return {"examples": choices, **field, _ITEMS: items}  # several of these can be chosen
+        return {"examples": choices, **field, _ITEMS: items}  # a multi-select field
     return {**field, _ITEMS: items}
 
 
-def _typed(schema: Schema, root: Schema) -> Schema:
-    """Return a schema that says which types it takes, or more of them: then the rest of it refuses those."""
-    types = _types_of(schema, root, _MOST_STEPS)
+def _add_type(schema: Schema, root: Schema) -> Schema:
+    """Add the types that a schema accepts. There may be too many, which its other keywords then reject."""
+    types = _types_of(schema, root, _MAX_DEPTH)
     named = [name for name in _TYPES if name in types and not (name == _INTEGER and _NUMBER in types)]
-    if not named:  # it takes nothing
+    if not named:  # it accepts nothing
         return {_TYPE: list(_TYPES), **schema}
     return {**schema, _TYPE: named[0] if len(named) == 1 else named}
 
 
-def _flat(schema: Schema, root: Schema) -> Schema:
-    """Return a schema with what a reference, or the one branch beside null, says in its place."""
-    for _ in range(_MOST_STEPS):
-        inner = _only_part(schema, root)
+def _resolve(schema: Schema, root: Schema) -> Schema:
+    """Replace a reference, or a union with a single branch besides null, by its target."""
+    for _ in range(_MAX_DEPTH):
+        inner = _resolve_once(schema, root)
         if inner is None:
             break
         schema = inner
@@ -74,28 +74,28 @@ def _flat(schema: Schema, root: Schema) -> Schema:
     return schema
 
 
-def _only_part(schema: Schema, root: Schema) -> Schema | None:
-    """Return a schema with its reference or its one branch taken in; ``None`` if there is no such."""
+def _resolve_once(schema: Schema, root: Schema) -> Schema | None:
+    """Merge the target of a reference, or the only branch, into a schema. Return ``None`` without either."""
     keyword = next((name for name in (_REF, *_UNIONS) if name in schema), None)
     rest = {key: value for key, value in schema.items() if key != keyword}
-    if keyword is None or not rest.keys() <= _SAYS_NOTHING:
+    if keyword is None or not rest.keys() <= _ANNOTATIONS:
         return None
     part = _target(schema[_REF], root) if keyword == _REF else _only_branch(schema[keyword], root)
     if not isinstance(part, Mapping) or "$id" in part:
         return None
-    said = {key: value for key, value in part.items() if key not in _SAYS_NOTHING}
-    return {**rest, **said}
+    keywords = {key: value for key, value in part.items() if key not in _ANNOTATIONS}
+    return {**rest, **keywords}
 
 
 def _only_branch(branches: list[Any], root: Schema) -> Schema | None:
-    """Return the one branch of a union, or the one beside null, which may then be null as well."""
+    """Return the only branch of a union. If null is another branch, make the result nullable."""
     others = [branch for branch in branches if not _is_null(branch)]
     if len(others) != 1 or not isinstance(others[0], Mapping):
         return None
-    branch = _flat(dict(others[0]), root)
+    branch = _resolve(dict(others[0]), root)
     if len(branches) == 1:
         return branch
-    types = _types_of(branch, root, _MOST_STEPS)
+    types = _types_of(branch, root, _MAX_DEPTH)
     if _OF_ANY_TYPE & branch.keys() or _NULL in types:
         return None
     nullable = {**branch, _TYPE: [*(name for name in _TYPES if name in types), _NULL]}
@@ -103,20 +103,20 @@ def _only_branch(branches: list[Any], root: Schema) -> Schema | None:
 
 
 def _is_null(branch: Any) -> bool:
-    """Tell whether a branch takes null, and nothing else."""
-    said = branch.keys() - _SAYS_NOTHING if isinstance(branch, Mapping) else set()
-    return said <= {_TYPE, _CONST, _ENUM} and _types_of(branch, branch, 1) == {_NULL}
+    """Return whether a branch accepts null and nothing else."""
+    keywords = branch.keys() - _ANNOTATIONS if isinstance(branch, Mapping) else set()
+    return keywords <= {_TYPE, _CONST, _ENUM} and _types_of(branch, branch, 1) == {_NULL}
 
 
 def _types_of(schema: Any, root: Schema, steps: int) -> set[str]:
-    """Return the types that a schema may take; too many where it is not simple, and never too few."""
+    """Return the types that a schema may accept: too many if it is complex, but never too few."""
     types = set(_TYPES)
     if schema is False:
         return set()
     if not isinstance(schema, Mapping) or steps == 0 or ("$id" in schema and schema is not root):
-        return types  # whatever they are
+        return types  # unknown: any
     if _TYPE in schema:
-        types &= {*_listed(schema[_TYPE]), *([_INTEGER] if _NUMBER in _listed(schema[_TYPE]) else [])}
+        types &= {*_as_list(schema[_TYPE]), *([_INTEGER] if _NUMBER in _as_list(schema[_TYPE]) else [])}
     if _CONST in schema:
         types &= _types_of_value(schema[_CONST])
     if isinstance(schema.get(_ENUM), list):
@@ -143,12 +143,12 @@ def _types_of_value(value: Any) -> set[str]:
     return {_ARRAY} if isinstance(value, list) else {"object"}
 
 
-def _listed(types: Any) -> list[str]:
+def _as_list(types: Any) -> list[str]:
     return types if isinstance(types, list) else [types]
 
 
 def _target(reference: Any, root: Schema) -> Any:
-    """Return what a reference into the schema itself leads to; ``None`` if it leads elsewhere."""
+    """Return the target of a reference within the schema, or ``None`` if it points elsewhere."""
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return None
     found: Any = root

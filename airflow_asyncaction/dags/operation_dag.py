@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Dag for one operation."""
+"""``async_operation``: creates the Dag of one operation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from airflow.sdk import DAG
 
 from airflow_asyncaction.dags.operators import FunctionOperator, OperationOperator
 from airflow_asyncaction.dags.schemas import (
-    check_names,
-    checked,
-    input_schema_of,
-    output_schema_of,
-    params_of,
+    build_params,
+    check_argument_names,
+    check_input_schema,
+    infer_input_schema,
+    infer_output_schema,
 )
 from airflow_asyncaction.protocol.operations import TAG, Declaration, Schema
 
@@ -46,52 +46,54 @@ def async_operation(
     action: Mapping[str, Any] | None = None,
     **dag_options: Any,
 ) -> Any:
-    """Make a Dag that is an operation: it can be launched by ``PUT /async/{id}``, and is an action of a type.
+    """Create an operation: a Dag with one action, which users launch with ``PUT /async/{id}``.
 
-    From a function, which is then the job; what it takes and returns follows from its annotations::
+    Either decorate a function, which is then the job. Its annotations define the input and output schemas::
 
         @async_operation
         def load(table: str, day: date, dry_run: bool = False, *, job: Job) -> int: ...
 
-    From a type and the schema of its input; what runs it follows from ``[asyncaction] runners``::
+    Or give a type and an input schema. ``[asyncaction] runners`` then decides what runs the action::
 
         async_operation(type="etl.load", input={"type": "object", "properties": {"day": {"format": "date"}}})
 
-    :param id: of the operation and the Dag; the function's name, or the type
-    :param type: of the action; the id unless given
-    :param input: JSON Schema (draft 2020-12) of an object
-    :param output: JSON Schema of the results, for who launches it
-    :param permission: told with the operation; who may launch it is for Airflow's auth manager to say
-    :param schedule: as a Dag's: then every required argument needs a default
-    :param action: options of the task's operator, such as ``retries`` or ``heartbeat_timeout``
-    :param dag_options: of the Dag
-    :raises ValueError: the schema makes no sense, or has arguments that the function has not
+    :param id: the id of the operation and of the Dag. Defaults to the function's name, or to the type.
+    :param type: the type of the action. Defaults to the id.
+    :param input: a JSON Schema (draft 2020-12) of an object.
+    :param output: a JSON Schema of the results, for users of the operation.
+    :param permission: shown with the operation. Airflow's auth manager alone decides who may launch it.
+    :param schedule: the schedule of the Dag. With a schedule, every argument needs a default.
+    :param action: arguments of the task's operator, such as ``retries`` or ``heartbeat_timeout``.
+    :param dag_options: other arguments of the Dag.
+    :raises ValueError: a schema is invalid, or has an argument that the function does not have
     """
 
-    def of_function(function: Callable[..., Any]) -> DAG:
+    def from_function(function: Callable[..., Any]) -> DAG:
         name = id or function.__name__
         declaration = Declaration(
             type=type or name,
-            input=checked(input_schema_of(function) if input is None else input, what=f"{name}: input"),
-            output=output if output is not None else output_schema_of(function),
+            input=check_input_schema(
+                infer_input_schema(function) if input is None else input, what=f"{name}: input"
+            ),
+            output=output if output is not None else infer_output_schema(function),
             permission=permission,
         )
-        check_names(function, (declaration.input or {}).get("properties", {}))
-        described = {"description": _first_line(function.__doc__), **dag_options}
-        with _dag(name, declaration, schedule, tags, described) as dag:
+        check_argument_names(function, (declaration.input or {}).get("properties", {}))
+        options = {"description": _first_line(function.__doc__), **dag_options}
+        with _dag(name, declaration, schedule, tags, options) as dag:
             FunctionOperator(
                 task_id=_TASK_ID, declaration=declaration, python_callable=function, **(action or {})
             )
         return dag
 
     if function is not None:
-        return of_function(function)
+        return from_function(function)
     if input is None:
-        return of_function
+        return from_function
     name = id or type
     if name is None:
-        raise ValueError("async_operation needs an id or a type")
-    schema = checked(input, what=f"{name}: input")
+        raise ValueError("async_operation requires an id or a type")
+    schema = check_input_schema(input, what=f"{name}: input")
     declaration = Declaration(type=type or name, input=schema, output=output, permission=permission)
     with _dag(name, declaration, schedule, tags, dag_options) as dag:
         OperationOperator(task_id=_TASK_ID, declaration=declaration, **(action or {}))
@@ -110,7 +112,7 @@ def _dag(
         dag_id=name,
         schedule=schedule,
         tags=[TAG, *tags],
-        params=params_of(declaration.input or {}),
+        params=build_params(declaration.input or {}),
         **{**defaults, **options},
     )
 

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tasks of operations: a run's conf is the action's input, as it is. It is nobody's template."""
+"""Operators of operation Dags: the Dag run's conf becomes the action's arguments, and is never rendered."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from airflow_asyncaction.dags.schemas import as_annotated, input_of
+from airflow_asyncaction.dags.schemas import build_input, convert_arguments
+from airflow_asyncaction.operators.arguments import check_positional
 from airflow_asyncaction.operators.routed import AsyncActionOperator
 from airflow_asyncaction.operators.service import ServiceActionOperator
-from airflow_asyncaction.operators.service_call import check_positional
 from airflow_asyncaction.protocol.operations import Declaration, Schema
 
 _NAME = "@async_operation"  # as Airflow's UI shows it
 
 
 class OperationOperator(AsyncActionOperator):
-    """Runs the action of an operation with the runner that is configured for its type.
+    """Runs an operation with the runner that is configured for its type.
 
-    Its input becomes the action's arguments; with ``service_name`` it is the last of the method's arguments.
+    The input becomes the action's arguments or, with ``service_name``, the last argument of the method.
     """
 
     custom_operator_name = _NAME
@@ -29,7 +29,7 @@ class OperationOperator(AsyncActionOperator):
         self._before_input = self.arguments or ()
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
-        """Render the fields; then take the input, which whoever launched the operation wrote."""
+        """Render the fields, then set the input, which users write and which is not a template."""
         self.arguments = self._before_input
         super().render_template_fields(context, jinja_env)
         given = _input_of(context, self._input)
@@ -41,7 +41,7 @@ class OperationOperator(AsyncActionOperator):
 
 
 class FunctionOperator(ServiceActionOperator):
-    """Runs the function of an operation with its input as keyword arguments."""
+    """Runs the function of an operation. The input becomes its keyword arguments."""
 
     custom_operator_name = _NAME
 
@@ -57,11 +57,11 @@ class FunctionOperator(ServiceActionOperator):
         self._input = declaration.input or {}
 
     def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
-        """Render the fields; then take the input, which whoever launched the operation wrote."""
+        """Render the fields, then set the input, which users write and which is not a template."""
         super().render_template_fields(context, jinja_env)
         self.arguments = _input_of(context, self._input)
-        self.op_kwargs = as_annotated(self.python_callable, self.arguments)
+        self.op_kwargs = convert_arguments(self.python_callable, self.arguments)
 
 
 def _input_of(context: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
-    return input_of(context["dag_run"].conf, schema)
+    return build_input(context["dag_run"].conf, schema)

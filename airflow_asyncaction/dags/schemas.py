@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An operation's JSON Schema as a Dag's Params, and a run's conf as the operation's input."""
+"""JSON Schemas of operations: inferred from functions, turned into Params, and applied to a run's conf."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 from airflow.sdk import Param
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
-from airflow_asyncaction.dags.form_fields import as_field
+from airflow_asyncaction.dags.form_fields import to_form_field
 from airflow_asyncaction.json_schema import BadSchema, compiled
 from airflow_asyncaction.json_schema.dialect import in_dialect
 from airflow_asyncaction.protocol.operations import Schema
@@ -25,32 +25,31 @@ _JOB = "job"
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def checked(schema: Any, *, what: str) -> Schema:
-    """Return the schema of an operation's input.
+def check_input_schema(schema: Any, *, what: str) -> Schema:
+    """Check the input schema of an operation.
 
-    :param what: the schema's name in an error
-    :raises ValueError: it is no JSON Schema, is one that takes more than linear time, or is not of an object;
-        says where and why
+    :param what: the schema's name in error messages
+    :raises ValueError: it is not a JSON Schema of an object, or cannot be validated in linear time
     """
     try:
         compiled(schema)
     except BadSchema as error:
-        raise ValueError(f"{what} is no JSON Schema that can be used: {error}") from None
+        raise ValueError(f"{what} is not a supported JSON Schema: {error}") from None
     if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
-        raise ValueError(f'{what} must be the schema of an object ("type": "object"): arguments have names')
+        raise ValueError(f'{what} must be the schema of an object ("type": "object")')
     if not isinstance(schema.get("properties", {}), Mapping):
         raise ValueError(f"{what}: properties must be an object")
     return {"type": "object", **schema}
 
 
-def params_of(schema: Schema) -> dict[str, Param]:
-    """Return the Params by which Airflow shows its form for a schema, and checks a run's conf.
+def build_params(schema: Schema) -> dict[str, Param]:
+    """Return the Params with which Airflow shows a trigger form for a schema and validates a run's conf.
 
-    What is neither required nor has a default may be left empty in the form.
+    A property that is not required and has no default may be left empty in the form.
     """
     required = set(schema.get("required", ()))
     params = {
-        name: _param(_alone(part, schema), is_required=name in required)
+        name: _build_param(_detach(part, schema), is_required=name in required)
         for name, part in schema.get("properties", {}).items()
     }
     for param in params.values():
@@ -58,13 +57,13 @@ def params_of(schema: Schema) -> dict[str, Param]:
     return params
 
 
-def input_of(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any]:
-    """Return an operation's input: a run's conf, and defaults. What was left empty in a form is not there."""
+def build_input(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any]:
+    """Return an operation's input: the run's conf and defaults, without fields left empty in a form."""
     properties: Mapping[str, Any] = schema.get("properties", {})
     given = {
         name: value
         for name, value in (conf or {}).items()
-        if value is not None or name not in properties or _takes_null(_alone(properties[name], schema))
+        if value is not None or name not in properties or _accepts_null(_detach(properties[name], schema))
     }
     defaults = {
         name: part["default"]
@@ -74,10 +73,10 @@ def input_of(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any]:
     return {**defaults, **given}
 
 
-def input_schema_of(function: Callable[..., Any]) -> Schema:
-    """Return the schema of what a function takes, by its annotations; ``job`` is not part of it.
+def infer_input_schema(function: Callable[..., Any]) -> Schema:
+    """Return the schema of a function's parameters, except ``job``, from its annotations.
 
-    :raises TypeError: it takes what has no name, or what JSON has no schema for
+    :raises TypeError: a parameter cannot be given by name, or its type has no JSON Schema
     """
     hints = get_type_hints(function, include_extras=True)
     properties, required = {}, []
@@ -85,9 +84,11 @@ def input_schema_of(function: Callable[..., Any]) -> Schema:
         if name == _JOB:
             continue
         if parameter.kind not in _NAMED:
-            raise TypeError(f"{function.__name__} takes {parameter}: an operation's arguments have names")
-        properties[name] = _unnamed(
-            _schema_of(hints.get(name, Any), f"{function.__name__}({name})"), hints.get(name)
+            raise TypeError(
+                f"{function.__name__} takes {parameter}: an operation's arguments must have names"
+            )
+        properties[name] = _without_class_title(
+            _infer_schema(hints.get(name, Any), f"{function.__name__}({name})"), hints.get(name)
         )
         if parameter.default is inspect.Parameter.empty:
             required.append(name)
@@ -100,107 +101,109 @@ def input_schema_of(function: Callable[..., Any]) -> Schema:
         "required": required,
         "additionalProperties": False,
     }
-    return _lifted(schema)
+    return _hoist_definitions(schema)
 
 
-def output_schema_of(function: Callable[..., Any]) -> Schema | None:
-    """Return the schema of what a function returns, if it is annotated."""
+def infer_output_schema(function: Callable[..., Any]) -> Schema | None:
+    """Return the schema of a function's return annotation, if it has one."""
     hint = get_type_hints(function, include_extras=True).get("return", Any)
-    return None if hint is Any else _schema_of(hint, f"what {function.__name__} returns")
+    return None if hint is Any else _infer_schema(hint, f"The return type of {function.__name__}")
 
 
-def check_names(function: Callable[..., Any], given: Collection[str]) -> None:
-    """Refuse arguments that a function does not have; calls by Airflow drop them.
+def check_argument_names(function: Callable[..., Any], given: Collection[str]) -> None:
+    """Check that a function has all given arguments. Airflow would silently drop others.
 
-    :raises ValueError: there is one, or it is ``job``, which is not for whoever launches an operation
+    :raises ValueError: it does not have one, or one is ``job``, which users must not set
     """
     parameters = inspect.signature(function).parameters
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     known = [name for name, each in parameters.items() if each.kind in _NAMED and name != _JOB]
     for name in given:
         if name == _JOB:
-            raise ValueError(f"{_JOB!r} cannot be an argument of an operation: its function is given the job")
+            raise ValueError(
+                f"{_JOB!r} cannot be an argument of an operation: the function gets the job there"
+            )
         if name not in known and not takes_any:
             near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known) or 'none'}"
             raise ValueError(f"The operation's function has no argument {name!r}: {hint}")
 
 
-def as_annotated(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a function's arguments as its annotations say: a date, for example, rather than a string.
+def convert_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert JSON values to the types that a function's annotations name, such as dates.
 
-    :raises ValueError: one is of another type, or the function has none of that name
+    :raises ValueError: a value is of another type, or the function does not have the argument
     """
-    check_names(function, given)
+    check_argument_names(function, given)
     hints = get_type_hints(function, include_extras=True)
     return {
         name: TypeAdapter[Any](hints.get(name, Any)).validate_python(value) for name, value in given.items()
     }
 
 
-def _schema_of(hint: Any, what: str) -> Schema:
+def _infer_schema(hint: Any, what: str) -> Schema:
     try:
         return TypeAdapter[Any](hint).json_schema()
     except (PydanticSchemaGenerationError, PydanticUserError, ValueError) as error:
-        raise TypeError(f"{what}: JSON has no schema for it ({str(error).splitlines()[0]})") from None
+        raise TypeError(f"{what} has no JSON Schema: {str(error).splitlines()[0]}") from None
 
 
-def _unnamed(schema: Schema, hint: Any) -> Schema:
-    """Return an argument's schema without the name of its class: forms would show it for the argument's."""
+def _without_class_title(schema: Schema, hint: Any) -> Schema:
+    """Remove the class name from an argument's schema: forms would show it instead of the argument's name."""
     if schema.get("title") == getattr(hint, "__name__", None):
         schema.pop("title", None)
     return schema
 
 
-def _lifted(schema: Schema) -> Schema:
-    """Return a schema with the definitions of its properties at its own top, where their references look."""
+def _hoist_definitions(schema: Schema) -> Schema:
+    """Move the definitions of properties to the top of the schema, where their references point."""
     defs: dict[str, Any] = {}
     for part in schema["properties"].values():
         defs.update(part.pop(_DEFS, {}))
     return {**schema, _DEFS: defs} if defs else schema
 
 
-def _param(part: Schema, *, is_required: bool) -> Param:
+def _build_param(part: Schema, *, is_required: bool) -> Param:
     description = part.get("description")
     schema = {key: value for key, value in part.items() if key not in ("default", "description")}
     if "default" in part:
-        return Param(part["default"], description, schema=as_field(schema))
+        return Param(part["default"], description, schema=to_form_field(schema))
     if is_required:
-        return Param(description=description, schema=as_field(schema))
-    return Param(None, description, schema=as_field(_or_null(schema)))
+        return Param(description=description, schema=to_form_field(schema))
+    return Param(None, description, schema=to_form_field(_or_null(schema)))
 
 
 def _or_null(schema: Schema) -> Schema:
-    if _takes_null(schema):
+    if _accepts_null(schema):
         return schema
     outside = {key: schema[key] for key in (_DEFS, "title") if key in schema}
     inside = {key: value for key, value in schema.items() if key not in outside}
     return {**outside, "anyOf": [inside, {"type": _NULL}]}
 
 
-def _takes_null(schema: Schema) -> bool:
+def _accepts_null(schema: Schema) -> bool:
     try:
         return compiled(schema).is_valid(None)
     except BadSchema:
         return False
 
 
-def _alone(part: Any, schema: Schema) -> Schema:
-    """Return a property's schema that can stand alone: where it refers to the whole, it has the whole."""
+def _detach(part: Any, schema: Schema) -> Schema:
+    """Return a property's schema that is complete in itself. If it has references, it embeds the whole."""
     own: Schema = dict(part) if isinstance(part, Mapping) else {}
     if f'"{_REF}"' not in json.dumps(own):
         return own
     whole = {key: value for key, value in schema.items() if key not in ("$id", "$schema")}
-    return {**_moved(own), _DEFS: {_INPUT: _moved(whole)}}
+    return {**_point_to_definition(own), _DEFS: {_INPUT: _point_to_definition(whole)}}
 
 
-def _moved(part: Any) -> Any:
-    """Return a part of a schema with its references to what is now one of the definitions."""
+def _point_to_definition(part: Any) -> Any:
+    """Return a part of a schema with its references to the whole rewritten, now that it is a definition."""
     if isinstance(part, list):
-        return [_moved(each) for each in part]
-    if not isinstance(part, Mapping) or isinstance(part.get("$id"), str):  # its references are to itself
+        return [_point_to_definition(each) for each in part]
+    if not isinstance(part, Mapping) or isinstance(part.get("$id"), str):  # with an $id, they are relative
         return part
-    moved = {key: _moved(value) for key, value in part.items()}
+    moved = {key: _point_to_definition(value) for key, value in part.items()}
     reference = moved.get(_REF)
     if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
         moved[_REF] = f"#/{_DEFS}/{_INPUT}{reference.removeprefix('#')}"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations as webda writes them into its file: ``application``, ``operations`` and ``schemas``."""
+"""``load_operations``: creates Dags from a webda operations file.
+
+The file has the fields ``application``, ``operations`` and ``schemas``.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,15 @@ _POINTER = "#/schemas/"
 def load_operations(
     path: str | os.PathLike[str], *, orchestrator: str | None = None, **options: Any
 ) -> dict[str, DAG]:
-    """Make one Dag of each operation in a file of webda's; what runs them is configured by type.
+    """Create a Dag for each operation of a webda operations file. Runners are configured by type.
 
-    :param path: of the JSON file; from the Dag file's own folder, say ``Path(__file__).parent / "..."``
-    :param orchestrator: name of the AsyncJobService of the webda application whose jobs run the operations;
-        their runner needs ``{{ webda.node_options }}`` (docs/webda.md). Unless given, jobs are any programs
-    :param options: of all of them, as :func:`async_operation` takes them
-    :returns: the Dags by operation id; they need not be assigned to anything
-    :raises ValueError: the file is not such a one; what is wrong in it is named
+    :param path: the JSON file. For one beside the Dag file, use ``Path(__file__).parent / "..."``.
+    :param orchestrator: the name of the AsyncJobService in the webda application whose jobs run the
+        operations. Their runner needs ``{{ webda.node_options }}`` (docs/webda.md). By default, the jobs may
+        be any programs.
+    :param options: arguments of :func:`async_operation` for all operations.
+    :returns: the Dags by operation id. Airflow finds them even if they are not assigned to a variable.
+    :raises ValueError: the file is invalid
     """
     file = Path(path)
     try:
@@ -82,46 +86,44 @@ def _operation(
 def _schema(
     operation: Mapping[str, Any], field: str, name: str, schemas: Mapping[str, Any], file: Path
 ) -> Schema | None:
-    """Return the schema that an operation names, or holds itself; what it refers to comes along."""
+    """Return the schema that an operation names or contains, with the definitions that it refers to."""
     named = operation.get(field)
     if named is None:
         return None
     if isinstance(named, str):
         if named.removeprefix(_POINTER) not in schemas:
-            raise ValueError(f"{file}: operations.{name}.{field} names {named!r}, which schemas has not")
+            raise ValueError(f"{file}: operations.{name}.{field} is {named!r}, which is not in schemas")
         named = schemas[named.removeprefix(_POINTER)]
     if not isinstance(named, Mapping):
-        raise ValueError(f"{file}: operations.{name}.{field} is neither the name of a schema nor one")
-    return _bundled(named, schemas)
+        raise ValueError(f"{file}: operations.{name}.{field} must be a schema or the name of one")
+    return _bundle(named, schemas)
 
 
-def _bundled(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Schema:
-    """Return a schema whose references are within itself: it leaves the file."""
+def _bundle(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Schema:
+    """Return a schema with all definitions that it refers to, so that it can stand outside the file."""
     needed: dict[str, Any] = {}
-    whole: Schema = _referring(schema, schemas, needed, root="#")
+    whole: Schema = _rewrite(schema, schemas, needed, root="#")
     return {**whole, "$defs": {**whole.get("$defs", {}), **needed}} if needed else whole
 
 
-def _referring(part: Any, schemas: Mapping[str, Any], needed: dict[str, Any], *, root: str) -> Any:
-    """Return a part of a schema with its references rewritten, and gather what they need.
+def _rewrite(part: Any, schemas: Mapping[str, Any], needed: dict[str, Any], *, root: str) -> Any:
+    """Return a part of a schema with its references rewritten, and add their targets to ``needed``.
 
-    :param root: where the schema that it is part of will stand
+    :param root: the reference to the schema that contains the part, after bundling
     """
     if isinstance(part, list):
-        return [_referring(each, schemas, needed, root=root) for each in part]
+        return [_rewrite(each, schemas, needed, root=root) for each in part]
     if not isinstance(part, Mapping):
         return part
     reference = part.get("$ref")
-    rest = {
-        key: _referring(value, schemas, needed, root=root) for key, value in part.items() if key != "$ref"
-    }
+    rest = {key: _rewrite(value, schemas, needed, root=root) for key, value in part.items() if key != "$ref"}
     if not isinstance(reference, str):
         return rest if reference is None else {**rest, "$ref": reference}
     name = reference.removeprefix(_POINTER)
     if name in schemas:
         if name not in needed:
             needed[name] = {}  # it may refer to itself
-            needed[name] = _referring(schemas[name], schemas, needed, root=f"#/$defs/{_escaped(name)}")
+            needed[name] = _rewrite(schemas[name], schemas, needed, root=f"#/$defs/{_escaped(name)}")
         return {**rest, "$ref": f"#/$defs/{_escaped(name)}"}
     return {**rest, "$ref": root + reference.removeprefix("#") if reference.startswith("#") else reference}
 
@@ -133,5 +135,5 @@ def _escaped(name: str) -> str:
 def _object(content: Any, field: str, file: Path) -> Mapping[str, Any]:
     found = content.get(field, {}) if isinstance(content, Mapping) else None
     if not isinstance(found, Mapping):
-        raise ValueError(f"{file}: {field} is missing, or not an object by names")
+        raise ValueError(f"{file}: {field} must be an object")
     return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``@task.async_action`` and ``@task.async_action_local``."""
+"""Decorators ``@task.async_action`` and ``@task.async_action_local``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
+from airflow_asyncaction.operators.derived_arguments import with_derived_arguments
 from airflow_asyncaction.operators.local import LocalActionOperator
-from airflow_asyncaction.operators.scheduling import with_derived
 from airflow_asyncaction.operators.service import ServiceActionOperator, wants_job
 from airflow_asyncaction.runners.base import Runner
 
@@ -20,7 +20,7 @@ SET_DURING_EXECUTION = "set by the decorated function"
 
 
 class _DecoratedService(DecoratedOperator, ServiceActionOperator):
-    """The function itself is the job."""
+    """The decorated function is the job."""
 
     custom_operator_name = "@task.async_action"
     template_fields: Sequence[str] = ServiceActionOperator.template_fields
@@ -33,7 +33,7 @@ class _DecoratedService(DecoratedOperator, ServiceActionOperator):
         op_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        # DecoratedOperator checks that every parameter is given: "job" will be.
+        # DecoratedOperator requires an argument for every parameter. The one for "job" comes later.
         given = dict(op_kwargs or {})
         if wants_job(python_callable, op_args or (), given):
             given["job"] = None
@@ -42,7 +42,7 @@ class _DecoratedService(DecoratedOperator, ServiceActionOperator):
 
 
 class _DecoratedLocal(DecoratedOperator, LocalActionOperator):
-    """The function returns the command."""
+    """The decorated function returns the command."""
 
     custom_operator_name = "@task.async_action_local"
     template_fields: Sequence[str] = (
@@ -54,15 +54,15 @@ class _DecoratedLocal(DecoratedOperator, LocalActionOperator):
         super().__init__(command=SET_DURING_EXECUTION, **kwargs)
 
     def make_runner(self, context: Any) -> Runner:
-        """Call the function, and run the command that it returns, rendered."""
+        """Call the function, render the command that it returns, and return a runner for that."""
         self.command = returned_command(self, context)
         return super().make_runner(context)
 
 
 def returned_command(operator: DecoratedOperator, context: Any) -> list[str] | str:
-    """Call the decorated function, and return the command that it returned, rendered.
+    """Call the decorated function, and return the rendered command that it returned.
 
-    :raises TypeError: it returned something else, or an empty command
+    :raises TypeError: it did not return a command
     """
     context_merge(context, operator.op_kwargs)
     kwargs = determine_kwargs(operator.python_callable, operator.op_args, context)
@@ -71,9 +71,9 @@ def returned_command(operator: DecoratedOperator, context: Any) -> list[str] | s
     if problem is not None:
         name = getattr(operator, "custom_operator_name", type(operator).__name__)
         raise TypeError(
-            f"{operator.python_callable.__qualname__} returned {problem}: a function of {name} has to return"
-            " the command to run, as a list of strings, or as one string for the shell. To run Python code"
-            " itself, use @task.async_action"
+            f"{operator.python_callable.__qualname__} returned {problem}: a function of {name} must return"
+            " the command to run, as a list of strings or as one string for the shell. To run Python code,"
+            " use @task.async_action"
         )
     rendered: list[str] | str = operator.render_template(
         returned if isinstance(returned, str) else list(returned), context
@@ -82,7 +82,7 @@ def returned_command(operator: DecoratedOperator, context: Any) -> list[str] | s
 
 
 def _problem_of(returned: Any) -> str | None:
-    """Return why something is no command; ``None``: it is one. What it has in it may be secret."""
+    """Return why a value is not a command, or ``None``. Never quote the value: it may contain secrets."""
     if returned is None:
         return "nothing (None)"
     if isinstance(returned, str):
@@ -100,29 +100,28 @@ def _problem_of(returned: Any) -> str | None:
 def async_action(
     python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
 ) -> TaskDecorator:
-    """Make a function a task whose call is an action (``@task.async_action``).
+    """Turn a function into a task that runs it as an action (``@task.async_action``).
 
-    Takes the parameters of
-    :class:`~airflow_asyncaction.operators.service.ServiceActionOperator`.
+    Accepts the parameters of :class:`~airflow_asyncaction.operators.service.ServiceActionOperator`.
     """
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
         decorated_operator_class=_DecoratedService,
-        **with_derived(kwargs),
+        **with_derived_arguments(kwargs),
     )
 
 
 def async_action_local(
     python_callable: Callable[..., Any] | None = None, multiple_outputs: bool | None = None, **kwargs: Any
 ) -> TaskDecorator:
-    """Make a function a task that runs the command it returns (``@task.async_action_local``).
+    """Turn a function into a task that runs the command it returns (``@task.async_action_local``).
 
-    Takes the parameters of :class:`~airflow_asyncaction.operators.local.LocalActionOperator`.
+    Accepts the parameters of :class:`~airflow_asyncaction.operators.local.LocalActionOperator`.
     """
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
         decorated_operator_class=_DecoratedLocal,
-        **with_derived(kwargs),
+        **with_derived_arguments(kwargs),
     )

@@ -9,13 +9,13 @@ from typing import Any
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from airflow_asyncaction.decorators import SET_DURING_EXECUTION, returned_command
+from airflow_asyncaction.operators.derived_arguments import with_derived_arguments
 from airflow_asyncaction.operators.kubernetes import KubeActionOperator
-from airflow_asyncaction.operators.scheduling import with_derived
 from airflow_asyncaction.runners.base import Runner
 
 
 class _DecoratedKube(DecoratedOperator, KubeActionOperator):
-    """The function returns the container's command."""
+    """The decorated function returns the container's command."""
 
     custom_operator_name = "@task.async_action_kubernetes"
     template_fields: Sequence[str] = (
@@ -38,11 +38,12 @@ def async_action_kubernetes(
 ) -> TaskDecorator:
     """Turn a function into a task that runs its command in a pod (``@task.async_action_kubernetes``).
 
-    Takes the parameters of :class:`~airflow_asyncaction.operators.kubernetes.KubeActionOperator`.
+    This is ``@task.async_action_kubernetes``. Accepts the parameters of
+    :class:`~airflow_asyncaction.operators.kubernetes.KubeActionOperator`.
     """
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
         decorated_operator_class=_DecoratedKube,
-        **with_derived(kwargs),
+        **with_derived_arguments(kwargs),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Dag authors use."""
+"""Operators for Dag authors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load the client of Kubernetes only for Dags that have pods: it takes a second."""
+    """Import the Kubernetes client, which takes a second, only for Dags that use it."""
     if name == "KubeActionOperator":
         from airflow_asyncaction.operators.kubernetes import KubeActionOperator
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One try of a task: its action is registered, its job run by a runner, its end read."""
+"""One attempt of a task: registers its action, runs its job with a runner, and waits for its end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow.sdk.log import mask_secret
 from airflow_asyncaction.exceptions import ServerError, Superseded
 from airflow_asyncaction.hooks.in_process import note_registered
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
-from airflow_asyncaction.operators.follower import Follower
+from airflow_asyncaction.operators.poller import ActionPoller
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 _COMMITMENT_RETENTION = timedelta(hours=1)
-# Airflow kills a task process 5 s after it told it to end.
+# Airflow kills a task process 5 s after it asked it to terminate.
 _KILLED_TASK_SECONDS = 3.5
 _TELL_PATIENCE = timedelta(seconds=1)
 _TELL_SECONDS = 2.0
@@ -42,9 +42,9 @@ _TELL_SECONDS = 2.0
 def register(
     hook: TaskHook, context: Mapping[str, Any], spec: ActionSpec, *, resumes: str | None = None
 ) -> Registration:
-    """Register the action of the task instance that this process runs: the hook speaks for it then.
+    """Register the action of this process's task instance, for which the hook sends requests from now on.
 
-    :param resumes: the action that the task was deferred with
+    :param resumes: the id of the action with which the task was deferred
     """
     ti_id = str(context["ti"].id)
     nonce = secrets.token_hex(32)
@@ -55,7 +55,7 @@ def register(
     hook.ti_id = ti_id
     note_registered(registration.info.job_id)
     for signer in (registration.info, registration.credentials):
-        mask_secret(signer.secret_key)  # wherever else it might be shown
+        mask_secret(signer.secret_key)  # in all logs, rendered fields and the UI
     return registration
 
 
@@ -68,23 +68,23 @@ def _traceparent() -> str | None:
 
 
 class _Orphaned(SystemExit):
-    """The worker is gone. Nobody hears how this process ends."""
+    """The worker is gone, and nobody reads the exit code of this process."""
 
 
 class Attempt:
-    """Carries a registered action out.
+    """Runs the job of a registered action.
 
-    Purpose: the job runs in (or under) this process; the action's end becomes the task's.
+    Purpose: run the job in or under this process, and stop it when the task is killed or times out.
 
-    How it works: the runner occupies the calling thread; a :class:`Follower` looks at the action meanwhile.
-    :meth:`kill` is for signal handlers: it only starts a thread, so that the runner goes on reading output.
-    The server learns why the job is to stop before the job does. Otherwise, a job that reports ERROR at once
-    would seem to have failed by itself.
+    How it works: the runner occupies the calling thread while an :class:`ActionPoller` polls the action in
+    another. :meth:`kill` is for signal handlers: it only starts a thread, and the runner keeps reading the
+    job's output. The server learns why the job must stop before the job does. Otherwise, an ERROR that the
+    job reports at once would count as its own failure.
 
-    What it does not do: decide. It tells the server how the job ended, and reads what that means.
+    What it does not do: decide how the action ends. It reports the job's exit to the server, which decides.
 
-    :param has_timeout: whether Airflow's ``execution_timeout`` may interrupt :meth:`carry_out`
-    :param skips: exit codes by which the job skips itself
+    :param has_timeout: whether Airflow's ``execution_timeout`` may interrupt :meth:`run`
+    :param skip_codes: exit codes that skip the task
     """
 
     def __init__(
@@ -97,19 +97,19 @@ class Attempt:
         poll_interval: timedelta,
         after_line: int = 0,
         has_timeout: bool = False,
-        skips: Collection[int] = (),
+        skip_codes: Collection[int] = (),
     ) -> None:
         self._hook = hook
-        self._skips = skips
+        self._skip_codes = skip_codes
         self._info = registration.info
         self._credentials = registration.credentials
         self._runner = runner
         self._log = log
         self._ended = threading.Event()
-        self._killing = False
+        self._is_killed = False
         self._has_timeout = has_timeout
         self._is_timeout_told = False
-        self._follower = Follower(
+        self._poller = ActionPoller(
             hook,
             self._credentials,
             log,
@@ -123,52 +123,53 @@ class Attempt:
     @property
     def last_line(self) -> int:
         """Number of the last reported line that is in the task log."""
-        return self._follower.last_line
+        return self._poller.last_line
 
-    def carry_out(self) -> TaskView | None:
-        """Run the job to the action's end, and return it; ``None`` if the runner has let go of the job.
+    def run(self) -> TaskView | None:
+        """Run the job until the action is done, and return the action.
 
-        An exception that Airflow raises into this (``execution_timeout``) ends the job before it goes on.
+        Return ``None`` if the runner stopped watching a job that still runs. An exception that Airflow raises
+        in here, such as for ``execution_timeout``, stops the job before it propagates.
 
-        :raises SystemExit: the worker is gone, and the job is left to the next try
+        :raises SystemExit: the worker is gone, and the next attempt adopts the job
         """
-        self._follower.start()
+        self._poller.start()
         try:
             with self._timeout_told_first():
-                view = self._run()
+                view = self._run_job()
             self._ended.set()
         except (Superseded, _Orphaned):
-            self._ended.set()  # another process has adopted the job, or will: it is not ours to stop
+            self._ended.set()  # another process adopts the job: do not stop it
             raise
         except BaseException as error:
             is_timeout = isinstance(error, AirflowTaskTimeout)
-            self._end(StopReason.EXECUTION_TIMEOUT if is_timeout else StopReason.KILLED)
+            self._stop_job(StopReason.EXECUTION_TIMEOUT if is_timeout else StopReason.KILLED)
             raise
         finally:
-            self._follower.finish()
+            self._poller.finish()
         if view is not None:
             self._runner.release()
         return view
 
-    def _run(self) -> TaskView | None:
+    def _run_job(self) -> TaskView | None:
         self._hook.share_secrets(self._credentials)  # such as those of inputs: the job may report at once
         exit_ = self._runner.run(self._info, self._on_launched)
-        if self._follower.is_orphaned and exit_ is None:
+        if self._poller.is_orphaned and exit_ is None:
             raise _Orphaned("The worker of this task is gone")
-        if self._killing:
-            self._tell_or_log(Stop(StopReason.KILLED))  # again: there was little time for the first
+        if self._is_killed:
+            self._tell_or_log(Stop(StopReason.KILLED))  # again: there was little time for the first attempt
         if exit_ is None:
             return None
-        view = self._hook.tell(self._credentials, mark_skip(exit_, self._skips))
+        view = self._hook.tell(self._credentials, mark_skip(exit_, self._skip_codes))
         if not view.is_done:
-            self._follower.wait_until_done()
+            self._poller.wait_until_done()
             view = self._hook.read(self._credentials, patience=PATIENCE)
         return view
 
     def kill(self) -> None:
-        """Begin to end the job since this process is going to be killed. Returns at once."""
-        if not self._killing and not self._ended.is_set():
-            self._killing = True
+        """Begin to stop the job, because this process is about to be killed. Return at once."""
+        if not self._is_killed and not self._ended.is_set():
+            self._is_killed = True
             threading.Thread(target=self._kill, name="asyncaction-kill").start()
 
     def _kill(self) -> None:
@@ -177,8 +178,8 @@ class Attempt:
         if not self._ended.wait(_KILLED_TASK_SECONDS):
             self._tell_or_log(Abandon())
 
-    def _end(self, reason: StopReason) -> None:
-        """End the job when its task is interrupted by an exception, as far as it has not ended."""
+    def _stop_job(self, reason: StopReason) -> None:
+        """Stop the job of an interrupted task, unless it has ended, and report its exit."""
         refusal = None if self._is_timeout_told else self._tell_and_stop(reason)
         if self._leaves_job(refusal) and isinstance(self._runner, AdoptableRunner):
             self._runner.detach()
@@ -188,17 +189,17 @@ class Attempt:
             exit_ = self._runner.wait()
             if exit_ is not None:
                 if refusal is not None:
-                    self._tell_or_log(Stop(reason))  # or the signal that ended the job seems not to be ours
+                    self._tell_or_log(Stop(reason))  # else the job's signal would look like someone else's
                 self._tell_or_log(exit_)
         finally:
-            self._tell_or_log(Abandon())  # means nothing to an action that the exit has ended
+            self._tell_or_log(Abandon())  # ignored if the exit has ended the action
             self._ended.set()
 
     @contextmanager
     def _timeout_told_first(self) -> Iterator[None]:
-        """Tell the server of ``execution_timeout`` before Airflow's signal handler raises it.
+        """Tell the server about ``execution_timeout`` before Airflow's signal handler raises it.
 
-        It is raised in the callable of a task, which may report while it unwinds.
+        It is raised inside a task's callable, which may report while it unwinds.
         """
         raise_timeout = signal.getsignal(signal.SIGALRM)
         is_raised_here = self._has_timeout and threading.current_thread() is threading.main_thread()
@@ -207,7 +208,7 @@ class Attempt:
             return
 
         def handle(number: int, frame: FrameType | None) -> None:
-            # Another thread: this one may hold any lock.
+            # In another thread, because this one may hold any lock.
             telling = threading.Thread(target=self._tell_timeout, name="asyncaction-timeout")
             telling.start()
             telling.join(_TELL_SECONDS)
@@ -223,9 +224,9 @@ class Attempt:
         self._is_timeout_told = self._tell_and_stop(StopReason.EXECUTION_TIMEOUT) is None
 
     def _tell_and_stop(self, reason: StopReason) -> ServerError | None:
-        """Tell the server why the job is to stop, then the job; return why the server did not take it.
+        """Tell the server why the job must stop, then stop the job. Return the server's error, if any.
 
-        A job that may be left to the next try is then not stopped.
+        A job that is left to the next attempt is not stopped.
         """
         leaves_job = isinstance(self._runner, AdoptableRunner)
         try:
@@ -237,17 +238,18 @@ class Attempt:
         return refusal
 
     def _leaves_job(self, refusal: ServerError | None) -> bool:
-        """Tell whether the job goes on though it was to be stopped: it can outlive this process.
+        """Return whether a job that was to be stopped is left running, because it outlives this process.
 
-        It is the next try's, as the server says; or who can say, while the server is away: then the sweep
-        ends it, if nobody watches it. A server that knows the action no more has nobody who adopts its job.
+        Either the server says that the next attempt has adopted the job, or the server is away. In the latter
+        case the pod sweep ends the job if nobody watches it. If the server does not know the action, nobody
+        adopts its job.
         """
         if refusal is None or not isinstance(self._runner, AdoptableRunner):
             return False
         return isinstance(refusal, Superseded) or is_transient(refusal)
 
     def _tell_or_log(self, word: RunnerMessage) -> ServerError | None:
-        """Tell the server, and return why it did not take it."""
+        """Tell the server. Log and return its error, if any."""
         try:
             self._hook.clone().tell(self._credentials, word, patience=_TELL_PATIENCE)
         except ServerError as error:
@@ -256,4 +258,4 @@ class Attempt:
         return None
 
     def _on_launched(self, job: Mapping[str, Any]) -> None:
-        self._follower.launched(dict(job))
+        self._poller.report_launch(dict(job))

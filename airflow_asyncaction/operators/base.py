@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all operators of this package share: options of an action, and the way from action to task."""
+"""Base operator: registers an action, runs its job, and returns or raises what the action ended with."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -18,21 +18,22 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
+from airflow_asyncaction.operators.arguments import ArgumentsOperator
 from airflow_asyncaction.operators.attempt import Attempt, register
-from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs
-from airflow_asyncaction.operators.outputs import (
-    by_property,
+from airflow_asyncaction.operators.derived_arguments import derive_arguments, find_argument
+from airflow_asyncaction.operators.files import (
+    add_event_extras,
+    attach_inputs,
+    check_assets,
+    check_inputs,
     check_outlets,
-    checked_assets,
-    emit_events,
+    group_by_property,
     push_files,
 )
 from airflow_asyncaction.operators.params import use_linear_params
-from airflow_asyncaction.operators.scheduling import for_scheduler, from_author
-from airflow_asyncaction.operators.service_call import ServiceCallOperator
-from airflow_asyncaction.operators.task_exceptions import as_exception
+from airflow_asyncaction.operators.task_exceptions import build_exception
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Completion, State, StopReason
+from airflow_asyncaction.protocol.actions import ActionOptions, Completion, State, StopReason
 from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit, Stop
@@ -46,67 +47,56 @@ if TYPE_CHECKING:
 Seconds = timedelta | float
 """A duration; a number is seconds."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class ActionOptions:
-    """The options of an action, checked."""
-
-    type: str
-    heartbeat_timeout: timedelta | None
-    start_timeout: timedelta | None
-    stop_grace: timedelta
-    require_report: bool
-    completion: Completion
-    max_log_lines: int | None
-    accept_v1: bool
+_INPUT_FAILURE_PATIENCE = timedelta(seconds=5)
 
 
-class BaseActionOperator(ServiceCallOperator):
-    """Base of the operators: registers an action, lets a runner carry it out, and ends as it ends.
+class BaseActionOperator(ArgumentsOperator):
+    """Base of the operators that run a job: the task ends as its action ends.
 
-    A subclass names its runner (:meth:`make_runner`), and adds what that needs.
+    A subclass implements :meth:`make_runner`.
 
-    :param type: what kind of action it is, e.g. ``"etl.load"``; the task's id unless given
-    :param arguments: JSON-able object for the job: it gets it by ``GET /job``, with every answer, and, up to
-        32 KiB, as ``JOB_ARGUMENTS`` (templated)
-    :param service_name: for jobs of webda's ``runAsyncOperationAction``: the service of the application whose
-        ``method`` the job calls; ``arguments`` is then a list, passed by position (templated)
-    :param method: the name of that method (templated)
-    :param orchestrator: the job's ``JOB_ORCHESTRATOR``; a webda job looks up its AsyncJobService by it.
-        ``[asyncaction] orchestrator`` unless given
-    :param heartbeat_timeout: without a report for that long (seconds, or timedelta), the action ends as
-        TIMEOUT and the job is stopped
-    :param start_timeout: if the job has not started within that long, likewise
-    :param stop_grace: between asking a job to stop (the verb STOP, then SIGTERM) and killing it
-    :param require_report: whether a job must report its end: exit code 0 alone is then the error NoReport;
-        true for a job with a ``service_name``, unless given
-    :param completion: ``"exit"``: the job's exit, with what it reported, is the end; ``"report"``: it only
-        submits the work, and the action ends with the report; not for a job with a ``service_name``, which
-        reports itself
-    :param max_log_lines: how many reported log lines the server keeps; all of them are copied into the task
-        log
-    :param skip_on_exit_code: an exit code, or several, with which the job skips itself: its action ends as
-        STOPPED with the error name ``Skipped``, and the task is skipped. None unless given
-    :param accept_v1: whether v1 signatures are accepted for this action, if they are at all
-    :param inputs: files for the job, by the name it asks for: an absolute path or an URL (``s3://conn@bucket/x``)
-        of a file or folder, an ObjectStoragePath, what another task's job has left
-        (``task.output["files"]["model"]``), or a list of those (templated)
-    :param output_assets: assets that are updated when the job leaves files of this name, with their hash and
-        size in the event's extra
-    :param file_store: name of the file store that inputs are put into
+    :param type: the action's type, e.g. ``"etl.load"``. Defaults to the task's id.
+    :param arguments: a JSON-serializable mapping for the job. The job reads it with ``GET /job``, finds it in
+        every response to a report and, up to 32 KiB, in ``JOB_ARGUMENTS``. (templated)
+    :param service_name: for jobs that run webda's ``runAsyncOperationAction``: the service whose ``method``
+        the job calls. ``arguments`` is then a list of positional arguments. (templated)
+    :param method: the name of that method. (templated)
+    :param orchestrator: the job's ``JOB_ORCHESTRATOR``, by which a webda job finds its AsyncJobService.
+        Defaults to ``[asyncaction] orchestrator``.
+    :param heartbeat_timeout: the longest time between two reports, in seconds or as a timedelta. When it
+        expires, the job is stopped and the action ends as TIMEOUT. No timeout by default.
+    :param start_timeout: the longest time until the job starts. When it expires, the same happens. No timeout
+        by default.
+    :param stop_grace: how long a job may take to stop: it is asked to (the verb STOP, then SIGTERM), and
+        killed after this time.
+    :param require_report: whether the job must report its end. If so, exit code 0 without a report is the
+        error NoReport. Defaults to True with ``service_name``, else to False.
+    :param completion: what ends the action. ``"exit"``: the exit of the job, together with what it reported.
+        ``"report"``: the report alone, for commands that only submit work. Not allowed with ``service_name``.
+    :param max_log_lines: how many reported log lines the server keeps. Defaults to
+        ``[asyncaction] max_log_lines``. The task log has all of them in any case.
+    :param skip_on_exit_code: one or more exit codes that skip the task. The action then ends as STOPPED with
+        the error name ``Skipped``.
+    :param accept_v1: whether v1 signatures are accepted, provided that ``[asyncaction] accept_v1`` allows it.
+    :param inputs: the job's input files by property name. A value is an absolute path or URL
+        (``s3://conn@bucket/x``) of a file or folder, an ObjectStoragePath, a file of an upstream task
+        (``task.output["files"]["model"]``), or a list of these. (templated)
+    :param output_assets: assets by the name of the output property that updates them. The extra of their
+        events has the hash and the size of the file.
+    :param file_store: the name of the file store that inputs are copied to.
     """
 
     operator_extra_links = (ActionLink(),)
-    template_fields: Sequence[str] = (*ServiceCallOperator.template_fields, "inputs")
+    template_fields: Sequence[str] = (*ArgumentsOperator.template_fields, "inputs")
     template_fields_renderers: ClassVar[dict[str, str]] = {
-        **ServiceCallOperator.template_fields_renderers,
+        **ArgumentsOperator.template_fields_renderers,
         "inputs": "json",
     }
 
     def __init__(
         self,
         *,
-        type: str | None = None,  # noqa: A002 - the word of the protocol
+        type: str | None = None,  # noqa: A002 - the protocol's word
         heartbeat_timeout: Seconds | None = None,
         start_timeout: Seconds | None = None,
         stop_grace: Seconds = 10,
@@ -120,121 +110,119 @@ class BaseActionOperator(ServiceCallOperator):
         file_store: str = DEFAULT_STORE,
         **kwargs: Any,
     ) -> None:
-        self.output_assets = checked_assets(output_assets)
-        super().__init__(**{**kwargs, **for_scheduler(type, output_assets, kwargs)})
+        self.output_assets = check_assets(output_assets)
+        super().__init__(**{**kwargs, **derive_arguments(type, output_assets, kwargs)})
         use_linear_params(self)
+        self.action_type = type or self.task_id
         self.inputs = inputs
         self.file_store = file_store
         self.skip_on_exit_code = parse_skip_codes(skip_on_exit_code)
+        self.stop_grace = as_duration("stop_grace", stop_grace, may_be_zero=True) or timedelta(0)
+        self.max_log_lines = max_log_lines
         self.options = ActionOptions(
-            type=type or self.task_id,
             heartbeat_timeout=as_duration("heartbeat_timeout", heartbeat_timeout),
             start_timeout=as_duration("start_timeout", start_timeout),
-            stop_grace=as_duration("stop_grace", stop_grace, may_be_zero=True) or timedelta(0),
             require_report=self.service_name is not None if require_report is None else require_report,
-            completion=_completion(completion),
-            max_log_lines=max_log_lines,
+            completion=_parse_completion(completion, self.service_name),
             accept_v1=accept_v1,
+            orchestrator=self.orchestrator,
         )
-        if self.service_name is not None and self.options.completion is Completion.REPORT:
-            raise ValueError(
-                'completion="report" is not for a job with a service_name: it reports once its method has'
-                ' returned, and a process that ends without a report is an error. Leave completion="exit"'
-            )
-        self.acts_for: BaseOperator | None = None
+        self.delegated_by: BaseOperator | None = None
         self._attempt: Attempt | None = None
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """Begin to map the task, over anything but output_assets: the scheduler has to know them all."""
+        """Begin to map the task, over anything but ``output_assets``, which the scheduler must know."""
         partial: OperatorPartial = super().partial(**kwargs)
-        assets = from_author("output_assets", partial.kwargs, kwargs.get("default_args"))
-        partial.kwargs["output_assets"] = assets  # so that expand() refuses others
-        partial.kwargs.update(for_scheduler(kwargs.get("type"), assets, partial.kwargs))
+        assets = find_argument("output_assets", partial.kwargs, kwargs.get("default_args"))
+        partial.kwargs["output_assets"] = assets  # makes expand() refuse this argument
+        partial.kwargs.update(derive_arguments(kwargs.get("type"), assets, partial.kwargs))
         return partial
 
     @property
     def airflow_task(self) -> BaseOperator:
-        """What Airflow knows as the task: this, unless it carries out what another operator was asked for."""
-        return self.acts_for or self
+        """The operator that Airflow runs: this one, or the one that delegates to it."""
+        return self.delegated_by or self
 
     @abstractmethod
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
-        """Return what will run the job of this try."""
+        """Return the runner for the job of this attempt."""
 
     def execute(self, context: Any) -> Any:
-        """Run the job; its results are returned, and any other end than SUCCESS is raised."""
-        return self.perform(context)
+        """Run the action. Return its results, or raise an exception unless it ended as SUCCESS."""
+        return self.run_action(context)
 
-    def perform(self, context: Any) -> Any:
-        """Do what :meth:`execute` does, which Airflow lets nobody call but itself."""
+    def run_action(self, context: Any) -> Any:
+        """Register the action and run its job. Another operator may call this, unlike :meth:`execute`."""
         check_outlets(self.airflow_task, self.output_assets)
         runner = self.make_runner(context)
         hook = TaskHook(hook_url())
-        registration = register(hook, context, self.spec(runner))
+        registration = register(hook, context, self.build_spec(runner))
         info = registration.info
         context["ti"].xcom_push(key="action_id", value=info.job_id)
-        self.log.info("Action %s of type %s", info.job_id, self.options.type)
+        self.log.info("Registered action %s of type %s", info.job_id, self.action_type)
         if not registration.was_launched:
-            self._give_inputs(hook, registration.credentials)
+            self._attach_inputs(hook, registration.credentials)
         elif isinstance(runner, AdoptableRunner):
-            self.log.info("Its job was started before: this try goes on with it")
+            self.log.info("An earlier process of this task launched the job: adopting it")
             runner.expect_job()
-        return self.carry_out(hook, registration, runner, context)
+        return self.run_attempt(hook, registration, runner, context)
 
-    def carry_out(
+    def run_attempt(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int = 0
     ) -> Any:
-        """Let the runner carry a registered action out; return its results, or raise what it ended with."""
-        interval = settings.load().poll_interval
+        """Run the job of a registered action. Return the action's results, or raise its error.
+
+        :param after_line: the number of the last reported line that the task log already has
+        """
         self._attempt = Attempt(
             hook,
             registration,
             runner,
             self.log,
-            poll_interval=interval,
+            poll_interval=settings.load().poll_interval,
             after_line=after_line,
             has_timeout=self.airflow_task.execution_timeout is not None,
-            skips=self.skip_on_exit_code,
+            skip_codes=self.skip_on_exit_code,
         )
-        view = self._attempt.carry_out()
+        view = self._attempt.run()
         if view is None:
-            self.hand_over(hook, registration, runner, context, after_line=self._attempt.last_line)
-        return self.take_end(hook, registration, runner, view, context)
+            self.defer_attempt(hook, registration, runner, context, after_line=self._attempt.last_line)
+        return self.finish(hook, registration, runner, view, context)
 
-    def take_end(
-        self, hook: TaskHook, registration: Registration, runner: Runner, view: TaskView, context: Any
-    ) -> Any:
-        """Return the results of an action that is done, or raise what it ended with.
-
-        :raises ActionEnded: it ended otherwise than in SUCCESS
-        """
-        self.log.info("Action %s ended as %s", registration.info.job_id, view.state)
-        self._take_outputs(hook, registration.credentials, view, context)
-        return self.end(view, registration.info, runner)
-
-    def hand_over(
+    def defer_attempt(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int
     ) -> NoReturn:
-        """Defer the task of a job that its runner has let go.
+        """Defer the task, because its runner stopped watching a job that still runs.
 
-        :param after_line: number of the last reported line that is in the task log
+        :param after_line: the number of the last reported line that the task log already has
         """
-        raise NotImplementedError(f"{type(runner).__name__} lets no job go")
+        raise NotImplementedError(f"{type(runner).__name__} cannot defer a task")
+
+    def finish(
+        self, hook: TaskHook, registration: Registration, runner: Runner, view: TaskView, context: Any
+    ) -> Any:
+        """Publish the output files of an action that is done. Return its results, or raise its error.
+
+        :raises ActionEnded: the action did not end as SUCCESS
+        """
+        self.log.info("Action %s ended as %s", registration.info.job_id, view.state)
+        self._publish_outputs(hook, registration.credentials, view, context)
+        return self.get_results(view, registration.info, runner)
 
     def on_kill(self) -> None:
-        """End the job: Airflow is about to kill this process. Called from a signal handler."""
+        """Stop the job, because Airflow is about to kill this process. Runs in a signal handler."""
         if self._attempt is not None:
             self._attempt.kill()
 
-    def end(self, view: TaskView, info: JobInfo, runner: Runner) -> Any:
-        """Return the results of an action that ended, or raise what it ended with.
+    def get_results(self, view: TaskView, info: JobInfo, runner: Runner) -> Any:
+        """Return the results of an action that is done, or raise its error.
 
-        :raises ActionEnded: it ended otherwise than in SUCCESS; ``ActionSkipped`` skips the task
+        :raises ActionEnded: the action did not end as SUCCESS; the subclass ``ActionSkipped`` skips the task
         """
         if view.state is State.SUCCESS:
-            return None if view.results is None else self.noting_changes(*strict_json.xcom_of(view.results))
-        raise as_exception(
+            return None if view.results is None else self.warn_if_changed(*strict_json.xcom_of(view.results))
+        raise build_exception(
             info.job_id,
             view.state,
             view.error_name,
@@ -242,68 +230,70 @@ class BaseActionOperator(ServiceCallOperator):
             is_stop_requested=view.stop_reason is StopReason.REQUESTED,
         )
 
-    def noting_changes(self, pushed: Any, is_changed: bool) -> Any:
-        """Return what becomes the XCom. If it differs from the results, the task log says so."""
+    def warn_if_changed(self, xcom: Any, is_changed: bool) -> Any:
+        """Return the XCom, and log a warning if it differs from the results."""
         if is_changed:
             self.log.warning(RESULTS_CHANGED)
-        return pushed
+        return xcom
 
-    def _give_inputs(self, hook: TaskHook, credentials: TaskCredentials) -> None:
+    def build_spec(self, runner: Runner) -> ActionSpec:
+        """Return the action as it is registered with the server."""
+        kept_lines = (
+            settings.load().limits.max_log_lines if self.max_log_lines is None else self.max_log_lines
+        )
+        return ActionSpec(
+            type=self.action_type,
+            runner=runner.name,
+            arguments=self.encode_arguments(),
+            service_name=self.service_name,
+            method=self.method,
+            **vars(replace(self.options, max_log_lines=kept_lines)),
+        )
+
+    def _attach_inputs(self, hook: TaskHook, credentials: TaskCredentials) -> None:
         try:
-            give_inputs(hook, credentials, checked_inputs(self.inputs), store=self.file_store)
-        except BaseException as error:  # nothing is launched: the action ends here
-            patience = timedelta(seconds=5)
+            attach_inputs(hook, credentials, check_inputs(self.inputs), store=self.file_store)
+        except BaseException as error:  # no job is launched, so nothing else ends the action
             with suppress(ServerError):
                 if isinstance(error, AirflowTaskTimeout):
-                    hook.tell(credentials, Stop(StopReason.EXECUTION_TIMEOUT), patience=patience)
+                    stop = Stop(StopReason.EXECUTION_TIMEOUT)
+                    hook.tell(credentials, stop, patience=_INPUT_FAILURE_PATIENCE)
                 exit_ = Exit(reason="InputFailed", message=str(error))
-                hook.tell(credentials, exit_, patience=patience)
+                hook.tell(credentials, exit_, patience=_INPUT_FAILURE_PATIENCE)
             raise
 
-    def _take_outputs(
+    def _publish_outputs(
         self, hook: TaskHook, credentials: TaskCredentials, view: TaskView, context: Any
     ) -> None:
-        """Let Airflow know what files the job has left, however it ended."""
+        """Publish output files as XComs and asset events, whatever the action's state is."""
         try:
-            files = by_property(hook.outputs(credentials))
+            files = group_by_property(hook.outputs(credentials))
         except ServerError as error:
             if view.state is State.SUCCESS:
                 raise
-            self.log.warning("%s", error)  # the action's own failure is the one to be raised
+            self.log.warning("%s", error)  # the action's own error is the one to raise
             return
         push_files(context["ti"], files)
-        emit_events(self.airflow_task, context, self.output_assets, files)
-
-    def spec(self, runner: Runner) -> ActionSpec:
-        """Return what is asked of the server."""
-        options, limits = self.options, settings.load().limits
-        return ActionSpec(
-            type=options.type,
-            runner=runner.name,
-            arguments=self.checked_arguments(),
-            service_name=self.service_name,
-            method=self.method,
-            orchestrator=self.orchestrator,
-            completion=options.completion,
-            require_report=options.require_report,
-            start_timeout=options.start_timeout,
-            heartbeat_timeout=options.heartbeat_timeout,
-            accept_v1=options.accept_v1,
-            max_log_lines=limits.max_log_lines if options.max_log_lines is None else options.max_log_lines,
-        )
+        add_event_extras(self.airflow_task, context, self.output_assets, files)
 
 
-def _completion(text: str) -> Completion:
+def _parse_completion(text: str, service_name: str | None) -> Completion:
     try:
-        return Completion(text)
+        completion = Completion(text)
     except ValueError:
         raise ValueError(f'completion is {text!r}: it must be "exit" or "report"') from None
+    if completion is Completion.REPORT and service_name is not None:
+        raise ValueError(
+            'completion="report" cannot be combined with service_name: such a job reports when its method has'
+            ' returned, and a process that exits without a report has failed. Use completion="exit"'
+        )
+    return completion
 
 
 def as_duration(name: str, value: Any, *, may_be_zero: bool = False) -> timedelta | None:
-    """Return a duration that a Dag author gave.
+    """Return a duration that a Dag author gave in seconds or as a timedelta.
 
-    :raises ValueError: it is none, or not positive
+    :raises ValueError: it is not a duration, or not positive
     """
     if value is None:
         return None

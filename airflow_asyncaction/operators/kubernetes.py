@@ -18,11 +18,11 @@ from airflow_asyncaction.airflow_internals.worker.task_process import is_in_proc
 from airflow_asyncaction.hooks.in_process import hook_url, remote_hook_url
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
+from airflow_asyncaction.operators.arguments import Arguments
 from airflow_asyncaction.operators.attempt import register
 from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
-from airflow_asyncaction.operators.deferring import needs_worker, time_left
+from airflow_asyncaction.operators.deferral import needs_worker, time_left
 from airflow_asyncaction.operators.pod_checks import check_hook_url, connect_to_cluster, find_unsupported
-from airflow_asyncaction.operators.service_call import Arguments
 from airflow_asyncaction.protocol.actions import Completion, StopReason
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Stop
@@ -152,23 +152,23 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         after = settings.load().defer_after if self.defer_after is None else self.defer_after
         return self._runner(context, let_go_after=after if can_defer else None)
 
-    def spec(self, runner: Runner) -> ActionSpec:
-        """Return the action to register."""
-        spec, start_timeout = super().spec(runner), None
+    def build_spec(self, runner: Runner) -> ActionSpec:
+        """Return the action as it is registered with the server."""
+        spec, start_timeout = super().build_spec(runner), None
         if self._expects_start and spec.start_timeout is not None:
             start_timeout = spec.start_timeout + _START_MARGIN
         return replace(spec, adoptable=True, takes_over=bool(self.durable), start_timeout=start_timeout)
 
-    def carry_out(
+    def run_attempt(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int = 0
     ) -> Any:
         """Let the runner carry out the action. It stores the task key beside the pod, for the trigger."""
         if isinstance(runner, KubeRunner):
             runner.task_key = registration.credentials.secret_key
             registration = replace(registration, info=replace(registration.info, hook_url=remote_hook_url()))
-        return super().carry_out(hook, registration, runner, context, after_line=after_line)
+        return super().run_attempt(hook, registration, runner, context, after_line=after_line)
 
-    def hand_over(
+    def defer_attempt(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int
     ) -> NoReturn:
         """Defer the task: a trigger watches the pod from now on, and the server completes the task."""
@@ -191,7 +191,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             log=position,
             after_line=after_line,
             get_logs=self.get_logs,
-            stop_grace_seconds=self.options.stop_grace.total_seconds(),
+            stop_grace_seconds=self.stop_grace.total_seconds(),
             start_by_ms=_unix_ms(runner.start_by),
             on_finish=self.on_finish_action.value,
             keep_on_kill=self.on_kill_action.value == "keep_pod",
@@ -252,7 +252,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         """
         return PodOptions(
             container=self.base_container_name,
-            stop_grace=self.options.stop_grace,
+            stop_grace=self.stop_grace,
             start_timeout=self.options.start_timeout,
             let_go_after=let_go_after,
             secret_in_env=self.job_secret == _IN_ENV,
@@ -332,14 +332,14 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         runner = self._runner(context, position=position)
         runner.expect_job()
         hook = TaskHook(hook_url())
-        registration = register(hook, context, self.spec(runner), resumes=action_id)
+        registration = register(hook, context, self.build_spec(runner), resumes=action_id)
         credentials = registration.credentials
         view = (
             hook.read(credentials, patience=PATIENCE) if stop is None else hook.tell(credentials, Stop(stop))
         )
-        if view.is_done and view.exit_seen:  # the trigger has read the log and cleaned up
-            return self.take_end(hook, registration, runner, view, context)
-        return self.carry_out(hook, registration, runner, context, after_line=after_line)
+        if view.is_done and view.exit_seen:  # the trigger has read the log, and cleared up
+            return self.finish(hook, registration, runner, view, context)
+        return self.run_attempt(hook, registration, runner, context, after_line=after_line)
 
     def _write_line(self, line: PodLine) -> None:
         write_pod_line(self.log, line)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a command as a child process of the worker."""
+"""LocalActionOperator: runs a command as a child process of the worker."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from airflow_asyncaction.runners.local import LocalRunner
 
 
 class LocalActionOperator(BaseActionOperator):
-    """Run a command, in any language, that may report back.
+    """Run a command as a child process of the worker. The program, in any language, may report back.
 
-    The job runs in the worker's environment without Airflow's own configuration, connections and variables
-    (``AIRFLOW__*``, ``AIRFLOW_CONN_*``, ``AIRFLOW_VAR_*``), plus ``env`` and the JOB_ variables. What it
-    writes goes into the task log line by line. It, and all that it started, ends with the task.
+    The job inherits the worker's environment, except Airflow's configuration, connections and variables
+    (``AIRFLOW__*``, ``AIRFLOW_CONN_*``, ``AIRFLOW_VAR_*``). ``env`` and the JOB_ variables are added. Its
+    output goes into the task log line by line. When the task ends, the job and everything it started are
+    ended too.
 
-    :param command: a list of arguments; or a string for the shell, or the name of a template file that ends
-        in ``.sh`` or ``.bash`` (templated)
-    :param env: variables to add (templated)
-    :param cwd: the folder to start in; the worker's unless given (templated)
+    :param command: a list of strings, a string for the shell, or the name of a template file that ends in
+        ``.sh`` or ``.bash``. (templated)
+    :param env: environment variables to add. (templated)
+    :param cwd: the working directory. Defaults to the worker's. (templated)
 
     For the other parameters see :class:`~airflow_asyncaction.operators.base.BaseActionOperator`.
     """
@@ -50,20 +51,20 @@ class LocalActionOperator(BaseActionOperator):
         self.cwd = cwd
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
-        """Return a runner of child processes."""
+        """Return a LocalRunner."""
         return LocalRunner(
             command=_checked_command(self.command),
             environ={**drop_airflow_variables(os.environ), **_checked_env(self.env)},
             cwd=_checked_cwd(self.cwd),
-            stop_grace=self.options.stop_grace,
+            stop_grace=self.stop_grace,
             completion=self.options.completion,
             write_line=self._write_line,
         )
 
     def resolve_template_files(self) -> None:
-        """Read the command's template file: of all fields only a one-word ``command`` can name one.
+        """Read the command's template file.
 
-        Else no argument could end in ``.sh``.
+        Only a ``command`` of one word can name a file. Otherwise no argument could end in ``.sh``.
         """
         if isinstance(self.command, str) and _names_file(self.command, self.template_ext):
             environment = self.get_template_env()
@@ -72,7 +73,7 @@ class LocalActionOperator(BaseActionOperator):
         self.prepare_template()
 
     def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
-        """Render a value; as text, even where it looks like the name of a template file."""
+        """Render a value as text, even if it looks like the name of a template file."""
         if isinstance(content, str) and content.endswith(tuple(self.template_ext)):
             if content is self.command and _names_file(content, self.template_ext):
                 return super().render_template(content, *args, **kwargs)
@@ -112,4 +113,4 @@ def _checked_cwd(cwd: Any) -> str | None:
         return cwd
     if isinstance(cwd, os.PathLike) and isinstance(path := os.fspath(cwd), str):
         return path
-    raise ValueError(f"cwd must be the path of a folder: it is of type {type(cwd).__name__}")
+    raise ValueError(f"cwd must be a path, not of type {type(cwd).__name__}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Params of Dags that are operations: Airflow validates them in linear time."""
+"""Params of operation Dags, which Airflow validates in linear time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from airflow_asyncaction.protocol.operations import TAG
 
 
 def use_linear_params(task: BaseOperator) -> None:
-    """Let Airflow validate the Params of a task's Dag in linear time, if the Dag is an operation.
+    """Make Airflow validate the Params of an operation Dag in linear time.
 
-    It leaves Params alone that name a ``$schema`` of their own, and does nothing for mapped tasks: a Dag that
-    has no others of this package has tighter limits when our routes launch it.
+    Params with a ``$schema`` of their own stay as they are. So do the Params of Dags whose only tasks of this
+    package are mapped: these get tighter limits when our routes launch them.
 
-    :raises ValueError: the schema of one cannot be used; says which, where and why
+    :raises ValueError: the schema of a Param cannot be used
     """
     if not task.has_dag() or TAG not in task.dag.tags:
         return
     if not task.dag.has_task(task.task_id) or task.dag.get_task(task.task_id) is not task:
-        return  # one of a mapped task's, in a worker
-    for params in (task.dag.params, task.params):  # a task has its Dag's, and Airflow validates both
+        return  # a mapped task, unmapped in a worker
+    for params in (task.dag.params, task.params):  # a task copies its Dag's, and Airflow validates both
         if not isinstance(params, ParamsDict):
             continue
         for name in params:
@@ -37,7 +37,7 @@ def _linear(param: Param, what: str) -> Param:
         compiled(param.schema)
     except BadSchema as error:
         raise ValueError(f"The schema of {what} cannot be used: {error}") from None
-    # A new one, since another Dag may have the same. Param's own copy fails for a copy that has no value.
+    # A new Param: another Dag may share this one, and Param's own copy fails for a Param without a value.
     linear = Param(description=param.description, source=param.source, schema=in_dialect(param.schema))
     linear.value = param.value
     return linear

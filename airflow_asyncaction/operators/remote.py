@@ -22,8 +22,8 @@ from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.remote_access import Kind
 from airflow_asyncaction.hooks.remote_models import Position, RemoteAction, Watch
 from airflow_asyncaction.operators.base import Seconds, as_duration
-from airflow_asyncaction.operators.deferring import time_left
-from airflow_asyncaction.operators.task_exceptions import as_exception
+from airflow_asyncaction.operators.deferral import time_left
+from airflow_asyncaction.operators.task_exceptions import build_exception
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED
@@ -249,7 +249,7 @@ def results_of(action: RemoteAction, *, stopped_by_us: bool = False) -> Any:
             message = "The connection's user may not see results there: that needs the right to read XComs"
             raise ServerError(message, status=403, code="forbidden")
         return strict_json.as_xcom(action.results)
-    raise as_exception(
+    raise build_exception(
         action.uuid,
         action.state,
         action.error_name,

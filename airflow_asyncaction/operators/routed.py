@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run an action with whatever runner the configuration has for its type."""
+"""AsyncActionOperator: runs an action with the runner that is configured for its type."""
 
 from __future__ import annotations
 
@@ -35,36 +35,37 @@ if TYPE_CHECKING:
     from airflow_asyncaction.airflow_internals.worker.operators import OperatorPartial
 
 _RUNNER = "runner"
-"""Under this name a deferred task keeps the runner that has its job, whatever is configured meanwhile."""
+"""Key in a deferred task's kwargs: the runner that has its job, even if the configuration has changed."""
 
 _FOR_SCHEDULER = ("queue", "pool")
 _MANIFEST = "job_resources"
 
 
 class AsyncActionOperator(BaseActionOperator):
-    """Run an action without naming what runs it: ``[asyncaction] runners`` does, by the action's type.
+    """Run an action with the runner that ``[asyncaction] runners`` configures for its type.
 
-    Purpose: one Dag for all places. On a laptop its actions are processes, in production pods, by
+    Purpose: run one Dag anywhere. Its actions can be processes on a laptop and pods in production, by
     configuration alone.
 
     How it works: the first runner whose ``actions`` match the type is chosen when the Dag is parsed, so that
-    the scheduler knows the runner's ``queue`` and ``pool``. The task makes the operator of the runner's kind
-    from the runner's options, and lets it carry the action out. Strings in them are templates, with all that
-    templates of tasks have, ``action.type``, ``action.arguments`` and the like, and ``webda.node_options``.
+    the scheduler knows the runner's ``queue`` and ``pool``. The task creates the operator for the runner's
+    kind from the runner's options, and delegates to it. Strings in these options are Jinja templates. They
+    have the variables of task templates, ``action.type``, ``action.arguments``, ``action.service_name``,
+    ``action.method`` and ``webda.node_options``.
 
-    What it does not do: render a type, or map over types: the scheduler could not know the pool. An action
-    for which there is no runner is registered, and ends as the error NoRunner.
+    What it does not do: render types or map over types, since the scheduler could not know the pool. An
+    action without a matching runner is registered and ends as the error NoRunner.
 
-    Options that the Dag author gives win over the configured ones.
+    Options that the Dag author gives override the configured ones.
 
-    :param type: what kind of action it is, e.g. ``"etl.load"``
+    :param type: the action's type, e.g. ``"etl.load"``.
 
     For the other parameters see :class:`~airflow_asyncaction.operators.base.BaseActionOperator`.
     """
 
     ui_color = "#e6e4f0"
 
-    def __init__(self, *, type: str, **kwargs: Any) -> None:  # noqa: A002 - the word of the protocol
+    def __init__(self, *, type: str, **kwargs: Any) -> None:  # noqa: A002 - the protocol's word
         choice = _choose(type)
         default_args = kwargs.get("default_args") or {}
         given = {**default_args, **kwargs}
@@ -83,9 +84,9 @@ class AsyncActionOperator(BaseActionOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """Begin to map the task, with its runner's queue and pool, over anything but types."""
+        """Begin to map the task, with its runner's queue and pool. ``type`` cannot be expanded."""
         if "type" not in kwargs:
-            raise TypeError("AsyncActionOperator.partial() needs type: tasks cannot be mapped over types")
+            raise TypeError("AsyncActionOperator.partial() requires type: a task cannot be mapped over types")
         choice = _choose(kwargs["type"])
         mapped = super().partial(**kwargs)
         for name in _FOR_SCHEDULER:
@@ -95,42 +96,44 @@ class AsyncActionOperator(BaseActionOperator):
         return mapped
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
-        """Return the chosen runner."""
-        return self._delegated(self._choice, context).make_runner(context)
+        """Return the runner that was chosen for the type."""
+        return self._make_delegate(self._choice, context).make_runner(context)
 
-    def perform(self, context: Any) -> Any:
-        """Let the operator of the chosen runner's kind run the job."""
-        return self._let(self._choice, context, lambda delegate: delegate.perform(context))
+    def run_action(self, context: Any) -> Any:
+        """Run the action with the operator for the chosen runner's kind."""
+        return self._delegate_to(self._choice, context, lambda delegate: delegate.run_action(context))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
-        """Go on after a deferral, with the runner that deferred the task.
+        """Resume after a deferral, with the runner that deferred the task.
 
-        :raises ValueError: it is not configured any more, and no other of its kind is chosen now
+        :raises ValueError: it is no longer configured, and the runner chosen now is of another kind
         """
         kwargs = dict(next_kwargs or {})
         choice = self._deferred_by(kwargs.pop(_RUNNER, None))
-        return self._let(
+        return self._delegate_to(
             choice, context, lambda delegate: delegate.resume_execution(next_method, kwargs, context)
         )
 
     def on_kill(self) -> None:
-        """End the job: Airflow is about to kill this process. Called from a signal handler."""
+        """Stop the job, because Airflow is about to kill this process. Runs in a signal handler."""
         if self._delegate is not None:
             self._delegate.on_kill()
 
     def _deferred_by(self, name: str | None) -> RunnerConfig | NoMatch:
-        """Return the runner that deferred the task; Airflow forgets its name when a trigger fails."""
+        """Return the runner that deferred the task. Airflow loses its name if the trigger failed."""
         kept = next((runner for runner in runner_config.load() if runner.name == name), None)
         if kept is not None or name is None:
             return kept or self._choice
         if isinstance(self._choice, NoMatch) or self._choice.kind != KUBERNETES:
-            raise ValueError(f"[asyncaction] runners has no {name} any more, which has the job: put it back")
+            raise ValueError(
+                f"[asyncaction] runners no longer has {name!r}, whose job still runs: restore it"
+            )
         return self._choice
 
-    def _let(
+    def _delegate_to(
         self, choice: RunnerConfig | NoMatch, context: Any, act: Callable[[BaseActionOperator], Any]
     ) -> Any:
-        delegate = self._delegate = self._delegated(choice, context)
+        delegate = self._delegate = self._make_delegate(choice, context)
         try:
             return act(delegate)
         except TaskDeferred as deferred:
@@ -138,11 +141,13 @@ class AsyncActionOperator(BaseActionOperator):
                 deferred.kwargs = {**(deferred.kwargs or {}), _RUNNER: choice.name}
             raise
 
-    def _delegated(self, choice: RunnerConfig | NoMatch, context: Mapping[str, Any]) -> BaseActionOperator:
-        """Return the operator that carries the action out. It belongs to no Dag, and acts for this one."""
+    def _make_delegate(
+        self, choice: RunnerConfig | NoMatch, context: Mapping[str, Any]
+    ) -> BaseActionOperator:
+        """Return the operator that runs the action. It belongs to no Dag."""
         own: dict[str, Any] = {
             "task_id": self.task_id,
-            "type": self.options.type,
+            "type": self.action_type,
             "arguments": self._action_arguments(),
             "service_name": self.service_name,
             "method": self.method,
@@ -152,10 +157,13 @@ class AsyncActionOperator(BaseActionOperator):
         }
         if isinstance(choice, NoMatch):
             exit_ = Exit(reason=NoRunner.__name__, message=str(choice))
-            return _acting_for(self, _AnyRunnerOperator(runner=lambda _: FailingRunner(exit_), **own))
-        self.log.info("Runner %s (%s) launches actions of type %s", choice.name, choice.kind, own["type"])
-        own |= {"inputs": self.inputs, "output_assets": self.output_assets}
-        return _acting_for(self, _made(choice, self._rendered(choice, context), own))
+            delegate: BaseActionOperator = _AnyRunnerOperator(runner=lambda _: FailingRunner(exit_), **own)
+        else:
+            self.log.info("Using runner %s (%s) for type %s", choice.name, choice.kind, own["type"])
+            own |= {"inputs": self.inputs, "output_assets": self.output_assets}
+            delegate = _make_operator(choice, self._render_options(choice, context), own)
+        delegate.delegated_by = self
+        return delegate
 
     def _action_arguments(self) -> Any:
         if self.service_name is not None:
@@ -163,16 +171,15 @@ class AsyncActionOperator(BaseActionOperator):
         arguments = self.arguments or {}
         if not isinstance(arguments, Mapping):
             raise ValueError(
-                f"arguments is of type {type(arguments).__name__}: it must be a mapping unless service_name"
-                " is given"
+                f"arguments is of type {type(arguments).__name__}: without service_name it must be a mapping"
             )
         return arguments
 
-    def _rendered(self, choice: RunnerConfig, context: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the runner's options, rendered: to text, also in Dags whose own templates become objects."""
+    def _render_options(self, choice: RunnerConfig, context: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the runner's options, rendered as text even if the Dag renders its own as native objects."""
         environment = self.dag.get_template_env(force_sandboxed=True).overlay(undefined=StrictUndefined)
         action = {
-            "type": self.options.type,
+            "type": self.action_type,
             "arguments": self._action_arguments(),
             "service_name": self.service_name,
             "method": self.method,
@@ -194,28 +201,28 @@ class AsyncActionOperator(BaseActionOperator):
 
 
 class _AnyRunnerOperator(BaseActionOperator):
-    """For runners that have no operator of their own."""
+    """Operator for runners that have no operator of their own."""
 
     def __init__(self, *, runner: Callable[[BaseActionOperator], Runner], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._make = runner
+        self._make_runner = runner
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
-        """Make the runner that was given."""
-        return self._make(self)
+        """Return the given runner."""
+        return self._make_runner(self)
 
-    def spec(self, runner: Runner) -> ActionSpec:
-        """Return what is asked of the server."""
-        return replace(super().spec(runner), adoptable=isinstance(runner, AdoptableRunner))
+    def build_spec(self, runner: Runner) -> ActionSpec:
+        """Return the action as it is registered with the server."""
+        return replace(super().build_spec(runner), adoptable=isinstance(runner, AdoptableRunner))
 
 
 def _choose(type_: Any) -> RunnerConfig | NoMatch:
-    """Return the runner of a type, checked as far as a Dag's parser may know it.
+    """Return the runner for a type, checked as far as is possible when the Dag is parsed.
 
-    :raises ValueError: the type is no plain text, or the configuration makes no sense
+    :raises ValueError: the type is not plain text, or the configuration is invalid
     """
     if not isinstance(type_, str) or not type_ or "{{" in type_:
-        raise ValueError(f"type is {type_!r}: it must be plain text, since it decides on queue and pool")
+        raise ValueError(f"type is {type_!r}: it must be plain text, because queue and pool depend on it")
     fallback = settings.load().fallback_on_first
     choice = choose_runner(runner_config.load(), type_, fallback_on_first=fallback)
     if isinstance(choice, RunnerConfig) and choice.kind == KUBERNETES:
@@ -224,14 +231,14 @@ def _choose(type_: Any) -> RunnerConfig | NoMatch:
 
         if refused := find_unsupported(choice.options):
             said = "; ".join(refused)
-            raise ValueError(f"[asyncaction] runners: {choice.name}: options that pods do not take: {said}")
+            raise ValueError(f"[asyncaction] runners: {choice.name}: pods do not support {said}")
         known = {*list_pod_options(), *runner_config.COMMON_OPTIONS}
         runner_config.check_names(choice.name, choice.options, known)
     return choice
 
 
-def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) -> BaseActionOperator:
-    """Return the operator of a runner's kind; of options that are given twice, the Dag author's wins."""
+def _make_operator(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) -> BaseActionOperator:
+    """Return the operator for a runner's kind. The Dag author's options override the configured ones."""
     if choice.kind == LOCAL:
         return LocalActionOperator(**{**options, **own})
     if choice.kind == SERVICE:
@@ -243,7 +250,7 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
         from airflow_asyncaction.operators.kubernetes import KubeActionOperator
         from airflow_asyncaction.operators.pod_options import convert_pod_options
 
-        pushes = None if own["do_xcom_push"] else False  # True asks for a file, as of KubernetesPodOperator
+        pushes = None if own["do_xcom_push"] else False  # True would also read return.json
         operator = KubeActionOperator(**{**convert_pod_options(options), **own, "do_xcom_push": pushes})
         operator.runner_name = choice.name
         return operator
@@ -257,15 +264,10 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
                 service_name=own["service_name"],
                 method=own["method"],
                 options=options,
-                stop_grace=operator.options.stop_grace,
+                stop_grace=operator.stop_grace,
                 log=operator.log,
             )
         )
         return runner
 
     return _AnyRunnerOperator(runner=make, **{**common, **own})
-
-
-def _acting_for(task: BaseActionOperator, operator: BaseActionOperator) -> BaseActionOperator:
-    operator.acts_for = task
-    return operator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run a Python callable in the task process."""
+"""ServiceActionOperator: runs a Python callable in the task process."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from airflow_asyncaction.runners.service import ServiceRunner
 
 
 class ServiceActionOperator(BaseActionOperator):
-    """Run a callable, sync or ``async def``, that may report how it gets on.
+    """Run a Python callable, sync or ``async def``, that may report its progress.
 
-    It runs in the task process, as with PythonOperator, and takes from the context what it has parameters
-    for. A parameter ``job`` that is given no argument, or ``airflow_asyncaction.job.current_job()``, is the
-    job to report with. What it logs with ``logging`` goes to the action's log as well as the task log.
+    It runs in the task process and gets the context variables that it has parameters for, as with
+    PythonOperator. To report, it uses its parameter ``job``, unless an argument is given for that, or
+    ``airflow_asyncaction.job.current_job()``. Records of ``logging`` go to the action's log and the task log.
 
-    What it returns is the result. An exception that it raises fails the task; AirflowSkipException skips it.
+    The return value is the action's result. An exception fails the task, and AirflowSkipException skips it.
 
-    :param python_callable: what to call
-    :param op_args: positional arguments (templated)
-    :param op_kwargs: keyword arguments (templated)
+    :param python_callable: the callable.
+    :param op_args: positional arguments. (templated)
+    :param op_kwargs: keyword arguments. (templated)
 
     For the other parameters see :class:`~airflow_asyncaction.operators.base.BaseActionOperator`.
     """
@@ -56,30 +56,34 @@ class ServiceActionOperator(BaseActionOperator):
         if not callable(python_callable):
             raise TypeError("python_callable must be callable")
         if self.skip_on_exit_code:
-            raise ValueError("skip_on_exit_code is not for callables: raise AirflowSkipException to skip")
+            raise ValueError(
+                "Callables have no exit code: to skip, raise AirflowSkipException, not skip_on_exit_code"
+            )
         if self.options.completion != "exit":
-            raise ValueError('completion="report" is not for callables: their return is the end')
+            raise ValueError(
+                'completion="report" is not supported for callables: their return ends the action'
+            )
         self.python_callable = python_callable
         self.op_args = op_args or ()
         self.op_kwargs = op_kwargs or {}
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
-        """Return a runner of callables."""
+        """Return a ServiceRunner."""
 
         def call(job: Job) -> Any:
             return self._call(context, job)
 
-        return ServiceRunner(call=call, stop_grace=self.options.stop_grace, log=self.log)
+        return ServiceRunner(call=call, stop_grace=self.stop_grace, log=self.log)
 
-    def end(self, view: TaskView, info: JobInfo, runner: Runner) -> Any:
-        """Return what the callable returned, or raise what it raised, as it is."""
+    def get_results(self, view: TaskView, info: JobInfo, runner: Runner) -> Any:
+        """Return the callable's own return value, or raise its own exception."""
         if isinstance(runner, ServiceRunner):
             if runner.exception is not None:
                 raise runner.exception
             if view.state is State.SUCCESS:
                 pushed = storable(runner.returned) if runner.returned_json else runner.returned
-                return self.noting_changes(pushed, pushed is not runner.returned)
-        return super().end(view, info, runner)
+                return self.warn_if_changed(pushed, pushed is not runner.returned)
+        return super().get_results(view, info, runner)
 
     def _call(self, context: Mapping[str, Any], job: Job) -> Any:
         merged: Any = dict(context)
@@ -92,7 +96,7 @@ class ServiceActionOperator(BaseActionOperator):
 
 
 def wants_job(function: Callable[..., Any], op_args: Collection[Any], op_kwargs: Mapping[str, Any]) -> bool:
-    """Tell whether a function has a parameter ``job`` that these arguments give nothing for."""
+    """Return whether a function has a parameter ``job`` and no argument for it."""
     signature = inspect.signature(function)
     if "job" not in signature.parameters or op_kwargs.get("job") is not None:
         return False

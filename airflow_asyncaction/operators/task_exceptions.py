@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions that end a task as its action ended, combined with those that make Airflow fail or skip it."""
+"""Exceptions of tasks whose action did not succeed. Their Airflow base classes fail or skip the task."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class ActionSkipped(Skipped, AirflowSkipException):
 
 
 class StopRequested(ActionStopped, AirflowFailException):
-    """Somebody asked the action to stop: its task fails, and is not retried."""
+    """A user stopped the action: its task fails and is not retried."""
 
 
-def as_exception(
+def build_exception(
     action_id: str,
     state: State,
     error_name: str | None,
@@ -32,14 +32,14 @@ def as_exception(
     *,
     is_stop_requested: bool = False,
 ) -> ActionEnded:
-    """Return what an action that ended otherwise than in SUCCESS is raised as.
+    """Return the exception to raise for an action that did not end as SUCCESS.
 
-    :param is_stop_requested: whether somebody asked for it to stop, who wants no retry
+    :param is_stop_requested: whether a user stopped the action, so that its task must not be retried
     """
-    kinds = {State.TIMEOUT: ActionTimedOut, State.STOPPED: ActionStopped}
-    kind = error_class(kinds.get(state, ActionFailed), error_name)
-    if kind is Skipped:
-        kind = ActionSkipped
-    elif is_stop_requested and issubclass(kind, ActionStopped):
-        kind = StopRequested
-    return kind(action_id=action_id, error_name=error_name, error_message=error_message)
+    classes = {State.TIMEOUT: ActionTimedOut, State.STOPPED: ActionStopped}
+    class_ = error_class(classes.get(state, ActionFailed), error_name)
+    if class_ is Skipped:
+        class_ = ActionSkipped
+    elif is_stop_requested and issubclass(class_, ActionStopped):
+        class_ = StopRequested
+    return class_(action_id=action_id, error_name=error_name, error_message=error_message)

@@ -9,6 +9,7 @@ from typing import Any
 
 from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.options import DURATION, FLAG, LINES, NAME, choice, option
 from airflow_asyncaction.protocol.reports import ReportedStatus
 from airflow_asyncaction.protocol.strict_json import JsonText
 
@@ -71,15 +72,33 @@ class StopReason(StrEnum):
 
 
 @keyword_dataclass
-class Action:
-    """One execution, with all that :func:`lifecycle.decide` depends on.
+class ActionOptions:
+    """How an action is to start, be watched and end. ``BaseActionOperator`` describes the options to users.
 
-    :param accept_v1: whether v1 signatures are (still) accepted
-    :param service_name: for webda jobs: service of the ``method`` that is called with ``arguments``. Both
-        are set or neither
-    :param orchestrator: value of ``JOB_ORCHESTRATOR``
-    :param reported: status of the job's terminal report
-    :param fenced: whether Airflow ended the action: reports are then refused with 410
+    To add one, add a field here, a parameter to ``BaseActionOperator``, and a migration for its column. Its
+    names and checks in requests of tasks and its column follow from the field.
+
+    :param accept_v1: whether v1 signatures are accepted; False from the job's first v2 signature on
+    :param max_log_lines: how many reported log lines to keep
+    :param orchestrator: the job's JOB_ORCHESTRATOR; ``None``: the deployment's
+    """
+
+    completion: Completion = option(choice(Completion), Completion.EXIT)
+    require_report: bool = option(FLAG, False)
+    start_timeout: timedelta | None = option(DURATION, None)
+    heartbeat_timeout: timedelta | None = option(DURATION, None)
+    accept_v1: bool = option(FLAG, True)
+    max_log_lines: int = option(LINES, 10_000)
+    orchestrator: str | None = option(NAME, None)
+
+
+@keyword_dataclass
+class Action(ActionOptions):
+    """One execution asked of the system: all that :func:`lifecycle.decide` needs, and no more.
+
+    :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
+    :param reported: the job's terminal report
+    :param fenced: Airflow ended it; whatever the job says is refused with 410
     :param exit: how the process or pod ended, as JSON, once the runner has seen it
     :param created_at: aware UTC, like all times
     """
@@ -90,11 +109,6 @@ class Action:
     created_at: datetime
     state: State = State.STARTING
     arguments: JsonText = JsonText("{}")
-    completion: Completion = Completion.EXIT
-    require_report: bool = False
-    start_timeout: timedelta | None = None
-    heartbeat_timeout: timedelta | None = None
-    accept_v1: bool = True
     reported: ReportedStatus | None = None
     status_details: JsonText | None = None
     results: JsonText | None = None
@@ -111,7 +125,6 @@ class Action:
     ended_at: datetime | None = None
     service_name: str | None = None
     method: str | None = None
-    orchestrator: str | None = None
 
     @property
     def is_done(self) -> bool:

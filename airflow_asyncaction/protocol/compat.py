@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 __all__ = ["StrEnum", "assert_never", "keyword_dataclass"]
 
@@ -37,10 +37,28 @@ else:
         return lambda function: function
 
 
-_OPTIONS: dict[str, Any] = {"kw_only": True} if sys.version_info >= (3, 10) else {}
+if sys.version_info >= (3, 10):  # novm
+    _keyword_dataclass = dataclass(frozen=True, kw_only=True)
+else:
+
+    def _initialize(instance, **values):
+        """Set the fields of a dataclass: required ones may stand after optional ones."""
+        for each in fields(instance):
+            value = values.pop(each.name, each.default)
+            if value is MISSING and each.default_factory is not MISSING:
+                value = each.default_factory()
+            if value is MISSING:
+                raise TypeError(f"{type(instance).__name__}() is missing the argument {each.name!r}")
+            object.__setattr__(instance, each.name, value)
+        if values:
+            raise TypeError(f"{type(instance).__name__}() got unexpected arguments: {', '.join(values)}")
+
+    def _keyword_dataclass(cls):
+        cls.__init__ = _initialize
+        return dataclass(frozen=True, init=False)(cls)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(field,))
 def keyword_dataclass(cls: type[T]) -> type[T]:
-    """Make a class a frozen dataclass with keyword-only fields. Positional too before Python 3.10."""
-    return dataclass(frozen=True, **_OPTIONS)(cls)
+    """Make a class a frozen dataclass with keyword-only fields."""
+    return _keyword_dataclass(cls)

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any
 
 from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.protocol.actions import (
     Action,
-    Completion,
+    ActionOptions,
     State,
     StopReason,
     Verb,
-    in_seconds,
     is_skipped,
 )
 from airflow_asyncaction.protocol.compat import StrEnum, keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.json_fields import enum_field, optional_field, typed_field
 from airflow_asyncaction.protocol.masking import MAX_VALUES
-from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, LogLine, is_name, replace_nul
+from airflow_asyncaction.protocol.options import options_from_json, options_to_json
+from airflow_asyncaction.protocol.reports import (
+    MAX_NAME_CHARS,
+    LogLine,
+    is_name,
+    replace_nul,
+)
 from airflow_asyncaction.protocol.strict_json import JsonText, NotJson, loads
 
 TRIGGERS = "airflow_asyncaction.triggers."
@@ -58,56 +62,40 @@ class TaskCredentials:
 
 
 @keyword_dataclass
-class ActionSpec:
-    """Specification of an action, from the task that registers it.
+class ActionSpec(ActionOptions):
+    """What a task asks for.
 
-    :param runner: kind of runner
-    :param max_log_lines: maximum number of log lines to store
-    :param adoptable: whether the job may outlive its worker, so that another process of the task adopts it
-    :param takes_over: whether this try may adopt the job of an earlier one. A resumed task always does
+    :param runner: name of the kind of runner
+    :param adoptable: whether the job may outlive its worker: then another process of the task adopts it
+    :param takes_over: whether this try takes over the job of an earlier one; whoever resumes a task does
     :param traceparent: W3C trace context of the task
-    :param service_name: for webda jobs: service of the ``method`` that is called with ``arguments``. Both
-        are set or neither
-    :param orchestrator: value of ``JOB_ORCHESTRATOR``; default: ``[asyncaction] orchestrator``
-    :param secrets: what Airflow masks in the task log, to be masked in reports of the job; hidden from
+    :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
+    :param secrets: what Airflow masks in the task's log, to be masked in what the job reports; not shown by
         ``repr``
     """
 
     type: str
     runner: str
     arguments: JsonText = JsonText("{}")
-    completion: Completion = Completion.EXIT
-    require_report: bool = False
-    start_timeout: timedelta | None = None
-    heartbeat_timeout: timedelta | None = None
-    accept_v1: bool = True
-    max_log_lines: int = 10_000
     adoptable: bool = False
     takes_over: bool = True
     traceparent: str | None = None
     service_name: str | None = None
     method: str | None = None
-    orchestrator: str | None = None
     secrets: Sequence[str] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return the ``spec`` of the body."""
         return {
+            **options_to_json(self),
             "type": self.type,
             "runner": self.runner,
             "arguments": self.arguments,
-            "completion": self.completion.value,
-            "requireReport": self.require_report,
-            "startTimeoutSeconds": in_seconds(self.start_timeout),
-            "heartbeatTimeoutSeconds": in_seconds(self.heartbeat_timeout),
-            "acceptV1": self.accept_v1,
-            "maxLogLines": self.max_log_lines,
             "adoptable": self.adoptable,
             "takesOver": self.takes_over,
             "traceparent": self.traceparent,
             "serviceName": self.service_name,
             "method": self.method,
-            "orchestrator": self.orchestrator,
             "secrets": list(self.secrets),
         }
 
@@ -117,21 +105,17 @@ class ActionSpec:
 
         :raises MalformedRequest: a field is missing or invalid
         """
+        service_name, method = _call(fields)
         return cls(
             type=replace_nul(typed_field(fields, "type", str))[:250],
             runner=replace_nul(typed_field(fields, "runner", str))[:50],
             arguments=_json_text(fields, "arguments"),
-            completion=enum_field(fields, "completion", Completion),
-            require_report=typed_field(fields, "requireReport", bool),
-            start_timeout=_duration(fields, "startTimeoutSeconds"),
-            heartbeat_timeout=_duration(fields, "heartbeatTimeoutSeconds"),
-            accept_v1=typed_field(fields, "acceptV1", bool),
-            max_log_lines=max(0, min(typed_field(fields, "maxLogLines", int), 10**6)),
+            **options_from_json(cls, fields),
             adoptable=optional_field(fields, "adoptable", bool) is True,
             takes_over=optional_field(fields, "takesOver", bool) is not False,
             traceparent=replace_nul(optional_field(fields, "traceparent", str) or "")[:55] or None,
-            **_call(fields),
-            orchestrator=_name(fields, "orchestrator"),
+            service_name=service_name,
+            method=method,
             secrets=secrets_from_json(fields),
         )
 
@@ -296,11 +280,11 @@ def _json_text(fields: Mapping[str, Any], name: str) -> JsonText:
     return JsonText(text)
 
 
-def _call(fields: Mapping[str, Any]) -> dict[str, str | None]:
+def _call(fields: Mapping[str, Any]) -> tuple[str | None, str | None]:
     service_name, method = _name(fields, "serviceName"), _name(fields, "method")
     if (service_name is None) != (method is None):
         raise MalformedRequest("serviceName and method must be given together", field="method")
-    return {"service_name": service_name, "method": method}
+    return service_name, method
 
 
 def _name(fields: Mapping[str, Any], name: str) -> str | None:
@@ -308,12 +292,3 @@ def _name(fields: Mapping[str, Any], name: str) -> str | None:
     if value is not None and not is_name(value):
         raise MalformedRequest(f"{name} must be 1 to {MAX_NAME_CHARS} printable characters", field=name)
     return value
-
-
-def _duration(fields: Mapping[str, Any], name: str) -> timedelta | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 10**9:
-        raise MalformedRequest(f"{name} must be a number of seconds, above 0 and below 10^9", field=name)
-    return timedelta(seconds=value)

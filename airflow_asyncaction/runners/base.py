@@ -16,7 +16,7 @@ OnLaunched = Callable[[Mapping[str, Any]], None]
 
 
 class Runner(Protocol):
-    """Starts one job, watches it and stops it. One runner runs one job, once.
+    """Starts, watches and stops one job. A runner is used once.
 
     It decides nothing about the action: it returns how the job ended, and ``lifecycle.decide`` decides what
     that means.
@@ -29,7 +29,7 @@ class Runner(Protocol):
     """Whether reported log lines must be fetched from the server to appear in the task log."""
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
-        """Start the job, and return how it ended once it has. Called in the main thread.
+        """Start the job, wait for it, and return its exit. Called in the main thread.
 
         ``None`` means that the job still runs, and this runner no longer watches it
         (:class:`AdoptableRunner`).
@@ -47,7 +47,7 @@ class Runner(Protocol):
         """
 
     def wait(self) -> Exit | None:
-        """Return how the job ended, once all of it has; ``None`` if it was never started.
+        """Wait until all of the job has ended, and return its exit; ``None`` if it was never started.
 
         Used when :meth:`run` was interrupted, or returned while work continues. Called in the same thread.
         """

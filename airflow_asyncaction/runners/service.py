@@ -98,7 +98,7 @@ class ServiceRunner:
         return self._exit
 
     def release(self) -> None:
-        """Do nothing: a call leaves nothing running."""
+        """Do nothing: a call leaves no work running."""
 
     def _call_job(self, job: Job) -> Exit:
         try:

@@ -24,9 +24,10 @@ from airflow_asyncaction.airflow_internals.server.dag_runs import DagRunState
 from airflow_asyncaction.airflow_internals.server.task_instances import TaskInstanceState
 from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import SKIPPED, Completion, State, StopReason
+from airflow_asyncaction.protocol.actions import SKIPPED, ActionOptions, State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Due, Stop, Unlaunched
+from airflow_asyncaction.protocol.options import options_to_columns
 from airflow_asyncaction.protocol.reports import replace_unstorable
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.store import audit, masks, reports, rows, secret
@@ -328,11 +329,8 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "map_index": -1,
         "registration_digest": "",
         "secret": secret.encrypt(secret.new_secret()),
-        "accept_v1": True,
         **masks.argument_columns(wanted.arguments),
-        "completion": Completion.EXIT.value,
-        "require_report": False,
-        "max_log_lines": 0,
+        **options_to_columns(ActionOptions(max_log_lines=0)),
         "state": (State.SCHEDULED if is_later else State.QUEUED).value,
         **rows.INITIAL_COLUMNS,
         "created_at": now,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -22,6 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.mysql import LONGTEXT
 
 from airflow_asyncaction.airflow_internals.server.database import UtcDateTime
+from airflow_asyncaction.protocol.actions import ActionOptions, Completion
+from airflow_asyncaction.protocol.options import DURATION, FLAG, LINES, NAME, choice, options_of
 from airflow_asyncaction.protocol.reports import MAX_LISTED_CHARS
 
 metadata = MetaData(
@@ -38,6 +42,22 @@ _row_id = BigInteger().with_variant(Integer, "sqlite")
 # MySQL limits TEXT to 64 KiB.
 _json_text = Text().with_variant(LONGTEXT, "mysql")
 _action_id = Uuid(as_uuid=False)
+
+
+def _option_columns() -> list[Column[Any]]:
+    """Return a column for each option of :class:`ActionOptions`."""
+    types: dict[Any, Any] = {
+        FLAG: Boolean(create_constraint=False),
+        LINES: Integer,
+        NAME: String(250),
+        DURATION: Float,
+        choice(Completion): String(10),
+    }
+    return [
+        Column(option.column, types[option.kind], nullable=option.is_optional)
+        for option in options_of(ActionOptions)
+    ]
+
 
 action_table = Table(
     "async_action",
@@ -56,15 +76,10 @@ action_table = Table(
     # sha256, hex, of the nonce of the task that registered it, and the job's secret, Fernet-encrypted.
     Column("registration_digest", String(64), nullable=False),
     Column("secret", Text, nullable=False),
-    Column("accept_v1", Boolean(create_constraint=False), nullable=False),
-    # Specification.
+    # What was asked for.
     Column("arguments", _json_text, nullable=False),
-    Column("completion", String(10), nullable=False),
-    Column("require_report", Boolean(create_constraint=False), nullable=False),
-    Column("start_timeout_seconds", Float, nullable=True),
-    Column("heartbeat_timeout_seconds", Float, nullable=True),
-    Column("max_log_lines", Integer, nullable=False),
-    # Current state.
+    *_option_columns(),
+    # Where it stands.
     Column("state", String(20), nullable=False),
     Column("reported", String(20), nullable=True),
     Column("status_details", _json_text, nullable=True),
@@ -107,9 +122,7 @@ action_table = Table(
     # Only of webda jobs: service and method to call with the arguments. Both or neither is set.
     Column("service_name", String(250), nullable=True),
     Column("method", String(250), nullable=True),
-    # The job's JOB_ORCHESTRATOR. NULL until a task registers the action, and in rows of earlier releases.
-    Column("orchestrator", String(250), nullable=True),
-    # Signing key of the task, Fernet-encrypted. NULL for workers of older releases: the job's secret.
+    # What the task signs with, Fernet-encrypted. NULL: its job's secret, for workers of older releases.
     Column("task_key", Text, nullable=True),
     # TRUE from registration until Action.is_done, then NULL: its partial index is small.
     Column("awaited", Boolean(create_constraint=False), nullable=True),

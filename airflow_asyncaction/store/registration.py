@@ -22,9 +22,10 @@ from uuid6 import uuid7
 from airflow_asyncaction.airflow_internals.server import task_instances, task_state
 from airflow_asyncaction.airflow_internals.server.task_instances import TaskInstanceState
 from airflow_asyncaction.exceptions import RegistrationRefused
-from airflow_asyncaction.protocol.actions import Action, State, StopReason, in_seconds
+from airflow_asyncaction.protocol.actions import Action, State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.masking import Masker
+from airflow_asyncaction.protocol.options import options_to_columns
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec
 from airflow_asyncaction.store import masks, reports, rows, secret
 from airflow_asyncaction.store.actions import supersede
@@ -268,15 +269,9 @@ def _spec_columns(spec: ActionSpec) -> dict[str, Any]:
         "runner": spec.runner,
         **masks.argument_columns(spec.arguments, Masker(spec.secrets)),
         "masks": masks.encrypted(spec.secrets, spec.arguments),
-        "completion": spec.completion.value,
-        "require_report": spec.require_report,
-        "start_timeout_seconds": in_seconds(spec.start_timeout),
-        "heartbeat_timeout_seconds": in_seconds(spec.heartbeat_timeout),
-        "accept_v1": spec.accept_v1,
-        "max_log_lines": spec.max_log_lines,
         "adoptable": spec.adoptable,
         "traceparent": spec.traceparent,
         "service_name": spec.service_name,
         "method": spec.method,
-        "orchestrator": spec.orchestrator,
+        **options_to_columns(spec),
     }

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
-from airflow_asyncaction.protocol.actions import Action, Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.actions import Action, State, StopReason, Verb
 from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.options import options_from_columns
 from airflow_asyncaction.protocol.reports import ReportedStatus
 from airflow_asyncaction.store.models import action_table, report_table
 
@@ -121,11 +122,6 @@ def to_action(row: Row[Any]) -> Action:
         created_at=row.created_at,
         state=State(row.state),
         arguments=row.arguments,
-        completion=Completion(row.completion),
-        require_report=row.require_report,
-        start_timeout=_duration(row.start_timeout_seconds),
-        heartbeat_timeout=_duration(row.heartbeat_timeout_seconds),
-        accept_v1=row.accept_v1,
         reported=row.reported and ReportedStatus(row.reported),
         status_details=row.status_details,
         results=row.results,
@@ -142,7 +138,7 @@ def to_action(row: Row[Any]) -> Action:
         ended_at=row.ended_at,
         service_name=row.service_name,
         method=row.method,
-        orchestrator=row.orchestrator,
+        **options_from_columns(Action, row),
     )
 
 
@@ -156,7 +152,3 @@ def changes(before: Action, after: Action, now: datetime) -> dict[str, Any]:
     elif after.state.is_end and not before.state.is_end:  # an older API server may not have marked it
         changed["awaited"] = True
     return {**changed, "updated_at": now}
-
-
-def _duration(seconds: float | None) -> timedelta | None:
-    return None if seconds is None else timedelta(seconds=seconds)

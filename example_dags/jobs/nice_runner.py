@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A runner of one's own: it runs a command with the lowest priority."""
+"""A custom runner that runs commands with the lowest priority."""
 
 from __future__ import annotations
 

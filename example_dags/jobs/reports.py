@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A callable for actions of the types report.*: their arguments are its own."""
+"""A callable for actions of the types report.*, called with their arguments."""
 
 from __future__ import annotations
 

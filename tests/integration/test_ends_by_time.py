@@ -139,7 +139,7 @@ class TimedJob:
         except ServerError as error:
             (self._folder / "refused").write_text(f"{error.status} {error.code}")
 
-    def carry_out(self, runner: Runner, end: Callable[[TimedJob], None], *, late: str) -> None:
+    def run(self, runner: Runner, end: Callable[[TimedJob], None], *, late: str) -> None:
         """Carry it out as a task does, under Airflow's own timeout, and end it once it runs."""
         attempt = Attempt(
             self._hook,
@@ -154,7 +154,7 @@ class TimedJob:
         ending = threading.Thread(target=self._end_once_it_runs, args=(end, late))
         ending.start()
         with suppress(AirflowTaskTimeout, KeyboardInterrupt), timeout(LONG.total_seconds()):
-            attempt.carry_out()
+            attempt.run()
         ending.join()
 
     def _end_once_it_runs(self, end: Callable[[TimedJob], None], late: str) -> None:
@@ -304,7 +304,7 @@ def test_the_end_of_a_job_whose_time_is_up(
     if how == "late" and not is_asked:  # the action ends before: it need not take long
         monkeypatch.setattr("airflow_asyncaction.operators.attempt._KILLED_TASK_SECONDS", 0.1)
     runner: Any = getattr(job, kind)()
-    job.carry_out(runner, end, late="asked" if is_asked else "ended")
+    job.run(runner, end, late="asked" if is_asked else "ended")
     assert not job.knew_before_the_server
     view = job.view()
     assert (view.state, view.error_name, view.is_done) == (*ENDS[end, how], True)
@@ -337,6 +337,6 @@ def test_a_task_that_times_out_before_its_job_has_its_inputs(
     operator = LocalActionOperator(task_id="task", command="true", inputs={"orders": orders})
     orders.is_given = True
     with pytest.raises(AirflowTaskTimeout), timeout(LONG.total_seconds()):
-        operator._give_inputs(TaskHook(mounted), job.registration.credentials)
+        operator._attach_inputs(TaskHook(mounted), job.registration.credentials)
     view = job.view()
     assert (view.state, view.error_name, view.is_done) == (*CLOCK, True)

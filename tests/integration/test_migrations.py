@@ -85,10 +85,10 @@ def schema(database: Database) -> dict[str, Any]:
     inspector = inspect(database.engine)
     return {
         name: {
-            "columns": [
+            "columns": sorted(  # no statement depends on their order
                 (column["name"], str(column["type"]), column["nullable"], column["default"])
                 for column in inspector.get_columns(name)
-            ],
+            ),
             "key": inspector.get_pk_constraint(name),
             "unique": sorted(inspector.get_unique_constraints(name), key=str),
             "indexes": sorted(map(_index, inspector.get_indexes(name)), key=str),

@@ -92,7 +92,7 @@ class Stopped:
         attempt = Attempt(self._hook, self._registration, self._runner, log, poll_interval=interval)
         stopping = threading.Thread(target=self._stop_once_it_runs)
         stopping.start()
-        view = attempt.carry_out()
+        view = attempt.run()
         stopping.join()
         assert view is not None
         return view

@@ -63,7 +63,7 @@ class Waiting:
         log = cast("Logger", logging.getLogger("task"))
         interval = timedelta(seconds=0.2)
         self.attempt = Attempt(self._hook, self.registration, runner, log, poll_interval=interval)
-        self._thread = threading.Thread(target=self._carry_out)
+        self._thread = threading.Thread(target=self._run)
 
     def _pod(self, _: JobInfo) -> k8s.V1Pod:
         base = k8s.V1Container(
@@ -78,9 +78,9 @@ class Waiting:
         self._thread.start()
         until(lambda: self.view().state is State.RUNNING)
 
-    def _carry_out(self) -> None:
+    def _run(self) -> None:
         try:
-            self.attempt.carry_out()
+            self.attempt.run()
         except ServerError:
             logging.getLogger("task").info("The action's end is not known")
 

@@ -115,7 +115,7 @@ def test_an_exit_code_may_skip_the_task_and_its_action(local: DagRun, task_id: s
 @pytest.mark.parametrize(
     ("task_id", "said"),
     [
-        ("not_json", "arguments cannot be given to a job: they are not JSON"),
+        ("not_json", "arguments must be JSON-serializable"),
         ("wrong_env", "env must map strings to strings: 'N' is of type int"),
     ],
 )
@@ -228,7 +228,7 @@ def test_outputs_of_mapped_tasks_update_their_assets(home: Home, edges: DagRun) 
 def test_an_asset_that_airflow_cannot_know_of_is_refused_before_the_job_is_launched(edges: DagRun) -> None:
     assert edges.states["updates_unknown[0]"] == "failed"
     assert "updates_unknown[0]" not in edges.actions
-    assert "Give output_assets to the decorator of the function, rather than to override()" in edges.log
+    assert "Give output_assets to the decorator, not to override()" in edges.log
 
 
 def test_a_folder_may_be_given_as_a_path(edges: DagRun) -> None:
@@ -276,7 +276,7 @@ def test_a_decorated_function_may_return_text_for_the_shell(edges: DagRun) -> No
 def test_a_decorated_function_that_returns_no_command_is_told_so(edges: DagRun) -> None:
     assert edges.states["returns_nothing"] == "failed"
     assert "returns_nothing returned nothing (None)" in edges.log
-    assert "a function of @task.async_action_local has to return the command" in edges.log
+    assert "a function of @task.async_action_local must return the command" in edges.log
 
 
 def test_a_decorated_function_may_skip_its_task(edges: DagRun) -> None:

@@ -51,9 +51,9 @@ def test_actions_run_by_what_is_configured_for_their_types(scene: Scene) -> None
 def test_each_kind_of_runner_has_launched_what_is_its_own(scene: Scene) -> None:
     scene.end_of(DAG_ID)
     launched = {
-        "loads": "Runner processes (local) launches actions of type echo.load",
-        "adds": "Runner calls (service) launches actions of type sum.total",
-        "fails": "Runner own (jobs.routed.TellingRunner) launches actions of type exits.soon",
+        "loads": "Using runner processes (local) for type echo.load",
+        "adds": "Using runner calls (service) for type sum.total",
+        "fails": "Using runner own (jobs.routed.TellingRunner) for type exits.soon",
     }
     for task_id, said in launched.items():
         assert said in scene.events(DAG_ID, task_id)

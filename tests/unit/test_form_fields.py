@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
 
-from airflow_asyncaction.dags.form_fields import as_field
-from airflow_asyncaction.dags.schemas import input_schema_of, params_of
+from airflow_asyncaction.dags.form_fields import to_form_field
+from airflow_asyncaction.dags.schemas import build_params, infer_input_schema
 
 
 class Colour(Enum):
@@ -99,7 +99,7 @@ def field_of(hint: Any, *, is_optional: bool = False) -> dict[str, Any]:
 
     function = optional if is_optional else required
     function.__annotations__ = {"argument": hint}
-    return dict(params_of(input_schema_of(function))["argument"].schema)
+    return dict(build_params(infer_input_schema(function))["argument"].schema)
 
 
 def chosen_by(field: dict[str, Any]) -> Any:
@@ -205,9 +205,9 @@ def takes(schema: Any, value: Any) -> bool:
 def test_a_field_takes_what_its_schema_takes(schema: Any) -> None:
     whole = {**schema, "$defs": DEFS}
     if schema in ({"$ref": "#"}, {"$ref": "#/$defs/nowhere"}):
-        assert as_field(whole)["$ref"] == schema["$ref"]  # it is left to who says it
+        assert to_form_field(whole)["$ref"] == schema["$ref"]  # it is left to who says it
         return
-    field = as_field(whole)
+    field = to_form_field(whole)
     Draft202012Validator.check_schema(field)
 
     @given(values)
@@ -226,7 +226,7 @@ def test_references_that_lead_to_themselves_by_many_ways_are_not_all_followed() 
             return super().get(key, default)
 
     loop = {"anyOf": [{"$ref": "#/$defs/loop"}, {"$ref": "#/$defs/loop"}]}
-    assert as_field({"$ref": "#/$defs/loop", "$defs": Counted(loop=loop)})["type"] == ANY
+    assert to_form_field({"$ref": "#/$defs/loop", "$defs": Counted(loop=loop)})["type"] == ANY
     assert len(looked_up) < 10_000
 
 
@@ -238,8 +238,8 @@ def test_a_field_takes_what_its_annotation_takes(hint: Any, or_none: bool) -> No
     def function(argument: Any) -> None: ...
 
     function.__annotations__ = {"argument": hint}
-    schema = input_schema_of(function)
-    field = params_of(schema)["argument"].schema
+    schema = infer_input_schema(function)
+    field = build_params(schema)["argument"].schema
 
     @given(values)
     def check(value: Any) -> None:

@@ -203,12 +203,12 @@ def test_what_a_runner_is_asked_for() -> None:
 
 
 def test_a_try_takes_over_an_earlier_pod_only_if_it_may() -> None:
-    assert operator().spec(RUNNER).takes_over
-    assert operator(durable=True).spec(RUNNER).takes_over
-    assert not operator(durable=False).spec(RUNNER).takes_over
-    assert operator(durable=False).spec(RUNNER).adoptable  # by the process that resumes the same try
+    assert operator().build_spec(RUNNER).takes_over
+    assert operator(durable=True).build_spec(RUNNER).takes_over
+    assert not operator(durable=False).build_spec(RUNNER).takes_over
+    assert operator(durable=False).build_spec(RUNNER).adoptable  # by the process that resumes the same try
     with pytest.warns(AirflowProviderDeprecationWarning):
-        assert not operator(reattach_on_restart=False).spec(RUNNER).takes_over
+        assert not operator(reattach_on_restart=False).build_spec(RUNNER).takes_over
 
 
 def test_a_file_of_results_is_read_where_it_was_asked_for() -> None:

@@ -16,7 +16,7 @@ from kubernetes.client import models as k8s
 from airflow_asyncaction.decorators import returned_command
 from airflow_asyncaction.decorators.kubernetes import async_action_kubernetes
 from airflow_asyncaction.operators import KubeActionOperator
-from airflow_asyncaction.operators.deferring import needs_worker
+from airflow_asyncaction.operators.deferral import needs_worker
 from airflow_asyncaction.operators.kubernetes import _parse_init_logs
 from airflow_asyncaction.protocol.tasks import NeedsWorker
 from airflow_asyncaction.runners.base import Runner
@@ -86,9 +86,9 @@ def test_the_names_of_kubernetes_pod_operator_mean_the_same() -> None:
     assert operator().options.start_timeout == timedelta(seconds=120)
     assert operator(startup_timeout_seconds=7).options.start_timeout == timedelta(seconds=7)
     assert operator(startup_timeout_seconds=7, start_timeout=8).options.start_timeout == timedelta(seconds=8)
-    assert operator(termination_grace_period=3).options.stop_grace == timedelta(seconds=3)
-    assert operator(termination_grace_period=3, stop_grace=4).options.stop_grace == timedelta(seconds=4)
-    assert operator().options.stop_grace == timedelta(seconds=10)
+    assert operator(termination_grace_period=3).stop_grace == timedelta(seconds=3)
+    assert operator(termination_grace_period=3, stop_grace=4).stop_grace == timedelta(seconds=4)
+    assert operator().stop_grace == timedelta(seconds=10)
 
 
 def test_the_server_waits_for_a_first_report_only_as_it_was_asked_to() -> None:
@@ -96,12 +96,12 @@ def test_the_server_waits_for_a_first_report_only_as_it_was_asked_to() -> None:
         name = "kubernetes"
 
     runner = cast("Runner", Named())
-    assert operator().spec(runner).start_timeout is None
-    assert operator(startup_timeout_seconds=60).spec(runner).start_timeout is None
-    asked = operator(start_timeout=60).spec(runner).start_timeout
+    assert operator().build_spec(runner).start_timeout is None
+    assert operator(startup_timeout_seconds=60).build_spec(runner).start_timeout is None
+    asked = operator(start_timeout=60).build_spec(runner).start_timeout
     assert asked is not None
     assert asked > timedelta(seconds=60)  # the cluster's own word comes first
-    assert operator().spec(runner).adoptable
+    assert operator().build_spec(runner).adoptable
 
 
 def test_a_dag_with_pods_can_be_stored_and_mapped() -> None:
@@ -176,7 +176,7 @@ def decorated(returned: Any) -> Any:
 )
 def test_what_is_no_command_is_not_run(returned: Any, said: str) -> None:
     made = decorated(returned)
-    with pytest.raises(TypeError, match=f"{said}: a function of @task.async_action_kubernetes has to"):
+    with pytest.raises(TypeError, match=f"{said}: a function of @task.async_action_kubernetes must"):
         returned_command(made, {})
 
 

@@ -112,7 +112,7 @@ def test_a_dag_is_refused_at_parse_with_the_name_of_the_param(schema: dict[str, 
     ],
 )  # fmt: skip
 def test_an_operation_is_refused_at_parse_with_its_name(properties: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(f"etl: input is no JSON Schema that can be used: {said}")):
+    with pytest.raises(ValueError, match=re.escape(f"etl: input is not a supported JSON Schema: {said}")):
         async_operation(id="etl", input={"properties": properties})
 
 

@@ -21,12 +21,12 @@ from pydantic import BaseModel
 from airflow_asyncaction.dags import async_operation, load_operations
 from airflow_asyncaction.dags.operators import OperationOperator
 from airflow_asyncaction.dags.schemas import (
-    as_annotated,
-    checked,
-    input_of,
-    input_schema_of,
-    output_schema_of,
-    params_of,
+    build_input,
+    build_params,
+    check_input_schema,
+    convert_arguments,
+    infer_input_schema,
+    infer_output_schema,
 )
 from airflow_asyncaction.job import Job
 from airflow_asyncaction.protocol.operations import TAG, Declaration
@@ -89,7 +89,7 @@ def load(table: str, day: date = date(2026, 1, 2), point: Point | None = None, *
 
 
 def test_required_arguments_have_no_default_and_others_may_be_left_empty() -> None:
-    params = params_of(SCHEMA)
+    params = build_params(SCHEMA)
     assert params["table"].value is NOTSET
     assert params["rows"].value == 10
     for name in ("note", "mode", "where"):
@@ -101,14 +101,14 @@ def test_required_arguments_have_no_default_and_others_may_be_left_empty() -> No
 
 def test_what_was_left_empty_in_the_form_is_not_in_the_input() -> None:
     form = {"table": "t", "rows": 3, "note": None, "mode": None, "where": None}
-    assert input_of(form, SCHEMA) == {"table": "t", "rows": 3, "where": None}  # where takes null
-    assert input_of({}, SCHEMA) == {"rows": 10}
-    assert input_of(None, SCHEMA) == {"rows": 10}
-    assert input_of({"table": "t", "more": None}, SCHEMA) == {"table": "t", "rows": 10, "more": None}
+    assert build_input(form, SCHEMA) == {"table": "t", "rows": 3, "where": None}  # where takes null
+    assert build_input({}, SCHEMA) == {"rows": 10}
+    assert build_input(None, SCHEMA) == {"rows": 10}
+    assert build_input({"table": "t", "more": None}, SCHEMA) == {"table": "t", "rows": 10, "more": None}
 
 
 def test_a_function_says_by_its_annotations_what_it_takes() -> None:
-    schema = input_schema_of(load)
+    schema = infer_input_schema(load)
     Draft202012Validator.check_schema(schema)
     assert set(schema["properties"]) == {"table", "day", "point"}
     assert schema["required"] == ["table"]
@@ -116,25 +116,25 @@ def test_a_function_says_by_its_annotations_what_it_takes() -> None:
     validator = Draft202012Validator(schema)
     assert validator.is_valid({"table": "t", "point": {"x": 1}})
     assert not validator.is_valid({"table": "t", "point": {"y": 1}})
-    assert output_schema_of(load) == {"type": "object", "additionalProperties": {"type": "integer"}}
+    assert infer_output_schema(load) == {"type": "object", "additionalProperties": {"type": "integer"}}
 
 
 def test_a_function_is_given_what_its_annotations_say() -> None:
-    given = as_annotated(load, {"table": "t", "day": "2026-11-24", "point": {"x": 4}})
+    given = convert_arguments(load, {"table": "t", "day": "2026-11-24", "point": {"x": 4}})
     assert given == {"table": "t", "day": date(2026, 11, 24), "point": Point(x=4)}
     with pytest.raises(ValueError, match="date"):
-        as_annotated(load, {"day": "no"})
+        convert_arguments(load, {"day": "no"})
 
 
 def test_a_function_is_given_only_what_it_has() -> None:
-    assert input_schema_of(load)["additionalProperties"] is False
+    assert infer_input_schema(load)["additionalProperties"] is False
     for given, said in (
         ({"table": "t", "days": "2026-11-24"}, "no argument 'days': did you mean 'day'?"),
-        ({"table": "t", "other": 1}, "no argument 'other': there are table, day, point"),
+        ({"table": "t", "other": 1}, "no argument 'other': it has table, day, point"),
         ({"table": "t", "job": None}, "'job' cannot be an argument"),
     ):
         with pytest.raises(ValueError, match=re.escape(said)):
-            as_annotated(load, given)
+            convert_arguments(load, given)
 
 
 def test_a_run_with_an_unknown_argument_is_refused_whatever_started_it() -> None:
@@ -148,9 +148,9 @@ def test_a_function_may_take_any_names() -> None:
     def takes_any(table: str, **others: Any) -> None: ...
 
     async_operation(takes_any, input={"properties": {"table": {}, "other": {}}})
-    assert as_annotated(takes_any, {"table": "t", "more": 1}) == {"table": "t", "more": 1}
+    assert convert_arguments(takes_any, {"table": "t", "more": 1}) == {"table": "t", "more": 1}
     with pytest.raises(ValueError, match="'job'"):
-        as_annotated(takes_any, {"job": 1})
+        convert_arguments(takes_any, {"job": 1})
 
 
 def test_a_schema_has_only_arguments_of_its_function() -> None:
@@ -161,25 +161,25 @@ def test_a_schema_has_only_arguments_of_its_function() -> None:
 def test_a_function_cannot_take_what_has_no_name() -> None:
     def takes_any(*tables: str) -> None: ...
 
-    with pytest.raises(TypeError, match="have names"):
-        input_schema_of(takes_any)
+    with pytest.raises(TypeError, match="must have names"):
+        infer_input_schema(takes_any)
 
 
 def test_a_function_cannot_take_what_is_no_json() -> None:
     def takes_dag(dag: DAG) -> None: ...
 
-    with pytest.raises(TypeError, match=r"takes_dag\(dag\).*no schema"):
-        input_schema_of(takes_dag)
+    with pytest.raises(TypeError, match=r"takes_dag\(dag\) has no JSON Schema"):
+        infer_input_schema(takes_dag)
 
 
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
         ({"type": "array"}, "schema of an object"),
-        ({"type": 3}, "no JSON Schema"),
+        ({"type": 3}, "not a supported JSON Schema"),
         ({"properties": 3}, "JSON Schema|properties"),
         ("x", "JSON Schema|object"),
-        ({"default": {1, 2}}, "no JSON Schema"),
+        ({"default": {1, 2}}, "not a supported JSON Schema"),
     ],
 )
 def test_a_schema_that_makes_no_sense_is_refused(schema: Any, said: str) -> None:
@@ -188,7 +188,7 @@ def test_a_schema_that_makes_no_sense_is_refused(schema: Any, said: str) -> None
 
 
 def test_a_schema_may_leave_out_that_it_is_of_an_object() -> None:
-    assert checked({"properties": {"a": {}}}, what="x")["type"] == "object"
+    assert check_input_schema({"properties": {"a": {}}}, what="x")["type"] == "object"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_function_becomes_a_dag() -> None:
     (task,) = dag.tasks
     declared = Declaration.from_doc(task.doc_json)
     assert declared is not None
-    assert (declared.type, declared.input) == ("load", input_schema_of(load))
+    assert (declared.type, declared.input) == ("load", infer_input_schema(load))
 
 
 def test_a_decorator_takes_options() -> None:
@@ -248,7 +248,7 @@ def test_webdas_file_becomes_one_dag_an_operation(tmp_path: Path) -> None:
     assert validator.is_valid({"files": [{"name": "a", "parts": [{"name": "b"}]}], "n": 3})
     assert not validator.is_valid({"files": [{"name": "a", "parts": [{"name": 3}]}]})
     assert not validator.is_valid({"files": [], "n": "x"})
-    assert params_of(declared.input or {})["files"].resolve([{"name": "a"}]) == [{"name": "a"}]
+    assert build_params(declared.input or {})["files"].resolve([{"name": "a"}]) == [{"name": "a"}]
 
 
 def test_webdas_operations_are_run_by_its_own_job(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_method_gets_the_input_after_its_other_arguments() -> None:
 def test_arguments_that_are_rendered_to_a_string_are_an_error(arguments: str) -> None:
     call = {"service_name": "ShopService", "method": "sell", "arguments": arguments}
     (task,) = async_operation(id="sell", input=SCHEMA, action=call).tasks
-    with pytest.raises(ValueError, match="arguments is of type str: a service's method takes a list"):
+    with pytest.raises(ValueError, match="arguments is of type str: with service_name it must be a list"):
         task.render_template_fields({"dag_run": SimpleNamespace(conf={"table": "t"}), "tenant": "one"})  # type: ignore[typeddict-unknown-key]
 
 
@@ -342,7 +342,7 @@ def test_params_take_what_they_refer_to(
     given = triggered({"n": 1, name: value})
     assert given[name] == value
     assert all(given[other] is None for other in REFERRING["properties"] if other not in ("n", name))
-    assert input_of({"n": 1, **given}, REFERRING) == {"n": 1, name: value}
+    assert build_input({"n": 1, **given}, REFERRING) == {"n": 1, name: value}
     with pytest.raises(Exception, match=f"Invalid input for param {name}"):
         triggered({"n": 1, name: wrong})
 
@@ -351,11 +351,11 @@ def test_params_take_what_they_refer_to(
     ("content", "said"),
     [
         ("no json", "is not JSON"),
-        ("[]", "operations is missing"),
-        ('{"operations": []}', "operations is missing"),
+        ("[]", "operations must be an object"),
+        ('{"operations": []}', "operations must be an object"),
         ('{"operations": {"a": 3}}', "operations.a is not an object"),
-        ('{"operations": {"a": {"input": "X"}}}', "names 'X', which schemas has not"),
-        ('{"operations": {"a": {"input": 3}}}', "neither the name of a schema nor one"),
+        ('{"operations": {"a": {"input": "X"}}}', "is 'X', which is not in schemas"),
+        ('{"operations": {"a": {"input": 3}}}', "must be a schema or the name of one"),
         ('{"operations": {"a": {"input": {"type": "array"}}}}', "schema of an object"),
     ],
 )

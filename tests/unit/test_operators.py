@@ -44,10 +44,11 @@ def test_a_clock_that_has_run_out_from_the_start_is_refused(name: str) -> None:
 
 
 def test_durations_are_seconds_or_timedeltas() -> None:
-    options = local(heartbeat_timeout=1.5, start_timeout=timedelta(minutes=1), stop_grace=0).options
+    made = local(heartbeat_timeout=1.5, start_timeout=timedelta(minutes=1), stop_grace=0)
+    options = made.options
     assert options.heartbeat_timeout == timedelta(seconds=1.5)
     assert options.start_timeout == timedelta(minutes=1)
-    assert options.stop_grace == timedelta(0)
+    assert made.stop_grace == timedelta(0)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_what_is_no_exit_code_is_refused(given: object) -> None:
 
 
 def test_a_callable_has_no_exit_code_to_skip_on() -> None:
-    with pytest.raises(ValueError, match="not for callables: raise AirflowSkipException"):
+    with pytest.raises(ValueError, match="to skip, raise AirflowSkipException"):
         ServiceActionOperator(task_id="t", python_callable=print, skip_on_exit_code=99)
 
 
@@ -132,7 +133,7 @@ def test_an_error_of_the_environment_does_not_show_its_values() -> None:
 
 
 def test_a_callable_ends_when_it_returns() -> None:
-    with pytest.raises(ValueError, match='completion="report" is not for callables'):
+    with pytest.raises(ValueError, match='completion="report" is not supported for callables'):
         ServiceActionOperator(task_id="t", python_callable=print, completion="report")
 
 
@@ -190,4 +191,4 @@ def test_no_error_name_of_a_job_decides_whether_its_task_is_tried_again(error_na
 
 def end_as(view: TaskView) -> Any:
     operator = local()
-    return operator.end(view, INFO, operator.make_runner({}))
+    return operator.get_results(view, INFO, operator.make_runner({}))

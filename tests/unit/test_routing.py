@@ -353,7 +353,7 @@ def test_what_the_author_gives_wins(configure: Configure) -> None:
     configure({**LOCAL, "queue": "big", "pool": "few", "stop_grace": 1, "heartbeat_timeout": 2})
     made = operator(queue="mine", stop_grace=3)
     assert (made.queue, made.pool) == ("mine", "few")
-    assert made.options.stop_grace == timedelta(seconds=3)
+    assert made.stop_grace == timedelta(seconds=3)
     assert made.options.heartbeat_timeout == timedelta(seconds=2)
     with DAG("defaults", schedule=None, default_args={"pool": "theirs", "heartbeat_timeout": 4}) as dag:
         defaulted = operator()
@@ -396,7 +396,7 @@ def test_arguments_are_an_object(configure: Configure) -> None:
     configure(LOCAL)
     with DAG("made", schedule=None):
         made = operator(arguments=["orders"])
-    with pytest.raises(ValueError, match="arguments is of type list: it must be a mapping"):
+    with pytest.raises(ValueError, match="arguments is of type list: without service_name it must be"):
         made.make_runner({})
 
 
@@ -406,10 +406,10 @@ def test_a_call_is_routed_with_its_arguments_by_position(configure: Configure) -
     with DAG("made", schedule=None):
         made = operator(orchestrator="AsyncService", **call)
     made.render_template_fields({"n": 2})  # type: ignore[typeddict-unknown-key]
-    delegate = made._delegated(made._choice, {})
+    delegate = made._make_delegate(made._choice, {})
     assert isinstance(delegate, LocalActionOperator)
     assert (delegate.command, delegate.env) == (["add"], {"N": "2"})
-    spec = delegate.spec(delegate.make_runner({}))
+    spec = delegate.build_spec(delegate.make_runner({}))
     assert (spec.service_name, spec.method, spec.arguments) == ("ShopService", "add", '[1, "2"]')
     assert (spec.orchestrator, spec.require_report) == ("AsyncService", True)
 
@@ -418,7 +418,10 @@ def test_a_runner_names_the_orchestrator_unless_the_author_does(configure: Confi
     configure({**LOCAL, "orchestrator": "AsyncService", "require_report": False})
     with DAG("made", schedule=None):
         made = [operator(**CALL), AsyncActionOperator(task_id="own", type="x", orchestrator="Other", **CALL)]
-    specs = [each.spec(each.make_runner({})) for each in (one._delegated(one._choice, {}) for one in made)]
+    specs = [
+        each.build_spec(each.make_runner({}))
+        for each in (one._make_delegate(one._choice, {}) for one in made)
+    ]
     assert [spec.orchestrator for spec in specs] == ["AsyncService", "Other"]
     assert [spec.require_report for spec in specs] == [False, False]
 
@@ -427,7 +430,7 @@ def test_a_callable_gets_the_arguments_of_a_call_by_position(configure: Configur
     configure({"name": "calls", "kind": "service", "callable": "operator:add"})
     with DAG("made", schedule=None):
         made = operator(arguments=[1, 2], **CALL)
-    delegate = made._delegated(made._choice, {})
+    delegate = made._make_delegate(made._choice, {})
     assert isinstance(delegate, ServiceActionOperator)
     assert delegate.python_callable(*delegate.op_args, **delegate.op_kwargs) == 3
 
@@ -441,7 +444,7 @@ def test_templates_insert_data_into_a_manifest_not_variables(
     configure({"name": "pods", "kind": "kubernetes", "image": "shop:7", "job_resources": manifest})
     with DAG("made", schedule=None):
         made = operator(arguments={"x": "${env.REGION}"})
-    delegate = made._delegated(made._choice, {})
+    delegate = made._make_delegate(made._choice, {})
     assert isinstance(delegate, KubeActionOperator)
     info = JobInfo(job_id=JobId("j"), secret_key="s", hook_url="http://hook")
     pod = parse_manifest(delegate.job_resources, delegate._variables(info))
@@ -453,7 +456,7 @@ def test_templates_insert_data_into_a_manifest_not_variables(
 def test_a_pods_options_that_are_refused_are_said_together(configure: Configure) -> None:
     pod = {"name": "pods", "kind": "kubernetes", "image": "shop:7", "log_events_on_startup": False}
     configure({**pod, "logging_interval": 3, "schedule_timeout_seconds": 5})
-    with pytest.raises(ValueError, match="runners: pods: options that pods do not take") as caught:
+    with pytest.raises(ValueError, match="runners: pods: pods do not support") as caught:
         operator()
     assert "logging_interval: the log is followed" in str(caught.value)
     assert "schedule_timeout_seconds: start_timeout" in str(caught.value)
@@ -464,7 +467,7 @@ def test_a_routed_pod_pushes_what_it_reports_and_reads_no_file(configure: Config
     with DAG("made", schedule=None):
         made = [operator(), AsyncActionOperator(task_id="none", type="x", do_xcom_push=False)]
     for each, pushes in zip(made, (True, False), strict=True):
-        delegate = each._delegated(each._choice, {})
+        delegate = each._make_delegate(each._choice, {})
         assert isinstance(delegate, KubeActionOperator)
         assert (delegate.do_xcom_push, delegate.reads_return_file) == (pushes, False)
 
@@ -473,7 +476,7 @@ def test_webdas_operations_need_nothing_in_the_image(configure: Configure) -> No
     configure({**LOCAL, "env": {"NODE_OPTIONS": "--enable-source-maps {{ webda.node_options }}"}})
     with DAG("made", schedule=None):
         made = operator()
-    delegate = made._delegated(made._choice, {})
+    delegate = made._make_delegate(made._choice, {})
     assert isinstance(delegate, LocalActionOperator)
     heap, loaded = (delegate.env or {})["NODE_OPTIONS"].split(" ")
     assert heap == "--enable-source-maps"
@@ -486,7 +489,7 @@ def test_a_deferred_task_needs_the_runner_that_has_its_job(configure: Configure)
     configure(LOCAL)
     with DAG("resumed", schedule=None):
         made = operator()
-    with pytest.raises(ValueError, match="runners has no pods any more, which has the job: put it back"):
+    with pytest.raises(ValueError, match=r"runners no longer has .pods., whose job still runs: restore it"):
         made.resume_execution("resume", {"runner": "pods", "action_id": "x"}, {})
 
 
@@ -590,4 +593,4 @@ def test_exit_codes_to_skip_on_are_not_for_a_callable_that_happens_to_run_the_ac
 
 
 def delegate_of(task: AsyncActionOperator) -> Any:
-    return task._delegated(task._choice, {})
+    return task._make_delegate(task._choice, {})

@@ -46,7 +46,7 @@ def operator(**parameters: Any) -> LocalActionOperator:
 
 
 def spec(made: BaseActionOperator) -> ActionSpec:
-    return made.spec(cast("Runner", Named()))
+    return made.build_spec(cast("Runner", Named()))
 
 
 def test_the_call_is_asked_for_with_arguments_by_position() -> None:
@@ -76,11 +76,11 @@ def test_a_webda_job_must_report_unless_the_author_says_otherwise(given: bool | 
     [
         ({"method": None}, "method is missing: give service_name and method together"),
         ({"service_name": None}, "service_name is missing"),
-        ({"arguments": {"a": 1}}, "arguments is of type dict: a service's method takes a list"),
+        ({"arguments": {"a": 1}}, "arguments is of type dict: with service_name it must be a list"),
         ({"orchestrator": ""}, "orchestrator is ''"),
         ({"orchestrator": "a\n"}, "orchestrator is 'a\\n'"),
         ({"orchestrator": 7}, "orchestrator is 7"),
-        ({"completion": "report"}, 'completion="report" is not for a job with a service_name'),
+        ({"completion": "report"}, 'completion="report" cannot be combined with service_name'),
     ],
 )
 def test_a_wrong_call_is_an_error_of_the_dag(parameters: dict[str, Any], said: str) -> None:
@@ -93,7 +93,7 @@ def test_a_wrong_call_is_an_error_of_the_dag(parameters: dict[str, Any], said: s
     [
         ("arguments", {"a": 1}, "arguments is of type dict"),
         ("arguments", "1, 2", "arguments is of type str"),
-        ("arguments", [math.nan], "arguments cannot be given to a job: they are not JSON"),
+        ("arguments", [math.nan], "arguments must be JSON-serializable"),
         ("service_name", "", "service_name is ''"),
         ("method", "a" * 251, "must be 1 to 250 printable characters"),
         ("method", 3, "method is 3"),

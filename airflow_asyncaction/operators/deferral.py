@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a task is deferred: who can complete it then, and for how long it may wait."""
+"""Deferral of a task: whether a worker must complete it, and how long it may be deferred."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_asyncaction.protocol.tasks import NeedsWorker
 
 
 def needs_worker(operator: BaseOperator, *, reads_log: bool) -> NeedsWorker:
-    """Return what a deferred task needs a worker for when its job has succeeded.
+    """Return whether a deferred task needs a worker to complete it after its job succeeded.
 
     :param reads_log: whether whoever completes the task has the job's log to read first
     """
@@ -24,7 +24,7 @@ def needs_worker(operator: BaseOperator, *, reads_log: bool) -> NeedsWorker:
 
 
 def time_left(execution_timeout: timedelta | None, context: Mapping[str, Any]) -> timedelta | None:
-    """Return how much of its ``execution_timeout`` a task has left; at least some, to be stopped in order."""
+    """Return the rest of a task's ``execution_timeout``: at least 1 s, enough to stop the job properly."""
     if execution_timeout is None:
         return None
     elapsed: timedelta = datetime.now(UTC) - context["ti"].start_date

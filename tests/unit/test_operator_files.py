@@ -14,8 +14,14 @@ from airflow_asyncaction.decorators import async_action, async_action_local
 from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.operators import LocalActionOperator
 from airflow_asyncaction.operators.base import BaseActionOperator
-from airflow_asyncaction.operators.inputs import checked_inputs, give_inputs, sources
-from airflow_asyncaction.operators.outputs import by_property, emit_events, push_files
+from airflow_asyncaction.operators.files import (
+    add_event_extras,
+    attach_inputs,
+    check_inputs,
+    group_by_property,
+    push_files,
+    resolve_input,
+)
 from airflow_asyncaction.protocol.files import FileReference
 
 pytestmark = pytest.mark.unit
@@ -46,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(given: Any) -> list[str]:
-    return [each.name for each in sources("data", given) if not isinstance(each, FileReference)]
+    return [each.name for each in resolve_input("data", given) if not isinstance(each, FileReference)]
 
 
 def test_a_file_is_given_by_its_path(folder: Path) -> None:
@@ -69,15 +75,15 @@ def test_lists_may_be_nested_and_mixed(folder: Path) -> None:
 
 def test_what_another_job_has_left_is_linked() -> None:
     reference = FileReference(RECORD["action"], "model", 0, "1" * 64)
-    assert list(sources("data", RECORD)) == [reference]
-    assert list(sources("data", [[RECORD], [RECORD]])) == [reference, reference]
+    assert list(resolve_input("data", RECORD)) == [reference]
+    assert list(resolve_input("data", [[RECORD], [RECORD]])) == [reference, reference]
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (None, "inputs['data'] is None: the upstream task has left no such file"),
-        ("data.csv", "inputs['data'] is 'data.csv': give an absolute path, or an URL"),
+        (None, "inputs['data'] is None: the upstream task has no such output file"),
+        ("data.csv", "inputs['data'] is the relative path 'data.csv': use an absolute path or a URL"),
         (17, "inputs['data'] is of type int"),
         ({"name": "x"}, "inputs['data'] is not a file of an action"),
         ({**RECORD, "sha256": "no"}, "inputs['data'] is not a file of an action"),
@@ -86,41 +92,41 @@ def test_what_another_job_has_left_is_linked() -> None:
 )
 def test_what_cannot_be_an_input_is_named(given: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said.replace("[", r"\[").replace("]", r"\]")):
-        list(sources("data", given))
+        list(resolve_input("data", given))
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no .*nothing"):
-        list(sources("data", tmp_path / "nothing"))
+    with pytest.raises(FileNotFoundError, match="nothing does not exist"):
+        list(resolve_input("data", tmp_path / "nothing"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"there is no file in .*empty"):
-        list(sources("data", tmp_path / "empty"))
+    with pytest.raises(FileNotFoundError, match="empty has no files"):
+        list(resolve_input("data", tmp_path / "empty"))
 
 
 def test_a_name_that_no_file_of_a_job_may_have_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a\\b").write_text("x")
-    with pytest.raises(ValueError, match="cannot be the name"):
-        list(sources("data", tmp_path))
+    with pytest.raises(ValueError, match="is not a valid file name"):
+        list(resolve_input("data", tmp_path))
 
 
 @pytest.mark.parametrize("inputs", [{"1st": "/x"}, {"a-b": "/x"}, {"": "/x"}, {"x" * 65: "/x"}])
 def test_names_of_inputs_are_checked(inputs: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"inputs: .* cannot be a name"):
-        checked_inputs(inputs)
+    with pytest.raises(ValueError, match=r"inputs: .* is not a valid name"):
+        check_inputs(inputs)
 
 
 def test_inputs_must_be_a_mapping() -> None:
     with pytest.raises(ValueError, match="must be a mapping"):
-        checked_inputs(["/x"])  # type: ignore[arg-type]
+        check_inputs(["/x"])  # type: ignore[arg-type]
 
 
 def test_nothing_is_asked_of_the_server_without_inputs() -> None:
-    give_inputs(TaskHook("http://127.0.0.1:9"), SimpleNamespace(hook=""), {}, store="default")  # type: ignore[arg-type]
+    attach_inputs(TaskHook("http://127.0.0.1:9"), SimpleNamespace(hook=""), {}, store="default")  # type: ignore[arg-type]
 
 
 def test_outputs_are_grouped_by_property() -> None:
     files = [{"property": "b", "index": 0}, {"property": "b", "index": 1}, {"property": "a", "index": 0}]
-    assert by_property(files) == {"b": files[:2], "a": files[2:]}
+    assert group_by_property(files) == {"b": files[:2], "a": files[2:]}
 
 
 def test_xcoms_are_pushed_under_files_and_each_property() -> None:
@@ -144,7 +150,7 @@ def test_assets_of_outputs_are_outlets() -> None:
 def test_what_is_no_asset_is_refused() -> None:
     with pytest.raises(ValueError, match=r"output_assets\['a'\] must be an Asset"):
         LocalActionOperator(task_id="t", command="true", output_assets={"a": "s3://x"})
-    with pytest.raises(ValueError, match="output_assets: 'a-b' cannot be a name"):
+    with pytest.raises(ValueError, match="output_assets: 'a-b' is not a valid name"):
         LocalActionOperator(task_id="t", command="true", output_assets={"a-b": Asset("x")})
 
 
@@ -154,7 +160,7 @@ def test_an_asset_whose_file_was_not_left_is_not_updated() -> None:
         task_id="t", command="true", output_assets={"model": left, "nothing": not_left}
     )
     events = {asset: SimpleNamespace(extra={}) for asset in (left, not_left)}
-    emit_events(operator, {"outlet_events": events}, operator.output_assets, {"model": [RECORD]})
+    add_event_extras(operator, {"outlet_events": events}, operator.output_assets, {"model": [RECORD]})
     assert operator.outlets == [left]
     assert events[left].extra == RECORD
     assert events[not_left].extra == {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at an action while its job runs: for what it reported, and for whether it must stop."""
+"""Poller of an action while its job runs: copies logs and progress, and notices when the job must stop."""
 
 from __future__ import annotations
 
@@ -22,23 +22,25 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 _NO_PATIENCE = timedelta(0)
-_LAST_LOOK_PATIENCE = timedelta(minutes=1)
+_LAST_POLL_PATIENCE = timedelta(minutes=1)
 
 
-class Follower:
-    """A thread that follows one action until told to finish.
+class ActionPoller:
+    """Thread that polls one action until :meth:`finish`.
 
-    Purpose: the job's reported logs and progress go into the task log, a job that must stop is stopped, and
-    the server gets the secrets that this process has learned.
-    It looks every ``interval``, at once where more is to be read. Looks that fail are tried again for ever:
-    the server may be away for as long as the job runs.
+    Purpose: copy the job's reported logs and progress into the task log, stop a job that must stop, and share
+    with the server the secrets that this process learns.
 
-    What it does not do: end the action. That is decided by the server; the task reads it when the job exits.
+    How it works: it polls every ``interval``, and at once if there is more to read. It retries failed polls
+    without a limit, since the server may be away as long as the job runs.
 
-    :param on_stop: called when the job must stop; more than once
-    :param on_orphaned: called instead when the worker is gone, if the job is not to be stopped then
-    :param copies_logs: whether log lines that the job reports are to be written into the task log; the
-        server's own always are
+    What it does not do: end the action. The server decides on the end, and the task reads it when the job has
+    exited.
+
+    :param copies_logs: whether to copy the job's reported log lines; the server's own are always copied
+    :param on_stop: called when the job must stop; may be called more than once
+    :param on_orphaned: called instead when the worker is gone, if the job may then run on
+    :param after_line: the number of the last reported line that the task log already has
     """
 
     def __init__(
@@ -67,19 +69,19 @@ class Follower:
         self._done = threading.Event()
         self._shown = ReportLog(log, copies_logs=copies_logs, after_line=after_line)
         self._server_is_away = False
-        self._thread = threading.Thread(target=self._run, name="asyncaction-follower", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="asyncaction-poller", daemon=True)
 
     @property
     def last_line(self) -> int:
-        """Number of the last reported line that was looked at."""
+        """Number of the last reported line that was read."""
         return self._shown.last_line
 
     def start(self) -> None:
-        """Begin to follow."""
+        """Start the thread."""
         self._thread.start()
 
-    def launched(self, job: dict[str, Any]) -> None:
-        """Let the server know that the job is up, soon."""
+    def report_launch(self, job: dict[str, Any]) -> None:
+        """Tell the server, with the next poll, that the job is up."""
         self._launched = Launched(job)
         self._wake.set()
 
@@ -89,25 +91,25 @@ class Follower:
             pass
 
     def finish(self) -> None:
-        """Copy what was reported last, and end the thread."""
+        """Poll once more for the last logs, and end the thread."""
         self._finishing.set()
         self._wake.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._finishing.is_set():
-            if not self._look():
+            if not self._poll():
                 self._wake.wait(self._interval_seconds)
                 self._wake.clear()
-        while self._look(_LAST_LOOK_PATIENCE):
+        while self._poll(_LAST_POLL_PATIENCE):
             pass
 
-    def _look(self, patience: timedelta = _NO_PATIENCE) -> bool:
-        """Look once; tell whether there is more to be read at once."""
+    def _poll(self, patience: timedelta = _NO_PATIENCE) -> bool:
+        """Poll once. Return whether there is more to read at once."""
         if os.getppid() == self._worker_pid:
-            with suppress(ConnectionError):  # what is logged is read by the worker
+            with suppress(ConnectionError):  # from logging, which writes to the worker
                 return self._read(patience)
-        self._stop_orphan()
+        self._handle_lost_worker()
         return False
 
     def _read(self, patience: timedelta) -> bool:
@@ -119,7 +121,7 @@ class Follower:
             view = self._hook.read(self._credentials, after_line=self._shown.last_line, patience=patience)
         except ServerError as error:
             if not self._server_is_away:
-                self._log.warning("%s; the job goes on, and this task looks again", error)
+                self._log.warning("%s. The job continues, and this task keeps polling", error)
             self._server_is_away = True
             return False
         self._server_is_away = False
@@ -131,7 +133,7 @@ class Follower:
         return view.has_more_logs
 
     def _tell_launched(self, launched: Launched) -> None:
-        """Tell that the job is up. If the server refuses its description, tell it without one.
+        """Tell the server that the job is up. If it refuses the job's description, leave that out.
 
         :raises ServerError: the server refuses, or is away
         """
@@ -140,13 +142,13 @@ class Follower:
         except ServerError as error:
             if may_pass(error) or isinstance(error, Superseded) or not launched.job:
                 raise
-            self._log.warning("%s; the job's description is left out", error)
+            self._log.warning("%s. Reporting the launch without the job's description", error)
             self._hook.tell(self._credentials, Launched({}), patience=_NO_PATIENCE)
 
-    def _stop_orphan(self) -> None:
-        """Stop the job of a task whose worker was killed, unless another try is to adopt it.
+    def _handle_lost_worker(self) -> None:
+        """Stop the job of a task whose worker was killed, unless the next attempt adopts it.
 
-        Nothing is logged: nobody reads it any more.
+        It logs nothing, since nobody would read it.
         """
         self.is_orphaned = True
         if self._on_orphaned is not None:
@@ -154,8 +156,8 @@ class Follower:
             self._done.set()
             return
         try:
-            with suppress(ServerError):  # the next attempt fences the action
+            with suppress(ServerError):  # the next attempt supersedes the action anyway
                 self._hook.tell(self._credentials, Stop(StopReason.KILLED), patience=_NO_PATIENCE)
         finally:
             self._on_stop()
-            self._done.set()  # no end is waited for
+            self._done.set()  # nobody waits for the end

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The follower over real HTTP: lines once and in order, progress, and the word to stop."""
+"""The poller over real HTTP: lines once and in order, progress, and the word to stop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from airflow_asyncaction.hooks.task import TaskHook
-from airflow_asyncaction.operators.follower import Follower
+from airflow_asyncaction.operators.poller import ActionPoller
 from airflow_asyncaction.protocol.actions import State, Verb
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import LogLine
@@ -39,10 +39,10 @@ def answer(*messages: str, first_line: int = 1, **changes: object) -> Answer:
 
 def follow(
     server: TaskServer, *, copies_logs: bool = True, hook: TaskHook | None = None
-) -> tuple[Follower, threading.Event]:
+) -> tuple[ActionPoller, threading.Event]:
     stopped = threading.Event()
     task = TaskCredentials(JobId(str(uuid.uuid4())), "s" * 43)
-    follower = Follower(
+    poller = ActionPoller(
         hook or TaskHook(server.url),
         task,
         cast("Logger", logging.getLogger("task")),
@@ -50,8 +50,8 @@ def follow(
         copies_logs=copies_logs,
         on_stop=stopped.set,
     )
-    follower.start()
-    return follower, stopped
+    poller.start()
+    return poller, stopped
 
 
 def asked_for(server: TaskServer) -> list[str]:
@@ -61,10 +61,10 @@ def asked_for(server: TaskServer) -> list[str]:
 def test_lines_are_written_once_and_in_order_over_an_outage(caplog: pytest.LogCaptureFixture) -> None:
     answers = [answer("one", "two"), AWAY, AWAY, answer("three", first_line=3), SEEN]
     with TaskServer(answers) as server, caplog.at_level(logging.INFO, "task"):
-        follower, stopped = follow(server)
+        poller, stopped = follow(server)
         while len(asked_for(server)) < 5:
             threading.Event().wait(0.01)
-        follower.finish()
+        poller.finish()
         asked = asked_for(server)
     said = [record.getMessage() for record in caplog.records if record.name == "task"]
     assert [line for line in said if "503" not in line] == ["one", "two", "three"]
@@ -77,8 +77,8 @@ def test_lines_are_written_once_and_in_order_over_an_outage(caplog: pytest.LogCa
 def test_more_lines_are_asked_for_at_once(caplog: pytest.LogCaptureFixture) -> None:
     answers = [answer("one", has_more_logs=True), answer("two", first_line=2, has_more_logs=True), SEEN]
     with TaskServer(answers) as server, caplog.at_level(logging.INFO, "task"):
-        follower, _ = follow(server)
-        follower.finish()
+        poller, _ = follow(server)
+        poller.finish()
         assert asked_for(server)[:3] == ["0", "1", "2"]
     assert [record.getMessage() for record in caplog.records if record.name == "task"] == ["one", "two"]
 
@@ -86,8 +86,8 @@ def test_more_lines_are_asked_for_at_once(caplog: pytest.LogCaptureFixture) -> N
 def test_lines_that_are_in_the_task_log_already_are_not_copied(caplog: pytest.LogCaptureFixture) -> None:
     answers = [answer("one", status_details=JsonText("40")), SEEN]
     with TaskServer(answers) as server, caplog.at_level(logging.INFO, "task"):
-        follower, _ = follow(server, copies_logs=False)
-        follower.finish()
+        poller, _ = follow(server, copies_logs=False)
+        poller.finish()
     said = [record.getMessage() for record in caplog.records if record.name == "task"]
     assert said == ["progress 40 %"]
 
@@ -95,18 +95,18 @@ def test_lines_that_are_in_the_task_log_already_are_not_copied(caplog: pytest.Lo
 def test_progress_is_said_once_for_each_step(caplog: pytest.LogCaptureFixture) -> None:
     steps = [answer(status_details=JsonText(text)) for text in ("1", "1", "2", "2")]
     with TaskServer(steps) as server, caplog.at_level(logging.INFO, "task"):
-        follower, _ = follow(server)
+        poller, _ = follow(server)
         while len(asked_for(server)) < 5:
             threading.Event().wait(0.01)
-        follower.finish()
+        poller.finish()
     said = [record.getMessage() for record in caplog.records if record.name == "task"]
     assert said == ["progress 1 %", "progress 2 %"]
 
 
 def test_dropped_lines_are_said(caplog: pytest.LogCaptureFixture) -> None:
     with TaskServer([answer("late", first_line=11), SEEN]) as server, caplog.at_level(logging.INFO, "task"):
-        follower, _ = follow(server)
-        follower.finish()
+        poller, _ = follow(server)
+        poller.finish()
     assert [record.getMessage() for record in caplog.records if record.name == "task"] == [
         "10 reported lines were dropped (max_log_lines)",
         "late",
@@ -119,8 +119,8 @@ def test_lines_that_the_job_has_printed_as_well_are_not_written_again(
     lines = (LogLine("printed", stream="stdout"), LogLine("reported", level="ERROR"))
     seen = Answer(fields=replace(VIEW, logs=lines).to_json())
     with TaskServer([seen, SEEN]) as server, caplog.at_level(logging.INFO, "task"):
-        follower, _ = follow(server)
-        follower.finish()
+        poller, _ = follow(server)
+        poller.finish()
     assert [(r.levelname, r.getMessage()) for r in caplog.records if r.name == "task"] == [
         ("ERROR", "reported")
     ]
@@ -131,17 +131,17 @@ def test_lines_that_the_job_has_printed_as_well_are_not_written_again(
 )
 def test_a_job_that_must_stop_is_stopped(seen: Answer) -> None:
     with TaskServer([SEEN, seen]) as server:
-        follower, stopped = follow(server)
+        poller, stopped = follow(server)
         assert stopped.wait(WAIT_SECONDS)
-        follower.finish()
+        poller.finish()
 
 
 def test_it_tells_that_the_job_is_up_and_waits_for_the_end() -> None:
     with TaskServer([SEEN, SEEN, answer(state=State.SUCCESS, is_done=True)]) as server:
-        follower, _ = follow(server)
-        follower.launched({"pid": 7})
-        follower.wait_until_done()
-        follower.finish()
+        poller, _ = follow(server)
+        poller.report_launch({"pid": 7})
+        poller.wait_until_done()
+        poller.finish()
         words = [request.body for request in server.requests if request.method == "POST"]
     assert words == [b'{"word": "launched", "job": {"pid": 7}}']
 
@@ -149,10 +149,10 @@ def test_it_tells_that_the_job_is_up_and_waits_for_the_end() -> None:
 def test_a_job_whose_description_is_refused_is_up_all_the_same() -> None:
     refused = Answer(413, {"error": "too_large", "message": "make it smaller"})
     with TaskServer([SEEN, refused, SEEN, answer(verb=Verb.STOP)]) as server:
-        follower, stopped = follow(server)
-        follower.launched({"pods": "x" * 1000})
+        poller, stopped = follow(server)
+        poller.report_launch({"pods": "x" * 1000})
         assert stopped.wait(WAIT_SECONDS)
-        follower.finish()
+        poller.finish()
         words = [json.loads(request.body) for request in server.requests if request.method == "POST"]
     assert [word["job"] for word in words] == [{"pods": "x" * 1000}, {}]
 
@@ -190,11 +190,11 @@ def test_secrets_that_the_process_comes_to_know_are_shared_once(mask: Callable[[
     with TaskServer([Answer(fields={**given, "wasLaunched": False}), SEEN]) as server:
         hook = TaskHook(server.url)
         hook.register("ti", "nonce", ActionSpec(type="t", runner="local"))
-        follower, _ = follow(server, hook=hook)
+        poller, _ = follow(server, hook=hook)
         mask("known later")
         while len(asked_for(server)) < 3 or not shared(server):
             threading.Event().wait(0.01)
-        follower.finish()
+        poller.finish()
     assert shared(server) == [{"secrets": ["known later"]}]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of a job and, for a webda job, the service and method that it calls with them."""
+"""Arguments of an action and, for a webda job, the service and the method that they are for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from airflow_asyncaction.protocol.reports import MAX_NAME_CHARS, is_name
 from airflow_asyncaction.protocol.strict_json import JsonText, loads
 
 Arguments = Mapping[str, Any] | Sequence[Any]
-"""Named arguments, or the positional arguments of a service's method."""
+"""Named arguments, or positional arguments of a service's method."""
 
 
-class ServiceCallOperator(BaseOperator):
-    """Base of BaseActionOperator, which documents the parameters."""
+class ArgumentsOperator(BaseOperator):
+    """Operator with an action's arguments. BaseActionOperator describes the parameters."""
 
     template_fields: Sequence[str] = ("arguments", "service_name", "method")
     template_fields_renderers: ClassVar[dict[str, str]] = {"arguments": "json"}
@@ -44,10 +44,10 @@ class ServiceCallOperator(BaseOperator):
         self.method = method
         self.orchestrator = orchestrator
 
-    def checked_arguments(self) -> JsonText:
-        """Return the rendered arguments.
+    def encode_arguments(self) -> JsonText:
+        """Return the rendered arguments as JSON.
 
-        :raises ValueError: they are not JSON, or are not those of a method; the message says what to write
+        :raises ValueError: they are not JSON-serializable, or not a list though a method takes them
         """
         arguments: Any = self.arguments
         if self.service_name is not None:
@@ -59,7 +59,7 @@ class ServiceCallOperator(BaseOperator):
             text = json.dumps({} if arguments is None else arguments, allow_nan=False)
             loads(text)
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"arguments cannot be given to a job: they are not JSON ({error})") from None
+            raise ValueError(f"arguments must be JSON-serializable: {error}") from None
         return JsonText(text)
 
 
@@ -69,12 +69,12 @@ def _check_name(option: str, value: Any) -> None:
 
 
 def check_positional(arguments: Any) -> None:
-    """Check the arguments of a service's method.
+    """Check that the arguments of a service's method are a list.
 
-    :raises ValueError: they are not a list
+    :raises ValueError: they are not
     """
     if not isinstance(arguments, list | tuple):
         raise ValueError(
-            f"arguments is of type {type(arguments).__name__}: a service's method takes a list, its arguments"
-            " by position"
+            f"arguments is of type {type(arguments).__name__}: with service_name it must be a list, the"
+            " method's positional arguments"
         )
