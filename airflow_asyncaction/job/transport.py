@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import random
 import re
 import secrets
@@ -21,7 +20,7 @@ from airflow_asyncaction.job.proxies import Proxies, Proxy, tunnel_refusal
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
-from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
+from airflow_asyncaction.protocol.responses import ServerResponse, is_hang_up, too_large
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 
 MAX_ANSWER_BYTES = 7 * LARGEST_BODY_BYTES
@@ -29,10 +28,7 @@ MAX_ANSWER_BYTES = 7 * LARGEST_BODY_BYTES
 
 BROKEN = (OSError, http.client.HTTPException)
 
-_TLS_HANG_UPS = frozenset({"SSLEOFError", "SSLZeroReturnError"})  # of ssl, which a Python may not have
 _POLL_SECONDS = 0.05
-_ABSURD_TIME_MS = 10**15
-_SAID_CHARS = 500
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -69,20 +65,6 @@ class Backoff:
         while True:
             yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - only to spread load
             delay = min(delay * 2, self.longest_seconds)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    payload: bytes
-    retry_after: str | None = None
-
-    def fields(self) -> dict[str, Any] | None:
-        try:
-            fields = json.loads(self.payload)
-        except (ValueError, RecursionError):
-            return None
-        return fields if isinstance(fields, dict) else None
 
 
 class _Outage(Exception):
@@ -158,7 +140,9 @@ class Transport:
         :raises ServerError: the request was refused
         """
         if len(request.body) > LARGEST_BODY_BYTES:
-            raise _too_large(request, f"no server takes more than {LARGEST_BODY_BYTES}: it was not sent")
+            raise too_large(
+                len(request.body), f"no server takes more than {LARGEST_BODY_BYTES}: it was not sent"
+            )
         deadline = time.monotonic() + patience_seconds
         server_errors = 0
         for delay in self._backoff.delays():
@@ -186,21 +170,16 @@ class Transport:
         if connection is not None:
             connection.close()
 
-    def _exchange_on_time(self, request: Request) -> _Answer:
+    def _exchange_on_time(self, request: Request) -> ServerResponse:
         """Exchange; if the server finds the time stale, correct the clock and exchange once more."""
         answer = self._exchange(request)
-        if answer.status != HTTPStatus.UNAUTHORIZED:
+        offset_ms = answer.clock_offset_ms(_now_ms())
+        if offset_ms is None:
             return answer
-        fields = answer.fields() or {}
-        server_time = fields.get("serverTime")
-        if fields.get("error") != "stale_time" or type(server_time) is not int:
-            return answer
-        if not 0 < server_time < _ABSURD_TIME_MS:
-            return answer
-        self._clock_offset_ms = server_time - _now_ms()
+        self._clock_offset_ms = offset_ms
         return self._exchange(request)
 
-    def _exchange(self, request: Request) -> _Answer:
+    def _exchange(self, request: Request) -> ServerResponse:
         """Exchange, at once again if the server had closed the idle connection."""
         if _may_be_too_large(request):
             self.close()  # so that a connection that breaks was not an idle one
@@ -215,7 +194,7 @@ class Transport:
         except BROKEN as error:
             return _answer_of_proxy(error)
 
-    def _round_trip(self, request: Request) -> _Answer:
+    def _round_trip(self, request: Request) -> ServerResponse:
         target = self._prefix + request.path or "/"
         if request.query:
             target += "?" + request.query
@@ -237,7 +216,8 @@ class Transport:
             self._connection = connection
         else:
             connection.close()
-        return _Answer(response.status, payload, response.getheader("Retry-After"))
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return ServerResponse(response.status, payload, headers)
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._is_https else http.client.HTTPConnection
@@ -262,18 +242,16 @@ class Transport:
             headers["traceparent"] = self._info.traceparent
         return headers
 
-    def _judge(self, answer: _Answer) -> dict[str, Any]:
-        fields = answer.fields()
-        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
+    def _judge(self, answer: ServerResponse) -> dict[str, Any]:
+        fields = answer.fields
+        if answer.is_success:
             if fields is None:  # a captive portal, or a proxy's page: not the API server
                 raise _Outage("it answered with something else than a JSON object", status=answer.status)
             return fields
-        code, said = error_of(fields)
+        code, said = answer.error
         text = f"it answered {answer.status}" + (f" {code}" if code else "") + (f": {said}" if said else "")
-        if is_worth_resending(answer.status, code):
-            raise _Outage(
-                text, status=answer.status, code=code, retry_after=retry_after_seconds(answer.retry_after)
-            )
+        if answer.is_transient:
+            raise _Outage(text, status=answer.status, code=code, retry_after=answer.retry_after_seconds)
         kind = Superseded if answer.status == HTTPStatus.GONE else ServerError
         place = describe_place(self._host, self._proxy)
         raise kind(f"{place} refused: {text}", status=answer.status, code=code)
@@ -296,24 +274,14 @@ def _response(
     except OSError as error:
         if not is_hang_up(error) or not _may_be_too_large(request):
             raise
-        raise _too_large(request, "the connection was closed while they were sent") from None
-
-
-def is_hang_up(error: BaseException) -> bool:
-    """Tell whether the other end of a connection has closed it."""
-    return isinstance(error, ConnectionError) or type(error).__name__ in _TLS_HANG_UPS
+        raise too_large(len(request.body), "the connection was closed while they were sent") from None
 
 
 def _may_be_too_large(request: Request) -> bool:
     return len(request.body) > Limits().body_bytes
 
 
-def _too_large(request: Request, said: str) -> ServerError:
-    message = f"The request has {len(request.body)} bytes, which is too large: {said}"
-    return ServerError(message, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="too_large")
-
-
-def _answer_of_proxy(error: Exception) -> _Answer:
+def _answer_of_proxy(error: Exception) -> ServerResponse:
     """Return the answer of a proxy that made no tunnel.
 
     :raises _Outage: no answer came
@@ -321,7 +289,7 @@ def _answer_of_proxy(error: Exception) -> _Answer:
     status = tunnel_refusal(error)
     if status is None:
         raise _Outage(describe_error(error)) from None
-    return _Answer(status, b"")
+    return ServerResponse(status)
 
 
 def describe_place(host: str, proxy: Proxy | None) -> str:
@@ -336,15 +304,6 @@ def _wait(until: float, give_up: Callable[[], bool]) -> bool:
             return False
         time.sleep(min(left, _POLL_SECONDS))
     return not give_up()
-
-
-def error_of(fields: dict[str, Any] | None) -> tuple[str, str]:
-    """Return ``error`` and ``message`` of an answer's object, each ``""`` if it is not there."""
-    code, said = (fields or {}).get("error"), (fields or {}).get("message")
-    return (
-        code[:_SAID_CHARS] if isinstance(code, str) else "",
-        said[:_SAID_CHARS] if isinstance(said, str) else "",
-    )
 
 
 def describe_error(error: Exception) -> str:
