@@ -17,12 +17,12 @@ from urllib.parse import quote
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
 from airflow_asyncaction.job.content import Contents
+from airflow_asyncaction.job.download import Progress
 from airflow_asyncaction.job.outbox import tidy
 from airflow_asyncaction.job.reporter import Reporter, Timing
 from airflow_asyncaction.job.transfer import (
     Fetched,
     File,
-    Progress,
     Send,
     Source,
     fetch_file,

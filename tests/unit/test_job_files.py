@@ -388,7 +388,7 @@ def test_a_content_that_is_not_what_the_server_says_is_not_kept(
     server: JobServer, tested: TestedJob, job: Job, tmp_path: Path
 ) -> None:
     server._files.add(tested.info.job_id, "data", Mislabelled("x", CONTENT))
-    with pytest.raises(AsyncActionError, match="x is not what the server says of it"):
+    with pytest.raises(AsyncActionError, match="x does not match its digests"):
         job.download("data", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
