@@ -221,6 +221,12 @@ class Look:
         return self.action.next_attempt if self.is_whole and self.action is not None else None
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is expected for a while: it is scheduled, or may be retried later."""
+        is_scheduled = self.action is not None and self.action.state is State.SCHEDULED
+        return is_scheduled or (self.is_whole and self.next_attempt is None)
+
+    @property
     def has_more(self) -> bool:
         """Whether there is more to see at once."""
         return self.logs.has_more or self.next_attempt is not None

@@ -19,13 +19,12 @@ from airflow.sdk import BaseHook
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.hooks.known_secrets import current_masker, keep_back, shared_secrets
-from airflow_asyncaction.hooks.resending import is_hang_up, until_answered
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.masking import bounded
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
-from airflow_asyncaction.protocol.resending import retry_after_seconds
+from airflow_asyncaction.protocol.responses import ServerResponse, is_hang_up, too_large
 from airflow_asyncaction.protocol.signing import Content, Signer, signed_headers
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import (
@@ -39,6 +38,7 @@ from airflow_asyncaction.protocol.tasks import (
     masked_word,
     word_to_json,
 )
+from airflow_asyncaction.retrying import retrying
 
 _TIMEOUT_SECONDS = (5, 30)
 _SHORT_MESSAGE_CHARS = 200
@@ -241,7 +241,7 @@ class TaskHook(BaseHook):
         nonce = secrets.token_urlsafe(18)
 
         def headers() -> dict[str, str]:
-            now_ms = int(time.time() * 1000) + self._clock_offset_ms
+            now_ms = _now_ms() + self._clock_offset_ms
             return signed_headers(credentials, content, time_ms=now_ms, nonce=nonce)
 
         path = str(content.path) + (f"?{content.query!s}" if content.query else "")
@@ -256,35 +256,41 @@ class TaskHook(BaseHook):
         patience: timedelta,
     ) -> dict[str, Any]:
         if len(body) > LARGEST_BODY_BYTES:
-            raise _too_large(body, f"no server takes more than {LARGEST_BODY_BYTES}: it was not sent")
-        return until_answered(
-            lambda: self._send_once(method, path, body, headers), patience, self.log.warning
-        )
+            raise too_large(len(body), f"no server takes more than {LARGEST_BODY_BYTES}: it was not sent")
+        return retrying(patience, self.log.warning)(self._send_once, method, path, body, headers)
 
     def _send_once(
         self, method: str, path: str, body: bytes, headers: Callable[[], dict[str, str]]
     ) -> dict[str, Any]:
-        answer = self._exchange(method, path, body, headers())
-        if answer.status_code == requests.codes.unauthorized and self._corrects_clock(answer):
-            answer = self._exchange(method, path, body, headers())
-        fields = _decode(answer)
-        if answer.ok and fields is not None:
+        response = self._exchange(method, path, body, headers())
+        offset_ms = response.clock_offset_ms(_now_ms())
+        if offset_ms is not None:
+            self._clock_offset_ms = offset_ms
+            response = self._exchange(method, path, body, headers())
+        fields = response.fields
+        if response.is_success and fields is not None:
             return fields
-        code = str((fields or {}).get("error", ""))
-        message = f"{self.base_url}{path.partition('?')[0]} answered {answer.status_code}"
-        if fields and "message" in fields:
-            message += f" {code}: {fields['message']}"
-        elif not answer.ok:
-            message += ": is the plugin of airflow-asyncaction loaded in the API server?"
-        kind: type[ServerError] = Superseded if answer.status_code == requests.codes.gone else ServerError
-        if answer.status_code < requests.codes.multiple_choices:
-            kind = ServerUnreachable  # a page of somebody else
-        wait_seconds = retry_after_seconds(answer.headers.get("Retry-After"))
-        raise kind(message, status=answer.status_code, code=code, retry_after_seconds=wait_seconds)
+        raise self._error(path, response)
 
-    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> requests.Response:
+    def _error(self, path: str, response: ServerResponse) -> ServerError:
+        code, text = response.error
+        message = f"{self.base_url}{path.partition('?')[0]} answered {response.status}"
+        if code:
+            message += f" {code}: {text}"
+        elif not response.is_success:
+            message += ". Check that the API server loads the plugin of airflow-asyncaction"
+        kind: type[ServerError] = ServerError
+        if response.status == HTTPStatus.GONE:
+            kind = Superseded
+        elif response.is_success:
+            kind = ServerUnreachable  # not our API server: the page of a proxy, for example
+        return kind(
+            message, status=response.status, code=code, retry_after_seconds=response.retry_after_seconds
+        )
+
+    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> ServerResponse:
         try:
-            return self._session.request(
+            response = self._session.request(
                 method,
                 self.base_url + path,
                 data=body or None,
@@ -294,31 +300,17 @@ class TaskHook(BaseHook):
             )
         except requests.RequestException as error:
             if len(body) > settings.load().limits.body_bytes and is_hang_up(error):
-                raise _too_large(body, "the connection was closed while they were sent") from error
+                raise too_large(len(body), "the connection was closed while they were sent") from error
             reason = type(error).__name__
             raise ServerUnreachable(f"{self.base_url} cannot be reached ({reason})") from error
-
-    def _corrects_clock(self, answer: requests.Response) -> bool:
-        fields = _decode(answer) or {}
-        if fields.get("error") != "stale_time" or not isinstance(fields.get("serverTime"), int):
-            return False
-        self._clock_offset_ms = fields["serverTime"] - int(time.time() * 1000)
-        return True
+        received = {name.lower(): value for name, value in response.headers.items()}
+        return ServerResponse(response.status_code, response.content, received)
 
 
-def _too_large(body: bytes, said: str) -> ServerError:
-    message = f"The request has {len(body)} bytes, which is too large ([asyncaction] max_body_bytes): {said}"
-    return ServerError(message, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="too_large")
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _encode(fields: dict[str, Any]) -> bytes:
     """Return a body. Values that are no JSON become text, and lone surrogates (in file names) become "?"."""
     return json.dumps(fields, ensure_ascii=False, default=str).encode("utf-8", "replace")
-
-
-def _decode(answer: requests.Response) -> dict[str, Any] | None:
-    try:
-        fields = answer.json()
-    except ValueError:
-        return None
-    return fields if isinstance(fields, dict) else None

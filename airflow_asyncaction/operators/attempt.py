@@ -24,9 +24,9 @@ from airflow_asyncaction.operators.follower import Follower
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView, Word
+from airflow_asyncaction.retrying import is_outage
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 from airflow_asyncaction.runners.skipping import skipping
-from airflow_asyncaction.triggers.api_server import is_away
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -243,7 +243,7 @@ class Attempt:
         """
         if refusal is None or not isinstance(self._runner, AdoptableRunner):
             return False
-        return isinstance(refusal, Superseded) or is_away(refusal)
+        return isinstance(refusal, Superseded) or is_outage(refusal)
 
     def _tell_or_log(self, word: Word) -> ServerError | None:
         """Tell the server, and return why it did not take it."""

@@ -5,26 +5,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from http import HTTPStatus
 from typing import TypeVar
 
-from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import TaskHook
-from airflow_asyncaction.protocol.resending import may_pass
+from airflow_asyncaction.retrying import LONGEST_PAUSE_SECONDS, async_retrying
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _THREADS = 4
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 15.0
 
 
 class Server:
@@ -54,17 +49,8 @@ class Server:
 
         :raises ServerError: it refuses
         """
-        pause = _FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return await self.ask(call, ti_id=ti_id)
-            except ServerError as error:
-                if not is_away(error):
-                    raise
-                if pause == _FIRST_PAUSE_SECONDS:
-                    log.warning("%s; trying again until it answers", error)
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+        retrying = async_retrying(None, log.warning, longest_seconds=LONGEST_PAUSE_SECONDS)
+        return await retrying(self.ask, call, ti_id=ti_id)
 
     def _call(self, call: Callable[[TaskHook], T], ti_id: str | None) -> T:
         hook = getattr(self._local, "hook", None)
@@ -72,16 +58,6 @@ class Server:
             hook = self._local.hook = TaskHook(self.base_url)
         hook.ti_id = ti_id
         return call(hook)
-
-
-def is_away(error: ServerError) -> bool:
-    """Tell whether the same request may succeed later: no answer, or none of our routes'.
-
-    Whoever answers 413, be it a proxy, does so again.
-    """
-    if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return False
-    return error.status == 0 or not error.code or may_pass(error)
 
 
 @cache

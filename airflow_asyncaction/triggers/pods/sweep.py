@@ -14,6 +14,7 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
+from airflow_asyncaction.retrying import is_outage
 from airflow_asyncaction.runners.pods.exit_status import (
     ACTION_LABEL,
     ENDED_PHASES,
@@ -22,7 +23,7 @@ from airflow_asyncaction.runners.pods.exit_status import (
     is_kept,
 )
 from airflow_asyncaction.runners.pods.orphaned_pods import JobPod
-from airflow_asyncaction.triggers.api_server import Server, is_away
+from airflow_asyncaction.triggers.api_server import Server
 from airflow_asyncaction.triggers.pods.cluster import ClusterError
 from airflow_asyncaction.triggers.pods.deferred_pod import exit_of
 from airflow_asyncaction.triggers.pods.pod_secrets import read_secrets
@@ -72,7 +73,7 @@ class Sweep:
                     await self._look(uid, pod)
                 except (ClusterError, ServerError) as error:
                     log.debug("Pod %s is left alone for now: %s", pod.name, error)
-                    if isinstance(error, ServerError) and is_away(error):
+                    if isinstance(error, ServerError) and is_outage(error):
                         break
                 except Exception:  # it is nobody's task: nobody else would go on
                     log.exception("Pod %s could not be looked at", pod.name)
