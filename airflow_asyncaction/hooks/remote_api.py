@@ -15,6 +15,8 @@ from http import HTTPStatus
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode, urljoin
 
+from pydantic import ValidationError
+
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
 from airflow_asyncaction.hooks.remote_connection import RemoteConnection, origin_of
 from airflow_asyncaction.hooks.remote_models import (
@@ -266,10 +268,17 @@ def _parse(request: RemoteRequest, response: ServerResponse, parse: Callable[[An
         return parse(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ServerError(
-            f"The answer of {request.shown_url} cannot be parsed ({type(error).__name__}: {error})",
+            f"The answer of {request.shown_url} cannot be parsed ({_describe(error)})",
             status=response.status,
             code="not_understood",
         ) from None
+
+
+def _describe(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return f"{type(error).__name__}: {error}"
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def _operations(value: Mapping[str, Any]) -> Mapping[str, RemoteOperation]:

@@ -73,6 +73,7 @@ def test_ids_and_line_numbers_are_such_that_events_and_xcoms_can_hold_them() -> 
     fields = {"uuid": "a\0\ud800", "type": "t", "status": "ERROR", "nextAttempt": "b" * 1000}
     action = RemoteAction.from_json(fields)
     assert (action.uuid, action.next_attempt) == ("a\ufffd?", "b" * 250)
+    assert RemoteAction.from_json({**fields, "nextAttempt": None}).next_attempt is None
     logs = RemoteLogs.from_json({"lines": [], "firstLine": 2**70}, after=3)
     assert (logs.first_line, logs.last_line) == (2**31 - 1, 3)
 
