@@ -141,7 +141,7 @@ class Transport:
         """
         if len(request.body) > LARGEST_BODY_BYTES:
             raise too_large(
-                len(request.body), f"no server takes more than {LARGEST_BODY_BYTES}: it was not sent"
+                len(request.body), f"it was not sent, as no server accepts more than {LARGEST_BODY_BYTES}"
             )
         deadline = time.monotonic() + patience_seconds
         server_errors = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many triggers of one process speak to the API server: from few threads, and none is blocked by it."""
+"""Server: sends the requests of all triggers of a process to the API server, from a few threads."""
 
 from __future__ import annotations
 
@@ -23,10 +23,9 @@ _THREADS = 4
 
 
 class Server:
-    """Asks the API server in the name of one task instance at a time.
+    """Client of the API server for triggers, on behalf of one task instance per request.
 
-    Purpose: thousands of triggers share a few connections. Who waits for an answer, and between two tries,
-    holds no thread.
+    Thousands of triggers share a few connections. A trigger that waits between two attempts holds no thread.
 
     :param base_url: of the job routes
     """
@@ -37,17 +36,17 @@ class Server:
         self._local = threading.local()
 
     async def ask(self, call: Callable[[TaskHook], T], *, ti_id: str | None = None) -> T:
-        """Return what the server answers.
+        """Return the result of a call of the hook.
 
-        :param call: called in a thread; it must have no patience of its own
-        :raises ServerError: it refuses, or cannot be reached
+        :param call: called in a thread; it must not retry
+        :raises ServerError: the server refuses, or cannot be reached
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._call, call, ti_id)
 
     async def ask_for_ever(self, call: Callable[[TaskHook], T], *, ti_id: str | None = None) -> T:
-        """Return what the server answers, however long it is away.
+        """Return the result of a call of the hook, after outages of any length.
 
-        :raises ServerError: it refuses
+        :raises ServerError: the server refuses
         """
         retrying = async_retrying(None, log.warning, longest_seconds=LONGEST_PAUSE_SECONDS)
         return await retrying(self.ask, call, ti_id=ti_id)
@@ -62,5 +61,5 @@ class Server:
 
 @cache
 def server() -> Server:
-    """Return this process's own."""
+    """Return the client of this process."""
     return Server(hook_url())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a trigger does in ``on_kill()``, to its end: it takes longer than Airflow lets it."""
+"""Cancellation shield: completes the work of a trigger's ``on_kill()``, which Airflow cancels too early."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _killing: set[asyncio.Task[None]] = set()
 
 
 async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for some work, whoever cancels it, and raise what it raises.
+    """Await a coroutine despite cancellation, and raise what it raises.
 
-    The triggerer cancels a trigger anew each second until it is gone, its ``on_kill()`` with it. So the work
-    is done by a task of its own, which is cancelled by nobody.
+    The triggerer cancels a trigger every second until it is gone, and its ``on_kill()`` with it. So the
+    coroutine runs in a task of its own, which nobody cancels.
     """
     killing = asyncio.create_task(work)
     _killing.add(killing)
