@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow asks of every provider. Called at each start of each Airflow process: imports stay light."""
+"""Provider metadata. Every Airflow process reads it when it starts, so imports stay light."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from airflow_asyncaction import __version__
 from airflow_asyncaction.settings import provider_config
 
-# A user's way to another deployment (hooks.async_action). Airflow reads forms from here alone.
+# Connection to another deployment (hooks.async_action). Airflow reads connection forms only from here.
 _CONNECTION_TYPE = {
     "connection-type": "asyncaction",
     "hook-class-name": "airflow_asyncaction.hooks.async_action.AsyncActionHook",
     "hook-name": "Async Action",
     "ui-field-behaviour": {
         "hidden-fields": [],
-        "relabeling": {"host": "URL of the hook", "schema": "Scheme (if not in the URL)"},
+        "relabeling": {"host": "Base URL (host)", "schema": "Scheme (if not in the URL)"},
         "placeholders": {
             "host": "https://airflow.example.org/async",
             "schema": "https",
-            "login": "whoever may trigger the operations' Dags there",
+            "login": "a user who may trigger the operations' Dags",
         },
     },
     "conn-fields": {
         "kind": {
-            "label": "What serves it",
+            "label": "Kind of deployment",
             "description": "airflow: an Airflow with this package. webda: a webda server (login and password"
             " are sent as HTTP Basic).",
             "schema": {
@@ -38,7 +38,7 @@ _CONNECTION_TYPE = {
             "schema": {"type": ["string", "null"], "format": "password"},
         },
         "airflow_url": {
-            "label": "URL of that Airflow, for /auth/token (if it is not the hook's parent)",
+            "label": "URL of that Airflow, for /auth/token (default: the parent of the base URL)",
             "schema": {"type": ["string", "null"]},
         },
         "verify": {
@@ -46,7 +46,7 @@ _CONNECTION_TYPE = {
             "schema": {"type": ["string", "null"], "default": "true"},
         },
         "timeout": {
-            "label": "Seconds to wait for an answer",
+            "label": "Timeout in seconds",
             "schema": {"type": ["number", "null"], "default": 30},
         },
     },

@@ -42,9 +42,9 @@ class AsyncActionHook(BaseHook):
     Purpose: list, launch, schedule, follow and stop operations there, and fetch their logs, results and
     files, with the rights of the connection's user.
 
-    How it works: Host of the connection is the base URL of the other deployment's routes. Login and password
-    are exchanged for a token, which is renewed when the server refuses it. A request is resent if its
-    response was lost. A launch is resent with the same ``Idempotency-Key``, so it launches one action.
+    How it works: ``host`` of the connection is the base URL of the other deployment's routes. Login and
+    password are exchanged for a token, which is renewed when the server refuses it. A request is resent if
+    its response was lost. A launch is resent with the same ``Idempotency-Key``, so it launches one action.
 
     What it does not do: follow redirects with the token, or serve several threads (see :meth:`clone`).
     A webda server (extra field ``kind``) lists and launches operations, but does not return the launched

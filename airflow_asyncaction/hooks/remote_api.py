@@ -37,7 +37,7 @@ UNVERIFIED = "unverified_certificate"
 """Code of the error that the other deployment's certificate cannot be verified."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_URL_ADVICE = "Check that Host of the connection is the base URL, such as https://airflow.example.org/async"
+_URL_ADVICE = "Check that host of the connection is the base URL, such as https://airflow.example.org/async"
 # For servers that give no reason, such as webda.
 _ADVICE = {
     400: "Check the arguments against the operation's schema",

@@ -90,24 +90,24 @@ def _kind(value: Any) -> DeploymentKind:
     try:
         return DeploymentKind(str(value or DeploymentKind.AIRFLOW).lower())
     except ValueError:
-        raise ValueError(f'Extra field "kind" is {value!r}: it must be "airflow" or "webda"') from None
+        raise ValueError(f'extra field kind is {value!r}: it must be "airflow" or "webda"') from None
 
 
 def _base_url(connection: Any, kind: DeploymentKind) -> str:
     host = (connection.host or "").strip()
     if not host:
         raise ValueError(
-            "Host is missing: set a URL such as https://airflow.example.org/async, or a host name"
+            "host is missing: set it to a URL such as https://airflow.example.org/async, or a host name"
         )
     if "://" not in host:
         host = f"{connection.schema or 'https'}://{host}"
     parts = urlsplit(host)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(
-            "Host is not a URL such as https://airflow.example.org/async, or Schema is not http or https"
+            "host is not a URL such as https://airflow.example.org/async, or schema is not http or https"
         )
     if parts.username or parts.password:
-        raise ValueError("Host contains a user or password: use Login and Password instead")
+        raise ValueError("host contains a user or password: use login and password instead")
     netloc = parts.netloc
     if connection.port and parts.port is None:
         netloc = f"{netloc}:{connection.port}"
@@ -129,5 +129,5 @@ def _timeout_seconds(value: Any) -> float:
     except (TypeError, ValueError):
         seconds = 0.0
     if not 0 < seconds < math.inf:
-        raise ValueError(f'Extra field "timeout" is {value!r}: it must be a positive number of seconds')
+        raise ValueError(f"extra field timeout is {value!r}: it must be a positive number of seconds")
     return seconds

@@ -22,7 +22,6 @@ from airflow_asyncaction.hooks.remote_api import Exchange, RemoteApi, RemoteRequ
 from airflow_asyncaction.hooks.remote_auth import TOKEN_HEADERS, Authorize, FetchToken, RemoteAuth
 from airflow_asyncaction.hooks.remote_connection import RemoteConnection, origin_of
 from airflow_asyncaction.hooks.remote_models import RemoteFile
-from airflow_asyncaction.job.content import CHUNK_BYTES
 from airflow_asyncaction.job.download import Download, ExpectedContent, WrongRange, downloading
 from airflow_asyncaction.protocol.responses import ServerResponse
 from airflow_asyncaction.retrying import retrying
@@ -30,6 +29,8 @@ from airflow_asyncaction.retrying import retrying
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_CHUNK_BYTES = 64 * 1024  # requests loses a chunk that breaks off
 
 AuthSteps = Generator[Authorize | FetchToken, int | None, None]
 
@@ -173,7 +174,7 @@ class RemoteSession:
             _new_session() as session,
             session.get(
                 url,
-                headers=download.request_headers(),
+                headers={"Accept-Encoding": "identity", **download.request_headers()},
                 stream=True,
                 timeout=connection.timeout_seconds,
                 verify=verify,
@@ -190,7 +191,7 @@ class RemoteSession:
                 download.begin(response.status_code, _lower(response))
             except WrongRange as error:
                 raise requests.exceptions.ChunkedEncodingError(str(error)) from None
-            for chunk in response.iter_content(CHUNK_BYTES):
+            for chunk in response.iter_content(_CHUNK_BYTES):
                 download.add(chunk)
 
     def _send(self, request: RemoteRequest) -> ServerResponse:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
+from airflow_asyncaction.hooks import remote_session
 from airflow_asyncaction.hooks.async_action import AsyncActionHook, as_unix_ms
 from airflow_asyncaction.hooks.remote_api import UNVERIFIED
 from airflow_asyncaction.hooks.remote_connection import DeploymentKind, RemoteConnection, origin_of
@@ -460,6 +461,29 @@ def test_a_content_that_breaks_off_is_fetched_again(
     assert (tmp_path / "model.bin").read_bytes() == CONTENT
 
 
+def test_a_download_that_breaks_off_is_resumed(
+    hook: AsyncActionHook, remote: RemoteDeployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_session, "_CHUNK_BYTES", 4)
+    uuid = hook.launch("etl.load", DAYS).uuid
+    text, size = CONTENT.decode(), len(CONTENT)
+    cut = Answer(text=text[:5], headers={"Content-Length": str(size), "ETag": '"v1"'})
+    other = Answer(206, text=text[9:], headers={"Content-Range": f"bytes 9-{size - 1}/{size}"})
+    rest = Answer(206, text=text[4:], headers={"Content-Range": f"bytes 4-{size - 1}/{size}"})
+    with TaskServer([cut, rest]) as elsewhere:
+        remote.content_url = elsewhere.url
+        hook.download(uuid, "model", 0, tmp_path / "model.bin")
+        first, second = elsewhere.requests
+    assert "Range" not in first.headers
+    assert (second.headers["Range"], second.headers["If-Range"]) == ("bytes=4-", '"v1"')
+    assert (tmp_path / "model.bin").read_bytes() == CONTENT
+    with TaskServer([cut, other, Answer(text=text)]) as elsewhere:
+        remote.content_url = elsewhere.url
+        hook.download(uuid, "model", 0, tmp_path / "again.bin")
+        assert "Range" not in elsewhere.requests[-1].headers
+    assert (tmp_path / "again.bin").read_bytes() == CONTENT
+
+
 def test_a_server_error_that_somebody_must_mend_is_one_at_once(
     hook: AsyncActionHook, remote: RemoteDeployment
 ) -> None:
@@ -567,14 +591,14 @@ def test_a_connection_names_the_hook(fields: dict[str, Any], base_url: str, airf
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "Host is missing"),
-        ({"host": "ftp://a"}, "Schema is not http"),
-        ({"host": "a", "schema": "async"}, "Schema is not http"),
-        ({"host": "https://user:pw@a.org/async"}, "use Login and Password"),
-        ({"host": "https://a.org/async?x=1"}, "Host is not a URL"),
-        ({"host": "a", "extra": {"kind": "other"}}, "kind\" is 'other'"),
-        ({"host": "a", "extra": {"timeout": "soon"}}, "timeout\" is 'soon'"),
-        ({"host": "a", "extra": {"timeout": 0}}, 'timeout" is 0'),
+        ({}, "host is missing"),
+        ({"host": "ftp://a"}, "schema is not http"),
+        ({"host": "a", "schema": "async"}, "schema is not http"),
+        ({"host": "https://user:pw@a.org/async"}, "use login and password"),
+        ({"host": "https://a.org/async?x=1"}, "host is not a URL"),
+        ({"host": "a", "extra": {"kind": "other"}}, "kind is 'other'"),
+        ({"host": "a", "extra": {"timeout": "soon"}}, "timeout is 'soon'"),
+        ({"host": "a", "extra": {"timeout": 0}}, "timeout is 0"),
     ],
 )
 def test_a_connection_that_makes_no_sense_is_refused(fields: dict[str, Any], said: str) -> None:
