@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``[asyncaction] runners`` says: which runner is for which types of actions, and how it runs them.
+"""Runner configuration: parses and validates ``[asyncaction] runners``.
 
-Apart from the runners: the API server, which makes their pools, runs nothing.
+It is apart from the runners because the API server, which creates their pools, runs no jobs.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.sandbox import SandboxedEnvironment
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.protocol.reports import is_name
 
 LOCAL, SERVICE, KUBERNETES = "local", "service", "kubernetes"
+KINDS = (LOCAL, SERVICE, KUBERNETES)
 
-_SAID = f"[{settings.SECTION}] runners"
-_FILES = (".json", ".yaml", ".yml")
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,50}")
+_OPTION = f"[{settings.SECTION}] runners"
+_SUFFIXES = (".json", ".yaml", ".yml")
 _CLASS = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
-_CALLABLE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_CALLABLE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"
 _SHELL = re.compile(r"(.*/)?(ba|da|a|z|k|fi)?sh")
 _TAKES_PROGRAM = re.compile(r"-\w*c\w*")
 _POOL_PREFIX = "asyncaction_"
@@ -39,9 +39,9 @@ class RunnerConfig:
     """One of the configured runners.
 
     :param kind: ``local``, ``service``, ``kubernetes``, or the path of a class
-    :param actions: patterns of the types it is for
-    :param slots: how many of its actions may run at a time; its pool is then its own
-    :param options: of its kind, templates as they were written
+    :param actions: patterns of the action types that it runs
+    :param slots: how many of its actions may run at the same time, in a pool of its own
+    :param options: those of its kind, with templates unrendered
     """
 
     name: str
@@ -57,13 +57,13 @@ class RunnerConfig:
 def load() -> tuple[RunnerConfig, ...]:
     """Return the configured runners in their order, read once per process.
 
-    :raises ValueError: they make no sense; it says which one, and what to do
+    :raises ValueError: the configuration is invalid; the message names runner and option
     """
     return parse(settings.load().runners)
 
 
 def routing_pools() -> dict[str, int]:
-    """Return the slots of the pools that runners have by their ``concurrency_limit``.
+    """Return the pools of runners that have a ``concurrency_limit``, with their slots.
 
     :raises ValueError: as :func:`load`
     """
@@ -71,43 +71,141 @@ def routing_pools() -> dict[str, int]:
 
 
 def parse(text: str) -> tuple[RunnerConfig, ...]:
-    """Return what the option says: a JSON list, or the path of a file that has a list.
+    """Parse the value of the option: a JSON list, or the path of a file with a list.
 
-    A path that is not absolute begins in AIRFLOW_HOME.
+    A relative path starts in AIRFLOW_HOME.
 
     :raises ValueError: as :func:`load`
     """
     text = text.strip()
     if not text:
         return ()
-    entries = _read_file(text) if text.endswith(_FILES) else _read_json(text)
+    entries = _read_file(text) if text.endswith(_SUFFIXES) else _read_json(text)
     if not isinstance(entries, list):
-        raise ValueError(f"{_SAID} must be a list of runners: it is of type {type(entries).__name__}")
+        raise ValueError(f"{_OPTION} must be a list of runners, not a {type(entries).__name__}")
     runners = tuple(_runner(entry, number) for number, entry in enumerate(entries, 1))
     names = [runner.name for runner in runners]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"{_SAID}: two are named {twice!r}: rename one")
+    if duplicate := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{_OPTION}: two runners are named {duplicate!r}: rename one")
     return runners
 
 
 def check_names(runner: str, given: Collection[str], known: Collection[str]) -> None:
-    """Refuse options that a kind of runner does not have.
+    """Check that a runner has only known options.
 
-    :raises ValueError: there is one; it names the nearest known one
+    :raises ValueError: one is unknown; the message suggests the closest known one
     """
     for name in given:
         if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-            raise _wrong(runner, name, f"there is no such option: {hint}")
+            close = get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known options are {', '.join(sorted(known))}"
+            raise _invalid(runner, name, f"unknown option: {hint}")
+
+
+def _kind(value: str) -> str:
+    if value not in KINDS and not _CLASS.fullmatch(value):
+        raise ValueError
+    return value
+
+
+def _not_template(value: str) -> str:
+    if "{{" in value:
+        raise ValueError
+    return value
+
+
+def _name(value: str) -> str:
+    if not is_name(value):
+        raise ValueError
+    return value
+
+
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+PlainName = Annotated[str, StringConstraints(min_length=1), AfterValidator(_not_template)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ExitCode = Annotated[int, Field(ge=0, le=255)]
+
+_ABSENT: Any = None
+"""Default of options: null itself is invalid, and pydantic does not validate defaults."""
+
+
+class _Entry(BaseModel):
+    """What an entry has whatever its kind. The descriptions complete "must be ..." in error messages."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,50}$", description="up to 50 of A-Z a-z 0-9 _ . -")
+    kind: Annotated[str, AfterValidator(_kind)] = Field(
+        description=f"one of {', '.join(map(repr, KINDS))}, or package.module.Class"
+    )
+    actions: list[Annotated[str, StringConstraints(min_length=1)]] = Field(
+        default=["*"], min_length=1, description='a list of types, such as ["etl.*", "report"]'
+    )
+    queue: PlainName | None = Field(default=None, description="a name without templates")
+    pool: PlainName | None = Field(default=None, description="a name without templates")
+    concurrency_limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="an integer of 1 or more"
+    )
+
+
+class RunnerOptions(BaseModel):
+    """Options that runners of every kind have, and that operators have as well."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    heartbeat_timeout: Seconds = Field(default=_ABSENT, description="a number of seconds above 0")
+    start_timeout: Seconds = Field(default=_ABSENT, description="a number of seconds above 0")
+    stop_grace: float = Field(
+        default=_ABSENT, ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more"
+    )
+    require_report: bool = Field(default=_ABSENT, description="true or false")
+    completion: Literal["exit", "report"] = Field(default=_ABSENT, description='"exit" or "report"')
+    max_log_lines: int = Field(default=_ABSENT, ge=0, description="an integer of 0 or more")
+    skip_on_exit_code: ExitCode | list[ExitCode] = Field(
+        default=_ABSENT, description="an exit code from 0 to 255, or a list of them"
+    )
+    accept_v1: bool = Field(default=_ABSENT, description="true or false")
+    file_store: Text = Field(default=_ABSENT, description="the name of a file store")
+    orchestrator: Annotated[str, AfterValidator(_name)] = Field(
+        default=_ABSENT, description="text of 1 to 250 printable characters"
+    )
+
+
+class _LocalOptions(RunnerOptions):
+    model_config = ConfigDict(extra="forbid")
+
+    command: Text | Annotated[list[str], Field(min_length=1)] = Field(
+        description="a string for the shell, or a list of strings"
+    )
+    env: dict[str, str] = Field(default=_ABSENT, description="an object of strings")
+    cwd: Text = Field(default=_ABSENT, description="the path of a folder")
+
+
+class _ServiceOptions(RunnerOptions):
+    model_config = ConfigDict(extra="forbid")
+
+    callable: str = Field(pattern=_CALLABLE, description='the name of a callable, "package.module:function"')
+    completion: Literal["exit"] = Field(default=_ABSENT, description='"exit": a callable ends by returning')
+    skip_on_exit_code: None = Field(  # type: ignore[assignment]
+        default=_ABSENT, description="left out: a callable raises AirflowSkipException"
+    )
+
+
+COMMON_OPTIONS: Sequence[str] = tuple(RunnerOptions.model_fields)
+"""Names of the options of every kind."""
+
+_MODELS: Mapping[str, type[RunnerOptions]] = {LOCAL: _LocalOptions, SERVICE: _ServiceOptions}
+_CODE: Mapping[str, tuple[str, ...]] = {LOCAL: ("command",), KUBERNETES: ("job_resources",)}
+_COMMANDS = ("command", "cmds", "args")
 
 
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
+        suffixes = ", ".join(_SUFFIXES)
         raise ValueError(
-            f"{_SAID} must be a JSON list, or the path of a file that ends in {', '.join(_FILES)}: {error}"
+            f"{_OPTION} must be a JSON list, or the path of a file that ends in {suffixes}: {error}"
         ) from None
 
 
@@ -119,111 +217,102 @@ def _read_file(name: str) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{_SAID}: {path} cannot be read: {error}") from None
+        raise ValueError(f"{_OPTION}: {path} cannot be read: {error}") from None
 
 
-def _runner(entry: Any, number: int) -> RunnerConfig:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{_SAID}: number {number} is of type {type(entry).__name__}: it must be an object")
-    name = entry.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{_SAID}: number {number} has the name {name!r}: it must have up to 50 of A-Z a-z 0-9 _ . -"
-        )
-    kind = entry.get("kind")
-    if not isinstance(kind, str) or not (kind in _OPTIONS or _CLASS.fullmatch(kind)):
-        kinds = ", ".join(map(repr, _OPTIONS))
-        raise _wrong(name, "kind", f"it is {kind!r}: it must be one of {kinds}, or package.module.Class")
-    options = {key: value for key, value in entry.items() if key not in _OF_ALL_KINDS}
-    _check_options(name, kind, options)
-    slots = _slots(name, entry)
+def _runner(value: Any, number: int) -> RunnerConfig:
+    label = f"number {number}"
+    if not isinstance(value, dict):
+        raise ValueError(f"{_OPTION}: {label} must be an object, not a {type(value).__name__}")
+    try:
+        entry = _Entry.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = str(problem["loc"][0])
+        runner = label if field == "name" else value["name"]
+        text = f"{_expectation(_Entry, field)}, not {value.get(field)!r}"
+        raise _invalid(runner, field, text) from None
+    options = entry.model_extra or {}
+    _check_options(entry, options)
+    limit = entry.concurrency_limit
+    if limit is not None and entry.pool is not None:
+        raise _invalid(entry.name, "concurrency_limit", "creates a pool of its own: remove pool, or this")
     return RunnerConfig(
-        name=name,
-        kind=kind,
-        actions=_actions(name, entry.get("actions", ["*"])),
-        queue=_text(name, "queue", entry.get("queue")),
-        pool=f"{_POOL_PREFIX}{name}" if slots else _text(name, "pool", entry.get("pool")),
-        slots=slots,
+        name=entry.name,
+        kind=entry.kind,
+        actions=tuple(entry.actions),
+        queue=entry.queue,
+        pool=entry.pool if limit is None else f"{_POOL_PREFIX}{entry.name}",
+        slots=limit,
         options=options,
     )
 
 
-def _actions(runner: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(each, str) and each for each in value):
-        raise _wrong(runner, "actions", 'it must be a list of types, such as ["etl.*", "report"]')
-    return tuple(value)
+def _check_options(entry: _Entry, options: Mapping[str, Any]) -> None:
+    """Validate what does not need the Kubernetes client; for the path of a class, the common options."""
+    model = _MODELS.get(entry.kind, RunnerOptions)
+    try:
+        model.model_validate(options)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        unknown = [str(each["loc"][0]) for each in problems if each["type"] == "extra_forbidden"]
+        check_names(entry.name, unknown, model.model_fields)
+        problem, field = problems[0], str(problems[0]["loc"][0])
+        text = _expectation(model, field)
+        if problem["type"] == "missing":
+            text = f"missing: {text}"
+        raise _invalid(entry.name, field, text) from None
+    _check_injection(entry.name, entry.kind, options)
 
 
-def _slots(runner: str, entry: Mapping[str, Any]) -> int | None:
-    limit = entry.get("concurrency_limit")
-    if limit is None:
-        return None
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise _wrong(runner, "concurrency_limit", f"it is {limit!r}: it must be an integer of 1 or more")
-    if entry.get("pool") is not None:
-        raise _wrong(runner, "concurrency_limit", "it makes a pool of its own: leave out pool, or this")
-    return limit
+def _expectation(model: type[BaseModel], field: str) -> str:
+    """Say what a field must be. YAML may have fields without a name that is text."""
+    known = model.model_fields.get(field)
+    return "must be text: it is the name of an option" if known is None else f"must be {known.description}"
 
 
-def _text(runner: str, field: str, value: Any) -> str | None:
-    if value is not None and (not isinstance(value, str) or not value or "{{" in value):
-        raise _wrong(runner, field, f"it is {value!r}: it must be a name, and no template")
-    return value
-
-
-def _check_options(runner: str, kind: str, options: Mapping[str, Any]) -> None:
-    """Check what can be known without the client of Kubernetes; of a class, what all have."""
-    checks = _OPTIONS.get(kind, {})
-    if kind in (LOCAL, SERVICE):
-        check_names(runner, options, {**checks, **COMMON_OPTIONS})
-    for name, is_right, expected in (*_flat(checks), *_flat(COMMON_OPTIONS)):
-        if name in options and not is_right(options[name]):
-            raise _wrong(runner, name, f"it must be {expected}")
-    for name in _REQUIRED.get(kind, ()):
-        if name not in options:
-            raise _wrong(runner, name, f"it is missing: a runner of kind {kind!r} needs {checks[name][1]}")
-    _check_programs(runner, kind, options)
-
-
-def _check_programs(runner: str, kind: str, options: Mapping[str, Any]) -> None:
-    """Refuse to let whoever launches an action write a part of a program, or of a manifest."""
+def _check_injection(runner: str, kind: str, options: Mapping[str, Any]) -> None:
+    """Prevent users who launch an action from writing part of a program, or of a manifest."""
     code = [(name, options[name]) for name in _CODE.get(kind, ()) if isinstance(options.get(name), str)]
-    for name, text in (*code, *_programs(options)):
+    for name, text in (*code, *_shell_programs(options)):
         try:
             is_open = _reads_input(text)
         except TemplateSyntaxError as error:
-            raise _wrong(runner, name, f"it is no template: {error}") from None
+            raise _invalid(runner, name, f"invalid template: {error}") from None
         if is_open:
-            problem = "whoever launches an action could write code into it"
-            instead = "an element of its own in a list, a variable in env, or JOB_ARGUMENTS"
-            raise _wrong(runner, name, f"{problem}: what they give must come by {instead}")
+            raise _invalid(
+                runner,
+                name,
+                "users who launch an action could inject code here. Pass their input as a list element of its"
+                " own, as a variable in env, or in JOB_ARGUMENTS",
+            )
 
 
-def _programs(fields: Any) -> Iterator[tuple[str, str]]:
-    """Yield what shells in commands run, ``TEXT`` of ``sh -c TEXT``, however deep: pods have containers."""
+def _shell_programs(fields: Any) -> Iterator[tuple[str, str]]:
+    """Yield the programs in commands, ``TEXT`` of ``sh -c TEXT``, at any depth: pods have containers."""
     if isinstance(fields, list):
         for each in fields:
-            yield from _programs(each)
+            yield from _shell_programs(each)
     elif isinstance(fields, dict):
         lists = [(name, fields[name]) for name in _COMMANDS if isinstance(fields.get(name), list)]
-        yield from _program(
+        yield from _shell_program(
             [(name, word) for name, words in lists for word in words if isinstance(word, str)]
         )
         for each in fields.values():
-            yield from _programs(each)
+            yield from _shell_programs(each)
 
 
-def _program(command: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    is_of_shell, before = False, ""
+def _shell_program(command: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    has_shell, before = False, ""
     for name, word in command:
-        if is_of_shell and _TAKES_PROGRAM.fullmatch(before):
+        if has_shell and _TAKES_PROGRAM.fullmatch(before):
             yield name, word
-        is_of_shell |= _SHELL.fullmatch(word) is not None
+        has_shell |= _SHELL.fullmatch(word) is not None
         before = word
 
 
 def _reads_input(template: str) -> bool:
-    """Tell whether a template can see what whoever launches an action writes."""
+    """Return whether a template can read what the user who launches an action writes."""
     tree = SandboxedEnvironment().parse(template)
     parts: dict[int, Any] = {id(node.node): node.attr for node in tree.find_all(nodes.Getattr)}
     for item in tree.find_all(nodes.Getitem):
@@ -235,87 +324,5 @@ def _reads_input(template: str) -> bool:
     )
 
 
-def _flat(checks: Mapping[str, _Check]) -> list[tuple[str, Callable[[Any], bool], str]]:
-    return [(name, *check) for name, check in checks.items()]
-
-
-def _wrong(runner: str, field: str, problem: str) -> ValueError:
-    return ValueError(f"{_SAID}: {runner}: {field}: {problem}")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_command(value: Any) -> bool:
-    is_list = isinstance(value, list) and bool(value) and all(isinstance(part, str) for part in value)
-    return is_list or _is_text(value)
-
-
-def _is_environ(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(key, str) and isinstance(text, str) for key, text in value.items()
-    )
-
-
-def _is_seconds(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_callable(value: Any) -> bool:
-    return isinstance(value, str) and _CALLABLE.fullmatch(value) is not None
-
-
-def _is_grace(value: Any) -> bool:
-    return value == 0 or _is_seconds(value)
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _are_exit_codes(value: Any) -> bool:
-    codes = value if isinstance(value, list) else [value]
-    return all(_is_count(code) and code < 256 for code in codes)
-
-
-_Check = tuple[Callable[[Any], bool], str]
-
-COMMON_OPTIONS: Mapping[str, _Check] = {
-    "heartbeat_timeout": (_is_seconds, "a number of seconds above 0"),
-    "start_timeout": (_is_seconds, "a number of seconds above 0"),
-    "stop_grace": (_is_grace, "a number of seconds, 0 or more"),
-    "require_report": (_is_flag, "true or false"),
-    "completion": (lambda value: value in ("exit", "report"), '"exit" or "report"'),
-    "max_log_lines": (_is_count, "an integer of 0 or more"),
-    "skip_on_exit_code": (_are_exit_codes, "an exit code from 0 to 255, or a list of them"),
-    "accept_v1": (_is_flag, "true or false"),
-    "file_store": (_is_text, "the name of a file store"),
-    "orchestrator": (is_name, "text of 1 to 250 printable characters"),
-}
-"""What is the same for runners of all kinds, and can be given to operators as well."""
-
-_OPTIONS: Mapping[str, Mapping[str, _Check]] = {
-    LOCAL: {
-        "command": (_is_command, "a string for the shell, or a list of strings"),
-        "env": (_is_environ, "an object of strings"),
-        "cwd": (_is_text, "the path of a folder"),
-    },
-    SERVICE: {
-        "callable": (_is_callable, 'the name of a callable, "package.module:function"'),
-        "completion": (lambda value: value == "exit", '"exit": the end of a callable is its return'),
-        "skip_on_exit_code": (
-            lambda value: value is None,
-            "left out: a callable raises AirflowSkipException",
-        ),
-    },
-    KUBERNETES: {},
-}
-_CODE: Mapping[str, tuple[str, ...]] = {LOCAL: ("command",), KUBERNETES: ("job_resources",)}
-_COMMANDS = ("command", "cmds", "args")
-_REQUIRED: Mapping[str, tuple[str, ...]] = {LOCAL: ("command",), SERVICE: ("callable",)}
-_OF_ALL_KINDS = frozenset({"name", "kind", "actions", "queue", "pool", "concurrency_limit"})
+def _invalid(runner: str, field: str, problem: str) -> ValueError:
+    return ValueError(f"{_OPTION}: {runner}: {field}: {problem}")

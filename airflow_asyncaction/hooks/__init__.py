@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How workers and triggerers reach the API server: HTTP only."""
+"""Hooks: HTTP clients with which workers and triggerers reach API servers."""
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Known secrets: masks in all that leaves the worker what Airflow masks in the log of its task.
+"""Known secrets: masks, in everything that leaves the worker, what Airflow masks in its task's log.
 
-Airflow's masker knows the passwords and extras of connections and the sensitive variables that the task has
-read, and what was given to ``mask_secret``. Its rules apply: short values and common words are not masked.
+Airflow's masker knows the passwords and extras of connections and the sensitive variables that the task
+read, and the values passed to ``mask_secret``. Its rules apply: short values and common words stay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _own: set[str] = set()
 
 
 def current_masker() -> Masker:
-    """Return what masks all that Airflow masks now. Cheap where it has come to know nothing new."""
+    """Return a masker of all secrets that Airflow knows now. It is cached until Airflow learns another."""
     global _current  # noqa: PLW0603 - Airflow's masker is one per process, too
     version = secrets_masker.version()
     if version is None:
@@ -30,21 +30,21 @@ def current_masker() -> Masker:
     return masker
 
 
-def keep_back(*secrets: str) -> None:
-    """Never share these: the secrets of actions, which the server has."""
+def never_share(*secrets: str) -> None:
+    """Exclude secrets of actions from :func:`shared_secrets`: the server has them."""
     _own.update(secrets)
 
 
 def shared_secrets() -> frozenset[str]:
-    """Return those that the server is to mask: not what only Airflow itself knows, by its configuration."""
+    """Return the secrets that the server must mask. Those of Airflow's configuration are not among them."""
     known = current_masker().values - _own
-    # Elsewhere, Airflow has forgotten those of its configuration before it runs a task.
+    # Elsewhere, Airflow resets its masker before it runs a task.
     return known - _configured() if known and is_in_process() else known
 
 
 @cache
 def _configured() -> frozenset[str]:
-    from airflow.configuration import conf  # the server's, which is in this process, too
+    from airflow.configuration import conf  # that of the server, which is in this process, too
 
     with conf.suppress_future_warnings():
         found = {conf.get(section, key, fallback=None) for section, key in conf.sensitive_config_values}
@@ -52,5 +52,5 @@ def _configured() -> frozenset[str]:
 
 
 def masked(text: str) -> str:
-    """Return a text as it may leave the worker."""
+    """Return a text with its secrets masked."""
     return current_masker().text(text)

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another deployment from asyncio: all triggers of a process share its connections and its token."""
+"""RemoteClient: sends requests to another deployment from asyncio, with httpx.
+
+All triggers of a process that have the same connection share its HTTP connections and its token.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import TypeVar
@@ -17,136 +19,144 @@ from airflow.sdk import BaseHook
 from airflow.sdk.log import amask_secret
 
 from airflow_asyncaction.exceptions import ServerError
-from airflow_asyncaction.hooks.remote_access import (
-    Access,
-    Answer,
-    Call,
-    Flow,
-    SignIn,
-    Target,
-    look_call,
-    look_of,
-    origin_of,
-    stopping,
-    unreachable,
-)
-from airflow_asyncaction.hooks.remote_models import Look, Position
-from airflow_asyncaction.hooks.remote_session import surroundings
+from airflow_asyncaction.hooks.remote_api import Exchange, RemoteApi, RemoteRequest, unreachable
+from airflow_asyncaction.hooks.remote_auth import TOKEN_HEADERS, Authorize, RemoteAuth
+from airflow_asyncaction.hooks.remote_connection import RemoteConnection, origin_of
+from airflow_asyncaction.hooks.remote_models import Look, Watch
+from airflow_asyncaction.hooks.remote_session import environment_of
+from airflow_asyncaction.protocol.responses import ServerResponse
 
 T = TypeVar("T")
 
 _MOST_CONNECTIONS = 20
 
 
-@dataclass
-class _Shared:
-    access: Access
-    http: httpx.AsyncClient
-    signing_in: asyncio.Lock = field(default_factory=asyncio.Lock)
-    users: int = 0
+class HttpxAuth(httpx.Auth):
+    """Authenticates the requests of a client. Only one task at a time fetches a token."""
+
+    def __init__(self, auth: RemoteAuth) -> None:
+        self._auth = auth
+        self._lock = asyncio.Lock()
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """Yield the request, and before it, where necessary, one that fetches a token."""
+        status: int | None = None
+        steps = self._auth.flow()
+        while True:
+            try:
+                step = steps.send(status)
+            except StopIteration:
+                return
+            status = None
+            if isinstance(step, Authorize):
+                if step.header is not None:
+                    request.headers["Authorization"] = step.header
+                status = (yield request).status_code
+                continue
+            async with self._lock:
+                if self._auth.is_needed(step):
+                    response = yield self._token_request(request)
+                    await response.aread()
+                    await amask_secret(self._auth.accept_token(_server_response(response)))
+
+    def _token_request(self, request: httpx.Request) -> httpx.Request:
+        return httpx.Request(
+            "POST",
+            self._auth.token_url,
+            content=self._auth.token_request_body(),
+            headers=TOKEN_HEADERS,
+            extensions=request.extensions,  # its timeouts
+        )
 
 
 class RemoteClient:
-    """Looks at actions of another deployment, and stops them. Asks once: whoever asks has patience."""
+    """Polls and stops actions of another deployment. It sends each request once: callers retry."""
 
-    def __init__(self, shared: _Shared) -> None:
-        self._access = shared.access
-        self._http = shared.http
-        self._signing_in = shared.signing_in
+    def __init__(self, connection: RemoteConnection) -> None:
+        self._api = RemoteApi(connection)
+        self._http = _new_http(connection)
+        self.users = 0
 
-    async def look(self, uuid: str, position: Position) -> Look:
-        """Return what is new of an action since a former look.
+    async def look(self, watch: Watch) -> Look:
+        """Return what is new about an action since the last look.
 
-        :raises ServerError: the server refuses, or is away
+        :raises ServerError: the server refuses, or cannot be reached
         """
-        call = look_call(self._access, uuid, position)
-        return look_of(self._access, call, await self._ask(call), position)
+        return await self._run(self._api.look(watch))
 
     async def stop(self, uuid: str) -> None:
-        """Ask an action to stop, or the try that follows one that has ended.
+        """Ask an action to stop; if it has ended, its last retry.
 
-        :raises ServerError: the server refuses, or is away
+        :raises ServerError: the server refuses, or cannot be reached
         """
-        flow = stopping(self._access, uuid)
-        call = next(flow)
-        while True:
-            answer = await self._ask(call)
-            try:
-                call = flow.send(answer)
-            except StopIteration:
-                return
+        await self._run(self._api.stop(uuid))
 
-    async def _ask(self, call: Call) -> Answer:
-        return await self._drive(self._access.exchange(call))
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
 
-    async def _drive(self, flow: Flow[T]) -> T:
-        answer = None
-        while True:
-            try:
-                step = flow.send(answer)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            answer = await (self._sign_in(step) if isinstance(step, SignIn) else self._send(step))
-
-    async def _sign_in(self, asked: SignIn) -> None:
-        async with self._signing_in:
-            if await self._drive(self._access.sign_in(asked)):
-                await amask_secret(self._access.token)
-
-    async def _send(self, call: Call) -> Answer:
+    async def _run(self, exchange: Exchange[T]) -> T:
         try:
-            answer = await self._http.request(
-                call.method, call.url, content=call.body or None, headers=dict(call.headers)
+            request = next(exchange)
+            while True:
+                request = exchange.send(await self._send(request))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _send(self, request: RemoteRequest) -> ServerResponse:
+        try:
+            response = await self._http.request(
+                request.method, request.url, content=request.body or None, headers=dict(request.headers)
             )
         except httpx.HTTPError as error:
-            raise unreachable(call, error) from None
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        return Answer(status=answer.status_code, headers=headers, body=answer.content)
+            raise unreachable(str(error.request.url), error, body_bytes=len(request.body)) from None
+        return _server_response(response)
 
 
-_shared: dict[tuple[int, Target], _Shared] = {}
+_clients: dict[tuple[int, RemoteConnection], RemoteClient] = {}
 
 
 @asynccontextmanager
 async def remote_client(conn_id: str) -> AsyncIterator[RemoteClient]:
-    """Return a client for a connection of type ``asyncaction``.
+    """Return the client for a connection of type ``asyncaction``, shared by all who use it at a time.
 
-    :raises ServerError: the connection makes no sense
+    :raises ServerError: the connection is invalid
     """
-    connection = await BaseHook.aget_connection(conn_id)
+    airflow_connection = await BaseHook.aget_connection(conn_id)
     try:
-        target = Target.of(connection, await connection.aextra_dejson())
+        extra = await airflow_connection.aextra_dejson()
+        connection = RemoteConnection.from_airflow(airflow_connection, extra)
     except ValueError as error:
-        raise ServerError(f"Connection {conn_id}: {error}", code="malformed") from None
-    key = (id(asyncio.get_running_loop()), target)
-    if key not in _shared:
-        _shared[key] = _Shared(Access(target), _http(target))
-    shared = _shared[key]
-    shared.users += 1
+        raise ServerError(f"Connection {conn_id} is invalid: {error}", code="malformed") from None
+    key = (id(asyncio.get_running_loop()), connection)
+    if key not in _clients:
+        _clients[key] = RemoteClient(connection)
+    client = _clients[key]
+    client.users += 1
     try:
-        yield RemoteClient(shared)
+        yield client
     finally:
-        shared.users -= 1
-        if not shared.users:
-            del _shared[key]
-            await shared.http.aclose()
+        client.users -= 1
+        if not client.users:
+            del _clients[key]
+            await client.close()
 
 
-def _http(target: Target) -> httpx.AsyncClient:
+def _new_http(connection: RemoteConnection) -> httpx.AsyncClient:
+    urls = (connection.base_url, connection.airflow_url)
     return httpx.AsyncClient(
-        timeout=httpx.Timeout(target.timeout_seconds, pool=None),  # many may wait for a connection
+        auth=HttpxAuth(RemoteAuth(connection)),
+        timeout=httpx.Timeout(connection.timeout_seconds, pool=None),  # many may wait for a connection
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         follow_redirects=False,
         trust_env=False,
-        mounts={
-            origin_of(url): _transport(url, target.verify) for url in (target.base_url, target.airflow_url)
-        },
+        mounts={origin_of(url): _transport(url, connection.verify) for url in urls},
     )
 
 
 def _transport(url: str, verify: bool | str) -> httpx.AsyncHTTPTransport:
-    authorities, proxy = surroundings(url, verify)
+    authorities, proxy = environment_of(url, verify)
     return httpx.AsyncHTTPTransport(
         verify=_ssl(authorities), proxy=proxy, limits=httpx.Limits(max_connections=_MOST_CONNECTIONS)
     )
@@ -160,4 +170,11 @@ def _ssl(verify: bool | str) -> ssl.SSLContext | bool:
             return ssl.create_default_context(capath=verify)
         return ssl.create_default_context(cafile=verify)
     except OSError as error:
-        raise ServerError(f"The certificates in {verify} cannot be read: {error}", code="malformed") from None
+        raise ServerError(
+            f"The CA certificates in {verify} cannot be read: {error}", code="malformed"
+        ) from None
+
+
+def _server_response(response: httpx.Response) -> ServerResponse:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return ServerResponse(response.status_code, response.content, headers)

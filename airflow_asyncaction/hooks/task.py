@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's side of an action: register it, follow it, tell how its job fares."""
+"""TaskHook: HTTP client to the task routes, which register, follow and end the action of a task."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from airflow.sdk import BaseHook
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
-from airflow_asyncaction.hooks.known_secrets import current_masker, keep_back, shared_secrets
-from airflow_asyncaction.hooks.resending import is_hang_up, until_answered
+from airflow_asyncaction.hooks.known_secrets import current_masker, never_share, shared_secrets
 from airflow_asyncaction.protocol.files import FileReference
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.masking import bounded
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
-from airflow_asyncaction.protocol.resending import retry_after_seconds
+from airflow_asyncaction.protocol.responses import ServerResponse, is_hang_up, too_large
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage, mask_message, message_to_json
 from airflow_asyncaction.protocol.signing import Content, Signer, signed_headers
 from airflow_asyncaction.protocol.strict_json import JsonText
@@ -37,21 +36,22 @@ from airflow_asyncaction.protocol.tasks import (
     TaskCredentials,
     TaskView,
 )
+from airflow_asyncaction.retrying import retrying
 
 _TIMEOUT_SECONDS = (5, 30)
 _SHORT_MESSAGE_CHARS = 200
 
 PATIENCE = timedelta(minutes=10)
-"""How long the server may be away before a message that must not be lost is given up."""
+"""How long to retry a message that must not be lost while the server is unavailable."""
 
 
 @dataclass(frozen=True)
 class Registration:
     """The result of registering a task.
 
-    :param info: passed to the job
-    :param credentials: the task's own; the job must not get them
-    :param was_launched: whether an earlier process of this task has already started the job
+    :param info: what the job receives
+    :param credentials: those of the task, which the job must not receive
+    :param was_launched: whether an earlier process of this task already launched the job
     """
 
     info: JobInfo
@@ -60,13 +60,11 @@ class Registration:
 
 
 class TaskHook(BaseHook):
-    """HTTP client to the routes that tasks call.
+    """HTTP client to the routes that tasks call. It belongs to one thread: see :meth:`clone`.
 
-    It belongs to one thread.
-
-    :param base_url: of the job routes, e.g. ``http://airflow:8080/async``
-    :param ti_id: of the task instance that it speaks for: what it tells is refused once another process has
-        adopted the action
+    :param base_url: of the job routes, such as ``http://airflow:8080/async``
+    :param ti_id: the task instance on whose behalf it sends: its messages are refused once another process
+        adopts the action
     """
 
     def __init__(self, base_url: str, *, ti_id: str | None = None) -> None:
@@ -76,12 +74,12 @@ class TaskHook(BaseHook):
         self._session = requests.Session()
         self._session.trust_env = False  # the API server is not behind the worker's web proxy
         self._clock_offset_ms = 0
-        self._told: frozenset[str] | None = None
+        self._shared_secrets: frozenset[str] | None = None
 
     def clone(self) -> TaskHook:
-        """Return another one, for another thread."""
+        """Return a hook for another thread."""
         clone = TaskHook(self.base_url, ti_id=self.ti_id)
-        clone._told = self._told
+        clone._shared_secrets = self._shared_secrets
         return clone
 
     def register(
@@ -92,12 +90,13 @@ class TaskHook(BaseHook):
         *,
         resumes: str | None = None,
     ) -> Registration:
-        """Register the action of a running task instance, and return what the task and its job are given.
+        """Register the action of a running task instance, and return what the task and its job need.
 
-        The sha256 of ``nonce`` must stand in the task state store. The same nonce gives the same action. With
-        it go the secrets that Airflow masks in this process: the server masks them in what the job reports.
+        The task state store must hold the sha256 of ``nonce``. The same nonce returns the same action. The
+        request includes the secrets that Airflow masks in this process. The server masks them in the job's
+        reports.
 
-        :param resumes: the action that the task was deferred with
+        :param resumes: the action of the deferral that the task resumes
         :raises ServerError: the server refuses
         """
         proof = {TASK_ID_HEADER: ti_id, TASK_NONCE_HEADER: nonce}
@@ -114,14 +113,14 @@ class TaskHook(BaseHook):
             traceparent=spec.traceparent,
         )
         credentials = TaskCredentials(info.job_id, answer["taskKey"])
-        self._told = known
-        keep_back(info.secret_key, credentials.secret_key)
+        self._shared_secrets = known
+        never_share(info.secret_key, credentials.secret_key)
         return Registration(info, credentials, was_launched=answer["wasLaunched"])
 
     def read(
         self, credentials: TaskCredentials, *, after_line: int = 0, patience: timedelta = timedelta(0)
     ) -> TaskView:
-        """Return the action as it stands, with its log lines after the given one.
+        """Return the current state of the action, with its log lines after the given one.
 
         :raises ServerError: the server refuses
         """
@@ -131,13 +130,13 @@ class TaskHook(BaseHook):
     def tell(
         self, credentials: TaskCredentials, word: RunnerMessage, *, patience: timedelta = PATIENCE
     ) -> TaskView:
-        """Tell what happened to the job, without secrets, and return what the action is then.
+        """Report what happened to the job, with secrets masked, and return the action's new state.
 
-        If an exit is too large for the server (``[asyncaction] max_body_bytes``), it is sent without output.
+        An exit that is too large for the server (``[asyncaction] max_body_bytes``) is sent without output.
 
         :raises ServerError: the server refuses
         """
-        with suppress(ServerError):  # the word has none of them, and the next one brings them
+        with suppress(ServerError):  # they are masked in this message, and shared with the next one
             self.share_secrets(credentials, patience=timedelta(0))
         word = mask_message(word, current_masker())
         try:
@@ -146,7 +145,7 @@ class TaskHook(BaseHook):
             is_too_large = error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             if not (is_too_large and isinstance(word, Exit) and word.tail):
                 raise
-            self.log.warning("%s; the exit is sent without the last lines of output", error)
+            self.log.warning("%s. Sending the exit without the last lines of output.", error)
         message = None if word.message is None else word.message[:_SHORT_MESSAGE_CHARS]
         return self._tell(credentials, replace(word, message=message, tail=()), patience)
 
@@ -156,23 +155,23 @@ class TaskHook(BaseHook):
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
     def share_secrets(self, credentials: TaskCredentials, *, patience: timedelta = PATIENCE) -> None:
-        """Let the server know what secrets this process has come to know since it told them last, if any.
+        """Send the secrets that this process learned since they were last sent, if any.
 
         :raises ServerError: the server refuses
         """
         known = shared_secrets()
-        if self._told is None or known <= self._told:  # a hook that registered nothing speaks for no process
+        if self._shared_secrets is None or known <= self._shared_secrets:  # it registered nothing
             return
-        new = self._bounded(known - self._told)
+        new = self._bounded(known - self._shared_secrets)
         self.send(credentials, "POST", "/task/secrets", _encode({"secrets": new}), patience=patience)
-        self._told |= known
+        self._shared_secrets |= known
 
     def _bounded(self, known: frozenset[str]) -> Sequence[str]:
         kept = bounded(known)
         if len(kept) < len(known):
             self.log.warning(
-                "%d of the %d secrets that Airflow masks in this task are too many or too long: they are not"
-                " masked in what the job reports",
+                "%d of the %d secrets that Airflow masks in this task are too many or too long. The server"
+                " does not mask them in the job's reports.",
                 len(known) - len(kept),
                 len(known),
             )
@@ -181,9 +180,9 @@ class TaskHook(BaseHook):
     def defer(
         self, credentials: TaskCredentials, deferral: Deferral, *, patience: timedelta = PATIENCE
     ) -> TaskView:
-        """Tell that the task is about to be deferred, and return what the action is now.
+        """Announce that the task is about to be deferred, and return the current state of the action.
 
-        From then on the server completes the task.
+        From then on the server may complete the task.
 
         :raises ServerError: the server refuses
         """
@@ -191,14 +190,14 @@ class TaskHook(BaseHook):
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
     def reap(self, credentials: TaskCredentials, *, patience: timedelta = timedelta(0)) -> TaskView:
-        """End the action unless its task watches it, and return what it is then.
+        """End the action unless its task follows it, and return its new state.
 
         :raises ServerError: the server refuses
         """
         return TaskView.from_json(self._send_signed(credentials, Content("POST", "/task/reap"), patience))
 
     def report_results(self, job: Signer, results: JsonText, *, patience: timedelta = PATIENCE) -> None:
-        """Report SUCCESS with results in the name of a job, which left them with its runner.
+        """Report SUCCESS with results on behalf of a job that returned them to its runner.
 
         :raises ServerError: the server refuses
         """
@@ -208,7 +207,7 @@ class TaskHook(BaseHook):
     def outputs(
         self, credentials: TaskCredentials, *, patience: timedelta = PATIENCE
     ) -> list[dict[str, Any]]:
-        """Return the files that the job has left (``FileRecord.to_json``), by property and index.
+        """Return the output files of the job (``FileRecord.to_json``), by property and index.
 
         :raises ServerError: the server refuses
         """
@@ -216,7 +215,7 @@ class TaskHook(BaseHook):
         return cast("list[dict[str, Any]]", files)
 
     def link_input(self, credentials: TaskCredentials, property_: str, reference: FileReference) -> None:
-        """Make a file that is attached to any action an input of this one.
+        """Make a file of any action an input of this one.
 
         :raises ServerError: the server refuses
         """
@@ -231,7 +230,7 @@ class TaskHook(BaseHook):
         *,
         patience: timedelta = PATIENCE,
     ) -> dict[str, Any]:
-        """Send a request to any route of tasks, and return the answer.
+        """Send a request to any task route, and return the JSON object of the response.
 
         :raises ServerError: the server refuses
         """
@@ -241,7 +240,7 @@ class TaskHook(BaseHook):
         nonce = secrets.token_urlsafe(18)
 
         def headers() -> dict[str, str]:
-            now_ms = int(time.time() * 1000) + self._clock_offset_ms
+            now_ms = _now_ms() + self._clock_offset_ms
             return signed_headers(credentials, content, time_ms=now_ms, nonce=nonce)
 
         path = str(content.path) + (f"?{content.query!s}" if content.query else "")
@@ -256,35 +255,43 @@ class TaskHook(BaseHook):
         patience: timedelta,
     ) -> dict[str, Any]:
         if len(body) > LARGEST_BODY_BYTES:
-            raise _too_large(body, f"no server takes more than {LARGEST_BODY_BYTES}: it was not sent")
-        return until_answered(
-            lambda: self._send_once(method, path, body, headers), patience, self.log.warning
-        )
+            raise too_large(
+                len(body), f"it was not sent, as no server accepts more than {LARGEST_BODY_BYTES}"
+            )
+        return retrying(patience, self.log.warning)(self._send_once, method, path, body, headers)
 
     def _send_once(
         self, method: str, path: str, body: bytes, headers: Callable[[], dict[str, str]]
     ) -> dict[str, Any]:
-        answer = self._exchange(method, path, body, headers())
-        if answer.status_code == requests.codes.unauthorized and self._corrects_clock(answer):
-            answer = self._exchange(method, path, body, headers())
-        fields = _decode(answer)
-        if answer.ok and fields is not None:
+        response = self._exchange(method, path, body, headers())
+        offset_ms = response.clock_offset_ms(_now_ms())
+        if offset_ms is not None:
+            self._clock_offset_ms = offset_ms
+            response = self._exchange(method, path, body, headers())
+        fields = response.fields
+        if response.is_success and fields is not None:
             return fields
-        code = str((fields or {}).get("error", ""))
-        message = f"{self.base_url}{path.partition('?')[0]} answered {answer.status_code}"
-        if fields and "message" in fields:
-            message += f" {code}: {fields['message']}"
-        elif not answer.ok:
-            message += ": is the plugin of airflow-asyncaction loaded in the API server?"
-        kind: type[ServerError] = Superseded if answer.status_code == requests.codes.gone else ServerError
-        if answer.status_code < requests.codes.multiple_choices:
-            kind = ServerUnreachable  # a page of somebody else
-        wait_seconds = retry_after_seconds(answer.headers.get("Retry-After"))
-        raise kind(message, status=answer.status_code, code=code, retry_after_seconds=wait_seconds)
+        raise self._error(path, response)
 
-    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> requests.Response:
+    def _error(self, path: str, response: ServerResponse) -> ServerError:
+        code, text = response.error
+        message = f"{self.base_url}{path.partition('?')[0]} answered {response.status}"
+        if code:
+            message += f" {code}: {text}"
+        elif not response.is_success:
+            message += ". Check that the API server loads the plugin of airflow-asyncaction"
+        kind: type[ServerError] = ServerError
+        if response.status == HTTPStatus.GONE:
+            kind = Superseded
+        elif response.is_success:
+            kind = ServerUnreachable  # not our API server: the page of a proxy, for example
+        return kind(
+            message, status=response.status, code=code, retry_after_seconds=response.retry_after_seconds
+        )
+
+    def _exchange(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> ServerResponse:
         try:
-            return self._session.request(
+            response = self._session.request(
                 method,
                 self.base_url + path,
                 data=body or None,
@@ -294,31 +301,17 @@ class TaskHook(BaseHook):
             )
         except requests.RequestException as error:
             if len(body) > settings.load().limits.body_bytes and is_hang_up(error):
-                raise _too_large(body, "the connection was closed while they were sent") from error
+                raise too_large(len(body), "the connection was closed while they were sent") from error
             reason = type(error).__name__
             raise ServerUnreachable(f"{self.base_url} cannot be reached ({reason})") from error
-
-    def _corrects_clock(self, answer: requests.Response) -> bool:
-        fields = _decode(answer) or {}
-        if fields.get("error") != "stale_time" or not isinstance(fields.get("serverTime"), int):
-            return False
-        self._clock_offset_ms = fields["serverTime"] - int(time.time() * 1000)
-        return True
+        received = {name.lower(): value for name, value in response.headers.items()}
+        return ServerResponse(response.status_code, response.content, received)
 
 
-def _too_large(body: bytes, said: str) -> ServerError:
-    message = f"The request has {len(body)} bytes, which is too large ([asyncaction] max_body_bytes): {said}"
-    return ServerError(message, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="too_large")
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _encode(fields: dict[str, Any]) -> bytes:
-    """Return a body. Values that are no JSON become text, and lone surrogates (in file names) become "?"."""
+    """Return a JSON body. Other values become text, and lone surrogates (in file names) become "?"."""
     return json.dumps(fields, ensure_ascii=False, default=str).encode("utf-8", "replace")
-
-
-def _decode(answer: requests.Response) -> dict[str, Any] | None:
-    try:
-        fields = answer.json()
-    except ValueError:
-        return None
-    return fields if isinstance(fields, dict) else None

@@ -25,10 +25,10 @@ from airflow_asyncaction.job.transport import (
     Backoff,
     describe_error,
     describe_place,
-    error_of,
 )
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
+from airflow_asyncaction.protocol.responses import error_of
 
 CHUNK_BYTES = 1024 * 1024
 

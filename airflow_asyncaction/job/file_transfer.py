@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
-import secrets
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,18 +14,14 @@ from typing import Any, BinaryIO, Callable, Dict
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
 from airflow_asyncaction.job.content_client import CHUNK_BYTES, ContentClient, ContentOutage, Patience
+from airflow_asyncaction.job.download import Download, ExpectedContent, Progress, WrongRange, downloading
 from airflow_asyncaction.job.transport import BROKEN, Request, describe_error
 from airflow_asyncaction.protocol.compat import keyword_dataclass
-from airflow_asyncaction.protocol.digests import Digests, digests, new_md5
+from airflow_asyncaction.protocol.digests import Digests, digests
 from airflow_asyncaction.protocol.files import DEFAULT_MIMETYPE
 
 Send = Callable[[Request], Dict[str, Any]]
 """Sends a request to the hook and returns the response object."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of transferred bytes and the total."""
-
-_KEPT_PART_NAME_BYTES = 100
 
 
 @keyword_dataclass
@@ -267,17 +261,11 @@ def fetch_file(
     file, url = _request_url(send, origin)
     target = choose(file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.parent / f".{_part_name(target.name)}.{secrets.token_hex(4)}.part"
+    expected = ExpectedContent(name=file.name, size_bytes=file.size_bytes, md5=file.md5, sha256=file.sha256)
     patience = Patience(patience_seconds)
-    try:
-        with part.open("xb") as output:
-            download = _Download(file, output, contents, on_progress)
-            while not download.attempt(url, patience):
-                _, url = _request_url(send, origin)
-        download.verify()
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    with downloading(target, expected, on_progress) as download:
+        while not _receive(download, contents, url, patience):
+            _, url = _request_url(send, origin)
     return Fetched(file, target, time.monotonic() - began_at)
 
 
@@ -286,84 +274,28 @@ def _request_url(send: Send, origin: str) -> tuple[File, str]:
     return File.from_map(origin.split("/")[-2], answer["Map"]), answer["Location"]
 
 
-def _part_name(name: str) -> str:
-    """Shorten a name so that a suffix fits into the file system's limit."""
-    return name.encode()[:_KEPT_PART_NAME_BYTES].decode(errors="ignore")
+def _receive(download: Download, contents: ContentClient, url: str, patience: Patience) -> bool:
+    """Resume a download. Return whether it is complete; if not, it is time to try again."""
+    before = download.received_bytes
+    try:
+        with contents.get(url, download.request_headers()) as response:
+            _begin(download, response)
+            while not download.is_complete:
+                download.add(_read(response))
+    except ContentOutage as outage:
+        if download.received_bytes > before:
+            patience.renew()
+        patience.wait(outage)
+        return False
+    return True
 
 
-class _Download:
-    """Content that is being written to a file, with its digests so far."""
-
-    def __init__(
-        self, file: File, output: BinaryIO, contents: ContentClient, on_progress: Progress | None
-    ) -> None:
-        self._file = file
-        self._output = output
-        self._contents = contents
-        self._on_progress = on_progress
-        self._etag: str | None = None
-        self._restart()
-
-    def _restart(self) -> None:
-        self._output.seek(0)
-        self._output.truncate()
-        self._received = 0
-        self._md5 = new_md5()
-        self._sha256 = hashlib.sha256()
-
-    def attempt(self, url: str, patience: Patience) -> bool:
-        """Continue the download. Return whether it is complete, else after waiting for the next attempt."""
-        before = self._received
-        try:
-            with self._contents.get(url, self._range()) as response:
-                self._take(response)
-        except ContentOutage as outage:
-            if self._received > before:
-                patience.renew()
-            patience.wait(outage)
-            return False
-        return True
-
-    def _range(self) -> dict[str, str]:
-        if not self._received:
-            return {}
-        headers = {"Range": f"bytes={self._received}-"}
-        if self._etag is not None and not self._etag.startswith("W/"):
-            headers["If-Range"] = self._etag
-        return headers
-
-    def _take(self, response: http.client.HTTPResponse) -> None:
-        begins_at = f"bytes {self._received}-"
-        if response.status != HTTPStatus.PARTIAL_CONTENT:
-            self._restart()
-        elif not response.getheader("Content-Range", "").startswith(begins_at):
-            self._restart()
-            raise ContentOutage("The file store returned a different range than requested")
-        self._etag = response.getheader("ETag")
-        while self._received < self._file.size_bytes:
-            self._add(_read(response))
-
-    def _add(self, chunk: bytes) -> None:
-        self._output.write(chunk)
-        self._md5.update(chunk)
-        self._sha256.update(chunk)
-        self._received += len(chunk)
-        if self._received > self._file.size_bytes:
-            self.verify()
-        if self._on_progress is not None:
-            self._on_progress(self._received, self._file.size_bytes)
-
-    def verify(self) -> None:
-        """Verify size and digests.
-
-        :raises AsyncActionError: they differ
-        """
-        expected = (self._file.size_bytes, self._file.md5, self._file.sha256)
-        if (self._received, self._md5.hexdigest(), self._sha256.hexdigest()) != expected:
-            raise AsyncActionError(
-                f"The content of {self._file.name} does not match its size and digests. It was changed in the"
-                " file store or in transit"
-            )
+def _begin(download: Download, response: http.client.HTTPResponse) -> None:
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    try:
+        download.begin(response.status, headers)
+    except WrongRange as error:
+        raise ContentOutage(str(error)) from None
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:

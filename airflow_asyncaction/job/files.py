@@ -17,10 +17,10 @@ from urllib.parse import quote
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
 from airflow_asyncaction.job.content_client import ContentClient
+from airflow_asyncaction.job.download import Progress
 from airflow_asyncaction.job.file_transfer import (
     Fetched,
     File,
-    Progress,
     Send,
     Source,
     fetch_file,

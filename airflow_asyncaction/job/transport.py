@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import random
 import re
 import secrets
@@ -21,7 +20,7 @@ from airflow_asyncaction.job.proxies import Proxies, Proxy, tunnel_refusal
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
-from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
+from airflow_asyncaction.protocol.responses import ServerResponse, is_hang_up, too_large
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 
 MAX_ANSWER_BYTES = 7 * LARGEST_BODY_BYTES
@@ -29,12 +28,7 @@ MAX_ANSWER_BYTES = 7 * LARGEST_BODY_BYTES
 
 BROKEN = (OSError, http.client.HTTPException)
 
-_TLS_HANG_UPS = frozenset(
-    {"SSLEOFError", "SSLZeroReturnError"}
-)  # from ssl, which Python may have been built without
 _POLL_SECONDS = 0.05
-_MAX_SERVER_TIME_MS = 10**15
-_MAX_ERROR_CHARS = 500
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -71,20 +65,6 @@ class Backoff:
         while True:
             yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - only to spread load
             delay = min(delay * 2, self.longest_seconds)
-
-
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    payload: bytes
-    retry_after: str | None = None
-
-    def fields(self) -> dict[str, Any] | None:
-        try:
-            fields = json.loads(self.payload)
-        except (ValueError, RecursionError):
-            return None
-        return fields if isinstance(fields, dict) else None
 
 
 class _Outage(Exception):
@@ -160,12 +140,14 @@ class Transport:
         :raises ServerError: the request was refused
         """
         if len(request.body) > LARGEST_BODY_BYTES:
-            raise _too_large(request, f"the limit is {LARGEST_BODY_BYTES}, so it was not sent")
+            raise too_large(
+                len(request.body), f"it was not sent, as no server accepts more than {LARGEST_BODY_BYTES}"
+            )
         deadline = time.monotonic() + patience_seconds
         server_errors = 0
         for delay in self._backoff.delays():
             try:
-                return self._parse_answer(self._exchange_with_clock(request))
+                return self._parse_response(self._exchange_with_clock(request))
             except _Outage as outage:
                 self.close()
                 server_errors += outage.status >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -188,22 +170,17 @@ class Transport:
         if connection is not None:
             connection.close()
 
-    def _exchange_with_clock(self, request: Request) -> _Answer:
-        """Send a request. If its time is stale, correct the clock offset and send it again, once."""
+    def _exchange_with_clock(self, request: Request) -> ServerResponse:
+        """Exchange; if the server finds the time stale, correct the clock and exchange once more."""
         answer = self._exchange(request)
-        if answer.status != HTTPStatus.UNAUTHORIZED:
+        offset_ms = answer.clock_offset_ms(_now_ms())
+        if offset_ms is None:
             return answer
-        fields = answer.fields() or {}
-        server_time = fields.get("serverTime")
-        if fields.get("error") != "stale_time" or type(server_time) is not int:
-            return answer
-        if not 0 < server_time < _MAX_SERVER_TIME_MS:
-            return answer
-        self._clock_offset_ms = server_time - _now_ms()
+        self._clock_offset_ms = offset_ms
         return self._exchange(request)
 
-    def _exchange(self, request: Request) -> _Answer:
-        """Send a request. If the server had closed the idle connection, send it again on a new one."""
+    def _exchange(self, request: Request) -> ServerResponse:
+        """Exchange, at once again if the server had closed the idle connection."""
         if _may_be_too_large(request):
             self.close()  # so that a broken connection cannot be an idle one
         reused = self._connection is not None
@@ -217,7 +194,7 @@ class Transport:
         except BROKEN as error:
             return _answer_of_proxy(error)
 
-    def _round_trip(self, request: Request) -> _Answer:
+    def _round_trip(self, request: Request) -> ServerResponse:
         target = self._prefix + request.path or "/"
         if request.query:
             target += "?" + request.query
@@ -239,7 +216,8 @@ class Transport:
             self._connection = connection
         else:
             connection.close()
-        return _Answer(response.status, payload, response.getheader("Retry-After"))
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return ServerResponse(response.status, payload, headers)
 
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._is_https else http.client.HTTPConnection
@@ -264,18 +242,16 @@ class Transport:
             headers["traceparent"] = self._info.traceparent
         return headers
 
-    def _parse_answer(self, answer: _Answer) -> dict[str, Any]:
-        fields = answer.fields()
-        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
-            if fields is None:  # a page of a proxy or a captive portal
-                raise _Outage("the response is not a JSON object", status=answer.status)
+    def _parse_response(self, answer: ServerResponse) -> dict[str, Any]:
+        fields = answer.fields
+        if answer.is_success:
+            if fields is None:  # a captive portal, or a proxy's page: not the API server
+                raise _Outage("it answered with something else than a JSON object", status=answer.status)
             return fields
-        code, message = error_of(fields)
-        text = f"status {answer.status}" + (f" {code}" if code else "") + (f": {message}" if message else "")
-        if is_worth_resending(answer.status, code):
-            raise _Outage(
-                text, status=answer.status, code=code, retry_after=retry_after_seconds(answer.retry_after)
-            )
+        code, said = answer.error
+        text = f"it answered {answer.status}" + (f" {code}" if code else "") + (f": {said}" if said else "")
+        if answer.is_transient:
+            raise _Outage(text, status=answer.status, code=code, retry_after=answer.retry_after_seconds)
         kind = Superseded if answer.status == HTTPStatus.GONE else ServerError
         place = describe_place(self._host, self._proxy)
         raise kind(f"{place} refused the request: {text}", status=answer.status, code=code)
@@ -298,32 +274,22 @@ def _response(
     except OSError as error:
         if not is_hang_up(error) or not _may_be_too_large(request):
             raise
-        raise _too_large(request, "the connection was closed while it was sent") from None
-
-
-def is_hang_up(error: BaseException) -> bool:
-    """Return whether the peer has closed the connection."""
-    return isinstance(error, ConnectionError) or type(error).__name__ in _TLS_HANG_UPS
+        raise too_large(len(request.body), "the connection was closed while they were sent") from None
 
 
 def _may_be_too_large(request: Request) -> bool:
     return len(request.body) > Limits().body_bytes
 
 
-def _too_large(request: Request, reason: str) -> ServerError:
-    message = f"The request is too large ({len(request.body)} bytes): {reason}"
-    return ServerError(message, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="too_large")
-
-
-def _answer_of_proxy(error: Exception) -> _Answer:
-    """Return the response of a proxy that refused the tunnel.
+def _answer_of_proxy(error: Exception) -> ServerResponse:
+    """Return the answer of a proxy that made no tunnel.
 
     :raises _Outage: there was no response
     """
     status = tunnel_refusal(error)
     if status is None:
         raise _Outage(describe_error(error)) from None
-    return _Answer(status, b"")
+    return ServerResponse(status)
 
 
 def describe_place(host: str, proxy: Proxy | None) -> str:
@@ -338,15 +304,6 @@ def _wait(until: float, should_give_up: Callable[[], bool]) -> bool:
             return False
         time.sleep(min(left, _POLL_SECONDS))
     return not should_give_up()
-
-
-def error_of(fields: dict[str, Any] | None) -> tuple[str, str]:
-    """Return ``error`` and ``message`` of a response, each ``""`` if missing."""
-    code, message = (fields or {}).get("error"), (fields or {}).get("message")
-    return (
-        code[:_MAX_ERROR_CHARS] if isinstance(code, str) else "",
-        message[:_MAX_ERROR_CHARS] if isinstance(message, str) else "",
-    )
 
 
 def describe_error(error: Exception) -> str:

@@ -25,9 +25,9 @@ from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView
+from airflow_asyncaction.retrying import is_outage
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 from airflow_asyncaction.runners.skip_codes import mark_skip
-from airflow_asyncaction.triggers.hook_pool import is_transient
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -246,7 +246,7 @@ class Attempt:
         """
         if refusal is None or not isinstance(self._runner, AdoptableRunner):
             return False
-        return isinstance(refusal, Superseded) or is_transient(refusal)
+        return isinstance(refusal, Superseded) or is_outage(refusal)
 
     def _tell_or_log(self, word: RunnerMessage) -> ServerError | None:
         """Tell the server. Log and return its error, if any."""

@@ -14,8 +14,8 @@ from airflow_asyncaction.exceptions import ServerError, Superseded
 from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
-from airflow_asyncaction.protocol.resending import may_pass
 from airflow_asyncaction.protocol.tasks import TaskCredentials
+from airflow_asyncaction.retrying import is_transient
 from airflow_asyncaction.runners.task_log import ReportLog
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class ActionPoller:
         try:
             self._hook.tell(self._credentials, launched, patience=_NO_PATIENCE)
         except ServerError as error:
-            if may_pass(error) or isinstance(error, Superseded) or not launched.job:
+            if is_transient(error) or isinstance(error, Superseded) or not launched.job:
                 raise
             self._log.warning("%s. Reporting the launch without the job's description", error)
             self._hook.tell(self._credentials, Launched({}), patience=_NO_PATIENCE)

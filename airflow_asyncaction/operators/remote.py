@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launch an operation of another deployment, and end with it."""
+"""RemoteActionOperator: launches an operation of another deployment, and follows it to its end."""
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 import uuid
@@ -19,7 +18,7 @@ from airflow_asyncaction.airflow_internals.worker.operators import TRIGGER_FAIL_
 from airflow_asyncaction.airflow_internals.worker.task_process import is_in_process
 from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
-from airflow_asyncaction.hooks.remote_access import Kind
+from airflow_asyncaction.hooks.remote_connection import DeploymentKind
 from airflow_asyncaction.hooks.remote_models import Position, RemoteAction, Watch
 from airflow_asyncaction.operators.base import Seconds, as_duration
 from airflow_asyncaction.operators.deferral import time_left
@@ -27,38 +26,42 @@ from airflow_asyncaction.operators.task_exceptions import build_exception
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import State, StopReason
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED
-from airflow_asyncaction.triggers.remote import RemoteActionTrigger, RemoteLog
+from airflow_asyncaction.triggers.remote import RemoteActionTrigger
+from airflow_asyncaction.triggers.remote_follower import RemoteFollower
 
 _STATE_KEY = "asyncaction.remote"
 # Airflow kills a task process 5 s after it told it to end.
 _KILLED_TASK_PATIENCE = timedelta(seconds=3.5)
 _STOP_PATIENCE = timedelta(seconds=15)
+_RESULTS_PATIENCE = timedelta(minutes=10)
 
 
 class RemoteActionOperator(BaseOperator):
     """Launch an operation of another deployment, and end as its action ends.
 
-    Purpose: a step of a Dag that another Airflow (or webda server) carries out: its results are this task's,
-    its errors are raised as those of actions here, its progress and log are in the task log.
+    Purpose: a Dag step that another Airflow (or webda server) executes. Its results become this task's
+    results, its errors are raised like those of local actions, and its progress and log appear in the task
+    log.
 
-    How it works: the launch has a key that belongs to this try, so a process that takes a try over goes on
-    with the same action; a new try stops what an earlier one has left running, and launches anew. If the
-    operation's task there is tried again, which is an action of its own, it goes on with that. Deferred, one
-    small request for each look is all that it costs.
+    How it works: the launch has an idempotency key that belongs to this try. A process that takes over a try
+    continues with the same action. A new try stops the action of an earlier one, and launches another. If the
+    operation's task is retried there, as a new action, the task follows that one. While the task is deferred,
+    it costs one small request per poll.
 
-    What it does not do: wait for an operation of a webda server, which does not tell what it launched.
+    What it does not do: wait for an operation of a webda server, which does not return the launched action.
 
-    :param operation: its id there (templated)
-    :param arguments: JSON-able object, as the operation's schema wants it (templated)
+    :param operation: its id in the other deployment (templated)
+    :param arguments: JSON-able object that matches the operation's schema (templated)
     :param asyncaction_conn_id: a connection of type ``asyncaction`` (templated)
-    :param schedule: when it is to run: an aware time, ISO 8601 text, or ms since 1970; at once unless given
+    :param schedule: when to run it: an aware time, ISO 8601 text, or ms since 1970; default: at once
         (templated)
-    :param deferrable: ``[operators] default_deferrable`` unless given
-    :param defer_after: how long the worker waits before it defers; ``[asyncaction] defer_after`` unless given
-    :param poll_interval: between two looks; ``[asyncaction] poll_interval`` unless given
-    :param wait_for_completion: if not, the task succeeds once the action is launched, and returns its id
-    :param copies_logs: whether the action's log is copied into the task log
-    :param stop_on_kill: whether the action is stopped when the task is killed, or runs out of time
+    :param deferrable: default: ``[operators] default_deferrable``
+    :param defer_after: how long the worker waits before it defers the task; default: ``[asyncaction]
+        defer_after``
+    :param poll_interval: how often to poll the action; default: ``[asyncaction] poll_interval``
+    :param wait_for_completion: if ``False``, the task returns the action's id once it is launched
+    :param copies_logs: whether to copy the action's log to the task log
+    :param stop_on_kill: whether to stop the action when the task is killed or its timeout expires
     """
 
     template_fields: Sequence[str] = ("operation", "arguments", "asyncaction_conn_id", "schedule")
@@ -100,31 +103,40 @@ class RemoteActionOperator(BaseOperator):
         self._is_killed = False
 
     def execute(self, context: Any) -> Any:
-        """Launch the operation; its results are returned, and any other end than SUCCESS is raised."""
+        """Launch the operation and return its results; raise any other end than SUCCESS."""
         hook = AsyncActionHook(self.asyncaction_conn_id)
-        if self.wait_for_completion and hook.kind is Kind.WEBDA:
-            raise ValueError("A webda server does not tell what it has launched: wait_for_completion=False")
+        if self.wait_for_completion and hook.kind is DeploymentKind.WEBDA:
+            raise ValueError(
+                "A webda server does not return the launched action, so the task cannot wait for it. Set"
+                " wait_for_completion=False"
+            )
         key = self._key(context)
-        self._stop_left(hook, context, key)
+        self._stop_earlier(hook, context, key)
         action = hook.launch(self.operation, self.arguments, schedule=self.schedule, idempotency_key=key)
         context["ti"].xcom_push(key="action_id", value=action.uuid)
-        self.log.info("Action %s of operation %s is %s", action.uuid or "?", self.operation, action.state)
+        self.log.info(
+            "Launched action %s of operation %s. Its state is %s.",
+            action.uuid or "(unknown id)",
+            self.operation,
+            action.state,
+        )
         if not self.wait_for_completion:
             return action.uuid or None
         self._remember(context, action.uuid)
         defers = self.deferrable and not is_in_process()
-        return self._see_through(hook, Watch(action_id=action.uuid), context, defers=defers)
+        return self._follow_to_end(hook, Watch(action_id=action.uuid), context, defers=defers)
 
     def resume(self, context: Any, event: Mapping[str, Any]) -> Any:
-        """Go on where the task was deferred: take the action's end."""
+        """Resume after the trigger fired: return the action's results, or raise its end."""
         hook = AsyncActionHook(self.asyncaction_conn_id)
         seen = Watch(action_id=event["action_id"], position=Position(line=event["after_line"]))
-        return self._see_through(hook, seen, context)
+        return self._follow_to_end(hook, seen, context)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
-        """Go on after a deferral, also after one that failed: the action goes on.
+        """Resume after a deferral, even if the trigger failed: the action continues.
 
-        It is stopped if ``execution_timeout`` is over; else the worker watches it in the trigger's place.
+        If ``execution_timeout`` expired, stop the action. Otherwise the worker follows it in place of the
+        trigger.
         """
         if next_method != TRIGGER_FAIL_REPR:
             return super().resume_execution(next_method, next_kwargs, context)
@@ -135,19 +147,24 @@ class RemoteActionOperator(BaseOperator):
             if left and self.stop_on_kill:
                 self._stop(hook, left["actionId"], _STOP_PATIENCE)
             return super().resume_execution(next_method, next_kwargs, context)
-        self.log.warning("The trigger failed: %s", "".join(failure.get("traceback") or ()))
-        return self._see_through(hook, Watch(action_id=left["actionId"]), context)
+        self.log.warning(
+            "The trigger failed. The worker follows the action instead.\n%s",
+            "".join(failure.get("traceback") or ()),
+        )
+        return self._follow_to_end(hook, Watch(action_id=left["actionId"]), context)
 
     def on_kill(self) -> None:
-        """Stop the action: Airflow is about to kill this process. Called from a signal handler."""
+        """Stop the action, as Airflow is about to kill this process. Called from a signal handler."""
         stopping, self._stopping = self._stopping, None
         if stopping is not None:
             self._is_killed = True
             arguments = (stopping, self._watch.action_id, _KILLED_TASK_PATIENCE)
             threading.Thread(target=self._stop, args=arguments, name="asyncaction-kill").start()
 
-    def _see_through(self, hook: AsyncActionHook, watch: Watch, context: Any, *, defers: bool = False) -> Any:
-        """Follow an action, and the tries after it, to the end, or until this task is deferred."""
+    def _follow_to_end(
+        self, hook: AsyncActionHook, watch: Watch, context: Any, *, defers: bool = False
+    ) -> Any:
+        """Follow an action, and its retries, until the end or until this task is deferred."""
         self._watch = watch
         # The clone has read its connection: a signal handler cannot ask Airflow for it.
         self._stopping = hook.clone() if self.stop_on_kill else None
@@ -160,44 +177,48 @@ class RemoteActionOperator(BaseOperator):
             raise
         self._stopping = None
         if not is_over:
-            self._hand_over(context)
-        action = hook.clone(patience=timedelta(minutes=10)).get(self._watch.action_id)
+            self._defer_to_trigger(context)
+        action = hook.clone(patience=_RESULTS_PATIENCE).get(self._watch.action_id)
         context["task_state_store"].delete(_STATE_KEY)
-        self.log.info("Action %s ended as %s", action.uuid, action.state)
+        self.log.info("Action %s ended as %s.", action.uuid, action.state)
         results = results_of(action, stopped_by_us=self._is_killed)
         if results is not action.results:
             self.log.warning(RESULTS_CHANGED)
         return results
 
     def _follow(self, hook: AsyncActionHook, context: Any, *, defers: bool) -> bool:
-        """Look until the end, or until it is time to defer; return whether nothing more is to come."""
+        """Poll until the end, or until it is time to defer. Return whether the end was reached."""
         defer_after = settings.load().defer_after if self.defer_after is None else self.defer_after
-        let_go_at = time.monotonic() + defer_after.total_seconds()
-        shown = RemoteLog(self.log, copies_logs=self.copies_logs)
+        defer_at = time.monotonic() + defer_after.total_seconds()
+        follower = RemoteFollower(
+            self.log,
+            self._watch,
+            poll_interval_seconds=self._interval_seconds,
+            copies_logs=self.copies_logs,
+        )
         while True:
-            has_more = False
             try:
-                look = hook.look(self._watch.action_id, self._watch.position)
+                look = hook.look(follower.watch)
             except ServerError as error:
-                if not shown.may_pass(error):
+                pause = follower.on_error(error)
+                if pause is None:
                     raise
             else:
-                shown.show(look, after_line=self._watch.position.line)
-                self._watch, has_more = self._watch.after(look), look.has_more
-                if look.is_last:
+                pause = follower.on_look(look)
+                self._watch = follower.watch
+                if follower.is_done:
                     return True
                 if look.next_attempt is not None:
                     self._remember(context, look.next_attempt)
-                elif look.is_whole or (look.action is not None and look.action.state is State.SCHEDULED):
-                    let_go_at = 0.0  # nothing is to be seen for a while
-            if defers and time.monotonic() >= let_go_at:
+                elif look.is_idle:
+                    defer_at = 0.0
+            if defers and time.monotonic() >= defer_at:
                 return False
-            if not has_more:
-                time.sleep(self._interval_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            time.sleep(pause)
 
-    def _hand_over(self, context: Any) -> None:
+    def _defer_to_trigger(self, context: Any) -> None:
         watch = self._watch
-        self.log.info("The task is deferred: a trigger watches action %s", watch.action_id)
+        self.log.info("Deferring the task. A trigger follows action %s.", watch.action_id)
         trigger = RemoteActionTrigger(
             asyncaction_conn_id=self.asyncaction_conn_id,
             action_id=watch.action_id,
@@ -209,17 +230,17 @@ class RemoteActionOperator(BaseOperator):
         self.defer(trigger=trigger, method_name="resume", timeout=time_left(self.execution_timeout, context))
 
     def _key(self, context: Any) -> str:
-        """Return what makes a launch of this try unique."""
+        """Return the idempotency key of this try's launch."""
         return str(uuid.uuid5(uuid.UUID(str(context["ti"].id)), self.operation))
 
     def _remember(self, context: Any, action_id: str) -> None:
         context["task_state_store"].set(_STATE_KEY, {"actionId": action_id, "key": self._key(context)})
 
-    def _stop_left(self, hook: AsyncActionHook, context: Any, key: str) -> None:
-        """Stop what an earlier try has left running, since its worker has died."""
+    def _stop_earlier(self, hook: AsyncActionHook, context: Any, key: str) -> None:
+        """Stop the action of an earlier try, whose worker died."""
         left = context["task_state_store"].get(_STATE_KEY)
         if isinstance(left, Mapping) and left.get("key") != key and self.stop_on_kill:
-            self.log.info("Action %s of an earlier try is stopped, if it still runs", left["actionId"])
+            self.log.info("Stopping action %s of an earlier try.", left["actionId"])
             self._stop(hook, left["actionId"], _STOP_PATIENCE)
 
     def _stop(self, hook: AsyncActionHook, action_id: str, patience: timedelta) -> None:
@@ -228,7 +249,7 @@ class RemoteActionOperator(BaseOperator):
         except ServerError as error:
             self.log.warning("Action %s was not stopped: %s", action_id, error)
         else:
-            self.log.info("Action %s was asked to stop", action_id)
+            self.log.info("Action %s was asked to stop.", action_id)
 
     @property
     def _interval_seconds(self) -> float:
@@ -237,16 +258,19 @@ class RemoteActionOperator(BaseOperator):
 
 
 def results_of(action: RemoteAction, *, stopped_by_us: bool = False) -> Any:
-    """Return the results of an action that is done, or raise what it ended with.
+    """Return the results of an action that is done, or raise its end.
 
-    :param stopped_by_us: whether this task has asked it to stop, since it was killed: that may be retried
-    :raises ActionEnded: it ended otherwise than in SUCCESS; ``ActionSkipped`` skips this task as well, and
-        ``StopRequested``, since somebody there has asked for it to stop, fails it without a retry
-    :raises ServerError: it has results that the connection's user may not see
+    :param stopped_by_us: whether this task, being killed, asked the action to stop: that may be retried
+    :raises ActionEnded: it did not end in SUCCESS. ``ActionSkipped`` skips this task as well.
+        ``StopRequested`` fails it without a retry: somebody asked the action to stop there
+    :raises ServerError: the connection's user may not read its results
     """
     if action.state is State.SUCCESS:
         if action.fields.get("canSeeResults") is False and action.fields.get("hasResults"):
-            message = "The connection's user may not see results there: that needs the right to read XComs"
+            message = (
+                f"The connection's user may not read the results of action {action.uuid}. Grant it access to"
+                " XComs there"
+            )
             raise ServerError(message, status=403, code="forbidden")
         return strict_json.as_xcom(action.results)
     raise build_exception(

@@ -6,8 +6,6 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
-
 _TRANSIENT = frozenset({408, 429})
 _SERVER_ERRORS = range(500, 600)
 _LONGEST_RETRY_AFTER_SECONDS = 60.0
@@ -20,11 +18,6 @@ def is_worth_resending(status: int, code: str = "") -> bool:
     :param code: ``error`` of the response body
     """
     return (status in _TRANSIENT or status in _SERVER_ERRORS) and code not in _FINAL_CODES
-
-
-def may_pass(error: ServerError) -> bool:
-    """Return whether a request that failed with this error may succeed if it is resent."""
-    return isinstance(error, ServerUnreachable) or is_worth_resending(error.status, error.code)
 
 
 def retry_after_seconds(retry_after: str | None) -> float:

@@ -45,7 +45,7 @@ class ReportLog:
             self._log.info("%s", describe_progress(view.status_details))
         dropped = view.first_line - self.last_line - 1
         if dropped > 0 and view.logs and self._copies_logs:
-            self._log.warning("%d reported lines were dropped (logs_limit)", dropped)
+            self._log.warning("%d reported lines were dropped (max_log_lines)", dropped)
         for line in view.logs:
             if line.stream == SERVER_STREAM or (self._copies_logs and line.stream is None):
                 write_log_line(self._log, line)  # others are already in the log, from the job's output

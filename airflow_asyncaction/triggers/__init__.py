@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What watches the jobs of deferred tasks, in the triggerer."""
+"""Triggers: follow the jobs of deferred tasks in the triggerer."""
 
 from __future__ import annotations

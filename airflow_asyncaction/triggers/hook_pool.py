@@ -9,22 +9,17 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from http import HTTPStatus
 from typing import TypeVar
 
-from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import TaskHook
-from airflow_asyncaction.protocol.resending import may_pass
-from airflow_asyncaction.runners.pods.backoff import Backoff
+from airflow_asyncaction.retrying import LONGEST_PAUSE_SECONDS, async_retrying
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _THREADS = 4
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 15.0
 
 
 class TaskHookPool:
@@ -54,16 +49,8 @@ class TaskHookPool:
 
         :raises ServerError: the server refused it
         """
-        backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, jitter=True)
-        while True:
-            try:
-                return await self.call(send, ti_id=ti_id)
-            except ServerError as error:
-                if not is_transient(error):
-                    raise
-                if backoff.is_fresh:
-                    log.warning("%s; retrying until it answers", error)
-            await asyncio.sleep(backoff.next_pause())
+        retrying = async_retrying(None, log.warning, longest_seconds=LONGEST_PAUSE_SECONDS)
+        return await retrying(self.call, send, ti_id=ti_id)
 
     def _call(self, send: Callable[[TaskHook], T], ti_id: str | None) -> T:
         hook = getattr(self._local, "hook", None)
@@ -71,16 +58,6 @@ class TaskHookPool:
             hook = self._local.hook = TaskHook(self.base_url)
         hook.ti_id = ti_id
         return send(hook)
-
-
-def is_transient(error: ServerError) -> bool:
-    """Tell whether the same request may succeed later: nothing answered, or none of our routes did.
-
-    413 is final, even if a proxy sent it.
-    """
-    if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return False
-    return error.status == 0 or not error.code or may_pass(error)
 
 
 @cache

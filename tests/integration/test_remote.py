@@ -43,10 +43,10 @@ from airflow_asyncaction.exceptions import (
     Skipped,
 )
 from airflow_asyncaction.hooks import remote_client
-from airflow_asyncaction.hooks.remote_access import UNVERIFIED
+from airflow_asyncaction.hooks.remote_api import UNVERIFIED
 from airflow_asyncaction.operators.remote import RemoteActionOperator
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED
-from airflow_asyncaction.triggers import remote as remote_trigger
+from airflow_asyncaction.triggers import remote_follower
 from airflow_asyncaction.triggers.remote import RemoteActionTrigger
 from tests.unit.remote_deployment import PASSWORD, Remote, RemoteDeployment, certify, refused
 from tests.unit.task_server import Answer, Request
@@ -244,7 +244,7 @@ def test_who_stops_an_action_there_wants_no_retry(serve: Serve) -> None:
 
 def test_results_that_may_not_be_seen_are_an_error_not_nothing(serve: Serve) -> None:
     serve(lambda action: action.end(canSeeResults=False, hasResults=True))
-    with pytest.raises(ServerError, match="may not see results there"):
+    with pytest.raises(ServerError, match="may not read the results"):
         operator().execute(Task().context)
 
 
@@ -297,8 +297,8 @@ def test_the_other_deployment_may_be_away(serve: Serve) -> None:
     with capture_logs() as logged:
         assert operator().execute(task.context) == "late"
     events = [entry["event"] for entry in logged]
-    assert sum("this task looks again" in event for event in events) == 1
-    assert "The other deployment answers again" in events
+    assert sum("this task keeps polling" in event for event in events) == 1
+    assert "The other deployment answers again." in events
 
 
 def test_a_refusal_fails_the_task_and_what_it_started_is_stopped(serve: Serve) -> None:
@@ -368,7 +368,7 @@ def test_a_waiting_task_goes_on_with_the_next_try(serve: Serve) -> None:
     events = [entry["event"] for entry in logged]
     assert events.count(f"a line of {first}") == 1
     assert events.count("a line of the second") == 1
-    assert f"Action {first} ended as ERROR; its next try is {second}" in events
+    assert f"Action {first} ended as ERROR. Its retry is action {second}." in events
     assert task.store == {}
 
 
@@ -439,7 +439,7 @@ def test_a_deferred_task_ends_with_the_operation(serve: Serve) -> None:
     assert [entry["event"] for entry in logged].count("first line") == 1
     assert [entry["event"] for entry in logged].count("line 11") == 1
     assert task.store == {}
-    assert remote_client._shared == {}
+    assert remote_client._clients == {}
 
 
 def test_a_task_is_deferred_at_once_while_the_next_try_is_awaited_and_its_trigger_goes_on_with_that(
@@ -464,7 +464,7 @@ def test_a_task_is_deferred_at_once_while_the_next_try_is_awaited_and_its_trigge
     assert trigger.action_id == first.more["nextAttempt"]
     events = [entry["event"] for entry in logged]
     assert events.count("a line of the second") == 1
-    assert sum("its next try is" in said for said in events) == 1
+    assert sum("Its retry is" in said for said in events) == 1
     assert asyncio.run(event_of(started_anew)) == event
     assert operator().resume(task.context, event) == 2
 
@@ -524,7 +524,7 @@ def test_a_trigger_trusts_whom_the_worker_trusts(tmp_path: Path, monkeypatch: py
 def test_a_certificate_that_cannot_be_verified_is_said_and_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_trigger, "_UNVERIFIED_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(remote_follower, "_UNVERIFIED_PATIENCE_SECONDS", 0.3)
     certificate = certify(tmp_path / "c.pem")
     with RemoteDeployment(certificate=certificate) as remote:
         monkeypatch.setenv("AIRFLOW_CONN_THERE", remote.connection(extra={"verify": str(certificate)}))
@@ -534,7 +534,7 @@ def test_a_certificate_that_cannot_be_verified_is_said_and_not_waited_for_for_ev
         with capture_logs() as logged:
             event = asyncio.run(asyncio.wait_for(event_of(trigger), 10))
         said = [entry["event"] for entry in logged if "cannot be verified (self-signed" in entry["event"]]
-        assert ["this task looks again" in text for text in said] == [True, False]
+        assert ["this task keeps polling" in text for text in said] == [True, False]
         with pytest.raises(ServerError, match="cannot be verified") as raised:
             operator().resume(task.context, event)
         assert raised.value.code == UNVERIFIED
@@ -602,7 +602,7 @@ def test_a_trigger_outlives_an_outage_and_an_old_token(serve: Serve) -> None:
     threading.Thread(target=come_back).start()
     with capture_logs() as logged:
         event = asyncio.run(event_of(trigger_of(defer)))
-    assert sum("this task looks again" in entry["event"] for entry in logged) == 1
+    assert sum("this task keeps polling" in entry["event"] for entry in logged) == 1
     with pytest.raises(ActionFailed, match="Late"):
         operator().resume(task.context, event)
 
@@ -629,7 +629,7 @@ def test_many_triggers_share_one_token(serve: Serve) -> None:
 
     asyncio.run(all_of_them())
     assert len(remote.tokens) - before == 1
-    assert remote_client._shared == {}
+    assert remote_client._clients == {}
 
 
 def test_many_triggers_whose_token_has_expired_share_the_next_one(serve: Serve) -> None:

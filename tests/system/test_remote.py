@@ -130,7 +130,7 @@ def test_its_error_is_the_tasks(scene: Scene, hook: AsyncActionHook, task_id: st
 def test_an_operation_that_is_tried_again_there_is_waited_for(scene: Scene, task_id: str) -> None:
     assert scene.state_of("remote_ends", task_id) == "success"
     assert scene.api.xcoms(scene.key("remote_ends", task_id))["return_value"] == 2
-    assert any("its next try is" in line for line in scene.events("remote_ends", task_id))
+    assert any("Its retry is" in line for line in scene.events("remote_ends", task_id))
 
 
 def test_a_task_need_not_wait_for_what_is_scheduled(scene: Scene, hook: AsyncActionHook) -> None:

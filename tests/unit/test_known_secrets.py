@@ -12,7 +12,7 @@ from airflow.sdk import Connection
 from airflow.sdk._shared.secrets_masker import redact, reset_secrets_masker
 
 from airflow_asyncaction.hooks import known_secrets
-from airflow_asyncaction.hooks.known_secrets import current_masker, keep_back, masked, shared_secrets
+from airflow_asyncaction.hooks.known_secrets import current_masker, masked, never_share, shared_secrets
 
 pytestmark = pytest.mark.unit
 
@@ -74,7 +74,7 @@ def test_secrets_of_airflows_configuration_are_masked_but_not_shared(
 
 def test_secrets_of_actions_are_masked_but_not_shared(mask: Mask) -> None:
     mask(["the secret of a job", "a password"])
-    keep_back("the secret of a job")
+    never_share("the secret of a job")
     assert masked("the secret of a job") == "***"
     assert "a password" in shared_secrets()
     assert "the secret of a job" not in shared_secrets()

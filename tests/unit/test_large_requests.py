@@ -26,8 +26,8 @@ from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
 from airflow_asyncaction.protocol.tasks import ActionSpec
+from airflow_asyncaction.retrying import is_outage
 from airflow_asyncaction.testing import JobServer
-from airflow_asyncaction.triggers.hook_pool import is_transient
 from tests.unit.remote_deployment import certify
 
 pytestmark = pytest.mark.unit
@@ -164,7 +164,7 @@ def test_what_no_server_takes_is_not_sent(send: Send) -> None:
 @pytest.mark.parametrize(("status", "is_waited_for"), [(0, True), (404, True), (502, True), (413, False)])
 def test_a_trigger_does_not_wait_for_who_finds_it_too_large(status: int, is_waited_for: bool) -> None:
     """A page of a proxy has no code: most of what such pages say passes by itself."""
-    assert is_transient(ServerError(status=status)) is is_waited_for
+    assert is_outage(ServerError(status=status)) is is_waited_for
 
 
 def test_a_connection_that_was_idle_is_not_taken_for_a_refusal() -> None:

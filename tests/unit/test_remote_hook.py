@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
+from airflow_asyncaction.hooks import remote_session
 from airflow_asyncaction.hooks.async_action import AsyncActionHook, as_unix_ms
-from airflow_asyncaction.hooks.remote_access import UNVERIFIED, Kind, Target, origin_of
-from airflow_asyncaction.hooks.remote_models import Position, RemoteAction, RemoteLogs
-from airflow_asyncaction.hooks.remote_session import surroundings
+from airflow_asyncaction.hooks.remote_api import UNVERIFIED
+from airflow_asyncaction.hooks.remote_connection import DeploymentKind, RemoteConnection, origin_of
+from airflow_asyncaction.hooks.remote_models import RemoteAction, RemoteLogs, Watch
+from airflow_asyncaction.hooks.remote_session import environment_of
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.reports import LogLine
 from tests.unit.remote_deployment import (
@@ -72,6 +74,7 @@ def test_ids_and_line_numbers_are_such_that_events_and_xcoms_can_hold_them() -> 
     fields = {"uuid": "a\0\ud800", "type": "t", "status": "ERROR", "nextAttempt": "b" * 1000}
     action = RemoteAction.from_json(fields)
     assert (action.uuid, action.next_attempt) == ("a\ufffd?", "b" * 250)
+    assert RemoteAction.from_json({**fields, "nextAttempt": None}).next_attempt is None
     logs = RemoteLogs.from_json({"lines": [], "firstLine": 2**70}, after=3)
     assert (logs.first_line, logs.last_line) == (2**31 - 1, 3)
 
@@ -180,16 +183,19 @@ def test_a_look_shows_what_is_new_and_costs_nothing_if_nothing_is(
 ) -> None:
     uuid = hook.launch("etl.load", DAYS).uuid
     remote.action().say("one", "two", "three", "four")
-    first = hook.look(uuid, Position())
+    watch = Watch(action_id=uuid)
+    first = hook.look(watch)
     assert ([line.message for line in first.logs.lines], first.logs.has_more) == (
         ["one", "two", "three"],
         True,
     )
-    second = hook.look(uuid, first.position)
-    third = hook.look(uuid, second.position)
+    watch = watch.after(first)
+    second = hook.look(watch)
+    watch = watch.after(second)
+    third = hook.look(watch)
     assert [line.message for line in second.logs.lines] == ["four"]
     assert third.action is not None
-    assert hook.look(uuid, third.position).action is None
+    assert hook.look(watch.after(third)).action is None
     assert third.position.report == 7
     assert "afterReport=7" in remote.requests[-1].path
 
@@ -281,7 +287,7 @@ def test_a_content_is_fetched_without_the_token_and_verified(
 
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [(Answer(text="something else"), "not what its hash says"), (Answer(403, text="no"), "answered 403")],
+    [(Answer(text="something else"), "does not match its digests"), (Answer(403, text="no"), "answered 403")],
 )
 def test_a_content_that_is_not_the_files_leaves_nothing(
     hook: AsyncActionHook, remote: RemoteDeployment, tmp_path: Path, answer: Answer, said: str
@@ -301,7 +307,7 @@ def test_a_content_must_have_an_http_url(
 ) -> None:
     uuid = hook.launch("etl.load", DAYS).uuid
     remote.content_url = place
-    with pytest.raises(ServerError, match="has no http URL"):
+    with pytest.raises(ServerError, match="not http:// or https://"):
         hook.download(uuid, "model", 0, tmp_path / "x")
 
 
@@ -351,14 +357,14 @@ def test_the_environment_says_who_is_trusted_and_what_the_way_is(monkeypatch: py
     for name in ("REQUESTS_CA_BUNDLE", "https_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CURL_CA_BUNDLE", "/curl.pem")
-    assert surroundings("https://a.org", True) == ("/curl.pem", None)
+    assert environment_of("https://a.org", True) == ("/curl.pem", None)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/ca.pem")
     monkeypatch.setenv("HTTPS_PROXY", "proxy:3128")
     monkeypatch.setenv("NO_PROXY", "b.org,10.0.0.0/8")
-    assert surroundings("https://a.org", True) == ("/ca.pem", "http://proxy:3128")
-    assert surroundings("https://a.org", "/own.pem") == ("/own.pem", "http://proxy:3128")
-    assert surroundings("https://www.b.org", False) == (False, None)
-    assert surroundings("https://10.1.2.3", False) == (False, None)
+    assert environment_of("https://a.org", True) == ("/ca.pem", "http://proxy:3128")
+    assert environment_of("https://a.org", "/own.pem") == ("/own.pem", "http://proxy:3128")
+    assert environment_of("https://www.b.org", False) == (False, None)
+    assert environment_of("https://10.1.2.3", False) == (False, None)
 
 
 def test_threads_that_share_a_token_fetch_one_once_it_is_refused(
@@ -396,11 +402,13 @@ def test_a_new_token_that_is_refused_is_not_fetched_for_ever(
 
 def test_a_wrong_password_is_said_at_once(new_hook: NewHook, remote: RemoteDeployment) -> None:
     hook = new_hook(password="wrong")
-    with pytest.raises(ServerError, match="/af/auth/token answered 401: login and password") as raised:
+    with pytest.raises(
+        ServerError, match="/af/auth/token answered 401: it refused login and password"
+    ) as raised:
         hook.operations()
     assert (raised.value.code, len(remote.requests)) == ("not_signed_in", 1)
     ok, said = hook.test_connection()
-    assert (ok, "login and password" in said) == (False, True)
+    assert (ok, "refused login and password" in said) == (False, True)
 
 
 def test_a_connection_can_be_tested(hook: AsyncActionHook, remote: RemoteDeployment) -> None:
@@ -453,6 +461,29 @@ def test_a_content_that_breaks_off_is_fetched_again(
     assert (tmp_path / "model.bin").read_bytes() == CONTENT
 
 
+def test_a_download_that_breaks_off_is_resumed(
+    hook: AsyncActionHook, remote: RemoteDeployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_session, "_CHUNK_BYTES", 4)
+    uuid = hook.launch("etl.load", DAYS).uuid
+    text, size = CONTENT.decode(), len(CONTENT)
+    cut = Answer(text=text[:5], headers={"Content-Length": str(size), "ETag": '"v1"'})
+    other = Answer(206, text=text[9:], headers={"Content-Range": f"bytes 9-{size - 1}/{size}"})
+    rest = Answer(206, text=text[4:], headers={"Content-Range": f"bytes 4-{size - 1}/{size}"})
+    with TaskServer([cut, rest]) as elsewhere:
+        remote.content_url = elsewhere.url
+        hook.download(uuid, "model", 0, tmp_path / "model.bin")
+        first, second = elsewhere.requests
+    assert "Range" not in first.headers
+    assert (second.headers["Range"], second.headers["If-Range"]) == ("bytes=4-", '"v1"')
+    assert (tmp_path / "model.bin").read_bytes() == CONTENT
+    with TaskServer([cut, other, Answer(text=text)]) as elsewhere:
+        remote.content_url = elsewhere.url
+        hook.download(uuid, "model", 0, tmp_path / "again.bin")
+        assert "Range" not in elsewhere.requests[-1].headers
+    assert (tmp_path / "again.bin").read_bytes() == CONTENT
+
+
 def test_a_server_error_that_somebody_must_mend_is_one_at_once(
     hook: AsyncActionHook, remote: RemoteDeployment
 ) -> None:
@@ -487,7 +518,7 @@ def test_an_answer_that_is_no_action_is_an_error(
 ) -> None:
     hook.operations()
     remote.faults = [Answer(text=text)]
-    with pytest.raises(ServerError, match=r"cannot be read|without JSON"):
+    with pytest.raises(ServerError, match=r"cannot be parsed|without JSON"):
         hook.get("x")
 
 
@@ -505,7 +536,7 @@ def test_neither_password_nor_token_is_shown(
         with pytest.raises(ServerError) as raised:
             hook.clone(patience=timedelta(0)).operations()
     shown = "".join(traceback.format_exception(raised.value)) + caplog.text + "".join(capsys.readouterr())
-    shown += repr(vars(hook)) + repr(hook.session.access.target)
+    shown += repr(vars(hook)) + repr(hook.session.connection)
     assert "503" in shown
     assert PASSWORD not in shown
     assert remote.tokens[-1] not in shown
@@ -531,10 +562,10 @@ def test_a_session_keeps_no_cookie(hook: AsyncActionHook, remote: RemoteDeployme
     assert "Cookie" not in remote.requests[-1].headers
 
 
-def target(**fields: Any) -> Target:
+def target(**fields: Any) -> RemoteConnection:
     extra = fields.pop("extra", {})
     known = {"host": None, "schema": None, "port": None, "login": None, "password": None}
-    return Target.of(SimpleNamespace(**{**known, **fields}), extra)
+    return RemoteConnection.from_airflow(SimpleNamespace(**{**known, **fields}), extra)
 
 
 @pytest.mark.parametrize(
@@ -560,11 +591,11 @@ def test_a_connection_names_the_hook(fields: dict[str, Any], base_url: str, airf
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({}, "has no host"),
-        ({"host": "ftp://a"}, "schema not http"),
-        ({"host": "a", "schema": "async"}, "schema not http"),
+        ({}, "host is missing"),
+        ({"host": "ftp://a"}, "schema is not http"),
+        ({"host": "a", "schema": "async"}, "schema is not http"),
         ({"host": "https://user:pw@a.org/async"}, "use login and password"),
-        ({"host": "https://a.org/async?x=1"}, "host is no URL"),
+        ({"host": "https://a.org/async?x=1"}, "host is not a URL"),
         ({"host": "a", "extra": {"kind": "other"}}, "kind is 'other'"),
         ({"host": "a", "extra": {"timeout": "soon"}}, "timeout is 'soon'"),
         ({"host": "a", "extra": {"timeout": 0}}, "timeout is 0"),
@@ -609,7 +640,7 @@ def test_a_webda_server_lists_and_launches_with_basic_authentication(
 ) -> None:
     listed = json.dumps(["Etl.Load"])
     remote.faults = [Answer(text=json.dumps(WEBDA_OPERATIONS)), Answer(text=listed), Answer(204), Answer(204)]
-    assert webda.kind is Kind.WEBDA
+    assert webda.kind is DeploymentKind.WEBDA
     assert webda.operations(full=True)["Etl.Load"].input == SCHEMA
     assert webda.operations() == ["Etl.Load"]
     action = webda.launch("Etl.Load", DAYS)
@@ -626,13 +657,14 @@ def test_a_webda_server_lists_and_launches_with_basic_authentication(
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(400, "schema"), (403, "user"), (404, "such an operation"), (405, "URL of the hook")]
+    ("status", "said"),
+    [(400, "schema"), (403, "user"), (404, "operation or action exists"), (405, "base URL")],
 )
 def test_a_refusal_without_a_reason_is_asked_about(
     webda: AsyncActionHook, remote: RemoteDeployment, status: int, said: str
 ) -> None:
     remote.faults = [Answer(status)]
-    with pytest.raises(ServerError, match=f"answered {status}: .*{said}"):
+    with pytest.raises(ServerError, match=f"answered {status}. .*{said}"):
         webda.launch("Etl.Load", DAYS)
 
 
@@ -658,7 +690,7 @@ def test_a_webda_action_can_be_read_where_its_store_is_exposed(
 
 def test_what_a_webda_server_has_not_is_said_so(webda: AsyncActionHook, remote: RemoteDeployment) -> None:
     for call in (lambda: webda.stop("u"), lambda: webda.files("u"), lambda: list(webda.list())):
-        with pytest.raises(ServerError, match="A webda server has no route for") as raised:
+        with pytest.raises(ServerError, match="webda servers do not support") as raised:
             call()
         assert raised.value.code == "not_offered"
     assert remote.requests == []

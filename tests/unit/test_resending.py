@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a request is sent again: the table of PROTOCOL.md, for all that share the rule."""
+"""When a request is resent: the table of PROTOCOL.md, for everything that shares the rule."""
 
 from __future__ import annotations
 
 import pytest
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
-from airflow_asyncaction.hooks.remote_access import UNVERIFIED
-from airflow_asyncaction.protocol.resending import is_worth_resending, may_pass, retry_after_seconds
-from airflow_asyncaction.triggers.hook_pool import is_transient
+from airflow_asyncaction.hooks.remote_api import UNVERIFIED
+from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
+from airflow_asyncaction.retrying import is_outage, is_transient, pause_seconds
 
 TRANSIENT = {408, 429, *range(500, 600)}
 
 
-def test_only_408_429_and_all_5xx_may_pass() -> None:
+def test_only_408_429_and_all_5xx_is_transient() -> None:
     assert {status for status in range(1000) if is_worth_resending(status)} == TRANSIENT
 
 
 @pytest.mark.parametrize(("status", "code"), [(507, "no_space"), (500, "bad_schema")])
-def test_what_somebody_must_mend_first_does_not_pass(status: int, code: str) -> None:
+def test_an_error_that_somebody_must_fix_first_is_final(status: int, code: str) -> None:
     assert is_worth_resending(status)
     assert not is_worth_resending(status, code)
-    assert not is_transient(ServerError(status=status, code=code))
+    assert not is_outage(ServerError(status=status, code=code))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float) ->
 
 
 @pytest.mark.parametrize(
-    ("error", "passes", "is_awaited"),
+    ("error", "is_resent", "is_polled_on"),
     [
         (ServerUnreachable(), True, True),
         (ServerUnreachable(status=200), True, True),  # a page of somebody else
@@ -62,6 +62,18 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float) ->
     ],
     ids=lambda value: str(vars(value)) if isinstance(value, Exception) else None,
 )
-def test_errors_that_may_pass(error: ServerError, passes: bool, is_awaited: bool) -> None:
-    assert may_pass(error) is passes
-    assert is_transient(error) is is_awaited
+def test_errors_that_is_transient(error: ServerError, is_resent: bool, is_polled_on: bool) -> None:
+    assert is_transient(error) is is_resent
+    assert is_outage(error) is is_polled_on
+
+
+@pytest.mark.parametrize(("failures", "longest"), [(1, 0.25), (2, 0.5), (3, 1.0), (7, 15.0), (10**6, 15.0)])
+def test_pauses_double_up_to_a_limit_less_up_to_a_half(failures: int, longest: float) -> None:
+    pauses = [pause_seconds(failures) for _ in range(200)]
+    assert longest / 2 <= min(pauses) < max(pauses) <= longest
+
+
+@pytest.mark.parametrize("error", [ValueError(), KeyboardInterrupt(), OSError()])
+def test_errors_of_no_server_are_never_retried(error: BaseException) -> None:
+    assert not is_transient(error)
+    assert not is_outage(error)

@@ -159,8 +159,8 @@ def test_a_file_may_be_yaml(tmp_path: Path) -> None:
     [
         ("runners.toml", "must be a JSON list, or the path of a file that ends in .json, .yaml, .yml"),
         ("[{]", "must be a JSON list, or the path"),
-        ("{}", "must be a list of runners: it is of type dict"),
-        ('["local"]', "number 1 is of type str: it must be an object"),
+        ("{}", "must be a list of runners, not a dict"),
+        ('["local"]', "number 1 must be an object, not a str"),
         ("/no/such/runners.yaml", "/no/such/runners.yaml cannot be read"),
     ],
 )
@@ -168,6 +168,13 @@ def test_what_is_no_list_is_refused(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)) as raised:
         parse(text)
     assert str(raised.value).startswith("[asyncaction] runners")
+
+
+def test_an_option_whose_name_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runners.yaml"
+    path.write_text("- {name: here, kind: local, command: x, 7: y}")
+    with pytest.raises(ValueError, match="here: 7: must be text: it is the name of an option"):
+        parse(str(path))
 
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
@@ -180,35 +187,35 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"name": None}, "number 1 has the name None"),
-        ({"name": "a b"}, "number 1 has the name 'a b'"),
-        ({"kind": "pod"}, "here: kind: it is 'pod': it must be one of 'local', 'service', 'kubernetes', or"),
-        ({"kind": None}, "here: kind: it is None"),
+        ({"name": None}, "number 1: name: must be up to 50 of A-Z a-z 0-9 _ . -, not None"),
+        ({"name": "a b"}, "number 1: name: must be up to 50 of A-Z a-z 0-9 _ . -, not 'a b'"),
+        ({"kind": "pod"}, "here: kind: must be one of 'local', 'service', 'kubernetes', or"),
+        ({"kind": None}, "here: kind: must be one of"),
         ({"kind": "my runner.Class"}, "here: kind: "),
-        ({"actions": "etl.*"}, "here: actions: it must be a list of types"),
+        ({"actions": "etl.*"}, "here: actions: must be a list of types"),
         ({"actions": []}, "here: actions: "),
         ({"actions": [1]}, "here: actions: "),
-        ({"queue": 1}, "here: queue: it is 1"),
-        ({"pool": "{{ ds }}"}, "here: pool: it is '{{ ds }}': it must be a name, and no template"),
-        ({"concurrency_limit": 0}, "here: concurrency_limit: it is 0: it must be an integer of 1 or more"),
-        ({"concurrency_limit": True}, "here: concurrency_limit: it is True"),
-        ({"concurrency_limit": 2, "pool": "p"}, "here: concurrency_limit: it makes a pool of its own"),
-        ({"comand": "x"}, "here: comand: there is no such option: did you mean 'command'?"),
-        ({"image": "x"}, "here: image: there is no such option"),
-        ({"command": ""}, "here: command: it must be a string for the shell, or a list of strings"),
+        ({"queue": 1}, "here: queue: must be a name without templates, not 1"),
+        ({"pool": "{{ ds }}"}, "here: pool: must be a name without templates, not '{{ ds }}'"),
+        ({"concurrency_limit": 0}, "here: concurrency_limit: must be an integer of 1 or more, not 0"),
+        ({"concurrency_limit": True}, "here: concurrency_limit: must be an integer of 1 or more, not True"),
+        ({"concurrency_limit": 2, "pool": "p"}, "here: concurrency_limit: creates a pool of its own"),
+        ({"comand": "x"}, "here: comand: unknown option: did you mean 'command'?"),
+        ({"image": "x"}, "here: image: unknown option"),
+        ({"command": ""}, "here: command: must be a string for the shell, or a list of strings"),
         ({"command": ["a", 1]}, "here: command: "),
-        ({"env": {"N": 1}}, "here: env: it must be an object of strings"),
+        ({"env": {"N": 1}}, "here: env: must be an object of strings"),
         ({"cwd": 3}, "here: cwd: "),
-        ({"heartbeat_timeout": 0}, "here: heartbeat_timeout: it must be a number of seconds above 0"),
-        ({"stop_grace": "5"}, "here: stop_grace: it must be a number of seconds, 0 or more"),
-        ({"completion": "done"}, 'here: completion: it must be "exit" or "report"'),
-        ({"require_report": 1}, "here: require_report: it must be true or false"),
+        ({"heartbeat_timeout": 0}, "here: heartbeat_timeout: must be a number of seconds above 0"),
+        ({"stop_grace": "5"}, "here: stop_grace: must be a number of seconds, 0 or more"),
+        ({"completion": "done"}, 'here: completion: must be "exit" or "report"'),
+        ({"require_report": 1}, "here: require_report: must be true or false"),
         *(
-            ({"skip_on_exit_code": wrong}, "here: skip_on_exit_code: it must be an exit code from 0 to 255")
+            ({"skip_on_exit_code": wrong}, "here: skip_on_exit_code: must be an exit code from 0 to 255")
             for wrong in (256, -1, "99", True, [300], {"99": 1})
         ),
-        ({"orchestrator": ""}, "here: orchestrator: it must be text of 1 to 250 printable characters"),
-        ({"kind": "service"}, "here: command: there is no such option"),
+        ({"orchestrator": ""}, "here: orchestrator: must be text of 1 to 250 printable characters"),
+        ({"kind": "service"}, "here: command: unknown option"),
     ],
 )
 def test_a_wrong_entry_is_refused_by_name_and_field(change: dict[str, Any], said: str) -> None:
@@ -219,13 +226,13 @@ def test_a_wrong_entry_is_refused_by_name_and_field(change: dict[str, Any], said
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"kind": "local"}, "r: command: it is missing: a runner of kind 'local' needs a string for"),
-        ({"kind": "service"}, "r: callable: it is missing: a runner of kind 'service' needs the name of"),
-        ({"kind": "service", "callable": "a.b.c"}, 'r: callable: it must be the name of a callable, "pack'),
-        ({"kind": "service", "callable": "a:b", "completion": "report"}, "r: completion: it must be"),
+        ({"kind": "local"}, "r: command: missing: must be a string for"),
+        ({"kind": "service"}, "r: callable: missing: must be the name of"),
+        ({"kind": "service", "callable": "a.b.c"}, 'r: callable: must be the name of a callable, "pack'),
+        ({"kind": "service", "callable": "a:b", "completion": "report"}, "r: completion: must be"),
         (
             {"kind": "service", "callable": "a:b", "skip_on_exit_code": 9},
-            "r: skip_on_exit_code: it must",
+            "r: skip_on_exit_code: must",
         ),
         ({"kind": "my.Runner", "stop_grace": -1}, "r: stop_grace: "),
         ({"kind": "kubernetes", "start_timeout": "soon"}, "r: start_timeout: "),
@@ -265,7 +272,7 @@ def test_who_launches_an_action_writes_no_program(
 ) -> None:
     program = f"vacuum '{template}'"
     value = program if before is None else [*before, program, *(after or [])]
-    said = f"[asyncaction] runners: r: {field}: whoever launches an action could write code into it"
+    said = f"[asyncaction] runners: r: {field}: users who launch an action could inject code here"
     with pytest.raises(ValueError, match=re.escape(said)):
         runners({"name": "r", "kind": kind, field: value})
 
@@ -278,7 +285,7 @@ def test_who_launches_an_action_writes_no_program(
     ],
 )
 def test_nor_one_of_a_pod(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"r: args: .* could write code"):
+    with pytest.raises(ValueError, match=r"r: args: .* could inject code"):
         runners({"name": "r", "kind": "kubernetes", **options})
 
 
@@ -298,12 +305,12 @@ def test_what_no_shell_takes_for_program_may_be_an_argument(options: dict[str, A
 
 
 def test_a_program_that_is_no_template_is_refused() -> None:
-    with pytest.raises(ValueError, match="here: command: it is no template: "):
+    with pytest.raises(ValueError, match="here: command: invalid template: "):
         runners({**LOCAL, "command": "vacuum {{ action.type"})
 
 
 def test_two_of_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match="two are named 'here': rename one"):
+    with pytest.raises(ValueError, match="two runners are named 'here': rename one"):
         runners(LOCAL, LOCAL)
 
 
@@ -501,7 +508,7 @@ def test_types_are_not_mapped_over(configure: Configure) -> None:
 
 def test_a_wrong_configuration_is_an_error_of_the_dag(configure: Configure) -> None:
     configure({**LOCAL, "kind": "locla"})
-    with pytest.raises(ValueError, match=re.escape("[asyncaction] runners: here: kind: it is 'locla'")):
+    with pytest.raises(ValueError, match=re.escape("[asyncaction] runners: here: kind: must be one of")):
         operator()
 
 
@@ -509,11 +516,11 @@ def test_a_wrong_configuration_is_an_error_of_the_dag(configure: Configure) -> N
     ("option", "said"),
     [
         ("jobResources", "did you mean 'job_resources'?"),
-        ("arguments", "there is no such option"),
-        ("service_name", "there is no such option"),
-        ("callbacks", "there is no such option"),
-        ("task_id", "there is no such option"),
-        ("inputs", "there is no such option"),
+        ("arguments", "unknown option"),
+        ("service_name", "unknown option"),
+        ("callbacks", "unknown option"),
+        ("task_id", "unknown option"),
+        ("inputs", "unknown option"),
     ],
 )
 def test_options_of_pods_are_those_of_the_operator(configure: Configure, option: str, said: str) -> None:

@@ -14,6 +14,7 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
+from airflow_asyncaction.retrying import is_outage
 from airflow_asyncaction.runners.pods.api_requests import ClusterError
 from airflow_asyncaction.runners.pods.exit_status import (
     ACTION_LABEL,
@@ -23,7 +24,7 @@ from airflow_asyncaction.runners.pods.exit_status import (
     should_keep_pod,
 )
 from airflow_asyncaction.runners.pods.orphaned_pods import JobPod
-from airflow_asyncaction.triggers.hook_pool import TaskHookPool, is_transient
+from airflow_asyncaction.triggers.hook_pool import TaskHookPool
 from airflow_asyncaction.triggers.pods.api import read_pod_secrets
 from airflow_asyncaction.triggers.pods.deferred_pod import parse_exit
 from airflow_asyncaction.triggers.pods.watch import NamespaceWatch
@@ -74,7 +75,7 @@ class PodSweep:
                     await self._check(uid, pod)
                 except (ClusterError, ServerError) as error:
                     log.debug("Pod %s is skipped for now: %s", pod.name, error)
-                    if isinstance(error, ServerError) and is_transient(error):
+                    if is_outage(error):
                         break
                 except Exception:  # nothing would restart this task
                     log.exception("Pod %s could not be checked", pod.name)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Download: the content of a file on its way to a path. It is resumable, verified, and moved there whole.
+
+It performs no network I/O: jobs and hooks pass it what their HTTP clients receive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import BinaryIO, Callable
+
+from airflow_asyncaction.exceptions import AsyncActionError
+from airflow_asyncaction.protocol.compat import keyword_dataclass
+from airflow_asyncaction.protocol.digests import new_md5
+
+Progress = Callable[[int, int], None]
+"""Is told how many bytes of how many have been moved."""
+
+_KEPT_PART_NAME_BYTES = 100
+
+
+@keyword_dataclass
+class ExpectedContent:
+    """What the server says about a content.
+
+    :param md5: lower-case hex, as ``sha256``, which webda does not know
+    """
+
+    name: str
+    size_bytes: int
+    md5: str
+    sha256: str | None
+
+
+class WrongRange(Exception):
+    """The file store returned another range than the requested one."""
+
+
+class Download:
+    """One content being written to a file, digested as it arrives."""
+
+    def __init__(
+        self, output: BinaryIO, expected: ExpectedContent, on_progress: Progress | None = None
+    ) -> None:
+        self._output = output
+        self._expected = expected
+        self._on_progress = on_progress
+        self._etag: str | None = None
+        self._restart()
+
+    def _restart(self) -> None:
+        self._output.seek(0)
+        self._output.truncate()
+        self.received_bytes = 0
+        self._md5 = new_md5()
+        self._sha256 = hashlib.sha256()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether as many bytes arrived as the content has."""
+        return self.received_bytes >= self._expected.size_bytes
+
+    def request_headers(self) -> dict[str, str]:
+        """Return the headers of the next request: it resumes where the last response broke off."""
+        if not self.received_bytes:
+            return {}
+        headers = {"Range": f"bytes={self.received_bytes}-"}
+        if self._etag is not None and not self._etag.startswith("W/"):
+            headers["If-Range"] = self._etag
+        return headers
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Take the head of a response: one without a range starts the content over.
+
+        :param headers: with names in lower case
+        :raises WrongRange: request the content again
+        """
+        if status != HTTPStatus.PARTIAL_CONTENT:
+            self._restart()
+        elif not headers.get("content-range", "").startswith(f"bytes {self.received_bytes}-"):
+            self._restart()
+            raise WrongRange("The file store returned another range than the requested one")
+        self._etag = headers.get("etag")
+
+    def add(self, chunk: bytes) -> None:
+        """Write the next bytes.
+
+        :raises AsyncActionError: there are more of them than expected
+        """
+        self._output.write(chunk)
+        self._md5.update(chunk)
+        self._sha256.update(chunk)
+        self.received_bytes += len(chunk)
+        if self.received_bytes > self._expected.size_bytes:
+            self.verify()
+        if self._on_progress is not None:
+            self._on_progress(self.received_bytes, self._expected.size_bytes)
+
+    def verify(self) -> None:
+        """Compare size and digests with what the server says.
+
+        :raises AsyncActionError: they differ
+        """
+        expected = self._expected
+        received = (self.received_bytes, self._md5.hexdigest(), expected.sha256 and self._sha256.hexdigest())
+        if received != (expected.size_bytes, expected.md5, expected.sha256):
+            raise AsyncActionError(
+                f"{expected.name} does not match its digests: it changed in the file store or on the way"
+            )
+
+
+@contextlib.contextmanager
+def downloading(
+    path: Path, expected: ExpectedContent, on_progress: Progress | None = None
+) -> Iterator[Download]:
+    """Return a download to a path. The path holds the whole, verified content, or what it held before.
+
+    :raises AsyncActionError: the content does not match its digests
+    :raises OSError: it cannot be written
+    """
+    kept = path.name.encode()[:_KEPT_PART_NAME_BYTES].decode(errors="ignore")  # names have a limit
+    part = path.parent / f".{kept}.{secrets.token_hex(4)}.part"
+    try:
+        with part.open("xb") as output:
+            download = Download(output, expected, on_progress)
+            yield download
+        download.verify()
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Retry policy: which errors of a server are transient, and how long to wait before the next attempt.
+
+For everything that runs inside Airflow, on tenacity. Jobs have only the standard library: see
+``airflow_asyncaction.job.transport``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from http import HTTPStatus
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_before_delay,
+    stop_never,
+)
+
+from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
+from airflow_asyncaction.protocol.resending import is_worth_resending
+
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 15.0
+
+_MOST_DOUBLINGS = 32
+
+Warn = Callable[..., object]
+"""Logs an error that will be retried, like ``Logger.warning``."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether the same request may succeed if it is resent."""
+    return isinstance(error, ServerUnreachable) or (
+        isinstance(error, ServerError) and is_worth_resending(error.status, error.code)
+    )
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether an error says nothing about the action, so that whoever follows it keeps polling.
+
+    This is any transient error, and any answer that is not from our routes: while the API server restarts,
+    a proxy or an Airflow without this plugin may answer. 413 is final whoever sends it.
+    """
+    if not isinstance(error, ServerError) or error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return False
+    return error.status == 0 or not error.code or is_transient(error)
+
+
+def jittered(seconds: float) -> float:
+    """Return a poll interval that is up to a fifth shorter or longer."""
+    return seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+
+
+def pause_seconds(
+    failures: int,
+    *,
+    first_seconds: float = FIRST_PAUSE_SECONDS,
+    longest_seconds: float = LONGEST_PAUSE_SECONDS,
+) -> float:
+    """Return how long to pause after a number of failures in a row: exponential backoff with jitter.
+
+    The pause doubles with each failure, less up to a half at random.
+    """
+    doublings = min(max(failures, 1) - 1, _MOST_DOUBLINGS)
+    return min(first_seconds * 2.0**doublings, longest_seconds) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+
+def backoff(
+    *, first_seconds: float = FIRST_PAUSE_SECONDS, longest_seconds: float = LONGEST_PAUSE_SECONDS
+) -> Callable[[RetryCallState], float]:
+    """Return a tenacity wait: :func:`pause_seconds`, or the server's Retry-After if that is longer."""
+
+    def wait(state: RetryCallState) -> float:
+        pause = pause_seconds(
+            state.attempt_number, first_seconds=first_seconds, longest_seconds=longest_seconds
+        )
+        error = state.outcome.exception() if state.outcome else None
+        return max(pause, error.retry_after_seconds) if isinstance(error, ServerError) else pause
+
+    return wait
+
+
+def retrying(patience: timedelta, warn: Warn) -> Retrying:
+    """Return a retry of transient errors for code that may block its thread. It reraises the last error.
+
+    :param patience: retry while the next attempt starts within this time; 0: never
+    """
+    return Retrying(
+        retry=retry_if_exception(is_transient),
+        wait=backoff(),
+        stop=stop_before_delay(patience),
+        before_sleep=lambda state: _warn(warn, state),
+        reraise=True,
+    )
+
+
+def async_retrying(patience: timedelta | None, warn: Warn, *, longest_seconds: float) -> AsyncRetrying:
+    """Return a retry of outages (:func:`is_outage`) for triggers. It warns once and reraises the last error.
+
+    :param patience: as for :func:`retrying`; ``None``: until the server answers
+    """
+
+    def warn_once(state: RetryCallState) -> None:
+        if state.attempt_number == 1:
+            _warn(warn, state)
+
+    return AsyncRetrying(
+        retry=retry_if_exception(is_outage),
+        wait=backoff(first_seconds=2 * FIRST_PAUSE_SECONDS, longest_seconds=longest_seconds),
+        stop=stop_never if patience is None else stop_before_delay(patience),
+        before_sleep=warn_once,
+        reraise=True,
+    )
+
+
+def _warn(warn: Warn, state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    warn("%s Retrying in %.1f s.", as_sentence(str(error)), state.upcoming_sleep)
+
+
+def as_sentence(text: str) -> str:
+    """Return a text with one full stop at its end."""
+    return f"{text.rstrip('.')}."
