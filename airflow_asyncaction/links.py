@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The button of a task in Airflow's UI that leads to its action."""
+"""ActionLink: the button of a task in Airflow's UI that opens its action."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
 TAB = "async_action"
-"""Route of the page's tab in Airflow's UI."""
+"""Route of the action's tab in Airflow's UI."""
 
 
 class ActionLink(BaseOperatorLink):
-    """Leads to the tab of the task instance that shows its action."""
+    """Opens the tab of the task instance that shows its action."""
 
     name = "Async action"
 
     def push(self, context: Any) -> None:
-        """Leave the URL now: else a worker does when it ends the task, which none may for a deferred one."""
+        """Push the URL now: the worker that would push it at the end may never exist for a deferred task."""
         ti = context["ti"]
         url = _url(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
         ti.xcom_push(key=self.xcom_key, value=url)
 
     @property
     def xcom_key(self) -> str:
-        """Where the worker leaves the URL."""
+        """Key of the XCom that holds the URL."""
         return "async_action_link"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the path below Airflow's own: the host is the one at which people have Airflow."""
+        """Return the URL as an absolute path, so that it works on whatever host users open Airflow."""
         return _url(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
 
 
 def airflow_root() -> str:
-    """Return the path below which people have Airflow, without a slash at its end: that of its base URL."""
+    """Return the path of Airflow's base URL (``[api] base_url``), without a trailing slash."""
     from airflow.configuration import conf
 
     return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
