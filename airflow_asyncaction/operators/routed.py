@@ -22,12 +22,12 @@ from airflow_asyncaction.runner_config import KUBERNETES, LOCAL, SERVICE, Runner
 from airflow_asyncaction.runners.base import AdoptableRunner, Runner
 from airflow_asyncaction.runners.manifest_variables import render_around
 from airflow_asyncaction.runners.routing import (
+    FailingRunner,
     NoMatch,
-    NothingRunner,
     RoutedAction,
-    choose,
-    imported,
-    rendered,
+    choose_runner,
+    import_object,
+    render_option,
 )
 from airflow_asyncaction.runners.webda import node_options
 
@@ -152,7 +152,7 @@ class AsyncActionOperator(BaseActionOperator):
         }
         if isinstance(choice, NoMatch):
             exit_ = Exit(reason=NoRunner.__name__, message=str(choice))
-            return _acting_for(self, _AnyRunnerOperator(runner=lambda _: NothingRunner(exit_), **own))
+            return _acting_for(self, _AnyRunnerOperator(runner=lambda _: FailingRunner(exit_), **own))
         self.log.info("Runner %s (%s) launches actions of type %s", choice.name, choice.kind, own["type"])
         own |= {"inputs": self.inputs, "output_assets": self.output_assets}
         return _acting_for(self, _made(choice, self._rendered(choice, context), own))
@@ -181,8 +181,8 @@ class AsyncActionOperator(BaseActionOperator):
 
         def render(name: str, option: Any) -> Any:
             if choice.kind == KUBERNETES and name == _MANIFEST:
-                return render_around(option, lambda marked: rendered(marked, environment, variables))
-            return rendered(option, environment, variables)
+                return render_around(option, lambda marked: render_option(marked, environment, variables))
+            return render_option(option, environment, variables)
 
         done = {}
         for name, value in choice.options.items():
@@ -217,7 +217,7 @@ def _choose(type_: Any) -> RunnerConfig | NoMatch:
     if not isinstance(type_, str) or not type_ or "{{" in type_:
         raise ValueError(f"type is {type_!r}: it must be plain text, since it decides on queue and pool")
     fallback = settings.load().fallback_on_first
-    choice = choose(runner_config.load(), type_, fallback_on_first=fallback)
+    choice = choose_runner(runner_config.load(), type_, fallback_on_first=fallback)
     if isinstance(choice, RunnerConfig) and choice.kind == KUBERNETES:
         from airflow_asyncaction.operators.pod_checks import find_unsupported
         from airflow_asyncaction.operators.pod_options import list_pod_options
@@ -235,7 +235,7 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
     if choice.kind == LOCAL:
         return LocalActionOperator(**{**options, **own})
     if choice.kind == SERVICE:
-        function, arguments = imported(options.pop("callable")), own["arguments"]
+        function, arguments = import_object(options.pop("callable")), own["arguments"]
         own.pop("skip_on_exit_code", None)  # a callable has no exit code
         how = "op_kwargs" if isinstance(arguments, Mapping) else "op_args"
         return ServiceActionOperator(**{**options, **own}, python_callable=function, **{how: arguments})
@@ -250,7 +250,7 @@ def _made(choice: RunnerConfig, options: dict[str, Any], own: dict[str, Any]) ->
     common = {name: options.pop(name) for name in runner_config.COMMON_OPTIONS if name in options}
 
     def make(operator: BaseActionOperator) -> Runner:
-        runner: Runner = imported(choice.kind)(
+        runner: Runner = import_object(choice.kind)(
             RoutedAction(
                 type=own["type"],
                 arguments=own["arguments"],

@@ -1,29 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stands between a task process and its job, so that the job never outlives its task unended.
+"""Guard: runs a job as its child process, and ends all of it when the task ends or dies.
 
-``LocalRunner`` starts it as a script in a session of its own, where signals to the task's process group do
-not reach it. It is never imported by the package and imports nothing of it: it must start in milliseconds.
+``LocalRunner`` starts it as a script in a session of its own, so that signals to the task's process group do
+not reach it. The package never imports it, and it imports nothing of the package: it must start in
+milliseconds.
 
-How it works: standard input brings one order (:class:`Order`), then single bytes, ``s`` (stop) and ``r``
-(release); its end of file means that the task process is gone, however it died. The guard runs the job in
-a process group of its own, adopts what the job leaves behind (as child subreaper), and tells on a status
-pipe, line by line:
+How it works: standard input carries one order (:class:`Order`), then single bytes, ``s`` (stop) and ``r``
+(release). End of file means that the task process has died. The guard runs the job in a process group of its
+own, adopts the processes that the job leaves behind (as child subreaper), and reports on a status pipe, line
+by line:
 
-    failed STAGE ERRNO      nothing runs; STAGE is fork, chdir or exec
+    failed STAGE ERRNO      the job was not started; STAGE is fork, chdir or exec
     started PID             the command is executed
-    exited CODE             the main process ended by itself ...
-    killed SIGNUM           ... or by a signal
-    done LEFT               nothing is left, or it was let go; LEFT processes outlived the main one
+    exited CODE             the main process exited ...
+    killed SIGNUM           ... or was killed by a signal
+    done LEFT               no process is left, or they were released; LEFT processes outlived the main one
 
-When the task process is gone, the guard reads, and drops, what the job still writes: a job that says
-something while it cleans up would else be killed by SIGPIPE.
+After the task process has died, the guard reads and discards the job's output. Otherwise SIGPIPE would kill a
+job that writes something while it cleans up.
 
-To end is: SIGTERM to the job's group and to each process that the guard is, or becomes, the parent of;
-SIGKILL to the same when the grace is over, again and again until none is left. When the main process ends
-by itself, what it left behind is ended likewise, or, under ``keep``, watched until a stop or a release.
+To end the job, the guard sends SIGTERM to the job's group and to each process that it is, or becomes, the
+parent of. After the grace period it sends SIGKILL to the same, until no process is left. When the main
+process exits, the processes that it left behind are ended likewise or, under ``keep``, watched until a stop
+or a release.
 
-What it does not do: a SIGKILL to the guard itself takes the main process along, but not what that started;
-a process of another user (sudo) cannot be signalled; without Linux's prctl (macOS) a process that left the
+What it does not do: a SIGKILL to the guard itself kills the main process too, but not its children. A process
+of another user (sudo) cannot be signalled. On systems without Linux's prctl (macOS) a process that left the
 job's group escapes.
 """
 
@@ -39,13 +41,13 @@ from collections.abc import Callable, Iterable
 from types import FrameType
 
 SETTLE_SECONDS = 1.0
-"""How long what the main process left behind may finish by itself: ``tee`` must write the last lines."""
+"""How long processes left behind may take to exit by themselves: ``tee`` must write the last lines."""
 
 PARENT_CHECK_SECONDS = 5.0
-"""How often the parent's death is looked for, should a fork of it hold standard input open."""
+"""How often to check whether the parent has died, in case a fork of it holds standard input open."""
 
 TICK_SECONDS = 0.1
-"""How often adopted processes are looked for while all is ended: the kernel does not announce them."""
+"""How often to look for adopted processes while ending the job: the kernel does not announce them."""
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -54,10 +56,10 @@ UNCATCHABLE = {signal.SIGKILL, signal.SIGSTOP}
 
 
 class Order:
-    """What to run. On the wire: its length in decimal, a newline, and these fields joined by NUL.
+    """What to run. Encoded as its length in decimal, a newline, and its fields joined by NUL.
 
-    grace in seconds; ``keep`` or nothing; working directory, or nothing for the guard's own; number of
-    words; the words of the command; the environment as NAME=VALUE.
+    The fields: grace period in seconds; ``keep`` or empty; working directory, or empty for that of the guard;
+    number of words; the words of the command; the environment as NAME=VALUE.
     """
 
     def __init__(self, payload: bytes) -> None:
@@ -70,7 +72,7 @@ class Order:
 
 
 def read_order(fd: int) -> tuple[Order, bytes] | None:
-    """Return the order and the control bytes that came with it; ``None`` if the parent went away first."""
+    """Return the order and the control bytes that followed it; ``None`` if the parent died first."""
     data = b""
     while True:
         length, newline, payload = data.partition(b"\n")
@@ -83,7 +85,7 @@ def read_order(fd: int) -> tuple[Order, bytes] | None:
 
 
 class Guard:
-    """Runs one job and ends all of it."""
+    """Runs one job, and ends all of its processes."""
 
     def __init__(self, order: Order, status_fd: int, output_fds: Iterable[int], parent: int) -> None:
         self._order = order
@@ -109,7 +111,7 @@ class Guard:
     def run(self, control: bytes) -> None:
         """Run the job until it is done.
 
-        :param control: bytes that came together with the order
+        :param control: control bytes that followed the order
         """
         if not self._launch():
             return
@@ -119,7 +121,7 @@ class Guard:
         self._say(f"done {self._left}")
 
     def _handle_signals(self) -> int:
-        """Make signals wake the loop; those that ask a process to end mean a stop."""
+        """Let signals wake the loop; signals that ask a process to terminate request a stop."""
         read_fd, write_fd = os.pipe()
         os.set_blocking(read_fd, False)
         os.set_blocking(write_fd, False)
@@ -143,7 +145,7 @@ class Guard:
             self._become_job(write_fd)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(write_fd)
-        _attempt(os.setpgid, self._pid, self._pid)  # here as well: whoever comes first
+        _attempt(os.setpgid, self._pid, self._pid)  # in both processes, whichever is first
         failure = os.read(read_fd, 64)
         os.close(read_fd)
         self._let_go_of_output()
@@ -163,8 +165,8 @@ class Guard:
             if self._libc is not None:
                 self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != self._own_pid:
-                os._exit(127)  # the guard died before its death could be a signal
-            for signum in signal.valid_signals() - UNCATCHABLE:  # a worker in the background ignores SIGINT
+                os._exit(127)  # the guard died before prctl took effect
+            for signum in signal.valid_signals() - UNCATCHABLE:  # a background worker ignores SIGINT
                 signal.signal(signum, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -179,14 +181,14 @@ class Guard:
             os._exit(127)
 
     def _let_go_of_output(self) -> None:
-        """Leave stdout and stderr to the job, so that they end with it, and the working directory."""
+        """Release stdout and stderr, so that they end with the job, and the working directory."""
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)
         os.dup2(null, 2)
         os.chdir("/")
 
     def _reap(self) -> bool:
-        """Collect what has ended; tell whether nothing is left."""
+        """Reap processes that have ended; tell whether none is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -205,14 +207,14 @@ class Guard:
             self._end(SETTLE_SECONDS)
 
     def _end(self, after_seconds: float = 0.0) -> None:
-        """Begin to end everything, unless that begins earlier already."""
+        """Begin to end all processes after a delay, unless that begins earlier anyway."""
         term_at = time.monotonic() + after_seconds
         if self._term_at is None or term_at < self._term_at:
             self._term_at = term_at
             self._kill_at = term_at + self._order.grace_seconds
 
     def _step(self) -> bool:
-        """Signal what is to be ended, and wait for news; tell whether to go now."""
+        """Send signals that are due, and wait for events; tell whether to exit now."""
         self._signal_all()
         ready = self._wait(self._timeout())
         if self._wake_fd in ready:
@@ -228,7 +230,7 @@ class Guard:
         return bool(control) and self._obey(control or b"")
 
     def _wait(self, timeout_seconds: float) -> set[int]:
-        """Return the descriptors that something comes from."""
+        """Return the descriptors that are ready."""
         poll = select.poll()
         for fd in (self._wake_fd, *([0] if self._lifeline_open else self._output_fds)):
             poll.register(fd, select.POLLIN)
@@ -243,7 +245,7 @@ class Guard:
             self._output_fds.discard(fd)
 
     def _obey(self, control: bytes) -> bool:
-        """Do what the task process asks; tell whether to go now."""
+        """Execute control bytes; tell whether to exit now."""
         if b"s" in control:
             self._end()
         return b"r" in control and self._order.keep and not self._main_runs and self._term_at is None
@@ -260,7 +262,7 @@ class Guard:
         return self._kill_tick_seconds
 
     def _signal_all(self) -> None:
-        """Send SIGTERM, once to each, or after the grace SIGKILL, to all there is."""
+        """Send SIGTERM to each process once, or SIGKILL after the grace period."""
         now = time.monotonic()
         if self._term_at is None or self._kill_at is None or now < self._term_at:
             return
@@ -270,7 +272,7 @@ class Guard:
         members = {pid for pid in children if _group_of(pid) == self._pid}
         if self._left_behind:
             self._left = max(self._left, len(children))
-        # A group's id is not given away while it has members; without any it may be somebody else's.
+        # The id of a group with members is not reused; without members it may be another group's.
         if self._main_runs or members or not self._adopts:
             if killing or not self._group_termed:
                 _attempt(os.killpg, self._pid, signum)
@@ -281,13 +283,13 @@ class Guard:
             self._termed.add(pid)
 
     def _children(self) -> set[int]:
-        """Return the processes that this one is the parent of, zombies included."""
+        """Return the child processes of this one, including zombies."""
         if not self._adopts:
             return set()
         try:
             with open(f"/proc/self/task/{self._own_pid}/children", "rb") as file:
                 return {int(pid) for pid in file.read().split()}
-        except OSError:  # the kernel was built without it
+        except OSError:  # the kernel was built without this file
             return {pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_child(pid)}
 
     def _group_exists(self) -> bool:
@@ -298,14 +300,14 @@ class Guard:
         return True
 
     def _say(self, line: str) -> None:
-        try:  # noqa: SIM105 - contextlib takes its time to import
+        try:  # noqa: SIM105 - importing contextlib takes time
             os.write(self._status_fd, line.encode() + b"\n")
-        except OSError:  # nobody listens any more
+        except OSError:  # the reader is gone
             pass
 
 
 def _attempt(call: Callable[[int, int], None], target: int, argument: int) -> None:
-    """Call where the target may have ended, or be somebody else's."""
+    """Call a function whose target may have ended, or belong to another user."""
     try:  # noqa: SIM105
         call(target, argument)
     except OSError:
@@ -330,7 +332,7 @@ def _is_child(pid: int) -> bool:
 def main() -> None:
     """Run as ``guard.py STATUS_FD STDOUT_FD STDERR_FD LABEL``.
 
-    STDOUT_FD and STDERR_FD are the reading ends; the label (the job's id) is for people who read ``ps``.
+    STDOUT_FD and STDERR_FD are the reading ends. The label (the job's id) is shown by ``ps``.
     """
     parent = os.getppid()
     status_fd, *output_fds = map(int, sys.argv[1:4])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a command on the worker, under a guard that ends it whatever becomes of the task process."""
+"""Local runner: runs a command on the worker, under a guard that ends it even if the task process dies."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import TAIL_LINES
 from airflow_asyncaction.runners.base import OnLaunched, drop_airflow_variables
-from airflow_asyncaction.runners.guard_process import GuardProcess, Said, order
+from airflow_asyncaction.runners.guard_process import GuardProcess, GuardStatus, encode_order
 
 _MARGIN_SECONDS = 10.0
-"""How long beyond the grace the guard may take: a process can be out of reach even of SIGKILL."""
+"""How long the guard may take beyond the grace period: even SIGKILL may not end a process."""
 
 _DRAIN_READS = 64
-"""Enough for the largest pipe the kernel makes (1 MiB)."""
+"""Enough for the largest pipe of the kernel (1 MiB)."""
 
 _POLL_SECONDS = 1.0
 
@@ -36,25 +36,27 @@ log = logging.getLogger(__name__)
 class LocalRunner:
     """Runs one command as a child process.
 
-    Purpose: the job's output goes line by line to ``write_line``, its exit becomes an :class:`Exit`, and
-    nothing of it outlives the task unended, even if the whole worker is killed.
+    Purpose: passes the job's output line by line to ``write_line``, and turns its exit into an :class:`Exit`.
+    No process of the job outlives the task, even if the whole worker is killed.
 
-    How it works: a guard process (``guard.py``) stands between this process and the job. It ends the job (the
-    processes that escaped from its group, too) when it is told to, when the job's main process ends, or when
-    this process is gone. The job gets an empty stdin: the task's own is Airflow's channel to the API server.
-    In its output its own secret is masked, and what Airflow masks in this process. Under
-    ``Completion.REPORT`` what the main process leaves behind is work: :meth:`run` returns, and the work goes
-    on until :meth:`stop`, the death of this process, or :meth:`release`, which lets it live on.
+    How it works: a guard process (``guard.py``) runs between this process and the job. It ends the job,
+    including processes that left its group, when it is asked to, when the job's main process ends, or when
+    this process dies. The job's stdin is empty: the task's own is Airflow's channel to the API server. The
+    job's secret, and all that Airflow masks in this process, is masked in the output. Under
+    ``Completion.REPORT`` the processes that the main process leaves behind are work: :meth:`run` returns, and
+    the work continues until :meth:`stop`, the death of this process, or :meth:`release`, after which it
+    outlives this process.
 
     What it does not do: read the output of such work unless :meth:`wait` is called (it should write to a
-    file); end processes of another user (``sudo``); without Linux, end what left the job's process group.
+    file); end processes of another user (``sudo``); on other systems than Linux, end processes that left the
+    job's process group.
 
-    :param command: words, or a string for bash (or sh where there is no bash)
-    :param environ: the job's whole environment; the JOB_ variables are added
-    :param cwd: the folder to start in; the task process's own if ``None``
+    :param command: words, or a string for bash (sh if there is no bash)
+    :param environ: the job's environment, to which the JOB_ variables are added
+    :param cwd: working directory; that of the task process if ``None``
     :param stop_grace: between SIGTERM and SIGKILL
-    :param write_line: takes ``stdout`` or ``stderr``, and a line without its end
-    :raises ValueError: command, cwd or environ cannot be given to a process
+    :param write_line: takes ``stdout`` or ``stderr``, and a line without its newline
+    :raises ValueError: command, cwd or environ cannot be passed to a process
     """
 
     name = "local"
@@ -70,16 +72,16 @@ class LocalRunner:
         write_line: Callable[[str, str], None],
         completion: Completion,
     ) -> None:
-        self._command = _words(command, environ)
+        self._command = _split_command(command, environ)
         self._environ = environ
         self._cwd = cwd
         self._grace_seconds = stop_grace.total_seconds()
         self._write_line = write_line
         self._keeps = completion is Completion.REPORT
-        self._order({})  # raises what there is to raise, before anything is registered
+        self._encode_order({})  # raises ValueError before anything is registered
         self._guard: GuardProcess | None = None
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self._stop_asked = False
+        self._stop_requested = False
         self._ends_by: float | None = None
         self._exit: Exit | None = None
         self._is_closed = False
@@ -87,22 +89,22 @@ class LocalRunner:
         self._frames = 0
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
-        """Start the job, pass its output on, and return how it ended.
+        """Start the job, pass on its output, and return how it ended.
 
-        An exception out of ``write_line`` or a signal handler leaves the job running: :meth:`stop` ends it.
-        If it interrupts the start, nothing is started.
+        An exception in ``write_line`` or a signal handler leaves the job running: :meth:`stop` ends it. If it
+        interrupts the start, nothing is started.
         """
-        if self._stop_asked:
-            return Exit(reason="Stopped", message="The job was asked to stop before it was started")
+        if self._stop_requested:
+            return Exit(reason="Stopped", message="The job was asked to stop before it started")
         self._frames += 1
         try:
             guard = self._launch(info)
             is_announced = False
             while not self._is_over(guard, at_exit=self._keeps):
                 self._pump(guard, _POLL_SECONDS)
-                if guard.said.pid is not None and not is_announced:
+                if guard.status.pid is not None and not is_announced:
                     is_announced = True
-                    on_launched({"host": socket.gethostname(), "pid": guard.said.pid})
+                    on_launched({"host": socket.gethostname(), "pid": guard.status.pid})
             return self._conclude(guard)
         except OSError as error:
             if self._guard is not None:
@@ -114,16 +116,16 @@ class LocalRunner:
             self._frames -= 1
 
     def stop(self) -> None:
-        """Begin to end the job and all that it started: write a byte to a pipe, and return at once."""
-        self._stop_asked = True
+        """Begin to end the job and all that it started: write one byte to a pipe, and return at once."""
+        self._stop_requested = True
         if self._guard is not None:
             self._guard.stop()
 
     def wait(self, timeout_seconds: float | None = None) -> Exit | None:
-        """Pass output on until all of the job has ended; return how, or ``None`` if it has not in time.
+        """Pass on output until all of the job has ended. Return how, or ``None`` if the time is up first.
 
-        In the thread of :meth:`run`: after it, or in a signal handler that interrupts it. What comes while a
-        handler waits that interrupted ``write_line`` is written after the handler.
+        Call it in the thread of :meth:`run`, after it or in a signal handler that interrupts it. If the
+        handler interrupted ``write_line``, lines that come while it waits are written after it.
         """
         guard = self._guard
         if guard is None or self._is_closed:
@@ -142,13 +144,13 @@ class LocalRunner:
             self._frames -= 1
 
     def release(self) -> None:
-        """Let the work live on that a submitting command left behind: its action has ended.
+        """Let submitted work outlive this process: its action has ended.
 
-        Without it, the work is ended when this process exits; after it, :meth:`stop` cannot reach the work.
-        For other jobs, and while the main process runs, it does nothing.
+        Otherwise the work is ended when this process exits. Afterwards :meth:`stop` cannot reach it. Does
+        nothing for other jobs, or while the main process runs.
         """
         guard = self._guard
-        if guard is not None and self._keeps and guard.said.has_exited and not self._is_closed:
+        if guard is not None and self._keeps and guard.status.has_exited and not self._is_closed:
             guard.release()
             self._is_closed = True
             guard.close()
@@ -157,13 +159,13 @@ class LocalRunner:
         guard = self._guard = GuardProcess(info.job_id, drop_airflow_variables(os.environ))
         for pipe in guard.pipes:
             pipe.mask_with(lambda line: masked(line.replace(info.secret_key, "***")))
-        if self._stop_asked:  # while it was being started
+        if self._stop_requested:  # while it was starting
             guard.stop()
-        guard.give(self._order(info.to_environ()))
+        guard.send_order(self._encode_order(info.to_environ()))
         return guard
 
-    def _order(self, job_environ: Mapping[str, str]) -> bytes:
-        return order(
+    def _encode_order(self, job_environ: Mapping[str, str]) -> bytes:
+        return encode_order(
             command=self._command,
             environ={**self._environ, **job_environ},
             cwd=self._cwd,
@@ -172,20 +174,20 @@ class LocalRunner:
         )
 
     def _is_over(self, guard: GuardProcess, *, at_exit: bool) -> bool:
-        if guard.is_gone or guard.said.is_final or (at_exit and guard.said.has_exited):
+        if guard.is_gone or guard.status.is_final or (at_exit and guard.status.has_exited):
             return True
         now = time.monotonic()
-        if self._ends_by is None and (self._stop_asked or (guard.said.has_exited and not self._keeps)):
+        if self._ends_by is None and (self._stop_requested or (guard.status.has_exited and not self._keeps)):
             self._ends_by = now + self._grace_seconds + _MARGIN_SECONDS
         return self._ends_by is not None and now > self._ends_by
 
     def _pump(self, guard: GuardProcess, timeout_seconds: float) -> None:
-        """Take in what comes and write the lines that it completes."""
-        guard.listen(timeout_seconds)
+        """Read from the guard and the job, and write the completed lines."""
+        guard.receive(timeout_seconds)
         self._write_lines(guard)
 
     def _write_lines(self, guard: GuardProcess, *, flush: bool = False) -> None:
-        """Write what lines there are, unless a frame below is writing: loggers have locks."""
+        """Write the completed lines, unless a frame below is writing: loggers have locks."""
         if self._is_writing:
             return
         self._is_writing = True
@@ -202,45 +204,45 @@ class LocalRunner:
             self._is_writing = False
 
     def _conclude(self, guard: GuardProcess) -> Exit:
-        """Write what is left of the output and say how the job ended.
+        """Write the rest of the output, and return how the job ended.
 
-        What a process wrote before it ended is in the pipes by now: nothing is waited for.
+        What a process wrote before it ended is already in the pipes: there is nothing to wait for.
         """
         guard.kill_orphans()
         guard.drain(_DRAIN_READS)
         self._write_lines(guard, flush=True)
-        self._exit = _as_exit(guard, self._command[0], self._cwd, self._tail)
-        if self._frames == 1 and (guard.is_gone or guard.said.is_final):
+        self._exit = _describe_exit(guard, self._command[0], self._cwd, self._tail)
+        if self._frames == 1 and (guard.is_gone or guard.status.is_final):
             self._is_closed = True
             guard.close()
-            if guard.said.left:
-                log.warning("The job left %d processes behind: they were ended", guard.said.left)
+            if guard.status.left:
+                log.warning("The job left %d processes behind, which were ended", guard.status.left)
         return self._exit
 
 
-def _words(command: Sequence[str] | str, environ: Mapping[str, str]) -> Sequence[str]:
+def _split_command(command: Sequence[str] | str, environ: Mapping[str, str]) -> Sequence[str]:
     if not isinstance(command, str):
         return list(command)
     shell = "bash" if shutil.which("bash", path=environ.get("PATH")) else "sh"
     return [shell, "-c", command]
 
 
-def _as_exit(guard: GuardProcess, program: str, cwd: str | None, tail: Sequence[str]) -> Exit:
-    said, lines = guard.said, tuple(tail)
-    if said.failure is not None:
-        reason, message = _not_started(said.failure, program, cwd)
+def _describe_exit(guard: GuardProcess, program: str, cwd: str | None, tail: Sequence[str]) -> Exit:
+    status, lines = guard.status, tuple(tail)
+    if status.failure is not None:
+        reason, message = _describe_failure(status.failure, program, cwd)
         return Exit(reason=reason, message=message, tail=lines)
-    if said.has_exited:
-        return Exit(code=said.code, signal=_signal_name(said), tail=lines)
+    if status.has_exited:
+        return Exit(code=status.code, signal=_signal_name(status), tail=lines)
     if guard.is_gone:
-        message = "The process that guards the job was killed (out of memory?), and the job with it"
-        return Exit(signal="SIGKILL" if said.pid else None, reason="GuardLost", message=message, tail=lines)
-    message = "The job did not end though it was killed: it hangs in the kernel, or belongs to another user"
+        message = "The guard process of the job was killed (out of memory?), and the job with it"
+        return Exit(signal="SIGKILL" if status.pid else None, reason="GuardLost", message=message, tail=lines)
+    message = "The job was killed but did not end: it hangs in the kernel, or runs as another user"
     return Exit(reason="NotEnded", message=message, tail=lines)
 
 
-def _not_started(failure: tuple[str, int], program: str, cwd: str | None) -> tuple[str, str]:
-    """Return reason and message."""
+def _describe_failure(failure: tuple[str, int], program: str, cwd: str | None) -> tuple[str, str]:
+    """Return the reason and message of a job that could not be started."""
     stage, errno = failure
     why = os.strerror(errno)
     if stage == "fork":
@@ -248,14 +250,14 @@ def _not_started(failure: tuple[str, int], program: str, cwd: str | None) -> tup
     if stage == "chdir":
         return "BadWorkingDirectory", f"{cwd}: {why}"
     if errno in (ENOENT, ENOTDIR):
-        return "CommandNotFound", f"{program}: {why} (the program, or what its #! line names)"
+        return "CommandNotFound", f"{program}: {why} (the program, or the interpreter in its #! line)"
     return "CommandNotExecutable", f"{program}: {why}"
 
 
-def _signal_name(said: Said) -> str | None:
-    if said.signum is None:
+def _signal_name(status: GuardStatus) -> str | None:
+    if status.signum is None:
         return None
     try:
-        return signal.Signals(said.signum).name
+        return signal.Signals(status.signum).name
     except ValueError:
-        return f"SIG{said.signum}"  # a real-time signal
+        return f"SIG{status.signum}"  # a real-time signal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process writes, as lines: bytes come in any pieces, and memory stays bounded."""
+"""Output of a process: splits its bytes into lines, with bounded memory."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from collections import deque
 from collections.abc import Callable
 
 PIECE_CHARS = 64 * 1024
-"""A line longer than this comes in pieces of this length."""
+"""Longer lines are split into pieces of this length."""
 
 UPDATE_SECONDS = 1.0
-"""How often at most a line that rewrites itself (a progress bar) is shown before its end."""
+"""How often a line that overwrites itself (a progress bar) is shown before its end, at most."""
 
 _HELD_CHARS = 4 * 1024
-"""Characters held back of an unfinished line, so that a secret of this length is not split."""
+"""Characters of an unfinished line that are held back, so that a secret of this length is not split."""
 
 READ_BYTES = 64 * 1024
 BACKLOG_CHUNKS = 256
 
 
-class LineSplitter:
-    """Cuts one stream of UTF-8 into lines, the same ones however the bytes are chunked.
+class OutputSplitter:
+    """Splits a stream of UTF-8 into lines, the same ones however the bytes are chunked.
 
-    A line ends with a newline, carriage returns before it included. A carriage return elsewhere means that
-    the line is written anew: what stood there before is shown at most once in ``UPDATE_SECONDS``. What is
-    not UTF-8 becomes U+FFFD.
+    A line ends with a newline; carriage returns before it are dropped. A carriage return elsewhere means that
+    the line is overwritten: what it contained before is shown at most once per ``UPDATE_SECONDS``. Invalid
+    UTF-8 becomes U+FFFD.
 
-    :param mask: takes the secrets out of a line, before it is cut into pieces
+    :param mask: removes secrets from a line, before it is split into pieces
     """
 
     def __init__(self, mask: Callable[[str], str] = str) -> None:
         self._mask = mask
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""  # what no line end has come for
-        self._returned = False  # ... but a carriage return
+        self._rest = ""  # the line that has no end yet ...
+        self._returned = False  # ... or a carriage return as its last character
         self._updated_at: float | None = None
 
     def feed(self, data: bytes, now: float) -> list[str]:
-        """Return the lines that are complete now.
+        """Return the lines that the data completes.
 
         :param now: a monotonic clock, in seconds
         """
@@ -52,7 +52,7 @@ class LineSplitter:
         return pieces + self._keep(rest)
 
     def flush(self) -> list[str]:
-        """Return what came after the last newline: there will not be any more."""
+        """Return what followed the last newline: the stream has ended."""
         rest = self._rest + self._decoder.decode(b"", final=True)
         self._decoder.reset()
         self._rest, self._returned = "", False
@@ -61,14 +61,14 @@ class LineSplitter:
     def _with_returns(self, text: str, now: float) -> list[str]:
         lines: list[str] = []
         for number, segment in enumerate(text.split("\n")):
-            if number > 0:  # a newline stands before this segment
+            if number > 0:  # there is a newline before this segment
                 lines.extend(self._pieces(self._rest))
                 self._rest, self._returned = "", False
             self._add(segment, now, lines)
         return lines
 
     def _add(self, segment: str, now: float, lines: list[str]) -> None:
-        """Add text without a newline, writing anew where it says so."""
+        """Add text without a newline. It overwrites the line after a carriage return."""
         for number, piece in enumerate(segment.split("\r")):
             self._returned = self._returned or number > 0
             if not piece:
@@ -85,7 +85,7 @@ class LineSplitter:
         self._rest, self._returned = "", False
 
     def _keep(self, rest: str) -> list[str]:
-        """Keep what has no end yet, but for the pieces that it has already: return them."""
+        """Keep an unfinished line, and return the pieces that it has already filled."""
         pieces: list[str] = []
         if len(rest) > PIECE_CHARS + _HELD_CHARS:
             rest = self._mask(rest)
@@ -105,8 +105,8 @@ class LineSplitter:
 class OutputPipe:
     """The reading end of a process's stdout or stderr.
 
-    A signal handler may come in anywhere and call the same methods: bytes are read and kept in one step,
-    and lines are cut by one frame at a time, so that none gets lost or out of order.
+    A signal handler may interrupt any method and call the same methods. So bytes are read and stored in one
+    step, and only one frame at a time splits lines: none is lost or out of order.
     """
 
     def __init__(self, name: str, fd: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -117,22 +117,22 @@ class OutputPipe:
         self.at_end = False
         self._clock = clock
         self._chunks: deque[bytes] = deque()
-        self._splitter = LineSplitter()
+        self._splitter = OutputSplitter()
         self._is_splitting = False
 
     def mask_with(self, mask: Callable[[str], str]) -> None:
-        """Have the secrets taken out of lines; before anything is read."""
-        self._splitter = LineSplitter(mask)
+        """Remove secrets from lines. Call this before anything is read."""
+        self._splitter = OutputSplitter(mask)
 
     @property
     def wants_reading(self) -> bool:
-        """Whether there may be more, and there is room for it."""
+        """Whether there may be more output, and room for it."""
         return not self.at_end and len(self._chunks) < BACKLOG_CHUNKS
 
     def receive(self) -> bool:
-        """Read once without waiting; tell whether anything came, the end included."""
+        """Read once without waiting; tell whether anything was read, even the end."""
         try:
-            # One call into C: no signal handler can come between reading and keeping.
+            # One call into C: no signal handler can run between reading and storing.
             self._chunks.extend(map(os.read, (self.fd,), (READ_BYTES,)))
         except BlockingIOError:
             return False
@@ -141,7 +141,7 @@ class OutputPipe:
         return True
 
     def split(self) -> None:
-        """Make lines of what was read, unless a frame below is doing it."""
+        """Split what was read into lines, unless a frame below is doing so."""
         if self._is_splitting:
             return
         self._is_splitting = True
@@ -153,6 +153,6 @@ class OutputPipe:
             self._is_splitting = False
 
     def flush(self) -> None:
-        """Take what came after the last newline for a line: nothing more is waited for."""
+        """Take what followed the last newline as a line: the output has ended."""
         if not self._is_splitting:
             self.lines.extend(self._splitter.flush())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the configured runners launches an action, and what a runner of the user's own is given.
+"""Routing: selects the configured runner of an action by the action's type.
 
-A runner of one's own is a class with the methods of :class:`~airflow_asyncaction.runners.base.Runner`. Its
-path is the ``kind`` in ``[asyncaction] runners``, and it is made with a :class:`RoutedAction`.
+A custom runner is a class with the methods of :class:`~airflow_asyncaction.runners.base.Runner`. Its path is
+the ``kind`` in ``[asyncaction] runners``, and it is created with a :class:`RoutedAction`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class RoutedAction:
     """The action that a custom runner is created for.
 
     :param type: of the action
-    :param arguments: of the action; the job gets them in any case
+    :param arguments: of the action; the job receives them in any case
     :param service_name: the service whose ``method`` the job calls; ``arguments`` is then a list
-    :param options: what else stands in the runner's configuration, rendered
+    :param options: the other options in the runner's configuration, rendered
     :param stop_grace: between asking the job to stop and killing it
-    :param log: the task's log: what the job writes should go there
+    :param log: the task log, where the job's output should go
     """
 
     type: str
@@ -46,36 +46,36 @@ class RoutedAction:
 
 @dataclass(frozen=True)
 class NoMatch:
-    """No runner is for actions of this type.
+    """No configured runner handles actions of this type.
 
-    :param looked_at: all runners there are
+    :param runners: all configured runners
     """
 
     type: str
-    looked_at: Sequence[RunnerConfig]
+    runners: Sequence[RunnerConfig]
 
     def __str__(self) -> str:
-        if not self.looked_at:
-            return f"No runner is for type {self.type!r}: [asyncaction] runners is empty. Set it"
-        seen = "; ".join(f"{runner.name} is for {', '.join(runner.actions)}" for runner in self.looked_at)
+        if not self.runners:
+            return f"No runner handles the type {self.type!r}: set [asyncaction] runners, which is empty"
+        known = "; ".join(f"{runner.name} handles {', '.join(runner.actions)}" for runner in self.runners)
         return (
-            f"No runner is for type {self.type!r}: {seen}. Add the type to the actions of one in"
+            f"No runner handles the type {self.type!r}: {known}. Add the type to the actions of one in"
             " [asyncaction] runners, or set fallback_on_first"
         )
 
 
-def choose(
+def choose_runner(
     runners: Sequence[RunnerConfig], type_: str, *, fallback_on_first: bool = False
 ) -> RunnerConfig | NoMatch:
-    """Return the first runner that is for a type; or, if it is to take what none is for, the first one."""
+    """Return the first runner that handles a type, else the first of all if ``fallback_on_first``."""
     for runner in runners:
-        if any(matches(pattern, type_) for pattern in runner.actions):
+        if any(matches_pattern(pattern, type_) for pattern in runner.actions):
             return runner
     return runners[0] if runners and fallback_on_first else NoMatch(type_, runners)
 
 
-def matches(pattern: str, type_: str) -> bool:
-    """Tell whether a type is one of a pattern's: ``*`` stands for any text, all else for itself."""
+def matches_pattern(pattern: str, type_: str) -> bool:
+    """Tell whether a type matches a pattern, in which ``*`` matches any text."""
     first, *others = pattern.split("*")
     if not others:
         return type_ == pattern
@@ -83,7 +83,7 @@ def matches(pattern: str, type_: str) -> bool:
     if not type_.startswith(first):
         return False
     position = len(first)
-    for part in between:  # the leftmost place leaves the most for the next: nothing is ever tried again
+    for part in between:  # the leftmost match leaves the most for the next: no backtracking
         found = type_.find(part, position)
         if found < 0:
             return False
@@ -91,33 +91,33 @@ def matches(pattern: str, type_: str) -> bool:
     return len(type_) - len(last) >= position and type_.endswith(last)
 
 
-def rendered(value: Any, environment: Environment, variables: Mapping[str, Any]) -> Any:
-    """Return an option with each string in it rendered, once: what is put into it is no template."""
+def render_option(value: Any, environment: Environment, variables: Mapping[str, Any]) -> Any:
+    """Return an option with each string in it rendered once: inserted text is not a template."""
     if isinstance(value, str):
         return environment.from_string(value).render(variables)
     if isinstance(value, list):
-        return [rendered(each, environment, variables) for each in value]
+        return [render_option(each, environment, variables) for each in value]
     if isinstance(value, dict):
-        return {key: rendered(each, environment, variables) for key, each in value.items()}
+        return {key: render_option(each, environment, variables) for key, each in value.items()}
     return value
 
 
-def imported(path: str) -> Any:
-    """Return what ``package.module:name`` or ``package.module.Class`` names.
+def import_object(path: str) -> Any:
+    """Import the object ``package.module:name`` or ``package.module.Class``.
 
-    :raises ImportError: there is nothing of that name
+    :raises ImportError: it does not exist
     """
     module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
     found: Any = import_module(module)
     for part in name.split("."):
         if not hasattr(found, part):
-            raise ImportError(f"There is no {name} in {module}")
+            raise ImportError(f"Module {module} has no {name}")
         found = getattr(found, part)
     return found
 
 
-class NothingRunner:
-    """Launches nothing: the action ends as the error that it is given."""
+class FailingRunner:
+    """Launches nothing: the action ends with the given error."""
 
     name = "none"
     copies_reported_logs = False
@@ -126,14 +126,14 @@ class NothingRunner:
         self._exit = exit_
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
-        """Return the end at once."""
+        """Return the error at once."""
         return self._exit
 
     def stop(self) -> None:
         """Do nothing: nothing runs."""
 
     def wait(self) -> Exit:
-        """Return the end."""
+        """Return the error."""
         return self._exit
 
     def release(self) -> None:

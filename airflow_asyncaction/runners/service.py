@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a Python callable in the task process, as a job that reports like any other."""
+"""Service runner: runs a Python callable in the task process, as a job that reports like any other."""
 
 from __future__ import annotations
 
@@ -35,58 +35,57 @@ _INTERRUPT = signal.SIGUSR1
 
 
 class JobInterrupted(BaseException):
-    """The callable did not end within stop_grace after it was asked to stop."""
+    """The callable did not return within stop_grace after it was asked to stop."""
 
 
 class ServiceRunner:
     """Runs one callable in the calling thread.
 
-    Purpose: a callable reports progress and logs, and can be asked to stop, like a program can.
+    Purpose: like a program, a callable can report progress and logs, and be asked to stop.
 
-    How it works: the callable gets a :class:`Job`, whose reports go to the API server over HTTP. When it must
-    stop, ``job.is_stopping()`` turns true; after the grace :class:`JobInterrupted` is raised in it.
+    How it works: the callable receives a :class:`Job`, whose reports go to the API server over HTTP. When it
+    must stop, ``job.is_stopping()`` becomes true. After the grace period :class:`JobInterrupted` is raised in
+    it. A callable that returns after it was asked to stop has stopped, not succeeded.
 
-    One that returns after it was asked to stop has stopped, not succeeded.
+    What it does not do: kill. A callable that is busy in C code notices neither.
 
-    What it does not do: kill. A callable that is deep in C code notices neither.
-
-    :param call: takes the job, returns the result, or an awaitable of it
+    :param call: takes the job, and returns the result or an awaitable of it
     """
 
     name = "service"
-    copies_reported_logs = False  # they are written into the task log as they are made
+    copies_reported_logs = False  # the runner writes them into the task log itself
 
     def __init__(self, *, call: Callable[[Job], Any], stop_grace: timedelta, log: Logger) -> None:
         self._call = call
         self._grace_seconds = stop_grace.total_seconds()
         self._log = log
         self._job: Job | None = None
-        self._stop_asked = False
+        self._stop_requested = False
         self._is_echoing = False
         self._thread_id: int | None = None
         self._interrupt: threading.Timer | None = None
         self._exit: Exit | None = None
         self.returned: Any = None
         self.returned_json = False
-        """Whether that is a JSON value."""
+        """Whether the returned value is JSON."""
         self.exception: Exception | SystemExit | None = None
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit:
-        """Call it, report its result or exception, and return how it ended."""
+        """Call the callable, report its result or exception, and return how it ended."""
         job = self._job = _MaskingJob(info, echo=self._echo, proxies=Proxies.of_worker(info.hook))
-        if self._stop_asked:
+        if self._stop_requested:
             job.ask_to_stop()
         on_launched({"host": socket.gethostname(), "pid": os.getpid()})
         try:
-            self._exit = self._run(job)
+            self._exit = self._call_job(job)
             self._report(job)
         finally:
             job.close()
         return self._exit
 
     def stop(self) -> None:
-        """Ask the callable to stop; interrupt it after the grace, if it has not ended by then."""
-        self._stop_asked = True
+        """Ask the callable to stop, and interrupt it after the grace period if it still runs."""
+        self._stop_requested = True
         if self._job is not None:
             self._job.ask_to_stop()
         if self._interrupt is None and self._thread_id is not None:
@@ -95,20 +94,20 @@ class ServiceRunner:
             self._interrupt.start()
 
     def wait(self) -> Exit | None:
-        """Return how the call ended: it runs in the thread that asks, so it has ended."""
+        """Return how the call ended: it runs in the same thread, so that it has ended."""
         return self._exit
 
     def release(self) -> None:
         """Do nothing: a call leaves nothing running."""
 
-    def _run(self, job: Job) -> Exit:
+    def _call_job(self, job: Job) -> Exit:
         try:
             with use_job(job), self._forwarded_logging(job), self._interruptible():
-                self.returned = _completed(self._call(job))
+                self.returned = _await_result(self._call(job))
         except AirflowSkipException as error:
             self.exception = error
             return Exit(code=0, message=str(error) or type(error).__name__, is_skip=True)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the operator re-raises it as it is
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the operator re-raises it
             self.exception = error
             return Exit(code=1, reason=type(error).__name__, message=str(error))
         except JobInterrupted as error:
@@ -120,17 +119,17 @@ class ServiceRunner:
 
     def _report(self, job: Job) -> None:
         if self._exit is not None and self._exit.is_skip:
-            return  # its exit says so: there is no such report
+            return  # the exit marks the skip; there is no report for it
         try:
             if self.exception is not None:
                 job.fail(self.exception)
-            elif self._exit == Exit(code=0) and not job.is_stopping():  # else it was stopped half way
+            elif self._exit == Exit(code=0) and not job.is_stopping():  # otherwise it stopped half way
                 self._report_result(job)
         except AsyncActionError as error:
             if isinstance(error, ServerError) and error.status == HTTPStatus.CONFLICT:
-                self._log.info("The end that the callable has reported itself stands")
+                self._log.info("The callable has reported its end itself")
                 return
-            self._log.warning("The end was not reported, its exit will be: %s", error)
+            self._log.warning("The end could not be reported, and the exit is reported instead: %s", error)
 
     def _report_result(self, job: Job) -> None:
         self.returned_json = True
@@ -138,12 +137,12 @@ class ServiceRunner:
             job.result(self.returned)
         except (TypeError, ValueError):
             self.returned_json = False
-            self._log.info("The return value is no JSON: it goes into the XCom alone")
+            self._log.info("The return value is not JSON: it is only pushed as an XCom")
             job.succeed()
         except ServerError as error:
             if error.status not in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.BAD_REQUEST):
                 raise
-            self._log.info("No report can have the return value, which goes into the XCom alone: %s", error)
+            self._log.info("The return value cannot be reported, and is only pushed as an XCom: %s", error)
             job.succeed()
 
     def _echo(self, line: LogLine) -> None:
@@ -155,7 +154,7 @@ class ServiceRunner:
 
     @contextmanager
     def _forwarded_logging(self, job: Job) -> Iterator[None]:
-        """Send what this thread logs to the action's log as well; but not what came from there."""
+        """Send what this thread logs to the action's log too, except what came from there."""
         handler = _JobHandler(job)
         handler.addFilter(lambda _: not self._is_echoing)
         root = logging.getLogger()
@@ -167,14 +166,14 @@ class ServiceRunner:
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
-        """Let the interrupt's signal raise in this thread, if it is the main one: others get no signals."""
+        """Let the interrupt signal raise in this thread, if it is the main one: others receive no signals."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         previous = signal.signal(_INTERRUPT, _raise_interrupted)
         self._thread_id = threading.get_ident()
         try:
-            if self._stop_asked:  # before there was anything to interrupt
+            if self._stop_requested:  # before the callable was called
                 self.stop()
             yield
         finally:
@@ -190,18 +189,18 @@ def _raise_interrupted(*_: object) -> None:
     raise JobInterrupted(JobInterrupted.__doc__)
 
 
-def _completed(value: Any) -> Any:
+def _await_result(value: Any) -> Any:
     if inspect.isawaitable(value):
-        return asyncio.run(_awaited(value))
+        return asyncio.run(_await(value))
     return value
 
 
-async def _awaited(awaitable: Any) -> Any:
+async def _await(awaitable: Any) -> Any:
     return await awaitable
 
 
 class _MaskingJob(Job):
-    """Reports nothing that Airflow masks in this process. The XCom is what the callable returned itself."""
+    """Masks in reports what Airflow masks in this process. The XCom is the returned value, unmasked."""
 
     def log(self, text: str, level: str = "INFO", *, stream: str | None = None, echo: bool = True) -> None:
         super().log(masked(str(text)), level, stream=stream, echo=echo)
@@ -219,7 +218,7 @@ class _MaskingJob(Job):
 
 
 class _JobHandler(logging.Handler):
-    """Takes the records of its own thread: those of the threads that report would never end."""
+    """Takes the records of its own thread. Those of the reporting threads would cause more reports."""
 
     def __init__(self, job: Job) -> None:
         super().__init__()
@@ -227,10 +226,10 @@ class _JobHandler(logging.Handler):
         self._thread_id = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send one record, with its traceback if there is one; the task log has it already."""
+        """Send a record, with its traceback if there is one. It is already in the task log."""
         if record.thread != self._thread_id:
             return
         try:
             self._job.log(self.format(record), level=record.levelname, echo=False)
-        except Exception:  # noqa: BLE001 - as logging asks of handlers
+        except Exception:  # noqa: BLE001 - as logging requires of handlers
             self.handleError(record)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations of a webda application, run by its own job command.
+"""webda operations: lets the job command of a webda application run its operations.
 
-webda's ``runAsyncOperationAction`` calls a method with arguments, while the method of an operation takes a
-context. ``webda_operations.mjs`` adds the method that makes one; Node.js loads it before the application.
+webda's ``runAsyncOperationAction`` calls a method with arguments, but the method of an operation takes a
+context. ``webda_operations.mjs`` adds a method that creates one. Node.js loads it before the application.
 """
 
 from __future__ import annotations
@@ -17,6 +17,6 @@ RUN_OPERATION = "runOperation"
 
 @cache
 def node_options() -> str:
-    """Return the ``NODE_OPTIONS`` of jobs that run operations: for Node.js 18.18 or later, and any image."""
+    """Return the ``NODE_OPTIONS`` of jobs that run operations, for any image with Node.js 18.18 or later."""
     source = files(__package__).joinpath("webda_operations.mjs").read_bytes()
     return f"--import=data:text/javascript;base64,{b64encode(source).decode()}"

@@ -494,7 +494,7 @@ def test_a_webhook_that_does_not_answer_is_said_with_each_retry(
     assert exit_.reason == "PodRefused"
     assert "failed calling webhook" in (exit_.message or "")
     assert "A webhook of the cluster does not answer" in (exit_.message or "")
-    said = [record.getMessage() for record in caplog.records if "Trying again" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "Retrying" in record.getMessage()]
     assert len(said) >= 2
     assert all("silent.example.com" in line for line in said)
 

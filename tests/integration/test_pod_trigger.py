@@ -463,7 +463,7 @@ def test_a_pod_whose_secret_is_gone_is_given_back_to_a_worker(
         started = Triggerer().start(deferred.trigger())
         await until(lambda: started.events)
         assert time.monotonic() - began_at > 4  # not before the settle time
-        assert "gone" in started.events[0].payload["reason"]
+        assert "no longer exists" in started.events[0].payload["reason"]
         await started.cancel()
 
     run(check())

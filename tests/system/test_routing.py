@@ -30,7 +30,7 @@ def assert_results(scene: Scene) -> None:
     assert scene.state_of(DAG_ID, "on_worker") == "success"
     assert "return_value" not in scene.api.xcoms(scene.key(DAG_ID, "on_worker"))
     assert_failed(scene, "fails", "ExitCode", "code 3")
-    assert_failed(scene, "no_runner", "NoRunner", "No runner is for type 'elsewhere'")
+    assert_failed(scene, "no_runner", "NoRunner", "No runner handles the type 'elsewhere'")
 
 
 def assert_failed(scene: Scene, task_id: str, name: str, words: str) -> None:
@@ -69,7 +69,7 @@ def test_a_runner_of_the_users_own_has_its_options_rendered(scene: Scene) -> Non
 def test_what_was_looked_at_is_told(scene: Scene) -> None:
     scene.state_of(DAG_ID, "no_runner")
     message = scene.action(DAG_ID, "no_runner").error_message or ""
-    assert "processes is for echo.*; calls is for sum.*; own is for exits.*" in message
+    assert "processes handles echo.*; calls handles sum.*; own handles exits.*" in message
 
 
 def test_a_limit_is_a_pool_which_the_api_server_has_made(scene: Scene) -> None:

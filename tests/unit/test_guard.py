@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_asyncaction.runners.guard_process import GUARD, Said, order, parse
+from airflow_asyncaction.runners.guard_process import GUARD, GuardStatus, encode_order, parse_status
 from tests.unit.live_processes import all_gone, eventually, is_alive, kill_all, needs_proc, read_pid
 
 pytestmark = needs_proc
@@ -53,7 +53,9 @@ class Guarded:
         keep: bool = False,
     ) -> None:
         environ = {"PATH": os.environ["PATH"]} if environ is None else environ
-        self.send(order(command=command, environ=environ, cwd=None, grace_seconds=grace_seconds, keep=keep))
+        self.send(
+            encode_order(command=command, environ=environ, cwd=None, grace_seconds=grace_seconds, keep=keep)
+        )
 
     def send(self, data: bytes) -> None:
         assert self.process.stdin is not None
@@ -61,7 +63,7 @@ class Guarded:
             while data:
                 data = data[self.process.stdin.write(data) :]
 
-    def hear(self, word: bytes, seconds: float = 30) -> Said:
+    def hear(self, word: bytes, seconds: float = 30) -> GuardStatus:
         """Return what was said once ``word`` is."""
         give_up_at = time.monotonic() + seconds
         while b"\n" + word not in b"\n" + self.heard:
@@ -70,7 +72,7 @@ class Guarded:
             chunk = self.status.read(4096)
             assert chunk, f"said only {self.heard!r}"
             self.heard += chunk
-        return parse(self.heard)
+        return parse_status(self.heard)
 
     def close_lifeline(self) -> None:
         assert self.process.stdin is not None
@@ -98,7 +100,7 @@ def guarded() -> Iterator[Guarded]:
 def test_an_exit_code_is_told(guarded: Guarded) -> None:
     guarded.give(["sh", "-c", "exit 7"])
     said = guarded.hear(b"done")
-    assert said == Said(pid=said.pid, code=7, left=0)
+    assert said == GuardStatus(pid=said.pid, code=7, left=0)
     assert said.pid
     assert guarded.process.wait(timeout=30) == 0
 
@@ -166,7 +168,9 @@ def test_a_job_has_an_empty_stdin_no_other_files_and_default_signals() -> None:
 
 
 def test_nothing_is_started_if_the_parent_dies_within_the_order(guarded: Guarded, tmp_path: Path) -> None:
-    whole = order(command=["touch", str(tmp_path / "x")], environ={}, cwd=None, grace_seconds=1, keep=False)
+    whole = encode_order(
+        command=["touch", str(tmp_path / "x")], environ={}, cwd=None, grace_seconds=1, keep=False
+    )
     guarded.send(whole[:-1])
     guarded.close_lifeline()
     assert guarded.process.wait(timeout=30) == 0
@@ -285,4 +289,4 @@ def test_a_release_means_nothing_to_other_jobs(guarded: Guarded) -> None:
 
 
 def test_an_incomplete_line_is_not_taken_for_a_word() -> None:
-    assert parse(b"started 12\nexited 1") == Said(pid=12)
+    assert parse_status(b"started 12\nexited 1") == GuardStatus(pid=12)

@@ -121,7 +121,7 @@ import sys
 from airflow.sdk.definitions.param import ParamsDict
 from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.dags import async_operation
-from airflow_asyncaction.runners.routing import matches
+from airflow_asyncaction.runners.routing import matches_pattern
 from airflow_asyncaction.web.query import checked_input
 
 P = 2**61 - 1  # hash(k * P) is 0
@@ -191,7 +191,7 @@ for fields in ({f"k{k}": k for k in range(60_000)}, {f"k{k}": {} for k in range(
         raise SystemExit("taken")
     except UserRefused as error:
         assert "names that the schema does not declare" in str(error)
-assert not matches("*a" * 100 + "*b", "a" * 250)
+assert not matches_pattern("*a" * 100 + "*b", "a" * 250)
 print("done")
 """
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_asyncaction.runners.output import PIECE_CHARS, UPDATE_SECONDS, LineSplitter, OutputPipe
+from airflow_asyncaction.runners.output import PIECE_CHARS, UPDATE_SECONDS, OutputPipe, OutputSplitter
 
 NOISE = st.lists(
     st.sampled_from(
@@ -19,7 +19,7 @@ NOISE = st.lists(
 
 
 def lines_of(*chunks: bytes) -> list[str]:
-    splitter = LineSplitter()
+    splitter = OutputSplitter()
     lines = [line for chunk in chunks for line in splitter.feed(chunk, 0.0)]
     return [*lines, *splitter.flush()]
 
@@ -73,7 +73,7 @@ def test_line_ends(output: bytes, lines: list[str]) -> None:
 
 
 def test_a_progress_bar_is_shown_once_a_second_and_at_its_end() -> None:
-    splitter = LineSplitter()
+    splitter = OutputSplitter()
     lines: list[str] = []
     for step in range(1001):  # for 10 s, then its end
         lines += splitter.feed(f"\r{step / 10:g}%".encode(), now=step / 100)
@@ -101,7 +101,7 @@ def test_a_long_line_comes_in_pieces(length: int, step: int) -> None:
 @pytest.mark.parametrize("start", range(PIECE_CHARS - 8, PIECE_CHARS + 2))
 @pytest.mark.parametrize("step", [7, 1000, 1024 * 1024])
 def test_no_secret_is_cut_in_two(start: int, step: int) -> None:
-    splitter = LineSplitter(lambda line: line.replace("secret", "***"))
+    splitter = OutputSplitter(lambda line: line.replace("secret", "***"))
     output = b"x" * start + b"secret" + b"y" * PIECE_CHARS
     # The beginning in one go: the line of it that is kept is masked with each further byte.
     chunks = [output[: start - 20], *(output[at : at + step] for at in range(start - 20, len(output), step))]

@@ -65,7 +65,7 @@ def test_each_retry_is_a_line_that_says_why_and_what_to_do(caplog: pytest.LogCap
     assert first.startswith(f"The Kubernetes API returned 500: {WEBHOOK}")
     assert "A webhook of the cluster does not answer" in first
     assert "Retrying in 0.5 s, for at most" in first
-    assert second.startswith("The Kubernetes API returned 503: starting. Retrying in 1 s")
+    assert second.startswith("The Kubernetes API returned 503: starting. Retrying in 1.0 s")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,13 @@ from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runner_config import RunnerConfig, parse
 from airflow_asyncaction.runners.local import LocalRunner
 from airflow_asyncaction.runners.pods.spec import parse_manifest
-from airflow_asyncaction.runners.routing import NoMatch, choose, imported, matches, rendered
+from airflow_asyncaction.runners.routing import (
+    NoMatch,
+    choose_runner,
+    import_object,
+    matches_pattern,
+    render_option,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -91,7 +97,7 @@ def named(name: str, *actions: str) -> dict[str, Any]:
     ],
 )
 def test_a_star_stands_for_any_text_and_all_else_for_itself(pattern: str, type_: str, is_match: bool) -> None:
-    assert matches(pattern, type_) is is_match
+    assert matches_pattern(pattern, type_) is is_match
 
 
 @pytest.mark.parametrize(
@@ -107,22 +113,22 @@ def test_a_star_stands_for_any_text_and_all_else_for_itself(pattern: str, type_:
 )
 def test_the_first_runner_that_is_for_a_type_is_chosen(type_: str, fallback: bool, name: str | None) -> None:
     configured = runners(named("etl", "etl.*"), named("sql", "*.sql", "sql"))
-    choice = choose(configured, type_, fallback_on_first=fallback)
+    choice = choose_runner(configured, type_, fallback_on_first=fallback)
     assert (choice.name if isinstance(choice, RunnerConfig) else None) == name
 
 
 def test_without_a_match_it_is_said_what_was_looked_at() -> None:
-    choice = choose(runners(named("etl", "etl.*", "load"), named("sql", "*.sql")), "report")
+    choice = choose_runner(runners(named("etl", "etl.*", "load"), named("sql", "*.sql")), "report")
     assert isinstance(choice, NoMatch)
-    for said in ("'report'", "etl is for etl.*, load", "sql is for *.sql", "fallback_on_first"):
+    for said in ("'report'", "etl handles etl.*, load", "sql handles *.sql", "fallback_on_first"):
         assert said in str(choice)
 
 
 @pytest.mark.parametrize("fallback", [True, False])
 def test_without_runners_there_is_none_to_choose(fallback: bool) -> None:
-    choice = choose((), "report", fallback_on_first=fallback)
+    choice = choose_runner((), "report", fallback_on_first=fallback)
     assert isinstance(choice, NoMatch)
-    assert "[asyncaction] runners is empty" in str(choice)
+    assert "set [asyncaction] runners" in str(choice)
 
 
 def test_an_entry_has_defaults() -> None:
@@ -310,22 +316,22 @@ def test_options_are_rendered_once_wherever_strings_are() -> None:
     environment = SandboxedEnvironment(undefined=StrictUndefined)
     action = {"type": "etl", "arguments": {"table": "{{ 6 * 7 }}; rm"}}
     option = {"a": ["{{ action.type }}", {"b": "{{ action.arguments.table }}"}, 3, None], "c": True}
-    assert rendered(option, environment, {"action": action}) == {
+    assert render_option(option, environment, {"action": action}) == {
         "a": ["etl", {"b": "{{ 6 * 7 }}; rm"}, 3, None],
         "c": True,
     }
     with pytest.raises(UndefinedError, match="tabel"):
-        rendered("{{ action.arguments.tabel }}", environment, {"action": action})
+        render_option("{{ action.arguments.tabel }}", environment, {"action": action})
 
 
 def test_what_a_path_names_is_imported() -> None:
-    assert imported("json:dumps") is json.dumps
-    assert imported("json.decoder:JSONDecoder.decode") is json.JSONDecoder.decode
-    assert imported("datetime.timedelta") is timedelta
-    with pytest.raises(ImportError, match="There is no dumbs in json"):
-        imported("json:dumbs")
+    assert import_object("json:dumps") is json.dumps
+    assert import_object("json.decoder:JSONDecoder.decode") is json.JSONDecoder.decode
+    assert import_object("datetime.timedelta") is timedelta
+    with pytest.raises(ImportError, match="Module json has no dumbs"):
+        import_object("json:dumbs")
     with pytest.raises(ImportError):
-        imported("no.such.Class")
+        import_object("no.such.Class")
 
 
 def operator(type_: Any = "etl.load", **kwargs: Any) -> AsyncActionOperator:

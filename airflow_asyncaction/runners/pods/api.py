@@ -62,7 +62,7 @@ class PodApi:
                     raise RequestAbandoned(str(error)) from error
                 left = retry.seconds_left(time.monotonic())
                 limit = "" if math.isinf(left) else f", for at most {left:.0f} s"
-                log.warning("%s. Retrying in %g s%s", str(error).rstrip("."), pause, limit)
+                log.warning("%s. Retrying in %.1f s%s", str(error).rstrip("."), min(pause, left), limit)
                 time.sleep(min(pause, left))
 
     def send_once(self, request: ApiRequest) -> Any:
