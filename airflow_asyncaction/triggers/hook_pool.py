@@ -16,7 +16,7 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.resending import may_pass
-from airflow_asyncaction.runners.pods.backoff import Backoff
+from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class TaskHookPool:
 
         :raises ServerError: the server refused it
         """
-        backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, jitter=True)
+        backoff = ExponentialBackoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, jitter=True)
         while True:
             try:
                 return await self.call(send, ti_id=ti_id)

@@ -137,6 +137,7 @@ def test_an_end_that_it_reports_itself_stands(
     assert (action.state, action.error_name, action.results) == (state, error_name, results)
     levels = [each.levelname for each in caplog.records if "reported its end itself" in each.message]
     assert levels == ["INFO"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_an_interrupt_from_the_keyboard_goes_on(tested: TestedJob) -> None:

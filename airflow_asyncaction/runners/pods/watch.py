@@ -23,7 +23,7 @@ from airflow_asyncaction.runners.pods.api_requests import (
     ClusterUnavailable,
     PodRequests,
 )
-from airflow_asyncaction.runners.pods.backoff import Backoff
+from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 from airflow_asyncaction.runners.pods.exit_status import Pod
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class WatchState:
         """The resourceVersion up to which all changes are known."""
         self.failures = 0
         """How many attempts have failed in a row."""
-        self._backoff = Backoff(_FIRST_PAUSE_SECONDS, longest_pause_seconds, jitter=jitter)
+        self._backoff = ExponentialBackoff(_FIRST_PAUSE_SECONDS, longest_pause_seconds, jitter=jitter)
         self._rest = b""
 
     def begin_stream(self) -> None:
