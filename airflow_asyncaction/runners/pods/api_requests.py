@@ -21,9 +21,9 @@ from airflow_asyncaction.runners.pods.api_advice import add_advice
 WATCH_TIMEOUT_SECONDS = 540
 """How long a watch lasts. The API server then ends it, and a new one begins."""
 
-_TIMEOUT_SECONDS = (10, 30)  # to connect, and between two reads
-_WATCH_READ_TIMEOUT_SECONDS = (10, 150)  # the API server sends a bookmark every minute
-_LOG_READ_TIMEOUT_SECONDS = (10, 3600)  # a container may be silent; its end is seen by the watch
+_CONNECT_SECONDS = 10
+_TIMEOUT_SECONDS = (_CONNECT_SECONDS, 30)  # to connect, and between two reads
+_WATCH_READ_TIMEOUT_SECONDS = (_CONNECT_SECONDS, 150)  # the API server sends a bookmark every minute
 _TEMPORARY = frozenset({0, 408, 429, 500, 502, 503, 504})
 _GONE = frozenset({HTTPStatus.NOT_FOUND})
 _GONE_OR_REPLACED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
@@ -72,9 +72,13 @@ class ApiRequest:
 
 @dataclass(frozen=True)
 class PodRequests:
-    """Builds the requests for the pods of one namespace."""
+    """Builds the requests for the pods of one namespace.
+
+    :param silence_seconds: how long a log that is followed may be silent before it is read again
+    """
 
     namespace: str
+    silence_seconds: int = 300
 
     def list_pods(self, selector: str, *, limit: int | None = None, page: str | None = None) -> ApiRequest:
         """List the pods whose labels match, or one page of them."""
@@ -106,10 +110,9 @@ class PodRequests:
 
         :param options: ``follow``, ``since_seconds``, ``tail_lines``
         """
-        arguments, options = (pod, self.namespace), _drop_unset({**options, "timestamps": True})
-        return ApiRequest(
-            "read_namespaced_pod_log", arguments, options, timeout_seconds=_LOG_READ_TIMEOUT_SECONDS
-        )
+        options = _drop_unset({**options, "timestamps": True})
+        request = ApiRequest("read_namespaced_pod_log", (pod, self.namespace), options)
+        return replace(request, timeout_seconds=(_CONNECT_SECONDS, self.silence_seconds))
 
     def create_pod(self, pod: Any) -> ApiRequest:
         """Create a pod."""

@@ -192,6 +192,8 @@ class PodWatchThread:
         self._state.begin_stream()
         request = self._requests.watch_pods(self._state.version, name=self._name)
         with self._api.open_stream(request) as self._stream:
+            if self._closed.is_set():
+                return
             for chunk in self._stream:
                 for change in self._state.feed(chunk):
                     if change.pod is not None and change.pod["metadata"]["uid"] == self._uid:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 REFUSED_FOR = timedelta(seconds=30)
 """How long requests that are refused are retried: a cluster that is starting refuses, too."""
 
+_LOG_SILENCE_SECONDS = 3600  # the watch sees when a silent container ends
 _CONCURRENT_REQUESTS = 8
 _CONNECTIONS_BESIDE_LOGS = 50
 _RENEW_AFTER_SECONDS = 5.0
@@ -70,7 +71,7 @@ class AsyncPodApi:
 
     def __init__(self, target: ClusterNamespace) -> None:
         self.target = target
-        self.requests = PodRequests(target.namespace)
+        self.requests = PodRequests(target.namespace, _LOG_SILENCE_SECONDS)
         self._connecting = asyncio.Lock()
         self._slots = asyncio.Semaphore(_CONCURRENT_REQUESTS)
         self._client: k8s.CoreV1Api | None = None
