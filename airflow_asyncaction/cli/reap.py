@@ -53,15 +53,13 @@ def _reap_pods(
     """Delete what is left of actions that are over, or that were ended just now."""
     from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
-    from airflow_asyncaction.runners.pods.orphaned_pods import (
-        delete_pod,
-        delete_secret,
-        has_secret,
-        list_job_pods,
-    )
+    from airflow_asyncaction.runners.pods.api import PodApi
+    from airflow_asyncaction.runners.pods.api_requests import PodRequests
+    from airflow_asyncaction.runners.pods.orphaned_pods import list_job_pods
 
-    core = KubernetesHook(conn_id=args.kubernetes_conn_id, config_file=args.config_file).core_v1_client
-    pods, count = list(list_job_pods(core, namespace)), 0
+    hook = KubernetesHook(conn_id=args.kubernetes_conn_id, config_file=args.config_file)
+    api, requests = PodApi(hook.core_v1_client), PodRequests(namespace)
+    pods, count = list(list_job_pods(api, requests)), 0
     ids = [pod.action_id for pod in pods]
     over = ended | reaping.find_over(database, ids, older_than=older_than, now=datetime.now(UTC))
     said = "would be deleted" if args.dry_run else "deleted"
@@ -70,10 +68,10 @@ def _reap_pods(
         if pod.should_be_deleted:
             count += 1
             if not args.dry_run:
-                delete_pod(core, pod)
+                api.send_once(requests.delete_pod(pod.name, pod.uid))
             print(f"pod {what}: {said}")
-        if has_secret(core, pod):
+        if api.send_once(requests.read_secret(pod.name)) is not None:
             if not args.dry_run:
-                delete_secret(core, pod)
+                api.send_once(requests.delete_secret(pod.name))
             print(f"Secret {what}: {said}")
     print(f"{count} of {len(pods)} pods in {namespace} were left over")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from kubernetes import client as k8s
 
@@ -275,17 +276,8 @@ class KubeRunner:
         self._watch_thread.close()
         self._logs.leave()
 
-    def _open_log(
-        self, *, container: str, follow: bool, since_seconds: int | None = None, tail_lines: int | None = None
-    ) -> ResponseStream:
-        request = self._requests.read_log(
-            self._name,
-            container=container,
-            follow=follow,
-            since_seconds=since_seconds,
-            tail_lines=tail_lines,
-        )
-        return self._api.open_stream(request)
+    def _open_log(self, **options: Any) -> ResponseStream:
+        return self._api.open_stream(self._requests.read_log(self._name, **options))
 
     def _is_kept(self, exit_: Exit) -> bool:
         if self._stop_requested_at is not None and self._options.keep_on_kill:

@@ -24,7 +24,7 @@ def test_routed_tasks_are_deferred_and_leave_nothing(kube: KubeScene, task_id: s
     kube.state_of(DAG_ID, task_id)
     events = kube.events(DAG_ID, task_id)
     assert any(event.startswith("Runner pods (kubernetes) launches") for event in events)
-    assert events.count("The task is deferred: a trigger watches the pod") == 1
+    assert events.count("Deferring the task: a trigger watches the pod") == 1
     kube.assert_cleared_up(kube.action(DAG_ID, task_id))
 
 

@@ -18,15 +18,17 @@ from urllib3.exceptions import HTTPError
 
 from airflow_asyncaction.runners.pods.api_requests import (
     ApiRequest,
-    ClusterError,
-    RequestRetry,
+    ClusterUnavailable,
     describe_failure,
     describe_unreachable,
     parse_response,
 )
+from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 
 log = logging.getLogger(__name__)
 
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 5.0
 _CHUNK_BYTES = 64 * 1024
 _NO_RESPONSE = (HTTPError, HTTPException, OSError)
 
@@ -52,18 +54,21 @@ class PodApi:
         :raises ClusterError: the cluster refused it, or was unavailable for too long
         :raises RequestAbandoned: the cluster is unavailable, and the response is no longer needed
         """
-        retry = RequestRetry(time.monotonic(), unavailable_for=patience)
+        until = math.inf if patience is None else time.monotonic() + patience.total_seconds()
+        backoff = ExponentialBackoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             try:
                 return self.send_once(request)
-            except ClusterError as error:
-                pause = retry.next_pause(error, time.monotonic())
+            except ClusterUnavailable as error:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise
                 if self._is_abandoned():
                     raise RequestAbandoned(str(error)) from error
-                left = retry.seconds_left(time.monotonic())
+                pause = min(backoff.next_pause(), left)
                 limit = "" if math.isinf(left) else f", for at most {left:.0f} s"
-                log.warning("%s. Retrying in %.1f s%s", str(error).rstrip("."), min(pause, left), limit)
-                time.sleep(min(pause, left))
+                log.warning("%s. Retrying in %.1f s%s", str(error).rstrip("."), pause, limit)
+                time.sleep(pause)
 
     def send_once(self, request: ApiRequest) -> Any:
         """Return the response's JSON.

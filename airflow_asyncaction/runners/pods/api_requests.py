@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kubernetes API requests as data, the meaning of their responses, and when to retry. No I/O.
+"""Kubernetes API requests as data, and the meaning of their responses. No I/O.
 
 ``runners.pods.api.PodApi`` sends them from a worker, ``triggers.pods.api.AsyncPodApi`` from a triggerer.
 
@@ -11,25 +11,23 @@ ClusterError
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
 from airflow_asyncaction.runners.pods.api_advice import add_advice
-from airflow_asyncaction.runners.pods.backoff import Backoff
 
 WATCH_TIMEOUT_SECONDS = 540
 """How long a watch lasts. The API server then ends it, and a new one begins."""
 
-_TIMEOUT_SECONDS = (10, 30)  # to connect, and between two reads
-_WATCH_READ_TIMEOUT_SECONDS = (10, 150)  # the API server sends a bookmark every minute
-_LOG_READ_TIMEOUT_SECONDS = (10, 3600)  # a container may be silent; its end is seen by the watch
+_CONNECT_SECONDS = 10
+_TIMEOUT_SECONDS = (_CONNECT_SECONDS, 30)  # to connect, and between two reads
+_WATCH_READ_TIMEOUT_SECONDS = (_CONNECT_SECONDS, 150)  # the API server sends a bookmark every minute
 _TEMPORARY = frozenset({0, 408, 429, 500, 502, 503, 504})
 _GONE = frozenset({HTTPStatus.NOT_FOUND})
 _GONE_OR_REPLACED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT})
+_EXISTS = frozenset({HTTPStatus.CONFLICT})
 _MESSAGE_CHARS = 200
 
 
@@ -52,7 +50,7 @@ class ClusterRefused(ClusterError):
         self.status = status
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ApiRequest:
     """A call of ``CoreV1Api``, whose methods have the same names in both Kubernetes clients.
 
@@ -74,103 +72,73 @@ class ApiRequest:
 
 @dataclass(frozen=True)
 class PodRequests:
-    """Builds the requests for the pods of one namespace."""
+    """Builds the requests for the pods of one namespace.
+
+    :param silence_seconds: how long a log that is followed may be silent before it is read again
+    """
 
     namespace: str
+    silence_seconds: int = 300
 
     def list_pods(self, selector: str, *, limit: int | None = None, page: str | None = None) -> ApiRequest:
         """List the pods whose labels match, or one page of them."""
-        options = {"label_selector": selector, "limit": limit, "_continue": page}
-        return self._request("list_namespaced_pod", options=_drop_unset(options))
+        return self._list("pod", label_selector=selector, limit=limit, _continue=page)
 
     def watch_pods(self, version: str, *, label: str | None = None, name: str | None = None) -> ApiRequest:
         """Watch the pods that have a label or a name for changes after a resourceVersion."""
-        options = {
-            "watch": True,
-            "label_selector": label,
-            "field_selector": None if name is None else f"metadata.name={name}",
-            "resource_version": version,
-            "allow_watch_bookmarks": True,
-            "timeout_seconds": WATCH_TIMEOUT_SECONDS,
-        }
-        return ApiRequest(
-            method="list_namespaced_pod",
-            args=(self.namespace,),
-            options=_drop_unset(options),
-            timeout_seconds=_WATCH_READ_TIMEOUT_SECONDS,
+        request = self._list(
+            "pod",
+            label_selector=label,
+            field_selector=None if name is None else f"metadata.name={name}",
+            watch=True,
+            resource_version=version,
+            allow_watch_bookmarks=True,
+            timeout_seconds=WATCH_TIMEOUT_SECONDS,
         )
-
-    def read_pod(self, name: str) -> ApiRequest:
-        """Read a pod; ``None`` if there is none of that name."""
-        return self._request("read_namespaced_pod", name, ignored=_GONE)
-
-    def read_log(
-        self,
-        pod: str,
-        *,
-        container: str,
-        follow: bool,
-        since_seconds: int | None = None,
-        tail_lines: int | None = None,
-    ) -> ApiRequest:
-        """Read the log of a container, with time stamps."""
-        options = {
-            "container": container,
-            "follow": follow,
-            "since_seconds": since_seconds,
-            "tail_lines": tail_lines,
-            "timestamps": True,
-        }
-        return ApiRequest(
-            method="read_namespaced_pod_log",
-            args=(pod, self.namespace),
-            options=_drop_unset(options),
-            timeout_seconds=_LOG_READ_TIMEOUT_SECONDS,
-        )
+        return replace(request, timeout_seconds=_WATCH_READ_TIMEOUT_SECONDS)
 
     def list_events(self, uid: str) -> ApiRequest:
         """List the events of a pod."""
-        return self._request("list_namespaced_event", options={"field_selector": f"involvedObject.uid={uid}"})
+        return self._list("event", field_selector=f"involvedObject.uid={uid}")
+
+    def read_pod(self, name: str) -> ApiRequest:
+        """Read a pod; ``None`` if there is none of that name."""
+        return ApiRequest("read_namespaced_pod", (name, self.namespace), ignored=_GONE)
+
+    def read_log(self, pod: str, **options: Any) -> ApiRequest:
+        """Read the log of a ``container`` with time stamps.
+
+        :param options: ``follow``, ``since_seconds``, ``tail_lines``
+        """
+        options = _drop_unset({**options, "timestamps": True})
+        request = ApiRequest("read_namespaced_pod_log", (pod, self.namespace), options)
+        return replace(request, timeout_seconds=(_CONNECT_SECONDS, self.silence_seconds))
 
     def create_pod(self, pod: Any) -> ApiRequest:
         """Create a pod."""
-        return ApiRequest(method="create_namespaced_pod", args=(self.namespace, pod))
+        return ApiRequest("create_namespaced_pod", (self.namespace, pod))
 
     def delete_pod(self, name: str, uid: str, *, grace_seconds: int | None = None) -> ApiRequest:
         """Delete a pod if it has this uid. It may be gone, or replaced by another one of its name."""
-        body = {
-            "gracePeriodSeconds": grace_seconds,
-            "preconditions": {"uid": uid} if uid else None,
-        }
-        options = {"body": _drop_unset(body)}
-        return self._request("delete_namespaced_pod", name, options=options, ignored=_GONE_OR_REPLACED)
+        preconditions = {"uid": uid} if uid else None
+        body = _drop_unset({"gracePeriodSeconds": grace_seconds, "preconditions": preconditions})
+        arguments = (name, self.namespace)
+        return ApiRequest("delete_namespaced_pod", arguments, {"body": body}, ignored=_GONE_OR_REPLACED)
 
     def create_secret(self, secret: Any) -> ApiRequest:
         """Create a Secret, unless it exists."""
-        return ApiRequest(
-            method="create_namespaced_secret",
-            args=(self.namespace, secret),
-            ignored=frozenset({HTTPStatus.CONFLICT}),
-        )
+        return ApiRequest("create_namespaced_secret", (self.namespace, secret), ignored=_EXISTS)
 
     def read_secret(self, name: str) -> ApiRequest:
         """Read a Secret; ``None`` if there is none of that name."""
-        return self._request("read_namespaced_secret", name, ignored=_GONE)
+        return ApiRequest("read_namespaced_secret", (name, self.namespace), ignored=_GONE)
 
     def delete_secret(self, name: str) -> ApiRequest:
         """Delete a Secret. It may be gone."""
-        return self._request("delete_namespaced_secret", name, ignored=_GONE_OR_REPLACED)
+        return ApiRequest("delete_namespaced_secret", (name, self.namespace), ignored=_GONE_OR_REPLACED)
 
-    def _request(
-        self,
-        method: str,
-        *names: str,
-        options: Mapping[str, Any] | None = None,
-        ignored: frozenset[int] = frozenset(),
-    ) -> ApiRequest:
-        return ApiRequest(
-            method=method, args=(*names, self.namespace), options=options or {}, ignored=ignored
-        )
+    def _list(self, kind: str, **options: Any) -> ApiRequest:
+        return ApiRequest(f"list_namespaced_{kind}", (self.namespace,), _drop_unset(options))
 
 
 def parse_response(request: ApiRequest, status: int, body: bytes | str) -> Any:
@@ -197,49 +165,6 @@ def describe_failure(status: int, body: bytes | str | None) -> ClusterError:
 def describe_unreachable(error: Exception) -> ClusterUnavailable:
     """Return the exception for a request that got no response, or a part of one."""
     return ClusterUnavailable(f"The Kubernetes API cannot be reached ({type(error).__name__}: {error})")
-
-
-class RequestRetry:
-    """Decides whether a failed request is sent again, and when.
-
-    :param now: a monotonic clock, in seconds, at the first attempt
-    :param unavailable_for: how long to wait for an unavailable cluster; ``None``: without limit
-    :param refused_for: how long to retry what is refused: a cluster that is starting refuses, too
-    """
-
-    def __init__(
-        self,
-        now: float,
-        *,
-        unavailable_for: timedelta | None,
-        refused_for: timedelta = timedelta(0),
-        backoff: Backoff | None = None,
-    ) -> None:
-        self._unavailable_until = math.inf
-        if unavailable_for is not None:
-            self._unavailable_until = now + unavailable_for.total_seconds()
-        self._refused_seconds = refused_for.total_seconds()
-        self._refused_since: float | None = None
-        self._backoff = backoff or Backoff(0.5, 5.0)
-
-    def next_pause(self, error: ClusterError, now: float) -> float:
-        """Return how many seconds to wait before the next attempt.
-
-        :raises ClusterError: the error itself: there is no next attempt
-        """
-        if isinstance(error, ClusterRefused):
-            self._refused_since = now if self._refused_since is None else self._refused_since
-            if now - self._refused_since >= self._refused_seconds:
-                raise error
-        else:
-            self._refused_since = None
-            if now >= self._unavailable_until:
-                raise error
-        return self._backoff.next_pause()
-
-    def seconds_left(self, now: float) -> float:
-        """Return how long it waits for an unavailable cluster from now on; infinity: without limit."""
-        return max(self._unavailable_until - now, 0.0)
 
 
 def _drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:

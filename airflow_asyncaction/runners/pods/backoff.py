@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 
 
-class Backoff:
+class ExponentialBackoff:
     """Pauses that double from a first one up to a longest one.
 
     :param jitter: shorten each pause at random, down to its half, so that many clients do not retry at once

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Any
 
 from airflow_asyncaction.runners.pods.api_requests import ClusterError, ClusterRefused
-from airflow_asyncaction.runners.pods.backoff import Backoff
+from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 
 log = logging.getLogger(__name__)
 
@@ -267,7 +267,7 @@ def follow_steps(
 
     :param has_ended: whether the container has
     """
-    backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+    backoff = ExponentialBackoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     reads_all = False
     news_at = failing_since = now()
     while True:

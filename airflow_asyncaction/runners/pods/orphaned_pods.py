@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from http import HTTPStatus
-
-from kubernetes import client as k8s
-from kubernetes.client.exceptions import ApiException
 
 from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.runners.pods.api import PodApi
+from airflow_asyncaction.runners.pods.api_requests import PodRequests
 from airflow_asyncaction.runners.pods.exit_status import (
     ACTION_LABEL,
     ENDED_PHASES,
     ON_FINISH_LABEL,
+    Pod,
     should_keep_pod,
 )
 
@@ -30,7 +29,7 @@ class JobPod:
 
     action_id: JobId
     name: str
-    namespace: str
+    uid: str
     phase: str
     on_finish: str
 
@@ -42,45 +41,25 @@ class JobPod:
         )
 
 
-def list_job_pods(core: k8s.CoreV1Api, namespace: str) -> Iterator[JobPod]:
-    """Yield the pods of actions in a namespace."""
-    token: str | None = None
-    while True:
-        page = core.list_namespaced_pod(namespace, label_selector=ACTION_LABEL, limit=_PAGE, _continue=token)
-        for pod in page.items:
-            labels = pod.metadata.labels
-            yield JobPod(
-                action_id=JobId(labels[ACTION_LABEL]),
-                name=pod.metadata.name,
-                namespace=namespace,
-                phase=pod.status.phase,
-                on_finish=labels.get(ON_FINISH_LABEL, "delete_pod"),
-            )
-        token = page.metadata._continue
-        if not token:
-            return
+def parse_job_pod(pod: Pod) -> JobPod:
+    """Return what the clean-up needs to know of a pod of an action."""
+    metadata, labels = pod["metadata"], pod["metadata"]["labels"]
+    return JobPod(
+        action_id=JobId(labels[ACTION_LABEL]),
+        name=metadata["name"],
+        uid=metadata["uid"],
+        phase=pod["status"].get("phase", ""),
+        on_finish=labels.get(ON_FINISH_LABEL, "delete_pod"),
+    )
 
 
-def delete_pod(core: k8s.CoreV1Api, pod: JobPod) -> None:
-    """Delete a pod. It may be gone."""
-    _exists(lambda: core.delete_namespaced_pod(pod.name, pod.namespace))
+def list_job_pods(api: PodApi, requests: PodRequests) -> Iterator[JobPod]:
+    """Yield the pods of actions in a namespace.
 
-
-def has_secret(core: k8s.CoreV1Api, pod: JobPod) -> bool:
-    """Tell whether the job's Secret exists."""
-    return _exists(lambda: core.read_namespaced_secret(pod.name, pod.namespace))
-
-
-def delete_secret(core: k8s.CoreV1Api, pod: JobPod) -> None:
-    """Delete the job's Secret, which may be gone. The cluster deletes it with the pod, but within minutes."""
-    _exists(lambda: core.delete_namespaced_secret(pod.name, pod.namespace))
-
-
-def _exists(send: Callable[[], object]) -> bool:
-    try:
-        send()
-    except ApiException as error:
-        if error.status != HTTPStatus.NOT_FOUND:
-            raise
-        return False
-    return True
+    :raises ClusterError: they cannot be listed
+    """
+    page: str | None = None
+    while page is None or page:
+        answer = api.send_once(requests.list_pods(ACTION_LABEL, limit=_PAGE, page=page))
+        yield from map(parse_job_pod, answer["items"])
+        page = answer["metadata"].get("continue") or ""

@@ -23,7 +23,7 @@ from airflow_asyncaction.runners.pods.api_requests import (
     ClusterUnavailable,
     PodRequests,
 )
-from airflow_asyncaction.runners.pods.backoff import Backoff
+from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 from airflow_asyncaction.runners.pods.exit_status import Pod
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class WatchState:
         """The resourceVersion up to which all changes are known."""
         self.failures = 0
         """How many attempts have failed in a row."""
-        self._backoff = Backoff(_FIRST_PAUSE_SECONDS, longest_pause_seconds, jitter=jitter)
+        self._backoff = ExponentialBackoff(_FIRST_PAUSE_SECONDS, longest_pause_seconds, jitter=jitter)
         self._rest = b""
 
     def begin_stream(self) -> None:
@@ -192,6 +192,8 @@ class PodWatchThread:
         self._state.begin_stream()
         request = self._requests.watch_pods(self._state.version, name=self._name)
         with self._api.open_stream(request) as self._stream:
+            if self._closed.is_set():
+                return
             for chunk in self._stream:
                 for change in self._state.feed(chunk):
                     if change.pod is not None and change.pod["metadata"]["uid"] == self._uid:

@@ -25,12 +25,11 @@ from airflow_asyncaction.runners.pods.api_requests import (
     ClusterError,
     ClusterRefused,
     PodRequests,
-    RequestRetry,
     describe_failure,
     describe_unreachable,
     parse_response,
 )
-from airflow_asyncaction.runners.pods.backoff import Backoff
+from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 from airflow_asyncaction.runners.pods.spec import PodSecrets, parse_secrets
 
 log = logging.getLogger(__name__)
@@ -38,6 +37,7 @@ log = logging.getLogger(__name__)
 REFUSED_FOR = timedelta(seconds=30)
 """How long requests that are refused are retried: a cluster that is starting refuses, too."""
 
+_LOG_SILENCE_SECONDS = 3600  # the watch sees when a silent container ends
 _CONCURRENT_REQUESTS = 8
 _CONNECTIONS_BESIDE_LOGS = 50
 _RENEW_AFTER_SECONDS = 5.0
@@ -71,7 +71,7 @@ class AsyncPodApi:
 
     def __init__(self, target: ClusterNamespace) -> None:
         self.target = target
-        self.requests = PodRequests(target.namespace)
+        self.requests = PodRequests(target.namespace, _LOG_SILENCE_SECONDS)
         self._connecting = asyncio.Lock()
         self._slots = asyncio.Semaphore(_CONCURRENT_REQUESTS)
         self._client: k8s.CoreV1Api | None = None
@@ -146,20 +146,16 @@ class AsyncPodApi:
         configuration = k8s.Configuration()
         configuration.connection_pool_maxsize = settings.load().live_pod_logs + _CONNECTIONS_BESIDE_LOGS
         target = self.target
-        hook = AsyncKubernetesHook(
-            conn_id=target.conn_id,
-            in_cluster=target.in_cluster,
-            cluster_context=target.cluster_context,
-            client_configuration=configuration,
-        )
+        options: dict[str, Any] = {
+            "in_cluster": target.in_cluster,
+            "cluster_context": target.cluster_context,
+            "client_configuration": configuration,
+        }
+        hook = AsyncKubernetesHook(conn_id=target.conn_id, **options)
         if target.config_file is None:
             return hook
-        return AsyncKubernetesHook(
-            connection_extras={**await hook.get_conn_extras(), "kube_config_path": target.config_file},
-            in_cluster=target.in_cluster,
-            cluster_context=target.cluster_context,
-            client_configuration=configuration,
-        )
+        extras = {**await hook.get_conn_extras(), "kube_config_path": target.config_file}
+        return AsyncKubernetesHook(connection_extras=extras, **options)
 
     async def _renew_credentials(self) -> None:
         """Load the credentials again, since tokens expire. Open requests fail and are retried."""
@@ -173,18 +169,21 @@ async def retry_requests(call: Callable[[], Awaitable[T]]) -> T:
 
     :raises ClusterRefused: it has refused them for half a minute
     """
-    backoff = Backoff(_PAUSE_SECONDS, _PAUSE_SECONDS, jitter=True)
-    retry = RequestRetry(time.monotonic(), unavailable_for=None, refused_for=REFUSED_FOR, backoff=backoff)
+    backoff = ExponentialBackoff(_PAUSE_SECONDS, _PAUSE_SECONDS, jitter=True)
+    refused_since: float | None = None
     logged = ""
     while True:
         try:
             return await call()
         except ClusterError as error:
-            pause = retry.next_pause(error, time.monotonic())
+            now = time.monotonic()
+            refused_since = (refused_since or now) if isinstance(error, ClusterRefused) else None
+            if refused_since is not None and now - refused_since > REFUSED_FOR.total_seconds():
+                raise
             if (text := str(error)) != logged:  # once: thousands of triggers may have the same error
                 logged = text
                 log.warning("%s. Retrying", text.rstrip("."))
-            await asyncio.sleep(pause)
+            await asyncio.sleep(backoff.next_pause())
 
 
 async def read_pod_secrets(api: AsyncPodApi, pod_name: str) -> PodSecrets | None:

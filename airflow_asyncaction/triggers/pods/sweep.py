@@ -12,18 +12,14 @@ from datetime import timedelta
 
 from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.protocol.actions import State
-from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
 from airflow_asyncaction.retrying import is_outage
 from airflow_asyncaction.runners.pods.api_requests import ClusterError
 from airflow_asyncaction.runners.pods.exit_status import (
-    ACTION_LABEL,
     ENDED_PHASES,
-    ON_FINISH_LABEL,
-    Pod,
     should_keep_pod,
 )
-from airflow_asyncaction.runners.pods.orphaned_pods import JobPod
+from airflow_asyncaction.runners.pods.orphaned_pods import JobPod, parse_job_pod
 from airflow_asyncaction.triggers.hook_pool import TaskHookPool
 from airflow_asyncaction.triggers.pods.api import read_pod_secrets
 from airflow_asyncaction.triggers.pods.deferred_pod import parse_exit
@@ -86,7 +82,7 @@ class PodSweep:
         first = now + self._intervals.unobserved_seconds
         self._check_at = {uid: self._check_at.get(uid, first) for uid in pods}
         for uid, pod in pods.items():
-            job_pod = _job_pod(pod)
+            job_pod = parse_job_pod(pod)
             is_going = bool(pod["metadata"].get("deletionTimestamp"))
             if self._check_at[uid] <= now and job_pod.should_be_deleted and not is_going:
                 self._check_at[uid] = now + self._intervals.recheck_seconds
@@ -107,17 +103,6 @@ class PodSweep:
         if view.is_done:
             log.warning("Deleting pod %s: its task has ended, or no longer exists", pod.name)
             await api.send(api.requests.delete_pod(pod.name, uid))
-
-
-def _job_pod(pod: Pod) -> JobPod:
-    metadata, labels = pod["metadata"], pod["metadata"]["labels"]
-    return JobPod(
-        action_id=JobId(labels[ACTION_LABEL]),
-        name=metadata["name"],
-        namespace=metadata["namespace"],
-        phase=pod["status"].get("phase", ""),
-        on_finish=labels.get(ON_FINISH_LABEL, "delete_pod"),
-    )
 
 
 def _may_keep_running(view: TaskView, pod: JobPod) -> bool:
