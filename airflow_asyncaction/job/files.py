@@ -50,7 +50,7 @@ _MIMETYPES_OF_ENCODINGS = {
 
 @dataclass(frozen=True)
 class FileProperty:
-    """A property of an action, in a store: where files are attached.
+    """A property of an action in a file store, to which files are attached.
 
     :param of: uuid of the action; ``""`` outside Airflow
     """

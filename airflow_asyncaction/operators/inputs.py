@@ -26,9 +26,9 @@ AnyPath = Path | ObjectStoragePath
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file to be copied into the file store.
+    """An input file to copy into the file store.
 
-    :param name: that the job sees
+    :param name: file name that the job sees
     """
 
     name: str
