@@ -144,8 +144,8 @@ def launch(actions: Actions, wanted: Launch, create_run: Callable[[WantedRun], N
     queued = queue(actions.database, wanted, now)
     action = queued.action
     if not queued.matches(wanted):
-        said = "This idempotency key was used before with another input or time. Use a new key."
-        raise UserRefused(said, code="idempotency_key_reused")
+        message = "This idempotency key was used before with another input or time. Use a new key."
+        raise UserRefused(message, code="idempotency_key_reused")
     if _needs_run(actions.database, queued):
         run = WantedRun(
             dag_id=action.dag_id,

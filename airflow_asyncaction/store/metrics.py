@@ -131,8 +131,8 @@ def _harmless(emit: Callable[P, None]) -> Callable[P, None]:
 
 
 @cache  # log once: it may fail for every report
-def _warn_once(said: str) -> None:
-    log.warning("Could not send metrics; this is logged once. %s", said)
+def _warn_once(reason: str) -> None:
+    log.warning("Could not send metrics; this is logged once. %s", reason)
 
 
 @_harmless

@@ -132,9 +132,11 @@ def _declaration(dag: SerializedDAG) -> tuple[str, Declaration]:
     ]
     tasks.sort(key=lambda task: (len(task.get_flat_relative_ids(upstream=True)), task.task_id))
     for task in tasks:
-        said = Declaration.from_doc(getattr(task, "doc_json", None))
-        if said is not None:
-            return task.task_id, said if said.input is not None else replace(said, input=_params(dag))
+        declaration = Declaration.from_doc(getattr(task, "doc_json", None))
+        if declaration is not None:
+            if declaration.input is None:
+                declaration = replace(declaration, input=_params(dag))
+            return task.task_id, declaration
     ours = (task.task_id for task in tasks if str(getattr(task, "_task_module", "")).startswith(_OUR_MODULES))
     task_id = next(ours, "")
     return task_id, Declaration(type=task_id or dag.dag_id, input=_params(dag))
