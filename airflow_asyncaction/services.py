@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server side of this package consists of, put together as it is configured."""
+"""Composition root of the server side: creates its services from the configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_asyncaction.store.database import Database
 
 @dataclass(frozen=True)
 class Services:
-    """What routes and commands call."""
+    """The services that routes and commands call."""
 
     settings: Settings
     database: Database
@@ -30,7 +30,7 @@ class Services:
 def open_services(settings: Settings | None = None) -> Services:
     """Return the services on Airflow's own database engine.
 
-    :param settings: as configured unless given
+    :param settings: the configured settings unless given
     :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
     """
     settings = settings or our_settings.load()

@@ -23,10 +23,10 @@ from airflow_asyncaction.store.rows import ActionRow, Transaction
 
 @dataclass(frozen=True)
 class ReceivedContent:
-    """A content that has arrived, and is not attached yet.
+    """A received content that is not attached yet.
 
-    :param announced_md5: what it was announced as when its way began
-    :param seconds: how long it took
+    :param announced_md5: md5 announced when the transfer began
+    :param seconds: duration of the transfer
     """
 
     store: FileStore
@@ -43,7 +43,7 @@ class Attaching:
         self._database = database
 
     def attach(
-        self, action_id: JobId, file_id: str, found: ReceivedContent, *, may_have_ended: bool = False
+        self, action_id: JobId, file_id: str, received: ReceivedContent, *, may_have_ended: bool = False
     ) -> FileRecord:
         """Attach a file to what has arrived, if it is what was announced; else keep neither.
 
@@ -58,7 +58,7 @@ class Attaching:
             row, file = _lock(connection, action_id, file_id)
             if not may_have_ended:
                 check_not_ended(rows.to_action(row))
-            return _attach(connection, row, file, found)
+            return _attach(connection, row, file, received)
 
         try:
             outcome = self._database.run_transaction(work)
@@ -67,13 +67,13 @@ class Attaching:
             file, content = outcome
             used_id = content.id
         except StoreUnavailable:
-            used_id = found.content_id  # it may have been written all the same: garbage collection knows
+            used_id = received.content_id  # it may have been written all the same: garbage collection knows
             raise
         finally:
-            if used_id != found.content_id:
+            if used_id != received.content_id:
                 with suppress(OSError):  # what is left is found by garbage collection
-                    found.store.remove_content(found.content_id)
-        return record(file, content, found.store)
+                    received.store.remove_content(received.content_id)
+        return record(file, content, received.store)
 
     def link(
         self, connection: Transaction, row: ActionRow, file: FileRow, content: ContentRow, now: datetime
@@ -110,19 +110,19 @@ def attached(connection: Transaction, file: FileRow) -> tuple[FileRow, ContentRo
 
 
 def _attach(
-    connection: Transaction, row: ActionRow, file: FileRow, found: ReceivedContent
+    connection: Transaction, row: ActionRow, file: FileRow, received: ReceivedContent
 ) -> tuple[FileRow, ContentRow] | str:
     """Attach a file; or return how what was found differs from what was announced."""
     now = datetime.now(UTC)
-    said = describe_difference(file, found.measured)
+    said = describe_difference(file, received.measured)
     if said is not None:
-        if file.attached_at is None and file.md5 == found.announced_md5:  # else it was announced anew
+        if file.attached_at is None and file.md5 == received.announced_md5:  # else it was announced anew
             files.delete_file(connection, file)
         return said
     if file.attached_at is not None:  # the same content was sent twice
         return attached(connection, file)
-    content = files.attach(connection, file, _content(file, found), now)
-    said = format_transfer(found.measured.size_bytes, found.seconds)
+    content = files.attach(connection, file, _content(file, received), now)
+    said = format_transfer(received.measured.size_bytes, received.seconds)
     reports.add_line(connection, row, "file", _line(file, said), now)
     return file, content
 
@@ -136,15 +136,15 @@ def _lock(connection: Transaction, action_id: JobId, file_id: str) -> tuple[Acti
     return row, file
 
 
-def _content(file: FileRow, found: ReceivedContent) -> ContentRow:
+def _content(file: FileRow, received: ReceivedContent) -> ContentRow:
     return ContentRow(
-        id=found.content_id,
-        store=found.store.name,
+        id=received.content_id,
+        store=received.store.name,
         md5=file.md5,
         challenge=file.challenge,
-        challenge_proven=found.measured.challenge is not None,
-        sha256=found.measured.sha256,
-        size_bytes=found.measured.size_bytes,
+        challenge_proven=received.measured.challenge is not None,
+        sha256=received.measured.sha256,
+        size_bytes=received.measured.size_bytes,
     )
 
 

@@ -72,9 +72,9 @@ class FileLimits:
 
 @dataclass(frozen=True)
 class FileTarget:
-    """Where a file is to go.
+    """A property of an action in a file store, to which a file is sent or from which it is read.
 
-    :param action_id: whose file it is to be; ``None``: of who asks
+    :param action_id: uuid of the action; ``None`` for the action of the sender
     """
 
     store: str
@@ -105,7 +105,7 @@ class Location:
 
 
 class FileService:
-    """The files of all actions.
+    """Announces, receives, verifies, attaches and serves the files of actions.
 
     Purpose: nothing is attached to an action before its content is there and verified, and nobody has a file
     that is not theirs.
@@ -236,7 +236,7 @@ class FileService:
         return self._location(*found, content_url, now)
 
     def attach_pending(self, action_id: JobId) -> None:
-        """Attach what an action's job has sent to object stores and never told. Refusals are logged only."""
+        """Attach files that a job uploaded to object stores but did not complete. Refusals are logged."""
         if not self._stores.direct:
             return
         with self._actions.database.transaction() as connection:

@@ -149,12 +149,12 @@ class Actions:
         with self.locked(action_id, unseal) as (connection, row, secrets):
             rows.write(connection, action_id, {"masks": masks.added(row, secrets)})
 
-    def log_warning(self, action_id: JobId, said: str, now: datetime) -> None:
+    def log_warning(self, action_id: JobId, message: str, now: datetime) -> None:
         """Write a warning of the server to the log of an action, unless the action was deleted."""
         with self.database.transaction() as connection:
             row = rows.lock(connection, action_id)
             if row is not None:
-                line = LogLine(said, level="WARNING", stream=SERVER_STREAM)
+                line = LogLine(message, level="WARNING", stream=SERVER_STREAM)
                 reports.add_line(connection, row, "warning", line, now)
 
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
@@ -235,9 +235,9 @@ class Actions:
         """
         try:
             with self.database.transaction() as connection:
-                row, said = unsealed(rows.lock(connection, action_id), action_id, unseal)
+                row, content = unsealed(rows.lock(connection, action_id), action_id, unseal)
                 lock_out_v1(connection, row, job_scheme)
-                yield connection, row, said
+                yield connection, row, content
         except (FileRefused, MalformedRequest):  # its signature is valid
             if job_scheme is Scheme.V2:
                 with self.database.transaction() as connection:

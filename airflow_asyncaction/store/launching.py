@@ -115,7 +115,7 @@ class Queued:
     is_new: bool
 
     def matches(self, wanted: Launch) -> bool:
-        """Return whether the action matches a request. If not, the key was reused with another input."""
+        """Return whether the action matches a request. If not, the key was reused with a different input."""
         return bool(self.action.row.request_digest == wanted.request_digest)
 
 
@@ -136,14 +136,14 @@ def launch(actions: Actions, wanted: Launch, create_run: Callable[[WantedRun], N
     """Launch an operation and return its action, or return the action already launched with the same key.
 
     :param create_run: lets Airflow create a Dag run; raises UserRefused if Airflow refuses
-    :raises UserRefused: Airflow refuses, or the key was used with other input or time
+    :raises UserRefused: Airflow refuses, or the key was used with a different input or time
     """
     now = datetime.now(UTC)
     queued = queue(actions.database, wanted, now)
     action = queued.action
     if not queued.matches(wanted):
-        said = "This idempotency key was used before with another input or time. Use a new key."
-        raise UserRefused(said, code="idempotency_key_reused")
+        message = "This idempotency key was used before with a different input or time. Use a new key."
+        raise UserRefused(message, code="idempotency_key_reused")
     if _needs_run(actions.database, queued):
         run = WantedRun(
             dag_id=action.dag_id,
@@ -185,7 +185,7 @@ def stop(
         if before.is_waiting:
             fail_run(action)
         return action
-    if not _will_retry(actions, action):
+    if not _will_retry(actions.database, action):
         raise UserRefused(f"The action has already ended as {action.state}.", code="already_ended")
     fail_task(action)
     now = datetime.now(UTC)
@@ -220,11 +220,11 @@ def _stop_event(action: ActionRecord, requested_by: str, method: str) -> AuditEv
     )
 
 
-def _will_retry(actions: Actions, action: ActionRecord) -> bool:
+def _will_retry(database: Database, action: ActionRecord) -> bool:
     """Return whether an action has failed and a retry will follow, as far as Airflow knows now."""
     if action.state is State.SUCCESS or action.row.stop_reason == StopReason.REQUESTED:
         return False
-    outlook = find_outlook(actions.database, action)
+    outlook = find_outlook(database, action)
     return not outlook.is_final and outlook.next_attempt is None
 
 

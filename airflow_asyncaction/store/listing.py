@@ -350,9 +350,9 @@ def _conditions(wanted: Filter, before: JobId | None) -> list[Any]:
     return conditions
 
 
-def _first_id_of(moment: datetime) -> JobId:
+def _first_id_of(time: datetime) -> JobId:
     """Return the smallest UUIDv7 of a time."""
-    ms = min(max(0, int(moment.timestamp() * 1000)), 2**48 - 1)
+    ms = min(max(0, int(time.timestamp() * 1000)), 2**48 - 1)
     return JobId(str(UUID(int=ms << 80)))
 
 

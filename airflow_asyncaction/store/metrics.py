@@ -125,9 +125,9 @@ def _harmless(emit: Callable[P, None]) -> Callable[P, None]:
     return emit_if_on
 
 
-@cache  # log it once: it fails for every report
-def _warn_once(said: str) -> None:
-    log.warning("Metrics cannot be sent: %s. This is logged once per process.", said)
+@cache  # log once: it may fail for every report
+def _warn_once(reason: str) -> None:
+    log.warning("Could not send metrics; this is logged once. %s", reason)
 
 
 @_harmless

@@ -182,7 +182,11 @@ class Reaper:
         else:  # actions not seen in this round are watched again, or done
             self._after, self._unwatched_since, self._seen = None, self._seen, {}
         grace_seconds = self._grace.total_seconds()
-        due = [action_id for action_id, moment in since.items() if clock_seconds - moment >= grace_seconds]
+        due = [
+            action_id
+            for action_id, first_seen in since.items()
+            if clock_seconds - first_seen >= grace_seconds
+        ]
         for action_id in due[:_MOST_ENDS]:
             self._reap(action_id, now)
 

@@ -126,6 +126,6 @@ def _events(reports: Sequence[Any]) -> Sequence[tuple[str, dict[str, str | int],
     return events
 
 
-def _ns(moment: datetime) -> int:
+def _ns(time: datetime) -> int:
     """Return a time as Unix time in ns."""
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+    return (time - _EPOCH) // timedelta(microseconds=1) * 1000

@@ -22,6 +22,6 @@ def delete_without_run(action_ids: Collection[JobId]) -> None:
         .where(_columns.id.in_(action_ids), dag_runs.row_id.is_(None))
     )
     with database.engine().begin() as connection:
-        gone = connection.scalars(without_run).all()
+        deleted = connection.scalars(without_run).all()
         for column in (report_table.c.action_id, file_table.c.action_id, _columns.id):
-            connection.execute(delete(column.table).where(column.in_(gone)))
+            connection.execute(delete(column.table).where(column.in_(deleted)))

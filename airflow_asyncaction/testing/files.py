@@ -55,7 +55,7 @@ class StoredFile:
 
 
 class FilePath(NamedTuple):
-    """What the path of a request about files names, as it came."""
+    """The parts of the path of a file request, not validated yet."""
 
     store: str
     owner: str
@@ -94,7 +94,7 @@ class _Token:
 class InMemoryFiles:
     """The files of all jobs of a server. A content that differs from its announcement is not attached.
 
-    :param direct_uploads: be as with an object store
+    :param direct_uploads: behave like an object store
     """
 
     def __init__(self, *, direct_uploads: bool, max_files: int, max_file_bytes: int) -> None:

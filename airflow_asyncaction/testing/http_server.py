@@ -30,11 +30,11 @@ _DISCARD_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """One request to a route that is signed.
+    """A request to a signed route.
 
-    :param target: path and query, as they came
-    :param headers: with names in lower case
-    :param body: ``None``: it is too large
+    :param target: path and query, as sent
+    :param headers: headers with lower-case names
+    :param body: ``None`` if it is too large
     """
 
     method: str
@@ -45,7 +45,7 @@ class HttpRequest:
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """What is answered: a JSON object, or an HTML page."""
+    """A response: a JSON object or an HTML page."""
 
     status: int
     fields: Mapping[str, Any]
@@ -54,7 +54,7 @@ class HttpResponse:
 
     @classmethod
     def of(cls, refusal: Refusal) -> HttpResponse:
-        """Return a refusal as an answer."""
+        """Return the response to a refused request."""
         return cls(refusal.status, refusal.fields, refusal.headers)
 
 

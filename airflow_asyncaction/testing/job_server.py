@@ -374,15 +374,14 @@ class JobServer:
         return HttpResponse.of(Refusal.of_request(error, server_time_ms=unix_ms(self.now())))
 
     def _answer_file(self, job: TestedJob, found: Route, request: HttpRequest) -> HttpResponse:
-        place = FilePath(*(found.names[name] for name in FilePath._fields))
+        path = FilePath(*(found.names[name] for name in FilePath._fields))
         if found.endpoint is Endpoint.ANNOUNCE:
-            return HttpResponse(
-                200, self._files.announce(job.action, place, request.body or b"", self.hook_url)
-            )
+            upload = self._files.announce(job.action, path, request.body or b"", self.hook_url)
+            return HttpResponse(200, upload)
         index = int(found.names["index"])
         if found.endpoint is Endpoint.COMPLETE:
-            return HttpResponse(200, self._files.complete(job.action, place, index))
-        located = self._files.locate(job.action, place, index, self.hook_url, owners=self._jobs)
+            return HttpResponse(200, self._files.complete(job.action, path, index))
+        located = self._files.locate(job.action, path, index, self.hook_url, owners=self._jobs)
         if parse_qs(request.target.partition("?")[2]).get("redirect") == ["true"]:
             return HttpResponse(302, {}, {"Location": located["Location"]})
         return HttpResponse(200, located)

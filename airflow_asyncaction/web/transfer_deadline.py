@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pace: limits how long a client may take to send or to read a body."""
+"""Transfer deadline: limits how long a client may take to send or read a body."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ SLOWEST_BYTES_PER_SECOND = 1024
 
 
 class TransferDeadline:
-    """Tells how long a client may still take.
+    """The time that a client has left to transfer a body.
 
-    :param patience: how long it may take in all, beyond a second for each KiB
+    :param patience: time for the whole transfer, in addition to one second per KiB
     """
 
     def __init__(self, patience: timedelta) -> None:
@@ -20,13 +20,13 @@ class TransferDeadline:
         self._until = time.monotonic() + self._patience_seconds
 
     def add(self, size_bytes: int) -> None:
-        """Give it the time for so much more."""
+        """Extend the deadline after a part of the body was transferred."""
         self._until += size_bytes / SLOWEST_BYTES_PER_SECOND
 
     def seconds_left(self) -> float:
-        """Return how long it may take for all that is left."""
+        """Return the time left for the rest of the transfer."""
         return max(0.0, self._until - time.monotonic())
 
     def seconds_to_wait(self) -> float:
-        """Return how long it may be silent."""
+        """Return how long to wait for the next part."""
         return min(self.seconds_left(), self._patience_seconds)

@@ -48,7 +48,7 @@ WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @dataclass
-class _Answer:
+class _BufferedResponse:
     status: int = 500
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes = b""
@@ -147,7 +147,7 @@ class BufferedWsgi:
             more = message.get("more_body", False)
         return not more
 
-    async def _served(self, scope: Scope, body: IO[bytes]) -> _Answer:
+    async def _served(self, scope: Scope, body: IO[bytes]) -> _BufferedResponse:
         loop = asyncio.get_running_loop()
         if self._turns is None:
             return await loop.run_in_executor(self._threads, self._answer, scope, body, loop)
@@ -185,7 +185,7 @@ class BufferedWsgi:
                 return
             deadline.add(len(piece))
 
-    def _answer(self, scope: Any, body: Any, loop: asyncio.AbstractEventLoop) -> _Answer:
+    def _answer(self, scope: Any, body: Any, loop: asyncio.AbstractEventLoop) -> _BufferedResponse:
         readable: Any = {**scope, "path": "/", "query_string": b""}
         environ: dict[str, Any] = dict(build_environ(readable, body))
         environ["PATH_INFO"] = mounted_path(scope).encode("utf-8", "replace").decode("latin-1")
@@ -193,7 +193,7 @@ class BufferedWsgi:
         environ["asgi.scope"] = scope
         environ[LOOP] = loop
         environ["wsgi.input_terminated"] = True  # what came in chunks has no length, and ends all the same
-        answer = _Answer()
+        answer = _BufferedResponse()
         chunks = self._app(environ, answer.start)
         try:
             answer.body += b"".join(chunks)

@@ -56,7 +56,7 @@ def users_blueprint(actions: Actions, files: FileService, settings: Settings) ->
         g.user = authenticate(request, database)
 
     _operation_routes(blueprint, actions, settings)
-    _action_routes(blueprint, actions)
+    _action_routes(blueprint, actions, database)
     _file_routes(blueprint, database, files)
     return blueprint
 
@@ -92,9 +92,7 @@ def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings
         return response
 
 
-def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
-    database = actions.database
-
+def _action_routes(blueprint: Blueprint, actions: Actions, database: Database) -> None:
     @blueprint.get("/actions")
     def list_() -> AnyResponse:
         now, wanted, before = datetime.now(UTC), filter_of(request), cursor_of(request)
