@@ -20,7 +20,7 @@ from airflow_asyncaction.hooks.remote_access import UNVERIFIED
 from airflow_asyncaction.hooks.remote_client import remote_client
 from airflow_asyncaction.hooks.remote_models import Look, Position, Watch
 from airflow_asyncaction.protocol.reports import LogLine
-from airflow_asyncaction.runners.report_log import describe_progress
+from airflow_asyncaction.runners.task_log import describe_progress
 from airflow_asyncaction.triggers.api_server import is_away
 from airflow_asyncaction.triggers.on_kill import to_its_end
 

@@ -21,7 +21,7 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskCredentials, TaskView
-from airflow_asyncaction.runners.report_log import describe_progress
+from airflow_asyncaction.runners.task_log import describe_progress
 from tests.unit.task_server import Answer, TaskServer
 from tests.unit.test_hook import AWAY, SEEN, VIEW
 

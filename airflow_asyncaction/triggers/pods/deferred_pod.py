@@ -23,7 +23,7 @@ from airflow_asyncaction.runners.pods.lifecycle import PodStory
 from airflow_asyncaction.runners.pods.return_file import refused, returned
 from airflow_asyncaction.runners.pods.spec import PodSecrets
 from airflow_asyncaction.runners.pods.startup import with_events, without_events
-from airflow_asyncaction.runners.report_log import Shown
+from airflow_asyncaction.runners.task_log import ReportLog
 from airflow_asyncaction.triggers.api_server import Server
 from airflow_asyncaction.triggers.pods.cluster import ClusterError, ClusterRefused, insist
 from airflow_asyncaction.triggers.pods.log_slots import LogSlots
@@ -284,7 +284,7 @@ class DeferredPod:
 
     async def _show_reported(self, task: TaskCredentials) -> None:
         """Write what the job has reported since the worker looked last."""
-        shown = Shown(self._log, copies_logs=True, after_line=self._terms.after_line)
+        shown = ReportLog(self._log, copies_logs=True, after_line=self._terms.after_line)
         while True:
             after_line = shown.last_line
             view = await self._ask_for_ever(
@@ -292,7 +292,7 @@ class DeferredPod:
                     task, after_line=after_line, patience=_NO_PATIENCE
                 )
             )
-            shown.show(view)
+            shown.write(view)
             if not view.has_more_logs:
                 return
 
