@@ -15,7 +15,7 @@ from dev.airflow_api import DAG_RUN_ENDS, TASK_ENDS, AirflowApi, LogEntry, TaskK
 from dev.screen import Screen
 
 _PROGRESS = re.compile(r"progress (\d+(?:\.\d+)?) %(?: (.*))?")
-_OF_OPERATOR = re.compile(r"Action [0-9a-f-]{36} (of type|ended as) ")
+_OF_OPERATOR = re.compile(r"(Registered action|Action) [0-9a-f-]{36} (of type|ended as) ")
 _SHOWN_STATES = frozenset({"running", "up_for_retry", *TASK_ENDS})
 _QUIET_LOOKS = {False: 1, True: 6}
 """Number of polls without news after which the log of an ended task counts as complete; more if it failed,

@@ -22,7 +22,7 @@ from airflow_asyncaction.hooks.in_process import note_registered
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.operators.poller import ActionPoller
 from airflow_asyncaction.protocol.actions import StopReason
-from airflow_asyncaction.protocol.lifecycle import Abandon, Stop
+from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Stop
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY, ActionSpec, TaskView
 from airflow_asyncaction.retrying import is_outage
@@ -133,10 +133,21 @@ class Attempt:
 
         :raises SystemExit: the worker is gone, and the next attempt adopts the job
         """
+        view: TaskView | None = None
         self._poller.start()
+        with self._job_stopped_on_error(), self._timeout_told_first():
+            self._hook.share_secrets(self._credentials)  # such as those of inputs: the job may report at once
+            exit_ = self._runner.run(self._info, self._on_launched)
+            view = self._report_exit(exit_)
+        if view is not None:
+            self._runner.release()
+        return view
+
+    @contextmanager
+    def _job_stopped_on_error(self) -> Iterator[None]:
+        """Stop the job if an exception interrupts its run, unless another process adopts it."""
         try:
-            with self._timeout_told_first():
-                view = self._run_job()
+            yield
             self._ended.set()
         except (Superseded, _Orphaned):
             self._ended.set()  # another process adopts the job: do not stop it
@@ -147,13 +158,9 @@ class Attempt:
             raise
         finally:
             self._poller.finish()
-        if view is not None:
-            self._runner.release()
-        return view
 
-    def _run_job(self) -> TaskView | None:
-        self._hook.share_secrets(self._credentials)  # such as those of inputs: the job may report at once
-        exit_ = self._runner.run(self._info, self._on_launched)
+    def _report_exit(self, exit_: Exit | None) -> TaskView | None:
+        """Report the job's exit, wait until the action is done, and return it."""
         if self._poller.is_orphaned and exit_ is None:
             raise _Orphaned("The worker of this task is gone")
         if self._is_killed:

@@ -67,14 +67,14 @@ class ActionPoller:
         self._wake = threading.Event()
         self._finishing = threading.Event()
         self._done = threading.Event()
-        self._shown = ReportLog(log, copies_logs=copies_logs, after_line=after_line)
+        self._report_log = ReportLog(log, copies_logs=copies_logs, after_line=after_line)
         self._server_is_away = False
         self._thread = threading.Thread(target=self._run, name="asyncaction-poller", daemon=True)
 
     @property
     def last_line(self) -> int:
         """Number of the last reported line that was read."""
-        return self._shown.last_line
+        return self._report_log.last_line
 
     def start(self) -> None:
         """Start the thread."""
@@ -118,14 +118,14 @@ class ActionPoller:
                 self._tell_launched(self._launched)
                 self._launched = None
             self._hook.share_secrets(self._credentials, patience=_NO_PATIENCE)
-            view = self._hook.read(self._credentials, after_line=self._shown.last_line, patience=patience)
+            view = self._hook.read(self._credentials, after_line=self.last_line, patience=patience)
         except ServerError as error:
             if not self._server_is_away:
                 self._log.warning("%s. The job continues, and this task keeps polling", error)
             self._server_is_away = True
             return False
         self._server_is_away = False
-        self._shown.write(view)
+        self._report_log.write(view)
         if view.is_done:
             self._done.set()
         if view.is_done or view.verb is Verb.STOP:

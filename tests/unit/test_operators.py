@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow_asyncaction.decorators import async_action, async_action_local
 from airflow_asyncaction.exceptions import ActionStopped, Skipped
 from airflow_asyncaction.operators import LocalActionOperator, ServiceActionOperator
-from airflow_asyncaction.protocol.actions import State, StopReason
+from airflow_asyncaction.operators.base import BaseActionOperator
+from airflow_asyncaction.protocol.actions import ActionOptions, State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.protocol.tasks import TaskView
+from airflow_asyncaction.protocol.options import Option, options_of
+from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
 from airflow_asyncaction.runners.skip_codes import mark_skip
+from airflow_asyncaction.store.models import action_table
 
 INFO = JobInfo(
     job_id=JobId("1c2d3e4f-0000-7000-8000-000000000000"), secret_key="s" * 43, hook_url="http://a/async"
@@ -192,3 +196,17 @@ def test_no_error_name_of_a_job_decides_whether_its_task_is_tried_again(error_na
 def end_as(view: TaskView) -> Any:
     operator = local()
     return operator.get_results(view, INFO, operator.make_runner({}))
+
+
+@pytest.mark.parametrize("option", options_of(ActionOptions), ids=lambda option: option.name)
+def test_an_option_has_a_parameter_a_description_and_a_column(option: Option) -> None:
+    parameters = {
+        name
+        for base in BaseActionOperator.__mro__
+        if "__init__" in vars(base) and base.__module__.startswith("airflow_asyncaction")
+        for name in signature(base.__init__).parameters  # type: ignore[misc]
+    }
+    assert option.name in parameters
+    assert f":param {option.name}: " in (BaseActionOperator.__doc__ or "")
+    assert option.column in action_table.c
+    assert set(ActionSpec(type="t", runner="local").to_json()) >= {option.json_name}

@@ -27,7 +27,10 @@ from airflow_asyncaction.runners.pods.return_file import (
     read_return_file,
 )
 from airflow_asyncaction.runners.pods.spec import PodSecrets
-from airflow_asyncaction.runners.pods.startup import add_events, note_unreadable_events
+from airflow_asyncaction.runners.pods.startup import (
+    add_events,
+    note_unreadable_events,
+)
 from airflow_asyncaction.runners.skip_codes import mark_skip
 from airflow_asyncaction.runners.task_log import ReportLog
 from airflow_asyncaction.triggers.hook_pool import TaskHookPool
