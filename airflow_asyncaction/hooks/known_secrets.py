@@ -7,8 +7,6 @@ read, and the values passed to ``mask_secret``. Its rules apply: short values an
 
 from __future__ import annotations
 
-from functools import cache
-
 from airflow_asyncaction.airflow_internals.worker import secrets_masker
 from airflow_asyncaction.airflow_internals.worker.task_process import is_in_process
 from airflow_asyncaction.protocol.masking import NO_SECRETS, Masker
@@ -38,17 +36,8 @@ def never_share(*secrets: str) -> None:
 def shared_secrets() -> frozenset[str]:
     """Return the secrets that the server must mask. Those of Airflow's configuration are not among them."""
     known = current_masker().values - _own
-    # Elsewhere, Airflow resets its masker before it runs a task.
-    return known - _configured() if known and is_in_process() else known
-
-
-@cache
-def _configured() -> frozenset[str]:
-    from airflow.configuration import conf  # that of the server, which is in this process, too
-
-    with conf.suppress_future_warnings():
-        found = {conf.get(section, key, fallback=None) for section, key in conf.sensitive_config_values}
-    return frozenset(value for value in found if value)
+    # Elsewhere, Airflow has forgotten those of its configuration before it runs a task.
+    return known - secrets_masker.configured_secrets() if known and is_in_process() else known
 
 
 def masked(text: str) -> str:

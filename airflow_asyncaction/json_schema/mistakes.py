@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import quote, unquote
 
-from airflow.sdk.log import redact  # type: ignore[attr-defined]
+from airflow.providers.common.compat.sdk import redact
 from jsonschema_rs import Draft202012, Draft202012Validator, Registry, ValidationError
 
 from airflow_asyncaction.json_schema.engine import CompiledSchema, new_validator

@@ -28,7 +28,6 @@ T = TypeVar("T")
 CSRF_HEADER = "X-Requested-With"
 """Pages of other origins cannot send it along: a request that only the cookie proves must have it."""
 
-_COOKIE = "_token"
 _BEARER = "bearer "
 _READING = frozenset({"GET", "HEAD"})
 
@@ -109,10 +108,11 @@ def authenticate(request: Request, database: Database) -> User:
     if header[: len(_BEARER)].lower() == _BEARER:
         return User(_user_of_token(header[len(_BEARER) :].strip()), database)
     known = auth_manager.user_of_middleware(request.environ.get("asgi.scope") or {})
-    user = User(known if known is not None else _user_of_token(request.cookies.get(_COOKIE, "")), database)
+    if known is None:
+        known = _user_of_token(request.cookies.get(auth_manager.COOKIE, ""))
     if request.method not in _READING and CSRF_HEADER not in request.headers:
         raise UserRefused(f"A request with a cookie needs the header {CSRF_HEADER}", code="csrf")
-    return user
+    return User(known, database)
 
 
 def _user_of_token(token: str) -> AirflowUser:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     Question = IsAuthorizedDagRequest
 
 
+COOKIE = "_token"
+"""Name of the cookie that holds a user's token, Airflow's ``COOKIE_NAME_JWT_TOKEN``."""
+
+
 class NotAnApiServer(Exception):
     """No auth manager is configured in this process: it is not Airflow's API server."""
 
