@@ -13,8 +13,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from airflow_asyncaction.exceptions import AsyncActionError, MalformedReport, StoreUnavailable
 from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.protocol.operations import IDEMPOTENCY_KEY
 from airflow_asyncaction.protocol.reports import parse_object
-from airflow_asyncaction.web.query import IDEMPOTENCY_KEY
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -14,12 +14,12 @@ from airflow.utils.platform import getuser
 from airflow_asyncaction.cli.arguments import idempotency_key, json_object, moment, plain_errors
 from airflow_asyncaction.cli.output import print_action
 from airflow_asyncaction.cli.runs import audited, create_run
+from airflow_asyncaction.json_schema.inputs import validate_input
 from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store import launching, listing, metrics
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.launching import Launch
 from airflow_asyncaction.store.operations import Operation, find_operations
-from airflow_asyncaction.web.query import checked_input
 
 
 @suppress_logs_and_warning
@@ -33,7 +33,7 @@ def launch(args: Namespace) -> None:
     given = json_object(args.input)
     wanted = Launch(
         operation=operation,
-        arguments=checked_input(given, operation.declaration.input, is_linear=operation.is_linear),
+        arguments=validate_input(given, operation.declaration.input, is_linear=operation.is_linear),
         requested_by=getuser(),
         scheduled_at=moment(args.schedule, "--schedule"),
         idempotency_key=idempotency_key(args.idempotency_key),

@@ -11,6 +11,7 @@ from typing import Any
 from flask import Request
 
 from airflow_asyncaction.exceptions import StoreUnavailable, UserRefused
+from airflow_asyncaction.json_schema.inputs import validate_input
 from airflow_asyncaction.store import launching
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.launching import Launch
@@ -18,7 +19,7 @@ from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.store.operations import Operation, find_operations
 from airflow_asyncaction.web.airflow_api import create_run, fail_run, fail_task
 from airflow_asyncaction.web.permissions import User
-from airflow_asyncaction.web.query import checked_input, idempotency_key_of, time_of
+from airflow_asyncaction.web.query import parse_idempotency_key, parse_time
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ def launch(
     operation = _operation(actions, user, operation_id)
     wanted = Launch(
         operation=operation,
-        arguments=checked_input(read(), operation.declaration.input, is_linear=operation.is_linear),
+        arguments=validate_input(read(), operation.declaration.input, is_linear=operation.is_linear),
         requested_by=user.name,
-        scheduled_at=time_of(request, "schedule"),
-        idempotency_key=idempotency_key_of(request),
+        scheduled_at=parse_time(request, "schedule"),
+        idempotency_key=parse_idempotency_key(request),
     )
     return launching.launch(actions, wanted, partial(create_run, request))
 

@@ -18,6 +18,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
 from airflow_asyncaction.files.service import Files
+from airflow_asyncaction.json_schema.inputs import parse_input
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store import listing
@@ -32,11 +33,10 @@ from airflow_asyncaction.web.converters import OPERATION
 from airflow_asyncaction.web.permissions import User, authenticate
 from airflow_asyncaction.web.query import (
     LARGEST_NUMBER,
-    cursor_of,
-    filter_of,
-    flag_of,
-    number_of,
-    parse_input,
+    parse_cursor,
+    parse_filter,
+    parse_flag,
+    parse_number,
 )
 from airflow_asyncaction.web.raw_request import raw_body, redirection
 
@@ -68,7 +68,7 @@ def _user() -> User:
 def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings) -> None:
     @blueprint.get("/")
     def operations() -> Response:
-        is_full, ids = flag_of(request, "full"), operation_ids(actions)
+        is_full, ids = parse_flag(request, "full"), operation_ids(actions)
         for method in ("GET", "POST"):  # as for the launch of one
             ids = sorted(_user().permitted(method, "RUN", ids))
         if not is_full:
@@ -92,8 +92,8 @@ def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings
 def _action_routes(blueprint: Blueprint, actions: Actions) -> None:
     @blueprint.get("/actions")
     def list_() -> AnyResponse:
-        now, wanted, before = datetime.now(UTC), filter_of(request), cursor_of(request)
-        limit = number_of(request, "limit", default=_PAGE, least=1, most=_LARGEST_PAGE)
+        now, wanted, before = datetime.now(UTC), parse_filter(request), parse_cursor(request)
+        limit = parse_number(request, "limit", default=_PAGE, least=1, most=_LARGEST_PAGE)
         page = _visible_page(actions, _user(), wanted, limit=limit, before=before)
         shown = [_without_output(action.to_short_json(now)) for action in page.actions]
         for fields in shown:
@@ -273,7 +273,7 @@ def _logs_json(page: LogPage, action: ActionRecord) -> dict[str, Any]:
 
 
 def _after(name: str) -> int:
-    return number_of(request, name, default=0, least=0, most=LARGEST_NUMBER)
+    return parse_number(request, name, default=0, least=0, most=LARGEST_NUMBER)
 
 
 def _unless_known(fields: dict[str, Any]) -> AnyResponse:
