@@ -15,7 +15,7 @@ from airflow_asyncaction.json_schema import dialect  # noqa: F401 - Airflow vali
 
 if TYPE_CHECKING:
     from airflow_asyncaction.web.asgi import AsgiApp, Receive, Scope, Send
-    from airflow_asyncaction.web.reconciler import Completer
+    from airflow_asyncaction.web.reconciler import Reconciler
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class LazyApp:
 
     def __init__(self) -> None:
         self._app: AsgiApp | None = None
-        self._completer: Completer | None = None
+        self._reconciler: Reconciler | None = None
         self._lock = threading.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,18 +47,18 @@ class LazyApp:
 
     def close(self) -> None:
         """End what has begun with the app."""
-        if self._completer is not None:
-            self._completer.stop()
+        if self._reconciler is not None:
+            self._reconciler.stop()
 
     def _build(self) -> AsgiApp:
         from airflow_asyncaction.services import open_services
         from airflow_asyncaction.web.app import create_asgi_app
-        from airflow_asyncaction.web.reconciler import Completer
+        from airflow_asyncaction.web.reconciler import Reconciler
 
         services = open_services()
         _make_pools()
-        self._completer = Completer(services.actions, reap_after=services.settings.reap_after)
-        self._completer.start()
+        self._reconciler = Reconciler(services.actions, reap_after=services.settings.reap_after)
+        self._reconciler.start()
         return create_asgi_app(services)
 
 

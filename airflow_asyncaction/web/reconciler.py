@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Completes the deferred tasks that no message completes: their timeout expired, or their API server died.
+"""Reconciler: a background thread of the API server for actions that no request drives forward.
 
-It does the same for actions that wait for their Dag run, and ends actions that nobody watches. Where metrics
-are on, it counts the actions that have not ended.
+It completes deferred tasks whose timeout expired or whose API server died, queues or ends actions that wait
+for their Dag run, and ends orphaned actions. If metrics are on, it counts the actions that have not ended.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _COUNT_INTERVAL_SECONDS = 10.0
 _REAP_INTERVAL_SECONDS = 10.0
 
 
-class Completer:
-    """A thread of the API server that looks, by one query, for deferred tasks that are due.
+class Reconciler:
+    """Thread that polls the database for actions that are due.
 
-    Each API server process has one: they do not disturb each other, since each task is locked.
+    Each process of the API server has one. They do not interfere: each locks the action that it changes.
 
-    :param reap_after: how long an action must have been unwatched before it is ended; zero: it never is
+    :param reap_after: how long an action must be orphaned before it is ended; zero never ends any
     """
 
     def __init__(
@@ -47,27 +47,27 @@ class Completer:
         self._interval_seconds = interval_seconds
         self._counted_at = self._reaped_at = -math.inf
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asyncaction-completer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="asyncaction-reconciler", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread, and wait until it has ended."""
         self._stopping.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_seconds):
-            for look in (self._complete_due, self._settle, self._reap, self._count_unended):
+            for step in (self._complete_due, self._settle, self._reap, self._count_unended):
                 try:
-                    look()
+                    step()
                 except StoreUnavailable:
-                    self._forget_unwatched()
-                    log.warning("The database does not answer: it is looked at again later")
-                except Exception:  # it must go on: tasks wait for it
-                    log.exception("What is due could not be looked at (%s)", look.__name__)
+                    self._restart_grace()
+                    log.warning("The database is unavailable; retrying in %g s", self._interval_seconds)
+                except Exception:  # the thread must go on: tasks wait for it
+                    log.exception("Reconciliation failed in %s; retrying", step.__name__)
 
     def _complete_due(self) -> None:
         self._actions.complete_due(datetime.now(UTC))
@@ -81,8 +81,8 @@ class Completer:
             self._reaped_at = now
             self._reaper.look(datetime.now(UTC), clock_seconds=now)
 
-    def _forget_unwatched(self) -> None:
-        """Give killed tasks their whole grace again: they could not report while the database was away."""
+    def _restart_grace(self) -> None:
+        """Restart the grace period of orphaned actions: no task could report during the outage."""
         if self._reaper is not None:
             self._reaper.forget()
 

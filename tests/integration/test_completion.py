@@ -24,7 +24,7 @@ from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, Deferral, NeedsW
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.completion import Completion
 from airflow_asyncaction.store.models import action_table
-from airflow_asyncaction.web.reconciler import Completer
+from airflow_asyncaction.web.reconciler import Reconciler
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import HookClient, SignedJob, registered
@@ -364,15 +364,15 @@ def test_the_api_server_completes_by_itself_what_is_due(
     job = deferred()
     job.report(status="SUCCESS")
     at_once = Completion(settle=timedelta(0), exit_grace=timedelta(0))
-    completer = Completer(
+    reconciler = Reconciler(
         Actions(database.engine, replay_window=timedelta(minutes=10), completion=at_once),
         interval_seconds=0.05,
     )
-    completer.start()
+    reconciler.start()
     try:
         give_up_at = time.monotonic() + 30
         while state_of(task) != "success":
             assert time.monotonic() < give_up_at
             time.sleep(0.05)
     finally:
-        completer.stop()
+        reconciler.stop()

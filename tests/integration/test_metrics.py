@@ -28,7 +28,7 @@ from airflow_asyncaction.store.launching import settle
 from airflow_asyncaction.store.metrics import METRICS, Kind
 from airflow_asyncaction.store.state_counts import count_unended
 from airflow_asyncaction.web.app import create_app
-from airflow_asyncaction.web.reconciler import Completer
+from airflow_asyncaction.web.reconciler import Reconciler
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
 from tests.integration.servers import Prepared, served_mounted
@@ -241,13 +241,13 @@ def test_a_server_tells_how_many_have_not_ended(
     before = count_unended(actions)
     assert set(before) == {State.SCHEDULED, State.QUEUED, State.STARTING, State.RUNNING}
     job.report()
-    completer = Completer(actions, interval_seconds=0.05)
-    completer.start()
+    reconciler = Reconciler(actions, interval_seconds=0.05)
+    reconciler.start()
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not statsd.of(metrics.ACTIONS_UNENDED) and time.monotonic() < deadline:
         pass
     time.sleep(0.3)
-    completer.stop()
+    reconciler.stop()
     gauges = {one.name: one.value for one in statsd.received() if one.kind is Kind.GAUGE}
     name = metrics.ACTIONS_UNENDED.name
     assert gauges[name] == sum(before.values())
@@ -302,9 +302,9 @@ def test_nothing_is_counted_where_metrics_are_off(
     job = new_job()
     job.report(status="SUCCESS")
     job.tell(Exit(code=0))
-    completer = Completer(actions, interval_seconds=0.02)
-    completer.start()
+    reconciler = Reconciler(actions, interval_seconds=0.02)
+    reconciler.start()
     time.sleep(0.1)
-    completer.stop()
+    reconciler.stop()
     assert server.received() == []
     server.close()

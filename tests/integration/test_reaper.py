@@ -21,7 +21,7 @@ from airflow_asyncaction.store import rows
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.models import action_table, report_table
 from airflow_asyncaction.store.reaping import Reaper, find_unwatched
-from airflow_asyncaction.web.reconciler import Completer
+from airflow_asyncaction.web.reconciler import Reconciler
 from dev.postgres import Postgres
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
@@ -318,9 +318,9 @@ def test_the_grace_begins_anew_after_the_database_was_away(
     database: Database, actions: Actions, task: RunningTask, job: SignedJob, postgres_server: Postgres
 ) -> None:
     grace = timedelta(seconds=2)
-    completer = Completer(actions, reap_after=grace, interval_seconds=0.05)
+    reconciler = Reconciler(actions, reap_after=grace, interval_seconds=0.05)
     task.set_state(TaskInstanceState.FAILED)
-    completer.start()
+    reconciler.start()
     time.sleep(0.2)
     with postgres_server.away(f"airflow_{WORKER}"):
         time.sleep(1)
@@ -329,21 +329,21 @@ def test_the_grace_begins_anew_after_the_database_was_away(
     while not job.view().is_done:
         assert time.monotonic() < give_up_at
         time.sleep(0.05)
-    completer.stop()
+    reconciler.stop()
     with database.engine.connect() as connection:
         query = select(action_table.c.ended_at).where(action_table.c.id == job.info.job_id)
         assert connection.scalars(query).one() >= back_at + grace
 
 
 @pytest.fixture
-def completer(actions: Actions) -> Iterator[Completer]:
-    completer = Completer(actions, reap_after=timedelta(seconds=0.2), interval_seconds=0.05)
-    completer.start()
-    yield completer
-    completer.stop()
+def reconciler(actions: Actions) -> Iterator[Reconciler]:
+    reconciler = Reconciler(actions, reap_after=timedelta(seconds=0.2), interval_seconds=0.05)
+    reconciler.start()
+    yield reconciler
+    reconciler.stop()
 
 
-@pytest.mark.usefixtures("completer")
+@pytest.mark.usefixtures("reconciler")
 def test_an_api_server_does_it_by_itself(task: RunningTask, job: SignedJob) -> None:
     task.set_state(TaskInstanceState.FAILED)
     give_up_at = time.monotonic() + 60
@@ -355,8 +355,8 @@ def test_an_api_server_does_it_by_itself(task: RunningTask, job: SignedJob) -> N
 
 def test_it_can_be_switched_off(task: RunningTask, job: SignedJob, actions: Actions) -> None:
     task.set_state(TaskInstanceState.FAILED)
-    completer = Completer(actions, reap_after=timedelta(0), interval_seconds=0.02)
-    completer.start()
+    reconciler = Reconciler(actions, reap_after=timedelta(0), interval_seconds=0.02)
+    reconciler.start()
     time.sleep(0.3)
-    completer.stop()
+    reconciler.stop()
     assert not job.view().is_done
