@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dag runs, created and failed as Airflow's own local commands do, and entered in its audit log."""
+"""Dag runs: created and failed in this process, like Airflow's local commands do, with audit log entries."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from airflow_asyncaction.store.launching import WantedRun
 from airflow_asyncaction.store.listing import ActionRecord
 
 METHOD = "CLI"
-"""What the audit log has in the place of an HTTP method."""
+"""Recorded in the audit log in place of an HTTP method."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def audited(command: Callable[P, T]) -> Callable[P, T]:
-    """Let Airflow's audit log know of a command."""
+    """Record a command in Airflow's audit log."""
     return cast("Callable[P, T]", action_cli(check_db=False)(command))
 
 
@@ -42,7 +42,7 @@ def create_run(actions: Actions, run: WantedRun, *, user: str) -> None:
     """Create a Dag run unless it exists, and record it in Airflow's audit log.
 
     :param user: name of the user who launches it
-    :raises UserRefused: Airflow refuses, and says why
+    :raises UserRefused: Airflow refuses; the message has its reason
     """
     try:
         with suppress(DagRunAlreadyExists):
@@ -63,12 +63,12 @@ def create_run(actions: Actions, run: WantedRun, *, user: str) -> None:
             )
             with actions.transaction() as connection:
                 audit.record(connection, audited_run, datetime.now(UTC))
-    except (DagNotFound, ValueError) as error:  # Params that are not valid are a ValueError, too
-        raise UserRefused(f"Airflow refuses: {error}", code="run_refused") from error
+    except (DagNotFound, ValueError) as error:  # invalid Params raise ValueError, too
+        raise UserRefused(f"Airflow refused to create the Dag run: {error}", code="run_refused") from error
 
 
 def fail_run(action: ActionRecord) -> None:
-    """Mark the Dag run of an action as failed, if there is one."""
+    """Mark the Dag run of an action as failed, if it exists."""
 
     def fail(dag: SerializedDAG, session: Any) -> None:
         set_dag_run_state_to_failed(dag=dag, run_id=action.row.run_id, commit=True, session=session)
@@ -77,7 +77,7 @@ def fail_run(action: ActionRecord) -> None:
 
 
 def fail_task(action: ActionRecord) -> None:
-    """Mark the task instance of an action as failed, if there is one: it is not tried again."""
+    """Mark the task instance of an action as failed, if it exists, so that it is not retried."""
     row = action.row
 
     def fail(dag: SerializedDAG, session: Any) -> None:
@@ -94,7 +94,7 @@ def fail_task(action: ActionRecord) -> None:
 
 
 def _change(action: ActionRecord, change: Callable[[SerializedDAG, Any], None]) -> None:
-    """Change the Dag run of an action, if there is one, with its Dag as it is in that run."""
+    """Change the Dag run of an action, if it exists, using the version of the Dag in that run."""
     with create_session() as session:
         for run in DagRun.find(dag_id=action.dag_id, run_id=action.row.run_id, session=session):
             dag = DBDagBag().get_dag_for_run(run, session=session)
