@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, BinaryIO
 
 from flask import Blueprint, Request, Response, jsonify, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
@@ -71,8 +71,8 @@ def contents_blueprint(files: Files) -> Blueprint:
     def get_content(token: str) -> Response:
         content, opened = files.open(token)
         answer = ContentAnswer.of(content, {name.lower(): value for name, value in request.headers})
-        response = Response(read_chunks(answer, opened), answer.status, answer.headers)
-        response.call_on_close(opened.close)
+        response = Response(_read_and_close(answer, opened), answer.status, answer.headers)
+        response.call_on_close(opened.close)  # a HEAD request reads nothing
         return response
 
     return blueprint
@@ -96,3 +96,9 @@ def content_url(request: Request, hook_url: HookUrl) -> str:
 def upload_to_json(upload: Upload) -> dict[str, Any]:
     """Return the response to an announcement."""
     return upload_answer(upload.index, upload.url, is_direct=upload.is_direct)
+
+
+def _read_and_close(answer: ContentAnswer, opened: BinaryIO) -> Iterator[bytes]:
+    """Yield the body in chunks. Werkzeug's server does not close a response whose client disconnected."""
+    with closing(opened):
+        yield from read_chunks(answer, opened)
