@@ -328,7 +328,7 @@ def test_an_action_that_succeeds_while_it_is_stopped_is_not_stopped(
 ) -> None:
     stopping = Stopping(actions, running)
     actions.apply_message(running.id, Exit(code=0), NOW)
-    with pytest.raises(UserRefused, match="has ended as SUCCESS"):
+    with pytest.raises(UserRefused, match="has already ended as SUCCESS"):
         stopping.stop()
     assert (stopping.failed, stopping.is_on_time_line()) == ([], False)
 
@@ -339,7 +339,7 @@ def test_no_other_try_follows_a_skipped_action_though_its_task_still_runs(
     stopping = Stopping(actions, running)
     actions.apply_message(running.id, Exit(code=99, is_skip=True), NOW)
     assert find_outlook(actions.database, find(actions.database, running.id)).is_final
-    with pytest.raises(UserRefused, match="has ended as STOPPED"):
+    with pytest.raises(UserRefused, match="has already ended as STOPPED"):
         stopping.stop()
     assert (stopping.failed, stopping.is_on_time_line()) == ([], False)
 
