@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``airflow asyncaction ...``. Loaded at each start of Airflow's CLI: imports stay light."""
+"""Definitions of the commands ``airflow asyncaction ...``. Every start of Airflow's CLI loads this module."""
 
 from __future__ import annotations
 
@@ -16,66 +16,68 @@ from airflow.cli.cli_config import (
     lazy_load_command,
 )
 
-_CLEANING = {"clean", "export-archived", "drop-archived"}
-_NOTHING_DONE = {"--dry-run", "--help", "-h"}
+_CLEAN_COMMANDS = {"clean", "export-archived", "drop-archived"}
+_READ_ONLY_OPTIONS = {"--dry-run", "--help", "-h"}
 
-_TO_REVISION = Arg(("--to-revision",), help="Revision to go to, such as 0001; 'base' drops the tables")
+_TO_REVISION = Arg(("--to-revision",), help="Revision to downgrade to, such as 0001. 'base' drops the tables")
 _OLDER_THAN = Arg(
-    ("--older-than",), type=float, default=24.0, help="Only what is older than so many hours, default 24"
+    ("--older-than",), type=float, default=24.0, help="Minimum age of what is removed, in hours (default: 24)"
 )
 _UNHEARD_FOR = Arg(
     ("--unheard-for",),
     type=float,
     default=300.0,
-    help="Only those of which nothing was heard for so many seconds, default 300",
+    help="Only end actions without a sign of life for this many seconds (default: 300)",
 )
-_DRY_RUN = Arg(("--dry-run",), action="store_true", help="Only say what would be done")
+_DRY_RUN = Arg(("--dry-run",), action="store_true", help="Only print what would be done")
 _PODS_IN = Arg(
     ("--pods-in",),
     action="append",
     metavar="NAMESPACE",
-    help="Delete the pods in this namespace whose action is over; may be given more than once",
+    help="Delete the pods in this namespace whose action has ended. Can be repeated",
 )
 _KUBERNETES_CONN_ID = Arg(
     ("--kubernetes-conn-id",),
     default=None,
-    help="Connection to the cluster of --pods-in; by default, this one",
+    help="Connection to the cluster of --pods-in (default: the cluster that runs this command)",
 )
-_CONFIG_FILE = Arg(("--config-file",), default=None, help="The kubeconfig of the cluster of --pods-in")
-_YES = Arg(("-y", "--yes"), action="store_true", help="Do not ask")
-_UUID = Arg(("uuid",), help="The action's id")
+_CONFIG_FILE = Arg(("--config-file",), default=None, help="Kubeconfig file of the cluster of --pods-in")
+_YES = Arg(("-y", "--yes"), action="store_true", help="Do not ask for confirmation")
+_UUID = Arg(("uuid",), help="UUID of the action")
 _TYPE = Arg(("--type",), default=None, help="Only actions of this type")
 _STATUS = Arg(
     ("--status",),
     action="append",
     default=None,
-    help="Only actions with this status, such as RUNNING or ERROR; may be given more than once",
+    help="Only actions with this status, such as RUNNING or ERROR. Can be repeated",
 )
 _DAG_ID = Arg(("--dag-id",), default=None, help="Only actions of this Dag")
 _RUN_ID = Arg(("--run-id",), default=None, help="Only actions of this Dag run")
 _SINCE = Arg(
-    ("--since",), default=None, help="Only those created at that time or later: ISO 8601, or Unix time in ms"
+    ("--since",),
+    default=None,
+    help="Only actions created since this time: ISO 8601, or Unix time in ms",
 )
-_LIMIT = Arg(("--limit",), type=int, default=50, help="So many at the most, default 50")
-_FOLLOW = Arg(("-f", "--follow"), action="store_true", help="Go on until the action has ended")
-_OPERATION = Arg(("operation",), help="The operation's id")
+_LIMIT = Arg(("--limit",), type=int, default=50, help="Maximum number of actions (default: 50)")
+_FOLLOW = Arg(("-f", "--follow"), action="store_true", help="Keep printing lines until the action has ended")
+_OPERATION = Arg(("operation",), help="Id of the operation")
 _INPUT = Arg(
-    ("--input",), default=None, help="Its input, a JSON object; @FILE reads it from a file, @- from stdin"
+    ("--input",), default=None, help="Input as a JSON object. @FILE reads it from a file, @- from stdin"
 )
-_SCHEDULE = Arg(("--schedule",), default=None, help="When it is to run: ISO 8601, or Unix time in ms")
+_SCHEDULE = Arg(("--schedule",), default=None, help="When to run it: ISO 8601, or Unix time in ms")
 _IDEMPOTENCY_KEY = Arg(
-    ("--idempotency-key",), default=None, help="The same key again gives the same action, and launches none"
+    ("--idempotency-key",), default=None, help="A repeated key returns the same action and launches nothing"
 )
 
 
 def get_cli_commands() -> list[CLICommand]:
-    """Return the commands, and let ``airflow db clean`` know our tables where it is what runs."""
-    if sys.argv[1:2] == ["db"] and _CLEANING.intersection(sys.argv[2:3]):
+    """Return the commands. If ``airflow db clean`` is running, register the tables with it."""
+    if sys.argv[1:2] == ["db"] and _CLEAN_COMMANDS.intersection(sys.argv[2:3]):
         from airflow_asyncaction.store.db_manager import register_with_db_clean
 
         register_with_db_clean()
-        if sys.argv[2] == "clean" and not _NOTHING_DONE.intersection(sys.argv):
-            atexit.register(_collect_garbage)  # there is nothing that Airflow would call after it
+        if sys.argv[2] == "clean" and not _READ_ONLY_OPTIONS.intersection(sys.argv):
+            atexit.register(_collect_garbage)  # Airflow has no hook after this command
     return [
         GroupCommand(
             name="asyncaction",
@@ -84,8 +86,8 @@ def get_cli_commands() -> list[CLICommand]:
                 *_action_commands(),
                 _launch_command(),
                 _reap_command(),
-                GroupCommand(name="db", help="Manage their tables", subcommands=_db_commands()),
-                GroupCommand(name="files", help="Manage their files", subcommands=_files_commands()),
+                GroupCommand(name="db", help="Manage the database tables", subcommands=_db_commands()),
+                GroupCommand(name="files", help="Manage the files of actions", subcommands=_files_commands()),
             ],
         )
     ]
@@ -101,26 +103,26 @@ def _action_commands() -> list[ActionCommand]:
     return [
         ActionCommand(
             name="list",
-            help="List actions, the newest first",
+            help="List actions, newest first",
             func=lazy_load_command("airflow_asyncaction.cli.actions.list_"),
             args=(_TYPE, _STATUS, _DAG_ID, _RUN_ID, _SINCE, _LIMIT, ARG_OUTPUT, ARG_VERBOSE),
         ),
         ActionCommand(
             name="show",
-            help="Show all of an action",
+            help="Show all fields of an action",
             func=lazy_load_command("airflow_asyncaction.cli.actions.show"),
             args=(_UUID, ARG_OUTPUT, ARG_VERBOSE),
         ),
         ActionCommand(
             name="logs",
-            help="Print the log lines that an action's job has reported",
+            help="Print the log lines that an action's job reported",
             func=lazy_load_command("airflow_asyncaction.cli.actions.logs"),
             args=(_UUID, _FOLLOW, ARG_VERBOSE),
         ),
         ActionCommand(
             name="stop",
-            help="Stop an action: ask its job to stop, never launch a job that has not started, and do not"
-            " retry a failed action",
+            help="Stop an action. A running job is asked to stop, a queued job is not launched, and a failed"
+            " action is not retried",
             func=lazy_load_command("airflow_asyncaction.cli.actions.stop"),
             args=(_UUID, _YES, ARG_OUTPUT, ARG_VERBOSE),
         ),
@@ -131,8 +133,8 @@ def _launch_command() -> ActionCommand:
     return ActionCommand(
         name="launch",
         help="Launch an operation",
-        description="Launch an operation: a Dag with the tag async-operation. Its input is validated, its Dag"
-        " run is created, and the action is printed at once.",
+        description="Launch an operation, which is a Dag with the tag async-operation. This validates the"
+        " input, creates the Dag run, and prints the action without waiting for it.",
         func=lazy_load_command("airflow_asyncaction.cli.launch.launch"),
         args=(_OPERATION, _INPUT, _SCHEDULE, _IDEMPOTENCY_KEY, ARG_OUTPUT, ARG_VERBOSE),
     )
@@ -141,10 +143,10 @@ def _launch_command() -> ActionCommand:
 def _reap_command() -> ActionCommand:
     return ActionCommand(
         name="reap",
-        help="End unwatched actions now, and delete the pods they have left",
+        help="End orphaned actions now, and delete their pods",
         description="End orphaned actions: their task has ended or is gone, for example because the host of a"
-        " worker crashed. The API server also does this by itself ([asyncaction] reap_after). Jobs that"
-        " still run are told to stop. With --pods-in, pods whose action has ended are deleted.",
+        " worker crashed. The API server also does this itself ([asyncaction] reap_after). Jobs that are"
+        " still running are asked to stop. With --pods-in, also delete pods whose action has ended.",
         func=lazy_load_command("airflow_asyncaction.cli.reap.reap"),
         args=(_UNHEARD_FOR, _DRY_RUN, _PODS_IN, _KUBERNETES_CONN_ID, _CONFIG_FILE),
     )
@@ -154,9 +156,10 @@ def _files_commands() -> list[ActionCommand]:
     return [
         ActionCommand(
             name="gc",
-            help="Remove contents that no action refers to, and what crashes have left",
-            description="Remove contents that no action refers to, files that were announced and never came,"
-            " and what crashes have left. It may run at any time; 'airflow db clean' runs it at its end.",
+            help="Remove unused file contents and the remains of crashed uploads",
+            description="Remove file contents that no action uses, files that were announced but never"
+            " uploaded, and the remains of crashed uploads. It can run at any time. 'airflow db clean' also"
+            " does this.",
             func=lazy_load_command("airflow_asyncaction.cli.files.gc"),
             args=(_OLDER_THAN, _DRY_RUN),
         ),
@@ -167,25 +170,25 @@ def _db_commands() -> list[ActionCommand]:
     return [
         ActionCommand(
             name="check",
-            help="Tell the tables' revision, and fail if it is not this release's",
+            help="Print the revision of the tables, and fail if it is not that of this release",
             func=lazy_load_command("airflow_asyncaction.cli.db.check"),
             args=(),
         ),
         ActionCommand(
             name="upgrade",
-            help="Create or upgrade the tables, as 'airflow db migrate' does",
+            help="Create or upgrade the tables, like 'airflow db migrate'",
             func=lazy_load_command("airflow_asyncaction.cli.db.upgrade"),
             args=(),
         ),
         ActionCommand(
             name="downgrade",
-            help="Take migrations back, which 'airflow db downgrade' does not do for providers",
+            help="Downgrade the tables, which 'airflow db downgrade' does not do for providers",
             func=lazy_load_command("airflow_asyncaction.cli.db.downgrade"),
             args=(_TO_REVISION, _YES),
         ),
         ActionCommand(
             name="rotate-keys",
-            help="Encrypt all jobs' secrets with the first fernet key: after 'airflow rotate-fernet-key'",
+            help="Encrypt all job secrets with the first Fernet key, after 'airflow rotate-fernet-key'",
             func=lazy_load_command("airflow_asyncaction.cli.db.rotate_keys"),
             args=(),
         ),

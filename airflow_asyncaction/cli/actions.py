@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``airflow asyncaction list|show|logs|stop``: on a machine that has the database."""
+"""Commands ``airflow asyncaction list|show|logs|stop``. They need access to the metadata database."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from airflow_asyncaction.airflow_internals.server.commands import (
     getuser,
     suppress_logs_and_warning,
 )
-from airflow_asyncaction.cli.arguments import is_confirmed, moment, plain_errors, states
-from airflow_asyncaction.cli.output import Fields, print_action, print_actions, print_line, visible
+from airflow_asyncaction.cli.arguments import (
+    confirm,
+    exit_on_error,
+    parse_states,
+    parse_time,
+)
+from airflow_asyncaction.cli.output import (
+    Fields,
+    escape_controls,
+    print_action,
+    print_actions,
+    print_line,
+)
 from airflow_asyncaction.cli.runs import METHOD, fail_run, fail_task
 from airflow_asyncaction.protocol.actions import iso_time
 from airflow_asyncaction.protocol.job_info import JobId
@@ -24,28 +35,28 @@ from airflow_asyncaction.store.listing import ActionRecord, Filter
 
 _PAGE = 200
 _FOLLOW_SECONDS = 1.0
-# A job whose exit nobody tells is never done: so long after its end no line is expected any more.
+# An action whose exit nobody reports is never done. This long after its end, no more lines are expected.
 _LINGER = timedelta(seconds=30)
 
 
 @suppress_logs_and_warning
-@plain_errors
+@exit_on_error
 def list_(args: Namespace) -> None:
     """Print the newest actions."""
     if args.limit < 1:
         raise SystemExit("--limit must be 1 or more")
     wanted = Filter(
         type=args.type,
-        states=states(args.status),
+        states=parse_states(args.status),
         dag_id=args.dag_id,
         run_id=args.run_id,
-        since=moment(args.since, "--since"),
+        since=parse_time(args.since, "--since"),
     )
-    print_actions(_listed(open_services().database, wanted, args.limit), args.output)
+    print_actions(_list_actions(open_services().database, wanted, args.limit), args.output)
 
 
 @suppress_logs_and_warning
-@plain_errors
+@exit_on_error
 def show(args: Namespace) -> None:
     """Print one action."""
     found = listing.find(open_services().database, args.uuid)
@@ -53,29 +64,29 @@ def show(args: Namespace) -> None:
 
 
 @suppress_logs_and_warning
-@plain_errors
+@exit_on_error
 def logs(args: Namespace) -> None:
-    """Print the log lines that an action's job has reported; with --follow, until it has ended."""
+    """Print the log lines of an action. With --follow, continue until the action has ended."""
     database = open_services().database
     action = listing.find(database, args.uuid)
     last_line = _print_lines(database, action.id, 0)
-    while args.follow and not _is_over(action):
+    while args.follow and not _has_ended(action):
         time.sleep(_FOLLOW_SECONDS)
-        action = listing.find(database, args.uuid, short=True)  # before its lines: none comes after its end
+        action = listing.find(database, args.uuid, short=True)  # before its lines: none follow its end
         last_line = _print_lines(database, action.id, last_line)
 
 
 @suppress_logs_and_warning
-@plain_errors
+@exit_on_error
 @audited
 def stop(args: Namespace) -> None:
-    """Ask an action's job to stop."""
+    """Stop an action."""
     metrics.initialize()
     actions = open_services().actions
     action = listing.find(actions.database, args.uuid)
     row = action.row
-    where = visible(f"{row.type} of {row.dag_id} {row.run_id} {row.task_id}")
-    if not args.yes and not is_confirmed(f"Stop action {action.id}, {where}?"):
+    description = escape_controls(f"{row.type} of {row.dag_id} {row.run_id} {row.task_id}")
+    if not args.yes and not confirm(f"Stop action {action.id}, {description}?"):
         raise SystemExit("Nothing was changed")
     stopped = launching.stop(
         actions, action, requested_by=getuser(), method=METHOD, fail_run=fail_run, fail_task=fail_task
@@ -83,7 +94,7 @@ def stop(args: Namespace) -> None:
     print_action(stopped.to_json(datetime.now(UTC)), args.output)
 
 
-def _listed(database: Database, wanted: Filter, limit: int) -> list[Fields]:
+def _list_actions(database: Database, wanted: Filter, limit: int) -> list[Fields]:
     found: list[Fields] = []
     before, now = None, datetime.now(UTC)
     while len(found) < limit:
@@ -96,7 +107,7 @@ def _listed(database: Database, wanted: Filter, limit: int) -> list[Fields]:
 
 
 def _print_lines(database: Database, action_id: JobId, after: int) -> int:
-    """Print the lines after one, and return the number of the last one."""
+    """Print the lines after a number, and return the number of the last line."""
     while True:
         page = timeline.read_logs(database, action_id, after)
         if page.lines and page.first_line > after + 1:
@@ -113,10 +124,10 @@ def _written_at(time_ms: int | None) -> str | None:
         return None
     try:
         return iso_time(datetime.fromtimestamp(time_ms / 1000, UTC))
-    except (ValueError, OverflowError, OSError):  # whatever a job takes for the time
+    except (ValueError, OverflowError, OSError):  # jobs may send any number
         return None
 
 
-def _is_over(action: ActionRecord) -> bool:
+def _has_ended(action: ActionRecord) -> bool:
     ended_at = action.row.ended_at
     return action.is_done or (ended_at is not None and datetime.now(UTC) - ended_at > _LINGER)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``airflow asyncaction db ...``: what Airflow's own database commands do not do for providers."""
+"""Commands ``airflow asyncaction db ...``: check, upgrade and downgrade tables, and rotate keys."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from airflow_asyncaction.airflow_internals.server import database
-from airflow_asyncaction.cli.arguments import is_confirmed, plain_errors
+from airflow_asyncaction.cli.arguments import confirm, exit_on_error
 from airflow_asyncaction.store.db_manager import AsyncActionDBManager
 from airflow_asyncaction.store.secret import rotate_all
 
@@ -19,39 +19,39 @@ def _manager() -> Iterator[AsyncActionDBManager]:
         yield AsyncActionDBManager(session)
 
 
-@plain_errors
+@exit_on_error
 def check(_args: Namespace) -> None:
-    """Print the revision; exit with 1 if it is not the newest."""
+    """Print the revision, and exit with 1 if it is not the newest."""
     with _manager() as manager:
         revision = manager.get_current_revision()
         is_newest = manager.check_migration()
     print(f"The tables are at revision {revision}")
     if not is_newest:
-        raise SystemExit("They are not at this release's: run 'airflow db migrate'")
+        raise SystemExit("The tables are not at the revision of this release. Run 'airflow db migrate'")
 
 
-@plain_errors
+@exit_on_error
 def upgrade(_args: Namespace) -> None:
     """Create or upgrade the tables."""
     with _manager() as manager:
         manager.upgradedb()
 
 
-@plain_errors
+@exit_on_error
 def downgrade(args: Namespace) -> None:
-    """Take migrations back."""
+    """Downgrade the tables."""
     if not args.to_revision:
-        raise SystemExit("--to-revision is missing: give a revision such as 0001, or 'base'")
+        raise SystemExit("--to-revision is required: a revision such as 0001, or 'base'")
     if not args.yes:
-        question = f"Take the tables of async actions in {database.engine().url!r} back"
-        if not is_confirmed(f"{question} to {args.to_revision}? What newer columns hold is lost."):
+        question = f"Downgrade the tables of async actions in {database.engine().url!r}"
+        if not confirm(f"{question} to {args.to_revision}? Data in newer columns is lost."):
             raise SystemExit("Nothing was changed")
     with _manager() as manager:
         manager.downgrade(args.to_revision)
 
 
-@plain_errors
+@exit_on_error
 def rotate_keys(_args: Namespace) -> None:
-    """Encrypt all secrets anew."""
-    done = rotate_all(database.engine())
-    print(f"Encrypted the secrets of {done} actions with the first fernet key")
+    """Encrypt all secrets with the first Fernet key."""
+    count = rotate_all(database.engine())
+    print(f"Encrypted the secrets of {count} actions with the first Fernet key")

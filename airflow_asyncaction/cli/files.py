@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``airflow asyncaction files ...``."""
+"""Commands ``airflow asyncaction files ...``."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from airflow_asyncaction.services import open_services
 
 
 def gc(args: Namespace) -> None:
-    """Remove garbage."""
+    """Remove unused contents and remains of uploads."""
     if not args.older_than >= 0:
         raise SystemExit("--older-than must be a number of hours, 0 or more")
     collect_garbage(older_than=timedelta(hours=args.older_than), dry_run=args.dry_run)
 
 
 def collect_garbage(*, older_than: timedelta = OLDER_THAN, dry_run: bool = False) -> None:
-    """Remove garbage, and print how much it was."""
-    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"  # as Airflow's commands do that read connections
+    """Remove garbage, and print how much was removed."""
+    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"  # like Airflow's commands that read connections
     services = open_services()
     now = datetime.now(UTC)
     done = collect(services.database, services.stores, older_than=older_than, now=now, dry_run=dry_run)
     print(
         f"{'Would remove' if dry_run else 'Removed'} {done.contents} contents of"
-        f" {format_size(done.size_bytes)}, {done.files} files without a content or an action,"
+        f" {format_size(done.size_bytes)}, {done.files} files without content or action,"
         f" {done.remains} remains of uploads"
     )
     if done.strangers:
-        print(f"{done.strangers} contents are in file stores that are not configured: they were left alone")
+        print(f"Skipped {done.strangers} contents in file stores that are not configured")

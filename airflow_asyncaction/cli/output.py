@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How commands show actions: ``-o table|json|yaml|plain`` as Airflow's own; what jobs sent is mere text."""
+"""Output of commands: ``-o table|json|yaml|plain`` as in Airflow, with control characters escaped."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from airflow_asyncaction.airflow_internals.server.commands import AirflowConsole
 from airflow_asyncaction.protocol.reports import LogLine
 
 Fields = Mapping[str, Any]
-"""An action as JSON has it."""
+"""An action as a JSON object."""
 
 
 def print_actions(actions: Sequence[Fields], output: str) -> None:
-    """Print a list of actions: in JSON and YAML with all fields of a list, in tables with the main ones."""
+    """Print a list of actions: all fields as JSON and YAML, the main fields as a table."""
     _print([dict(action) for action in actions], [_main_fields(action) for action in actions], output)
 
 
@@ -30,22 +30,22 @@ def print_action(action: Fields, output: str) -> None:
 def print_line(line: LogLine, time: str | None) -> None:
     """Print one line of a job's log.
 
-    :param time: when the job wrote it, if it said so
+    :param time: time that the job reported for it, if any
     """
-    print(f"{time or '-'} {line.level:<7} {visible(line.message)}", flush=True)
+    print(f"{time or '-'} {line.level:<7} {escape_controls(line.message)}", flush=True)
 
 
-def visible(text: str) -> str:
-    """Return a text in which nothing commands a terminal: what a job sends is never more than text."""
-    return "".join(char if char.isprintable() or char == "\t" else _escaped(char) for char in text)
+def escape_controls(text: str) -> str:
+    """Return a text without control characters, so that a job's output cannot control the terminal."""
+    return "".join(char if char.isprintable() or char == "\t" else _escape(char) for char in text)
 
 
-def _escaped(char: str) -> str:
+def _escape(char: str) -> str:
     return char.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def _print(data: Any, rows: list[dict[str, str]], output: str) -> None:
-    """Print data as it is, or as rows: ``print_as`` would make text of numbers and booleans."""
+    """Print data unchanged, or as rows. Airflow's ``print_as`` would turn numbers and booleans into text."""
     console = AirflowConsole()
     match output:
         case "json":
@@ -78,4 +78,4 @@ def _main_fields(action: Fields) -> dict[str, str]:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return escape_controls(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

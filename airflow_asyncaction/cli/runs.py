@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dag runs, created and failed as Airflow's own local commands do, and entered in its audit log."""
+"""Dag runs: created and failed in this process, like Airflow's local commands do, with audit log entries."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from airflow_asyncaction.store.launching import WantedRun
 from airflow_asyncaction.store.listing import ActionRecord
 
 METHOD = "CLI"
-"""What the audit log has in the place of an HTTP method."""
+"""Recorded in the audit log in place of an HTTP method."""
 
 
 def create_run(database: Database, run: WantedRun, *, user: str) -> None:
     """Create a Dag run unless it exists, and record it in Airflow's audit log.
 
     :param user: name of the user who launches it
-    :raises UserRefused: Airflow refuses, and says why
+    :raises UserRefused: Airflow refuses; the message has its reason
     """
     try:
         is_new = dag_runs.create_if_missing(
             dag_id=run.dag_id, run_id=run.run_id, conf=run.conf, run_after=run.run_after, user=user
         )
-    except (DagNotFound, ValueError) as error:  # invalid Params are a ValueError, too
-        raise UserRefused(f"Airflow refuses: {error}", code="run_refused") from error
+    except (DagNotFound, ValueError) as error:  # invalid Params raise ValueError, too
+        raise UserRefused(f"Airflow refused to create the Dag run: {error}", code="run_refused") from error
     if not is_new:
         return
     audited_run = AuditEvent(

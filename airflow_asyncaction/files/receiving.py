@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A content that comes through the API server: written and digested as it comes, in constant memory."""
+"""Receiving: writes and digests an upload to the API server while it arrives, in constant memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _WORTH_A_THREAD_BYTES = 128 * 1024
 
 
 class Receiving:
-    """Takes one content. Either :meth:`finish` or :meth:`discard` ends it.
+    """One upload in progress. Call :meth:`close` in any case: it discards an upload that was not finished.
 
-    :param hashers: threads that share the work of digesting
+    :param hashers: threads that share the work of computing digests
     """
 
     def __init__(
@@ -40,33 +40,33 @@ class Receiving:
         self._digester = Digester()
         self._began_at = time.monotonic()
         self._working = threading.Lock()
-        self._is_handed_over = False
+        self._is_finishing = False
 
     @property
     def size_bytes(self) -> int:
-        """How much has come."""
+        """Number of bytes received."""
         return self._digester.size_bytes
 
     def write(self, chunk: bytes) -> None:
-        """Take the next piece.
+        """Write the next chunk.
 
-        :raises FileRefused: it is more than was announced, or may be
-        :raises FileStoreUnavailable: it cannot be written
+        :raises FileRefused: the content exceeds the announced size or the limit
+        :raises FileStoreUnavailable: the file store cannot write it
         """
         with self._working:
             self._write(chunk)
 
     def check_size(self, size_bytes: int) -> None:
-        """Make sure that a content of this size may come.
+        """Check the size of the content against the announced size and the limit.
 
-        :raises FileRefused: it may not
+        :raises FileRefused: the content is too large
         """
         check_content_size(size_bytes, self._token.max_bytes)
 
     def finish(self) -> FileRecord:
-        """Verify the content and attach its file.
+        """Verify the content and attach it to its file.
 
-        :raises FileRefused: it is not what was announced
+        :raises FileRefused: the content differs from its announcement
         """
         with self._working:
             with store_errors(self._store):
@@ -75,14 +75,14 @@ class Receiving:
             measured = Measured(found.md5, found.sha256, found.size_bytes, found.challenge)
             seconds = time.monotonic() - self._began_at
             content_id, md5 = self._incoming.content_id, self._token.md5
-            self._is_handed_over = True
+            self._is_finishing = True
             arrived = ReceivedContent(self._store, content_id, measured, md5, seconds)
             return self._attaching.attach(self._token.action_id, self._token.file_id, arrived)
 
-    def discard(self) -> None:
-        """Leave nothing behind, unless :meth:`finish` has taken it on: that may still be at work."""
+    def close(self) -> None:
+        """Discard the content unless :meth:`finish` was called, which may still be running."""
         with self._working:
-            if not self._is_handed_over:
+            if not self._is_finishing:
                 self._incoming.discard()
 
     def _write(self, chunk: bytes) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Dict
 
@@ -13,6 +14,9 @@ TAG = "async-operation"
 """Tag of Dags that are operations."""
 
 _KEY = "asyncOperation"
+
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+"""Pattern of the header ``Idempotency-Key``."""
 
 Schema = Dict[str, Any]
 """A JSON Schema (draft 2020-12) that only refers to itself."""

@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def handle_request(self) -> None:
-        """Answer one request."""
+        """Serve one request."""
         application = self.server.application
         token = application.content_token(self.path.partition("?")[0])
         try:
@@ -296,7 +296,7 @@ class _ContentExchange:
         self._moved = 0
 
     def run(self) -> None:
-        """Answer it."""
+        """Serve it."""
         try:
             self._run()
         except FileRefused as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real API server of the job protocol, in memory: to test job programs without Airflow.
+"""Job server: serves the job protocol from memory, to test job programs without Airflow.
 
 In a test::
 
@@ -16,23 +16,22 @@ from __future__ import annotations
 import hashlib
 import secrets
 import ssl
-import threading
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 from airflow_asyncaction.exceptions import FileRefused, ProtocolError, RequestTooLarge, SignatureError
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Action, StopReason, action_to_json, unix_ms
+from airflow_asyncaction.protocol.actions import Action, action_to_json, unix_ms
 from airflow_asyncaction.protocol.decisions import Accepted, Earlier, Refused
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
-from airflow_asyncaction.protocol.lifecycle import Exit, Message, Stop, Supersede, decide
+from airflow_asyncaction.protocol.lifecycle import decide
 from airflow_asyncaction.protocol.refusals import Refusal
-from airflow_asyncaction.protocol.reports import Limits, LogLine, Report, parse_report
+from airflow_asyncaction.protocol.reports import Limits, parse_report
 from airflow_asyncaction.protocol.signing import (
     JOB_ID_HEADER,
     NONCE_HEADER,
@@ -46,7 +45,12 @@ from airflow_asyncaction.protocol.signing import (
     report_key,
     verify,
 )
-from airflow_asyncaction.testing.files import MAX_FILE_BYTES, MAX_FILES, FilePath, InMemoryFiles, StoredFile
+from airflow_asyncaction.testing.files import (
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    FilePath,
+    InMemoryFiles,
+)
 from airflow_asyncaction.testing.http_server import (
     Application,
     Fault,
@@ -56,114 +60,27 @@ from airflow_asyncaction.testing.http_server import (
     failure,
 )
 from airflow_asyncaction.testing.routes import Endpoint, Route, find_route
+from airflow_asyncaction.testing.tested_job import Received, TestedJob
 
 MAX_SKEW_MS = 300_000
 HEADERS = (JOB_ID_HEADER, TIME_HEADER, NONCE_HEADER, V1_HEADER, V2_HEADER)
 
 
-@dataclass(frozen=True)
-class Received:
-    """One request as it came and was answered."""
-
-    claim: Claim
-    method: str
-    path: str
-    body: bytes
-    status: int
-
-
-@dataclass
-class TestedJob:
-    """One action in the server, as its tester sees it.
-
-    :param reports: the accepted reports, without re-sends
-    :param requests: all that came with a job's right signature
-    """
-
-    __test__ = False  # pytest: not a test case, for all its name
-
-    info: JobInfo
-    action: Action
-    _files: InMemoryFiles = field(repr=False)
-    reports: list[Report] = field(default_factory=list)
-    requests: list[Received] = field(default_factory=list)
-    _earlier: dict[str, Earlier] = field(default_factory=dict, repr=False)
-    _changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """The variables to start the job's program with."""
-        return self.info.to_environ()
-
-    @property
-    def logs(self) -> list[LogLine]:
-        """All lines that were reported, in the order they came in."""
-        with self._changed:
-            return [line for report in self.reports for line in report.logs]
-
-    @property
-    def files(self) -> Mapping[str, list[StoredFile]]:
-        """The attached files by property, in the order of their indexes; none of any other property."""
-        return self._files.of(self.info.job_id)
-
-    def add_file(
-        self,
-        property: str,  # noqa: A002
-        name: str,
-        content: bytes,
-        **fields: Any,
-    ) -> None:
-        """Attach a file, for the job to download.
-
-        :param fields: more fields of :class:`StoredFile`
-        """
-        self._files.add(self.info.job_id, property, StoredFile(name, content, **fields))
-
-    def stop(self, reason: StopReason = StopReason.REQUESTED) -> None:
-        """Ask the job to stop: its next report is answered with the verb STOP."""
-        self.tell(Stop(reason))
-
-    def supersede(self) -> None:
-        """Let a newer attempt take over: its next report is answered with 410."""
-        self.tell(Supersede())
-
-    def exit(self, exit_: Exit) -> None:
-        """Say how the job's process ended, as a runner does."""
-        self.tell(exit_)
-
-    def tell(self, message: Message) -> None:
-        """Apply any other message than a report."""
-        with self._changed:
-            decision = decide(self.action, message, datetime.now(UTC))
-            if isinstance(decision, Accepted):
-                self.action = decision.action
-            self._changed.notify_all()
-
-    def wait_until(self, is_met: Callable[[TestedJob], object], timeout_seconds: float = 60.0) -> None:
-        """Wait until a condition is met; it is looked at whenever something comes in.
-
-        :raises TimeoutError: it was not met in time
-        """
-        with self._changed:
-            if not self._changed.wait_for(lambda: is_met(self), timeout_seconds):
-                raise TimeoutError(f"not met in {timeout_seconds:g} s: {self.action.state}, {self.logs[-3:]}")
-
-
 class JobServer:
-    """A server on a free port of 127.0.0.1, from ``with`` to its end.
+    """Server on a free port of 127.0.0.1 that runs inside a ``with`` statement.
 
-    Faults: :meth:`pause` (503), :meth:`fail` (500 or another answer), :meth:`go_away` (nobody listens),
-    :meth:`lose_answers` (the report arrives, its answer does not), ``clock_offset`` (the server's clock
-    against ours); for the contents of files :meth:`break_transfers`, :meth:`refuse_transfers`,
-    :meth:`slow_transfers`, :meth:`expire_urls`.
+    Faults: :meth:`pause` (503), :meth:`fail` (500 or another response), :meth:`go_away` (connection refused),
+    :meth:`lose_answers` (the report arrives, but its response is lost), ``clock_offset`` (difference between
+    the server's clock and the local one). For the contents of files: :meth:`break_transfers`,
+    :meth:`refuse_transfers`, :meth:`slow_transfers`, :meth:`expire_urls`.
 
-    What it does not do: it checks no clocks of an action. Files are in memory, each job may download every
-    other's, and the URLs of contents last until :meth:`expire_urls`.
+    It does not enforce the timeouts of actions. Files are kept in memory, every job may download the files of
+    all others, and content URLs are valid until :meth:`expire_urls`.
 
     :param prefix: path of the hook URL
-    :param tls: speak HTTPS with this
-    :param direct_uploads: be as with an object store: a content counts when the job says that it is complete
-    :param max_files: of one action, inputs and outputs together
+    :param tls: serve HTTPS with this context
+    :param direct_uploads: behave like with an object store: an upload counts once the job completes it
+    :param max_files: maximum number of files per action, inputs and outputs together
     """
 
     def __init__(
@@ -210,7 +127,7 @@ class JobServer:
 
     @property
     def hook_url(self) -> str:
-        """The base URL that jobs report to."""
+        """Base URL that jobs report to."""
         scheme = "http" if self._tls is None else "https"
         return f"{scheme}://127.0.0.1:{self._port}{self._prefix}"
 
@@ -226,13 +143,13 @@ class JobServer:
     ) -> TestedJob:
         """Register an action.
 
-        :param arguments: any JSON value, default ``{}``; of a service's method a list, default ``[]``
-        :param service_name: the service whose method a webda job calls; it must then report its end
-        :param orchestrator: the job's JOB_ORCHESTRATOR
-        :param action_fields: more fields of :class:`Action`
+        :param arguments: any JSON value, by default ``{}``; for a service's method a list, by default ``[]``
+        :param service_name: service whose method a webda job calls. The job must then report its end.
+        :param orchestrator: value of ``JOB_ORCHESTRATOR``
+        :param action_fields: further fields of :class:`Action`
         """
         if (service_name is None) != (method is None):
-            raise ValueError("Give service_name and method together")
+            raise ValueError("service_name and method must be given together")
         job_id, is_call = JobId(str(uuid.uuid4())), service_name is not None
         text = strict_json.dumps(([] if is_call else {}) if arguments is None else arguments)
         call = {"service_name": service_name, "method": method, "orchestrator": orchestrator}
@@ -249,15 +166,15 @@ class JobServer:
         return job
 
     def now(self) -> datetime:
-        """Return the time by the server's clock."""
+        """Return the time of the server's clock."""
         return datetime.now(UTC) + self.clock_offset
 
     def pause(self, retry_after_seconds: int = 1) -> None:
-        """Answer everything with 503 until :meth:`resume`."""
+        """Respond to all requests with 503 until :meth:`resume`."""
         self._retry_after_seconds = retry_after_seconds
 
     def resume(self) -> None:
-        """Answer again after :meth:`pause`."""
+        """Serve requests again after :meth:`pause`."""
         self._retry_after_seconds = None
 
     def fail(
@@ -269,34 +186,34 @@ class JobServer:
         containing: bytes = b"",
         page: str | None = None,
     ) -> None:
-        """Answer the next ``count`` requests, other than for contents, with this, and take nothing in.
+        """Let the next ``count`` requests fail without effect. Requests for contents are not affected.
 
-        Calls add up: the faults of the first call come first.
+        Repeated calls add up, in their order.
 
-        :param status: 0: close the connection
-        :param containing: only those whose body contains this
-        :param page: answer with this HTML, as a captive portal would
+        :param status: status of the response; 0 closes the connection
+        :param containing: only affect requests whose body contains this
+        :param page: respond with this HTML, like a captive portal
         """
         self._faults.append(Fault(failure(status, code, page), count, containing))
 
     def lose_answers(self, count: int) -> None:
-        """Take in the next ``count`` requests, but close the connection in place of an answer."""
+        """Process the next ``count`` requests, but close the connection instead of sending a response."""
         self._answers_to_lose = count
 
     def break_transfers(self, count: int, after_bytes: int) -> None:
-        """Close the next ``count`` connections for contents when so much has come or gone."""
+        """Close the next ``count`` connections for contents after a number of bytes."""
         self._application.transfer_faults.cuts = [after_bytes] * count
 
     def refuse_transfers(self, count: int, status: int, code: str) -> None:
-        """Answer the next ``count`` requests for contents with this."""
+        """Let the next ``count`` requests for contents fail."""
         self._application.transfer_faults.refusals = [failure(status, code)] * count
 
     def slow_transfers(self, bytes_per_second: int | None) -> None:
-        """Let contents come and go no faster than this; ``None``: as fast as they can."""
+        """Limit the speed of contents; ``None`` removes the limit."""
         self._application.transfer_faults.bytes_per_second = bytes_per_second
 
     def expire_urls(self) -> None:
-        """Let the URLs of contents that were given out up to now not be taken any more."""
+        """Invalidate all content URLs that were returned so far."""
         self._files.expire_urls()
 
     def go_away(self) -> None:
@@ -306,16 +223,16 @@ class JobServer:
             listener.go_away()
 
     def come_back(self) -> None:
-        """Listen again, on the same port, after :meth:`go_away`."""
+        """Listen again on the same port after :meth:`go_away`."""
         if self._listener is None:
             self._listener = Listener(self._application, self._port, self._tls)
             self._port = self._listener.server_address[1]
 
     def _answer(self, request: HttpRequest) -> HttpResponse | None:
-        """Return the answer; ``None`` to lose it."""
+        """Return the response; ``None`` closes the connection."""
         if self._retry_after_seconds is not None:
             headers = {"Retry-After": str(self._retry_after_seconds)}
-            return HttpResponse.of(Refusal(503, "unavailable", "Try again later", headers=headers))
+            return HttpResponse.of(Refusal(503, "unavailable", "Retry later", headers=headers))
         fault = next((fault for fault in self._faults if fault.hits(request)), None)
         if fault is not None:
             return fault.answer
@@ -331,7 +248,7 @@ class JobServer:
     def _route(self, request: HttpRequest) -> HttpResponse:
         sent, _, query = request.target.partition("?")
         path = sent[len(self._prefix) :]
-        if not sent.startswith(self._prefix) or path[:1] not in ("", "/"):
+        if not sent.startswith(self._prefix) or unquote(path)[:1] not in ("", "/"):
             return HttpResponse.of(Refusal.no_such_route())
         found = find_route(request.method, path, is_job=JOB_ID_HEADER.lower() in request.headers)
         if isinstance(found, Refusal):
@@ -340,16 +257,22 @@ class JobServer:
             {name: request.headers[name.lower()] for name in HEADERS if name.lower() in request.headers}
         )
         if request.body is None:
-            raise RequestTooLarge(f"The body has more than {self.limits.body_bytes} bytes: send it in parts")
-        job = self._proven(claim, Content(request.method, "" if path == "/" else path, query, request.body))
-        with job._changed:
+            raise RequestTooLarge(
+                f"The body exceeds {self.limits.body_bytes} bytes. Send several smaller requests"
+            )
+        if found.endpoint is Endpoint.TASK or path[:1] == "%":  # its first slash is escaped
+            raise SignatureError
+        job = self._authenticate(
+            claim, Content(request.method, "" if path == "/" else path, query, request.body)
+        )
+        with job.changed:
             self._lock_out_v1(job, claim)
-            answer = self._answer_job(job, claim, found, request)
+            answer = self._serve_job(job, claim, found, request)
             job.requests.append(Received(claim, request.method, path, request.body, answer.status))
-            job._changed.notify_all()
+            job.changed.notify_all()
         return answer
 
-    def _proven(self, claim: Claim, content: Content) -> TestedJob:
+    def _authenticate(self, claim: Claim, content: Content) -> TestedJob:
         job = self._jobs.get(claim.job_id.lower())
         secret = secrets.token_hex(32) if job is None else job.info.secret_key
         verify(claim, content, secret=secret, now_ms=unix_ms(self.now()), max_skew_ms=MAX_SKEW_MS)
@@ -357,14 +280,14 @@ class JobServer:
             raise SignatureError
         return job
 
-    def _answer_job(self, job: TestedJob, claim: Claim, found: Route, request: HttpRequest) -> HttpResponse:
-        """Answer a proven request; what refuses it is answered as well, and recorded."""
+    def _serve_job(self, job: TestedJob, claim: Claim, found: Route, request: HttpRequest) -> HttpResponse:
+        """Serve an authenticated request. Errors become responses, too, so that they are recorded."""
         try:
             if found.endpoint is Endpoint.REPORT:
                 return self._report(job, claim, request.body or b"")
             if found.endpoint is Endpoint.JOB:
                 return HttpResponse(200, action_to_json(job.action, now=self.now()))
-            return self._answer_file(job, found, request)
+            return self._serve_file(job, found, request)
         except FileRefused as error:
             return HttpResponse.of(Refusal.of_file(error))
         except ProtocolError as error:
@@ -373,7 +296,7 @@ class JobServer:
     def _refused(self, error: ProtocolError) -> HttpResponse:
         return HttpResponse.of(Refusal.of_request(error, server_time_ms=unix_ms(self.now())))
 
-    def _answer_file(self, job: TestedJob, found: Route, request: HttpRequest) -> HttpResponse:
+    def _serve_file(self, job: TestedJob, found: Route, request: HttpRequest) -> HttpResponse:
         path = FilePath(*(found.names[name] for name in FilePath._fields))
         if found.endpoint is Endpoint.ANNOUNCE:
             upload = self._files.announce(job.action, path, request.body or b"", self.hook_url)
@@ -395,9 +318,9 @@ class JobServer:
 
     def _take_content(self, token: str, content: bytes) -> Mapping[str, Any]:
         job = self._jobs[self._files.owner_of(token)[0]]
-        with job._changed:
+        with job.changed:
             taken = self._files.take(job.action, token, content)
-            job._changed.notify_all()
+            job.changed.notify_all()
         return taken
 
     def _lock_out_v1(self, job: TestedJob, claim: Claim) -> None:
@@ -409,10 +332,10 @@ class JobServer:
     def _report(self, job: TestedJob, claim: Claim, body: bytes) -> HttpResponse:
         report = parse_report(body, self.limits)
         key, digest = report_key(claim, body), hashlib.sha256(body).hexdigest()
-        earlier = job._earlier.get(key)
+        earlier = job.earlier.get(key)
         decision = decide(job.action, report, self.now(), earlier=earlier, body_sha256=digest)
         refused_with = decision.code if isinstance(decision, Refused) else None
-        job._earlier.setdefault(key, Earlier(digest, refused_with))
+        job.earlier.setdefault(key, Earlier(digest, refused_with))
         if isinstance(decision, Refused):
             return HttpResponse.of(Refusal.of_report(decision))
         if isinstance(decision, Accepted):

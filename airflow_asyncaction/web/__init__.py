@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes that jobs and tasks call: one lean Flask app."""
+"""Web app: the Flask app that serves jobs, tasks, users and the page."""
 
 from __future__ import annotations

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own REST API, called in this process as who asks: with its permissions, limits and audit log."""
+"""Airflow REST API: called in this process on behalf of a user, to create and fail Dag runs.
+
+So Airflow's own permissions, limits and audit log apply. ``cli.runs`` does the same on a machine without the
+API server.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import TimeoutError as NoAnswer
+import logging
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any
 from urllib.parse import quote
 
@@ -17,15 +22,17 @@ from airflow_asyncaction.store.launching import WantedRun
 from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.web.wsgi_adapter import LOOP
 
+log = logging.getLogger(__name__)
+
 _TIMEOUT_SECONDS = 60.0
-_PROOFS = ("authorization", "cookie")
+_CREDENTIAL_HEADERS = ("authorization", "cookie")
 
 
 def create_run(request: Request, run: WantedRun) -> None:
-    """Create a Dag run, unless it is there already.
+    """Create a Dag run unless it exists.
 
-    :param request: whose sender's it is to be
-    :raises UserRefused: Airflow refuses, and says why
+    :param request: request of the user who launches it
+    :raises UserRefused: Airflow refuses; the message has its reason
     """
     body = {
         "dag_run_id": run.run_id,
@@ -33,24 +40,24 @@ def create_run(request: Request, run: WantedRun) -> None:
         "run_after": iso_time(run.run_after),
         "conf": run.conf,
     }
-    answer = _call(request, "POST", _path("dags", run.dag_id, "dagRuns"), body)
-    if answer.status_code != httpx.codes.CONFLICT:
-        _check(answer)
+    response = _call(request, "POST", _path("dags", run.dag_id, "dagRuns"), body)
+    if response.status_code != httpx.codes.CONFLICT:
+        _check(response)
 
 
-def fail_run(request: Request, action: ActionRecord) -> None:
-    """Mark the Dag run of an action as failed.
-
-    :raises UserRefused: Airflow refuses, and says why
-    """
+def try_to_fail_run(request: Request, action: ActionRecord) -> None:
+    """Mark the Dag run of an action as failed. If Airflow refuses, only log that."""
     path = _path("dags", action.dag_id, "dagRuns", action.row.run_id)
-    _check(_call(request, "PATCH", path, {"state": "failed"}))
+    try:
+        _check(_call(request, "PATCH", path, {"state": "failed"}))
+    except (UserRefused, StoreUnavailable) as error:
+        log.info("The Dag run of stopped action %s continues: %s", action.id, error)
 
 
 def fail_task(request: Request, action: ActionRecord) -> None:
-    """Mark the task instance of an action as failed: it is not tried again.
+    """Mark the task instance of an action as failed, so that it is not retried.
 
-    :raises UserRefused: Airflow refuses, and says why
+    :raises UserRefused: Airflow refuses; the message has its reason
     """
     row = action.row
     task = ("taskInstances", row.task_id, row.map_index)
@@ -66,8 +73,8 @@ def _call(request: Request, method: str, path: str, body: dict[str, Any]) -> htt
     loop = request.environ.get(LOOP)
     app = (request.environ.get("asgi.scope") or {}).get("app")
     if loop is None or app is None:
-        raise UserRefused("Operations are launched by Airflow's API server alone", code="no_airflow")
-    headers = {name: request.headers[name] for name in _PROOFS if name in request.headers}
+        raise UserRefused("Only Airflow's API server can launch operations", code="no_airflow")
+    headers = {name: request.headers[name] for name in _CREDENTIAL_HEADERS if name in request.headers}
 
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
@@ -76,20 +83,20 @@ def _call(request: Request, method: str, path: str, body: dict[str, Any]) -> htt
 
     try:
         return asyncio.run_coroutine_threadsafe(send(), loop).result(_TIMEOUT_SECONDS)
-    except NoAnswer:
+    except FutureTimeout:
         raise StoreUnavailable from None
 
 
-def _check(answer: httpx.Response) -> None:
-    if answer.is_success:
+def _check(response: httpx.Response) -> None:
+    if response.is_success:
         return
     try:
-        detail = answer.json().get("detail")
+        detail = response.json().get("detail")
     except (ValueError, AttributeError):
         detail = None
-    said = f"Airflow refuses ({answer.status_code}): {detail or answer.reason_phrase}"
-    if answer.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        raise UserRefused(said, code="forbidden")
-    if answer.is_server_error:
-        raise StoreUnavailable(said)
-    raise UserRefused(said, code="run_refused")
+    message = f"Airflow refused the request ({response.status_code}): {detail or response.reason_phrase}"
+    if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        raise UserRefused(message, code="forbidden")
+    if response.is_server_error:
+        raise StoreUnavailable(message)
+    raise UserRefused(message, code="run_refused")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Flask app: served by the API server (``plugins``), or alone by any WSGI server."""
+"""Flask app with all routes: mounted in the API server (``plugins``), or served by any WSGI server."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from flask import Flask, Request, Response
 from airflow_asyncaction import settings as our_settings
 from airflow_asyncaction.services import Services, open_services
 from airflow_asyncaction.web.asgi import AsgiApp, Receive, Scope, Send, mounted_path, serve_other
-from airflow_asyncaction.web.budgets import limit_requests
 from airflow_asyncaction.web.content import ContentApp
 from airflow_asyncaction.web.converters import register_converters
 from airflow_asyncaction.web.lanes import Lane, Lanes
+from airflow_asyncaction.web.rate_limits import Throttle, limit_requests
 from airflow_asyncaction.web.raw_request import WireRequest, end_chunked_input, requested_hook_url
 from airflow_asyncaction.web.refusals import register_error_handlers
 from airflow_asyncaction.web.routes.files import HookUrl, contents_blueprint, files_blueprint
@@ -29,7 +29,6 @@ from airflow_asyncaction.web.routes.page import page_blueprint
 from airflow_asyncaction.web.routes.task_files import task_files_blueprint
 from airflow_asyncaction.web.routes.tasks import tasks_blueprint
 from airflow_asyncaction.web.routes.users import users_blueprint
-from airflow_asyncaction.web.sender_turns import SenderTurns
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi, WsgiApp
 
 _WARM_REQUESTS = 50
@@ -59,8 +58,8 @@ class Serving:
 def create_app(services: Services | None = None, *, hook_url: HookUrl | None = None) -> Flask:
     """Return the app with all its routes.
 
-    :param hook_url: where a request's sender finds these routes; as configured, or as requests have it
-    :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
+    :param hook_url: returns the URL of these routes; by default the configured one, or that of the request
+    :raises TablesMissing: ``airflow db migrate`` has not been run since this package was installed
     """
     services = services or open_services()
     actions, files, settings = services.actions, services.files, services.settings
@@ -81,29 +80,29 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     app.register_blueprint(page_blueprint())
     register_error_handlers(app)
     limit_requests(app, actions, settings)
-    app.after_request(_not_for_caches)
-    app.wsgi_app = _Wire(app.wsgi_app)  # type: ignore[method-assign]
+    app.after_request(_forbid_caching)
+    app.wsgi_app = _ChunkedBodies(app.wsgi_app)  # type: ignore[method-assign]
     return app
 
 
 def create_asgi_app(services: Services | None = None, serving: Serving | None = None) -> AsgiApp:
-    """Return the app as an API server mounts it.
+    """Return the ASGI app that the API server mounts.
 
     :param serving: threads and timeouts; tests use others
-    :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
+    :raises TablesMissing: ``airflow db migrate`` has not been run since this package was installed
     """
     services, serving = services or open_services(), serving or Serving()
     settings = services.settings
     app = create_app(services)
-    served = FreezeWhenWarm(app)
+    wsgi_app = FreezeAfterWarmUp(app)
 
     def buffered(lane: Lane, threads: int) -> AsgiApp:
         return BufferedWsgi(
-            served,
+            wsgi_app,
             max_body_bytes=settings.limits.body_bytes,
             threads=threads,
             patience=serving.patience,
-            turns=SenderTurns(settings.max_requests_per_second),
+            throttle=Throttle(settings.max_requests_per_second),
             name=f"asyncaction-{lane.value}",
         )
 
@@ -129,13 +128,13 @@ def _configured_hook_url(_: Request) -> str:
     return our_settings.hook_url()
 
 
-def _not_for_caches(response: Response) -> Response:
+def _forbid_caching(response: Response) -> Response:
     response.headers.setdefault("Cache-Control", "no-store")
     return response
 
 
-class _Wire:
-    """Gives chunked bodies an end, whichever WSGI server this runs in."""
+class _ChunkedBodies:
+    """Makes chunked bodies readable to their end, whatever WSGI server runs the app."""
 
     def __init__(self, app: WsgiApp) -> None:
         self._app = app
@@ -145,11 +144,11 @@ class _Wire:
         return self._app(environ, start_response)
 
 
-class FreezeWhenWarm:
-    """Freezes the garbage collector's objects once the API server is warm.
+class FreezeAfterWarmUp:
+    """Freezes the objects of a warm API server once, so that the garbage collector ignores them.
 
-    A full collection over the about 700,000 objects that Airflow loads stops all requests for 0.4 s. Frozen
-    objects are not scanned. Routes load lazily, so this happens after the first requests.
+    A full collection of Airflow's roughly 700,000 objects stops all requests for 0.4 s. Modules are loaded
+    lazily, so objects are frozen after the first 50 requests and not at startup.
     """
 
     def __init__(self, app: WsgiApp) -> None:

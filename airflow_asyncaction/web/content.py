@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/content/{token}`` as ASGI: contents stream through the event loop, and no thread waits for a client.
+"""``/content/{token}`` as an ASGI app: streams file contents without a thread per client.
 
-The same route of the Flask app (``web/files``) is for WSGI servers; what it answers is made here for both.
+WSGI servers use the same route of the Flask app (``web.routes.files``).
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ from airflow_asyncaction.files.service import FileService
 from airflow_asyncaction.protocol.content_responses import ContentResponse
 from airflow_asyncaction.protocol.file_rules import attached_response
 from airflow_asyncaction.protocol.refusals import Refusal
-from airflow_asyncaction.web.asgi import Message, Receive, Scope, Send, send_json, send_refusal, start_of
-from airflow_asyncaction.web.refusals import refusal_of
-from airflow_asyncaction.web.transfer_deadline import TransferDeadline
+from airflow_asyncaction.web.asgi import (
+    Message,
+    Receive,
+    Scope,
+    Send,
+    TransferDeadline,
+    response_start,
+    send_json,
+    send_refusal,
+)
+from airflow_asyncaction.web.refusals import to_refusal
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +37,22 @@ T = TypeVar("T")
 
 CONTENT_PATH = "/content/"
 CHUNK_BYTES = 256 * 1024
-"""Read ahead of what is being sent. A client that reads nothing costs three of them."""
+"""Size of a chunk. One is read while another is sent. A client that reads nothing costs three chunks."""
 
-_LOOKUPS_AT_ONCE = 2  # many at the same time would keep the event loop from its turn
-_SIZE_DIGITS = 19  # more of them are too large in any case, and Python reads no more than 4300
+_LOOKUPS_AT_ONCE = 2  # more would starve the event loop
+_SIZE_DIGITS = 19  # more digits are too large anyway, and Python parses at most 4300
 _METHODS = ("PUT", "GET", "HEAD")
 
 
-class _ClientGone(Exception):
-    """The client has closed the connection."""
+class _Disconnected(Exception):
+    """The client closed the connection, or is too slow."""
 
 
 class ContentApp:
     """Serves ``/content/{token}``.
 
-    :param threads: for all that blocks
-    :param patience: how long a client may take in all, beyond a second for each KiB
+    :param threads: executor of blocking calls
+    :param patience: how long a client may take overall, in addition to one second per KiB
     """
 
     def __init__(self, files: FileService, *, threads: Executor, patience: timedelta) -> None:
@@ -54,26 +62,25 @@ class ContentApp:
         self._looking_up = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. The token does not stay in the scope: it would be in the access log."""
+        """Serve one request. The token is removed from the scope, which the access log prints."""
         before, path, token = scope["path"].rpartition(CONTENT_PATH)
         scope["path"] = f"{before}{path}..."
-        answered = _Sending(send)
+        sender = _TrackingSend(send)
         try:
             if scope["method"] == "PUT":
-                await self._put(token, scope, receive, answered)
+                await self._put(token, scope, receive, sender)
             elif scope["method"] in _METHODS:
-                await self._get(token, scope, receive, answered)
+                await self._get(token, scope, receive, sender)
             else:
-                await send_refusal(Refusal.method_not_allowed(_METHODS), answered)
-        except _ClientGone:
-            if not answered.has_begun:
-                await send_refusal(Refusal.incomplete(), answered)
+                await send_refusal(Refusal.method_not_allowed(_METHODS), sender)
+        except _Disconnected:
+            if not sender.has_started:
+                await send_refusal(Refusal.incomplete(), sender)
         except Exception as error:
-            if answered.has_begun:
-                # Servers may log a cause of their own.
-                log.error("A content broke off while it was sent: %s", error)
-                raise  # the connection is cut: nothing else tells the client
-            await send_refusal(refusal_of(error), answered)
+            if sender.has_started:
+                log.error("A download failed after its response had started: %s", error)
+                raise  # closes the connection: nothing else can tell the client
+            await send_refusal(to_refusal(error), sender)
 
     async def _put(self, token: str, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._looking_up:
@@ -81,24 +88,23 @@ class ContentApp:
         try:
             declared = dict(scope["headers"]).get(b"content-length", b"0")
             receiving.check_size(int(declared[:_SIZE_DIGITS]) if declared.isdigit() else 0)
-            await self._take(receiving, receive)
+            await self._receive(receiving, receive)
             attached = await self._run(receiving.finish)
-        except BaseException:
-            await asyncio.shield(self._run(receiving.discard))
-            raise
+        finally:
+            await asyncio.shield(self._run(receiving.close))
         await send_json(200, attached_response(attached), {}, send)
 
-    async def _take(self, receiving: Receiving, receive: Receive) -> None:
-        """Take the body. While a piece is written and digested, the next one comes in."""
+    async def _receive(self, receiving: Receiving, receive: Receive) -> None:
+        """Write the body to the file store. While a chunk is written, the next one is received."""
         writing: asyncio.Future[None] | None = None
         deadline = TransferDeadline(self._patience)
         more = True
         try:
             while more:
-                piece, more = await _read_piece(receive, deadline)
+                chunk, more = await _read_chunk(receive, deadline)
                 if writing is not None:
                     await writing
-                writing = self._run(receiving.write, piece)
+                writing = self._run(receiving.write, chunk)
         finally:
             if writing is not None:
                 await writing
@@ -106,36 +112,38 @@ class ContentApp:
     async def _get(self, token: str, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._looking_up:
             download, content = await self._run(self._files.open, token)
-        gone = asyncio.ensure_future(_wait_for_disconnect(receive))
+        disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             answer = ContentResponse.of(download, headers)
-            await send(start_of(answer.status, answer.headers))
+            await send(response_start(answer.status, answer.headers))
             if scope["method"] == "GET":
-                await self._give(chunks_of(answer, content), send, gone)
+                await self._send_chunks(read_chunks(answer, content), send, disconnected)
             await send({"type": "http.response.body", "body": b""})
         finally:
-            gone.cancel()
+            disconnected.cancel()
             await asyncio.shield(self._run(content.close))
 
-    async def _give(self, chunks: Iterator[bytes], send: Send, gone: asyncio.Future[None]) -> None:
-        """Send a body. While a piece is sent, the next one is read.
+    async def _send_chunks(
+        self, chunks: Iterator[bytes], send: Send, disconnected: asyncio.Future[None]
+    ) -> None:
+        """Send a body. While a chunk is sent, the next one is read.
 
-        :param gone: done as soon as the client has gone away: servers go on taking pieces for nobody
-        :raises _ClientGone: it has gone away, or is too slow
+        :param disconnected: done as soon as the client disconnects. Servers accept more chunks even then.
+        :raises _Disconnected: the client disconnected, or reads too slowly
         """
         deadline = TransferDeadline(self._patience)
         reading = self._run(next, chunks, b"")
         try:
             while chunk := await reading:
-                if gone.done():
-                    raise _ClientGone
+                if disconnected.done():
+                    raise _Disconnected
                 reading = self._run(next, chunks, b"")
                 message = {"type": "http.response.body", "body": chunk, "more_body": True}
                 try:
                     await asyncio.wait_for(send(message), deadline.seconds_left())
                 except TimeoutError:
-                    raise _ClientGone from None
+                    raise _Disconnected from None
                 deadline.add(len(chunk))
         finally:
             await asyncio.wait([reading])  # before the file is closed
@@ -144,34 +152,34 @@ class ContentApp:
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
 
 
-class _Sending:
-    """Sends, and knows whether an answer has begun."""
+class _TrackingSend:
+    """Sends messages, and remembers whether the response has started."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self.has_begun = False
+        self.has_started = False
 
     async def __call__(self, message: Message) -> None:
-        self.has_begun = True
+        self.has_started = True
         await self._send(message)
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
-        pass  # a body, which a GET need not have
+        pass  # the unused body of a GET
 
 
-async def _read_piece(receive: Receive, deadline: TransferDeadline) -> tuple[bytes, bool]:
-    """Return the next piece of a body, at least a chunk if there is so much, and whether more follows."""
+async def _read_chunk(receive: Receive, deadline: TransferDeadline) -> tuple[bytes, bool]:
+    """Return the next data of a body, at least ``CHUNK_BYTES`` unless it ends, and whether more follows."""
     parts: list[bytes] = []
     size, more = 0, True
     while more and size < CHUNK_BYTES:
         try:
             message = await asyncio.wait_for(receive(), deadline.seconds_to_wait())
         except TimeoutError:
-            raise FileRefused("The content comes too slowly: send it again", code="too_slow") from None
+            raise FileRefused("The content arrived too slowly. Send it again", code="too_slow") from None
         if message["type"] == "http.disconnect":
-            raise _ClientGone
+            raise _Disconnected
         body = message.get("body", b"")
         parts.append(body)
         size += len(body)
@@ -180,10 +188,10 @@ async def _read_piece(receive: Receive, deadline: TransferDeadline) -> tuple[byt
     return b"".join(parts), more
 
 
-def chunks_of(answer: ContentResponse, content: BinaryIO) -> Iterator[bytes]:
-    """Yield the body of an answer in chunks.
+def read_chunks(answer: ContentResponse, content: BinaryIO) -> Iterator[bytes]:
+    """Yield the body of a response in chunks.
 
-    :raises OSError: the content is shorter than announced
+    :raises OSError: the content is shorter than recorded
     """
     if answer.length:
         content.seek(answer.start)
@@ -191,6 +199,6 @@ def chunks_of(answer: ContentResponse, content: BinaryIO) -> Iterator[bytes]:
     while left > 0:
         chunk = content.read(min(CHUNK_BYTES, left))
         if not chunk:
-            raise OSError(f"The content ends {left} bytes too early")
+            raise OSError(f"The content is {left} bytes too short")
         left -= len(chunk)
         yield chunk

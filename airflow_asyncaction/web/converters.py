@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""URL converters: which parts of a path are operation ids, and which are indexes of files."""
+"""URL converters for operation ids and file indexes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ INDEX = "index"
 
 
 class OperationIdConverter(BaseConverter):
-    """An operation's id: any name of a Dag but those of the routes that only jobs have."""
+    """Matches an operation's id: any Dag id, except the names of the job routes."""
 
-    regex = r"(?!(?:status|job)$)[.~-]*\w[\w.~-]*"  # which can match in one way only: anybody may ask
+    regex = (
+        r"(?!(?:status|job)$)[.~-]*\w[\w.~-]*"  # unambiguous, so it cannot backtrack: anybody may send a path
+    )
 
 
 class IndexConverter(BaseConverter):
-    """A file's index. Werkzeug's ``int`` raises ValueError for more digits than Python converts."""
+    """Matches a file's index. Werkzeug's ``int`` raises ValueError for more digits than Python converts."""
 
     regex = rf"[0-9]{{1,{len(str(MAX_INDEX))}}}"
 
@@ -28,10 +30,10 @@ class IndexConverter(BaseConverter):
         return int(value)
 
     def to_url(self, value: int) -> str:
-        """Return it as a part of a path."""
+        """Return the index as a part of a path."""
         return str(value)
 
 
 def register_converters(app: Flask) -> None:
-    """Let the app's routes use them."""
+    """Register the converters for the routes of an app."""
     app.url_map.converters |= {OPERATION: OperationIdConverter, INDEX: IndexConverter}

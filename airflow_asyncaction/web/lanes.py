@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lanes: which threads serve a request. The routing table decides, so that each route has one lane."""
+"""Lanes: choose the threads that serve a request, by its route."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from werkzeug.routing import Map
 
 
 class Lane(Enum):
-    """Groups of routes. User routes wait for Airflow, contents for slow clients; neither may delay jobs."""
+    """Groups of routes. Users wait for Airflow and contents for slow clients. Neither may delay jobs."""
 
     JOBS = "jobs"  # signed by a job or its task
-    CONTENTS = "contents"  # streamed, without a thread for each
-    USERS = "users"  # people and services; also whatever no route takes
+    CONTENTS = "contents"  # streamed on the event loop
+    USERS = "users"  # people and services, and unknown routes
 
 
 _LANES = {
@@ -31,10 +31,10 @@ _LANES = {
 
 
 class Lanes:
-    """Finds the lane of a request as Flask finds its route, so that no spelling of a path comes between them.
+    """Finds the lane of a request with Flask's own routing, so that both agree for every spelling of a path.
 
-    :param url_map: of the Flask app, complete
-    :raises LookupError: a route's blueprint has no lane
+    :param url_map: complete routing table of the Flask app
+    :raises LookupError: the blueprint of a route has no lane
     """
 
     def __init__(self, url_map: Map) -> None:
@@ -44,13 +44,13 @@ class Lanes:
     def find(self, method: str, path: str) -> Lane:
         """Return the lane of a request.
 
-        :param path: below the mount, decoded: WSGI's ``PATH_INFO`` as text
+        :param path: decoded and relative to the mount, like WSGI's ``PATH_INFO`` as text
         """
         try:
             return self._match(method, path)
         except MethodNotAllowed as error:
             lanes = {self._match(allowed, path) for allowed in error.valid_methods or ()}
-            # Nothing else takes the token of a content out of the access log.
+            # Only the contents lane keeps tokens out of the access log.
             return Lane.CONTENTS if Lane.CONTENTS in lanes else Lane.USERS
         except HTTPException:
             return Lane.USERS

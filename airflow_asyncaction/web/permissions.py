@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Users, people and services: who sends a request, and what Airflow's auth manager lets them do.
+"""Permissions: authenticates users, and asks Airflow's auth manager what they may do.
 
-What a user may do with an action, or an operation, is what they may do with its Dag.
+A user's permissions for an action or operation are those for its Dag.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CSRF_HEADER = "X-Requested-With"
-"""Pages of other origins cannot send it along: a request that only the cookie proves must have it."""
+"""Required for requests that are authenticated by cookie: pages of other origins cannot send it."""
 
 _BEARER = "bearer "
 _READING = frozenset({"GET", "HEAD"})
@@ -34,13 +34,13 @@ _READING = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True)
 class User:
-    """A user whom Airflow has authenticated.
+    """User whom Airflow has authenticated.
 
-    How it works: every permission check names its Dag. Without one, an auth manager may allow what is
-    permitted for *any* Dag (FAB does), which says nothing about a particular Dag.
+    Every permission check names its Dag. Without one, an auth manager may allow what is permitted for *any*
+    Dag (FAB does), which says nothing about a particular Dag.
 
-    :param known: the auth manager's user object
-    :param database: knows the Dags' teams
+    :param known: user object of the auth manager
+    :param database: for the teams of Dags
     """
 
     known: AirflowUser
@@ -48,41 +48,41 @@ class User:
 
     @property
     def name(self) -> str:
-        """Of the user."""
+        """Name of the user."""
         return self.known.get_name()
 
     def may(self, method: Method, dag_id: str, entity: str) -> bool:
-        """Tell whether they may do that to an entity (name of ``DagAccessEntity``) of a Dag.
+        """Return whether the user may access an entity (name of ``DagAccessEntity``) of a Dag.
 
-        It is the question that Airflow's own routes ask about a single Dag.
+        Airflow's own routes check permissions for a single Dag in the same way.
 
-        :raises StoreUnavailable: the database does not answer
+        :raises StoreUnavailable: the database is unavailable
         """
         questions = auth_manager.questions(method, entity, teams_of(self.database, [dag_id]))
-        return _ask(lambda: any(map(self._is_authorized, questions)))
+        return _call_auth_manager(lambda: any(map(self._is_authorized, questions)))
 
     def check(self, method: Method, dag_id: str, entity: str) -> None:
-        """Make sure that they may.
+        """Check that the user may access an entity of a Dag.
 
         :raises UserRefused: they may not
-        :raises StoreUnavailable: the database does not answer
+        :raises StoreUnavailable: the database is unavailable
         """
         if not self.may(method, dag_id, entity):
-            said = f"You may not {method} {entity} of the Dag {dag_id}: ask for the permission in Airflow"
-            raise UserRefused(said, code="forbidden")
+            message = f"You need the permission {method} {entity} for the Dag {dag_id}"
+            raise UserRefused(message, code="forbidden")
 
-    def permitted(self, method: Method, entity: str, dag_ids: Collection[str]) -> set[str]:
+    def filter_permitted(self, method: Method, entity: str, dag_ids: Collection[str]) -> set[str]:
         """Return the Dags that the user may read and whose entity they may access with this method.
 
         Airflow's own lists check permissions in the same way: for the set of readable Dags, in batches that a
         remote auth manager answers with one request.
 
-        :raises StoreUnavailable: the database does not answer
+        :raises StoreUnavailable: the database is unavailable
         """
         teams = teams_of(self.database, dag_ids)
-        return _ask(lambda: self._permitted(method, entity, teams))
+        return _call_auth_manager(lambda: self._filter_permitted(method, entity, teams))
 
-    def _permitted(self, method: Method, entity: str, teams: Mapping[str, str | None]) -> set[str]:
+    def _filter_permitted(self, method: Method, entity: str, teams: Mapping[str, str | None]) -> set[str]:
         of_team: dict[str | None, set[str]] = defaultdict(set)
         for dag_id, team in teams.items():
             of_team[team].add(dag_id)
@@ -99,41 +99,41 @@ class User:
 
 
 def authenticate(request: Request, database: Database) -> User:
-    """Return who sends a request: a bearer token goes before the cookie, as in Airflow.
+    """Return the user who sent a request. A bearer token takes precedence over the cookie, as in Airflow.
 
-    :raises UserRefused: nobody whom Airflow knows; or another origin may have made a browser send it
-    :raises StoreUnavailable: the database does not answer
+    :raises UserRefused: the credentials are missing or invalid, or a page of another origin may have sent it
+    :raises StoreUnavailable: the database is unavailable
     """
     header = request.headers.get("Authorization", "")
     if header[: len(_BEARER)].lower() == _BEARER:
-        return User(_user_of_token(header[len(_BEARER) :].strip()), database)
+        return User(_authenticate_token(header[len(_BEARER) :].strip()), database)
     known = auth_manager.user_of_middleware(request.environ.get("asgi.scope") or {})
     if known is None:
-        known = _user_of_token(request.cookies.get(auth_manager.COOKIE, ""))
+        known = _authenticate_token(request.cookies.get(auth_manager.COOKIE, ""))
     if request.method not in _READING and CSRF_HEADER not in request.headers:
         raise UserRefused(f"A request with a cookie needs the header {CSRF_HEADER}", code="csrf")
     return User(known, database)
 
 
-def _user_of_token(token: str) -> AirflowUser:
+def _authenticate_token(token: str) -> AirflowUser:
     if not token:
-        raise UserRefused("Sign in to Airflow, or send a token of POST /auth/token", code="not_signed_in")
+        raise UserRefused("Sign in to Airflow, or send a token from POST /auth/token", code="not_signed_in")
     try:
-        return _ask(lambda: auth_manager.user_of_token(token))
+        return _call_auth_manager(lambda: auth_manager.user_of_token(token))
     except InvalidTokenError:
-        said = "The token is invalid or has expired: get one by POST /auth/token"
-        raise UserRefused(said, code="not_signed_in") from None
+        message = "The token is invalid or expired. Get a new one from POST /auth/token"
+        raise UserRefused(message, code="not_signed_in") from None
 
 
-def _ask(function: Callable[[], T]) -> T:
-    """Call an auth manager outside our Flask context: FAB's takes any app context it finds for its own.
+def _call_auth_manager(function: Callable[[], T]) -> T:
+    """Call the auth manager outside the Flask context: FAB's would mistake this app's context for its own.
 
-    :raises StoreUnavailable: its database does not answer
+    :raises StoreUnavailable: the database is unavailable
     :raises UserRefused: no API server runs in this process
     """
     with database_outages():
         try:
             return contextvars.Context().run(function)
         except auth_manager.NotAnApiServer:
-            said = "Users are served by Airflow's API server alone"
-            raise UserRefused(said, code="no_airflow") from None
+            message = "Only Airflow's API server can authenticate users"
+            raise UserRefused(message, code="no_airflow") from None

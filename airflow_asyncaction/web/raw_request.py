@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came over the wire, as it came: signatures cover the raw path, query and body."""
+"""Raw requests: path, query and body exactly as sent, as covered by signatures."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 
 
 class WireRequest(Request):
-    """A request whose query and cookies may be any bytes. Werkzeug's own raises where they are not UTF-8."""
+    """Request whose query and cookies may contain any bytes. Werkzeug's own requires UTF-8."""
 
     @cached_property
     def args(self) -> MultiDict[str, str]:
-        """Return the query. Bytes that are not UTF-8, escaped or not, become lone surrogates."""
+        """Query parameters. Bytes that are not UTF-8, escaped or not, become lone surrogates."""
         query = self.query_string.decode("utf-8", "surrogateescape")
         return ImmutableMultiDict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
 
     @cached_property
     def cookies(self) -> ImmutableMultiDict[str, str]:
-        """Return the cookies. Bytes that are not UTF-8 become U+FFFD."""
+        """Cookies. Bytes that are not UTF-8 become U+FFFD."""
         header = self.headers.get("Cookie", "").encode("latin-1").decode("utf-8", "replace")
         return ImmutableMultiDict(parse_cookie(header))
 
 
-def raw_body(request: Request, max_bytes: int) -> bytes:
-    """Read the body once, at most ``max_bytes``.
+def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read the body of a request.
 
-    :raises RequestEntityTooLarge: it is longer
+    :raises RequestEntityTooLarge: it has more than ``max_bytes``
     """
     declared = request.content_length
     if declared is not None and declared > max_bytes:
@@ -55,30 +55,30 @@ def raw_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _too_large(request: Request, max_bytes: int) -> RequestEntityTooLarge:
-    """Return the refusal of a body, and discard its rest: left unread, it would have the connection reset."""
+    """Return the error for a body, and discard its rest: unread data would reset the connection."""
     left = LARGEST_BODY_BYTES
     while left > 0 and (chunk := request.stream.read(min(_CHUNK_BYTES, left))):
         left -= len(chunk)
     return RequestEntityTooLarge(
-        f"The body has more than {max_bytes} bytes ([asyncaction] max_body_bytes): send less, or in parts"
+        f"The body exceeds {max_bytes} bytes ([asyncaction] max_body_bytes). Send several smaller requests"
     )
 
 
 def raw_query(environ: dict[str, Any]) -> bytes:
-    """Return the query string as it was sent."""
+    """Return the query string as sent."""
     query: str = environ.get("QUERY_STRING", "")
     return query.encode("latin-1")
 
 
 def raw_path(environ: dict[str, Any]) -> bytes:
-    """Return the path relative to where the app is mounted, percent-encoding as it was sent.
+    """Return the path relative to the mount, with percent-encoding as sent.
 
-    WSGI has only the decoded path. The raw one, of the ASGI scope or of the server, begins with prefixes
-    that proxies add or strip: of it, the part is taken that decodes to the path that was routed. Where the
-    server has no raw path, the decoded one is encoded as most clients do.
+    WSGI only has the decoded path. The raw path, from the ASGI scope or the server, may start with a prefix
+    that a proxy added or stripped, so this returns the part of it that decodes to the routed path. If the
+    server does not provide a raw path, the decoded one is encoded as most clients do.
 
-    :raises SignatureError: no part of the raw path does so and begins with a slash. Its first slash is
-        escaped, or it is not UTF-8.
+    :raises SignatureError: no such part starts with a slash: the first slash is escaped, or the path is not
+        UTF-8
     """
     routed = environ.get("PATH_INFO", "").encode("latin-1")
     sent = _sent_path(environ)
@@ -96,7 +96,7 @@ def raw_path(environ: dict[str, Any]) -> bytes:
 
 
 def _below(sent: bytes, start: int) -> bytes:
-    """Return what follows so many decoded bytes of a path."""
+    """Return the rest of a path after a number of decoded bytes."""
     for escape in _ESCAPE.finditer(sent):
         if escape.start() >= start:
             break
@@ -113,21 +113,21 @@ def _sent_path(environ: dict[str, Any]) -> bytes:
 
 
 def requested_hook_url(request: Request) -> str:
-    """Return the absolute URL that these routes are mounted at, as a request's sender has it."""
+    """Return the absolute URL of the mount, as the sender of a request uses it."""
     return request.root_url.rstrip("/")
 
 
 def end_chunked_input(environ: dict[str, Any]) -> None:
-    """Let a chunked body, which declares no length, be read to its end.
+    """Make a chunked body, which declares no length, readable to its end.
 
-    Only then: it also takes away werkzeug's guard that a body is as long as declared.
+    For other bodies this would disable Werkzeug's check of the declared length.
     """
     if "CONTENT_LENGTH" not in environ and "chunked" in environ.get("HTTP_TRANSFER_ENCODING", ""):
         environ["wsgi.input_terminated"] = True
 
 
-def redirection(url: str) -> Response:
-    """Return a redirect to a URL as it is: a path stays one, since the client knows the right host."""
+def redirect_to(url: str) -> Response:
+    """Return a redirect whose ``Location`` may be a path: the client knows the host."""
     response = redirect(url)
     response.autocorrect_location_header = False
     return response

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reconciler: completes deferred tasks whose timeout expired or whose API server died.
+"""Reconciler: a background thread of the API server for actions that no request drives forward.
 
-It also reconciles queued actions with their Dag runs and ends unwatched actions. If metrics are on, it counts
-the actions that have not ended.
+It completes deferred tasks whose timeout expired or whose API server died, queues or ends actions that wait
+for their Dag run, and ends orphaned actions. If metrics are on, it counts the actions that have not ended.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _REAP_INTERVAL_SECONDS = 10.0
 
 
 class Reconciler:
-    """A thread of the API server that periodically finds deferred tasks that are due, with one query.
+    """Thread that polls the database for actions that are due.
 
-    Each API server process runs one. Row locks keep them from completing a task twice.
+    Each process of the API server has one. They do not interfere: each locks the action that it changes.
 
-    :param reap_after: how long an action must be unwatched before it is ended; zero: never
+    :param reap_after: how long an action must be orphaned before it is ended; zero never ends any
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Reconciler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread and wait for its end."""
+        """Stop the thread, and wait until it has ended."""
         self._stopping.set()
         self._thread.join()
 
@@ -65,9 +65,9 @@ class Reconciler:
                     step()
                 except StoreUnavailable:
                     self._restart_grace()
-                    log.warning("The database does not answer; the reconciler retries")
-                except Exception:  # deferred tasks depend on this thread
-                    log.exception("The reconciler failed in %s; it retries", step.__name__.removeprefix("_"))
+                    log.warning("The database is unavailable; retrying in %g s", self._interval_seconds)
+                except Exception:  # the thread must go on: tasks wait for it
+                    log.exception("Reconciliation failed in %s; retrying", step.__name__.removeprefix("_"))
 
     def _complete_due(self) -> None:
         self._actions.complete_due(datetime.now(UTC))
@@ -82,7 +82,7 @@ class Reconciler:
             self._reaper.scan(datetime.now(UTC), clock_seconds=now)
 
     def _restart_grace(self) -> None:
-        """Restart the grace period of killed tasks: they could not report during the outage."""
+        """Restart the grace period of orphaned actions: no task could report during the outage."""
         if self._reaper is not None:
             self._reaper.restart_grace()
 

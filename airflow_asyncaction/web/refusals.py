@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error as the protocol answers it: ``{"error": code, "message": what to do}``."""
+"""Error handlers: turn each exception into the protocol's ``{"error": code, "message": what to do}``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Response, make_response, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from airflow_asyncaction.exceptions import (
@@ -31,7 +31,7 @@ from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER = {"Retry-After": "2"}
-_CLOSE = {"Connection": "close"}  # the rest of the body is not read
+_CLOSE = {"Connection": "close"}  # the rest of the body stays unread
 
 _REGISTRATION_STATUS = {
     "already_registered": 409,
@@ -65,25 +65,23 @@ class ReportRefused(Exception):
 
 
 def register_error_handlers(app: Flask) -> None:
-    """Make the app answer every error as the protocol says."""
-    app.register_error_handler(Exception, _response)
-    app.register_error_handler(HTTPException, _response)  # else Flask would not hand routing errors on
+    """Make an app respond to all exceptions as the protocol specifies."""
+    app.register_error_handler(Exception, _respond)
+    app.register_error_handler(HTTPException, _respond)  # otherwise Flask handles routing errors itself
 
 
-def refusal_of(error: BaseException) -> Refusal:
-    """Return what an error is answered with; one that nobody has foreseen is logged."""
-    for kind, answer in _ANSWERS.items():
-        if isinstance(error, kind):
-            return answer(error)
-    log.error("A request failed", exc_info=error)
-    return Refusal(500, "internal", "The server failed; its log says why")
+def to_refusal(error: BaseException) -> Refusal:
+    """Return the response to an exception. Unexpected exceptions are logged."""
+    for error_type, convert in _CONVERTERS.items():
+        if isinstance(error, error_type):
+            return convert(error)
+    log.error("Request failed", exc_info=error)
+    return Refusal(500, "internal", "Internal server error. See the log of the API server")
 
 
-def _response(error: Exception) -> Response:
-    refusal = refusal_of(error)
-    return Response(
-        Refusal.encode(refusal.fields), refusal.status, refusal.headers, content_type="application/json"
-    )
+def _respond(error: Exception) -> Response:
+    refusal = to_refusal(error)
+    return make_response(refusal.fields, refusal.status, refusal.headers)
 
 
 def _request(error: ProtocolError) -> Refusal:
@@ -106,17 +104,17 @@ def _registration(error: RegistrationRefused) -> Refusal:
 
 
 def _unavailable(error: StoreUnavailable) -> Refusal:
-    log.warning("The database does not answer: %s", type(error.__cause__).__name__)
-    return Refusal(503, "unavailable", "The database does not answer: send it again", headers=_RETRY_AFTER)
+    log.warning("The database is unavailable: %s", type(error.__cause__).__name__)
+    return Refusal(503, "unavailable", "The database is unavailable. Retry later", headers=_RETRY_AFTER)
 
 
 def _unreadable(error: SecretUnreadable) -> Refusal:
-    log.error("%s Is it the same on all API servers?", error)
-    return Refusal(503, "unavailable", "This server cannot read the action's secret", headers=_RETRY_AFTER)
+    log.error("%s Check that all API servers have the same [core] fernet_key.", error)
+    return Refusal(503, "unavailable", "This server cannot decrypt the action's secret", headers=_RETRY_AFTER)
 
 
 def _method_not_allowed(error: MethodNotAllowed) -> Refusal:
-    """Refuse a method. A job is not told of the route that launches operations, which takes any name."""
+    """Refuse a method. For jobs, the route that launches operations (any name) does not exist."""
     is_operation = request.path.count("/") == 1 and list(error.valid_methods or ()) == ["PUT"]
     if is_operation and JOB_ID_HEADER in request.headers:
         return Refusal.no_such_route()
@@ -133,7 +131,7 @@ def _http(error: HTTPException) -> Refusal:
     )
 
 
-_ANSWERS: dict[type[BaseException], Callable[[Any], Refusal]] = {
+_CONVERTERS: dict[type[BaseException], Callable[[Any], Refusal]] = {
     ActionAdopted: lambda error: Refusal(410, "superseded", str(error)),
     ActionNotFound: lambda _: _request(SignatureError()),
     ProtocolError: _request,

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who calls. Airflow authenticates nothing for plugins: every route belongs to one of these callers.
+"""Signed requests: authenticate the jobs and tasks that call this app.
 
-A request is proven by the store, with :meth:`SignedRequest.prove`, where it reads the action's row anyhow.
+Airflow does not authenticate requests to plugins. The store calls :meth:`SignedRequest.prove` once it has
+read the action's row, so that authentication needs no extra query.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.store.secret import Secrets
-from airflow_asyncaction.web.budgets import note_proven
-from airflow_asyncaction.web.raw_request import raw_body, raw_path, raw_query
+from airflow_asyncaction.web.rate_limits import count_request
+from airflow_asyncaction.web.raw_request import raw_path, raw_query, read_body
 
-# Verified against when there is no such action, so that the answer takes the same work.
+# Used for unknown actions, so that their requests take the same time.
 _NOBODY = Credentials(Secrets(job="nobody's", task="nobody's"), accept_v1=True)
 
 
 class Caller(Enum):
-    """Who may send a request. Each signs with a secret of its own, which does not open the other's routes."""
+    """Caller of a signed route. Each has its own secret, which is invalid for the other's routes."""
 
-    JOB = (Scheme.V1, Scheme.V2)  # with the action's secret
-    TASK = (Scheme.V2,)  # with the action's task key, which the job does not have
+    JOB = (Scheme.V1, Scheme.V2)  # signs with the action's secret
+    TASK = (Scheme.V2,)  # signs with the action's task key, which the job does not have
 
-    def secret_in(self, secrets: Secrets) -> str:
-        """Return what this caller signs with."""
+    def get_secret(self, secrets: Secrets) -> str:
+        """Return the secret that this caller signs with."""
         return secrets.job if self is Caller.JOB else secrets.task
 
 
 @dataclass(frozen=True)
 class SignedRequest:
-    """A request that claims to be of an action's job or task. Nothing of it is used before :meth:`prove`.
+    """Request that claims to come from an action's job or task. Do not trust it before :meth:`prove`.
 
-    :param caller: whose it must be
-    :param now: the moment that the whole request is dated with
+    :param caller: the expected caller
+    :param now: time of the request, used for everything that it changes
     """
 
     claim: Claim
@@ -56,61 +57,62 @@ class SignedRequest:
 
     @property
     def action_id(self) -> JobId:
-        """The action it is about, as it is stored: a UUID may be spelt in upper case."""
+        """Id of the action, in lower case as in the database."""
         return JobId(self.claim.job_id.lower())
 
     @property
     def job_scheme(self) -> Scheme | None:
-        """How the job has signed it; ``None`` if it is not the job's."""
+        """Signature scheme of the job; ``None`` if a task sent the request."""
         return self.claim.scheme if self.caller is Caller.JOB else None
 
     @property
     def envelope(self) -> Envelope:
-        """How it came."""
+        """Key, scheme and body of the report."""
         body = self.content.body
         return Envelope(report_key(self.claim, body), self.claim.scheme, body)
 
     def prove(self, credentials: Credentials | None) -> Credentials:
-        """Prove that its sender holds the caller's secret of the action, and return what proves it.
+        """Verify the signature with the action's credentials, and return these.
 
-        :raises SignatureError: it is not proven; the message does not tell why exactly
+        :param credentials: ``None`` if the action does not exist
+        :raises SignatureError: the signature is invalid. The message does not reveal why.
         """
         verify(
             self.claim,
             self.content,
-            secret=self.caller.secret_in((credentials or _NOBODY).secrets),
+            secret=self.caller.get_secret((credentials or _NOBODY).secrets),
             now_ms=unix_ms(self.now),
             max_skew_ms=int(self.settings.max_clock_skew.total_seconds() * 1000),
         )
-        if credentials is None or not self._takes_scheme(credentials):
+        if credentials is None or not self._accepts_scheme(credentials):
             raise SignatureError
-        note_proven(len(self.content.body))
+        count_request(len(self.content.body))
         return credentials
 
-    def _takes_scheme(self, credentials: Credentials) -> bool:
+    def _accepts_scheme(self, credentials: Credentials) -> bool:
         if self.claim.scheme is Scheme.V1 and not (credentials.accept_v1 and self.settings.accept_v1):
             return False
         return self.claim.scheme in self.caller.value
 
 
-def job_request(request: Request, settings: Settings) -> SignedRequest:
-    """Return a request to a route of jobs.
+def parse_job_request(request: Request, settings: Settings) -> SignedRequest:
+    """Parse a request to a job route.
 
-    :raises SignatureError: its headers are malformed
+    :raises SignatureError: the headers are malformed
     """
-    return _signed(request, settings, Caller.JOB)
+    return _parse(request, settings, Caller.JOB)
 
 
-def task_request(request: Request, settings: Settings) -> SignedRequest:
-    """Return a request to a route of tasks: they sign with the action's task key, and with v2 alone.
+def parse_task_request(request: Request, settings: Settings) -> SignedRequest:
+    """Parse a request to a task route. Tasks sign with the action's task key, using v2 only.
 
-    :raises SignatureError: its headers are malformed
+    :raises SignatureError: the headers are malformed
     """
-    return _signed(request, settings, Caller.TASK)
+    return _parse(request, settings, Caller.TASK)
 
 
-def _signed(request: Request, settings: Settings, caller: Caller) -> SignedRequest:
+def _parse(request: Request, settings: Settings, caller: Caller) -> SignedRequest:
     claim = read_claim(cast("Mapping[str, str]", request.headers))
-    body = raw_body(request, settings.limits.body_bytes)
+    body = read_body(request, settings.limits.body_bytes)
     content = Content(request.method, raw_path(request.environ), raw_query(request.environ), body)
     return SignedRequest(claim, content, caller, settings, datetime.now(UTC))

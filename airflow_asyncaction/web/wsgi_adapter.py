@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves the WSGI app from ASGI, for small requests: read whole, answered whole, one thread hop each.
+"""WSGI adapter: runs the Flask app under ASGI, with bodies buffered and one thread hop per request.
 
-An adapter that streams crosses between thread and event loop for every piece; for a report that costs more
-than the report itself (``make bench``). It also holds a thread for as long as a client takes to send.
+A streaming adapter hops between thread and event loop for every chunk. For a report that costs more than the
+report itself (``make bench``), and it occupies a thread for as long as a client takes to send.
 """
 
 from __future__ import annotations
@@ -23,32 +23,31 @@ from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER
-from airflow_asyncaction.web.asgi import Receive, Scope, Send, mounted_path, send_refusal
-from airflow_asyncaction.web.sender_turns import Exchange, Sender, SenderTurns
-from airflow_asyncaction.web.transfer_deadline import TransferDeadline
+from airflow_asyncaction.web.asgi import Receive, Scope, Send, TransferDeadline, mounted_path, send_refusal
+from airflow_asyncaction.web.rate_limits import Exchange, Sender, Throttle
 
 LOOP = "asyncaction.loop"
-"""Key of the WSGI environment under which the server's event loop is."""
+"""Key of the server's event loop in the WSGI environment."""
 
 _IN_MEMORY_BYTES = 64 * 1024
-_PIECE_BYTES = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 _DISCARD_SECONDS = 20.0
 _LENGTH_DIGITS = 18
-_AT_ONCE = 2
-_NOT_COMPRESSED = (b"content-encoding", b"identity")  # Airflow would hold the answer back to compress it
-_PARTS = ("task", "upload", "download")
+_CONCURRENCY = 2
+_NOT_COMPRESSED = (b"content-encoding", b"identity")  # otherwise Airflow delays the response to compress it
+_ROUTE_GROUPS = ("task", "upload", "download")
 _SENDERS = {
     **{name.lower().encode(): False for name in (JOB_ID_HEADER, TASK_ID_HEADER)},
     b"authorization": True,
     b"cookie": True,
 }
-"""Headers that name the sender, and whether that is a user."""
+"""Headers that identify the sender, and whether they identify a user."""
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 @dataclass
-class _BufferedResponse:
+class _Response:
     status: int = 500
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes = b""
@@ -62,8 +61,8 @@ class _BufferedResponse:
         self.body += chunk
 
 
-class _Unread(Exception):
-    """A body did not come."""
+class _BodyMissing(Exception):
+    """The body of a request did not arrive."""
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message)
@@ -71,18 +70,18 @@ class _Unread(Exception):
 
 
 class BufferedWsgi:
-    """A WSGI app as an ASGI app.
+    """Serves a WSGI app as an ASGI app.
 
-    A client that sends or reads slowly holds a connection, and neither a thread nor much memory: a body over
-    64 KiB is kept in a temporary file, and an answer is sent in pieces.
-    :class:`TransferDeadline` limits the time.
+    A client that sends or reads slowly occupies a connection, but no thread and little memory: bodies over
+    64 KiB are spooled to a temporary file, and responses are sent in chunks.
+    :class:`TransferDeadline` limits its time.
 
-    :param max_body_bytes: a longer body is cut one byte beyond this, or not read at all if its length is
-        declared, so that the app refuses it; the rest is discarded once it is answered
-    :param threads: how many requests are served at once
-    :param patience: how long a client may take, beyond a second for each KiB
-    :param turns: lets the requests of one sender wait for each other; ``None``: none waits
-    :param name: prefix of the threads' names
+    :param max_body_bytes: longer bodies are cut one byte after this limit, or not read at all if they declare
+        their length, so that the app refuses them. The rest is discarded after the response.
+    :param threads: maximum number of requests that are served at the same time
+    :param patience: how long a client may take overall, in addition to one second per KiB
+    :param throttle: limits concurrency and rate of each sender; ``None`` does not limit them
+    :param name: prefix of the thread names
     """
 
     def __init__(
@@ -92,14 +91,14 @@ class BufferedWsgi:
         max_body_bytes: int,
         threads: int,
         patience: timedelta,
-        turns: SenderTurns | None = None,
+        throttle: Throttle | None = None,
         name: str = "asyncaction-web",
     ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._patience = patience
-        self._turns = turns
+        self._throttle = throttle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -108,14 +107,14 @@ class BufferedWsgi:
             if not self._is_too_long(scope):
                 try:
                     is_whole = await self._read(receive, body)
-                except _Unread as error:
+                except _BodyMissing as error:
                     await send_refusal(error.refusal, send)
                     return
             body.seek(0)
-            answer = await self._served(scope, body)
-        headers = answer.headers if is_whole else [*answer.headers, _NOT_COMPRESSED]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._give(answer.body, send, is_all=is_whole)
+            response = await self._serve(scope, body)
+        headers = response.headers if is_whole else [*response.headers, _NOT_COMPRESSED]
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        await self._send_body(response.body, send, is_last=is_whole)
         if not is_whole:
             await _discard(receive)
             await send({"type": "http.response.body", "body": b""})
@@ -128,9 +127,9 @@ class BufferedWsgi:
         return len(declared) > _LENGTH_DIGITS or int(declared) > self._max_body_bytes
 
     async def _read(self, receive: Receive, body: IO[bytes]) -> bool:
-        """Read the body, or as much as is needed to refuse it; return whether that is all that was sent.
+        """Read the body, or as much as is needed to refuse it. Return whether it was read to its end.
 
-        :raises _Unread: it did not come
+        :raises _BodyMissing: the client disconnected or is too slow
         """
         deadline, more = TransferDeadline(self._patience), True
         while more and body.tell() <= self._max_body_bytes:
@@ -138,95 +137,95 @@ class BufferedWsgi:
                 async with asyncio.timeout(deadline.seconds_to_wait()):
                     message = await receive()
             except TimeoutError:
-                raise _Unread(Refusal.too_slow()) from None
+                raise _BodyMissing(Refusal.too_slow()) from None
             if message["type"] == "http.disconnect":
-                raise _Unread(Refusal.incomplete())
-            piece = message.get("body", b"")
-            deadline.add(len(piece))
-            body.write(piece[: self._max_body_bytes + 1 - body.tell()])
+                raise _BodyMissing(Refusal.incomplete())
+            chunk = message.get("body", b"")
+            deadline.add(len(chunk))
+            body.write(chunk[: self._max_body_bytes + 1 - body.tell()])
             more = message.get("more_body", False)
         return not more
 
-    async def _served(self, scope: Scope, body: IO[bytes]) -> _BufferedResponse:
+    async def _serve(self, scope: Scope, body: IO[bytes]) -> _Response:
         loop = asyncio.get_running_loop()
-        if self._turns is None:
-            return await loop.run_in_executor(self._threads, self._answer, scope, body, loop)
-        sender = _sender(scope)
+        if self._throttle is None:
+            return await loop.run_in_executor(self._threads, self._call_app, scope, body, loop)
+        sender = _identify_sender(scope)
         received_bytes = body.seek(0, SEEK_END)
         body.seek(0)
-        async with self._turns.of(sender):
-            answer = await loop.run_in_executor(self._threads, self._answer, scope, body, loop)
+        async with self._throttle.admit(sender):
+            response = await loop.run_in_executor(self._threads, self._call_app, scope, body, loop)
             exchange = Exchange(
                 method=scope["method"],
-                status=answer.status,
+                status=response.status,
                 received_bytes=received_bytes,
-                sent_bytes=len(answer.body),
+                sent_bytes=len(response.body),
             )
-            self._turns.charge(sender, exchange)
-        await self._turns.hold(sender, exchange)
-        return answer
+            self._throttle.charge(sender, exchange)
+        await self._throttle.delay_response(sender, exchange)
+        return response
 
-    async def _give(self, body: bytes, send: Send, *, is_all: bool) -> None:
-        """Send a body: the server takes the next piece only once its buffer has room.
+    async def _send_body(self, body: bytes, send: Send, *, is_last: bool) -> None:
+        """Send a body in chunks. The server accepts the next chunk only when its buffer has room.
 
-        If the client reads too slowly, the answer is left as it is: the server then closes the connection.
+        If the client reads too slowly, the response stays incomplete, and the server closes the connection.
 
-        :param is_all: whether the answer ends with it
+        :param is_last: whether the response ends with this body
         """
         deadline = TransferDeadline(self._patience)
-        for start in range(0, max(1, len(body)), _PIECE_BYTES):
-            piece = body[start : start + _PIECE_BYTES]
-            more = start + _PIECE_BYTES < len(body)
-            message = {"type": "http.response.body", "body": piece, "more_body": more or not is_all}
+        for start in range(0, max(1, len(body)), _CHUNK_BYTES):
+            chunk = body[start : start + _CHUNK_BYTES]
+            more = start + _CHUNK_BYTES < len(body)
+            message = {"type": "http.response.body", "body": chunk, "more_body": more or not is_last}
             try:
                 async with asyncio.timeout(deadline.seconds_left()):
                     await send(message)
             except TimeoutError:
                 return
-            deadline.add(len(piece))
+            deadline.add(len(chunk))
 
-    def _answer(self, scope: Any, body: Any, loop: asyncio.AbstractEventLoop) -> _BufferedResponse:
+    def _call_app(self, scope: Any, body: Any, loop: asyncio.AbstractEventLoop) -> _Response:
         readable: Any = {**scope, "path": "/", "query_string": b""}
         environ: dict[str, Any] = dict(build_environ(readable, body))
         environ["PATH_INFO"] = mounted_path(scope).encode("utf-8", "replace").decode("latin-1")
-        environ["QUERY_STRING"] = scope["query_string"].decode("latin-1")  # may be any bytes
+        environ["QUERY_STRING"] = scope["query_string"].decode("latin-1")  # any bytes are possible
         environ["asgi.scope"] = scope
         environ[LOOP] = loop
-        environ["wsgi.input_terminated"] = True  # what came in chunks has no length, and ends all the same
-        answer = _BufferedResponse()
-        chunks = self._app(environ, answer.start)
+        environ["wsgi.input_terminated"] = True  # a chunked body has no declared length
+        response = _Response()
+        chunks = self._app(environ, response.start)
         try:
-            answer.body += b"".join(chunks)
+            response.body += b"".join(chunks)
         finally:
             close = getattr(chunks, "close", None)
             if close is not None:
                 close()
-        return answer
+        return response
 
 
-def _sender(scope: Scope) -> Sender:
-    """Return who sends a request: an action or task instance, and a part of it, or a user.
+def _identify_sender(scope: Scope) -> Sender:
+    """Return the sender of a request: an action or task instance with a group of routes, or a user.
 
-    A job's files, which may take long, do not hold up its reports, nor does a job hold up its task.
+    Slow requests about a job's files do not delay its reports, and requests of a job do not delay its task.
     """
     headers = dict(scope["headers"])
-    found = next((name for name in _SENDERS if name in headers), None)
-    if found is None:
+    header = next((name for name in _SENDERS if name in headers), None)
+    if header is None:
         return Sender(b"")
-    part = mounted_path(scope).split("/")[1:2]
-    suffix = part[0].encode() if part and part[0] in _PARTS else b""
-    is_user = _SENDERS[found]
-    at_once = _AT_ONCE if is_user or suffix else 1
-    return Sender(headers[found].lower() + suffix, is_user=is_user, at_once=at_once)
+    first = mounted_path(scope).split("/")[1:2]
+    group = first[0].encode() if first and first[0] in _ROUTE_GROUPS else b""
+    is_user = _SENDERS[header]
+    max_concurrency = _CONCURRENCY if is_user or group else 1
+    return Sender(headers[header].lower() + group, is_user=is_user, max_concurrency=max_concurrency)
 
 
 async def _discard(receive: Receive) -> None:
-    """Read what is left of a body: left unread, it would have the connection reset, and the answer lost."""
+    """Discard the rest of a body. Unread data would reset the connection, and the response would be lost."""
     left = LARGEST_BODY_BYTES
     with suppress(TimeoutError):
         async with asyncio.timeout(_DISCARD_SECONDS):
             while left > 0:
                 message = await receive()
                 left -= len(message.get("body", b""))
-                if not message.get("more_body", False):  # or the client has gone away
+                if not message.get("more_body", False):  # or the client has disconnected
                     return

@@ -211,7 +211,7 @@ def test_an_action_that_is_not_there_is_one_line(run: Run, command: tuple[str, .
         (("list", "--since", "yesterday"), "--since must be "),
         (("list", "--since", "9" * 30), "--since must be "),
         (("list", "--limit", "0"), "--limit must be "),
-        (("launch", "no.such"), "There is no operation 'no.such'"),
+        (("launch", "no.such"), "The operation 'no.such' does not exist"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(run: Run, words: tuple[str, ...], said: str) -> None:
@@ -358,7 +358,7 @@ def test_a_run_that_airflow_refuses_ends_the_action(run: Run, operation: str, da
         changed = update(dags).where(dags.c.dag_id == operation).values(allowed_run_types=["scheduled"])
         connection.execute(changed)
     done = run("launch", operation, "--input", '{"table": "t"}')
-    assert str(done.said).startswith("Airflow refuses: ")
+    assert str(done.said).startswith("Airflow refused to create the Dag run: ")
     (action,) = run("list", "--dag-id", operation, "-o", "json").json
     assert (action["status"], action["errorName"]) == ("ERROR", "RunRefused")
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from airflow_asyncaction.web import transfer_deadline
+from airflow_asyncaction.web import asgi
 from airflow_asyncaction.web.app import Serving
 from tests.integration.file_servers import Folder, Kept, Serve
 from tests.integration.file_transfers import (
@@ -111,7 +111,7 @@ def test_a_client_that_reads_too_slowly_is_cut(
     waits_seconds: float,
     is_cut: bool,
 ) -> None:
-    monkeypatch.setattr(transfer_deadline, "SLOWEST_BYTES_PER_SECOND", 10**9)  # else it took an hour
+    monkeypatch.setattr(asgi, "SLOWEST_BYTES_PER_SECOND", 10**9)  # else it took an hour
     upload(own_job, "model", secrets.token_bytes(12 * MIB))
     job = own_job.on(serve(Serving(patience=timedelta(seconds=0.5))))
     url = locate(job, "model").fields["Location"]

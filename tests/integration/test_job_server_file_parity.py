@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server that ships for tests answers as the API server does: requests about files, sent to both."""
+"""The test server responds like the API server: the same requests about files are sent to both."""
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from airflow_asyncaction import protocol
 from airflow_asyncaction.protocol.lifecycle import Exit
 from tests.integration.file_servers import Serve, one_server_each
 from tests.integration.file_transfers import content_request
@@ -19,7 +22,24 @@ from tests.integration.signed_jobs import Answer, NewJob
 pytestmark = [pytest.mark.integration, one_server_each]
 
 
-# --- files
+VECTORS: list[dict[str, Any]] = json.loads((files(protocol) / "vectors/files.json").read_text())
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
+def test_the_files_of_the_vectors(peers: Peers, vector: dict[str, Any]) -> None:
+    content = bytes(vector["size"]) if vector["content_hex"] is None else bytes.fromhex(vector["content_hex"])
+    digests = {"hash": vector["md5"], "challenge": vector["challenge"], "sha256": vector["sha256"]}
+
+    def exchange(peer: Peer) -> Iterator[Answer]:
+        announced = peer.announce(content, name="a", **digests)
+        if not announced.fields["done"]:  # the API server may have stored it in another test
+            assert peer.put(announced.fields["url"], content).status == 200
+        yield peer.announce(content, name="a", **digests)
+        yield peer.locate("counts", 0)
+        yield peer.locate("counts", 1)
+
+    answers = peers.agree(exchange)
+    assert [answer.status for answer in answers] == [200, 200, 404]
 
 
 @pytest.mark.parametrize(

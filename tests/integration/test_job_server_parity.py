@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server that ships for tests answers as the API server does: the same requests, sent to both."""
+"""The test server responds like the API server: the same requests are sent to both."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from airflow_asyncaction.protocol.signing import (
 )
 from airflow_asyncaction.testing import JobServer
 from tests.integration.file_servers import Serve, one_server_each
+from tests.integration.file_transfers import announcement
 from tests.integration.peers import ORDERS, Peer, Peers
 from tests.integration.seen_answers import seen
 from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob, new_nonce, now_ms, sent_raw
@@ -31,6 +34,10 @@ pytestmark = [pytest.mark.integration, one_server_each]
 
 VECTORS: list[dict[str, Any]] = json.loads((files(protocol) / "vectors/signing.json").read_text())
 ENDS: list[dict[str, Any]] = json.loads((files(protocol) / "vectors/ends.json").read_text())
+PATHS: list[dict[str, Any]] = json.loads((files(protocol) / "vectors/paths.json").read_text(encoding="utf-8"))
+PROTOCOL = Path(__file__).parents[2] / "PROTOCOL.md"
+ROUTES = re.findall(r"^###+ ([A-Z, ]+) (/\S+)$", PROTOCOL.read_text(encoding="utf-8"), re.MULTILINE)
+"""Methods and paths of the routes that PROTOCOL.md documents in sections of their own."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -73,6 +80,73 @@ def test_every_method_of_every_route(peers: Peers, path: str, is_signed: bool) -
 
     answers = peers.agree(exchange)
     assert all(answer.status < 500 for answer in answers)
+
+
+@pytest.mark.parametrize("methods_and_path", ROUTES, ids=" ".join)
+def test_the_routes_of_the_protocol(peers: Peers, content: bytes, methods_and_path: tuple[str, str]) -> None:
+    methods, path = methods_and_path
+
+    def exchange(peer: Peer) -> Iterator[Answer]:
+        names = {"store": "default", "uuid": peer.job.info.job_id, "property": "counts", "index": "0"}
+        url = peer.announce(content).fields["url"]
+        sent = path.format(**names, token=url.rpartition("/")[2])
+        for method in methods.split(", "):
+            yield peer.job.send(method, sent, announcement(content) if "upload" in path else b"")
+            yield peer.job.client.send(method, sent)
+
+    answers = peers.agree(exchange)
+    assert not {"no_such_route", "method_not_allowed"} & {
+        str(answer.fields.get("error")) for answer in answers
+    }
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/actions",
+        "/actions/{id}",
+        "/actions/{id}/logs",
+        "/actions/{id}/changes",
+        "/actions/{id}/stop",
+        "/actions/{id}/files/counts/0",
+        "/actions/{id}/unknown",
+        "/etl.load",
+        "/task",
+        "/task/register",
+        "/task/action",
+        "/task/word",
+        "/task/inputs/default/orders",
+        "/task/inputs/default/link",
+        "/task/inputs/default/orders/0/complete",
+        "/task/outputs",
+        "/task/unknown",
+    ],
+)
+@pytest.mark.parametrize("is_signed", [True, False], ids=["signed", "unsigned"])
+def test_a_job_cannot_use_the_routes_of_tasks_and_users(peers: Peers, path: str, is_signed: bool) -> None:
+    def exchange(peer: Peer) -> Iterator[Answer]:
+        sent = path.format(id=peer.job.info.job_id)
+        for method in METHODS:
+            headers = (
+                peer.job.headers(method, "/job", b"") if is_signed else {}
+            )  # as if it were a job's route
+            yield peer.job.client.send(method, sent, b"", headers)
+
+    answers = peers.agree(exchange)
+    assert {answer.status for answer in answers} <= {401, 403, 404, 405}
+
+
+@pytest.mark.parametrize("vector", PATHS, ids=[vector["name"] for vector in PATHS])
+def test_the_paths_of_the_vectors(peers: Peers, server: str, vector: dict[str, Any]) -> None:
+    if server == "alone" and vector["sent"].startswith("//"):
+        return  # its WSGI server merges slashes at the root
+
+    def exchange(peer: Peer) -> Iterator[Answer]:
+        headers = peer.job.headers("POST", vector["signed"], b"")
+        yield peer.job.client.send("POST", vector["sent"], b"", headers)
+
+    (answer,) = peers.agree(exchange)
+    assert (answer.status == 200) is vector["is_accepted"]
 
 
 def test_a_job_finds_no_route_of_a_name_that_is_none(peers: Peers) -> None:

@@ -165,14 +165,14 @@ def test_a_downgrade_asks_for_confirmation(
     empty: Database, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_cli("upgrade")
-    with pytest.raises(SystemExit, match="--to-revision is missing"):
+    with pytest.raises(SystemExit, match="--to-revision is required"):
         run_cli("downgrade", "-y")
     for answer in ("\n", ""):  # nobody can answer
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
         with pytest.raises(SystemExit, match="Nothing was changed"):
             run_cli("downgrade", "--to-revision", "base")
     asked = capsys.readouterr().out
-    assert "back to base?" in asked
+    assert "to base?" in asked
     password = empty.engine.url.password
     assert password is None or password not in asked
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))

@@ -145,12 +145,12 @@ def test_the_command_ends_them_and_says_so(
 ) -> None:
     task.set_state(TaskInstanceState.FAILED)
     reap_command(Namespace(unheard_for=3600.0, dry_run=False, pods_in=None))
-    assert capsys.readouterr().out == "0 actions were not watched\n"
+    assert capsys.readouterr().out == "Found 0 orphaned actions\n"
     reap_command(Namespace(unheard_for=0.0, dry_run=True, pods_in=None))
     first, last = capsys.readouterr().out.splitlines()
     where = f"{task.dag_id} {task.run_id} {task.task_id} -1"
     assert first == f"{job.info.job_id} of type test ({where}): would be ended"
-    assert last == "1 actions were not watched"
+    assert last == "Found 1 orphaned actions"
     assert not job.view().is_done
     reap_command(Namespace(unheard_for=0.0, dry_run=False, pods_in=None))
     assert capsys.readouterr().out.splitlines()[0].endswith(": ended as STOPPED")
@@ -189,7 +189,7 @@ def test_an_invalid_time_is_refused(seconds: float) -> None:
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_airflow_has_the_command(database: Database) -> None:
     done = database.airflow("asyncaction", "reap", "--unheard-for", "99999", "--dry-run")
-    assert "0 actions were not watched" in done.stdout
+    assert "Found 0 orphaned actions" in done.stdout
     with database.engine.connect() as connection:
         assert connection.scalar(select(func.count()).where(Log.__table__.c.event == "cli_reap"))
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
-from airflow_asyncaction.web import budgets, sender_turns
-from airflow_asyncaction.web.sender_turns import Exchange, Sender, SenderTurns
+from airflow_asyncaction.web import rate_limits
+from airflow_asyncaction.web.rate_limits import Exchange, Sender, Throttle
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi, WsgiApp
 from tests.integration.asgi_client import PART, AsgiClient
 
@@ -126,7 +126,7 @@ async def ask(app: BufferedWsgi, job_id: str, path: str = "/") -> int:
 def test_what_takes_long_holds_up_no_other_part_of_an_action(path: str) -> None:
     async def exchange() -> None:
         gate = Gate()
-        app = served(gate, threads=8, turns=SenderTurns(20))
+        app = served(gate, threads=8, throttle=Throttle(20))
         flood = [asyncio.create_task(ask(app, "one", path)) for _ in range(4)]
         report = asyncio.create_task(ask(app, "one", "/status"))
         try:
@@ -141,7 +141,7 @@ def test_what_takes_long_holds_up_no_other_part_of_an_action(path: str) -> None:
 def test_one_actions_reports_take_one_thread() -> None:
     async def exchange() -> list[int]:
         gate = Gate()
-        app = served(gate, turns=SenderTurns(20))
+        app = served(gate, throttle=Throttle(20))
         flood = [asyncio.create_task(ask(app, "one")) for _ in range(16)]
         try:
             others = [await ask(app, "other") for _ in range(3)]  # while the flood waits
@@ -169,7 +169,7 @@ def test_a_sender_who_is_to_slow_down_waits_for_its_answer(
     monkeypatch: pytest.MonkeyPatch, status: int, is_held: bool
 ) -> None:
     slept = slept_for(monkeypatch)
-    asyncio.run(SenderTurns(20).hold(ONE, answered(status)))
+    asyncio.run(Throttle(20).delay_response(ONE, answered(status)))
     assert bool(slept) == is_held
 
 
@@ -177,10 +177,10 @@ def test_many_that_are_refused_wait_for_their_answers(monkeypatch: pytest.Monkey
     slept = slept_for(monkeypatch)
 
     async def refused() -> None:
-        turns = SenderTurns(20)
+        throttle = Throttle(20)
         for number in range(1000):
-            await turns.hold(Sender(b"%d" % number), answered(401))
-        await turns.hold(ONE, answered(200))
+            await throttle.delay_response(Sender(b"%d" % number), answered(401))
+        await throttle.delay_response(ONE, answered(200))
 
     asyncio.run(refused())
     assert 500 <= len(slept) < 1000
@@ -191,9 +191,9 @@ def test_refusals_of_one_sender_or_of_large_bodies_wait_sooner(monkeypatch: pyte
 
     async def at_once(sender: Sender, exchange: Exchange) -> int:
         slept.clear()
-        turns = SenderTurns(20)
+        throttle = Throttle(20)
         for _ in range(200):
-            await turns.hold(sender, exchange)
+            await throttle.delay_response(sender, exchange)
         return 200 - len(slept)
 
     assert asyncio.run(at_once(Sender(b""), answered(400))) == 200
@@ -204,14 +204,14 @@ def test_refusals_of_one_sender_or_of_large_bodies_wait_sooner(monkeypatch: pyte
 def test_a_flood_that_was_held_back_leaves_no_debt(monkeypatch: pytest.MonkeyPatch) -> None:
     slept = slept_for(monkeypatch)
     now = [0.0]
-    monkeypatch.setattr(budgets, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(rate_limits, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     async def refused() -> None:
-        turns = SenderTurns(20)
+        throttle = Throttle(20)
         for _ in range(100_000):
-            await turns.hold(ONE, answered(401))
+            await throttle.delay_response(ONE, answered(401))
         held, now[0] = len(slept), 1.0
-        await turns.hold(ONE, answered(401))
+        await throttle.delay_response(ONE, answered(401))
         assert len(slept) == held
 
     asyncio.run(refused())
@@ -229,13 +229,13 @@ def test_a_flood_that_was_held_back_leaves_no_debt(monkeypatch: pytest.MonkeyPat
 )
 def test_a_user_waits_for_tokens(monkeypatch: pytest.MonkeyPatch, exchange: Exchange, at_once: int) -> None:
     slept = slept_for(monkeypatch)
-    monkeypatch.setattr(budgets, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(rate_limits, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
     async def requests(sender: Sender) -> None:
-        turns = SenderTurns(20)
+        throttle = Throttle(20)
         for _ in range(at_once + 1):
-            async with turns.of(sender):
-                turns.charge(sender, exchange)
+            async with throttle.admit(sender):
+                throttle.charge(sender, exchange)
 
     asyncio.run(requests(USER))
     assert slept[:at_once] == pytest.approx([0] * at_once)
@@ -252,5 +252,5 @@ def slept_for(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(sender_turns, "asyncio", SimpleNamespace(sleep=sleep, Semaphore=asyncio.Semaphore))
+    monkeypatch.setattr(rate_limits, "asyncio", SimpleNamespace(sleep=sleep, Semaphore=asyncio.Semaphore))
     return slept

@@ -141,7 +141,7 @@ def test_each_metric_is_in_the_table() -> None:
         ("kubernetes/first-pod.md", "The Kubernetes API cannot be reached"),
         ("kubernetes/first-pod.md", "The cluster does not accept Airflow's credentials"),
         ("kubernetes/first-pod.md", "Pods cannot reach "),
-        ("troubleshooting.md", "there are no JOB_ variables"),
+        ("troubleshooting.md", "No JOB_ variables are set"),
         ("troubleshooting.md", "a job needs Python 3.8 or newer"),
         ("troubleshooting.md", "No task watched action "),
         ("troubleshooting.md", "the pod's events say more, but Airflow cannot read them"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of jobs (PROTOCOL.md, 3). Every request is signed by its job."""
+"""Routes of jobs (PROTOCOL.md, section 3). Each request is signed by its job."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_asyncaction.store import metrics
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.web.refusals import ReportRefused
-from airflow_asyncaction.web.security import job_request
+from airflow_asyncaction.web.security import parse_job_request
 
 
 def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> Blueprint:
@@ -29,7 +29,7 @@ def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> 
     @blueprint.post("/")
     @blueprint.post("/status")
     def status() -> Response:
-        signed = job_request(request, settings)
+        signed = parse_job_request(request, settings)
 
         def unseal(credentials: Credentials | None) -> Report:
             proven = signed.prove(credentials)
@@ -44,7 +44,7 @@ def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> 
 
     @blueprint.get("/job")
     def job() -> Response:
-        signed = job_request(request, settings)
+        signed = parse_job_request(request, settings)
         return _answer(actions.read_for_job(signed.action_id, signed.prove, signed.claim.scheme), signed.now)
 
     return blueprint
@@ -59,7 +59,7 @@ def _start_clock() -> None:
 
 
 def _count(response: Response) -> Response:
-    if request.method == "POST" and "started_at" in g:  # a report; what refuses it has answered by now
+    if request.method == "POST" and "started_at" in g:  # a report, whether accepted or refused
         refused_with = None if response.status_code == 200 else response.get_json()["error"]
         metrics.count_report(refused_with, timedelta(seconds=time.monotonic() - g.started_at))
     return response

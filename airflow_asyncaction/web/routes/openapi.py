@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The description of the routes for people and services, OpenAPI 3.1: ``openapi.yaml``, as it is mounted."""
+"""Route of the OpenAPI 3.1 description of the user routes: ``openapi.yaml`` with the mount's URL."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FILE = Path(__file__).parents[1] / "openapi.yaml"
 
 
 def openapi_blueprint() -> Blueprint:
-    """Return the route ``/openapi.json``. It needs no sign-in: it describes routes, and no data."""
+    """Return the route ``/openapi.json``. It needs no authentication, since it has no data."""
     blueprint = Blueprint("openapi", __name__)
 
     @blueprint.get("/openapi.json")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page: one document for all its views, and the scripts that fill it from the user routes."""
+"""Routes of the page: one HTML document for all views, and the scripts that load data from user routes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask import Blueprint, Response, abort, request
 from markupsafe import escape
 from werkzeug.wrappers import Response as AnyResponse
 
-from airflow_asyncaction.web.raw_request import redirection
+from airflow_asyncaction.web.raw_request import redirect_to
 
 DOCUMENT = "index.html"
 
@@ -33,7 +33,7 @@ _HEADERS = {
 
 
 def page_blueprint() -> Blueprint:
-    """Return the routes ``/ui/`` and below. None of them needs a sign-in: the data does."""
+    """Return the routes below ``/ui/``. They need no authentication: the user routes with the data do."""
     blueprint = Blueprint("page", __name__, url_prefix="/ui")
     contents = _contents()
     version = _version(contents)
@@ -41,12 +41,12 @@ def page_blueprint() -> Blueprint:
 
     @blueprint.get("")
     def show_list() -> AnyResponse:
-        return redirection(f"{request.script_root}/ui/")
+        return redirect_to(f"{request.script_root}/ui/")
 
     @blueprint.get("/")
     @blueprint.get("/<path:view>")
     def show(view: str = "") -> Response:
-        del view  # the script reads it from its own location, where it is not decoded yet
+        del view  # the script reads it from its location, where it is still encoded
         root = request.script_root
         html = document.substitute(
             root=escape(root), airflow=escape(root.rpartition("/")[0]), version=escape(version)
@@ -57,7 +57,7 @@ def page_blueprint() -> Blueprint:
     def static(wanted: str, name: str) -> Response:
         if name not in contents:
             abort(404)
-        # Another version is asked for while a deployment is upgraded: what is here now is not for keeps.
+        # During an upgrade of the deployment, browsers request other versions: do not cache these.
         cache = "public, max-age=31536000, immutable" if wanted == version else "no-cache"
         return _answer(contents[name], name[name.rindex(".") :], cache=cache)
 
@@ -70,7 +70,7 @@ def _contents() -> dict[str, bytes]:
 
 
 def _version(contents: dict[str, bytes]) -> str:
-    """Return a digest of all files: it is in their URLs, so that a browser may keep them."""
+    """Return a digest of all files. URLs contain it, so that browsers can cache the files forever."""
     digest = hashlib.sha256()
     for name, content in contents.items():
         digest.update(f"{name}\0{len(content)}\0".encode() + content)

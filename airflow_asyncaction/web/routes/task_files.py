@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of tasks for files: they give their job its inputs, and see what it has left."""
+"""Routes of task files: a task uploads or links its job's inputs, and lists its outputs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from airflow_asyncaction.protocol.files import FileReference, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.proof import Credentials
-from airflow_asyncaction.web.routes.files import HookUrl, announced, content_url, upload_json
-from airflow_asyncaction.web.security import task_request
+from airflow_asyncaction.web.routes.files import HookUrl, content_url, unseal_announcement, upload_to_json
+from airflow_asyncaction.web.security import parse_task_request
 
 
 def task_files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -> Blueprint:
@@ -21,20 +21,20 @@ def task_files_blueprint(files: FileService, settings: Settings, hook_url: HookU
 
     @blueprint.put("/inputs/<store>/<property_>")
     def announce_input(store: str, property_: str) -> Response:
-        signed = task_request(request, settings)
+        signed = parse_task_request(request, settings)
         target = FileTarget(store, property_, Role.INPUT)
-        found = files.announce(signed, target, announced(signed), content_url(request, hook_url))
-        return jsonify(upload_json(found))
+        upload = files.announce(signed, target, unseal_announcement(signed), content_url(request, hook_url))
+        return jsonify(upload_to_json(upload))
 
     @blueprint.post("/inputs/<store>/<property_>/<index:index>/complete")
     def complete_input(store: str, property_: str, index: int) -> Response:
-        signed = task_request(request, settings)
+        signed = parse_task_request(request, settings)
         attached = files.complete(signed, FileTarget(store, property_, Role.INPUT), index, signed.prove)
         return jsonify(attached_response(attached))
 
     @blueprint.post("/inputs/<property_>/link")
     def link_input(property_: str) -> Response:
-        signed = task_request(request, settings)
+        signed = parse_task_request(request, settings)
 
         def unseal(credentials: Credentials | None) -> FileReference:
             signed.prove(credentials)
@@ -44,7 +44,7 @@ def task_files_blueprint(files: FileService, settings: Settings, hook_url: HookU
 
     @blueprint.get("/outputs")
     def outputs() -> Response:
-        signed = task_request(request, settings)
+        signed = parse_task_request(request, settings)
         return jsonify({"files": [file.to_json() for file in files.outputs(signed, signed.prove)]})
 
     return blueprint

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of tasks: register an action, then follow it and tell what the runner saw.
+"""Routes of tasks: register an action, follow it, and report what the runner observed.
 
-Registration is proven by the task state store (``store.registration``), all else by the action's task key.
+The task state store authenticates registration (``store.registration``). All other requests are signed with
+the action's task key.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.reaping import reap_if_unwatched
 from airflow_asyncaction.store.registration import Claimant, Registered, RegistrationRequest, register
-from airflow_asyncaction.web.raw_request import raw_body
-from airflow_asyncaction.web.security import task_request
+from airflow_asyncaction.web.raw_request import read_body
+from airflow_asyncaction.web.security import parse_task_request
 
 _MAX_LINE = 2**31 - 1
 
@@ -43,13 +44,15 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/register")
     def registration() -> Response:
-        claimant, body = _claimant(request.headers), raw_body(request, settings.limits.body_bytes)
-        registered = register(actions.database, claimant, lambda: _wanted(body, settings), datetime.now(UTC))
-        return jsonify(_registered_json(registered, settings))
+        claimant, body = _parse_claimant(request.headers), read_body(request, settings.limits.body_bytes)
+        registered = register(
+            actions.database, claimant, lambda: _parse_registration(body, settings), datetime.now(UTC)
+        )
+        return jsonify(_registered_to_json(registered, settings))
 
     @blueprint.get("/action")
     def action() -> Response:
-        signed = task_request(request, settings)
+        signed = parse_task_request(request, settings)
         after_line = min(max(0, request.args.get("after", 0, type=int)), _MAX_LINE)
         view = actions.read_for_task(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
         page = view.log_page
@@ -64,7 +67,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/word")
     def word() -> Response:
-        signed = task_request(request, settings)
+        signed = parse_task_request(request, settings)
 
         def unseal(credentials: Credentials | None) -> RunnerMessage:
             proven = signed.prove(credentials)
@@ -78,7 +81,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/secrets")
     def secrets() -> Response:
-        signed = task_request(request, settings)
+        signed = parse_task_request(request, settings)
 
         def unseal(credentials: Credentials | None) -> Sequence[str]:
             signed.prove(credentials)
@@ -89,7 +92,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/defer")
     def defer() -> Response:
-        signed = task_request(request, settings)
+        signed = parse_task_request(request, settings)
 
         def unseal(credentials: Credentials | None) -> Deferral:
             signed.prove(credentials)
@@ -99,25 +102,25 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/reap")
     def reap() -> Response:
-        signed = task_request(request, settings)
+        signed = parse_task_request(request, settings)
         ended = reap_if_unwatched(actions, signed.action_id, signed.now, prove=signed.prove)
         return jsonify(TaskView.of(ended.after).to_json())
 
     return blueprint
 
 
-def _claimant(headers: Headers) -> Claimant:
+def _parse_claimant(headers: Headers) -> Claimant:
     ti_id, nonce = headers.get(TASK_ID_HEADER, ""), headers.get(TASK_NONCE_HEADER, "")
     if not is_job_id(ti_id) or not nonce:
         raise RegistrationRefused(
-            f"The headers {TASK_ID_HEADER} and {TASK_NONCE_HEADER} do not name a task instance and its nonce:"
-            " is the worker's airflow-asyncaction as new as the API server's?",
+            f"The headers {TASK_ID_HEADER} and {TASK_NONCE_HEADER} are missing or invalid. Check that"
+            " the worker and the API server have the same version of airflow-asyncaction",
             code="not_proven",
         )
     return Claimant.of(ti_id.lower(), nonce)
 
 
-def _wanted(body: bytes, settings: Settings) -> RegistrationRequest:
+def _parse_registration(body: bytes, settings: Settings) -> RegistrationRequest:
     fields = parse_object(body)
     if not isinstance(fields.get("spec"), dict):
         raise MalformedRequest("spec is not an object", field="spec")
@@ -130,7 +133,7 @@ def _wanted(body: bytes, settings: Settings) -> RegistrationRequest:
     )
 
 
-def _registered_json(registered: Registered, settings: Settings) -> dict[str, Any]:
+def _registered_to_json(registered: Registered, settings: Settings) -> dict[str, Any]:
     return {
         "actionId": registered.action.id,
         "secretKey": registered.secrets.job,

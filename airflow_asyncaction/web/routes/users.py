@@ -1,50 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of users, people and services: launch operations, look at actions, stop them.
+"""Routes of users, people and services: launch operations, look at actions, and stop them.
 
-Each request is authenticated before anything else in it is checked, and Airflow's auth manager decides what
-its sender may do (``permissions``).
+Each request is authenticated before anything else in it is checked. Airflow's auth manager decides what a
+user may do (``web.permissions``).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from flask import Blueprint, Response, g, jsonify, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from airflow_asyncaction.exceptions import ActionNotFound, UserRefused
 from airflow_asyncaction.files.service import FileService
-from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store import listing, timeline
+from airflow_asyncaction.store import launching, listing, timeline
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.dag_ids import dag_ids_with_actions
 from airflow_asyncaction.store.database import Database
-from airflow_asyncaction.store.listing import ActionRecord, Filter, Page
+from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.store.log_lines import LogPage
-from airflow_asyncaction.store.operations import find_operations, operation_ids
-from airflow_asyncaction.web import launching
+from airflow_asyncaction.web.airflow_api import fail_task, try_to_fail_run
 from airflow_asyncaction.web.content import CONTENT_PATH
-from airflow_asyncaction.web.converters import OPERATION
 from airflow_asyncaction.web.permissions import User, authenticate
-from airflow_asyncaction.web.query import (
-    LARGEST_NUMBER,
-    cursor_of,
-    filter_of,
-    flag_of,
-    number_of,
-    parse_input,
+from airflow_asyncaction.web.query import LARGEST_NUMBER, parse_cursor, parse_filter, parse_number
+from airflow_asyncaction.web.raw_request import redirect_to
+from airflow_asyncaction.web.routes.operations import add_operation_routes
+from airflow_asyncaction.web.visible_actions import (
+    action_to_json,
+    find_visible_action,
+    hide_output,
+    list_visible_actions,
+    may_see_bodies,
+    no_such_action,
+    outlook_to_json,
+    refuse_if_missing,
 )
-from airflow_asyncaction.web.raw_request import raw_body, redirection
 
-T = TypeVar("T")
-
-_PAGE = 50
-_LARGEST_PAGE = 200
+_PAGE_SIZE = 50
+_LARGEST_PAGE_SIZE = 200
 
 
 def users_blueprint(actions: Actions, files: FileService, settings: Settings) -> Blueprint:
@@ -55,131 +52,107 @@ def users_blueprint(actions: Actions, files: FileService, settings: Settings) ->
     def authenticate_first() -> None:
         g.user = authenticate(request, database)
 
-    _operation_routes(blueprint, actions, settings)
-    _action_routes(blueprint, actions, database)
-    _file_routes(blueprint, database, files)
+    add_operation_routes(blueprint, actions, settings)
+    _add_action_routes(blueprint, actions)
+    _add_file_routes(blueprint, database, files)
     return blueprint
 
 
-def _user() -> User:
-    user: User = g.user
-    return user
-
-
-def _operation_routes(blueprint: Blueprint, actions: Actions, settings: Settings) -> None:
+def _add_action_routes(blueprint: Blueprint, actions: Actions) -> None:
     database = actions.database
 
-    @blueprint.get("/")
-    def operations() -> Response:
-        is_full, ids = flag_of(request, "full"), operation_ids(database)
-        for method in ("GET", "POST"):  # as for the launch of one
-            ids = sorted(_user().permitted(method, "RUN", ids))
-        if not is_full:
-            return jsonify(ids)
-        return jsonify({found.id: found.to_json() for found in find_operations(database, ids)})
-
-    @blueprint.put(f"/<{OPERATION}:operation_id>")
-    def launch(operation_id: str) -> Response:
-        user = _user()
-
-        def read() -> dict[str, Any]:
-            return parse_input(raw_body(request, settings.limits.body_bytes))
-
-        action = launching.launch(actions, request, user, operation_id, read)
-        response = jsonify(_shown(database, user, action))
-        response.status_code = 202
-        response.headers["Location"] = f"{request.script_root}/actions/{action.id}"
-        return response
-
-
-def _action_routes(blueprint: Blueprint, actions: Actions, database: Database) -> None:
     @blueprint.get("/actions")
-    def list_() -> AnyResponse:
-        now, wanted, before = datetime.now(UTC), filter_of(request), cursor_of(request)
-        limit = number_of(request, "limit", default=_PAGE, least=1, most=_LARGEST_PAGE)
-        page = _visible_page(database, _user(), wanted, limit=limit, before=before)
-        shown = [_without_output(action.to_short_json(now)) for action in page.actions]
-        for fields in shown:
+    def list_actions() -> AnyResponse:
+        now, wanted, before = datetime.now(UTC), parse_filter(request), parse_cursor(request)
+        limit = parse_number(request, "limit", default=_PAGE_SIZE, least=1, most=_LARGEST_PAGE_SIZE)
+        page = list_visible_actions(database, g.user, wanted, limit=limit, before=before)
+        listed = [hide_output(action.to_short_json(now)) for action in page.actions]
+        for fields in listed:
             del fields["serverTime"]
-        return _unless_known({"actions": shown, "nextCursor": page.next})
+        return _respond_if_changed({"actions": listed, "nextCursor": page.next})
 
     @blueprint.get("/actions/<uuid>")
-    def action(uuid: str) -> AnyResponse:
-        user = _user()
-        found = _visible(database, user, uuid)
-        return _unless_known(_shown(database, user, found))
+    def show_action(uuid: str) -> AnyResponse:
+        found = find_visible_action(database, g.user, uuid)
+        return _respond_if_changed(action_to_json(database, g.user, found))
 
     @blueprint.get("/actions/<uuid>/logs")
-    def logs(uuid: str) -> Response:
-        found = _visible(database, _user(), uuid, "TASK_LOGS")
-        page = timeline.read_logs(database, found.id, _after("after"))
-        return jsonify(_logs_json(page, found))
+    def list_logs(uuid: str) -> Response:
+        found = find_visible_action(database, g.user, uuid, "TASK_LOGS")
+        page = timeline.read_logs(database, found.id, _parse_position("after"))
+        return jsonify(_logs_to_json(page, found))
 
     @blueprint.get("/actions/<uuid>/reports")
-    def reports(uuid: str) -> Response:
-        user = _user()
-        found = _visible(database, user, uuid)
-        bodies = _may_see_bodies(user, found.dag_id)
-        return jsonify(timeline.read_reports(database, found.id, _after("after"), bodies=bodies))
+    def list_reports(uuid: str) -> Response:
+        found = find_visible_action(database, g.user, uuid)
+        bodies = may_see_bodies(g.user, found.dag_id)
+        return jsonify(timeline.read_reports(database, found.id, _parse_position("after"), bodies=bodies))
 
     @blueprint.get("/actions/<uuid>/changes")
-    def changes(uuid: str) -> AnyResponse:
-        return _changes(database, _user(), uuid)
+    def list_changes(uuid: str) -> AnyResponse:
+        return _list_changes(database, g.user, uuid)
 
     @blueprint.put("/actions/<uuid>/stop")
-    def stop(uuid: str) -> Response:
-        user = _user()
-        found = launching.stop(actions, request, user, _visible(database, user, uuid))
-        return jsonify(_shown(database, user, found))
+    def stop_action(uuid: str) -> Response:
+        found = find_visible_action(database, g.user, uuid)
+        g.user.check("PUT", found.dag_id, "TASK_INSTANCE")
+        stopped = launching.stop(
+            actions,
+            found,
+            requested_by=g.user.name,
+            method=request.method,
+            fail_run=partial(try_to_fail_run, request),
+            fail_task=partial(fail_task, request),
+        )
+        return jsonify(action_to_json(database, g.user, stopped))
 
 
-def _file_routes(blueprint: Blueprint, database: Database, files: FileService) -> None:
+def _add_file_routes(blueprint: Blueprint, database: Database, files: FileService) -> None:
     @blueprint.get("/actions/<uuid>/files")
     def list_files(uuid: str) -> Response:
-        found = _visible(database, _user(), uuid, "XCOM")
-        shown = [
+        found = find_visible_action(database, g.user, uuid, "XCOM")
+        listed = [
             {"property": file.property, "role": role.value, **file.to_map()}
             for role, file in files.of_action(found.id)
         ]
-        return jsonify({"files": found.masked(shown)})
+        return jsonify({"files": found.masked(listed)})
 
     @blueprint.get("/actions/<uuid>/files/<property_>/<index:index>")
-    def download(uuid: str, property_: str, index: int) -> AnyResponse:
-        found = _visible(database, _user(), uuid, "XCOM")
-        content_url = request.script_root + CONTENT_PATH  # a path: the browser is at the right host
+    def download_file(uuid: str, property_: str, index: int) -> AnyResponse:
+        found = find_visible_action(database, g.user, uuid, "XCOM")
+        content_url = request.script_root + CONTENT_PATH  # a path, since the browser knows the host
         location = files.locate_for_user(found.id, property_, index, content_url, datetime.now(UTC))
-        return redirection(location.url)
+        return redirect_to(location.url)
 
 
-def _changes(database: Database, user: User, uuid: str) -> AnyResponse:
-    """Answer what is new of an action: mostly that nothing is, by one look at one row."""
-    after_line, after_report = _after("afterLine"), _after("afterReport")
-    change = _or_refuse(uuid, lambda: listing.find_change(database, uuid))
+def _list_changes(database: Database, user: User, uuid: str) -> AnyResponse:
+    """Return what has changed in an action. A poll without changes costs one query of one row, mostly."""
+    after_line, after_report = _parse_position("afterLine"), _parse_position("afterReport")
+    change = refuse_if_missing(uuid, lambda: listing.find_change(database, uuid))
     may_see_logs = user.may("GET", change.dag_id, "TASK_LOGS")
     if not user.may("GET", change.dag_id, "TASK_INSTANCE"):
-        raise _no_such_action(uuid)
-    known = [uuid, change.updated_at.timestamp(), after_line, after_report, may_see_logs]
+        raise no_such_action(uuid)
+    versions = [uuid, change.updated_at.timestamp(), after_line, after_report, may_see_logs]
     if change.has_failed:
-        known += _outlook(
-            database, _or_refuse(uuid, lambda: listing.find(database, uuid, short=True))
-        ).values()
-    etag = "-".join(map(str, known))
-    if request.if_none_match.contains_weak(etag):  # which a proxy that compresses has made of it
+        failed = refuse_if_missing(uuid, lambda: listing.find(database, uuid, short=True))
+        versions += outlook_to_json(database, failed).values()
+    etag = "-".join(map(str, versions))
+    if request.if_none_match.contains_weak(etag):  # proxies that compress make it weak
         unchanged = Response(status=304)
         unchanged.set_etag(etag)
         return unchanged
-    found = _or_refuse(uuid, lambda: listing.find(database, uuid, short=True))
+    found = refuse_if_missing(uuid, lambda: listing.find(database, uuid, short=True))
     page = timeline.read_logs(database, found.id, after_line) if may_see_logs else LogPage(1, (), False)
     fields = found.to_short_json(datetime.now(UTC))
-    bodies = _may_see_bodies(user, found.dag_id)
+    bodies = may_see_bodies(user, found.dag_id)
     response = jsonify(
         {
             "action": {
-                **(fields if may_see_logs else _without_output(fields)),
+                **(fields if may_see_logs else hide_output(fields)),
                 "statusDetails": found.status_details,
-                **_outlook(database, found),
+                **outlook_to_json(database, found),
             },
-            "logs": _logs_json(page, found),
+            "logs": _logs_to_json(page, found),
             "reports": timeline.read_reports(database, found.id, after_report, bodies=bodies),
         }
     )
@@ -187,89 +160,7 @@ def _changes(database: Database, user: User, uuid: str) -> AnyResponse:
     return response
 
 
-def _visible_page(
-    database: Database, user: User, wanted: Filter, *, limit: int, before: JobId | None
-) -> Page:
-    """Return a page of the actions that a user may see.
-
-    For a user who may see all of the newest ones, the page costs one query, however many Dags there are. For
-    others a second query is restricted to the Dags that they may see.
-    """
-
-    def page(dag_ids: Collection[str] | None, count: int) -> Page:
-        return listing.list_actions(database, wanted, dag_ids=dag_ids, limit=count, before=before)
-
-    # One more than the page holds: nextCursor must not tell of an action that they may not see.
-    newest = page(None, limit + 1)
-    found = {action.dag_id for action in newest.actions}
-    if found == user.permitted("GET", "TASK_INSTANCE", found):
-        return newest.first(limit)
-    candidates = found if wanted.dag_id is not None else dag_ids_with_actions(database)
-    return page(user.permitted("GET", "TASK_INSTANCE", candidates), limit)
-
-
-def _visible(database: Database, user: User, uuid: str, entity: str = "TASK_INSTANCE") -> ActionRecord:
-    """Return an action that somebody may see.
-
-    :param entity: what of it
-    :raises UserRefused: they may not, which is no other answer than that there is none; or not that of it
-    """
-    found = _or_refuse(uuid, lambda: listing.find(database, uuid))
-    if not user.may("GET", found.dag_id, "TASK_INSTANCE"):
-        raise _no_such_action(uuid)
-    if entity != "TASK_INSTANCE":
-        user.check("GET", found.dag_id, entity)
-    return found
-
-
-def _or_refuse(uuid: str, look: Callable[[], T]) -> T:
-    try:
-        return look()
-    except ActionNotFound:
-        raise _no_such_action(uuid) from None
-
-
-def _no_such_action(uuid: str) -> UserRefused:
-    said = f"There is no action {uuid[:50]!r}, or you may not see it."
-    return UserRefused(said, code="no_such_action")
-
-
-def _shown(database: Database, user: User, action: ActionRecord) -> dict[str, Any]:
-    """Return all that a user is shown of an action."""
-    fields, rights = action.to_json(datetime.now(UTC)), _rights(user, action)
-    if not rights["canSeeResults"]:
-        fields["results"] = None
-    if not user.may("GET", action.dag_id, "TASK_LOGS"):
-        fields = _without_output(fields)
-    return {**fields, **rights, **_outlook(database, action)}
-
-
-def _outlook(database: Database, action: ActionRecord) -> dict[str, Any]:
-    """Return what is to come after an action."""
-    outlook = listing.find_outlook(database, action)
-    return {"nextAttempt": outlook.next_attempt, "isFinal": outlook.is_final}
-
-
-def _without_output(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return an action without the lines of its job's output that its error may end with."""
-    message = fields["errorMessage"]
-    return {**fields, "errorMessage": message and message.partition("\n")[0]}
-
-
-def _may_see_bodies(user: User, dag_id: str) -> bool:
-    """Tell whether somebody may see what reports had in them: lines, and results."""
-    return user.may("GET", dag_id, "TASK_LOGS") and user.may("GET", dag_id, "XCOM")
-
-
-def _rights(user: User, action: ActionRecord) -> dict[str, bool]:
-    """Return what the user may do with an action beyond looking at it."""
-    return {
-        "canSeeResults": user.may("GET", action.dag_id, "XCOM"),
-        "canStop": user.may("PUT", action.dag_id, "TASK_INSTANCE"),
-    }
-
-
-def _logs_json(page: LogPage, action: ActionRecord) -> dict[str, Any]:
+def _logs_to_json(page: LogPage, action: ActionRecord) -> dict[str, Any]:
     return {
         "firstLine": page.first_line,
         "lastLine": page.last_line,
@@ -279,13 +170,14 @@ def _logs_json(page: LogPage, action: ActionRecord) -> dict[str, Any]:
     }
 
 
-def _after(name: str) -> int:
-    return number_of(request, name, default=0, least=0, most=LARGEST_NUMBER)
+def _parse_position(name: str) -> int:
+    """Parse the number of the last line or report that the client has."""
+    return parse_number(request, name, default=0, least=0, most=LARGEST_NUMBER)
 
 
-def _unless_known(fields: dict[str, Any]) -> AnyResponse:
-    """Answer 304 to who has the same already, but for the time."""
-    known = json.dumps({**fields, "serverTime": None}, sort_keys=True)
+def _respond_if_changed(fields: dict[str, Any]) -> AnyResponse:
+    """Return the fields, or 304 if only ``serverTime`` has changed."""
+    stable = json.dumps({**fields, "serverTime": None}, sort_keys=True)
     response = jsonify(fields)
-    response.set_etag(hashlib.sha256(known.encode()).hexdigest()[:32])
+    response.set_etag(hashlib.sha256(stable.encode()).hexdigest()[:32])
     return response.make_conditional(request)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 
-from airflow_asyncaction.web.budgets import TokenBuckets
+from airflow_asyncaction.web.rate_limits import TokenBuckets
 
 
 def used(limit: TokenBuckets, key: str, at_most: int) -> int:

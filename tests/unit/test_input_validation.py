@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from airflow_asyncaction.exceptions import UserRefused
-from airflow_asyncaction.web.query import MAX_BACKTRACKED, MAX_UNDECLARED, checked_input
+from airflow_asyncaction.json_schema.inputs import MAX_BACKTRACKED, MAX_UNDECLARED, validate_input
 
 pytestmark = pytest.mark.unit
 
@@ -27,7 +27,7 @@ values = st.recursive(
 
 def is_valid(value: Any, schema: dict[str, Any]) -> bool:
     try:
-        checked_input({"days": value}, schema)
+        validate_input({"days": value}, schema)
     except UserRefused as error:
         if (error.code, error.more["path"]) != ("invalid_input", "$.days"):
             raise
@@ -50,13 +50,13 @@ def test_many_items_are_compared_once() -> None:
 @pytest.mark.parametrize("value", ["a\0b", {"a\0": 1}, [2**64], -(2**63) - 1])
 def test_what_a_task_cannot_be_given_is_no_input(value: Any) -> None:
     with pytest.raises(UserRefused, match=r"NUL|64 bits") as refused:
-        checked_input({"days": value}, None)
+        validate_input({"days": value}, None)
     assert refused.value.code == "invalid_input"
 
 
 @pytest.mark.parametrize("value", ["\\u0000", 2**64 - 1, -(2**63), 1e308, "\U0001f600"])
 def test_what_a_task_can_be_given_is_taken(value: Any) -> None:
-    assert json.loads(checked_input({"days": value}, None)) == {"days": value}
+    assert json.loads(validate_input({"days": value}, None)) == {"days": value}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_a_task_can_be_given_is_taken(value: Any) -> None:
 )
 def test_what_cannot_be_checked_is_no_input(value: Any, schema: dict[str, Any]) -> None:
     with pytest.raises(UserRefused) as refused:
-        checked_input({"days": value}, {"properties": {"days": schema}})
+        validate_input({"days": value}, {"properties": {"days": schema}})
     assert (refused.value.code, refused.value.more["path"]) == ("invalid_input", "$.days")
 
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_checked_is_no_input(value: Any, schema: dict[str, Any]) 
 def test_a_schema_that_cannot_be_used_is_told_as_one(schema: dict[str, Any]) -> None:
     """A Dag may have been stored by an older release, or declare its operation by hand."""
     with pytest.raises(UserRefused, match="The operation's schema cannot be used: ") as refused:
-        checked_input({"days": 1}, schema)
+        validate_input({"days": 1}, schema)
     assert refused.value.code == "bad_schema"
 
 
@@ -90,27 +90,27 @@ def test_an_input_has_few_names_that_are_not_declared() -> None:
     declared = {f"d{number}": 1 for number in range(1_000)}
     schema = {"properties": {name: {"type": "integer"} for name in declared}}
     others = {f"o{number}": 1 for number in range(MAX_UNDECLARED)}
-    checked_input({**declared, **others}, schema)
+    validate_input({**declared, **others}, schema)
     for wrong in ({**others, "one_more": 1}, {f"k{number}": 1 for number in range(60_000)}):
         with pytest.raises(UserRefused, match="names that the schema does not declare") as refused:
-            checked_input(wrong, schema)
+            validate_input(wrong, schema)
         assert (refused.value.code, refused.value.more["path"]) == ("invalid_input", "$")
 
 
 def test_what_airflow_validates_by_its_own_validator_is_small() -> None:
     fits, wrong = ([0] * (MAX_BACKTRACKED - 10), [0] * MAX_BACKTRACKED)
-    checked_input({"days": fits}, UNIQUE | {"properties": {}}, is_linear=False)
-    checked_input({"days": wrong}, {"properties": {}})
+    validate_input({"days": fits}, UNIQUE | {"properties": {}}, is_linear=False)
+    validate_input({"days": wrong}, {"properties": {}})
     for value in (wrong, "x" * 64 * MAX_BACKTRACKED):
         with pytest.raises(UserRefused, match="more than 1,000 values") as refused:
-            checked_input({"days": value}, {"properties": {}}, is_linear=False)
+            validate_input({"days": value}, {"properties": {}}, is_linear=False)
         assert refused.value.code == "invalid_input"
 
 
 def test_no_pattern_is_left_to_a_validator_that_backtracks() -> None:
     """An input that matches may take as long as one that does not: what fails first is tried first."""
     schema = {"properties": {"days": {"pattern": "(a+)+b"}}}
-    checked_input({"days": "aacab"}, schema)
+    validate_input({"days": "aacab"}, schema)
     with pytest.raises(UserRefused, match="which Airflow would match by backtracking") as refused:
-        checked_input({"days": "aacab"}, schema, is_linear=False)
+        validate_input({"days": "aacab"}, schema, is_linear=False)
     assert refused.value.code == "bad_schema"
