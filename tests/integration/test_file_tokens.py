@@ -79,7 +79,7 @@ def test_a_url_can_be_used_for_a_while(serve: Serve, new_task: Callable[..., Run
     time.sleep(0.1)
     late = put_content(job, to_put, urls.sent)
     assert late.error == BAD
-    assert "too old" in late.fields["message"]
+    assert "expired" in late.fields["message"]
     assert content_request(job.client, "GET", to_get).error == BAD
 
 
