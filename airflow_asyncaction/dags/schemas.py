@@ -13,8 +13,8 @@ from airflow.sdk import Param
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
 from airflow_asyncaction.dags.form_fields import as_field
-from airflow_asyncaction.json_schema import BadSchema, compiled
-from airflow_asyncaction.json_schema.dialect import in_dialect
+from airflow_asyncaction.json_schema import BadSchema, compile_schema
+from airflow_asyncaction.json_schema.dialect import with_dialect
 from airflow_asyncaction.protocol.operations import Schema
 
 _DEFS = "$defs"
@@ -33,7 +33,7 @@ def checked(schema: Any, *, what: str) -> Schema:
         says where and why
     """
     try:
-        compiled(schema)
+        compile_schema(schema)
     except BadSchema as error:
         raise ValueError(f"{what} is no JSON Schema that can be used: {error}") from None
     if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
@@ -54,7 +54,7 @@ def params_of(schema: Schema) -> dict[str, Param]:
         for name, part in schema.get("properties", {}).items()
     }
     for param in params.values():
-        param.schema = in_dialect(param.schema)
+        param.schema = with_dialect(param.schema)
     return params
 
 
@@ -180,7 +180,7 @@ def _or_null(schema: Schema) -> Schema:
 
 def _takes_null(schema: Schema) -> bool:
     try:
-        return compiled(schema).is_valid(None)
+        return compile_schema(schema).is_valid(None)
     except BadSchema:
         return False
 
