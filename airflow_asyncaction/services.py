@@ -9,7 +9,7 @@ from airflow_asyncaction import settings as our_settings
 from airflow_asyncaction.airflow_internals.server import database as airflow_database
 from airflow_asyncaction.files.service import FileLimits, FileService
 from airflow_asyncaction.files.stores.configured import FileStores
-from airflow_asyncaction.files.tokens import own_tokens
+from airflow_asyncaction.files.tokens import create_tokens
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.completion import TaskCompleter
@@ -18,7 +18,7 @@ from airflow_asyncaction.store.database import Database
 
 @dataclass(frozen=True)
 class Services:
-    """The services that routes and commands call."""
+    """Services that routes and commands call."""
 
     settings: Settings
     database: Database
@@ -30,8 +30,8 @@ class Services:
 def open_services(settings: Settings | None = None) -> Services:
     """Return the services on Airflow's own database engine.
 
-    :param settings: the configured settings unless given
-    :raises TablesMissing: ``airflow db migrate`` was not run since this package was installed
+    :param settings: by default, the configured ones
+    :raises TablesMissing: ``airflow db migrate`` has not been run since this package was installed
     """
     settings = settings or our_settings.load()
     completer = TaskCompleter(resume_delay=our_settings.resume_delay())
@@ -45,5 +45,5 @@ def open_services(settings: Settings | None = None) -> Services:
     )
     stores = FileStores(settings.file_stores)
     limits = FileLimits(max_file_bytes=settings.max_file_bytes, max_files=settings.max_files)
-    files = FileService(actions, stores, own_tokens(settings.file_url_valid_for), limits)
+    files = FileService(actions, stores, create_tokens(settings.file_url_valid_for), limits)
     return Services(settings, database, actions, stores, files)

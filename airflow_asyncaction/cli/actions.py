@@ -7,24 +7,9 @@ import time
 from argparse import Namespace
 from datetime import UTC, datetime, timedelta
 
-from airflow_asyncaction.airflow_internals.server.commands import (
-    audited,
-    getuser,
-    suppress_logs_and_warning,
-)
-from airflow_asyncaction.cli.arguments import (
-    confirm,
-    exit_on_error,
-    parse_states,
-    parse_time,
-)
-from airflow_asyncaction.cli.output import (
-    Fields,
-    escape_controls,
-    print_action,
-    print_actions,
-    print_line,
-)
+from airflow_asyncaction.airflow_internals.server.commands import audited, getuser, suppress_logs_and_warning
+from airflow_asyncaction.cli.arguments import confirm, exit_on_error, parse_states, parse_time
+from airflow_asyncaction.cli.output import Fields, escape_controls, print_action, print_actions, print_line
 from airflow_asyncaction.cli.runs import METHOD, fail_run, fail_task
 from airflow_asyncaction.protocol.actions import iso_time
 from airflow_asyncaction.protocol.job_info import JobId

@@ -8,11 +8,7 @@ from argparse import Namespace
 from datetime import UTC, datetime
 from functools import partial
 
-from airflow_asyncaction.airflow_internals.server.commands import (
-    audited,
-    getuser,
-    suppress_logs_and_warning,
-)
+from airflow_asyncaction.airflow_internals.server.commands import audited, getuser, suppress_logs_and_warning
 from airflow_asyncaction.cli.arguments import (
     exit_on_error,
     parse_idempotency_key,

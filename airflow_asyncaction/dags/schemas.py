@@ -13,8 +13,8 @@ from airflow.sdk import Param
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
 from airflow_asyncaction.dags.form_fields import to_form_field
-from airflow_asyncaction.json_schema import BadSchema, compiled
-from airflow_asyncaction.json_schema.dialect import in_dialect
+from airflow_asyncaction.json_schema import BadSchema, compile_schema
+from airflow_asyncaction.json_schema.dialect import with_dialect
 from airflow_asyncaction.protocol.operations import Schema
 
 _DEFS = "$defs"
@@ -32,7 +32,7 @@ def check_input_schema(schema: Any, *, what: str) -> Schema:
     :raises ValueError: it is not a JSON Schema of an object, or cannot be validated in linear time
     """
     try:
-        compiled(schema)
+        compile_schema(schema)
     except BadSchema as error:
         raise ValueError(f"{what} is not a supported JSON Schema: {error}") from None
     if not isinstance(schema, Mapping) or schema.get("type", "object") != "object":
@@ -53,7 +53,7 @@ def build_params(schema: Schema) -> dict[str, Param]:
         for name, part in schema.get("properties", {}).items()
     }
     for param in params.values():
-        param.schema = in_dialect(param.schema)
+        param.schema = with_dialect(param.schema)
     return params
 
 
@@ -183,7 +183,7 @@ def _or_null(schema: Schema) -> Schema:
 
 def _accepts_null(schema: Schema) -> bool:
     try:
-        return compiled(schema).is_valid(None)
+        return compile_schema(schema).is_valid(None)
     except BadSchema:
         return False
 

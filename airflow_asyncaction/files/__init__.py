@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of actions: their records in ``store`` and their contents in ``files.stores``."""
+"""Files of actions: records are in the database (``store``), contents in file stores (``files.stores``)."""
 
 from __future__ import annotations

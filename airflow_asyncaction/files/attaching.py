@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one moment in which a file becomes visible: its content is in the store, and is what was announced."""
+"""Attaching: makes a file visible once its content is stored and matches its announcement."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from airflow_asyncaction.store.rows import ActionRow, Transaction
 
 @dataclass(frozen=True)
 class ReceivedContent:
-    """A received content that is not attached yet.
+    """Content that has arrived but is not attached yet.
 
-    :param announced_md5: md5 announced when the transfer began
-    :param seconds: duration of the transfer
+    :param announced_md5: announced MD5 when the upload started
+    :param seconds: duration of the upload
     """
 
     store: FileStore
@@ -37,7 +37,7 @@ class ReceivedContent:
 
 
 class Attaching:
-    """Attaches files to contents, and says so in the action's log."""
+    """Attaches contents to files, with a line in the action's log."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -45,12 +45,12 @@ class Attaching:
     def attach(
         self, action_id: JobId, file_id: str, received: ReceivedContent, *, may_have_ended: bool = False
     ) -> FileRecord:
-        """Attach a file to what has arrived, if it is what was announced; else keep neither.
+        """Attach content to its file. If it differs from the announcement, delete both.
 
-        The content may have been stored by somebody else in the meantime: then theirs is used.
+        If the same content has been stored in the meantime, that copy is used instead.
 
-        :param may_have_ended: whether the file is taken although its action has ended
-        :raises FileRefused: it is not, or the file cannot be attached any more
+        :param may_have_ended: whether to attach the file even if its action has ended
+        :raises FileRefused: the content differs, or the file can no longer be attached
         """
         used_id: str | None = None
 
@@ -67,25 +67,25 @@ class Attaching:
             file, content = outcome
             used_id = content.id
         except StoreUnavailable:
-            used_id = received.content_id  # it may have been written all the same: garbage collection knows
+            used_id = received.content_id  # it may be committed; if not, garbage collection deletes it
             raise
         finally:
             if used_id != received.content_id:
-                with suppress(OSError):  # what is left is found by garbage collection
+                with suppress(OSError):  # garbage collection deletes what is left
                     received.store.remove_content(received.content_id)
-        return record(file, content, received.store)
+        return to_record(file, content, received.store)
 
     def link(
         self, connection: Transaction, row: ActionRow, file: FileRow, content: ContentRow, now: datetime
     ) -> None:
-        """Attach a file to a content that is stored already."""
+        """Attach content that is already stored."""
         files.link(connection, file, content, now)
         said = f"{format_size(content.size_bytes)}, already stored"
         reports.add_line(connection, row, "file", _line(file, said), now)
 
 
-def record(file: FileRow, content: ContentRow, store: FileStore) -> FileRecord:
-    """Return an attached file as its task knows it."""
+def to_record(file: FileRow, content: ContentRow, store: FileStore) -> FileRecord:
+    """Return the record of an attached file, as tasks receive it."""
     return FileRecord(
         action=file.action_id,
         property=file.property,
@@ -101,8 +101,8 @@ def record(file: FileRow, content: ContentRow, store: FileStore) -> FileRecord:
     )
 
 
-def attached(connection: Transaction, file: FileRow) -> tuple[FileRow, ContentRow]:
-    """Return a file that is attached, as it is read in this transaction, with its content."""
+def read_attached(connection: Transaction, file: FileRow) -> tuple[FileRow, ContentRow]:
+    """Read an attached file and its content in this transaction."""
     found = files.attached(connection, file.action_id, file.property, file.file_index)
     if found is None:
         raise AssertionError("an attached file can be read in its own transaction")
@@ -112,15 +112,15 @@ def attached(connection: Transaction, file: FileRow) -> tuple[FileRow, ContentRo
 def _attach(
     connection: Transaction, row: ActionRow, file: FileRow, received: ReceivedContent
 ) -> tuple[FileRow, ContentRow] | str:
-    """Attach a file; or return how what was found differs from what was announced."""
+    """Attach a file, or return how the content differs from the announcement."""
     now = datetime.now(UTC)
     said = describe_difference(file, received.measured)
     if said is not None:
-        if file.attached_at is None and file.md5 == received.announced_md5:  # else it was announced anew
+        if file.attached_at is None and file.md5 == received.announced_md5:  # not announced again
             files.delete_file(connection, file)
         return said
-    if file.attached_at is not None:  # the same content was sent twice
-        return attached(connection, file)
+    if file.attached_at is not None:  # the same content was uploaded twice
+        return read_attached(connection, file)
     content = files.attach(connection, file, _content(file, received), now)
     said = format_transfer(received.measured.size_bytes, received.seconds)
     reports.add_line(connection, row, "file", _line(file, said), now)
@@ -128,7 +128,7 @@ def _attach(
 
 
 def _lock(connection: Transaction, action_id: JobId, file_id: str) -> tuple[ActionRow, FileRow]:
-    """Lock an action, and read a file of it as nobody can change it any more."""
+    """Lock an action, and read one of its files, which nobody can change now."""
     row = rows.lock(connection, action_id)
     file = files.by_id(connection, file_id)
     if row is None or file is None:

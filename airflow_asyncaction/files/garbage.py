@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Removes what no action has: contents without a file, files that never came, and remains of crashes."""
+"""Garbage collection: deletes unused contents, files that were never uploaded, and remains of crashes."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from airflow_asyncaction.exceptions import FileRefused
-from airflow_asyncaction.files.store_errors import store_errors
+from airflow_asyncaction.files.store_errors import convert_store_errors
 from airflow_asyncaction.files.stores.base import FileStore, Stored
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.store import files
 from airflow_asyncaction.store.database import Database
 
 OLDER_THAN = timedelta(days=1)
-"""What is younger may be on its way."""
+"""Default minimum age. Younger objects may belong to an upload in progress."""
 
 _BATCH = 500
 
 
 @dataclass
 class Collected:
-    """How much was removed, or would be.
+    """Number of deleted objects; with ``dry_run``, of those that would be deleted.
 
-    :param files: that were announced and did not come, or whose action is gone
-    :param contents: that no file refers to
-    :param remains: objects that belong to nothing
-    :param strangers: contents in file stores that are not configured: they are left where they are
+    :param files: files that were never uploaded or whose action was deleted
+    :param contents: contents that no file uses; ``size_bytes`` is their total size
+    :param remains: objects of unfinished uploads, and contents without a row
+    :param strangers: contents in file stores that are not configured. They are never deleted.
     """
 
     files: int = 0
@@ -45,12 +45,12 @@ def collect(
     now: datetime,
     dry_run: bool = False,
 ) -> Collected:
-    """Remove garbage that is older than this. It may run while files come and go, and more than once at once.
+    """Delete garbage of a minimum age. This is safe while files are uploaded, and may run concurrently.
 
-    A content's row goes before the content: whatever breaks off in between, no file is without its content.
+    The row of a content is deleted before the content. So no crash leaves a file without its content.
 
-    :param dry_run: only count; files that go first may leave more contents without any than are counted
-    :raises FileStoreUnavailable: a store does not answer as it should
+    :param dry_run: only count. The count of contents does not include those of the counted files.
+    :raises FileStoreUnavailable: a file store failed
     """
     before, collected = now - older_than, Collected()
     with database.transaction() as connection:
@@ -62,7 +62,7 @@ def collect(
         for key in _remains(database, store, before):
             collected.remains += 1
             if not dry_run:
-                with store_errors(store):
+                with convert_store_errors(store):
                     store.remove(key)
     return collected
 
@@ -79,7 +79,7 @@ def _collect_contents(
         last_id = unused[-1].id
         for content in unused:
             try:
-                store = stores.named(content.store)
+                store = stores.get(content.store)
             except FileRefused:
                 collected.strangers += 1
                 continue
@@ -92,15 +92,15 @@ def _delete(database: Database, store: FileStore, content_id: str) -> bool:
     with database.transaction() as connection:
         is_deleted = files.delete_unused(connection, content_id)
     if is_deleted:
-        with store_errors(store):
+        with convert_store_errors(store):
             store.remove_content(content_id)
     return is_deleted
 
 
 def _remains(database: Database, store: FileStore, before: datetime) -> Iterator[str]:
-    """Yield the keys of unfinished uploads, and of contents that no row knows."""
-    with store_errors(store):
-        old = [stored for stored in store.stored() if stored.modified_at < before]
+    """Yield the keys of unfinished uploads, and of contents without a row."""
+    with convert_store_errors(store):
+        old = [stored for stored in store.list_stored() if stored.modified_at < before]
     for start in range(0, len(old), _BATCH):
         batch = old[start : start + _BATCH]
         with database.transaction() as connection:

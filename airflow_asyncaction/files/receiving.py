@@ -8,7 +8,7 @@ import time
 from concurrent.futures import Executor
 
 from airflow_asyncaction.files.attaching import Attaching, ReceivedContent
-from airflow_asyncaction.files.store_errors import store_errors
+from airflow_asyncaction.files.store_errors import convert_store_errors
 from airflow_asyncaction.files.stores.base import FileStore, Incoming, Measured
 from airflow_asyncaction.files.tokens import UploadToken
 from airflow_asyncaction.protocol.digests import Digester
@@ -69,7 +69,7 @@ class Receiving:
         :raises FileRefused: the content differs from its announcement
         """
         with self._working:
-            with store_errors(self._store):
+            with convert_store_errors(self._store):
                 self._incoming.finish()
             found = self._digester.result()
             measured = Measured(found.md5, found.sha256, found.size_bytes, found.challenge)
@@ -89,7 +89,7 @@ class Receiving:
         self.check_size(self.size_bytes + len(chunk))
         first, second = self._digester.update_steps(chunk)
         elsewhere = self._hashers.submit(first) if len(chunk) > _WORTH_A_THREAD_BYTES else first()
-        with store_errors(self._store):
+        with convert_store_errors(self._store):
             self._incoming.write(chunk)
         second()
         if elsewhere is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of actions: announced, received, verified, attached, handed out."""
+"""File service: announces, receives, verifies, attaches and downloads the files of actions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import BinaryIO, Protocol, TypeVar
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import FileRefused, FileStoreUnavailable
-from airflow_asyncaction.files.attaching import Attaching, ReceivedContent, attached, record
+from airflow_asyncaction.files.attaching import Attaching, ReceivedContent, read_attached, to_record
 from airflow_asyncaction.files.receiving import Receiving
-from airflow_asyncaction.files.store_errors import store_errors
+from airflow_asyncaction.files.store_errors import convert_store_errors
 from airflow_asyncaction.files.stores.base import FileStore
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
@@ -44,26 +44,27 @@ T = TypeVar("T")
 
 
 class Signed(Protocol):
-    """A request about an action, signed by its job or its task."""
+    """Request about an action, signed by its job or its task."""
 
     @property
     def action_id(self) -> JobId:
-        """The action."""
+        """Id of the action."""
 
     @property
     def job_scheme(self) -> Scheme | None:
-        """How the job has signed it; ``None`` if its task has."""
+        """Signature scheme of the job; ``None`` if a task sent the request."""
 
     @property
     def now(self) -> datetime:
-        """The moment that the whole request is dated with."""
+        """Time of the request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileLimits:
-    """How much one action may leave.
+    """Limits of the files of one action.
 
-    :param max_files: inputs and outputs together
+    :param max_file_bytes: maximum size of a file
+    :param max_files: maximum number of files, inputs and outputs together
     """
 
     max_file_bytes: int
@@ -72,9 +73,9 @@ class FileLimits:
 
 @dataclass(frozen=True)
 class FileTarget:
-    """A property of an action in a file store, to which a file is sent or from which it is read.
+    """Store, property, role and action of a file.
 
-    :param action_id: uuid of the action; ``None`` for the action of the sender
+    :param action_id: the file's action; ``None`` for the action of the request
     """
 
     store: str
@@ -85,10 +86,10 @@ class FileTarget:
 
 @dataclass(frozen=True)
 class Upload:
-    """What to do to have a file attached.
+    """Response to an announcement.
 
-    :param url: where to PUT the content; ``None``: nothing, it is attached
-    :param is_direct: whether the content goes past this server, which must be told when it is there
+    :param url: where to PUT the content; ``None`` if the file is already attached
+    :param is_direct: whether the URL belongs to an object store, so that the client must complete the file
     """
 
     index: int
@@ -98,22 +99,22 @@ class Upload:
 
 @dataclass(frozen=True)
 class Location:
-    """Where a file's content can be had for a while."""
+    """A file, and a temporary URL of its content."""
 
     url: str
     file: FileRecord
 
 
 class FileService:
-    """Announces, receives, verifies, attaches and serves the files of actions.
+    """Files of all actions.
 
-    Purpose: nothing is attached to an action before its content is there and verified, and nobody has a file
-    that is not theirs.
+    Purpose: a file is only attached once its content is stored and verified, and is only accessible to its
+    action and the tasks downstream of it.
 
-    How it works: rows and contents are written one after the other, so that a crash between leaves at most a
-    content that no row knows, for ``garbage`` to find. No transaction is open while a content is moved.
+    How it works: the content is written before its row, so that a crash in between leaves at most a content
+    without a row, which garbage collection deletes. No transaction is open while content is transferred.
 
-    What it does not do: tell who asks. That is proven by the callables it is given, under the action's lock.
+    What it does not do: authenticate requests. The given callables do that, under the action's lock.
     """
 
     def __init__(self, actions: Actions, stores: FileStores, tokens: Tokens, limits: FileLimits) -> None:
@@ -127,15 +128,15 @@ class FileService:
     def announce(
         self, signed: Signed, target: FileTarget, unseal: Unseal[Announcement], content_url: str
     ) -> Upload:
-        """Take the announcement of a file; attach it if its content is stored already.
+        """Announce a file. If its content is already stored, attach it.
 
-        :param content_url: absolute, that a token is to be added to
-        :raises FileRefused: it may not be sent
+        :param content_url: absolute URL that a token is appended to
+        :raises FileRefused: the file may not be uploaded
         """
         with self._locked(signed, unseal) as (connection, row, announcement):
             _check_own(signed, target.action_id)
             check_not_ended(rows.to_action(row))
-            store = self._stores.named(target.store)
+            store = self._stores.get(target.store)
             file_rules.check_size(announcement.size_bytes, self._limits.max_file_bytes)
             file = self._announce(connection, signed, replace(target, store=store.name), announcement)
             if file.attached_at is not None:
@@ -147,26 +148,26 @@ class FileService:
         return self._upload(store, file, content_url, signed.now)
 
     def complete(self, signed: Signed, target: FileTarget, index: int, prove: Unseal[object]) -> FileRecord:
-        """Verify and attach what went to an object store directly.
+        """Verify and attach a file that was uploaded directly to an object store.
 
-        :raises FileRefused: it is not there, or not what was announced
+        :raises FileRefused: the content is missing, or differs from its announcement
         """
         with self._locked(signed, prove) as (connection, row, _):
             _check_own(signed, target.action_id)
             check_not_ended(rows.to_action(row))
-            self._stores.named(target.store)
-            key = checked_property(target.property), _checked_index(index)
+            self._stores.get(target.store)
+            key = checked_property(target.property), _check_index(index)
             file = files.by_index(connection, signed.action_id, *key)
             if file is None or file.role != target.role:
                 raise no_such_file()
             if file.attached_at is not None:
-                return self._record(*attached(connection, file))
+                return self._record(*read_attached(connection, file))
         return self._complete(file)
 
     def link(self, signed: Signed, property_: str, unseal: Unseal[FileReference]) -> FileRecord:
-        """Make a file of any action an input of this one, without a copy.
+        """Make a file of any action an input of this one, without copying its content.
 
-        :raises FileRefused: there is no such file
+        :raises FileRefused: the file does not exist
         """
         with self._locked(signed, unseal) as (connection, row, reference):
             check_not_ended(rows.to_action(row))
@@ -180,21 +181,21 @@ class FileService:
             file = self._announce(connection, signed, target, files.announcement_of(source_file, content))
             if file.attached_at is None:
                 self._attaching.link(connection, row, file, content, signed.now)
-            return self._record(*attached(connection, file))
+            return self._record(*read_attached(connection, file))
 
     def locate(
         self, signed: Signed, wanted: FileTarget, index: int, prove: Unseal[object], content_url: str
     ) -> Location:
-        """Return where to have a file of the action itself, or of one upstream.
+        """Return the location of a file of the action itself or of an upstream task.
 
-        :param content_url: absolute, that a token is to be added to
-        :raises FileRefused: there is none, or it is not theirs
+        :param content_url: absolute URL that a token is appended to
+        :raises FileRefused: the file does not exist, or the sender may not download it
         """
         with self._locked(signed, prove) as (connection, row, _):
             check_not_ended(rows.to_action(row))
-            self._stores.named(wanted.store)
-            owner = _readable(connection, signed, wanted)
-            key = owner, checked_property(wanted.property), _checked_index(index)
+            self._stores.get(wanted.store)
+            owner = _find_readable_owner(connection, signed, wanted)
+            key = owner, checked_property(wanted.property), _check_index(index)
             found = files.attached(connection, *key)
             late = files.by_index(connection, *key) if found is None else None
         if late is not None and late.store in self._stores.direct:
@@ -206,7 +207,7 @@ class FileService:
         return self._location(*found, content_url, signed.now)
 
     def outputs(self, signed: Signed, prove: Unseal[object]) -> list[FileRecord]:
-        """Return the files that a job has left, those included that nobody has told to be there."""
+        """Return the outputs of a job, including direct uploads that were not completed by the job."""
         with self._locked(signed, prove) as (connection, _, _):
             late = files.pending(connection, signed.action_id, stores=self._stores.direct)
         self._complete_all(late)
@@ -215,7 +216,7 @@ class FileService:
         return [self._record(*each) for each in found]
 
     def of_action(self, action_id: JobId) -> list[tuple[Role, FileRecord]]:
-        """Return an action's attached files: its inputs, then its outputs. For who may see the action."""
+        """Return an action's attached files, inputs first. The caller checks permissions."""
         with self._actions.database.transaction() as connection:
             found = [
                 (role, *each) for role in Role for each in files.attached_in(connection, action_id, role)
@@ -225,18 +226,18 @@ class FileService:
     def locate_for_user(
         self, action_id: JobId, property_: str, index: int, content_url: str, now: datetime
     ) -> Location:
-        """Return where to have a file of an action, for who may see the action.
+        """Return the location of a file of an action. The caller checks permissions.
 
-        :raises FileRefused: there is none
+        :raises FileRefused: the file does not exist
         """
         with self._actions.database.transaction() as connection:
-            found = files.attached(connection, action_id, checked_property(property_), _checked_index(index))
+            found = files.attached(connection, action_id, checked_property(property_), _check_index(index))
         if found is None:
             raise no_such_file()
         return self._location(*found, content_url, now)
 
     def attach_pending(self, action_id: JobId) -> None:
-        """Attach files that a job uploaded to object stores but did not complete. Refusals are logged."""
+        """Attach direct uploads that an action's job did not complete. Refused files are only logged."""
         if not self._stores.direct:
             return
         with self._actions.database.transaction() as connection:
@@ -244,29 +245,29 @@ class FileService:
         self._complete_all(late)
 
     def receive(self, token: str) -> Receiving:
-        """Begin to take the content that a token is for.
+        """Start to receive the content of the file in a token.
 
-        :raises FileRefused: the token does not say so
+        :raises FileRefused: the token is invalid or expired
         """
         upload = self._tokens.read_upload(token, datetime.now(UTC))
-        store = self._stores.named(upload.store)
-        with store_errors(store):
+        store = self._stores.get(upload.store)
+        with convert_store_errors(store):
             incoming = store.receive()
         return Receiving(upload, store, incoming, self._attaching, self._hashers)
 
     def open(self, token: str) -> tuple[DownloadToken, BinaryIO]:
-        """Open the content that a token is for.
+        """Open the content in a token.
 
-        :raises FileRefused: the token does not say so
+        :raises FileRefused: the token is invalid or expired, or the content is lost
         """
         download = self._tokens.read_download(token, datetime.now(UTC))
-        store = self._stores.named(download.store)
-        with store_errors(store):
+        store = self._stores.get(download.store)
+        with convert_store_errors(store):
             try:
                 return download, store.open(download.content_id)
             except FileNotFoundError:
-                log.error("Content %s is not in file store %s any more", download.content_id, store.name)
-                raise FileRefused("The content is lost", code="content_lost") from None
+                log.error("Content %s is missing in file store %s", download.content_id, store.name)
+                raise FileRefused("The file store has lost the content", code="content_lost") from None
 
     def _locked(
         self, signed: Signed, unseal: Unseal[T]
@@ -288,7 +289,7 @@ class FileService:
         )
 
     def _upload(self, store: FileStore, file: FileRow, content_url: str, now: datetime) -> Upload:
-        with store_errors(store):
+        with convert_store_errors(store):
             url = store.signed_put(file.id, self._tokens.valid_for)
         if url is not None:
             return Upload(file.file_index, url, is_direct=True)
@@ -297,24 +298,24 @@ class FileService:
         return Upload(file.file_index, content_url + self._tokens.upload(token, now))
 
     def _location(self, file: FileRow, content: ContentRow, content_url: str, now: datetime) -> Location:
-        store = self._stores.named(content.store)
-        with store_errors(store):
+        store = self._stores.get(content.store)
+        with convert_store_errors(store):
             url = store.signed_get(content.id, self._tokens.valid_for)
         if url is None:
             token = DownloadToken(
                 content.id, store.name, content.size_bytes, content.sha256, file.name, file.mimetype
             )
             url = content_url + self._tokens.download(token, now)
-        return Location(url, record(file, content, store))
+        return Location(url, to_record(file, content, store))
 
     def _complete(self, file: FileRow) -> FileRecord:
-        """Verify and attach what was put to a signed URL."""
-        store, content_id = self._stores.named(file.store), str(uuid7())
-        with store_errors(store):
+        """Verify and attach content that was uploaded to a signed URL."""
+        store, content_id = self._stores.get(file.store), str(uuid7())
+        with convert_store_errors(store):
             try:
                 measured = store.accept(file.id, content_id, md5=file.md5)
             except FileNotFoundError:
-                return self._completed_meanwhile(file)
+                return self._read_completed(file)
         seconds = (datetime.now(UTC) - file.announced_at).total_seconds()
         arrived = ReceivedContent(store, content_id, measured, file.md5, seconds)
         try:
@@ -325,10 +326,10 @@ class FileService:
         _withdraw(store, file)
         return found
 
-    def _completed_meanwhile(self, file: FileRow) -> FileRecord:
-        """Return a file that somebody else has completed in this moment.
+    def _read_completed(self, file: FileRow) -> FileRecord:
+        """Return a file that a concurrent request has completed.
 
-        :raises FileRefused: nobody has
+        :raises FileRefused: the content is missing
         """
         with self._actions.database.transaction() as connection:
             found = files.attached(connection, file.action_id, file.property, file.file_index)
@@ -337,20 +338,20 @@ class FileService:
         return self._record(*found)
 
     def _complete_all(self, late: list[FileRow]) -> None:
-        """Verify and attach what may have been put to signed URLs; a store that is away is asked once."""
-        away: set[str] = set()
+        """Verify and attach possible direct uploads. A store that is unavailable is only tried once."""
+        unavailable: set[str] = set()
         for file in late:
-            if file.store in away:
+            if file.store in unavailable:
                 continue
             try:
                 self._complete(file)
             except (FileRefused, FileStoreUnavailable) as error:
                 log.info("%s[%d] of %s: %s", file.property, file.file_index, file.action_id, error)
                 if isinstance(error, FileStoreUnavailable):
-                    away.add(file.store)
+                    unavailable.add(file.store)
 
     def _record(self, file: FileRow, content: ContentRow) -> FileRecord:
-        return record(file, content, self._stores.named(content.store))
+        return to_record(file, content, self._stores.get(content.store))
 
 
 def _check_own(signed: Signed, action_id: str | None) -> None:
@@ -358,10 +359,10 @@ def _check_own(signed: Signed, action_id: str | None) -> None:
         raise file_rules.not_own()
 
 
-def _readable(connection: Transaction, signed: Signed, wanted: FileTarget) -> JobId:
-    """Return whose files are wanted.
+def _find_readable_owner(connection: Transaction, signed: Signed, wanted: FileTarget) -> JobId:
+    """Return the id of the action whose file is requested.
 
-    :raises FileRefused: who asks may not read them
+    :raises FileRefused: the sender may not download its files
     """
     owner = JobId((wanted.action_id or signed.action_id).lower())
     if not is_job_id(owner) or (
@@ -371,12 +372,12 @@ def _readable(connection: Transaction, signed: Signed, wanted: FileTarget) -> Jo
     return owner
 
 
-def _checked_index(index: int) -> int:
+def _check_index(index: int) -> int:
     if not 0 <= index <= MAX_INDEX:
         raise no_such_file()
     return index
 
 
 def _withdraw(store: FileStore, file: FileRow) -> None:
-    with suppress(OSError):  # what is left is found by garbage collection
+    with suppress(OSError):  # garbage collection deletes what is left
         store.withdraw(file.id)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong in a file store, as it is told to who asked: where and how, but not more."""
+"""Errors of file stores: logged in full, and reported to clients without details."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def store_errors(store: FileStore) -> Iterator[None]:
-    """Let an ``OSError`` of a store be the service's own.
+def convert_store_errors(store: FileStore) -> Iterator[None]:
+    """Convert an ``OSError`` of a file store.
 
-    :raises FileStoreUnavailable: in its place
+    :raises FileStoreUnavailable: instead of the ``OSError``
     """
     try:
         yield
@@ -28,5 +28,5 @@ def store_errors(store: FileStore) -> Iterator[None]:
         if error.errno in _FULL:
             log.error("File store %s is full", store.name)
             raise FileStoreUnavailable(f"File store {store.name} is full", is_full=True) from None
-        log.exception("File store %s does not answer as it should", store.name)
-        raise FileStoreUnavailable(f"File store {store.name} does not answer as it should") from None
+        log.exception("File store %s failed", store.name)
+        raise FileStoreUnavailable(f"File store {store.name} failed. Retry later") from None

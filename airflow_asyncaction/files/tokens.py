@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens in ``/content`` URLs: signed by this deployment, for one content, one method and a limited time."""
+"""Tokens in ``/content`` URLs: signed by this deployment for one content, one method and a limited time."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SALT = "airflow_asyncaction.content"
 
 @dataclass(frozen=True)
 class UploadToken:
-    """Lets its holder send the content of one file that was announced.
+    """Allows uploading the content of one announced file.
 
-    :param md5: of what was announced: it may be announced anew, as something else
-    :param max_bytes: of at most this size
+    :param md5: announced MD5. The file may be announced again with different content.
+    :param max_bytes: maximum size of the content
     """
 
     action_id: JobId
@@ -35,7 +35,7 @@ class UploadToken:
 
 @dataclass(frozen=True)
 class DownloadToken:
-    """Lets its holder have one content."""
+    """Allows downloading one content."""
 
     content_id: str
     store: str
@@ -46,9 +46,9 @@ class DownloadToken:
 
 
 class Tokens:
-    """Makes and reads tokens.
+    """Creates and verifies tokens.
 
-    :param key: that all API servers share: ``[api] secret_key``
+    :param key: secret that all API servers share (``[api] secret_key``)
     """
 
     def __init__(self, key: str, *, valid_for: timedelta) -> None:
@@ -58,22 +58,22 @@ class Tokens:
         )
 
     def upload(self, token: UploadToken, now: datetime) -> str:
-        """Return the token for ``PUT``."""
+        """Create a token for ``PUT``."""
         return self._dump("PUT", vars(token), now)
 
     def download(self, token: DownloadToken, now: datetime) -> str:
-        """Return the token for ``GET``."""
+        """Create a token for ``GET``."""
         return self._dump("GET", vars(token), now)
 
     def read_upload(self, text: str, now: datetime) -> UploadToken:
-        """Read a token for ``PUT``.
+        """Verify a token for ``PUT``.
 
-        :raises FileRefused: it is none of ours, not for PUT, or too old
+        :raises FileRefused: the token is invalid, expired, or for another method
         """
         return UploadToken(**self._load("PUT", text, now))
 
     def read_download(self, text: str, now: datetime) -> DownloadToken:
-        """Read a token for ``GET``, likewise."""
+        """Verify a token for ``GET``, like :meth:`read_upload`."""
         return DownloadToken(**self._load("GET", text, now))
 
     def _dump(self, method: str, fields: dict[str, Any], now: datetime) -> str:
@@ -83,14 +83,14 @@ class Tokens:
         try:
             for_method, valid_until_ms, fields = self._serializer.loads(text)
         except BadData:
-            raise FileRefused("The URL was not made by this server", code="bad_token") from None
+            raise FileRefused("The URL is invalid: this server did not sign it", code="bad_token") from None
         if for_method != method:
-            raise FileRefused(f"The URL is for {for_method} alone", code="bad_token")
+            raise FileRefused(f"The URL is only valid for {for_method}", code="bad_token")
         if unix_ms(now) > valid_until_ms:
-            raise FileRefused("The URL is too old: ask for a new one", code="bad_token")
+            raise FileRefused("The URL has expired. Request a new one", code="bad_token")
         return fields  # type: ignore[no-any-return]
 
 
-def own_tokens(valid_for: timedelta) -> Tokens:
-    """Return tokens signed with Airflow's own secret key."""
+def create_tokens(valid_for: timedelta) -> Tokens:
+    """Return tokens that are signed with Airflow's secret key."""
     return Tokens(conf.get("api", "secret_key"), valid_for=valid_for)

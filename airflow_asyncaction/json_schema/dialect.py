@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes Airflow validate the Params of operations by this validator, wherever it does so.
+"""Dialect: makes Airflow validate the Params of operations with this validator.
 
-Airflow validates a run's conf with ``jsonschema.validate``: in the API server, whatever route starts the run,
-and in the worker before each task. That function looks up the validator class by the schema's ``$schema``.
-Params of operations have :data:`DIALECT` there, and ``jsonschema.validators.validates`` registers the class
-for it. A process that has not imported this module uses jsonschema's own.
+Airflow validates a run's conf with ``jsonschema.validate``: in the API server, for each route that starts a
+run, and in the worker before each task. That function chooses the validator class by ``$schema``. In Params
+of operations that is :data:`DIALECT`, and ``jsonschema.validators.validates`` registers the class for
+it. A process that has not imported this module uses jsonschema's own validator.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import Any
 from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import validates
 
-from airflow_asyncaction.json_schema.engine import compiled
+from airflow_asyncaction.json_schema.engine import compile_schema
 from airflow_asyncaction.json_schema.mistakes import find_mistake
 from airflow_asyncaction.json_schema.weight import BadSchema
 
 DIALECT = "urn:airflow-asyncaction:json-schema"
-"""``$schema`` of Params that are validated in linear time: draft 2020-12 in all else."""
+"""``$schema`` of Params that are validated in linear time. Otherwise equal to draft 2020-12."""
 
 
-def in_dialect(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a Param's schema so that Airflow validates it in linear time."""
+def with_dialect(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a Param's schema with the dialect that Airflow validates in linear time."""
     return {**schema, "$schema": DIALECT}
 
 
 class LinearValidator:
-    """A validator as jsonschema calls them. It reports the first mistake only.
+    """Validator with the interface of jsonschema's classes. It only reports the first mistake.
 
-    :param schema: of one Param
-    :param format_checker: is ignored: formats are checked by the engine
+    :param schema: schema of one Param
+    :param format_checker: ignored, since the engine checks formats
     """
 
     META_SCHEMA: Mapping[str, Any] = {"$id": DIALECT}
@@ -42,26 +42,26 @@ class LinearValidator:
 
     @staticmethod
     def ID_OF(schema: Mapping[str, Any]) -> str:  # noqa: N802 - jsonschema's name
-        """Return what a meta schema is registered by."""
+        """Return the id of a schema."""
         return str(schema.get("$id", ""))
 
     @classmethod
     def check_schema(cls, schema: Mapping[str, Any], *_: Any, **__: Any) -> None:
-        """Make sure that a schema can be used.
+        """Check that a schema is supported.
 
-        :raises SchemaError: it cannot; says where and why
+        :raises SchemaError: it is not; the message says where and why
         """
         try:
-            compiled(schema)
+            compile_schema(schema)
         except BadSchema as error:
             raise SchemaError(str(error)) from None
 
     def iter_errors(self, instance: Any) -> Iterator[ValidationError]:
-        """Return the first mistake, if there is one."""
-        mistake = find_mistake(instance, compiled(self.schema))
+        """Yield the first mistake, if any."""
+        mistake = find_mistake(instance, compile_schema(self.schema))
         if mistake is not None:
             where = "" if mistake.path == "$" else f"{mistake.path}: "
             yield ValidationError(where + mistake.message)
 
 
-validates("airflow-asyncaction")(LinearValidator)  # type: ignore[arg-type]  # all that jsonschema.validate calls
+validates("airflow-asyncaction")(LinearValidator)  # type: ignore[arg-type]  # has all that jsonschema.validate calls

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles a schema once it has been weighed: by references a small one may stand for a very large one."""
+"""Engine: compiles schemas after weighing them, since references can make a small schema very large."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from typing import Any
 from jsonschema_rs import Draft202012Validator, RegexOptions, Registry, ValidationError
 
 from airflow_asyncaction.json_schema.limits import Size, json_path
-from airflow_asyncaction.json_schema.weight import BadSchema, Weight, quoted, weigh
+from airflow_asyncaction.json_schema.weight import BadSchema, Weight, quote_value, weigh
 
 MAX_WORK = 20_000_000
-"""Weight of a schema times units of an input: about a second at worst."""
+"""Maximum product of a schema's weight and an input's units. It takes one second at worst."""
 MAX_MATCHED_CHARS = 256 * 1024
-"""Characters in an input whose schema has a pattern: a match takes up to input times pattern."""
+"""Maximum number of characters in an input whose schema has a pattern. A match takes input times pattern."""
 _MAX_SCHEMA_BYTES = 256 * 1024
 _COMPILED = 64
 
 PATTERNS = RegexOptions(size_limit=128 * 1024, dfa_size_limit=1024 * 1024)
-"""The engine without backtracking, and how large one compiled pattern may be, in bytes."""
+"""Regular expressions without backtracking, with the maximum size of a compiled pattern in bytes."""
 
 
 _DURATION = re.compile(
@@ -43,14 +43,14 @@ _FORMATS: dict[str, Callable[[str], bool]] = {
     "duration": lambda text: _DURATION.fullmatch(text.removeprefix("-")) is not None,
     "time": _is_time,
 }
-"""Formats that the engine is stricter about: Airflow's form and Python write times without an offset."""
+"""Formats for which the engine is too strict: Airflow's form and Python write times without UTC offset."""
 
 
 class CompiledSchema:
-    """A schema that inputs are validated against, as draft 2020-12.
+    """Compiled JSON Schema, draft 2020-12.
 
-    :param schema: as it is given; ``$schema`` is not looked at
-    :raises BadSchema: it cannot be used; says where and why
+    :param schema: schema as declared; ``$schema`` is ignored
+    :raises BadSchema: it is not supported; the message says where and why
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
@@ -61,11 +61,11 @@ class CompiledSchema:
         self._validator = new_validator(self.schema)
 
     def is_valid(self, value: Any) -> bool:
-        """Tell whether a value is valid: one that has been measured and found affordable."""
+        """Return whether a value is valid. Check its size with :meth:`explain_excess` first."""
         return self._validator.is_valid(value)
 
-    def excess(self, size: Size) -> str | None:
-        """Return why validating an input of this size costs too much; ``None`` if it does not."""
+    def explain_excess(self, size: Size) -> str | None:
+        """Return why an input of this size is too expensive to validate; ``None`` if it is not."""
         if self.weight.units * size.units > MAX_WORK:
             most = MAX_WORK // self.weight.units
             return f"The input is too large for the operation's schema, which can validate {most:,} values"
@@ -77,10 +77,10 @@ class CompiledSchema:
         return None
 
 
-def compiled(schema: Mapping[str, Any]) -> CompiledSchema:
-    """Return a schema compiled; the latest ones are kept.
+def compile_schema(schema: Mapping[str, Any]) -> CompiledSchema:
+    """Compile a schema. The most recent ones are cached.
 
-    :raises BadSchema: it cannot be used; says where and why
+    :raises BadSchema: it is not supported; the message says where and why
     """
     try:
         text = json.dumps(schema)
@@ -102,11 +102,11 @@ def _compiled(text: str) -> CompiledSchema:
 def new_validator(
     schema: Mapping[str, Any], *, registry: Registry | None = None, mask: str | None = None
 ) -> Draft202012Validator:
-    """Return the engine's validator.
+    """Return the engine's validator for a schema.
 
-    :param registry: where references beyond the schema lead; nothing is ever fetched
-    :param mask: stands for the value in error messages
-    :raises BadSchema: it cannot be used; says where and why
+    :param registry: targets of references to other schemas; nothing is ever fetched
+    :param mask: replaces the value in error messages
+    :raises BadSchema: the schema is not supported; the message says where and why
     """
     try:
         return Draft202012Validator(
@@ -120,7 +120,7 @@ def new_validator(
         )
     except ValidationError as error:
         raise BadSchema(f"{json_path(error.instance_path)}: {error.message[:200]}") from None
-    except (ValueError, OverflowError) as error:  # numbers or nesting that the engine does not take
+    except (ValueError, OverflowError) as error:  # numbers or nesting that the engine does not support
         raise BadSchema(str(error)[:200]) from None
 
 
@@ -129,6 +129,6 @@ def _check_pattern(path: str, pattern: str) -> None:
         new_validator({"pattern": pattern})
     except BadSchema:
         raise BadSchema(
-            f"{path}: the pattern {quoted(pattern)} cannot be used. It must be a regular expression without"
-            " lookaround, back-references and \\Z; for long repetitions use maxLength"
+            f"{path}: the pattern {quote_value(pattern)} cannot be used. It must be a regular expression"
+            " without lookaround, back-references and \\Z. Use maxLength for long repetitions"
         ) from None

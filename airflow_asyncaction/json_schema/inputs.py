@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.json_schema.dialect import DIALECT
-from airflow_asyncaction.json_schema.engine import CompiledSchema, compiled
+from airflow_asyncaction.json_schema.engine import CompiledSchema, compile_schema
 from airflow_asyncaction.json_schema.limits import MAX_VALUES, TooLarge, measure
 from airflow_asyncaction.json_schema.mistakes import find_mistake
 from airflow_asyncaction.json_schema.weight import BadSchema
@@ -59,7 +59,7 @@ def validate_input(fields: Mapping[str, Any], schema: Schema | None, *, is_linea
 
 def _compile(schema: Schema) -> CompiledSchema:
     try:
-        return compiled(schema)
+        return compile_schema(schema)
     except BadSchema as error:
         raise _bad_schema(str(error)[:300]) from error
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of an input: checked in one pass, before anything that costs more."""
+"""Limits of inputs: checked in a single pass, before more expensive validation."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 
 MAX_DEPTH = 64
 MAX_VALUES = 10_000
-"""Objects, lists, and all that they hold, together. Airflow takes 100 ms to create a run with so many."""
+"""Maximum number of values, nested ones included. Airflow takes 100 ms to create a run with so many."""
 INTEGERS = range(-(2**63), 2**64)
-"""What Airflow can hand to a task: it encodes a run's conf with msgpack."""
+"""Integers that Airflow can pass to a task: it encodes a run's conf with msgpack."""
 _CHARS_PER_VALUE = 64
 _MAX_PATH_CHARS = 500
 _MAX_NAME_CHARS = 100
 
-_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # databases take neither NUL nor lone surrogates
+_INVALID_TEXT = re.compile(r"[\0\ud800-\udfff]")  # databases reject NUL and lone surrogates
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 Path = tuple[Any, ...]
-"""Where a value is: names and indexes from the top."""
+"""Path to a value: names and indexes from the root."""
 
 
 class TooLarge(ValueError):
-    """An input has more than is validated, or a value that Airflow cannot store; says what and how much.
+    """An input exceeds a limit, or has a value that Airflow cannot store.
 
-    :param path: where, as ``$.days[0]``
+    :param path: JSON path such as ``$.days[0]``
     """
 
     def __init__(self, path: str, message: str) -> None:
@@ -38,10 +38,10 @@ class TooLarge(ValueError):
 
 @dataclass(frozen=True)
 class Size:
-    """How large an input is.
+    """Size of an input.
 
-    :param values: objects, lists, and all that they hold
-    :param chars: in all of its names and strings
+    :param values: number of values, nested ones included
+    :param chars: number of characters in all names and strings
     """
 
     values: int
@@ -49,22 +49,22 @@ class Size:
 
     @property
     def units(self) -> int:
-        """Number of values that cost as much to validate: long strings cost more."""
+        """Validation cost in values. Long strings count more than once."""
         return self.values + self.chars // _CHARS_PER_VALUE
 
 
 def json_path(path: Iterable[Any]) -> str:
-    """Return a path as JSONPath, up to a limit."""
-    return ("$" + "".join(map(_step, path)))[:_MAX_PATH_CHARS]
+    """Format a path as JSONPath, truncated to 500 characters."""
+    return ("$" + "".join(map(_format_step, path)))[:_MAX_PATH_CHARS]
 
 
 def measure(value: Any) -> Size:
-    """Return how large an input is.
+    """Measure the size of an input.
 
-    :raises TooLarge: it exceeds a limit, or a value in it cannot be stored
+    :raises TooLarge: it exceeds a limit, or Airflow cannot store one of its values
     """
-    values, chars = 1, _chars(value, _TOP)
-    waiting = [(_TOP, value)] if isinstance(value, _CONTAINERS) else []
+    values, chars = 1, _count_chars(value, _ROOT)
+    waiting = [(_ROOT, value)] if isinstance(value, _CONTAINERS) else []
     while waiting:
         link, container = waiting.pop()
         if link.depth >= MAX_DEPTH:
@@ -76,16 +76,16 @@ def measure(value: Any) -> Size:
             if isinstance(child, _CONTAINERS):
                 waiting.append((_Link(link, key), child))
             elif isinstance(child, str):
-                chars += _chars(child, link, key)
+                chars += _count_chars(child, link, key)
             else:
                 _check_number(child, link, key)
             if isinstance(key, str):
-                chars += _chars(key, link)
+                chars += _count_chars(key, link)
     return Size(values, chars)
 
 
 class _Link:
-    """A path as a chain, so that walking costs the same at any depth."""
+    """Path as a linked list, so that a step costs the same at any depth."""
 
     __slots__ = ("depth", "key", "parent")
 
@@ -95,7 +95,7 @@ class _Link:
         self.depth: int = 0 if parent is None else parent.depth + 1
 
     def path(self, *key: Any) -> str:
-        """Return the path, and of what is there a part."""
+        """Return the JSON path, with further keys appended."""
         keys, link = [*key], self
         while link.parent is not None:
             keys.append(link.key)
@@ -103,16 +103,16 @@ class _Link:
         return json_path(reversed(keys))
 
 
-_TOP = _Link(None, None)
+_ROOT = _Link(None, None)
 _CONTAINERS = (dict, list, tuple)
 
 
-def _chars(value: Any, link: _Link, *key: Any) -> int:
+def _count_chars(value: Any, link: _Link, *key: Any) -> int:
     if not isinstance(value, str):
         return 0
-    if _NO_TEXT.search(value):
-        said = "A string has the character NUL or a lone surrogate, which databases reject"
-        raise TooLarge(link.path(*key), said)
+    if _INVALID_TEXT.search(value):
+        message = "A string has the character NUL or a lone surrogate, which databases reject"
+        raise TooLarge(link.path(*key), message)
     return len(value)
 
 
@@ -123,7 +123,7 @@ def _check_number(value: Any, link: _Link, key: Any) -> None:
         raise TooLarge(link.path(key), f"{value} is not JSON")
 
 
-def _step(key: Any) -> str:
+def _format_step(key: Any) -> str:
     if isinstance(key, int):
         return f"[{key}]"
     if _NAME.fullmatch(key):

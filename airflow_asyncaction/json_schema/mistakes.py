@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the first mistake in an invalid input: where it is and what the schema expects there.
+"""Mistakes: finds the first mistake in an invalid input, and what the schema expects there.
 
-It goes down from the top, at each schema to one part that the value is not valid under. That takes as many
-verdicts as there are parts and values on the way.
+The search descends from the root, at each schema to the first subschema that rejects its value. It validates
+once per subschema and value on its way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_MESSAGE_CHARS = 500
 _MAX_QUOTED_CHARS = 40
 _MAX_STEPS = 300
 _MAX_COMPILED = 200_000
-"""Keywords that are compiled to find one mistake: about half a second at worst."""
+"""Maximum number of keywords compiled to find a mistake. It takes half a second at worst."""
 _CHARS_PER_KEYWORD = 16
 _INPUT = "urn:input"
 
@@ -37,7 +37,7 @@ _ASSERTIONS = frozenset(
         *("required", "minProperties", "maxProperties", "dependentRequired"),
     }
 )
-"""Keywords without schemas in them."""
+"""Keywords without subschemas."""
 _BRANCHES = ("anyOf", "oneOf")
 _WITHOUT_DETAIL = (
     *_BRANCHES,
@@ -47,10 +47,10 @@ _WITHOUT_DETAIL = (
 
 @dataclass(frozen=True)
 class Mistake:
-    """A mistake in an input.
+    """Mistake in an input.
 
-    :param path: where, as ``$.days[0]``
-    :param message: what is expected; quotes short values only, and none whose name says that it is a secret
+    :param path: JSON path such as ``$.days[0]``
+    :param message: what the schema expects. It only quotes short values, and no values named like secrets.
     """
 
     path: str
@@ -60,7 +60,7 @@ class Mistake:
 def find_mistake(value: Any, schema: CompiledSchema | None) -> Mistake | None:
     """Return the first mistake in an input; ``None`` if it is valid.
 
-    :param schema: ``None``: the input only has to be one that can be stored
+    :param schema: ``None`` to check the limits only
     """
     try:
         size = measure(value)
@@ -68,19 +68,19 @@ def find_mistake(value: Any, schema: CompiledSchema | None) -> Mistake | None:
         return Mistake(error.path, str(error))
     if schema is None:
         return None
-    excess = schema.excess(size)
+    excess = schema.explain_excess(size)
     if excess is not None:
         return Mistake("$", excess)
     if schema.is_valid(value):
         return None
-    return _Search(schema).mistake(value)
+    return _Search(schema).find(value)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A value, and a schema that it is to be valid under.
+    """Value, and the subschema that it is validated against.
 
-    :param pointer: to the schema, a URI fragment
+    :param pointer: pointer to the subschema, a URI fragment
     """
 
     pointer: str
@@ -88,8 +88,8 @@ class _Place:
     value: Any
     path: Path
 
-    def part(self, *names: str | int, value: Any = None, at: Path | None = None) -> _Place:
-        """Return a part of the schema; for the same value unless another path is given."""
+    def descend(self, *names: str | int, value: Any = None, at: Path | None = None) -> _Place:
+        """Return a subschema, with a nested value if a path is given."""
         schema, pointer = self.schema, self.pointer
         for name in names:
             schema = schema[name]
@@ -106,20 +106,22 @@ class _Search:
         self._may_compile = _MAX_COMPILED
         self._validators: dict[str, Draft202012Validator] = {}
 
-    def mistake(self, value: Any) -> Mistake:
+    def find(self, value: Any) -> Mistake:
         place = _Place("#", self._root, value, ())
         try:
             for _ in range(_MAX_STEPS):
-                said = self._said(place)
-                if said is not None:
-                    return _mistake(place, said)
-                next_ = next((each for each in self._parts(place) if not self._is_valid(each)), None)
+                message = self._check_keywords(place)
+                if message is not None:
+                    return _mistake(place, message)
+                next_ = next(
+                    (each for each in self._list_subschemas(place) if not self._is_valid(each)), None
+                )
                 if next_ is None:
                     break
                 place = next_
         except (ValueError, LookupError, TypeError, AttributeError):
-            pass  # a part that can only be understood within the whole: the verdict on the whole stands
-        return _mistake(place, self._undetailed(place))
+            pass  # this subschema only works in its context: report the mistake here
+        return _mistake(place, self._describe_generally(place))
 
     @cached_property
     def _registry(self) -> Registry:
@@ -127,13 +129,13 @@ class _Search:
 
     def _is_valid(self, place: _Place) -> bool:
         if isinstance(place.schema, Mapping) and place.schema.keys() == {"$ref"}:
-            place = self._referred(place)
+            place = self._resolve(place)
         return self._validator({"$ref": f"{_INPUT}{place.pointer}"}, place.schema).is_valid(place.value)
 
     def _validator(self, schema: Mapping[str, Any], refers_to: Any = None) -> Draft202012Validator:
-        """Return a validator, compiled once.
+        """Compile a validator, or return it from the cache.
 
-        :raises LookupError: too much has been compiled
+        :raises LookupError: the limit of compiled keywords is reached
         """
         text = json.dumps(schema)
         if text not in self._validators:
@@ -146,9 +148,9 @@ class _Search:
             self._validators[text] = new_validator(schema, registry=self._registry)
         return self._validators[text]
 
-    def _said(self, place: _Place) -> str | None:
-        """Return what the schema's own keywords say about a value; ``None`` if they take it."""
-        schema, mask = place.schema, _shown(place.value, place.path)
+    def _check_keywords(self, place: _Place) -> str | None:
+        """Validate a value with the keywords that have no subschemas. Return the error message, if any."""
+        schema, mask = place.schema, _name_value(place.value, place.path)
         if schema is False:
             return f"{mask} is not allowed"
         if not isinstance(schema, Mapping):
@@ -164,46 +166,46 @@ class _Search:
             return error.message
         return None
 
-    def _parts(self, place: _Place) -> Iterator[_Place]:
-        """Return what a value is to be valid under, as far as it can be looked at by itself."""
+    def _list_subschemas(self, place: _Place) -> Iterator[_Place]:
+        """Yield the subschemas that a value must match, as far as they can be checked separately."""
         schema, value = place.schema, place.value
         if not isinstance(schema, Mapping):
             return
         if "$ref" in schema:
-            yield self._referred(place)
+            yield self._resolve(place)
         if isinstance(value, dict):
-            yield from self._of_object(place)
+            yield from self._list_object_subschemas(place)
         if isinstance(value, (list, tuple)):
-            yield from _of_list(place)
+            yield from _list_item_subschemas(place)
         for index in range(len(schema.get("allOf", ()))):
-            yield place.part("allOf", index)
+            yield place.descend("allOf", index)
         if "if" in schema:
-            branch = "then" if self._is_valid(place.part("if")) else "else"
+            branch = "then" if self._is_valid(place.descend("if")) else "else"
             if branch in schema:
-                yield place.part(branch)
+                yield place.descend(branch)
         for keyword in _BRANCHES:
             yield from self._only_branch(place, keyword)
 
-    def _of_object(self, place: _Place) -> Iterator[_Place]:
+    def _list_object_subschemas(self, place: _Place) -> Iterator[_Place]:
         schema, others = place.schema, dict(place.value)
         for name in schema.get("properties", {}):
             if name in place.value:
-                yield place.part("properties", name, value=others.pop(name), at=(name,))
+                yield place.descend("properties", name, value=others.pop(name), at=(name,))
         for pattern in schema.get("patternProperties", {}):
             matcher = self._validator({"pattern": pattern})
             for name in filter(matcher.is_valid, place.value):
                 others.pop(name, None)
-                yield place.part("patternProperties", pattern, value=place.value[name], at=(name,))
+                yield place.descend("patternProperties", pattern, value=place.value[name], at=(name,))
         if isinstance(schema.get("additionalProperties"), Mapping):
             for name, value in others.items():
-                yield place.part("additionalProperties", value=value, at=(name,))
+                yield place.descend("additionalProperties", value=value, at=(name,))
         for name in schema.get("dependentSchemas", {}):
             if name in place.value:
-                yield place.part("dependentSchemas", name)
+                yield place.descend("dependentSchemas", name)
 
     def _only_branch(self, place: _Place, keyword: str) -> Iterator[_Place]:
-        """Return the branch that is meant, if only one of them is for values of this type."""
-        parts = [place.part(keyword, index) for index in range(len(place.schema.get(keyword, ())))]
+        """Yield the intended branch, if only one branch accepts values of this type."""
+        parts = [place.descend(keyword, index) for index in range(len(place.schema.get(keyword, ())))]
         if any(map(self._is_valid, parts)):
             return
         meant = [part for part in parts if self._is_for_type(part)]
@@ -217,13 +219,13 @@ class _Search:
             if "type" in place.schema or "$ref" not in place.schema:
                 own = {key: place.schema[key] for key in ("type", "const") if key in place.schema}
                 return self._validator(own).is_valid(place.value)
-            place = self._referred(place)
+            place = self._resolve(place)
         return False
 
-    def _referred(self, place: _Place) -> _Place:
-        """Return what a schema refers to within the whole.
+    def _resolve(self, place: _Place) -> _Place:
+        """Resolve the ``$ref`` of a schema.
 
-        :raises LookupError: it refers otherwise
+        :raises LookupError: it is not a JSON pointer within the schema
         """
         reference = place.schema["$ref"]
         if reference != "#" and not reference.startswith("#/"):
@@ -234,30 +236,30 @@ class _Search:
             found = found[int(name) if isinstance(found, list) else name]
         return _Place(reference, found, place.value, place.path)
 
-    def _undetailed(self, place: _Place) -> str:
-        """Return what is said where no part of the schema says more."""
+    def _describe_generally(self, place: _Place) -> str:
+        """Return the message for a mistake without details."""
         schema = place.schema if isinstance(place.schema, Mapping) else {}
         keywords = ", ".join(keyword for keyword in _WITHOUT_DETAIL if keyword in schema)
-        said = f"{_shown(place.value, place.path)} is not valid under the schema"
-        return f"{said}: see its {keywords}" if keywords else said
+        message = f"{_name_value(place.value, place.path)} is not valid under the schema"
+        return f"{message}: see its {keywords}" if keywords else message
 
 
-def _of_list(place: _Place) -> Iterator[_Place]:
+def _list_item_subschemas(place: _Place) -> Iterator[_Place]:
     schema, value = place.schema, place.value
     before = len(schema.get("prefixItems", ()))
     for index, item in enumerate(value[:before]):
-        yield place.part("prefixItems", index, value=item, at=(index,))
+        yield place.descend("prefixItems", index, value=item, at=(index,))
     if "items" in schema:
         for index in range(before, len(value)):
-            yield place.part("items", value=value[index], at=(index,))
+            yield place.descend("items", value=value[index], at=(index,))
 
 
 def _mistake(place: _Place, message: str) -> Mistake:
     return Mistake(json_path(place.path), message[:_MAX_MESSAGE_CHARS])
 
 
-def _shown(value: Any, path: Path) -> str:
-    """Return a value as an error message names it."""
+def _name_value(value: Any, path: Path) -> str:
+    """Return a value for an error message, or a placeholder if it is long or secret."""
     if isinstance(value, dict):
         return "The object"
     if isinstance(value, (list, tuple)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weighs a schema: how many keywords it has if each reference is replaced by what it refers to."""
+"""Weight of a schema: its number of keywords with all references expanded."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ MAX_PATTERNS = 200
 _MAX_DEPTH = 80
 _QUOTED_CHARS = 100
 _UNITS_OF_FRACTION = 200
-"""Weight of a multipleOf that is no integer: the engine divides without limit of precision."""
+"""Weight of a multipleOf that is not an integer: the engine divides with unlimited precision."""
 
 BY_NAME = frozenset(
     {"$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"}
 )
-"""Keywords that hold schemas by names."""
+"""Keywords whose value maps names to schemas."""
 _DEFINITIONS = frozenset({"$defs", "definitions"})
 _DATA = frozenset({"const", "default", "enum", "examples"})
 REFERENCES = ("$ref", "$dynamicRef")
 
 
 class BadSchema(ValueError):
-    """A schema cannot be used; says where and why."""
+    """A schema is not supported. The message says where and why."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """What validating against a schema costs.
+    """Cost of validating with a schema.
 
-    :param units: keywords, with references followed; of recursive ones once, since verdicts are remembered
-    :param patterns: where, and which
-    :param has_patterns: whether there is any, also where only a reference leads
+    :param units: number of keywords with references expanded. Recursive references count once: their results
+        are cached.
+    :param patterns: JSON paths and patterns
+    :param has_patterns: whether there is a pattern, including those that only a reference reaches
     """
 
     units: int
@@ -45,28 +46,28 @@ class Weight:
 
 
 def weigh(schema: Mapping[str, Any]) -> Weight:
-    """Return the weight of a schema.
+    """Weigh a schema.
 
-    :raises BadSchema: it is too heavy, or refers to what it does not have
+    :raises BadSchema: it is too heavy, or a reference has no target
     """
     patterns = tuple((json_path(path), pattern) for path, pattern in _patterns(schema))
     if len(patterns) > MAX_PATTERNS:
         raise BadSchema(f"it has more than {MAX_PATTERNS} patterns")
     scale = _Scale(schema)
-    units = scale.units(schema, schema, 0)
+    units = scale.weigh(schema, schema, 0)
     if units > MAX_WEIGHT:
         raise BadSchema(f"it has more than {MAX_WEIGHT:,} keywords, with its references followed")
     return Weight(units, patterns, scale.has_patterns)
 
 
-def quoted(value: Any) -> str:
-    """Return a value for an error message, cut."""
+def quote_value(value: Any) -> str:
+    """Return a value for an error message, truncated."""
     text = repr(value[: _QUOTED_CHARS + 1] if isinstance(value, str) else value)
     return text if len(text) <= _QUOTED_CHARS + 2 else f"{text[:_QUOTED_CHARS]}...'"
 
 
-def subschemas(schema: Any) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Return all schemas in a schema, itself the first, with their paths."""
+def list_subschemas(schema: Any) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield a schema and all of its subschemas, with their paths."""
     waiting: list[tuple[Path, Any]] = [((), schema)]
     while waiting:
         path, each = waiting.pop()
@@ -84,7 +85,7 @@ def subschemas(schema: Any) -> Iterator[tuple[Path, Mapping[str, Any]]]:
 
 
 def _patterns(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
-    for path, each in subschemas(schema):
+    for path, each in list_subschemas(schema):
         if isinstance(each.get("pattern"), str):
             yield (*path, "pattern"), each["pattern"]
         by_pattern = each.get("patternProperties")
@@ -93,27 +94,27 @@ def _patterns(schema: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
 
 
 class _Scale:
-    """Adds up; what is referred to often is weighed once, and counted each time."""
+    """Adds up weights. The target of several references is weighed once and counted each time."""
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.has_patterns = False
         self._known: dict[int, int] = {}
         self._by_id: dict[str, Mapping[str, Any]] = {}
         self._by_anchor: dict[str, list[Mapping[str, Any]]] = {}
-        for _, each in subschemas(schema):
+        for _, each in list_subschemas(schema):
             if isinstance(each.get("$id"), str):
                 self._by_id[each["$id"].rstrip("#")] = each
             for keyword in ("$anchor", "$dynamicAnchor"):
                 if isinstance(each.get(keyword), str):
                     self._by_anchor.setdefault(each[keyword], []).append(each)
 
-    def units(self, schema: Any, base: Mapping[str, Any], depth: int) -> int:
-        """Return the weight of a schema or a list of schemas.
+    def weigh(self, schema: Any, base: Mapping[str, Any], depth: int) -> int:
+        """Weigh a schema or a list of schemas.
 
-        :param base: the schema that its references are relative to
+        :param base: schema that its references are relative to
         """
         if isinstance(schema, list):
-            return sum(self.units(each, base, depth) for each in schema)
+            return sum(self.weigh(each, base, depth) for each in schema)
         if not isinstance(schema, Mapping):
             return 1
         if depth > _MAX_DEPTH:
@@ -121,7 +122,7 @@ class _Scale:
         known = self._known.get(id(schema))
         if known is not None:
             return known
-        self._known[id(schema)] = 1  # while it is being weighed: it may refer to itself
+        self._known[id(schema)] = 1  # it may refer to itself
         self.has_patterns |= "pattern" in schema or "patternProperties" in schema
         base = schema if isinstance(schema.get("$id"), str) else base
         units = 1 + sum(self._keyword(key, value, base, depth + 1) for key, value in schema.items())
@@ -132,12 +133,12 @@ class _Scale:
         if keyword in _DATA or keyword in _DEFINITIONS:
             return _count(value) if keyword in ("const", "enum") else 0
         if keyword in REFERENCES and isinstance(value, str):
-            return 1 + max(self.units(each, new_base, depth) for each, new_base in self._targets(value, base))
+            return 1 + max(self.weigh(each, new_base, depth) for each, new_base in self._targets(value, base))
         if keyword == "multipleOf":
             return 1 if isinstance(value, int) else _UNITS_OF_FRACTION
         if keyword in BY_NAME and isinstance(value, Mapping):
-            return sum(self.units(each, base, depth) for each in value.values())
-        return self.units(value, base, depth)
+            return sum(self.weigh(each, base, depth) for each in value.values())
+        return self.weigh(value, base, depth)
 
     def _targets(self, reference: str, base: Mapping[str, Any]) -> list[tuple[Any, Mapping[str, Any]]]:
         url, _, fragment = reference.partition("#")
@@ -145,9 +146,13 @@ class _Scale:
         if fragment and not fragment.startswith("/"):
             found = [(each, base) for each in self._by_anchor.get(fragment, ())]
         else:
-            found = [] if resource is None else [(each, resource) for each in _pointed(resource, fragment)]
+            found = (
+                []
+                if resource is None
+                else [(each, resource) for each in _resolve_pointer(resource, fragment)]
+            )
         if not found:
-            raise BadSchema(f"it refers to {quoted(reference)}, which it does not have")
+            raise BadSchema(f"it refers to {quote_value(reference)}, which does not exist")
         return found
 
     def _resource(self, url: str, base: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -157,8 +162,8 @@ class _Scale:
         return self._by_id.get(url) or self._by_id.get(absolute)
 
 
-def _pointed(resource: Mapping[str, Any], pointer: str) -> list[Any]:
-    """Return what a JSON pointer leads to, if anything."""
+def _resolve_pointer(resource: Mapping[str, Any], pointer: str) -> list[Any]:
+    """Return the target of a JSON pointer, if it exists."""
     found: Any = resource
     for part in pointer.split("/")[1:]:
         name = unquote(part).replace("~1", "/").replace("~0", "~")
@@ -172,7 +177,7 @@ def _pointed(resource: Mapping[str, Any], pointer: str) -> list[Any]:
 
 
 def _count(value: Any) -> int:
-    """Return the number of values in a value."""
+    """Count a value and its nested values."""
     count, waiting = 0, [value]
     while waiting:
         each = waiting.pop()

@@ -6,8 +6,8 @@ from __future__ import annotations
 from airflow.sdk import BaseOperator, Param
 
 from airflow_asyncaction.airflow_internals.worker.operators import ParamsDict
-from airflow_asyncaction.json_schema import BadSchema, compiled
-from airflow_asyncaction.json_schema.dialect import in_dialect
+from airflow_asyncaction.json_schema import BadSchema, compile_schema
+from airflow_asyncaction.json_schema.dialect import with_dialect
 from airflow_asyncaction.protocol.operations import TAG
 
 
@@ -34,10 +34,10 @@ def _linear(param: Param, what: str) -> Param:
     if "$schema" in param.schema:
         return param
     try:
-        compiled(param.schema)
+        compile_schema(param.schema)
     except BadSchema as error:
         raise ValueError(f"The schema of {what} cannot be used: {error}") from None
     # A new Param: another Dag may share this one, and Param's own copy fails for a Param without a value.
-    linear = Param(description=param.description, source=param.source, schema=in_dialect(param.schema))
+    linear = Param(description=param.description, source=param.source, schema=with_dialect(param.schema))
     linear.value = param.value
     return linear

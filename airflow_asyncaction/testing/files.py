@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a :class:`~airflow_asyncaction.testing.JobServer`, in memory."""
+"""Files of a :class:`~airflow_asyncaction.testing.JobServer`, in memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_FILE_BYTES = 5 * 1024**3
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that is attached to an action; its index is its place among those of its property."""
+    """File that is attached to an action."""
 
     name: str
     content: bytes = field(repr=False)
@@ -40,22 +40,22 @@ class StoredFile:
 
     @cached_property
     def digests(self) -> Digests:
-        """What names the content."""
+        """Digests of the content."""
         return digests([self.content])
 
     @property
     def sha256(self) -> str:
-        """Of the content, hex."""
+        """SHA-256 of the content, hex."""
         return self.digests.sha256
 
     @property
     def size_bytes(self) -> int:
-        """Of the content."""
+        """Size of the content."""
         return len(self.content)
 
 
 class FilePath(NamedTuple):
-    """The parts of the path of a file request, not validated yet."""
+    """Store, action and property in the path of a request."""
 
     store: str
     owner: str
@@ -64,7 +64,7 @@ class FilePath(NamedTuple):
 
 @dataclass(eq=False)
 class _Slot:
-    """An index that was given out, and the file there once its content was verified."""
+    """Index of a property, with the announcement and, once its content is verified, the file."""
 
     owner: str
     property_: str
@@ -72,7 +72,7 @@ class _Slot:
     role: Role
     announcement: Announcement | None = None
     file: StoredFile | None = None
-    arrived: bytes | None = None  # straight in the object store, and the server was not told
+    arrived: bytes | None = None  # uploaded to the object store, but not completed
 
     @property
     def name(self) -> str:
@@ -83,7 +83,7 @@ class _Slot:
 
 @dataclass(frozen=True)
 class _Token:
-    """What a URL is for: one method, and one slot as it was announced then."""
+    """Method and slot of a content URL, with the announcement at that time."""
 
     method: str
     slot: _Slot
@@ -92,9 +92,9 @@ class _Token:
 
 
 class InMemoryFiles:
-    """The files of all jobs of a server. A content that differs from its announcement is not attached.
+    """Files of all jobs of a server. Content that differs from its announcement is not attached.
 
-    :param direct_uploads: behave like an object store
+    :param direct_uploads: behave like with an object store
     """
 
     def __init__(self, *, direct_uploads: bool, max_files: int, max_file_bytes: int) -> None:
@@ -105,12 +105,12 @@ class InMemoryFiles:
         self._tokens: dict[str, _Token] = {}
 
     def add(self, job_id: str, property: str, file: StoredFile) -> None:  # noqa: A002
-        """Attach an input without further ado."""
+        """Attach an input."""
         index = len(self._of(job_id, property))
         self._slots.append(_Slot(job_id, property, index, Role.INPUT, file=file))
 
     def of(self, job_id: str) -> Mapping[str, list[StoredFile]]:
-        """Return the attached files of one action by property; none of any other property."""
+        """Return the attached files of an action by property. Unknown properties have an empty list."""
         found = defaultdict(list)
         for slot in sorted(self._slots, key=lambda slot: slot.index):
             if slot.owner == job_id and slot.file is not None:
@@ -118,10 +118,10 @@ class InMemoryFiles:
         return found
 
     def announce(self, action: Action, path: FilePath, body: bytes, hook_url: str) -> dict[str, Any]:
-        """Answer ``PUT /upload/{store}/{uuid}/{property}``.
+        """Serve ``PUT /upload/{store}/{uuid}/{property}``.
 
-        :raises ProtocolError: it is no announcement
-        :raises FileRefused: the file may not be sent
+        :raises ProtocolError: the announcement is malformed
+        :raises FileRefused: the file may not be uploaded
         """
         wanted = Announcement.from_json(parse_object(body))
         _check_own(action, path)
@@ -133,9 +133,9 @@ class InMemoryFiles:
         return file_rules.upload_response(slot.index, url, is_direct=self._is_direct)
 
     def complete(self, action: Action, path: FilePath, index: int) -> dict[str, Any]:
-        """Answer ``POST /upload/{store}/{uuid}/{property}/{index}/complete``.
+        """Serve ``POST /upload/{store}/{uuid}/{property}/{index}/complete``.
 
-        :raises FileRefused: it is not there, or not what was announced
+        :raises FileRefused: the content is missing, or differs from its announcement
         """
         _check_own(action, path)
         slot = self._at(action.id, checked_property(path.property), index)
@@ -149,10 +149,10 @@ class InMemoryFiles:
     def locate(
         self, action: Action, path: FilePath, index: int, hook_url: str, *, owners: Container[str]
     ) -> dict[str, Any]:
-        """Answer ``GET /download/{store}/{uuid}/{property}/{index}``.
+        """Serve ``GET /download/{store}/{uuid}/{property}/{index}``.
 
-        :param owners: uuids of the actions whose files may be read
-        :raises FileRefused: there is none, or it may not be read
+        :param owners: UUIDs of the actions whose files may be downloaded
+        :raises FileRefused: the file does not exist, or may not be downloaded
         """
         file_rules.check_not_ended(action)
         _check_store(path.store)
@@ -168,19 +168,19 @@ class InMemoryFiles:
             self._url(_Token("GET", slot), hook_url), _record(slot, slot.file)
         )
 
-    def owner_of(self, token: str) -> tuple[str, int]:
-        """Return whose content may be sent to a URL, and how large it may be.
+    def find_owner(self, token: str) -> tuple[str, int]:
+        """Return the action of an upload URL, and the maximum size of its content.
 
-        :raises FileRefused: the URL is not for that
+        :raises FileRefused: the token is invalid
         """
         known = self._read(token, "PUT")
         return known.slot.owner, known.max_bytes
 
-    def take(self, action: Action, token: str, content: bytes) -> dict[str, Any]:
-        """Take the content that was sent to a URL, and return the answer.
+    def store_content(self, action: Action, token: str, content: bytes) -> dict[str, Any]:
+        """Store the content that was sent to an upload URL, and return the response.
 
-        :param action: of its owner
-        :raises FileRefused: it cannot be attached
+        :param action: action of the URL
+        :raises FileRefused: the content cannot be attached
         """
         known = self._read(token, "PUT")
         if self._is_direct:
@@ -192,10 +192,10 @@ class InMemoryFiles:
         file = self._attach(known.slot, content, announced_md5=known.announced_md5)
         return file_rules.attached_response(_record(known.slot, file))
 
-    def give(self, token: str) -> StoredFile:
-        """Return what a URL stands for.
+    def find_file(self, token: str) -> StoredFile:
+        """Return the file of a download URL.
 
-        :raises FileRefused: it is not for that
+        :raises FileRefused: the token is invalid
         """
         file = self._read(token, "GET").slot.file
         if file is None:
@@ -203,7 +203,7 @@ class InMemoryFiles:
         return file
 
     def expire_urls(self) -> None:
-        """Let no URL be taken that was given out up to now."""
+        """Invalidate all URLs that were returned so far."""
         self._tokens.clear()
 
     def _of(self, owner: str, property_: str) -> list[_Slot]:
@@ -213,7 +213,7 @@ class InMemoryFiles:
         return next((slot for slot in self._of(owner, property_) if slot.index == index), None)
 
     def _slot_for(self, owner: str, property_: str, wanted: Announcement) -> _Slot:
-        """Return the slot of a file: of the same one if it was announced before, else a new one."""
+        """Return the slot of a file: the existing one if it was announced before, otherwise a new one."""
         name = wanted.name or property_
         for slot in sorted(self._of(owner, property_), key=lambda slot: (slot.file is None, slot.index)):
             if slot.role is Role.OUTPUT and slot.name == name and _is_same(slot, wanted):
@@ -233,7 +233,7 @@ class InMemoryFiles:
         return max((slot.index for slot in slots), default=-1) + 1
 
     def _stored(self, wanted: Announcement) -> bytes | None:
-        """Return the content that was announced, if it is stored already."""
+        """Return the announced content, if it is already stored."""
         files = (slot.file for slot in self._slots if slot.file is not None)
         return next(
             (file.content for file in files if file_rules.describe_difference(wanted, file.digests) is None),
@@ -241,17 +241,17 @@ class InMemoryFiles:
         )
 
     def _attach_pending(self, slot: _Slot) -> None:
-        """Attach what has arrived in the object store."""
+        """Attach content that was uploaded to the object store."""
         if slot.file is None and slot.arrived is not None:
             arrived, slot.arrived = slot.arrived, None
             self._attach(slot, arrived, announced_md5=slot.announcement.md5 if slot.announcement else "")
 
     def _attach(self, slot: _Slot, content: bytes, *, announced_md5: str) -> StoredFile:
         announcement = slot.announcement
-        assert announcement is not None  # noqa: S101 - of an input no URL is given out
+        assert announcement is not None  # noqa: S101 - inputs have no upload URL
         said = file_rules.describe_difference(announcement, digests([content]))
         if said is not None:
-            if slot.file is None and announcement.md5 == announced_md5:  # else it was announced anew
+            if slot.file is None and announcement.md5 == announced_md5:  # otherwise it was announced again
                 self._slots.remove(slot)
             raise file_rules.hash_mismatch(said)
         if slot.file is None:
@@ -270,9 +270,9 @@ class InMemoryFiles:
     def _read(self, text: str, method: str) -> _Token:
         token = self._tokens.get(text)
         if token is None:
-            raise FileRefused("The URL was not made by this server", code="bad_token")
+            raise FileRefused("The URL is invalid: this server did not sign it", code="bad_token")
         if token.method != method:
-            raise FileRefused(f"The URL is for {token.method} alone", code="bad_token")
+            raise FileRefused(f"The URL is only valid for {token.method}", code="bad_token")
         return token
 
 
@@ -286,12 +286,12 @@ def _check_own(action: Action, path: FilePath) -> None:
 def _check_store(name: str) -> None:
     if name != DEFAULT_STORE:
         raise FileRefused(
-            f"There is no file store of that name: there are {DEFAULT_STORE}", code="no_such_store"
+            f"Unknown file store. The configured ones are {DEFAULT_STORE}", code="no_such_store"
         )
 
 
 def _is_same(slot: _Slot, wanted: Announcement) -> bool:
-    """Tell whether an announcement of the same name is of the same file."""
+    """Return whether an announcement with the same name belongs to the same file."""
     known = slot.announcement
     is_same_content = known is not None and (known.md5, known.challenge) == (wanted.md5, wanted.challenge)
     return is_same_content or (slot.file is None and wanted.name is not None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP for :class:`~airflow_asyncaction.testing.JobServer`: connections, bodies, and their faults."""
+"""HTTP layer of :class:`~airflow_asyncaction.testing.JobServer`: connections, bodies, and their faults."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _DISCARD_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class HttpRequest:
-    """A request to a signed route.
+    """Request to a signed route.
 
-    :param target: path and query, as sent
-    :param headers: headers with lower-case names
-    :param body: ``None`` if it is too large
+    :param target: path and query as sent
+    :param headers: headers with names in lower case
+    :param body: ``None`` if the body is too large
     """
 
     method: str
@@ -45,7 +45,7 @@ class HttpRequest:
 
 @dataclass(frozen=True)
 class HttpResponse:
-    """A response: a JSON object or an HTML page."""
+    """Response: a JSON object, or an HTML page."""
 
     status: int
     fields: Mapping[str, Any]
@@ -54,12 +54,12 @@ class HttpResponse:
 
     @classmethod
     def of(cls, refusal: Refusal) -> HttpResponse:
-        """Return the response to a refused request."""
+        """Return the response for a refusal."""
         return cls(refusal.status, refusal.fields, refusal.headers)
 
 
 def failure(status: int, code: str, page: str | None = None) -> HttpResponse | None:
-    """Return an answer that only a test wants. ``None``: status 0, the connection is closed."""
+    """Return an error response for a test; ``None`` for status 0, which closes the connection."""
     if status == 0:
         return None
     headers = {"Retry-After": "1"} if status in (429, 503) else {}
@@ -68,14 +68,14 @@ def failure(status: int, code: str, page: str | None = None) -> HttpResponse | N
 
 @dataclass
 class Fault:
-    """What some requests are answered with, however right they are."""
+    """Response to the next requests, even if they are valid."""
 
     answer: HttpResponse | None
     count: int
     containing: bytes
 
     def hits(self, request: HttpRequest) -> bool:
-        """Tell whether a request is answered so."""
+        """Return whether this fault applies to a request, and count it."""
         if self.count < 1 or self.containing not in (request.body or b""):
             return False
         self.count -= 1
@@ -84,10 +84,10 @@ class Fault:
 
 @dataclass
 class TransferFaults:
-    """What goes wrong with contents.
+    """Faults of content transfers.
 
-    :param cuts: after how many bytes the next connections are closed
-    :param refusals: what the next requests are answered with
+    :param cuts: number of bytes after which each of the next connections is closed
+    :param refusals: responses to the next requests; ``None`` closes the connection
     """
 
     cuts: list[int] = field(default_factory=list)
@@ -97,28 +97,28 @@ class TransferFaults:
 
 @dataclass(frozen=True, kw_only=True)
 class Application:
-    """What the HTTP side serves.
+    """Callbacks of the HTTP layer.
 
-    :param answer: answers a request to a route that is signed; ``None``: the connection is closed
-    :param max_body_bytes: of such a request
-    :param content_token: returns the token in the path of a content; ``None``: it is another route's
-    :param expected_bytes: returns how large the content may be that is sent to a URL
-    :param take_content: takes a content, and returns the answer's object
-    :param give_content: returns what a URL stands for
+    :param answer: serves a request to a signed route; returns ``None`` to close the connection
+    :param max_body_bytes: returns the maximum size of such a request's body
+    :param content_token: returns the token in the path of a content URL; ``None`` for other paths
+    :param max_content_bytes: returns the maximum size of the content for a token
+    :param store_content: stores content, and returns the fields of the response
+    :param find_file: returns the file for a token
     """
 
     now: Callable[[], datetime]
     answer: Callable[[HttpRequest], HttpResponse | None]
     max_body_bytes: Callable[[], int]
     content_token: Callable[[str], str | None]
-    expected_bytes: Callable[[str], int]
-    take_content: Callable[[str, bytes], Mapping[str, Any]]
-    give_content: Callable[[str], StoredFile]
+    max_content_bytes: Callable[[str], int]
+    store_content: Callable[[str, bytes], Mapping[str, Any]]
+    find_file: Callable[[str], StoredFile]
     transfer_faults: TransferFaults = field(default_factory=TransferFaults)
 
 
 class Listener(ThreadingHTTPServer):
-    """Serves an application in threads, on a port of 127.0.0.1, until :meth:`go_away`."""
+    """Serves an application in threads on a port of 127.0.0.1 until :meth:`go_away`."""
 
     daemon_threads = True
     block_on_close = False
@@ -135,19 +135,19 @@ class Listener(ThreadingHTTPServer):
         self._thread.start()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection, and remember it."""
+        """Serve a connection, and track it."""
         with self._lock:
             self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Forget a connection."""
+        """Stop tracking a connection."""
         with self._lock:
             self._connections.discard(request)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay quiet: clients that vanish in the middle of a request are tested for."""
+        """Do not log errors: tests use clients that disconnect during a request."""
 
     def go_away(self) -> None:
         """Close the port and all connections."""
@@ -161,11 +161,11 @@ class Listener(ThreadingHTTPServer):
 
 
 class _BadRequest(Exception):
-    """The body is not framed as HTTP says."""
+    """The framing of the body is invalid."""
 
 
 class _Cut(Exception):
-    """The connection ends in the middle of a body."""
+    """The connection is closed in the middle of a body."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -196,19 +196,19 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send(answer)
 
-    # As http.server names them.
+    # Names that http.server expects.
     do_GET = do_HEAD = do_POST = do_PUT = handle_request  # noqa: N815
     do_DELETE = do_OPTIONS = do_PATCH = handle_request  # noqa: N815
 
     def date_time_string(self, timestamp: float | None = None) -> str:
-        """Return the time by the server's clock, not the machine's."""
+        """Return the time of the server's clock, not of the machine's."""
         return format_datetime(self.server.application.now(), usegmt=True)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Stay quiet."""
+        """Do not log requests."""
 
     def send(self, answer: HttpResponse) -> None:
-        """Send an answer."""
+        """Send a response."""
         is_page = answer.page is not None
         body = (answer.page or "" if is_page else json.dumps(answer.fields)).encode()
         kind = "text/html" if is_page else "application/json"
@@ -227,9 +227,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def declared_bytes(self) -> int | None:
-        """Return the length that a body has; ``None``: it comes in chunks.
+        """Return the declared length of the body; ``None`` if it is chunked.
 
-        :raises _BadRequest: neither is said as HTTP says it
+        :raises _BadRequest: the length is invalid
         """
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
             return None
@@ -239,10 +239,10 @@ class _Handler(BaseHTTPRequestHandler):
         return int(length)
 
     def pieces(self, next_bytes: Callable[[int], int]) -> Iterator[bytes]:
-        """Yield the body as it comes.
+        """Yield the body while it arrives.
 
-        :param next_bytes: is told how much may come, returns how much to read, 0: no more
-        :raises _Cut: no more is read, or comes, before the end
+        :param next_bytes: gets the number of remaining bytes, and returns how many to read; 0 stops
+        :raises _Cut: the body ends too early, or ``next_bytes`` returned 0
         """
         left = self.declared_bytes()
         while left is None or left > 0:
@@ -266,10 +266,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             return int(line, 16)
         except ValueError:
-            raise _BadRequest("A chunk does not say its size") from None
+            raise _BadRequest("A chunk has an invalid size") from None
 
     def _read_body(self, most: int) -> bytes | None:
-        """Return the body; ``None`` if it is too large: then it is read all the same, to not be reset."""
+        """Return the body; ``None`` if it is too large. Unread data would reset the connection."""
         body, size = bytearray(), 0
         deadline = time.monotonic() + _DISCARD_SECONDS
         for piece in self.pieces(lambda left: min(left, _CHUNK_BYTES)):
@@ -285,7 +285,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _ContentExchange:
-    """One request to a content URL: its bytes come and go in pieces, are slowed down, or cut."""
+    """One request to a content URL, with delays and faults."""
 
     def __init__(self, application: Application, handler: _Handler, token: str) -> None:
         self._application = application
@@ -296,7 +296,7 @@ class _ContentExchange:
         self._moved = 0
 
     def run(self) -> None:
-        """Serve it."""
+        """Serve the request."""
         try:
             self._run()
         except FileRefused as error:
@@ -312,15 +312,15 @@ class _ContentExchange:
             if refusal is not None:
                 self._handler.send(refusal)
         elif self._handler.command == "PUT":
-            content = self._receive(self._application.expected_bytes(self._token))
-            self._handler.send(HttpResponse(200, self._application.take_content(self._token, content)))
+            content = self._receive(self._application.max_content_bytes(self._token))
+            self._handler.send(HttpResponse(200, self._application.store_content(self._token, content)))
         elif self._handler.command in CONTENT_METHODS:
-            self._send(self._application.give_content(self._token))
+            self._send(self._application.find_file(self._token))
         else:
             self._refuse(Refusal.method_not_allowed(CONTENT_METHODS))
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Refuse, as a rule before the content has come."""
+        """Refuse the request. Usually the content has not arrived yet."""
         self._handler.close_connection = True
         self._handler.send(HttpResponse.of(refusal))
 
@@ -348,7 +348,7 @@ class _ContentExchange:
             self._moved += step
 
     def _next(self, left: int) -> int:
-        """Wait until more may come or go; return how much, 0: here it is cut."""
+        """Delay the transfer, and return how many bytes to transfer next; 0 closes the connection."""
         step = min(left, _CHUNK_BYTES)
         if self._cut_at is not None:
             step = min(step, self._cut_at - self._moved)

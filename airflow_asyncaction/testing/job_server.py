@@ -45,12 +45,7 @@ from airflow_asyncaction.protocol.signing import (
     report_key,
     verify,
 )
-from airflow_asyncaction.testing.files import (
-    MAX_FILE_BYTES,
-    MAX_FILES,
-    FilePath,
-    InMemoryFiles,
-)
+from airflow_asyncaction.testing.files import MAX_FILE_BYTES, MAX_FILES, FilePath, InMemoryFiles
 from airflow_asyncaction.testing.http_server import (
     Application,
     Fault,
@@ -111,9 +106,9 @@ class JobServer:
             answer=self._answer,
             max_body_bytes=lambda: self.limits.body_bytes,
             content_token=self._content_token,
-            expected_bytes=self._expected_bytes,
-            take_content=self._take_content,
-            give_content=self._files.give,
+            max_content_bytes=self._max_content_bytes,
+            store_content=self._store_content,
+            find_file=self._files.find_file,
         )
 
     def __enter__(self) -> Self:
@@ -313,15 +308,15 @@ class JobServer:
         prefix = f"{self._prefix}/content/"
         return path[len(prefix) :] if path.startswith(prefix) else None
 
-    def _expected_bytes(self, token: str) -> int:
-        return self._files.owner_of(token)[1]
+    def _max_content_bytes(self, token: str) -> int:
+        return self._files.find_owner(token)[1]
 
-    def _take_content(self, token: str, content: bytes) -> Mapping[str, Any]:
-        job = self._jobs[self._files.owner_of(token)[0]]
+    def _store_content(self, token: str, content: bytes) -> Mapping[str, Any]:
+        job = self._jobs[self._files.find_owner(token)[0]]
         with job.changed:
-            taken = self._files.take(job.action, token, content)
+            response = self._files.store_content(job.action, token, content)
             job.changed.notify_all()
-        return taken
+        return response
 
     def _lock_out_v1(self, job: TestedJob, claim: Claim) -> None:
         if claim.scheme is Scheme.V2:

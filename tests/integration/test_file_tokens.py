@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from itsdangerous.encoding import base64_decode, base64_encode
 
-from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken, own_tokens
+from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken, create_tokens
 from tests.integration.file_servers import Serve, one_server_each
 from tests.integration.file_transfers import announce, content_request, locate, outputs, put_content, upload
 from tests.integration.running_tasks import RunningTask
@@ -79,7 +79,7 @@ def test_a_url_can_be_used_for_a_while(serve: Serve, new_task: Callable[..., Run
     time.sleep(0.1)
     late = put_content(job, to_put, urls.sent)
     assert late.error == BAD
-    assert "too old" in late.fields["message"]
+    assert "expired" in late.fields["message"]
     assert content_request(job.client, "GET", to_get).error == BAD
 
 
@@ -125,7 +125,7 @@ def test_a_token_of_another_deployment_is_none(urls: Urls) -> None:
     content_id = kept["uri"].rpartition("/")[2]
     wanted = DownloadToken(content_id, kept["store"], SIZE, kept["sha256"], "name", "text/csv")
     now, valid_for = datetime.now(UTC), timedelta(hours=1)
-    ours, theirs = own_tokens(valid_for), Tokens("another deployment's key", valid_for=valid_for)
+    ours, theirs = create_tokens(valid_for), Tokens("another deployment's key", valid_for=valid_for)
     assert urls.ask("GET", ours.download(wanted, now)).body == urls.had
     assert is_refused(urls.ask("GET", theirs.download(wanted, now)), "GET")
     to_put = UploadToken(urls.job.info.job_id, content_id, kept["store"], kept["md5"], SIZE)

@@ -66,7 +66,7 @@ def services(s3: S3Server, server: str, url: str) -> Services:  # noqa: ARG001
 
 @pytest.fixture(scope="module")
 def store(services: Services) -> FileStore:
-    return services.stores.named("default")
+    return services.stores.get("default")
 
 
 @pytest.fixture(scope="module")
@@ -368,7 +368,7 @@ def test_what_nobody_refers_to_is_found_and_can_be_removed(
     sent_to = send(job, s3, "model", secrets.token_bytes(SIZE))
     orphan = keep(store, b"nobody's")
     prefix = url.partition(f"{BUCKET}/")[2]
-    stored = {found.key.removeprefix(f"{BUCKET}/"): found for found in store.stored()}
+    stored = {found.key.removeprefix(f"{BUCKET}/"): found for found in store.list_stored()}
     assert stored.keys() == keys(s3, prefix)
     unfinished = stored[key_of(sent_to)]
     assert (unfinished.is_unfinished, unfinished.content_id) == (True, None)
@@ -385,14 +385,14 @@ def test_what_nobody_refers_to_is_found_and_can_be_removed(
 def test_what_comes_after_a_listing_is_found(job: SignedJob, s3: S3Server, store: FileStore) -> None:
     send(job, s3, "first", secrets.token_bytes(SIZE))
     known = keep(store, b"known")
-    count = len(list(store.stored()))
+    count = len(list(store.list_stored()))
     send(job, s3, "second", secrets.token_bytes(SIZE))
     assert complete(job, "second").status == 200
     new = str(UUID(int=UUID(known).int ^ 1 << 64))  # in the same folder
     assert to_s3(s3, "PUT", place(s3, store, new), b"another server's").status == 200
     with store.open(new) as opened:
         assert opened.read() == b"another server's"
-    assert len(list(store.stored())) == count + 2
+    assert len(list(store.list_stored())) == count + 2
 
 
 @pytest.mark.parametrize("size", [0, 10, 2 * PART])
@@ -418,7 +418,7 @@ def test_a_connection_that_is_missing_is_told(job: SignedJob, caplog: pytest.Log
     assert answer.error == (503, "file_store_unavailable")
     assert "lake" in answer.fields["message"]
     assert int(answer.headers["retry-after"]) > 0
-    assert "There is no connection aws_nowhere" in caplog.text
+    assert "The Airflow connection 'aws_nowhere' of the file store does not exist" in caplog.text
 
 
 def test_nothing_is_sent_without_credentials(
@@ -431,7 +431,7 @@ def test_nothing_is_sent_without_credentials(
     with served_with(job, f"s3://aws_nobody@{BUCKET}/prefix") as elsewhere:
         answer = announce(elsewhere, "model", secrets.token_bytes(SIZE))
     assert answer.error == (503, "file_store_unavailable")
-    assert "There are no credentials" in caplog.text
+    assert "has no credentials" in caplog.text
 
 
 def test_a_bucket_that_is_missing_is_told(

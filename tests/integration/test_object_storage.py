@@ -96,7 +96,7 @@ def test_what_is_not_there_is_told(store: ObjectFileStore) -> None:
         store.accept(str(uuid7()), str(uuid7()), md5="0" * 32)
     store.remove_content(str(uuid7()))
     store.withdraw(str(uuid7()))
-    assert list(store.stored()) == []
+    assert list(store.list_stored()) == []
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
@@ -119,7 +119,7 @@ def test_what_is_stored_is_found_and_can_be_removed(
     content_id = keep(store, b"content")
     fsspec.filesystem("memory").pipe_file("/bucket/prefix/incoming/upload", b"upload")
     fsspec.filesystem("memory").pipe_file("/bucket/prefix/contents/README", b"not ours")
-    found = {stored.key.removeprefix("/bucket/prefix/"): stored for stored in store.stored()}
+    found = {stored.key.removeprefix("/bucket/prefix/"): stored for stored in store.list_stored()}
     assert found.keys() == files()
     assert {key: (stored.is_unfinished, stored.content_id) for key, stored in found.items()} == {
         "incoming/upload": (True, None),
@@ -146,13 +146,13 @@ def test_a_file_system_that_writes_in_place_is_left_clean_too(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("nosuch://bucket/prefix", "does not answer as it should"),
-        ("memory://nosuch@bucket/prefix", "There is no connection nosuch"),
+        ("nosuch://bucket/prefix", "The object store failed"),
+        ("memory://nosuch@bucket/prefix", "The Airflow connection 'nosuch' of the file store does not exist"),
     ],
 )
 def test_what_cannot_be_used_is_an_os_error(url: str, said: str) -> None:
     store = open_store("none", url)
-    for use in (store.receive, lambda: store.open(str(uuid7())), lambda: list(store.stored())):
+    for use in (store.receive, lambda: store.open(str(uuid7())), lambda: list(store.list_stored())):
         with pytest.raises(OSError, match=said):
             use()
 

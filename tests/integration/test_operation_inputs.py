@@ -12,7 +12,7 @@ import requests
 from airflow.sdk import DAG, BaseOperator, Param
 
 from airflow_asyncaction.dags import async_operation
-from airflow_asyncaction.json_schema.dialect import in_dialect
+from airflow_asyncaction.json_schema.dialect import with_dialect
 from airflow_asyncaction.operators import LocalActionOperator
 from airflow_asyncaction.protocol.operations import TAG
 from tests.integration.access_scene import KINDS
@@ -76,7 +76,7 @@ def _dags() -> Iterator[DAG]:
         with DAG(dag_id, schedule=None, tags=[TAG], params=foreign) as dag:
             BaseOperator(task_id="go")
         yield dag
-    linear = {name: Param(None, schema=in_dialect(param.schema)) for name, param in params.items()}
+    linear = {name: Param(None, schema=with_dialect(param.schema)) for name, param in params.items()}
     with DAG("foreign_linear", schedule=None, tags=[TAG], params=linear) as dag:
         BaseOperator(task_id="go")
     yield dag

@@ -197,9 +197,9 @@ def test_a_mapped_task_is_shown_by_its_name(
         name = "load [orders of <b>May</b>]"
         expect(row_of(page, "etl.skips").get_by_role("link", name=name)).to_be_visible()
         page.get_by_role("link", name="etl.skips").click()
-        expect(page.get_by_role("navigation", name="Where this is")).to_contain_text(name)
+        expect(page.get_by_role("navigation", name="Breadcrumbs")).to_contain_text(name)
         page.goto(f"{site.hook}/ui/action/{uuids['long']}")  # nobody has given it a name
-        expect(page.get_by_role("navigation", name="Where this is")).to_contain_text(f"group.{LONG} [1234]")
+        expect(page.get_by_role("navigation", name="Breadcrumbs")).to_contain_text(f"group.{LONG} [1234]")
 
 
 def test_the_task_log_is_linked_beside_what_was_reported(

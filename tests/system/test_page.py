@@ -195,7 +195,7 @@ def test_a_long_log_is_shown_in_part_and_downloaded_whole(scene: PageScene, runs
         scene.open_alone(page, f"task/page_talk/{quote(runs['page_talk'], safe='')}/talk/-1")
         expect(page.locator(".log h2")).to_contain_text("the last 10,000 lines")
         expect(page.locator(".line")).to_have_count(10_000)
-        expect(page.locator(".gap")).to_have_text(re.compile(r"^20\d earlier lines not shown here: Download"))
+        expect(page.locator(".gap")).to_have_text(re.compile(r"^20\d earlier lines not shown. Download"))
         expect(page.locator(".line").last).to_be_in_viewport()
         with page.expect_download() as downloaded:
             page.get_by_role("button", name="Download").click()
@@ -269,7 +269,7 @@ def test_a_silent_program_has_its_log_in_airflow(scene: PageScene, runs: dict[st
         page.wait_for_url(log_url)
         expect(page.get_by_text("printed", exact=True)).to_be_visible()
         page.go_back()
-        expect(view.locator(".empty")).to_contain_text("The job has reported no lines")
+        expect(view.locator(".empty")).to_contain_text("The job has not reported any lines")
         scene.open_alone(page, f"task/page_silent/{run_id}/say/-1")
         page.get_by_role("link", name="task log").click()
         page.wait_for_url(log_url)
@@ -358,7 +358,7 @@ def test_a_sign_in_page_instead_of_an_answer_is_named(scene: PageScene, running:
     with scene.page() as page:
         open_load(scene, page, running)
         page.route("**/async/actions/**", sign_in)
-        expect(page.locator("#note")).to_contain_text("no JSON: you may have to sign in again")
+        expect(page.locator("#note")).to_contain_text("You may have to sign in again")
         page.unroute("**/async/actions/**")
         expect(page.locator("#note")).to_be_hidden()
         expect_to_move(page)
@@ -450,13 +450,13 @@ def test_the_page_of_a_try_finds_the_next_one(scene: PageScene) -> None:
         row = page.locator("tbody tr")
         expect(row.locator(".state")).to_have_text("ERROR", timeout=PATIENCE_MS)
         row.get_by_role("link", name="etl.retried").click()
-        expect(page.locator(".title")).to_contain_text("another try may follow")
+        expect(page.locator(".title")).to_contain_text("another attempt may follow")
         expect(page.get_by_role("navigation", name="Attempts")).to_be_hidden()
         asked, since = asked_by(page), time.monotonic()
         expect(page.get_by_role("link", name="Attempt 2")).to_be_visible(timeout=PATIENCE_MS)
         looks = sum("/changes?" in url for url in asked)
         assert 1 <= looks <= (time.monotonic() - since) / 10 + 1
-        expect(page.locator(".title")).not_to_contain_text("another try")
+        expect(page.locator(".title")).not_to_contain_text("another attempt")
 
 
 def test_who_may_read_neither_logs_nor_results_sees_none_elsewhere(scene: PageScene) -> None:

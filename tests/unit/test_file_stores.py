@@ -20,7 +20,7 @@ from uuid6 import uuid7
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import FileRefused
-from airflow_asyncaction.files.stores.base import FileStore, as_content_id, shard
+from airflow_asyncaction.files.stores.base import FileStore, get_shard, parse_content_id
 from airflow_asyncaction.files.stores.configured import FileStores, open_store
 from airflow_asyncaction.files.stores.local import LocalFileStore
 from airflow_asyncaction.files.stores.object_storage import GoogleFileStore, ObjectFileStore
@@ -72,7 +72,7 @@ def keep(store: FileStore, content: bytes = b"content") -> str:
 
 
 def place(root: Path, content_id: str) -> Path:
-    return root / "contents" / shard(content_id) / content_id
+    return root / "contents" / get_shard(content_id) / content_id
 
 
 def files_in(root: Path) -> set[Path]:
@@ -97,20 +97,20 @@ def test_stores_are_known_by_their_names_in_their_order(configure: Configure) ->
     configure('{"lake": "s3://aws@bucket/prefix", "local": "file:///folder"}')
     stores = FileStores(settings.load().file_stores)
     assert [store.name for store in stores] == ["lake", "local"]
-    assert stores.named("local").name == "local"
-    assert stores.named("default") is stores.named("lake")
+    assert stores.get("local").name == "local"
+    assert stores.get("default") is stores.get("lake")
 
 
 def test_a_store_of_that_name_is_the_default(configure: Configure) -> None:
     configure('{"lake": "s3://aws@bucket/prefix", "default": "file:///folder"}')
-    assert FileStores(settings.load().file_stores).named("default").name == "default"
+    assert FileStores(settings.load().file_stores).get("default").name == "default"
 
 
 @pytest.mark.parametrize("name", ["other", "", "LAKE", "../lake", "lake\n"])
 def test_a_store_that_is_not_configured_is_refused_and_those_that_are_named(name: str) -> None:
     stores = FileStores({"lake": "s3://bucket", "local": "file:///folder"})
     with pytest.raises(FileRefused, match="lake, local") as refused:
-        stores.named(name)
+        stores.get(name)
     assert refused.value.code == "no_such_store"
 
 
@@ -160,7 +160,7 @@ def test_the_url_says_what_kind_a_store_is_and_nothing_is_looked_at_yet(url: str
     assert type(store) is kind
     content_id = str(uuid7())
     uri = store.uri(content_id)
-    assert uri == f"{url.rstrip('/')}/contents/{shard(content_id)}/{content_id}"
+    assert uri == f"{url.rstrip('/')}/contents/{get_shard(content_id)}/{content_id}"
 
 
 # In a local folder
@@ -230,16 +230,16 @@ def test_contents_are_for_the_owner_and_the_group_alone(store: LocalFileStore, r
 
 
 def test_what_is_stored_is_found_and_can_be_removed(store: LocalFileStore, root: Path) -> None:
-    assert list(store.stored()) == []
+    assert list(store.list_stored()) == []
     before = datetime.now(UTC) - timedelta(seconds=1)
     content_id, incoming = keep(store), store.receive()
     (root / "contents" / "README").write_text("not ours")
-    (root / "contents" / shard(content_id) / "README").write_text("not ours")
-    found = {stored.key: stored for stored in store.stored()}
+    (root / "contents" / get_shard(content_id) / "README").write_text("not ours")
+    found = {stored.key: stored for stored in store.list_stored()}
     assert {key: (stored.is_unfinished, stored.content_id) for key, stored in found.items()} == {
         f"incoming/{incoming.content_id}": (True, None),
-        f"contents/{shard(content_id)}/{content_id}": (False, content_id),
-        f"contents/{shard(content_id)}/README": (False, None),
+        f"contents/{get_shard(content_id)}/{content_id}": (False, content_id),
+        f"contents/{get_shard(content_id)}/README": (False, None),
     }
     for stored in found.values():
         assert before <= stored.modified_at <= datetime.now(UTC) + timedelta(seconds=1)
@@ -282,7 +282,7 @@ def test_a_link_in_place_of_a_folder_is_not_written_through(
     with pytest.raises(NotADirectoryError):
         keep(store)
     assert files_in(tmp_path / "elsewhere") == set()
-    assert all(stored.is_unfinished for stored in store.stored())
+    assert all(stored.is_unfinished for stored in store.list_stored())
 
 
 def test_a_link_in_place_of_a_contents_folder_is_not_read_through(
@@ -293,7 +293,7 @@ def test_a_link_in_place_of_a_contents_folder_is_not_read_through(
     place(root, content_id).parent.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(NotADirectoryError):
         store.open(content_id)
-    assert list(store.stored()) == []
+    assert list(store.list_stored()) == []
     with pytest.raises(NotADirectoryError):
         store.remove_content(content_id)
     assert (tmp_path / "elsewhere" / content_id).exists()
@@ -345,5 +345,5 @@ def test_processes_may_make_the_folder_at_the_same_time(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "x", "..", "01A20D8A-D942-7AC0-BB64-D53EF5907CF4", "0" * 32])
 def test_what_is_no_id_is_not_taken_for_one(name: str) -> None:
-    assert as_content_id(name) is None
-    assert as_content_id(str(uuid7())) is not None
+    assert parse_content_id(name) is None
+    assert parse_content_id(str(uuid7())) is not None

@@ -95,7 +95,7 @@ def test_a_mapped_task_leaves_params_as_they_are() -> None:
     ("schema", "said"),
     [
         ({"pattern": "^(?=a)b"}, "Param 'mail' of the Dag 'tagged' cannot be used: $.pattern: the pattern"),
-        ({"$ref": "https://x.example/mail"}, "it refers to 'https://x.example/mail', which it does not have"),
+        ({"$ref": "https://x.example/mail"}, "it refers to 'https://x.example/mail', which does not exist"),
         ({"type": 3}, "Param 'mail' of the Dag 'tagged' cannot be used: $.type:"),
     ],
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every file store does."""
+"""Interface of file stores, and helpers for their implementations."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import BinaryIO, Protocol
 from uuid import UUID
 
 CHUNK_BYTES = 1024 * 1024
-"""How much is read or written at once."""
+"""Size of chunks for reading and writing."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a file store found a content to be.
+    """Measured digests and size of stored content.
 
-    :param challenge: ``None`` if nobody has read the content: a store's own checksums are md5 and sha256
+    :param challenge: ``None`` if only the store's own checksums (MD5 and SHA-256) are known
     """
 
     md5: str
@@ -28,11 +28,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Stored:
-    """Something that lies in a file store.
+    """Object in a file store.
 
-    :param key: for :meth:`FileStore.remove`
-    :param is_unfinished: whether it is an upload, not a content
-    :param content_id: ``None``: it is nothing of ours
+    :param key: key for :meth:`FileStore.remove`
+    :param is_unfinished: whether it is an unfinished upload
+    :param content_id: id of the content; ``None`` if this package did not create the object
     """
 
     key: str
@@ -42,76 +42,76 @@ class Stored:
 
 
 class Incoming(Protocol):
-    """A content that is on its way into a store. It is found under its id once it is finished."""
+    """Content that is being written to a store. It can be opened by its id once it is finished."""
 
     content_id: str
 
     def write(self, chunk: bytes) -> None:
-        """Take the next piece.
+        """Write the next chunk.
 
-        :raises OSError: the store does not take it
+        :raises OSError: the store failed
         """
 
     def finish(self) -> None:
-        """Make it durable, and a content."""
+        """Make the content durable and available."""
 
     def discard(self) -> None:
-        """Leave nothing behind. Never raises."""
+        """Delete the content. Never raises."""
 
 
 class FileStore(Protocol):
-    """Keeps contents under ids. It knows nothing of actions, files, or who may have what.
+    """Stores contents by id. It does not know actions, files or permissions.
 
-    A content is written once, under a new id, and never changes. All methods may block, and raise ``OSError``
-    (``FileNotFoundError``: there is nothing) if the store does not answer as it should.
+    Content is written once, under a new id, and never changes. All methods may block, and raise ``OSError``
+    if the store fails (``FileNotFoundError`` if the content does not exist).
     """
 
     name: str
 
     is_direct: bool
-    """Whether it may sign for PUT: then a content may have come that nobody has told of."""
+    """Whether the store can sign URLs for PUT, so that content may arrive without the server knowing."""
 
     def uri(self, content_id: str) -> str:
-        """Return where a content is, for people and for Airflow's ObjectStoragePath."""
+        """Return the URI of a content, for people and Airflow's ObjectStoragePath."""
 
     def receive(self) -> Incoming:
-        """Begin to take a content in."""
+        """Start to write new content."""
 
     def open(self, content_id: str) -> BinaryIO:
-        """Open a content to be read; it can be sought in."""
+        """Open a content for reading. The file is seekable."""
 
     def signed_put(self, upload_id: str, valid_for: timedelta) -> str | None:
-        """Return a URL to PUT a content to, without any header; ``None``: this store cannot."""
+        """Return a URL for uploading by PUT without headers; ``None`` if the store cannot sign one."""
 
     def accept(self, upload_id: str, content_id: str, *, md5: str) -> Measured:
-        """Make what was put to a signed URL a content that this URL cannot change any more, and measure it.
+        """Turn an upload to a signed URL into content that this URL can no longer change, and measure it.
 
-        :param md5: what it is said to be: a store may have a quick way to see whether that is true
+        :param md5: announced MD5, for stores that can verify it without reading the content
         """
 
     def withdraw(self, upload_id: str) -> None:
-        """Remove what was put to a signed URL, if there is anything."""
+        """Delete an upload to a signed URL, if it exists."""
 
     def signed_get(self, content_id: str, valid_for: timedelta) -> str | None:
-        """Return a URL to GET a content from, without any header; ``None``: this store cannot."""
+        """Return a URL for downloading by GET without headers; ``None`` if the store cannot sign one."""
 
     def remove_content(self, content_id: str) -> None:
-        """Remove a content, if it is there."""
+        """Delete a content, if it exists."""
 
-    def stored(self) -> Iterator[Stored]:
-        """Yield all that lies in the store."""
+    def list_stored(self) -> Iterator[Stored]:
+        """Yield all objects in the store."""
 
     def remove(self, key: str) -> None:
-        """Remove what :meth:`stored` found, if it is still there."""
+        """Delete an object that :meth:`list_stored` returned, if it still exists."""
 
 
-def shard(content_id: str) -> str:
-    """Return the folder of a content. Its id ends in random digits, and begins with the time."""
+def get_shard(content_id: str) -> str:
+    """Return the folder of a content: the last, random digits of its id, which starts with the time."""
     return content_id[-2:]
 
 
-def as_content_id(name: str) -> str | None:
-    """Return the id that a name is, if it is one."""
+def parse_content_id(name: str) -> str | None:
+    """Return a name if it is a content id, otherwise ``None``."""
     try:
         return name if str(UUID(name)) == name else None
     except ValueError:

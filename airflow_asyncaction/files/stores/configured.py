@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file stores that ``[asyncaction] file_stores`` names."""
+"""File stores as configured by ``[asyncaction] file_stores``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _KINDS = {"s3": S3FileStore, "s3a": S3FileStore, "gs": GoogleFileStore, "gcs": G
 
 
 class FileStores:
-    """The configured file stores by name. ``direct`` are the names of those that sign for PUT.
+    """Configured file stores by name. ``direct`` has the names of those that can sign URLs for PUT.
 
-    :param urls: in their order: the first is the default, unless one is named so
+    :param urls: URLs by name. The first store is the default unless one is named ``default``.
     """
 
     def __init__(self, urls: Mapping[str, str]) -> None:
@@ -31,22 +31,22 @@ class FileStores:
     def __iter__(self) -> Iterator[FileStore]:
         return iter(self._stores.values())
 
-    def named(self, name: str) -> FileStore:
-        """Return a file store, or the default one by that name.
+    def get(self, name: str) -> FileStore:
+        """Return a file store by name. ``default`` is always known.
 
-        :raises FileRefused: there is none
+        :raises FileRefused: no file store has this name
         """
         store = self._stores.get(self._default if name == DEFAULT_STORE else name)
         if store is None:
             raise FileRefused(
-                f"There is no file store of that name: there are {', '.join(self._stores)}",
+                f"Unknown file store. The configured ones are {', '.join(self._stores)}",
                 code="no_such_store",
             )
         return store
 
 
 def open_store(name: str, url: str) -> FileStore:
-    """Return the file store at a URL; nothing is looked at yet."""
+    """Return the file store at a URL, without accessing it."""
     parts = urlsplit(url)
     if parts.scheme == "file":
         return LocalFileStore(name, Path(unquote(parts.path)))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of the API server's, or one that all API servers share.
+"""Local file store: a folder of the API server, shared by all of them.
 
-``contents/<last two digits>/<id>`` are contents, ``incoming/<id>`` is what has not arrived as a whole. No
-symbolic link below the folder is followed.
+``contents/<last two digits>/<id>`` are contents, and ``incoming/<id>`` are unfinished uploads. Symbolic links
+below the folder are not followed.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from typing import BinaryIO
 
 from uuid6 import uuid7
 
-from airflow_asyncaction.files.stores.base import Measured, Stored, as_content_id, shard
+from airflow_asyncaction.files.stores.base import Measured, Stored, get_shard, parse_content_id
 
 _CONTENTS = "contents"
 _INCOMING = "incoming"
 _FOLDER_MODE = 0o750
 _FILE_MODE = 0o640
-_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # what is there may be a pipe
+_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: the file may be a pipe
 _IS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class LocalFileStore:
-    """Contents in a folder, which is made when it is first written to.
+    """Stores contents in a folder, which is created by the first upload.
 
-    All of them pass through the API server: there is nobody else who could sign for them.
+    All transfers pass through the API server, since a folder has no signed URLs.
 
-    :param root: absolute; it may be, or lie behind, a symbolic link
+    :param root: absolute path of the folder. It may contain symbolic links.
     """
 
     is_direct = False
@@ -43,15 +43,15 @@ class LocalFileStore:
 
     def uri(self, content_id: str) -> str:
         """Return a ``file://`` URL."""
-        return (self._root / _CONTENTS / shard(content_id) / content_id).as_uri()
+        return (self._root / _CONTENTS / get_shard(content_id) / content_id).as_uri()
 
     def receive(self) -> LocalIncoming:
-        """Begin to take a content in."""
+        """Start to write new content."""
         return LocalIncoming(self)
 
     def open(self, content_id: str) -> BinaryIO:
-        """Open a content to be read."""
-        with self.folder(_CONTENTS, shard(content_id)) as folder:
+        """Open a content for reading."""
+        with self.open_folder(_CONTENTS, get_shard(content_id)) as folder:
             fd = os.open(content_id, _TO_READ, dir_fd=folder)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
@@ -59,39 +59,39 @@ class LocalFileStore:
         return os.fdopen(fd, "rb", buffering=0)
 
     def signed_put(self, upload_id: str, valid_for: timedelta) -> None:
-        """Return ``None``: contents go through the API server."""
+        """Return ``None``: uploads pass through the API server."""
 
     def signed_get(self, content_id: str, valid_for: timedelta) -> None:
-        """Return ``None``: contents come through the API server."""
+        """Return ``None``: downloads pass through the API server."""
 
     def accept(self, upload_id: str, content_id: str, *, md5: str) -> Measured:
-        """Raise: nothing can be put here but through the API server."""
-        raise FileNotFoundError(f"nothing was uploaded as {upload_id}")
+        """Raise ``FileNotFoundError``: all uploads pass through the API server."""
+        raise FileNotFoundError(f"No direct upload {upload_id}")
 
     def withdraw(self, upload_id: str) -> None:
-        """Do nothing, likewise."""
+        """Do nothing: all uploads pass through the API server."""
 
     def remove_content(self, content_id: str) -> None:
-        """Remove a content, if it is there."""
-        self.remove(f"{_CONTENTS}/{shard(content_id)}/{content_id}")
+        """Delete a content, if it exists."""
+        self.remove(f"{_CONTENTS}/{get_shard(content_id)}/{content_id}")
 
-    def stored(self) -> Iterator[Stored]:
-        """Yield all files below the folder's two."""
-        yield from self._stored_in(_INCOMING)
-        for name in self._names(_CONTENTS):
-            yield from self._stored_in(_CONTENTS, name)
+    def list_stored(self) -> Iterator[Stored]:
+        """Yield all files in ``incoming`` and ``contents``."""
+        yield from self._list_folder(_INCOMING)
+        for name in self._list_names(_CONTENTS):
+            yield from self._list_folder(_CONTENTS, name)
 
     def remove(self, key: str) -> None:
-        """Remove a file, if it is there."""
+        """Delete a file, if it exists."""
         *folders, name = key.split("/")
-        with suppress(FileNotFoundError), self.folder(*folders) as folder:
+        with suppress(FileNotFoundError), self.open_folder(*folders) as folder:
             os.unlink(name, dir_fd=folder)
 
     @contextmanager
-    def folder(self, *names: str, create: bool = False) -> Iterator[int]:
-        """Open a folder below the root as a descriptor, no link followed.
+    def open_folder(self, *names: str, create: bool = False) -> Iterator[int]:
+        """Open a folder below the root as a descriptor, without following links.
 
-        :raises OSError: it is not there, or there is something else in its place
+        :raises OSError: it does not exist or is not a folder
         """
         if create:
             self._root.mkdir(_FOLDER_MODE, parents=True, exist_ok=True)
@@ -108,50 +108,51 @@ class LocalFileStore:
         finally:
             os.close(fd)
 
-    def _names(self, *folders: str) -> list[str]:
-        with suppress(FileNotFoundError, NotADirectoryError), self.folder(*folders) as folder:
-            return os.listdir(folder)  # noqa: PTH208 - a descriptor
+    def _list_names(self, *folders: str) -> list[str]:
+        with suppress(FileNotFoundError, NotADirectoryError), self.open_folder(*folders) as folder:
+            return os.listdir(folder)  # noqa: PTH208 - pathlib takes no descriptor
         return []
 
-    def _stored_in(self, *folders: str) -> Iterator[Stored]:
-        for name in self._names(*folders):
-            with suppress(FileNotFoundError), self.folder(*folders) as folder:
+    def _list_folder(self, *folders: str) -> Iterator[Stored]:
+        for name in self._list_names(*folders):
+            with suppress(FileNotFoundError), self.open_folder(*folders) as folder:
                 seconds = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
                 yield Stored(
                     "/".join((*folders, name)),
                     datetime.fromtimestamp(seconds, UTC),
                     is_unfinished=folders[0] == _INCOMING,
-                    content_id=as_content_id(name) if folders[0] == _CONTENTS else None,
+                    content_id=parse_content_id(name) if folders[0] == _CONTENTS else None,
                 )
 
 
 class LocalIncoming:
-    """A file in ``incoming`` that is renamed when it is whole, and safe on the disk."""
+    """File in ``incoming`` that is moved to ``contents`` once it is complete and flushed to disk."""
 
     def __init__(self, store: LocalFileStore) -> None:
         self.content_id = str(uuid7())
         self._store = store
-        with store.folder(_INCOMING, create=True) as folder:
+        with store.open_folder(_INCOMING, create=True) as folder:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self.content_id, flags, _FILE_MODE, dir_fd=folder)
 
     def write(self, chunk: bytes) -> None:
-        """Append a piece."""
+        """Append a chunk."""
         view = memoryview(chunk)
         while view:
             view = view[os.write(self._fd, view) :]
 
     def finish(self) -> None:
-        """Rename the file to its place once all of it is on the disk."""
+        """Flush the file to disk, and move it to ``contents``."""
         os.fsync(self._fd)
         self._close()
-        folders = _CONTENTS, shard(self.content_id)
-        with self._store.folder(_INCOMING) as source, self._store.folder(*folders, create=True) as target:
+        folders = _CONTENTS, get_shard(self.content_id)
+        store = self._store
+        with store.open_folder(_INCOMING) as source, store.open_folder(*folders, create=True) as target:
             os.rename(self.content_id, self.content_id, src_dir_fd=source, dst_dir_fd=target)
             os.fsync(target)
 
     def discard(self) -> None:
-        """Remove the file, wherever it is."""
+        """Delete the file in either folder."""
         self._close()
         with suppress(OSError):
             self._store.remove(f"{_INCOMING}/{self.content_id}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An object store that fsspec knows, with the credentials of an Airflow connection.
+"""Object stores supported by fsspec, with the credentials of an Airflow connection.
 
-Signing is fsspec's own (``sign``): it comes with the very file system that Airflow makes of a connection, so
-there is one way to configure credentials, endpoints and roles.
+URLs are signed by fsspec's ``sign`` of the file system that Airflow creates from the connection. So
+credentials, endpoints and roles are configured in a single place.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from airflow.sdk import BaseHook, ObjectStoragePath
 from airflow.sdk.exceptions import AirflowNotFoundException
 from uuid6 import uuid7
 
-from airflow_asyncaction.files.stores.base import CHUNK_BYTES, Measured, Stored, as_content_id, shard
+from airflow_asyncaction.files.stores.base import CHUNK_BYTES, Measured, Stored, get_shard, parse_content_id
 from airflow_asyncaction.protocol.digests import digests
 
 _CONTENTS = "contents"
 _INCOMING = "incoming"
-_MODIFIED = ("LastModified", "mtime", "last_modified")  # of S3, Google and files, Azure
+_MODIFIED = ("LastModified", "mtime", "last_modified")  # of S3, of Google and local files, of Azure
 
 
 class ObjectFileStore:
-    """Contents as objects below a prefix.
+    """Stores contents as objects with a common prefix.
 
-    What is put to a signed URL lies below ``incoming/``, and is copied, by the store itself, below
-    ``contents/``, where the URL does not reach: only then it is verified.
+    Uploads to signed URLs have the prefix ``incoming/``. The store itself copies them to ``contents/``, where
+    the URL cannot change them, before they are verified.
 
-    :param url: as ObjectStoragePath takes it: ``gs://connection@bucket/prefix``
+    :param url: URL for ObjectStoragePath, such as ``gs://connection@bucket/prefix``
     """
 
     put_options: ClassVar[dict[str, Any] | None] = None
-    """What makes ``sign`` sign for PUT; ``None``: it cannot, or a PUT would need a header."""
+    """Options of ``sign`` for PUT; ``None`` if it cannot sign one that needs no headers."""
 
     get_options: ClassVar[dict[str, Any]] = {}
-    """What makes ``sign`` sign for GET."""
+    """Options of ``sign`` for GET."""
 
     cannot_sign: ClassVar[tuple[type[Exception], ...]] = (NotImplementedError, AttributeError, ValueError)
-    """What ``sign`` raises if there is nothing to sign with: tokens of Google's and Azure's are no keys."""
+    """Exceptions of ``sign`` without a signing key. Access tokens of Google and Azure cannot sign."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -51,92 +51,92 @@ class ObjectFileStore:
 
     @cached_property
     def _base(self) -> ObjectStoragePath:
-        """The prefix. Without its connection, Airflow would use what the machine has, or nobody's name."""
+        """Path of the prefix. Without the connection, Airflow would use the machine's credentials or none."""
         connection, at, _ = urlsplit(self._url).netloc.rpartition("@")
         if at:
-            with as_os_error():
+            with convert_errors():
                 _check_connection(connection)
         return ObjectStoragePath(self._url)
 
     @cached_property
     def _fs(self) -> Any:
-        """The file system, untyped as fsspec is."""
-        with as_os_error():
+        """File system, untyped like fsspec."""
+        with convert_errors():
             fs = self._base.fs
-            fs.dircache.use_listings_cache = False  # others write, too: what was listed once is soon wrong
+            fs.dircache.use_listings_cache = False  # other processes write, too, so listings become stale
             fs.invalidate_cache()
             return fs
 
     @cached_property
     def _signer(self) -> Any:
-        """The file system that signs."""
+        """File system that signs URLs."""
         return self._fs
 
     def uri(self, content_id: str) -> str:
-        """Return the object's URL, connection included."""
-        return f"{self._url}/{_CONTENTS}/{shard(content_id)}/{content_id}"
+        """Return the URL of the object, including the connection."""
+        return f"{self._url}/{_CONTENTS}/{get_shard(content_id)}/{content_id}"
 
     def receive(self) -> ObjectIncoming:
-        """Begin to write an object."""
+        """Start to write an object."""
         content_id = str(uuid7())
-        with as_os_error():
+        with convert_errors():
             return ObjectIncoming(content_id, self._fs, self._content(content_id))
 
     def open(self, content_id: str) -> BinaryIO:
-        """Open an object to be read."""
-        with as_os_error():
+        """Open an object for reading."""
+        with convert_errors():
             opened = self._fs.open(self._content(content_id), "rb", block_size=CHUNK_BYTES)
         return cast("BinaryIO", opened)
 
     def signed_put(self, upload_id: str, valid_for: timedelta) -> str | None:
-        """Return a pre-signed URL, if the store can sign for PUT."""
+        """Return a signed URL, if the store can sign URLs for PUT."""
         if self.put_options is None:
             return None
         return self._sign(self._incoming(upload_id), valid_for, self.put_options)
 
     def signed_get(self, content_id: str, valid_for: timedelta) -> str | None:
-        """Return a pre-signed URL, if the store can sign."""
+        """Return a signed URL, if the store can sign URLs."""
         return self._sign(self._content(content_id), valid_for, self.get_options)
 
     def accept(self, upload_id: str, content_id: str, *, md5: str) -> Measured:
-        """Copy the object, and read it: not every store tells reliable digests."""
-        with as_os_error():
+        """Copy the object, and read it to compute its digests: not every store has reliable checksums."""
+        with convert_errors():
             self._fs.cp_file(self._incoming(upload_id), self._content(content_id))
         return self._read(content_id)
 
     def withdraw(self, upload_id: str) -> None:
-        """Remove the object, if it is there."""
+        """Delete the object, if it exists."""
         self.remove(self._incoming(upload_id))
 
     def remove_content(self, content_id: str) -> None:
-        """Remove the object, if it is there."""
+        """Delete the object, if it exists."""
         self.remove(self._content(content_id))
 
-    def stored(self) -> Iterator[Stored]:
-        """Yield all objects below the prefix's two."""
+    def list_stored(self) -> Iterator[Stored]:
+        """Yield all objects below ``incoming/`` and ``contents/``."""
         for kind in (_INCOMING, _CONTENTS):
-            with as_os_error():
+            with convert_errors():
                 found = self._fs.find(f"{self._base.path}/{kind}", detail=True)
             for key, info in found.items():
                 yield Stored(
                     key,
                     self._modified_at(key, info),
                     is_unfinished=kind == _INCOMING,
-                    content_id=as_content_id(key.rpartition("/")[2]) if kind == _CONTENTS else None,
+                    content_id=parse_content_id(key.rpartition("/")[2]) if kind == _CONTENTS else None,
                 )
 
     def remove(self, key: str) -> None:
-        """Remove an object, if it is there."""
-        with suppress(FileNotFoundError), as_os_error():
+        """Delete an object, if it exists."""
+        with suppress(FileNotFoundError), convert_errors():
             self._fs.rm_file(key)
 
     def _read(self, content_id: str) -> Measured:
-        with self.open(content_id) as content, as_os_error():
+        with self.open(content_id) as content, convert_errors():
             found = digests(iter(lambda: content.read(CHUNK_BYTES), b""))
         return Measured(found.md5, found.sha256, found.size_bytes, found.challenge)
 
     def _sign(self, path: str, valid_for: timedelta, options: dict[str, Any]) -> str | None:
-        with as_os_error():
+        with convert_errors():
             try:
                 url = self._signer.sign(path, expiration=int(valid_for.total_seconds()), **options)
             except self.cannot_sign:
@@ -144,7 +144,7 @@ class ObjectFileStore:
         return str(url)
 
     def _content(self, content_id: str) -> str:
-        return f"{self._base.path}/{_CONTENTS}/{shard(content_id)}/{content_id}"
+        return f"{self._base.path}/{_CONTENTS}/{get_shard(content_id)}/{content_id}"
 
     def _incoming(self, upload_id: str) -> str:
         return f"{self._base.path}/{_INCOMING}/{upload_id}"
@@ -160,14 +160,14 @@ class ObjectFileStore:
 
 
 class GoogleFileStore(ObjectFileStore):
-    """Google Cloud Storage: it signs for PUT with a service account's key."""
+    """Google Cloud Storage. It signs URLs with the key of a service account."""
 
     put_options: ClassVar[dict[str, Any] | None] = {"method": "PUT", "version": "v4"}
     get_options: ClassVar[dict[str, Any]] = {"version": "v4"}
 
 
 class ObjectIncoming:
-    """An object that is written in parts, and is there when it is finished."""
+    """Object that is uploaded in parts, and becomes available when it is finished."""
 
     def __init__(self, content_id: str, fs: Any, path: str) -> None:
         self.content_id = content_id
@@ -176,23 +176,23 @@ class ObjectIncoming:
         self._file = fs.open(path, "wb")
 
     def write(self, chunk: bytes) -> None:
-        """Write a piece."""
-        with as_os_error():
+        """Write a chunk."""
+        with convert_errors():
             self._file.write(chunk)
 
     def finish(self) -> None:
-        """Write the last part."""
-        with as_os_error():
+        """Upload the last part."""
+        with convert_errors():
             self._file.close()
 
     def discard(self) -> None:
-        """Give the parts up, and remove the object: some file systems write it in its place."""
+        """Discard the parts, and delete the object, which some file systems write in place."""
         for step in (self._file.discard, self._mark_closed, self._file.close, self._remove):
             with suppress(Exception):
                 step()
 
     def _mark_closed(self) -> None:
-        """Keep what was given up from being written when it is closed, or collected."""
+        """Prevent the discarded object from being written on close or garbage collection."""
         self._file.closed = True
 
     def _remove(self) -> None:
@@ -203,15 +203,15 @@ def _check_connection(name: str) -> None:
     try:
         BaseHook.get_connection(name)
     except AirflowNotFoundException:
-        raise OSError(f"There is no connection {name}") from None
+        raise OSError(f"The Airflow connection {name!r} of the file store does not exist") from None
 
 
 @contextmanager
-def as_os_error() -> Iterator[None]:
-    """Let whatever a client library raises be an ``OSError``: what it says may hold credentials."""
+def convert_errors() -> Iterator[None]:
+    """Convert exceptions of client libraries to ``OSError``. Their messages may contain credentials."""
     try:
         yield
     except (OSError, NotImplementedError):
         raise
     except Exception as error:
-        raise OSError(f"The object store does not answer as it should: {type(error).__name__}") from error
+        raise OSError(f"The object store failed: {type(error).__name__}") from error

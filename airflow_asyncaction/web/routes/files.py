@@ -12,11 +12,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.files.service import FileService, FileTarget, Upload
 from airflow_asyncaction.protocol.content_responses import ContentResponse
-from airflow_asyncaction.protocol.file_rules import (
-    attached_response,
-    location_response,
-    upload_response,
-)
+from airflow_asyncaction.protocol.file_rules import attached_response, location_response, upload_response
 from airflow_asyncaction.protocol.files import Announcement, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings

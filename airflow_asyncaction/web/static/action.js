@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One action, whole: how it stands, what came, what went in and out, and the way to stop it.
+// The view of one action: state, log, time line, inputs and outputs, and the Stop button.
 
 import { taskLog } from "./airflow.js";
 import { ApiError, ROOT, Source, ask, path, query, serverNow } from "./api.js";
@@ -12,7 +12,7 @@ import { Facts, Progress, State, crumbs, notice, time } from "./parts.js";
 import { StopButton } from "./stop.js";
 import { Timeline, exitWords } from "./timeline.js";
 
-/** Shows the action of an id, or of the newest attempt of a task instance. */
+/** Shows an action by its id, or the newest attempt of a task instance. */
 export class ActionView {
   onChange = () => {};
   isFilled = false;
@@ -27,7 +27,7 @@ export class ActionView {
     setInterval(() => document.hidden || this.#shown?.showAge(), 1000);
   }
 
-  /** Ask for what is new, once. @returns {Promise<number|void>} */
+  /** Fetch changes once. @returns {Promise<number|void>} */
   async tick() {
     const isOver = this.#shown === null || (this.#shown.hasEnded && !this.#shown.mayFollow);
     if (!this.place.uuid && isOver) await this.#findNewest();
@@ -59,14 +59,14 @@ export class ActionView {
 }
 
 const SELDOM_MS = 10000;
-const WAITING = "One is shown here as soon as the task asks for it.";
+const WAITING = "It is shown here as soon as the task has registered one.";
 
-/** Everything about one action. */
+/** All panels of one action. */
 class Panels {
   hasEnded = false;
-  /** Whether another try may follow, which is an action of its own. */
+  /** Whether another attempt may follow. Each attempt is an action of its own. */
   mayFollow = false;
-  /** Whether nothing new comes any more. */
+  /** Whether no more changes are expected. */
   isComplete = false;
   #source = new Source();
   #whole = {};
@@ -104,18 +104,18 @@ class Panels {
     this.element = make("div", {}, head, this.#error.element, make("div", { class: "columns" }, wide, side));
   }
 
-  /** Take what is new. @returns {Promise<boolean>} whether there is more at once */
+  /** Show changes. @returns {Promise<boolean>} whether more are available at once */
   async update() {
     const after = query({ afterLine: this.#log.after, afterReport: this.#timeline.after });
     const url = `${path("actions", this.uuid, "changes")}?${after}`;
     return (await this.#source.get(url, (found) => this.#take(found))) ?? false;
   }
 
-  /** Show how long it has run by now. */
+  /** Update the duration. */
   showAge() {
     if (this.#whole.type === undefined) return;
-    const isStopped = this.#whole.stopReason === "Requested"; // it is not tried again
-    const parts = [age(this.#whole, serverNow()), this.mayFollow && !isStopped && "another try may follow"];
+    const isStopped = this.#whole.stopReason === "Requested"; // it is not retried
+    const parts = [age(this.#whole, serverNow()), this.mayFollow && !isStopped && "another attempt may follow"];
     say(this.#age, parts.filter(Boolean).join(" · "));
   }
 
@@ -145,7 +145,7 @@ class Panels {
     try {
       return await ask(path("actions", this.uuid, what));
     } catch (error) {
-      if (error instanceof ApiError && !error.isPassing) return null; // the rest can be shown without
+      if (error instanceof ApiError && !error.isPassing) return null; // the other panels do not need it
       throw error;
     }
   }
@@ -169,7 +169,7 @@ class Panels {
     this.showAge();
   }
 
-  /** An operation's action has no task before that runs. */
+  /** An operation's action has no task until its Dag run starts. */
   #showPlace(action) {
     const { dagId, runId, taskId, mapIndex, attempt } = action;
     const place = JSON.stringify([dagId, runId, taskName(action), mapIndex, attempt]);
@@ -231,8 +231,8 @@ function named(...sources) {
 
 function whyNoLines(action) {
   if (!action.isDone && !action.startedAt) return ["Nothing is running yet."];
-  if (action.logLines > action.logLinesDropped) return ["You may not see the lines that the job has reported."];
-  const words = "The job has reported no lines. What it prints is in the ";
+  if (action.logLines > action.logLinesDropped) return ["You do not have permission to see the job's log lines."];
+  const words = "The job has not reported any lines. Its output is in the ";
   return [words, action.taskId ? taskLog(action, "task log") : "task log", "."];
 }
 
@@ -240,7 +240,7 @@ function isFilled(value) {
   return value !== null && value !== undefined && Object.keys(Object(value)).length > 0;
 }
 
-/** Whether there is more than the head of the page shows. */
+/** Whether there are more details than the header shows. */
 function hasMoreThanProgress(details) {
   if (details === null || typeof details !== "object") return false;
   const isLong = typeof details.message === "string" && details.message.length > LONGEST_MESSAGE;

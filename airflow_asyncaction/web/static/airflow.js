@@ -6,7 +6,7 @@ import { make } from "./dom.js";
 import { isFramed } from "./theme.js";
 
 /**
- * Return a link to the log of the try that an action belongs to.
+ * Return a link to the task log of an action's attempt.
  * @param {Object} action with a task
  * @param {string} text
  */
@@ -17,7 +17,7 @@ export function taskLog({ dagId, runId, taskId, mapIndex, attempt }, text) {
   return make("a", { href, on: { click: (event) => follow(event, href) } }, text);
 }
 
-/** Airflow's sandbox lets no frame navigate the window around it: its own router does, when the address changes. */
+/** Frames in Airflow's sandbox cannot navigate the parent window. Airflow's router does when its address changes. */
 function follow(event, href) {
   if (!isFramed() || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Speaks to the user routes, and decides when.
+// Client of the user routes, with polling.
 
 import { parse } from "./format.js";
 
@@ -7,13 +7,13 @@ const TICK_MS = 2000;
 const LONGEST_WAIT_MS = 30000;
 const DATE_CHARS = "Tue, 24 Nov 2026 18:00:00 GMT".length;
 
-/** Where this app is mounted, and Airflow around it; without a slash at the end. */
+/** Paths of this app's mount and of Airflow, without a trailing slash. */
 export const { root: ROOT, airflow: AIRFLOW } = document.documentElement.dataset;
 
 /** The server's clock minus this machine's, in ms. */
 let clockSkewMs = 0;
 
-/** An answer that is an error, or none: `code` as the protocol has it, `status` of HTTP (0: nobody answered). */
+/** Error response: `code` of the protocol, and HTTP `status` (0 if there was no response). */
 export class ApiError extends Error {
   constructor(status, code, message, retryAfterMs = 0) {
     super(message);
@@ -22,7 +22,7 @@ export class ApiError extends Error {
     this.retryAfterMs = retryAfterMs;
   }
 
-  /** Whether asking again later may help. */
+  /** Whether a retry may succeed. */
   get isPassing() {
     return this.status < 400 || this.status === 429 || this.status >= 500;
   }
@@ -42,7 +42,7 @@ export function path(...parts) {
 }
 
 /**
- * Write a query; what is empty is left out, and lists are repeated.
+ * Encode a query. Empty values are left out, and lists are repeated.
  * @param {Object<string, *>} fields
  */
 export function query(fields) {
@@ -52,7 +52,7 @@ export function query(fields) {
   return new URLSearchParams(pairs.filter(([, value]) => value !== "" && value !== null && value !== undefined));
 }
 
-/** Asks for one thing again and again; what has not changed is not sent again. */
+/** Polls one resource. The server does not send it again if it has not changed. */
 export class Source {
   #etag = null;
   #url = null;
@@ -78,7 +78,7 @@ export class Source {
 }
 
 /**
- * Ask once.
+ * Send one request.
  * @param {string} url
  * @param {string} method
  * @returns {Promise<Object>}
@@ -97,7 +97,7 @@ async function send(method, url, headers) {
       headers: { "X-Requested-With": "asyncaction", Accept: "application/json", ...headers },
     });
   } catch {
-    throw new ApiError(0, "unreachable", "The server cannot be reached");
+    throw new ApiError(0, "unreachable", "The server is unreachable");
   }
   if (!answer.ok && answer.status !== 304) throw await errorOf(answer);
   return answer;
@@ -107,19 +107,19 @@ async function jsonOf(answer) {
   try {
     return parse(await answer.text());
   } catch (error) {
-    if (!(error instanceof SyntaxError)) throw new ApiError(0, "unreachable", "The server cannot be reached");
-    throw new ApiError(answer.status, "no_json", "The server answered no JSON: you may have to sign in again");
+    if (!(error instanceof SyntaxError)) throw new ApiError(0, "unreachable", "The server is unreachable");
+    throw new ApiError(answer.status, "no_json", "The server did not respond with JSON. You may have to sign in again");
   }
 }
 
 async function errorOf(answer) {
   const retryAfterMs = 1000 * Number(answer.headers.get("Retry-After") ?? 0) || 0;
   const body = await answer.json().catch(() => ({}));
-  const message = typeof body.message === "string" ? body.message : `The server answered ${answer.status}`;
+  const message = typeof body.message === "string" ? body.message : `The server responded with ${answer.status}`;
   return new ApiError(answer.status, String(body.error ?? ""), message, retryAfterMs);
 }
 
-/** Does something now and every 2 s, while the page is seen; less often while the server is away. */
+/** Runs a function now and every 2 s while the page is visible, and less often while the server is unavailable. */
 export class Ticker {
   #timer = null;
   #isBusy = false;
@@ -138,7 +138,7 @@ export class Ticker {
     this.#run();
   }
 
-  /** Tick now: something else is to be shown. */
+  /** Run now, since the view has changed. */
   now() {
     this.#isOver = false;
     this.#isLate = this.#isBusy;
@@ -146,7 +146,7 @@ export class Ticker {
   }
 
   #look() {
-    if (this.#failures > 0) this.#isOver = false; // the person may have signed in meanwhile
+    if (this.#failures > 0) this.#isOver = false; // the user may have signed in
     this.#run();
   }
 

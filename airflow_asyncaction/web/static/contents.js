@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What went into an action and what came out: JSON and files.
+// Panels of inputs and outputs: JSON and files.
 
 import { path } from "./api.js";
 import { fill, make, say } from "./dom.js";
@@ -7,7 +7,7 @@ import { pretty, size } from "./format.js";
 
 const COLUMNS = ["File", "Role", "Size", "SHA-256"];
 
-/** A value, written out. */
+/** Panel of a JSON value. */
 export class JsonPanel {
   #text;
 
@@ -17,17 +17,17 @@ export class JsonPanel {
     this.element = make("section", { class: "panel", hidden: true }, make("h2", {}, title), this.#text);
   }
 
-  /** @param {*} value @param {boolean} isThere @param {boolean} isShown whether this person may see it */
+  /** @param {*} value @param {boolean} isThere @param {boolean} isShown whether the user may see it */
   show(value, isThere, isShown = true) {
     this.element.hidden = !isThere;
-    if (isThere) say(this.#text, isShown ? pretty(value) : "You may not see them.");
+    if (isThere) say(this.#text, isShown ? pretty(value) : "You do not have permission to see this.");
   }
 }
 
 /** The files of one action. */
 export class FileTable {
   #shown = "";
-  #body = make("tbody", { role: "rowgroup" }); // roles: on a phone, these are laid out as no table
+  #body = make("tbody", { role: "rowgroup" }); // explicit roles: on a phone, CSS removes the table layout
 
   /** @param {string} uuid */
   constructor(uuid) {
@@ -39,7 +39,7 @@ export class FileTable {
     this.element = make("section", { class: "panel files", hidden: true }, make("h2", {}, "Files"), scroll);
   }
 
-  /** @param {?{files: Object[]}} found null: as it was */
+  /** @param {?{files: Object[]}} found null: unchanged */
   show(found) {
     const shown = JSON.stringify(found);
     if (found === null || shown === this.#shown) return;

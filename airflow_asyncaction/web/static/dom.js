@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes elements. Everything shown goes through here, as text: nothing a job sends can become markup.
+// Creates DOM elements. All content is inserted as text, so that nothing a job sends becomes markup.
 
 /**
  * Return a new element.
  *
- * A link leads to a path of this server only, whoever the address came from.
+ * Links are restricted to paths of this server.
  * @param {string} tag
  * @param {Object<string, *>} attributes `on`: listeners by event; true and false: with and without the attribute
  * @param {...(Node|string|number|null|undefined|false)} children strings become text; null and false are left out
@@ -16,7 +16,7 @@ export function make(tag, attributes = {}, ...children) {
     if (name === "on") {
       for (const [event, listener] of Object.entries(value)) element.addEventListener(event, listener);
     } else if (name === "href" && !/^\/(?!\/)/.test(value)) {
-      throw new Error(`not a path of this server: ${value}`);
+      throw new Error(`Not a path of this server: ${value}`);
     } else if (value === true || value === false) {
       element.toggleAttribute(name, value);
     } else if (value !== null && value !== undefined) {
@@ -28,7 +28,7 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 /**
- * Replace what an element holds.
+ * Replace the children of an element.
  * @param {Element} element
  * @param {...(Node|string|number|null|undefined|false)} children
  */
@@ -37,7 +37,7 @@ export function fill(element, ...children) {
 }
 
 /**
- * Set an element's text, if it is another: so nothing is read aloud, selected or painted in vain.
+ * Set an element's text if it differs, so that screen readers and selections are not disturbed.
  * @param {Element} element
  * @param {string} text
  */
@@ -46,7 +46,7 @@ export function say(element, text) {
 }
 
 /**
- * Put elements into a parent in this order; those that stay are not moved, so they keep the focus.
+ * Set the children of a parent. Elements that stay are not moved, so that they keep the focus.
  * @param {Element} parent
  * @param {Element[]} elements
  */

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Why an action failed.
+// Panel of an action's error.
 
 import { fill, make } from "./dom.js";
 import { isSkipped, plain } from "./format.js";
 
-/** The error of an action, or why it was skipped: its name, what happened, and the lines below that, which open at the last one. */
+/** Error of an action, or the reason why it was skipped: name, message, and last lines of output. */
 export class ErrorBox {
   #shown = "";
   element = make("section", { class: "error", hidden: true, "aria-label": "Error" });
@@ -17,7 +17,7 @@ export class ErrorBox {
     this.element.classList.toggle("skipped", skipped);
     this.element.setAttribute("aria-label", skipped ? "Skipped" : "Error");
     const shown = JSON.stringify([errorName, errorMessage]);
-    if (shown === this.#shown) return; // somebody may be reading it
+    if (shown === this.#shown) return; // do not disturb a reader
     this.#shown = shown;
     const [happened, ...lines] = plain(errorMessage ?? "").trim().split("\n");
     fill(
@@ -30,8 +30,8 @@ export class ErrorBox {
 }
 
 /**
- * Return a pane that can be scrolled and opens at the end of what it holds.
- * @param {string} name for those who do not see it
+ * Return a scrollable pane that is initially scrolled to its end.
+ * @param {string} name for screen readers
  * @param {Element} content
  */
 export function opensAtItsEnd(name, content) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the list is narrowed to.
+// Filters of the list.
 
 import { query } from "./api.js";
 import { make } from "./dom.js";
@@ -38,18 +38,18 @@ export class Filters {
     this.read();
   }
 
-  /** @returns {Object} as the route takes them */
+  /** @returns {Object} query parameters of the route */
   get fields() {
     const { hours, ...rest } = this.asked;
     return { ...rest, since: hours && this.since };
   }
 
-  /** @returns {boolean} whether there are any */
+  /** @returns {boolean} whether any filter is set */
   get isSet() {
     return query(this.asked).size > 0;
   }
 
-  /** Take what the page's address has. */
+  /** Read the filters from the page's address. */
   read() {
     clearTimeout(this.#timer);
     const given = new URLSearchParams(window.location.search);

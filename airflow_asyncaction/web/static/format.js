@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// How values are written.
+// Formats values.
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 const ESCAPES = /\u001b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\u0007\u001b]*(?:\u0007|\u001b\\)?)/g;
 
-/** States that nothing follows. */
+/** Final states. */
 export const ENDS = ["SUCCESS", "ERROR", "TIMEOUT", "STOPPED"];
 
 /** All states, in the order of an action's life. */
@@ -71,7 +71,7 @@ export function counted(count, noun) {
   return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-/** @param {string} text JSON @returns {*} integers too large for a number as they are written, where browsers can */
+/** @param {string} text JSON @returns {*} integers too large for a number stay text, if the browser supports it */
 export function parse(text) {
   return JSON.parse(text, (_, value, context) => {
     const isExact = !Number.isInteger(value) || Number.isSafeInteger(value);
@@ -84,7 +84,7 @@ export function pretty(value) {
   return JSON.stringify(value, null, 2) ?? "";
 }
 
-/** @param {string} text JSON, or anything @returns {string} written out where it is JSON */
+/** @param {string} text JSON, or anything @returns {string} indented if it is JSON */
 export function prettyText(text) {
   try {
     return pretty(parse(text));
@@ -93,7 +93,7 @@ export function prettyText(text) {
   }
 }
 
-/** @param {string} text @returns {string} without what colours a terminal */
+/** @param {string} text @returns {string} without terminal colours */
 export function plain(text) {
   return text.includes("\u001b") ? text.replace(ESCAPES, "") : text;
 }

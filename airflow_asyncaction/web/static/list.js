@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The list of actions: of all, of a Dag, or of a run.
+// The list of actions: all, those of a Dag, or those of a Dag run.
 
 import { ROOT, Source, path, query, serverNow } from "./api.js";
 import { arrange, fill, make, say } from "./dom.js";
@@ -10,28 +10,28 @@ import { Progress, State, actionPath, crumbs, time } from "./parts.js";
 const PAGE_SIZE = 50;
 const COLUMNS = ["State", "Type", "Task", "Progress or error", "Runner", "Created", "Duration"];
 
-/** Shows one page of the list, and keeps it up to date. */
+/** Shows and updates one page of the list. */
 export class ListView {
   onChange = () => {};
   isFilled = false;
   #source = new Source();
   #rows = new Map();
-  #cursors = []; // of the pages from the second one to this one
+  #cursors = []; // cursors of the second to the current page
   #next = null;
-  #body = make("tbody", { role: "rowgroup" }); // roles: on a phone, these are laid out as no table
+  #body = make("tbody", { role: "rowgroup" }); // explicit roles: on a phone, CSS removes the table layout
   #empty = make("p", { class: "empty", hidden: true });
   #newer = make("button", { type: "button", on: { click: () => this.#turn(-1) } }, "Newer");
   #older = make("button", { type: "button", on: { click: () => this.#turn(1) } }, "Older");
   #page = make("span", { class: "quiet", "aria-live": "polite" });
   #table;
 
-  /** @param {Object} place `dagId`, `runId`: of which Dag or run only */
+  /** @param {Object} place `dagId`, `runId`: restrict the list */
   constructor(place) {
     this.place = place;
     this.filters = new Filters(place, () => this.#restart());
     const names = COLUMNS.map((name) => make("th", { scope: "col", role: "columnheader" }, name));
     const head = make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...names));
-    const caption = make("caption", { class: "unseen" }, "Async actions, the newest first");
+    const caption = make("caption", { class: "unseen" }, "Async actions, newest first");
     this.#table = make("table", { class: "actions", role: "table" }, caption, head, this.#body);
     const scroll = make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Actions" }, this.#table);
     const pages = make("nav", { class: "pages", "aria-label": "Pages" }, this.#newer, this.#page, this.#older);
@@ -46,7 +46,7 @@ export class ListView {
     setInterval(() => document.hidden || this.#showAges(), 1000);
   }
 
-  /** Ask for the page that is shown, once. */
+  /** Fetch the current page once. */
   async tick() {
     const url = this.#url;
     await this.#source.get(url, (found) => url === this.#url && this.#show(found));
@@ -72,7 +72,7 @@ export class ListView {
     arrange(this.#body, [...rows.values()].map((row) => row.element));
     this.#table.hidden = rows.size === 0;
     this.#empty.hidden = rows.size > 0;
-    say(this.#empty, this.filters.isSet ? "No actions match these filters." : "There are no async actions here yet.");
+    say(this.#empty, this.filters.isSet ? "No actions match these filters." : "There are no async actions yet.");
     this.#showPages();
   }
 
@@ -88,7 +88,7 @@ export class ListView {
     for (const row of this.#rows.values()) row.showAge(now);
   }
 
-  /** The page's address tells which page this is, for reloads, for the way back and for others. */
+  /** Store the current page in the address, for reloads, the Back button and links. */
   get #address() {
     const search = query({ ...this.filters.asked, cursor: this.#cursors });
     return search.size > 0 ? `?${search}` : window.location.pathname;
@@ -102,7 +102,7 @@ export class ListView {
   #open(cursors) {
     this.#cursors = cursors;
     this.#next = null;
-    this.#source = new Source(); // also of a page that was shown already, all is asked for again
+    this.#source = new Source(); // fetch everything again, even for a page that was shown before
     this.#showPages();
   }
 
@@ -172,7 +172,7 @@ class Row {
   }
 }
 
-/** Why an action failed, in one line. */
+/** Error of an action in one line. */
 class ShortError {
   #name = make("span", { class: "error-name" });
   #message = make("span");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The lines a job has reported: they follow, and are searched and downloaded here.
+// Log panel: follows, searches and downloads the lines that a job reported.
 
 import { ApiError, ask, path, query } from "./api.js";
 import { fill, make, say } from "./dom.js";
@@ -51,7 +51,7 @@ export class LogView {
     this.#follow.addEventListener("input", () => this.#scroll());
     this.#pane.addEventListener("scroll", () => this.#notice(), { passive: true });
     const observer = new ResizeObserver(() => this.#look());
-    observer.observe(this.#list); // a line has its height once it is on the screen
+    observer.observe(this.#list); // a line has its height once it is rendered
     observer.observe(this.#pane);
     this.#download.addEventListener("click", () => this.#save(fileName()));
     this.#show();
@@ -113,14 +113,14 @@ export class LogView {
     this.#show();
   }
 
-  /** Leave out the oldest lines, with what is between them. */
+  /** Remove the oldest lines and the gaps between them. */
   #trim() {
     if (this.#lines.length <= MOST) return;
     this.#lines.splice(0, this.#lines.length - MOST);
     const [{ element, number }] = this.#lines;
     while (this.#left.nextSibling !== element) this.#left.nextSibling.remove();
     this.#left.hidden = false;
-    say(this.#left, `${counted(number - 1, "earlier line")} not shown here: Download has those that the server keeps`);
+    say(this.#left, `${counted(number - 1, "earlier line")} not shown. Download has all lines of the server`);
   }
 
   #show() {
@@ -133,7 +133,7 @@ export class LogView {
     this.#pane.style.setProperty("--digits", String(this.after).length);
     this.#pane.hidden = all === 0;
     this.#tools.hidden = all === 0;
-    this.#links.hidden = all === 0; // what says why there are no lines has its own
+    this.#links.hidden = all === 0; // the message for an empty log has its own links
     this.#empty.hidden = all > 0;
   }
 
@@ -141,7 +141,7 @@ export class LogView {
     if (this.#follow.checked) this.#pane.scrollTop = this.#pane.scrollHeight;
   }
 
-  /** Scroll with the next frame. Until the one after it, lines that come and go scroll the pane, and not the person. */
+  /** Scroll in the next frame. Until the frame after it, scroll events do not come from the user. */
   #settle() {
     this.#changes += 1;
     requestAnimationFrame(() => {
@@ -155,7 +155,7 @@ export class LogView {
     this.#mark();
   }
 
-  /** Mark what is sought on the screen only: in thousands of lines, it would take seconds. */
+  /** Highlight matches on the screen only. In thousands of lines it would take seconds. */
   #mark() {
     const { top, bottom } = this.#pane.getBoundingClientRect();
     let [from, to] = [0, this.#found.length];
@@ -224,7 +224,7 @@ class Line {
     fill(this.#shown, this.#message);
   }
 
-  /** As it is in a file. */
+  /** Format a line for the download. */
   get text() {
     return written(this.#line);
   }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shows what the address asks for.
+// Entry point: shows the view of the page's address.
 
 import { ActionView } from "./action.js";
 import { AIRFLOW, ROOT, Ticker } from "./api.js";
@@ -9,10 +9,10 @@ import { notice } from "./parts.js";
 import { followTheme, isFramed } from "./theme.js";
 
 /**
- * Read where a path leads.
+ * Parse a path of the page.
  *
- * Airflow's UI leaves `{MAP_INDEX}` as it is for a task that is not mapped.
- * @param {string} pathname as the browser has it: its parts are encoded
+ * Airflow's UI does not replace `{MAP_INDEX}` for a task that is not mapped.
+ * @param {string} pathname percent-encoded path
  * @returns {?{view: string, uuid?: string, dagId?: string, runId?: string, taskId?: string, mapIndex?: number}}
  */
 export function placeOf(pathname) {
@@ -34,7 +34,7 @@ export function placeOf(pathname) {
 
 function open(place, main) {
   if (place === null) {
-    fill(main, notice("There is no such page", make("a", { href: `${ROOT}/ui/` }, "All async actions")));
+    fill(main, notice("Page not found", make("a", { href: `${ROOT}/ui/` }, "All async actions")));
     return;
   }
   const view = place.view === "list" ? new ListView(place) : new ActionView(place);
@@ -54,7 +54,7 @@ function tell(error, waitMs, view, main) {
     return;
   }
   if (waitMs !== Infinity) {
-    fill(note, `${error.message}. What is shown may be old; next try in ${Math.round(waitMs / 1000)} s.`);
+    fill(note, `${error.message}. The page may be outdated. Retrying in ${Math.round(waitMs / 1000)} s.`);
     return;
   }
   const [title, ...body] = lastWords(error);
@@ -69,9 +69,9 @@ function lastWords(error) {
     const link = make("a", { href: `${AIRFLOW}/api/v2/auth/login?next=${next}` }, "Sign in to Airflow");
     return ["You are not signed in", link, isFramed() ? ", then come back to this page." : ""];
   }
-  if (error.status === 403) return ["You may not see this", error.message];
-  if (error.status === 404) return ["There is no such action", "It may have been cleaned up. ", everything()];
-  return ["This does not work", error.message];
+  if (error.status === 403) return ["Permission denied", error.message];
+  if (error.status === 404) return ["Action not found", "It was deleted, or you may not see it. ", everything()];
+  return ["Something went wrong", error.message];
 }
 
 function everything() {

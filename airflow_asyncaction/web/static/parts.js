@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the list and the view of one action both show.
+// Components that the list and the view of an action share.
 
 import { path } from "./api.js";
 import { fill, make, say } from "./dom.js";
 import { STATES, isSkipped, moment, plain, taskName } from "./format.js";
 
-/** A state, by colour and word. */
+/** Badge of a state. */
 export class State {
   element = make("span", { class: "state" });
 
@@ -15,7 +15,7 @@ export class State {
     this.element.dataset.state = STATES.includes(action.status) ? action.status : "";
     const word = isSkipped(action) ? "SKIPPED" : action.status;
     say(this.element, isStopping ? "STOPPING" : word);
-    this.element.title = isStopping ? `${word}, and asked to stop` : "";
+    this.element.title = isStopping ? `${word}, asked to stop` : "";
   }
 }
 
@@ -37,7 +37,7 @@ export class Progress {
       this.#bar.value = action.progress;
       this.#bar.setAttribute("aria-label", `Progress of ${action.type}`);
     }
-    say(this.#percent, isKnown ? `${Math.floor(action.progress)} %` : ""); // 99.6 % is not all
+    say(this.#percent, isKnown ? `${Math.floor(action.progress)} %` : ""); // 99.6 % is not 100 %
     const isScheduled = action.status === "SCHEDULED" && action.scheduledAt;
     const message = isScheduled ? `to run at ${moment(action.scheduledAt)}` : plain(action.message ?? "");
     say(this.#message, message);
@@ -46,21 +46,21 @@ export class Progress {
 }
 
 /**
- * Return a time, to the ms in its tool tip.
+ * Return a time, with milliseconds in its tooltip.
  * @param {?string} iso
  */
 export function time(iso, text = moment(iso)) {
   return iso ? make("time", { datetime: iso, title: iso }, text) : "";
 }
 
-/** @param {Object} action @returns {string} its view */
+/** @param {Object} action @returns {string} path of its view */
 export function actionPath(action) {
   return path("ui", "action", action.uuid);
 }
 
 /**
- * Return the way from the list of everything to a place, each step a link but the last.
- * @param {Object} place `dagId`, `runId`, `taskId`, `mapIndex`, `uuid`: as far as they are given
+ * Return the breadcrumbs from the list of all actions to a place.
+ * @param {Object} place `dagId`, `runId`, `taskId`, `mapIndex`, `uuid`: all optional
  */
 export function crumbs(place) {
   const { dagId, runId, taskId, mapIndex = -1, uuid } = place;
@@ -75,11 +75,11 @@ export function crumbs(place) {
     const isLast = index === steps.length - 1;
     return make("li", {}, isLast || !href ? make("span", { "aria-current": "page" }, name) : make("a", { href }, name));
   });
-  return make("nav", { "aria-label": "Where this is", class: "crumbs" }, make("ol", {}, ...items));
+  return make("nav", { "aria-label": "Breadcrumbs", class: "crumbs" }, make("ol", {}, ...items));
 }
 
 /**
- * Return what a view says instead of data.
+ * Return a message that a view shows instead of data.
  * @param {string} title
  * @param {...(Node|string)} body
  */
@@ -89,7 +89,7 @@ export function notice(title, ...body) {
   return element;
 }
 
-/** A table of names and values, which changes only where they do. */
+/** Table of names and values. Only changed cells are updated. */
 export class Facts {
   #shown = "";
   element = make("dl", { class: "facts" });

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stops an action, once a person has said so twice.
+// Stop button with a confirmation dialog.
 
 import { ApiError, ask, path } from "./api.js";
 import { make, say } from "./dom.js";
 import { ENDS } from "./format.js";
 
 const WHAT_HAPPENS =
-  "The job is asked to stop, and killed if it has not after its grace time. Its task fails, and is not retried.";
+  "The job is asked to stop, and killed after its grace period. Its task fails and is not retried.";
 
-/** The button, with the dialog that asks back. */
+/** The button and its dialog. */
 export class StopButton {
   #open = make("button", { type: "button", class: "danger", hidden: true, on: { click: () => this.#ask() } }, "Stop");
   #question = make("h2", { id: "stop-question" });
@@ -58,7 +58,7 @@ export class StopButton {
       this.onDone();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      say(this.#trouble, error.status === 403 ? "You may not stop this action." : `${error.message}.`);
+      say(this.#trouble, error.status === 403 ? "You do not have permission to stop this action." : `${error.message}.`);
       if (error.status === 409) this.onDone();
     } finally {
       this.#stop.disabled = false;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Light and dark as Airflow's UI has it around this page; alone, as the system has it.
+// Uses the theme of Airflow's UI inside its frame, and that of the system otherwise.
 
-/** Follow Airflow's theme, also when it is switched. */
+/** Follow Airflow's theme, including later changes. */
 export function followTheme() {
   const airflow = airflowRoot();
-  if (airflow === null) return; // the style sheet follows the system by itself
+  if (airflow === null) return; // the style sheet follows the system's theme
   const follow = () => {
     const theme = ["dark", "light"].find((each) => airflow.classList.contains(each));
     if (theme) document.documentElement.dataset.theme = theme;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What came about an action, in order: each report, what was refused and why, and the runner's words.
+// Time line of an action: reports, refused reports with reasons, and messages of the runner.
 
 import { arrange, fill, make, say } from "./dom.js";
 import { opensAtItsEnd } from "./error.js";
@@ -9,7 +9,7 @@ const MOST = 400;
 const REPEATED = ["heartbeat", "report", "RUNNING"];
 const TITLES = {
   queued: "Queued",
-  due: "Its time has come",
+  due: "Scheduled time reached",
   registered: "Registered by its task",
   launched: "Launched",
   heartbeat: "Heartbeat",
@@ -19,7 +19,7 @@ const TITLES = {
   ERROR: "Reported ERROR",
   exit: "Process ended",
   stop: "Asked to stop",
-  abandon: "Given up: nobody watches it any more",
+  abandon: "Given up: no longer watched",
   supersede: "Replaced by a newer attempt",
   timeout: "Timed out",
   unlaunched: "Never launched",
@@ -28,15 +28,15 @@ const TITLES = {
   results: "Results stored",
 };
 const REASONS = {
-  already_ended: "the action had ended, with another status",
+  already_ended: "the action had already ended differently",
   superseded: "a newer attempt had taken over, or Airflow had ended the action",
-  nonce_reused: "another report was sent under the same nonce",
-  malformed: "it was not as the protocol has it",
-  stale_time: "its time was too far from the server's clock",
+  nonce_reused: "another report had the same nonce",
+  malformed: "it was malformed",
+  stale_time: "its time differed too much from the server's clock",
   too_large: "it was too large",
 };
 
-/** The time line of one action. */
+/** Time line of one action. */
 export class Timeline {
   after = 0;
   #reports = [];
@@ -90,9 +90,9 @@ class Entry {
     say(this.#title, title);
     say(this.#more, more);
     if (body && this.#body === null) {
-      this.#body = make("pre", { tabindex: 0, role: "group", "aria-label": "What was sent" });
+      this.#body = make("pre", { tabindex: 0, role: "group", "aria-label": "Request body" });
       fill(this.#body, prettyText(body));
-      this.element.lastChild.append(make("details", {}, make("summary", {}, "What was sent"), this.#body));
+      this.element.lastChild.append(make("details", {}, make("summary", {}, "Request body"), this.#body));
     }
   }
 }
@@ -105,7 +105,7 @@ class Day {
   show() {}
 }
 
-/** Put the day before the first event of each, if there are several. */
+/** Add the date before the first event of each day, if there are several days. */
 function withDays(events) {
   const days = events.map((event) => dayOf(event.at));
   if (days.every((day) => day === days[0])) return events;
@@ -145,7 +145,7 @@ function grouped(reports, action) {
   return events;
 }
 
-/** Reports of one sort that came one after the other. */
+/** Consecutive reports of the same kind. */
 class Repeated {
   #count = 1;
   #lines = 0;
@@ -189,7 +189,7 @@ function single({ id, kind, receivedAt, refusedWith, body, logCount, scheme, req
   return { ...event, more: [exit, lines, signed].filter(Boolean).join(", ") };
 }
 
-/** @param {?Object} exit as the runner saw it @returns {string} e.g. `code 137, OOMKilled` */
+/** @param {?Object} exit reported by the runner @returns {string} e.g. `code 137, OOMKilled` */
 export function exitWords(exit) {
   const { code, signal, reason } = exit ?? {};
   const isThere = (value) => value !== null && value !== undefined;
