@@ -155,7 +155,7 @@ def test_an_unreadable_secret_does_not_stop_the_rotation(database: Database, new
         connection.execute(update(action_table).where(ours).values(secret=unreadable))
     old, new = os.environ[FERNET_KEY], Fernet.generate_key().decode()
     try:
-        with fernet_keys(f"{new},{old}"), pytest.raises(SecretUnreadable, match="secrets of 1 actions were"):
+        with fernet_keys(f"{new},{old}"), pytest.raises(SecretUnreadable, match="secrets of 1 actions are"):
             rotate_all(database.engine)
         with fernet_keys(new):
             assert job.report().status == 200
