@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from airflow_asyncaction.exceptions import StoreUnavailable
-from airflow_asyncaction.files.stores.base import FileStore, Measured
+from airflow_asyncaction.files.stores.base import FileStore
 from airflow_asyncaction.protocol import file_rules
-from airflow_asyncaction.protocol.file_rules import check_lives, difference
+from airflow_asyncaction.protocol.file_rules import Arrived, check_lives, difference
 from airflow_asyncaction.protocol.files import FileRecord
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
@@ -31,7 +31,7 @@ class Found:
 
     store: FileStore
     content_id: str
-    measured: Measured
+    measured: Arrived
     announced_md5: str
     seconds: float
 
