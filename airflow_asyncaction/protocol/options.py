@@ -76,7 +76,7 @@ def option(kind: OptionKind, default: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Option:
+class OptionField:
     """A declared option.
 
     :param column: its name in the store
@@ -110,7 +110,7 @@ class Option:
 
 
 @lru_cache(maxsize=None)  # of a few classes
-def options_of(declaring: Any) -> tuple[Option, ...]:
+def options_of(declaring: Any) -> tuple[OptionField, ...]:
     """Return the options that a dataclass declares, or inherits, in their order."""
     options = []
     for each in fields(declaring):
@@ -118,7 +118,7 @@ def options_of(declaring: Any) -> tuple[Option, ...]:
             kind: OptionKind = each.metadata["kind"]
             words = [*each.name.split("_"), *([kind.unit] if kind.unit else [])]
             json_name = words[0] + "".join(word.capitalize() for word in words[1:])
-            options.append(Option(each.name, kind, "_".join(words), json_name, each.default is None))
+            options.append(OptionField(each.name, kind, "_".join(words), json_name, each.default is None))
     return tuple(options)
 
 

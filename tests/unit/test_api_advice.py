@@ -10,8 +10,6 @@ import yaml
 
 from airflow_asyncaction.runners.pods.api_advice import add_advice
 
-pytestmark = pytest.mark.unit
-
 ACCOUNT = 'User "system:serviceaccount:jobs:airflow"'
 IN_JOBS = 'in API group "" in the namespace "jobs"'
 SAID = {

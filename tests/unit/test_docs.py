@@ -27,8 +27,6 @@ from airflow_asyncaction.web import refusals
 from docs import hooks
 from tests.requirements import need
 
-pytestmark = pytest.mark.unit
-
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

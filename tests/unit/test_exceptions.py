@@ -8,8 +8,6 @@ import pytest
 from airflow_asyncaction import exceptions
 from airflow_asyncaction.exceptions import ActionFailed, ActionStopped, ActionTimedOut, error_class
 
-pytestmark = pytest.mark.unit
-
 
 @pytest.mark.parametrize("name", ["OOMKilled", "Evicted", "ImagePull", "PodDeleted", "ExitCode", "NoReport"])
 def test_an_error_has_the_class_of_its_name(name: str) -> None:

@@ -26,8 +26,6 @@ from airflow_asyncaction.files.stores.local import LocalFileStore
 from airflow_asyncaction.files.stores.object_storage import GoogleFileStore, ObjectFileStore
 from airflow_asyncaction.files.stores.s3 import S3FileStore
 
-pytestmark = pytest.mark.unit
-
 Configure = Callable[[str], None]
 
 VARIABLE = "AIRFLOW__ASYNCACTION__FILE_STORES"

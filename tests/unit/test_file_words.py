@@ -28,8 +28,6 @@ from airflow_asyncaction.protocol.files import (
 from airflow_asyncaction.protocol.human_readable import format_size, format_transfer
 from airflow_asyncaction.protocol.strict_json import JsonText
 
-pytestmark = pytest.mark.unit
-
 MD5 = "0123456789abcdef" * 2
 CHALLENGE = "fedcba9876543210" * 2
 SHA256 = "0123456789abcdef" * 4

@@ -5,11 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from dev.import_walls import imported_modules
-
-pytestmark = pytest.mark.unit
 
 SOURCE = '''
 import os, airflow.models.dag

@@ -14,8 +14,6 @@ from jsonschema import Draft202012Validator
 from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.json_schema.inputs import MAX_BACKTRACKED, MAX_UNDECLARED, validate_input
 
-pytestmark = pytest.mark.unit
-
 UNIQUE = {"properties": {"days": {"uniqueItems": True}}}
 
 values = st.recursive(

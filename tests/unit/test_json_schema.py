@@ -17,8 +17,6 @@ from airflow_asyncaction.json_schema import BadSchema, Mistake, compile_schema, 
 from airflow_asyncaction.json_schema.limits import MAX_DEPTH, MAX_VALUES
 from airflow_asyncaction.json_schema.weight import MAX_PATTERNS, MAX_WEIGHT
 
-pytestmark = pytest.mark.unit
-
 SELF = {"$ref": "#/$defs/node"}
 
 

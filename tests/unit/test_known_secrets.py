@@ -14,8 +14,6 @@ from airflow.sdk._shared.secrets_masker import redact, reset_secrets_masker
 from airflow_asyncaction.hooks import known_secrets
 from airflow_asyncaction.hooks.known_secrets import current_masker, masked, never_share, shared_secrets
 
-pytestmark = pytest.mark.unit
-
 Mask = Callable[..., None]
 STRANGE = "a.b*c\\d\ne'f\"{g}|h $"
 

@@ -19,8 +19,6 @@ from airflow_asyncaction.operators import KubeActionOperator
 from airflow_asyncaction.operators.pod_checks import ALWAYS_MET, UNSUPPORTED
 from airflow_asyncaction.runners.base import Runner
 
-pytestmark = pytest.mark.unit
-
 REQUIRED = {"task_id": "job", "image": "busybox", "name": "job", "random_name_suffix": False}
 PARAMETERS = {
     name

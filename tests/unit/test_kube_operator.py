@@ -21,8 +21,6 @@ from airflow_asyncaction.operators.kubernetes import _parse_init_logs
 from airflow_asyncaction.protocol.tasks import NeedsWorker
 from airflow_asyncaction.runners.base import Runner
 
-pytestmark = pytest.mark.unit
-
 
 def operator(**kwargs: Any) -> KubeActionOperator:
     return KubeActionOperator(**{"task_id": "job", "image": "busybox", "namespace": "jobs", **kwargs})

@@ -30,8 +30,6 @@ from airflow_asyncaction.retrying import is_outage
 from airflow_asyncaction.testing import JobServer
 from tests.unit.remote_deployment import certify
 
-pytestmark = pytest.mark.unit
-
 LARGE = Limits().body_bytes + 1
 TOO_LARGE = b'{"error": "too_large", "message": "said by the server"}'
 ANSWER = (

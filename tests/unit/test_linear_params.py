@@ -24,8 +24,6 @@ from airflow_asyncaction.json_schema.dialect import DIALECT
 from airflow_asyncaction.operators import LocalActionOperator
 from airflow_asyncaction.protocol.operations import TAG
 
-pytestmark = pytest.mark.unit
-
 CPU_SECONDS = 100
 """For all rows of the table together: each of them once took as long, or a day."""
 

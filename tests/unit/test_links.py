@@ -11,8 +11,6 @@ import pytest
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.plugins.asyncaction import _views
 
-pytestmark = pytest.mark.unit
-
 
 @pytest.mark.parametrize(
     ("base_url", "root"),

@@ -3,11 +3,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from airflow_asyncaction.triggers.pods.container_logs import LiveLogLimiter
-
-pytestmark = pytest.mark.unit
 
 
 class Waiting:

@@ -17,8 +17,6 @@ from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.runners.manifest_variables import render_around, replace_variables
 from airflow_asyncaction.runners.pods.spec import parse_manifest
 
-pytestmark = pytest.mark.unit
-
 WEBDAS_DEFAULT = """apiVersion: batch/v1
 kind: Job
 metadata:

@@ -17,8 +17,6 @@ from airflow_asyncaction.protocol.reports import Limits, LogLine, cut_line, pars
 from airflow_asyncaction.protocol.runner_messages import mask_message
 from airflow_asyncaction.protocol.tasks import ActionSpec
 
-pytestmark = pytest.mark.unit
-
 PASSWORD = "p@ss wörd/+\"\\'&%"
 PEM = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0B\nAQEFAASCBKcwggSj\n-----END KEY-----\n"
 WORDS = st.text("ab.\\(", min_size=1, max_size=6)

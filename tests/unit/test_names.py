@@ -10,7 +10,6 @@ from pathlib import Path
 import airflow_asyncaction
 
 PACKAGE = Path(airflow_asyncaction.__file__).parent
-DUPLICATES = {"ClusterRefused"}
 
 
 def public_classes() -> dict[str, list[str]]:
@@ -24,9 +23,4 @@ def public_classes() -> dict[str, list[str]]:
 
 
 def test_public_class_names_are_unique() -> None:
-    duplicates = {name: paths for name, paths in public_classes().items() if len(paths) > 1}
-    assert {name: paths for name, paths in duplicates.items() if name not in DUPLICATES} == {}
-
-
-def test_no_exemption_is_out_of_date() -> None:
-    assert {name for name in DUPLICATES if len(public_classes()[name]) < 2} == set()
+    assert {name: paths for name, paths in public_classes().items() if len(paths) > 1} == {}

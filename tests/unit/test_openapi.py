@@ -11,8 +11,6 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from airflow_asyncaction.web.routes.openapi import openapi
 
-pytestmark = pytest.mark.unit
-
 DESCRIPTION = openapi("/async")
 OPERATIONS = [
     pytest.param(operation, id=operation["operationId"])

@@ -24,8 +24,6 @@ from airflow_asyncaction.operators.files import (
 )
 from airflow_asyncaction.protocol.files import FileReference
 
-pytestmark = pytest.mark.unit
-
 RECORD: dict[str, Any] = {
     "name": "model.bin",
     "property": "model",

@@ -20,7 +20,7 @@ from airflow_asyncaction.operators.base import BaseActionOperator
 from airflow_asyncaction.protocol.actions import ActionOptions, State, StopReason
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit
-from airflow_asyncaction.protocol.options import Option, options_of
+from airflow_asyncaction.protocol.options import OptionField, options_of
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
 from airflow_asyncaction.runners.skip_codes import mark_skip
 from airflow_asyncaction.store.models import action_table
@@ -199,7 +199,7 @@ def end_as(view: TaskView) -> Any:
 
 
 @pytest.mark.parametrize("option", options_of(ActionOptions), ids=lambda option: option.name)
-def test_an_option_has_a_parameter_a_description_and_a_column(option: Option) -> None:
+def test_an_option_has_a_parameter_a_description_and_a_column(option: OptionField) -> None:
     parameters = {
         name
         for base in BaseActionOperator.__mro__

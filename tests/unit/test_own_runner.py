@@ -19,8 +19,6 @@ from example_dags.jobs.nice_runner import NiceRunner
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-pytestmark = pytest.mark.unit
-
 
 def nice_runner(*command: str, grace: float = 5) -> NiceRunner:
     return NiceRunner(

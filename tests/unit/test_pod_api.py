@@ -22,8 +22,6 @@ from airflow_asyncaction.runners.pods.container_logs import LogThread
 from airflow_asyncaction.runners.pods.log import LogReader
 from airflow_asyncaction.runners.pods.watch import PodWatchThread
 
-pytestmark = pytest.mark.unit
-
 WEBHOOK = 'Internal error occurred: failed calling webhook "w.example": Post "https://a/": deadline exceeded'
 MINUTE = timedelta(minutes=1)
 READ = PodRequests("jobs").read_pod("p")

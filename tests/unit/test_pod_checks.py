@@ -14,8 +14,6 @@ from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ClusterNotConfigured
 from airflow_asyncaction.operators import KubeActionOperator
 
-pytestmark = pytest.mark.unit
-
 
 def operator(**kwargs: Any) -> KubeActionOperator:
     return KubeActionOperator(**{"task_id": "job", "image": "busybox", "namespace": "jobs", **kwargs})

@@ -27,8 +27,6 @@ from airflow_asyncaction.runners.pods.exit_status import (
 from airflow_asyncaction.runners.pods.lifecycle import PodLifecycle
 from airflow_asyncaction.runners.pods.startup import describe_waiting, find_start_failure
 
-pytestmark = pytest.mark.unit
-
 VECTORS = Path(__file__).parent.parent / "vectors" / "pods"
 NOW = datetime(2026, 11, 24, 16, 0, tzinfo=UTC)
 

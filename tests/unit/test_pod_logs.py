@@ -20,8 +20,6 @@ from airflow_asyncaction.runners.pods.log import PodLine
 from airflow_asyncaction.runners.pods.log_selection import LogOptions
 from airflow_asyncaction.triggers.pods.container_logs import DeferredLogs
 
-pytestmark = pytest.mark.unit
-
 NOW = datetime.now(UTC)
 DONE = {"terminated": {"exitCode": 0}}
 FAILED = {"terminated": {"exitCode": 7, "reason": "Error"}}

@@ -27,8 +27,6 @@ from airflow_asyncaction.runners.pods.spec import (
     parse_secrets,
 )
 
-pytestmark = pytest.mark.unit
-
 INFO = JobInfo(
     job_id=JobId("0190a2b4-0000-7000-8000-000000000001"),
     secret_key="topsecret",

@@ -21,8 +21,6 @@ from airflow_asyncaction.runners.pods.startup import (
     note_unreadable_events,
 )
 
-pytestmark = pytest.mark.unit
-
 NOW = datetime(2026, 11, 24, 16, 0, tzinfo=UTC)
 LATE = Exit(reason="PodFailed", message="The pod did not start in time: Container base: ContainerCreating")
 DONE = {"terminated": {"exitCode": 0, "reason": "Completed"}}

@@ -14,8 +14,6 @@ from airflow_asyncaction.hooks.remote_auth import Authorize, FetchToken, RemoteA
 from airflow_asyncaction.hooks.remote_connection import DeploymentKind, RemoteConnection
 from airflow_asyncaction.protocol.responses import ServerResponse
 
-pytestmark = pytest.mark.unit
-
 
 def auth(**fields: Any) -> RemoteAuth:
     urls = {"base_url": "https://a.org/async", "airflow_url": "https://a.org"}

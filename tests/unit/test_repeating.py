@@ -9,8 +9,6 @@ import pytest
 
 from benchmarks.repeating import MOST_FAILURES, Repeater, RunFailed, run_parts
 
-pytestmark = pytest.mark.unit
-
 
 def test_a_run_that_fails_is_counted_and_repeated(capsys: pytest.CaptureFixture[str]) -> None:
     results: Iterator[float | str] = iter(["no node", "no image", 3.5])

@@ -15,8 +15,6 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.runners.pods.exit_status import read_exit, trim_pod
 from airflow_asyncaction.runners.pods.return_file import ReturnFile, add_return_file
 
-pytestmark = pytest.mark.unit
-
 INFO = JobInfo(job_id=JobId("a"), secret_key="s", hook_url="http://nobody")
 
 

@@ -38,8 +38,6 @@ from airflow_asyncaction.runners.routing import (
     render_option,
 )
 
-pytestmark = pytest.mark.unit
-
 LOCAL = {"name": "here", "kind": "local", "command": "true"}
 CALL = {"service_name": "ShopService", "method": "add"}
 Configure = Callable[..., None]

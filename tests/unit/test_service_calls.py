@@ -31,8 +31,6 @@ from airflow_asyncaction.protocol.tasks import ActionSpec
 from airflow_asyncaction.runners.base import Runner
 from airflow_asyncaction.testing import JobServer
 
-pytestmark = pytest.mark.unit
-
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
 CALL: dict[str, Any] = {"service_name": "ShopService", "method": "add"}
 

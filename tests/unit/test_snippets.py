@@ -29,8 +29,6 @@ from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.settings import OPTIONS, SECTION
 from airflow_asyncaction.testing import JobServer
 
-pytestmark = pytest.mark.unit
-
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)

@@ -19,8 +19,6 @@ from airflow_asyncaction.runners.pods.api_requests import (
 )
 from airflow_asyncaction.runners.pods.watch import WatchState
 
-pytestmark = pytest.mark.unit
-
 GONE = ClusterRefused("too old resource version", status=410)
 FORBIDDEN = ClusterRefused("forbidden", status=403)
 BROKEN = ClusterUnavailable("the connection broke")

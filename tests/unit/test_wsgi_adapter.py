@@ -15,8 +15,6 @@ from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.web.asgi import AsgiApp, Message
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
-pytestmark = pytest.mark.unit
-
 MOST = 1000
 PIECE = 64 * 1024
 GONE: Message = {"type": "http.disconnect"}
