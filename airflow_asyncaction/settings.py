@@ -293,7 +293,7 @@ def hook_url() -> str:
 
 
 def has_hook_url() -> bool:
-    """Tell whether the configuration names an absolute URL. Otherwise, :func:`hook_url` returns a guess."""
+    """Return whether the configuration names an absolute URL. Otherwise, :func:`hook_url` returns a guess."""
     from airflow.configuration import conf
 
     urls = (

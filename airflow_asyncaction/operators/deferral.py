@@ -16,7 +16,10 @@ from airflow_asyncaction.protocol.tasks import NeedsWorker
 def needs_worker(operator: BaseOperator, *, reads_log: bool) -> NeedsWorker:
     """Return whether a deferred task needs a worker to complete it after its job succeeded.
 
-    :param reads_log: whether whoever completes the task has the job's log to read first
+    Only workers emit asset events, run success callbacks, post-execute hooks and listeners, use a custom XCom
+    backend, and split results into several XComs or map tasks over them.
+
+    :param reads_log: whether the job's log must be read before the task is completed
     """
     if needs_worker_after_success(operator):
         return NeedsWorker.ALWAYS

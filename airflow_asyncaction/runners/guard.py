@@ -188,7 +188,7 @@ class Guard:
         os.chdir("/")
 
     def _reap(self) -> bool:
-        """Reap processes that have ended; tell whether none is left."""
+        """Reap processes that have ended; return whether none is left."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -214,7 +214,7 @@ class Guard:
             self._kill_at = term_at + self._order.grace_seconds
 
     def _step(self) -> bool:
-        """Send signals that are due, and wait for events; tell whether to exit now."""
+        """Send signals that are due, and wait for events; return whether to exit now."""
         self._signal_all()
         ready = self._wait(self._timeout())
         if self._wake_fd in ready:
@@ -245,7 +245,7 @@ class Guard:
             self._output_fds.discard(fd)
 
     def _obey(self, control: bytes) -> bool:
-        """Execute control bytes; tell whether to exit now."""
+        """Execute control bytes; return whether to exit now."""
         if b"s" in control:
             self._end()
         return b"r" in control and self._order.keep and not self._main_runs and self._term_at is None

@@ -239,7 +239,7 @@ class KubeRunner:
         return max(0.05, min(seconds))
 
     def _is_kept_running(self) -> bool:
-        """Tell whether the job was asked to stop, its grace period is over, and its pod is to be kept."""
+        """Return whether the job was asked to stop, its grace period is over, and its pod is to be kept."""
         if self._stop_requested_at is None or not self._options.keep_on_kill:
             return False
         return time.monotonic() - self._stop_requested_at >= self._options.stop_grace.total_seconds()
@@ -304,5 +304,5 @@ class KubeRunner:
         self._api.send(request, patience=patience)
 
     def _is_abandoned(self) -> bool:
-        """Tell whether there is no pod yet, and none is needed any longer."""
+        """Return whether there is no pod yet, and none is needed any longer."""
         return not self._uid and (self._is_detached or self._stop_requested_at is not None)

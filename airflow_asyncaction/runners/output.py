@@ -130,7 +130,7 @@ class OutputPipe:
         return not self.at_end and len(self._chunks) < BACKLOG_CHUNKS
 
     def receive(self) -> bool:
-        """Read once without waiting; tell whether anything was read, even the end."""
+        """Read once without waiting; return whether anything was read, even the end."""
         try:
             # One call into C: no signal handler can run between reading and storing.
             self._chunks.extend(map(os.read, (self.fd,), (READ_BYTES,)))

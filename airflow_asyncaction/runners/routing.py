@@ -75,7 +75,7 @@ def choose_runner(
 
 
 def matches_pattern(pattern: str, type_: str) -> bool:
-    """Tell whether a type matches a pattern, in which ``*`` matches any text."""
+    """Return whether a type matches a pattern, in which ``*`` matches any text."""
     first, *others = pattern.split("*")
     if not others:
         return type_ == pattern

@@ -101,7 +101,7 @@ _SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 
 @cache
 def is_enabled() -> bool:
-    """Tell whether metrics are enabled, by the configuration at the first call."""
+    """Return whether metrics are enabled, by the configuration at the first call."""
     return any(conf.getboolean("metrics", option, fallback=False) for option in _SWITCHES)
 
 

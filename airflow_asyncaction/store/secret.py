@@ -33,7 +33,7 @@ def encrypt(secret: str) -> str:
 
 
 def is_encrypting() -> bool:
-    """Tell whether there is a ``[core] fernet_key``."""
+    """Return whether there is a ``[core] fernet_key``."""
     return airflow_secrets.is_encrypting()
 
 

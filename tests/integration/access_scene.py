@@ -166,7 +166,7 @@ class Client:
         return {(found["dag_id"], found["dag_run_id"]) for found in answer.json()["task_instances"]}
 
     def may_launch(self, dag_id: str) -> bool:
-        """Tell whether Airflow would take a run from the user, who sends one that is invalid."""
+        """Return whether Airflow would take a run from the user, who sends one that is invalid."""
         reads = self.send("GET", f"/api/v2/dags/{dag_id}/dagRuns").status_code == 200
         answer = self.send("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"dag_run_id": 5})
         assert answer.status_code in (403, 422)

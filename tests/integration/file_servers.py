@@ -55,7 +55,7 @@ class Folder:
         return sorted(self.root.glob("contents/*/*"))
 
     def becomes(self, names: set[str], seconds: float = 5.0) -> bool:
-        """Wait until exactly these files are in it; tell whether it came to that."""
+        """Wait until exactly these files are in it; return whether it came to that."""
         until = time.monotonic() + seconds
         while self.names() != names and time.monotonic() < until:
             time.sleep(0.02)
@@ -82,14 +82,14 @@ class Kept:
         self._engine, self._folder = engine, folder
 
     def is_nothing(self) -> bool:
-        """Tell whether nothing is kept, or will be in a moment."""
+        """Return whether nothing is kept, or will be in a moment."""
         is_empty = self._folder.becomes(set())
         return is_empty and not (
             self._folder.content_rows(self._engine) or self._folder.attached_rows(self._engine)
         )
 
     def is_one(self) -> bool:
-        """Tell whether exactly one content is kept, and nothing beside it."""
+        """Return whether exactly one content is kept, and nothing beside it."""
         (content,) = self._folder.content_rows(self._engine)
         return self._folder.becomes({f"contents/{content.id[-2:]}/{content.id}"})
 

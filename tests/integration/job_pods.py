@@ -75,7 +75,7 @@ class JobPod:
         self.wait_until(lambda pod: pod is not None and pod.status.phase in ("Succeeded", "Failed"))
 
     def is_going(self) -> bool:
-        """Tell whether it is gone, or about to."""
+        """Return whether it is gone, or about to."""
         pod = self.read()
         return pod is None or pod.metadata.deletion_timestamp is not None
 

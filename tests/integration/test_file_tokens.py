@@ -46,7 +46,7 @@ class Urls:
         return content_request(self.job.client, method, f"{self.job.client.hook}/content/{token}", content)
 
     def are_untouched(self) -> bool:
-        """Tell whether what they are for is as it was."""
+        """Return whether what they are for is as it was."""
         is_awaited = locate(self.job, "sent").error == (404, "no_such_file")
         return is_awaited and content_request(self.job.client, "GET", self.to_get).body == self.had
 

@@ -133,7 +133,7 @@ def victim(new_job: NewJob, caplog: pytest.LogCaptureFixture, capfd: Any) -> Ite
 
 
 def is_ours(answer: Answer) -> bool:
-    """Tell whether an answer is a success, or a refusal as the protocol words it."""
+    """Return whether an answer is a success, or a refusal as the protocol words it."""
     if answer.status == 200:
         return bool(answer.fields)
     assert 400 <= answer.status < 500, answer
@@ -142,7 +142,7 @@ def is_ours(answer: Answer) -> bool:
 
 
 def lives(job: SignedJob) -> bool:
-    """Tell whether the action can still be read, whatever was written to it."""
+    """Return whether the action can still be read, whatever was written to it."""
     return job.send("GET", "/job").status == 200 and job.send("GET", "/task/action").status == 200
 
 

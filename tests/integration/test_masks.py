@@ -57,7 +57,7 @@ def stored(database: Database, action_id: str) -> str:
 
 
 def shows_secret(text: str) -> bool:
-    """Tell whether a text has a secret, however it is escaped."""
+    """Return whether a text has a secret, however it is escaped."""
     return "p@ss" in text or "by its name" in text
 
 

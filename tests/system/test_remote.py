@@ -69,7 +69,7 @@ def await_trigger(scene: Scene, task_id: str) -> None:
 
 
 def awaits_next_try(scene: Scene, hook: AsyncActionHook, task_id: str) -> bool:
-    """Tell whether a task's action has failed, and Airflow has put its task off."""
+    """Return whether a task's action has failed, and Airflow has put its task off."""
     action_id = scene.api.xcoms(scene.key("remote_stops", task_id)).get("action_id")
     if action_id is None:
         return False

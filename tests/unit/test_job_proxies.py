@@ -265,7 +265,7 @@ def watched() -> Iterator[WebProxy]:
 
 
 def curl_uses(proxy: WebProxy, url: str, environ: Mapping[str, str]) -> bool:
-    """Tell whether curl asks the proxy. Where it does not, it comes to a port that is closed."""
+    """Return whether curl asks the proxy. Where it does not, it comes to a port that is closed."""
     proxy.requests.clear()
     command = ["curl", "--silent", "--output", "/dev/null", "--connect-to", "::127.0.0.1:1", url]
     subprocess.run(command, env={"PATH": os.environ["PATH"], **environ}, check=False, timeout=60)

@@ -164,7 +164,7 @@ def test_a_wrong_word_is_malformed_and_nothing_else(fields: dict[str, Any]) -> N
 
 
 def fits(value: Any) -> bool:
-    """Tell whether an XCom can hold a value as it is, by other means than the package's."""
+    """Return whether an XCom can hold a value as it is, by other means than the package's."""
     if isinstance(value, dict):
         return all(fits(key) and key not in RESERVED for key in value) and all(map(fits, value.values()))
     if isinstance(value, list):

@@ -81,7 +81,7 @@ def questions(method: Method, entity: str, teams: Mapping[str, str | None]) -> l
 
 
 def is_authorized(user: AirflowUser, question: Question) -> bool:
-    """Tell whether the answer is yes.
+    """Return whether the answer is yes.
 
     :raises NotAnApiServer: no API server runs in this process
     """
@@ -89,7 +89,7 @@ def is_authorized(user: AirflowUser, question: Question) -> bool:
 
 
 def are_all_authorized(user: AirflowUser, asked: Sequence[Question]) -> bool:
-    """Tell whether all answers are yes. A remote auth manager answers with one request.
+    """Return whether all answers are yes. A remote auth manager answers with one request.
 
     :raises NotAnApiServer: no API server runs in this process
     """

@@ -29,10 +29,10 @@ def decrypt(stored: str) -> str:
 
 
 def is_encrypting() -> bool:
-    """Tell whether there is a ``[core] fernet_key``."""
+    """Return whether there is a ``[core] fernet_key``."""
     return bool(get_fernet().is_encrypted)
 
 
 def is_secret_name(name: str) -> bool:
-    """Tell whether Airflow masks the values of fields with this name, such as ``password``."""
+    """Return whether Airflow masks the values of fields with this name, such as ``password``."""
     return bool(should_hide_value_for_key(name))

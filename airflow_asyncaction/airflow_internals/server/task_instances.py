@@ -115,7 +115,7 @@ def find(connection: Connection, ti_id: str) -> Row[Any] | None:
 
 
 def has_failed_try(connection: Connection, ti_id: str, *, try_number: int, max_tries: int) -> bool:
-    """Tell whether an earlier try has failed, and Airflow itself retries the task.
+    """Return whether an earlier try has failed, and Airflow itself retries the task.
 
     :param try_number: of that try
     :param max_tries: of the current try; clearing a task raises it

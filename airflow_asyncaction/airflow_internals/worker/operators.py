@@ -35,7 +35,7 @@ _XCOM_BACKEND = "airflow.sdk.execution_time.xcom.BaseXCom"
 
 
 def needs_worker_after_success(operator: BaseOperator) -> bool:
-    """Tell whether a worker has something left to do after the operator has succeeded.
+    """Return whether a worker has something left to do after the operator has succeeded.
 
     These run on workers only: asset events, success callbacks, post-execute hooks, listeners, a custom XCom
     backend, and results that are split into several XComs or that tasks are mapped over.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 
 def is_in_process() -> bool:
-    """Tell whether this task runs in ``dag.test()`` or ``airflow tasks test``: no supervisor process."""
+    """Return whether this task runs in ``dag.test()`` or ``airflow tasks test``: no supervisor process."""
     from airflow.sdk.execution_time import task_runner
     from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms
 
@@ -21,7 +21,7 @@ def is_in_process() -> bool:
 
 
 def has_listeners() -> bool:
-    """Tell whether listeners are registered, which only a worker calls."""
+    """Return whether listeners are registered, which only a worker calls."""
     from airflow.sdk.listener import get_listener_manager
 
     return bool(get_listener_manager().has_listeners)

@@ -162,7 +162,7 @@ class PodCreation:
 
 
 def _is_finished(pod: Pod) -> bool:
-    """Tell whether a pod of an earlier try needs no deletion: it is ending, or has ended and may be kept."""
+    """Return whether the pod of an earlier try may stay: it is being deleted, or has ended and is kept."""
     metadata = pod["metadata"]
     if "deletionTimestamp" in metadata:
         return True

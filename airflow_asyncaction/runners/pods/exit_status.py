@@ -82,13 +82,13 @@ def read_exit(pod: Pod, container: str) -> Exit | None:
 
 
 def has_container_started(pod: Pod, container: str) -> bool:
-    """Tell whether the base container is running, or was."""
+    """Return whether the base container is running, or was."""
     status = pod.get("status") or {}
     return "running" in _find_status(status, container, "state") or bool(_find_terminated(status, container))
 
 
 def should_keep_pod(on_finish: str, *, succeeded: bool) -> bool:
-    """Tell whether a pod that has ended should be kept, according to its ``on_finish_action``."""
+    """Return whether a pod that has ended should be kept, according to its ``on_finish_action``."""
     return on_finish in ("keep_pod", "delete_active_pod") or (
         on_finish == "delete_succeeded_pod" and not succeeded
     )

@@ -156,7 +156,7 @@ class PodLifecycle:
         return failure
 
     def _waits_for_secret(self, pod: Pod, failure: Exit, now: datetime) -> bool:
-        """Tell whether the pod only waits for the job's Secret, which the node checks from time to time."""
+        """Return whether the pod only waits for the job's Secret, which the node checks from time to time."""
         is_ours = f'secret "{pod["metadata"].get("name")}"' in (failure.message or "")
         if failure.reason != "CreateContainerConfigError" or not is_ours:
             return False

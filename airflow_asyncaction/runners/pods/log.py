@@ -292,7 +292,7 @@ def follow_steps(
 def _is_complete(
     reader: LogReader, result: LogReadResult | None, *, quiet: timedelta, failing: timedelta
 ) -> bool:
-    """Tell whether the log of a container that has ended was read to its end, or cannot be read."""
+    """Return whether the log of a container that has ended was read to its end, or cannot be read."""
     if result is LogReadResult.ENDED:
         return quiet.total_seconds() >= (_QUIET_AFTER_BURST_SECONDS if reader.is_busy else _QUIET_SECONDS)
     return result is LogReadResult.ABSENT or failing.total_seconds() >= _GIVE_UP_SECONDS

@@ -64,7 +64,7 @@ def find_start_failure(pod: Pod) -> Exit | None:
 
 
 def may_recover(failure: Exit) -> bool:
-    """Tell whether a failure may pass by itself."""
+    """Return whether a failure may pass by itself."""
     text = (failure.message or "").lower()
     return any(each in text for each in _TRANSIENT.get(failure.reason or "", ()))
 
@@ -147,7 +147,7 @@ def _select_newest(events: Iterable[Mapping[str, Any]], ignored: str) -> list[st
 
 
 def _is_warning(event: Mapping[str, Any], ignored: str) -> bool:
-    """Tell whether an event says what keeps the pod from starting."""
+    """Return whether an event says what keeps the pod from starting."""
     is_irrelevant = event.get("reason") in _IRRELEVANT_EVENTS or ignored in get_message(event)
     return event.get("type") == "Warning" and not is_irrelevant
 

@@ -111,13 +111,13 @@ class WatchState:
         return self._backoff.next_pause()
 
     def should_log(self, error: ClusterError) -> bool:
-        """Tell whether to log the last failure: the first refusal, but the second broken connection."""
+        """Return whether to log the last failure: the first refusal, but the second broken connection."""
         first = 1 if isinstance(error, ClusterRefused) else 2
         return not is_expired(error) and self.failures == first
 
 
 def is_expired(error: ClusterError | None) -> bool:
-    """Tell whether the API no longer knows a resourceVersion."""
+    """Return whether the API no longer knows a resourceVersion."""
     return isinstance(error, ClusterRefused) and error.status == HTTPStatus.GONE
 
 

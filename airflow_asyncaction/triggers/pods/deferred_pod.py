@@ -371,7 +371,7 @@ class DeferredPod:
         return None
 
     async def _report(self, task: TaskCredentials, word: RunnerMessage) -> bool:
-        """Report to the server; tell whether it took the report."""
+        """Report to the server; return whether it took the report."""
         try:
             view = await self._call_briefly(lambda hook: hook.tell(task, word, patience=_NO_PATIENCE))
         except Superseded:

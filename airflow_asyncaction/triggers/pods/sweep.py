@@ -106,7 +106,7 @@ class PodSweep:
 
 
 def _may_keep_running(view: TaskView, pod: JobPod) -> bool:
-    """Tell whether the pod of an action that has ended may keep running.
+    """Return whether the pod of an action that has ended may keep running.
 
     Submitted work may, until it ends by itself (``completion="report"``). So may the sidecars of a pod that
     was kept when its container exited.

@@ -58,7 +58,7 @@ class NamespaceWatch:
         self._refusal: ClusterRefused | None = None
 
     def is_observed(self, uid: str) -> bool:
-        """Tell whether a pod has an observer in this process."""
+        """Return whether a pod has an observer in this process."""
         return uid in self._observers
 
     @contextmanager
@@ -75,7 +75,7 @@ class NamespaceWatch:
                 del self._observers[uid]
 
     async def has_pod(self, name: str, uid: str) -> bool:
-        """Tell whether a pod exists: wait for the list, and read a pod that is not in it.
+        """Return whether a pod exists: wait for the list, and read a pod that is not in it.
 
         :raises ClusterError: the cluster did not answer
         """
