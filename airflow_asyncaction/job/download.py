@@ -110,7 +110,8 @@ class Download:
         received = (self.received_bytes, self._md5.hexdigest(), expected.sha256 and self._sha256.hexdigest())
         if received != (expected.size_bytes, expected.md5, expected.sha256):
             raise AsyncActionError(
-                f"{expected.name} does not match its digests: it changed in the file store or on the way"
+                f"The content of {expected.name} does not match its size and digests."
+                " It was changed in the file store or in transit"
             )
 
 

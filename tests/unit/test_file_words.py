@@ -280,8 +280,8 @@ def test_a_size_has_a_unit(size_bytes: int, said: str) -> None:
 
 
 def test_a_transfer_has_a_rate() -> None:
-    assert format_transfer(12_300_000, 0.4) == "12.3 MB in 0.40 s, 30.8 MB/s"
-    assert format_transfer(0, 0.0) == "0 B in 0.00 s, 0.0 MB/s"
+    assert format_transfer(12_900_000, 0.4) == "12.3 MiB in 0.40 s, 30.8 MiB/s"
+    assert format_transfer(0, 0.0) == "0 B in 0.00 s, 0.0 MiB/s"
 
 
 @given(chunks=st.lists(st.binary(max_size=50), max_size=8))

@@ -120,8 +120,6 @@ from airflow.sdk.definitions.param import ParamsDict
 from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.dags import async_operation
 from airflow_asyncaction.runners.routing import matches_pattern
-from airflow_asyncaction.web.query import checked_input
-from airflow_asyncaction.runners.routing import matches
 from airflow_asyncaction.json_schema.inputs import validate_input
 
 P = 2**61 - 1  # hash(k * P) is 0

@@ -287,7 +287,10 @@ def test_a_content_is_fetched_without_the_token_and_verified(
 
 @pytest.mark.parametrize(
     ("answer", "said"),
-    [(Answer(text="something else"), "does not match its digests"), (Answer(403, text="no"), "answered 403")],
+    [
+        (Answer(text="something else"), "does not match its size and digests"),
+        (Answer(403, text="no"), "answered 403"),
+    ],
 )
 def test_a_content_that_is_not_the_files_leaves_nothing(
     hook: AsyncActionHook, remote: RemoteDeployment, tmp_path: Path, answer: Answer, said: str
