@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from airflow_asyncaction.exceptions import StoreUnavailable
-from airflow_asyncaction.files.stores.base import FileStore, Measured
+from airflow_asyncaction.files.stores.base import FileStore
 from airflow_asyncaction.protocol import file_rules
-from airflow_asyncaction.protocol.file_rules import check_not_ended, describe_difference
+from airflow_asyncaction.protocol.file_rules import Arrived, check_not_ended, describe_difference
 from airflow_asyncaction.protocol.files import FileRecord
 from airflow_asyncaction.protocol.human_readable import format_size, format_transfer
 from airflow_asyncaction.protocol.job_info import JobId
@@ -31,7 +31,7 @@ class ReceivedContent:
 
     store: FileStore
     content_id: str
-    measured: Measured
+    measured: Arrived
     announced_md5: str
     seconds: float
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from airflow_asyncaction.exceptions import FileRefused
-from airflow_asyncaction.files.store_errors import convert_store_errors
-from airflow_asyncaction.files.stores.base import FileStore, Stored
+from airflow_asyncaction.files.stores.base import FileStore, Stored, convert_store_errors
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.store import files
 from airflow_asyncaction.store.database import Database

@@ -8,8 +8,7 @@ import time
 from concurrent.futures import Executor
 
 from airflow_asyncaction.files.attaching import Attaching, ReceivedContent
-from airflow_asyncaction.files.store_errors import convert_store_errors
-from airflow_asyncaction.files.stores.base import FileStore, Incoming, Measured
+from airflow_asyncaction.files.stores.base import FileStore, Incoming, convert_store_errors
 from airflow_asyncaction.files.tokens import UploadToken
 from airflow_asyncaction.protocol.digests import Digester
 from airflow_asyncaction.protocol.file_rules import check_content_size
@@ -71,12 +70,10 @@ class Receiving:
         with self._working:
             with convert_store_errors(self._store):
                 self._incoming.finish()
-            found = self._digester.result()
-            measured = Measured(found.md5, found.sha256, found.size_bytes, found.challenge)
             seconds = time.monotonic() - self._began_at
             content_id, md5 = self._incoming.content_id, self._token.md5
             self._is_finishing = True
-            arrived = ReceivedContent(self._store, content_id, measured, md5, seconds)
+            arrived = ReceivedContent(self._store, content_id, self._digester.result(), md5, seconds)
             return self._attaching.attach(self._token.action_id, self._token.file_id, arrived)
 
     def close(self) -> None:

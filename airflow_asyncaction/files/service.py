@@ -15,8 +15,7 @@ from uuid6 import uuid7
 from airflow_asyncaction.exceptions import FileRefused, FileStoreUnavailable
 from airflow_asyncaction.files.attaching import Attaching, ReceivedContent, read_attached, to_record
 from airflow_asyncaction.files.receiving import Receiving
-from airflow_asyncaction.files.store_errors import convert_store_errors
-from airflow_asyncaction.files.stores.base import FileStore
+from airflow_asyncaction.files.stores.base import FileStore, convert_store_errors
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
 from airflow_asyncaction.protocol import file_rules

@@ -181,7 +181,7 @@ def test_what_a_job_says_is_not_logged_when_the_server_fails(
         assert answer.error == (503, "unavailable")
     else:
         assert answer.error == (500, "internal")
-        assert "A request failed" in caplog.text
+        assert "Request failed" in caplog.text
     printed = capfd.readouterr()
     said = caplog.text + printed.out + printed.err + answer.body.decode()
     assert "private" not in said

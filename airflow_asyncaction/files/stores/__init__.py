@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where contents of files are kept: a folder, or an object store that Airflow has a connection to."""
+"""File stores: keep the contents of files in a folder, or in an object store with an Airflow connection."""
 
 from __future__ import annotations

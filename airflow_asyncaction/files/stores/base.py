@@ -1,29 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interface of file stores, and helpers for their implementations."""
+"""Interface of file stores, with helpers for their implementations and callers."""
 
 from __future__ import annotations
 
+import errno
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import BinaryIO, Protocol
 from uuid import UUID
 
+from airflow_asyncaction.exceptions import FileStoreUnavailable
+from airflow_asyncaction.protocol.file_rules import Arrived
+
+log = logging.getLogger(__name__)
+
 CHUNK_BYTES = 1024 * 1024
 """Size of chunks for reading and writing."""
 
-
-@dataclass(frozen=True)
-class Measured:
-    """Measured digests and size of stored content.
-
-    :param challenge: ``None`` if only the store's own checksums (MD5 and SHA-256) are known
-    """
-
-    md5: str
-    sha256: str
-    size_bytes: int
-    challenge: str | None
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class FileStore(Protocol):
     def signed_put(self, upload_id: str, valid_for: timedelta) -> str | None:
         """Return a URL for uploading by PUT without headers; ``None`` if the store cannot sign one."""
 
-    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Measured:
+    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
         """Turn an upload to a signed URL into content that this URL can no longer change, and measure it.
 
         :param md5: announced MD5, for stores that can verify it without reading the content
@@ -116,3 +113,19 @@ def parse_content_id(name: str) -> str | None:
         return name if str(UUID(name)) == name else None
     except ValueError:
         return None
+
+
+@contextmanager
+def convert_store_errors(store: FileStore) -> Iterator[None]:
+    """Convert an ``OSError`` of a file store.
+
+    :raises FileStoreUnavailable: instead of the ``OSError``
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            log.error("File store %s is full", store.name)
+            raise FileStoreUnavailable(f"File store {store.name} is full", is_full=True) from None
+        log.exception("File store %s failed", store.name)
+        raise FileStoreUnavailable(f"File store {store.name} failed. Retry later") from None

@@ -17,7 +17,8 @@ from typing import BinaryIO
 
 from uuid6 import uuid7
 
-from airflow_asyncaction.files.stores.base import Measured, Stored, get_shard, parse_content_id
+from airflow_asyncaction.files.stores.base import Stored, get_shard, parse_content_id
+from airflow_asyncaction.protocol.file_rules import Arrived
 
 _CONTENTS = "contents"
 _INCOMING = "incoming"
@@ -64,7 +65,7 @@ class LocalFileStore:
     def signed_get(self, content_id: str, valid_for: timedelta) -> None:
         """Return ``None``: downloads pass through the API server."""
 
-    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Measured:
+    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
         """Raise ``FileNotFoundError``: all uploads pass through the API server."""
         raise FileNotFoundError(f"No direct upload {upload_id}")
 

@@ -18,8 +18,9 @@ from airflow.sdk import BaseHook, ObjectStoragePath
 from airflow.sdk.exceptions import AirflowNotFoundException
 from uuid6 import uuid7
 
-from airflow_asyncaction.files.stores.base import CHUNK_BYTES, Measured, Stored, get_shard, parse_content_id
+from airflow_asyncaction.files.stores.base import CHUNK_BYTES, Stored, get_shard, parse_content_id
 from airflow_asyncaction.protocol.digests import digests
+from airflow_asyncaction.protocol.file_rules import Arrived
 
 _CONTENTS = "contents"
 _INCOMING = "incoming"
@@ -98,7 +99,7 @@ class ObjectFileStore:
         """Return a signed URL, if the store can sign URLs."""
         return self._sign(self._content(content_id), valid_for, self.get_options)
 
-    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Measured:
+    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
         """Copy the object, and read it to compute its digests: not every store has reliable checksums."""
         with convert_errors():
             self._fs.cp_file(self._incoming(upload_id), self._content(content_id))
@@ -130,10 +131,9 @@ class ObjectFileStore:
         with suppress(FileNotFoundError), convert_errors():
             self._fs.rm_file(key)
 
-    def _read(self, content_id: str) -> Measured:
+    def _read(self, content_id: str) -> Arrived:
         with self.open(content_id) as content, convert_errors():
-            found = digests(iter(lambda: content.read(CHUNK_BYTES), b""))
-        return Measured(found.md5, found.sha256, found.size_bytes, found.challenge)
+            return digests(iter(lambda: content.read(CHUNK_BYTES), b""))
 
     def _sign(self, path: str, valid_for: timedelta, options: dict[str, Any]) -> str | None:
         with convert_errors():

@@ -7,11 +7,22 @@ import base64
 import binascii
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from airflow_asyncaction.files.stores.base import Measured
 from airflow_asyncaction.files.stores.object_storage import ObjectFileStore, convert_errors
+from airflow_asyncaction.protocol.file_rules import Arrived
+
+
+@dataclass(frozen=True)
+class Checksums:
+    """Digests and size of an object as S3 computed them. The challenge is unknown."""
+
+    md5: str
+    sha256: str
+    size_bytes: int
+    challenge: None = None
 
 
 class S3FileStore(ObjectFileStore):
@@ -24,7 +35,7 @@ class S3FileStore(ObjectFileStore):
     put_options: ClassVar[dict[str, Any] | None] = {"client_method": "put_object"}
     cannot_sign: ClassVar[tuple[type[Exception], ...]] = ()
 
-    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Measured:
+    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
         """Copy the object, and let S3 compute its digests. If it does not, read the copy."""
         bucket, source, _ = self._fs.split_path(self._incoming(upload_id))
         target = {"Bucket": bucket, "Key": self._fs.split_path(self._content(content_id))[1]}
@@ -40,7 +51,7 @@ class S3FileStore(ObjectFileStore):
         sha256 = _to_hex(head.get("ChecksumSHA256"))
         if sha256 is None or head.get("ETag", "").strip('"') != md5:
             return self._read(content_id)  # encrypted with a customer key, uploaded in parts, or different
-        return Measured(md5, sha256, head["ContentLength"], challenge=None)
+        return Checksums(md5, sha256, head["ContentLength"])
 
     @cached_property
     def _signer(self) -> Any:
