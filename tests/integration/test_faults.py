@@ -127,7 +127,7 @@ def test_a_job_that_sends_too_much_is_slowed_down(job: SignedJob) -> None:
         assert view.state is State.RUNNING
         (line,) = view.logs  # one, though it was refused twice
         assert (line.level, line.stream) == ("WARNING", "server")
-        assert "answers with 429" in line.message
+        assert "responds with 429" in line.message
 
 
 def test_who_cannot_sign_uses_up_nobodys_reports(job: SignedJob) -> None:
