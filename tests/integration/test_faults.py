@@ -127,7 +127,7 @@ def test_a_job_that_sends_too_much_is_slowed_down(job: SignedJob) -> None:
         assert view.state is State.RUNNING
         (line,) = view.logs  # one, though it was refused twice
         assert (line.level, line.stream) == ("WARNING", "server")
-        assert "answers with 429" in line.message
+        assert "responds with 429" in line.message
 
 
 def test_who_cannot_sign_uses_up_nobodys_reports(job: SignedJob) -> None:
@@ -181,7 +181,7 @@ def test_what_a_job_says_is_not_logged_when_the_server_fails(
         assert answer.error == (503, "unavailable")
     else:
         assert answer.error == (500, "internal")
-        assert "A request failed" in caplog.text
+        assert "Request failed" in caplog.text
     printed = capfd.readouterr()
     said = caplog.text + printed.out + printed.err + answer.body.decode()
     assert "private" not in said
