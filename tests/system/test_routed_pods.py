@@ -23,7 +23,7 @@ def test_the_same_actions_run_in_pods(kube: KubeScene) -> None:
 def test_routed_tasks_are_deferred_and_leave_nothing(kube: KubeScene, task_id: str) -> None:
     kube.state_of(DAG_ID, task_id)
     events = kube.events(DAG_ID, task_id)
-    assert any(event.startswith("Runner pods (kubernetes) launches") for event in events)
+    assert any(event.startswith("Using runner pods (kubernetes) ") for event in events)
     assert events.count("Deferring the task: a trigger watches the pod") == 1
     kube.assert_cleared_up(kube.action(DAG_ID, task_id))
 
@@ -32,7 +32,7 @@ def test_what_the_task_needs_a_worker_for_is_seen(kube: KubeScene) -> None:
     """Its outlets and its end are the routed operator's: the server completes only what has neither."""
     for task_id, times in {"loads": 1, "on_worker": 2, "fails": 2}.items():
         kube.state_of(DAG_ID, task_id)
-        launched = [event for event in kube.events(DAG_ID, task_id) if event.startswith("Runner pods ")]
+        launched = [event for event in kube.events(DAG_ID, task_id) if event.startswith("Using runner pods ")]
         assert len(launched) == times
     assert kube.events(DAG_ID, "fails").count("exits soon") == 1
 
