@@ -178,7 +178,7 @@ class Job:
         self._end({"status": "ERROR", "errorName": name, "errorMessage": message})
 
     def is_stopping(self) -> bool:
-        """Return whether the job was asked to stop or was superseded, as the latest response says.
+        """Return whether the job was asked to stop or was superseded, according to the latest response.
 
         SIGTERM arrives at about the same time, and ends a program that does not handle it.
         """

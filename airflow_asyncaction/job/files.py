@@ -175,7 +175,7 @@ class JobFiles:
 
 
 class _Shown:
-    """Shows the progress of a transfer as that of the job, at most once per second."""
+    """Reports the progress of a transfer as that of the job, at most once per second."""
 
     def __init__(self, reporter: Reporter, message: str) -> None:
         self._reporter = reporter

@@ -108,7 +108,7 @@ class Reporter:
     def set_details(self, details: dict[str, Any], *, hurry: bool) -> None:
         """Queue status details, in place of older ones.
 
-        :param hurry: whether to send them at once
+        :param hurry: whether to send them immediately
         """
         self.start()
         self._details = self._own_details = details
@@ -182,7 +182,7 @@ class Reporter:
 
     @contextlib.contextmanager
     def _hurry(self) -> Iterator[None]:
-        """Hold the connection, after telling the background thread not to wait for an unreachable server."""
+        """Take over the connection, and make the background thread stop waiting for an unreachable server."""
         self._hurrying.append(None)
         try:
             with self._sending:
@@ -201,7 +201,7 @@ class Reporter:
             self._woken = False
 
     def _send_due(self) -> None:
-        """Send what is queued, or a heartbeat if it is due. Continue while a full report is queued."""
+        """Send a queued report, or a heartbeat if one is due. Continue while a full report is queued."""
         with self._sending:
             is_first = True
             while (is_first or self._log_queue.is_full) and not self._hurrying:
@@ -299,7 +299,7 @@ class Reporter:
 
         :returns: ``False`` if the report was skipped or has to be split
         :raises ServerKeepsFailing: the server also fails to process a heartbeat
-        :raises ServerUnreachable: the time is over; or there was no response to this report, although the
+        :raises ServerUnreachable: the patience expired; or there was no response to this report, although the
             server has just responded to a heartbeat
         """
         most = max_server_errors if report.can_be_skipped and self.is_owner else None
