@@ -170,10 +170,5 @@ def iso_time(moment: datetime | None) -> str | None:
     return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def in_seconds(duration: timedelta | None) -> float | None:
-    """Return a duration in seconds, or ``None`` for ``None``."""
-    return None if duration is None else duration.total_seconds()
-
-
 def _parsed(text: JsonText | None) -> Any:
     return None if text is None else json.loads(text)
