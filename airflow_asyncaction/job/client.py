@@ -149,7 +149,7 @@ class Job:
         if message is not None:
             details["message"] = clean_text(str(message))
         if self._reporter is not None:
-            self._reporter.set_details(details, hurry=percent == _DONE)
+            self._reporter.set_details(details, is_urgent=percent == _DONE)
 
     def result(self, value: Any) -> None:
         """Report SUCCESS with a result, and wait until the report has arrived.

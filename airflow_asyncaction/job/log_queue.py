@@ -62,9 +62,9 @@ class LogQueue:
         with self._lock:
             room = self._report_bytes - less_bytes
             if self._dropped and room > 0:
+                lines = "1 line was" if self._dropped == 1 else f"{self._dropped} lines were"
                 text = (
-                    f"[{self._dropped} lines were dropped here: the server was unreachable, too slow, or"
-                    " failed to process them]"
+                    f"[{lines} dropped here: the server was unreachable, too slow, or failed to process them]"
                 )
                 taken.append(LogLine(text, "WARNING"))
                 self._dropped = 0

@@ -140,7 +140,7 @@ class PageScene:
         """Open a view in a separate window."""
         page.goto(f"{self.base_url}/async/ui/{path}")
 
-    def keep(self, page: Page, name: str) -> None:
+    def save_screenshot(self, page: Page, name: str) -> None:
         """Save a screenshot."""
         FOLDER.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=FOLDER / f"{self.kind}-{name}.png")
@@ -151,7 +151,7 @@ def frame_of(page: Page) -> Frame:
     return next(frame for frame in page.frames if "/async/ui/" in frame.url)
 
 
-def serious(page: Page) -> list[dict[str, Any]]:
+def find_violations(page: Page) -> list[dict[str, Any]]:
     """Return the serious accessibility violations that axe finds in a window."""
     found = Axe().run(page).response["violations"]
     return [
