@@ -65,7 +65,7 @@ class SignatureError(ProtocolError):
 
 
 class StaleTime(SignatureError):
-    """X-Job-Time differs too much from the server's clock: set the clock, or correct it by serverTime."""
+    """X-Job-Time differs too much from the server's clock: set the clock, or correct it with serverTime."""
 
     code = "stale_time"
 
@@ -262,7 +262,7 @@ class ActionNotFound(AsyncActionError):
 
 
 class ActionAdopted(AsyncActionError):
-    """Another process of the task has adopted this action. Do not touch its job."""
+    """Another process of the task has adopted this action. Leave its job running."""
 
 
 class StoreUnavailable(AsyncActionError):

@@ -8,7 +8,6 @@ from typing import Any
 from airflow_asyncaction import __version__
 from airflow_asyncaction.settings import provider_config
 
-# Connection to another deployment, for hooks.async_action. Airflow reads connection forms from here only.
 # Connection to another deployment (hooks.async_action). Airflow reads connection forms only from here.
 _CONNECTION_TYPE = {
     "connection-type": "asyncaction",

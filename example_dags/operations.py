@@ -34,5 +34,5 @@ def export(month: str, format: Literal["csv", "json"] = "csv", *, job: Job) -> s
     return f"orders-{month}.{format}"
 
 
-# [asyncaction] runners configures what runs these, by their types.
+# [asyncaction] runners configures the runners of these operations, by type.
 load_operations(Path(__file__).with_name("operations.json"), tags=["asyncaction"])

@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 async def notify(total: int, job: Job) -> str:
     """Notify everybody."""
     for percent in (0, 50, 100):
-        job.progress(percent, "telling")
+        job.progress(percent, "notifying")
         await asyncio.sleep(0.5)
-    return f"told everybody about {total}"
+    return f"notified everybody about {total}"
 
 
 with DAG("python_callable", schedule=None, tags=["asyncaction"], doc_md=__doc__) as dag:

@@ -25,7 +25,7 @@ with DAG("remote", schedule=None, tags=["asyncaction"], doc_md=__doc__) as dag:
 
     @task
     def describe(result: Any) -> str:
-        return f"the other deployment says {result!r}"
+        return f"the other deployment returned {result!r}"
 
     describe(load.output)
 

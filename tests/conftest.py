@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow in the process of the tests: a home of its own, and nothing of whoever runs them."""
+"""Airflow in the test process: a temporary home, isolated from the environment of the user."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
 
 FOREIGN = ("AIRFLOW", "_AIRFLOW", "JOB_")
 
-# At import: Airflow reads its environment when it is imported itself, by whichever test comes first.
+# Set at import, because Airflow reads its environment when the first test imports it.
 for _name in [name for name in os.environ if name.startswith(FOREIGN)]:
     del os.environ[_name]
 _home = tempfile.mkdtemp(prefix="asyncaction-home-")
@@ -74,11 +74,11 @@ RACES = {
     "test_service_runner",
     "test_wrap",
 }
-"""Modules whose tests are about several things at the same moment: ``make soak`` repeats them."""
+"""Modules that test race conditions: ``make soak`` repeats them."""
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Remove the home; after the last test of all processes, end what they shared."""
+    """Remove the home. After the last test of all processes, stop the shared services."""
     shutil.rmtree(_home, ignore_errors=True)
     if WORKER == "main" and hasattr(config, "_tmp_path_factory"):
         shared_services(config._tmp_path_factory).stop()
@@ -86,7 +86,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, and mark races."""
+    """Run the longest groups first, and mark the tests of race conditions."""
     items.sort(
         key=lambda item: FIRST.index(group_of(item.nodeid)) if group_of(item.nodeid) in FIRST else len(FIRST)
     )
@@ -96,12 +96,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Keep groups of tests together in one process."""
+    """Schedule all tests of a group in one process."""
     return GroupScheduling(config, log)
 
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives the next group of tests to the process that has finished first."""
+    """Assigns the next group of tests to the first idle process."""
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
@@ -109,7 +109,7 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
 
 @cache
 def group_of(nodeid: str) -> str:
-    """Return the group of a test: its module on one database; all that need the same Airflow are one."""
+    """Return the group of a test: its module and database, or the Airflow that several modules share."""
     path, _, name = nodeid.partition("::")
     folder, stem = Path(path).parts[-2], Path(path).stem
     if folder == "system":
@@ -119,14 +119,14 @@ def group_of(nodeid: str) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line for each reason what was left out, and how to have it."""
+    """Print one line for each reason why tests were skipped, and how to run them."""
     reasons = Counter(str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ()))
     for reason, count in reasons.most_common():
-        terminalreporter.write_line(f"{count} tests were left out. {reason.removeprefix('Skipped: ')}")
+        terminalreporter.write_line(f"{count} tests were skipped. {reason.removeprefix('Skipped: ')}")
 
 
 def shared_services(factory: pytest.TempPathFactory) -> SharedServices:
-    """Return the services of this run; a process of xdist has its folder below the run's."""
+    """Return the services of this run. The folder of an xdist process is below that of the run."""
     base = factory.getbasetemp()
     return SharedServices((base if WORKER == "main" else base.parent) / "shared")
 
@@ -144,7 +144,7 @@ def postgres_server(shared: SharedServices) -> Postgres:
 
 @pytest.fixture
 def mask() -> Iterator[Callable[..., None]]:
-    """Return Airflow's ``mask_secret``; what it is told is forgotten after the test."""
+    """Return Airflow's ``mask_secret``. Its secrets are removed after the test."""
     from airflow.sdk._shared.secrets_masker import _secrets_masker
     from airflow.sdk.log import mask_secret
 

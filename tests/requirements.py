@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tests need of the machine. Without it they are left out, with a line that says how to get it."""
+"""Requirements of tests on the machine. If one is missing, the test is skipped with installation advice."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from dev.s3 import S3Server
 
 STRICT = os.environ.get("CI") == "true" or "ASYNCACTION_TEST_REQUIRE_ALL" in os.environ
-"""Whether a test whose means are missing fails, rather than being skipped."""
+"""Whether a test with a missing requirement fails instead of being skipped."""
 
 _DEBIAN_PACKAGES = {"ksh93": "ksh93u+m", "node": "nodejs", "sh": "dash"}
-"""Those that are not named like their program."""
+"""Packages whose name differs from that of their program."""
 
 _ROOT = Path(__file__).parents[1]
 TYPESCRIPT_CLIENT = _ROOT / "tests" / "openapi_clients"
-"""A client in TypeScript, and what it needs of npm."""
+"""A TypeScript client and its npm dependencies."""
 
 WEBDA_APPLICATION = _ROOT / "build" / "webda"
 WEBDA_IMAGE = "ASYNCACTION_TEST_WEBDA_IMAGE"
@@ -32,10 +32,10 @@ WEBDA_IMAGE = "ASYNCACTION_TEST_WEBDA_IMAGE"
 
 
 def leave_out(reason: str) -> NoReturn:
-    """Skip a test, or fail it where nothing may be skipped.
+    """Skip a test, or fail it if nothing may be skipped.
 
-    :param reason: one line: what is missing, and how to get it; the same for all tests that miss it, so that
-        the summary has one line for them
+    :param reason: one line: what is missing, and how to install it. It is the same for all tests that miss
+        it, so that the summary has one line for them
     """
     if STRICT:
         pytest.fail(reason, pytrace=False)
@@ -43,7 +43,7 @@ def leave_out(reason: str) -> NoReturn:
 
 
 def need(*programs: str) -> None:
-    """Leave a test out where a program is missing."""
+    """Skip a test if a program is missing."""
     missing = [program for program in programs if shutil.which(program) is None]
     if missing:
         packages = " ".join(_DEBIAN_PACKAGES.get(program, program) for program in missing)
@@ -67,7 +67,7 @@ def s3_or_skip() -> Iterator[S3Server]:
 
 @contextmanager
 def kube_or_skip() -> Iterator[Cluster]:
-    """Make a namespace on the cluster of ASYNCACTION_TEST_KUBECONFIG."""
+    """Create a namespace on the cluster of ASYNCACTION_TEST_KUBECONFIG."""
     from dev.cluster import Cluster, ClusterError
 
     try:
@@ -81,7 +81,7 @@ def kube_or_skip() -> Iterator[Cluster]:
 
 
 def webda_or_skip() -> None:
-    """Require the webda application of tests/webda, built."""
+    """Require a build of the webda application in tests/webda."""
     if not (WEBDA_APPLICATION / "operations.json").is_file():
         leave_out(
             "no webda application in build/webda: build it from tests/webda as build_webda in .ci/run does"
@@ -96,7 +96,7 @@ def webda_image_or_skip() -> None:
 
 
 def typescript_generator_or_skip() -> Path:
-    """Return ``node_modules`` with what ``TYPESCRIPT_CLIENT`` needs."""
+    """Return the ``node_modules`` with the dependencies of ``TYPESCRIPT_CLIENT``."""
     need("node")
     installed = _ROOT / "build" / "openapi-clients"
     locks = [folder / "package-lock.json" for folder in (installed, TYPESCRIPT_CLIENT)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much the tests repeat: enough for a commit, or as much as ``make nightly`` has time for."""
+"""Scale of repeated tests: small for a commit, large for ``make nightly``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, settings
 NIGHTLY = "ASYNCACTION_TEST_NIGHTLY" in os.environ
 
 EXAMPLES = 500 if NIGHTLY else 25
-"""Inputs for each property."""
+"""Number of inputs for each property."""
 
 
 def load_profile() -> None:
-    """Let hypothesis try :data:`EXAMPLES` inputs, however long each takes."""
+    """Make hypothesis try :data:`EXAMPLES` inputs, without a deadline for each."""
     settings.register_profile(
         "scale", max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
     )

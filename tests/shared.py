@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services that all processes of one test run share: PostgreSQL, and databases migrated once and copied."""
+"""Services shared by all processes of a test run: PostgreSQL, and databases migrated once and copied."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dev.postgres import Postgres, PostgresError
 from tests.requirements import leave_out
 
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
-"""The name of this process among those of the run."""
+"""Name of this process within the run."""
 
 _TEMPLATE = "migrated"
 _CONNECTIONS = 400
@@ -32,9 +32,9 @@ _URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 
 @dataclass(frozen=True)
 class SharedServices:
-    """Services that the first process to ask starts, and :meth:`stop` ends once all tests are over.
+    """Services that the first process starts on demand, and :meth:`stop` ends after all tests.
 
-    :param folder: of the whole run
+    :param folder: folder of the whole run
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class SharedServices:
         return f"sqlite:///{path}"
 
     def stop(self) -> None:
-        """End what was started."""
+        """Stop the started services."""
         record = self._record
         if record.exists():
             Postgres.from_json(json.loads(record.read_text())).stop()
@@ -96,7 +96,7 @@ class SharedServices:
 def run_airflow(
     url: str, *arguments: str, environ: dict[str, str] | None = None, fails: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """Run ``airflow ...`` on a database in a process of its own, and expect that it succeeds."""
+    """Run ``airflow ...`` on a database in a separate process, and check that it succeeds."""
     done = subprocess.run(
         [sys.executable, "-m", "airflow", *arguments],
         env={**os.environ, _URL: url, **(environ or {})},

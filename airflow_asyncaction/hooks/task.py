@@ -256,7 +256,7 @@ class TaskHook(BaseHook):
     ) -> dict[str, Any]:
         if len(body) > LARGEST_BODY_BYTES:
             raise too_large(
-                len(body), f"it was not sent, as no server accepts more than {LARGEST_BODY_BYTES}"
+                len(body), f"it was not sent, since no server accepts more than {LARGEST_BODY_BYTES}"
             )
         return retrying(patience, self.log.warning)(self._send_once, method, path, body, headers)
 
@@ -301,7 +301,7 @@ class TaskHook(BaseHook):
             )
         except requests.RequestException as error:
             if len(body) > settings.load().limits.body_bytes and is_hang_up(error):
-                raise too_large(len(body), "the connection was closed while they were sent") from error
+                raise too_large(len(body), "the connection was closed while it was sent") from error
             reason = type(error).__name__
             raise ServerUnreachable(f"{self.base_url} cannot be reached ({reason})") from error
         received = {name.lower(): value for name, value in response.headers.items()}

@@ -149,7 +149,7 @@ class Job:
         if message is not None:
             details["message"] = clean_text(str(message))
         if self._reporter is not None:
-            self._reporter.set_details(details, hurry=percent == _DONE)
+            self._reporter.set_details(details, is_urgent=percent == _DONE)
 
     def result(self, value: Any) -> None:
         """Report SUCCESS with a result, and wait until the report has arrived.
@@ -178,7 +178,7 @@ class Job:
         self._end({"status": "ERROR", "errorName": name, "errorMessage": message})
 
     def is_stopping(self) -> bool:
-        """Return whether the job was asked to stop or was superseded, as the latest response says.
+        """Return whether the job was asked to stop or was superseded, according to the latest response.
 
         SIGTERM arrives at about the same time, and ends a program that does not handle it.
         """

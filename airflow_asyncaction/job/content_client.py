@@ -33,7 +33,7 @@ from airflow_asyncaction.protocol.responses import error_of
 CHUNK_BYTES = 1024 * 1024
 
 _MAX_REFUSAL_BYTES = 64 * 1024
-_MAX_STALE_URLS = 3  # if so many new URLs are refused, their age is not the reason
+_MAX_STALE_URLS = 3  # if this many new URLs are refused, their age is not the reason
 _XML_CODE = re.compile(rb"<Code>([A-Za-z0-9_.-]{1,100})</Code>")
 _ADVICE = {
     409: "upload files before you report the end of the job",
@@ -84,7 +84,7 @@ class Patience:
     def wait(self, outage: ContentOutage) -> None:
         """Wait until the next attempt.
 
-        :raises ServerUnreachable: the time is over
+        :raises ServerUnreachable: the patience expired
         :raises ServerError: several new URLs in a row were refused
         """
         now = time.monotonic()
@@ -252,7 +252,7 @@ def _error_of_refusal(
 
 
 def _read_refusal(answer: BinaryIO | urllib.error.HTTPError) -> tuple[str, str]:
-    """Return code and message. Of an object store's XML only the code: its message may contain the URL."""
+    """Return code and message. Ignore the message of an object store's XML, which may contain the URL."""
     try:
         body = answer.read(_MAX_REFUSAL_BYTES)
     except BROKEN:

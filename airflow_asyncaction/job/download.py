@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Download: the content of a file on its way to a path. It is resumable, verified, and moved there whole.
+"""Download: writes the content of a file to a path. It is resumable, verified and atomic.
 
-It performs no network I/O: jobs and hooks pass it what their HTTP clients receive.
+It performs no network I/O: jobs and hooks pass it the data that their HTTP clients receive.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.digests import new_md5
 
 Progress = Callable[[int, int], None]
-"""Is told how many bytes of how many have been moved."""
+"""Called with the number of bytes transferred so far, and their total number."""
 
 _KEPT_PART_NAME_BYTES = 100
 
 
 @keyword_dataclass
 class ExpectedContent:
-    """What the server says about a content.
+    """Size and digests of a file's content, as returned by the server.
 
-    :param md5: lower-case hex, as ``sha256``, which webda does not know
+    :param md5: lower-case hex, like ``sha256``
+    :param sha256: ``None`` if the server did not return it, like webda
     """
 
     name: str
@@ -42,7 +43,7 @@ class WrongRange(Exception):
 
 
 class Download:
-    """One content being written to a file, digested as it arrives."""
+    """Content that is written to a file, and whose digests are computed as it arrives."""
 
     def __init__(
         self, output: BinaryIO, expected: ExpectedContent, on_progress: Progress | None = None
@@ -62,11 +63,11 @@ class Download:
 
     @property
     def is_complete(self) -> bool:
-        """Whether as many bytes arrived as the content has."""
+        """Whether all bytes of the content have arrived."""
         return self.received_bytes >= self._expected.size_bytes
 
     def request_headers(self) -> dict[str, str]:
-        """Return the headers of the next request: it resumes where the last response broke off."""
+        """Return the headers of the next request, which resumes where the last response ended."""
         if not self.received_bytes:
             return {}
         headers = {"Range": f"bytes={self.received_bytes}-"}
@@ -75,10 +76,10 @@ class Download:
         return headers
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Take the head of a response: one without a range starts the content over.
+        """Process the status and headers of a response. A response without a range restarts the download.
 
         :param headers: with names in lower case
-        :raises WrongRange: request the content again
+        :raises WrongRange: the range is not the requested one: send the request again
         """
         if status != HTTPStatus.PARTIAL_CONTENT:
             self._restart()
@@ -90,7 +91,7 @@ class Download:
     def add(self, chunk: bytes) -> None:
         """Write the next bytes.
 
-        :raises AsyncActionError: there are more of them than expected
+        :raises AsyncActionError: the content is larger than expected
         """
         self._output.write(chunk)
         self._md5.update(chunk)
@@ -102,7 +103,7 @@ class Download:
             self._on_progress(self.received_bytes, self._expected.size_bytes)
 
     def verify(self) -> None:
-        """Compare size and digests with what the server says.
+        """Compare size and digests with the expected ones.
 
         :raises AsyncActionError: they differ
         """
@@ -119,10 +120,10 @@ class Download:
 def downloading(
     path: Path, expected: ExpectedContent, on_progress: Progress | None = None
 ) -> Iterator[Download]:
-    """Return a download to a path. The path holds the whole, verified content, or what it held before.
+    """Open a download to a path. The file is only replaced on success, by the complete, verified content.
 
     :raises AsyncActionError: the content does not match its digests
-    :raises OSError: it cannot be written
+    :raises OSError: the file cannot be written
     """
     kept = path.name.encode()[:_KEPT_PART_NAME_BYTES].decode(errors="ignore")  # names have a limit
     part = path.parent / f".{kept}.{secrets.token_hex(4)}.part"

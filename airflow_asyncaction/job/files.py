@@ -139,7 +139,7 @@ class JobFiles:
         source = Source.from_path(named.path)
         if self._reporter is None:
             return file_of(target.property, named.name, digests(source.chunks()), mimetype, metadata)
-        with _Shown(self._reporter, f"uploading {target.property}: {named.name}") as show:
+        with _TransferProgress(self._reporter, f"uploading {target.property}: {named.name}") as show:
             sent = send_file(
                 self._reporter.call,
                 target.path("upload"),
@@ -156,7 +156,7 @@ class JobFiles:
     def _fetch(self, target: FileProperty, index: int, choose: Callable[[File], Path]) -> Path:
         reporter = self._server()
         title = f"{target.property}[{index}]"
-        with _Shown(reporter, f"downloading {title}") as show:
+        with _TransferProgress(reporter, f"downloading {title}") as show:
             fetched = fetch_file(
                 reporter.call,
                 f"{target.path('download')}/{index}",
@@ -174,8 +174,8 @@ class JobFiles:
         return self._reporter
 
 
-class _Shown:
-    """Shows the progress of a transfer as that of the job, at most once per second."""
+class _TransferProgress:
+    """Reports the progress of a transfer as that of the job, at most once per second."""
 
     def __init__(self, reporter: Reporter, message: str) -> None:
         self._reporter = reporter

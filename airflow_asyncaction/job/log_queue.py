@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log queue: a bounded queue of log lines that are to be sent."""
+"""Log queue: a bounded queue of unsent log lines."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class LogQueue:
         with self._lock:
             room = self._report_bytes - less_bytes
             if self._dropped and room > 0:
+                lines = "1 line was" if self._dropped == 1 else f"{self._dropped} lines were"
                 text = (
-                    f"[{self._dropped} lines were dropped here: the server was unreachable, too slow, or"
-                    " failed to process them]"
+                    f"[{lines} dropped here: the server was unreachable, too slow, or failed to process them]"
                 )
                 taken.append(LogLine(text, "WARNING"))
                 self._dropped = 0
@@ -76,7 +76,7 @@ class LogQueue:
         return taken
 
     def halve_reports(self) -> None:
-        """Put half as many lines into each report from now on: a report was too large for the server."""
+        """Halve the size of future reports, because a report was too large for the server."""
         with self._lock:
             self._report_lines = max(1, self._report_lines // 2)
             self._report_bytes = max(LINE_BYTES, self._report_bytes // 2)
@@ -88,7 +88,7 @@ class LogQueue:
             self._chars += sum(len(line.message) for line in lines)
 
     def count_dropped(self, lines: Sequence[LogLine]) -> None:
-        """Count lines that were taken, but could not be sent, as dropped."""
+        """Count lines as dropped that were taken but could not be sent."""
         with self._lock:
             self._dropped += len(lines)
 

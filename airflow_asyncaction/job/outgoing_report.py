@@ -15,7 +15,7 @@ from airflow_asyncaction.protocol.reports import LogLine
 
 @dataclass(frozen=True)
 class OutgoingReport:
-    """A report, which is kept with its nonce until the server has responded.
+    """A report that is kept with its nonce until the server responds.
 
     :param terminal: fields of the job's end, if this is the terminal report
     """

@@ -22,7 +22,7 @@ from airflow_asyncaction.protocol.reports import LogLine
 
 _TOO_LARGE = 413
 _SUSPICIOUS_SERVER_ERRORS = 6  # in a row; fits into the default heartbeat interval with the default backoff
-_SHORTEST_NAP_SECONDS = 0.01
+_SHORTEST_INTERVAL_SECONDS = 0.01
 
 
 class Reporter:
@@ -58,7 +58,7 @@ class Reporter:
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._sending = threading.RLock()
         self._starting = threading.RLock()
-        self._hurrying: list[None] = []  # its append and pop are atomic
+        self._waiting_callers: list[None] = []  # its append and pop are atomic
         self._log_queue = LogQueue()
         self._woken = False
         self._details: dict[str, Any] | None = None
@@ -105,14 +105,14 @@ class Reporter:
         if not self._woken and self._log_queue.is_full:
             self._wake_thread()
 
-    def set_details(self, details: dict[str, Any], *, hurry: bool) -> None:
+    def set_details(self, details: dict[str, Any], *, is_urgent: bool) -> None:
         """Queue status details, in place of older ones.
 
-        :param hurry: whether to send them at once
+        :param is_urgent: whether to send them immediately
         """
         self.start()
         self._details = self._own_details = details
-        if hurry:
+        if is_urgent:
             self._wake_thread()
 
     def show_transfer(self, details: dict[str, Any]) -> None:
@@ -148,13 +148,13 @@ class Reporter:
         :raises ServerError: it was refused or could not be delivered
         """
         self.after_fork()
-        with self._hurry():
+        with self._take_connection():
             return self._transport.send(request, patience_seconds=self._timing.report_patience_seconds)
 
     def discard(self) -> None:
         """Discard all queued reports."""
         self.after_fork()
-        with self._hurry():
+        with self._take_connection():
             self._log_queue = LogQueue()
             self._first, self._details, self._ending, self._unsent = {}, None, None, None
 
@@ -181,30 +181,30 @@ class Reporter:
         self._wake.put(None)
 
     @contextlib.contextmanager
-    def _hurry(self) -> Iterator[None]:
-        """Hold the connection, after telling the background thread not to wait for an unreachable server."""
-        self._hurrying.append(None)
+    def _take_connection(self) -> Iterator[None]:
+        """Take over the connection, and make the background thread stop waiting for an unreachable server."""
+        self._waiting_callers.append(None)
         try:
             with self._sending:
                 yield
         finally:
-            self._hurrying.pop()
+            self._waiting_callers.pop()
 
     def _run(self) -> None:
-        nap_seconds = max(
-            _SHORTEST_NAP_SECONDS, min(self._timing.flush_seconds, self._timing.heartbeat_seconds)
+        interval_seconds = max(
+            _SHORTEST_INTERVAL_SECONDS, min(self._timing.flush_seconds, self._timing.heartbeat_seconds)
         )
         while self._thread is threading.current_thread():
             self._send_due()
             with contextlib.suppress(queue.Empty):
-                self._wake.get(timeout=nap_seconds)
+                self._wake.get(timeout=interval_seconds)
             self._woken = False
 
     def _send_due(self) -> None:
-        """Send what is queued, or a heartbeat if it is due. Continue while a full report is queued."""
+        """Send a queued report, or a heartbeat if one is due. Continue while a full report is queued."""
         with self._sending:
             is_first = True
-            while (is_first or self._log_queue.is_full) and not self._hurrying:
+            while (is_first or self._log_queue.is_full) and not self._waiting_callers:
                 is_first = False
                 report = self._next()
                 if report is None:
@@ -218,7 +218,7 @@ class Reporter:
 
     def _drain(self, patience_seconds: float) -> None:
         deadline = time.monotonic() + patience_seconds
-        with self._hurry():
+        with self._take_connection():
             terminal = self._ending
             is_done = False
             while not is_done:
@@ -299,7 +299,7 @@ class Reporter:
 
         :returns: ``False`` if the report was skipped or has to be split
         :raises ServerKeepsFailing: the server also fails to process a heartbeat
-        :raises ServerUnreachable: the time is over; or there was no response to this report, although the
+        :raises ServerUnreachable: the patience expired; or there was no response to this report, although the
             server has just responded to a heartbeat
         """
         most = max_server_errors if report.can_be_skipped and self.is_owner else None
@@ -343,7 +343,7 @@ class Reporter:
                 report.request,
                 patience_seconds=patience_seconds,
                 max_server_errors=max_server_errors,
-                should_give_up=lambda: in_background and bool(self._hurrying),
+                should_give_up=lambda: in_background and bool(self._waiting_callers),
             )
         except ServerUnreachable:
             raise

@@ -24,7 +24,7 @@ from airflow_asyncaction.protocol.responses import ServerResponse, is_hang_up, t
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 
 MAX_ANSWER_BYTES = 7 * LARGEST_BODY_BYTES
-"""Maximum size of a response: arguments and results have one body each, up to three times as long escaped."""
+"""Maximum size of a response: arguments and results of one body each, up to three times as long escaped."""
 
 BROKEN = (OSError, http.client.HTTPException)
 
@@ -141,7 +141,7 @@ class Transport:
         """
         if len(request.body) > LARGEST_BODY_BYTES:
             raise too_large(
-                len(request.body), f"it was not sent, as no server accepts more than {LARGEST_BODY_BYTES}"
+                len(request.body), f"it was not sent, since no server accepts more than {LARGEST_BODY_BYTES}"
             )
         deadline = time.monotonic() + patience_seconds
         server_errors = 0
@@ -162,7 +162,7 @@ class Transport:
         self, outage: _Outage, kind: type[ServerUnreachable] = ServerUnreachable
     ) -> ServerUnreachable:
         place = describe_place(self._host, self._proxy)
-        return kind(f"No response from {place}: {outage}", status=outage.status, code=outage.code)
+        return kind(f"The request to {place} failed: {outage}", status=outage.status, code=outage.code)
 
     def close(self) -> None:
         """Close the connection. The next request opens a new one."""
@@ -171,7 +171,7 @@ class Transport:
             connection.close()
 
     def _exchange_with_clock(self, request: Request) -> ServerResponse:
-        """Exchange; if the server finds the time stale, correct the clock and exchange once more."""
+        """Send a request. If the server finds the time stale, correct the clock offset and send it again."""
         answer = self._exchange(request)
         offset_ms = answer.clock_offset_ms(_now_ms())
         if offset_ms is None:
@@ -180,7 +180,7 @@ class Transport:
         return self._exchange(request)
 
     def _exchange(self, request: Request) -> ServerResponse:
-        """Exchange, at once again if the server had closed the idle connection."""
+        """Send a request. Resend it at once if the server had closed the idle connection."""
         if _may_be_too_large(request):
             self.close()  # so that a broken connection cannot be an idle one
         reused = self._connection is not None
@@ -246,7 +246,7 @@ class Transport:
         fields = answer.fields
         if answer.is_success:
             if fields is None:  # a captive portal, or a proxy's page: not the API server
-                raise _Outage("it answered with something else than a JSON object", status=answer.status)
+                raise _Outage("the response is not a JSON object", status=answer.status)
             return fields
         code, said = answer.error
         text = f"it answered {answer.status}" + (f" {code}" if code else "") + (f": {said}" if said else "")
@@ -274,7 +274,7 @@ def _response(
     except OSError as error:
         if not is_hang_up(error) or not _may_be_too_large(request):
             raise
-        raise too_large(len(request.body), "the connection was closed while they were sent") from None
+        raise too_large(len(request.body), "the connection was closed while it was sent") from None
 
 
 def _may_be_too_large(request: Request) -> bool:
@@ -282,7 +282,7 @@ def _may_be_too_large(request: Request) -> bool:
 
 
 def _answer_of_proxy(error: Exception) -> ServerResponse:
-    """Return the answer of a proxy that made no tunnel.
+    """Return the response of a proxy that refused a tunnel.
 
     :raises _Outage: there was no response
     """

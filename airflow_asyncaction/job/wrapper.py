@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wrapper: runs an unmodified program as a job, and reports for it."""
+"""Wrapper: runs an unmodified program as a job, and reports on its behalf."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Options:
 
 
 def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) -> int:
-    """Run a program, report for it, and return the exit code of the wrapper.
+    """Run a program, report on its behalf, and return the exit code of the wrapper.
 
     If a signal killed the program, the wrapper kills itself with the same signal, so that its parent process
     sees the real reason. If that is impossible (as process 1), it returns 128 + signal.
@@ -233,7 +233,7 @@ class _Program:
                     os.kill(process.pid, number)
         elif (
             number in _TO_GROUP and self._is_over
-        ):  # after the program's end, a signal means: do not wait for the server
+        ):  # a signal after the program's end cancels waiting for the server
             os._exit(_shell_code(process.returncode))
 
     def _take_line(self, stream: str, text: str) -> None:
@@ -250,7 +250,7 @@ def _timing(options: Options) -> Timing:
 
 
 def _exec(command: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Replace this process by the program: outside Airflow, there is nothing to report."""
+    """Replace this process with the program: outside Airflow, there is nothing to report."""
     try:
         for number in (
             signal.SIGPIPE,
@@ -298,7 +298,7 @@ def _report(send: Callable[[], None], job: Job) -> None:
 
 
 def _close_output() -> None:
-    """Close stdout, so that its readers need not wait until the end is reported."""
+    """Close stdout, so that its readers do not wait until the end is reported."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)

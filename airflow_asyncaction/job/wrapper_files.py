@@ -18,7 +18,7 @@ from airflow_asyncaction.job.stderr import print_stderr
 from airflow_asyncaction.protocol.files import DEFAULT_STORE, checked_property
 
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
-"""Signals that shells ignore in background processes. Jobs get them nevertheless."""
+"""Signals that shells ignore in background processes. Jobs receive them nevertheless."""
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _IGNORED = (signal.SIGUSR1, signal.SIGUSR2)  # for the program, which is not running
@@ -70,7 +70,7 @@ class TransferEnded(BaseException):
 
 
 def fetch_inputs(job: Job, inputs: Sequence[Binding]) -> None:
-    """Download all inputs. The job reports meanwhile; its thread has ended when this returns.
+    """Download all inputs. The job sends reports meanwhile; its thread has ended when this returns.
 
     :raises TransferFailed: an input could not be downloaded
     :raises TransferEnded: the transfer was interrupted

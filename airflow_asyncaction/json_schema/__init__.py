@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """JSON Schema validation of operation inputs, in time linear in the size of the input.
 
-Dag authors write schemas, users send inputs, and the API server validates both between the requests of
-everybody else. So neither may cost more than its size:
+Dag authors write schemas, users send inputs, and the API server validates both while it serves all other
+requests. So the cost of neither may grow faster than its size:
 
 - *The engine* is jsonschema-rs, a validator written in Rust. It caches results for recursive references,
   compares the items of ``uniqueItems`` by hash, and matches ``pattern`` with automata instead of

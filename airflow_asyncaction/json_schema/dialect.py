@@ -64,4 +64,4 @@ class LinearValidator:
             yield ValidationError(where + mistake.message)
 
 
-validates("airflow-asyncaction")(LinearValidator)  # type: ignore[arg-type]  # has all that jsonschema.validate calls
+validates("airflow-asyncaction")(LinearValidator)  # type: ignore[arg-type]  # has what jsonschema.validate calls

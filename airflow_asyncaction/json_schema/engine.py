@@ -16,9 +16,9 @@ from airflow_asyncaction.json_schema.limits import Size, json_path
 from airflow_asyncaction.json_schema.weight import BadSchema, Weight, quote_value, weigh
 
 MAX_WORK = 20_000_000
-"""Maximum product of a schema's weight and an input's units. It takes one second at worst."""
+"""Maximum product of a schema's weight and an input's units. Validation takes at most one second."""
 MAX_MATCHED_CHARS = 256 * 1024
-"""Maximum number of characters in an input whose schema has a pattern. A match takes input times pattern."""
+"""Maximum number of characters in an input whose schema has a pattern. Matching takes O(input x pattern)."""
 _MAX_SCHEMA_BYTES = 256 * 1024
 _COMPILED = 64
 
@@ -43,7 +43,7 @@ _FORMATS: dict[str, Callable[[str], bool]] = {
     "duration": lambda text: _DURATION.fullmatch(text.removeprefix("-")) is not None,
     "time": _is_time,
 }
-"""Formats for which the engine is too strict: Airflow's form and Python write times without UTC offset."""
+"""Formats for which the engine is too strict: Airflow's form and Python omit the UTC offset of times."""
 
 
 class CompiledSchema:

@@ -11,7 +11,7 @@ from typing import Any
 
 MAX_DEPTH = 64
 MAX_VALUES = 10_000
-"""Maximum number of values, nested ones included. Airflow takes 100 ms to create a run with so many."""
+"""Maximum number of values, nested ones included. Airflow takes 100 ms to create a run with that many."""
 INTEGERS = range(-(2**63), 2**64)
 """Integers that Airflow can pass to a task: it encodes a run's conf with msgpack."""
 _CHARS_PER_VALUE = 64

@@ -25,7 +25,7 @@ _MAX_MESSAGE_CHARS = 500
 _MAX_QUOTED_CHARS = 40
 _MAX_STEPS = 300
 _MAX_COMPILED = 200_000
-"""Maximum number of keywords compiled to find a mistake. It takes half a second at worst."""
+"""Maximum number of keywords compiled to find a mistake. Compiling them takes at most half a second."""
 _CHARS_PER_KEYWORD = 16
 _INPUT = "urn:input"
 

@@ -56,7 +56,7 @@ def weigh(schema: Mapping[str, Any]) -> Weight:
     scale = _Scale(schema)
     units = scale.weigh(schema, schema, 0)
     if units > MAX_WEIGHT:
-        raise BadSchema(f"it has more than {MAX_WEIGHT:,} keywords, with its references followed")
+        raise BadSchema(f"it has more than {MAX_WEIGHT:,} keywords, with references expanded")
     return Weight(units, patterns, scale.has_patterns)
 
 

@@ -17,7 +17,7 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 class State(StrEnum):
     """State of an action."""
 
-    SCHEDULED = "SCHEDULED"  # waits for the time at which it is to run
+    SCHEDULED = "SCHEDULED"  # waits for its scheduled time
     QUEUED = "QUEUED"  # requested, not launched yet
     STARTING = "STARTING"  # registered, being launched
     RUNNING = "RUNNING"  # the process is up, or the job has reported
@@ -33,7 +33,7 @@ class State(StrEnum):
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no task has registered it yet."""
+        """Whether no task has registered the action yet."""
         return self in _WAITING
 
 
@@ -51,20 +51,20 @@ def is_skipped(state: State, error_name: str | None) -> bool:
 
 
 class Completion(StrEnum):
-    """What ends an action."""
+    """The event that ends an action."""
 
     EXIT = "exit"  # the exit of the process or pod, together with its reports
     REPORT = "report"  # the terminal report alone: the command only submits the work
 
 
 class Verb(StrEnum):
-    """Request of the server to a job."""
+    """Request from the server to a job."""
 
     STOP = "STOP"  # finish or clean up: the job is killed after stop_grace
 
 
 class StopReason(StrEnum):
-    """Reason why a job is stopped."""
+    """Reason for stopping a job."""
 
     REQUESTED = "Requested"  # by a user: no retry
     KILLED = "Killed"  # its task was cleared or marked, or its worker is shutting down
@@ -73,7 +73,7 @@ class StopReason(StrEnum):
 
 @keyword_dataclass
 class ActionOptions:
-    """How an action is to start, be watched and end. ``BaseActionOperator`` describes the options to users.
+    """Options for the start, monitoring and end of an action. Users find them in ``BaseActionOperator``.
 
     To add one, add a field here, a parameter to ``BaseActionOperator``, and a migration for its column. Its
     names and checks in requests of tasks and its column follow from the field.
@@ -94,11 +94,11 @@ class ActionOptions:
 
 @keyword_dataclass
 class Action(ActionOptions):
-    """One execution asked of the system: all that :func:`lifecycle.decide` needs, and no more.
+    """One requested execution: exactly the fields that :func:`lifecycle.decide` needs.
 
     :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
     :param reported: the job's terminal report
-    :param fenced: Airflow ended it; whatever the job says is refused with 410
+    :param fenced: Airflow ended it; all further requests of the job are refused with 410
     :param exit: how the process or pod ended, as JSON, once the runner has seen it
     :param created_at: aware UTC, like all times
     """
@@ -168,11 +168,6 @@ def iso_time(moment: datetime | None) -> str | None:
     if moment is None:
         return None
     return moment.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def in_seconds(duration: timedelta | None) -> float | None:
-    """Return a duration in seconds, or ``None`` for ``None``."""
-    return None if duration is None else duration.total_seconds()
 
 
 def _parsed(text: JsonText | None) -> Any:

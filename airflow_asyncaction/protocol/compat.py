@@ -24,7 +24,7 @@ else:
             return str(self.value)
 
     def assert_never(value: NoReturn) -> NoReturn:
-        """Raise: type checkers prove that this is never called."""
+        """Raise an error: type checkers prove that this is never called."""
         raise AssertionError(f"Unhandled value: {value!r}")
 
 
@@ -42,7 +42,7 @@ if sys.version_info >= (3, 10):  # novm
 else:
 
     def _initialize(instance, **values):
-        """Set the fields of a dataclass: required ones may stand after optional ones."""
+        """Set the fields of a dataclass: required fields may follow optional ones."""
         for each in fields(instance):
             value = values.pop(each.name, each.default)
             if value is MISSING and each.default_factory is not MISSING:

@@ -23,7 +23,7 @@ from airflow_asyncaction.protocol.reports import (
     cut_tail,
     replace_nul,
 )
-from airflow_asyncaction.protocol.timeouts import TimeOut
+from airflow_asyncaction.protocol.timeouts import ExpiredTimeout
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ T = TypeVar("T")
 class Launched:
     """The runner has started the process.
 
-    :param job: what identifies it (host, pid, pod), for display
+    :param job: identity of the process (host, pid, pod), for display
     """
 
     job: Mapping[str, Any]
@@ -85,7 +85,7 @@ class Supersede:
 
 @dataclass(frozen=True)
 class Due:
-    """The time has come for which the action was scheduled."""
+    """The scheduled time of the action has been reached."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Unlaunched:
     message: str | None = None
 
 
-OtherMessage = Union[Launched, Exit, Stop, Abandon, Supersede, TimeOut, Due, Unlaunched]
+OtherMessage = Union[Launched, Exit, Stop, Abandon, Supersede, ExpiredTimeout, Due, Unlaunched]
 Message = Union[Report, OtherMessage]
 
 
@@ -136,7 +136,7 @@ def _apply(action: Action, message: OtherMessage, now: datetime) -> Action:
         return _apply_abandon(action, now)
     if isinstance(message, Supersede):
         return _fenced(action, now, "Superseded", "A newer attempt took over")
-    if isinstance(message, TimeOut):
+    if isinstance(message, ExpiredTimeout):
         return _apply_timeout(action, message, now)
     return _apply_to_waiting(action, message, now)
 
@@ -160,7 +160,7 @@ def _decide_report(action: Action, report: Report, now: datetime) -> Decision:
 
 
 def _is_same_end(action: Action, report: Report) -> bool:
-    """Return whether a terminal report repeats the end of an action. Missing fields are not compared.
+    """Return whether a terminal report repeats the end of an action. Fields that it omits are not compared.
 
     For a job that signs with v1, only the status is compared: a webda job exits with an error if a report
     is refused, which would turn the SUCCESS that it has reported into an ExitCodeMismatch.
@@ -261,14 +261,14 @@ def _fenced(action: Action, now: datetime, name: str, message: str) -> Action:
     )
 
 
-def _apply_timeout(action: Action, time_out: TimeOut, now: datetime) -> Action:
+def _apply_timeout(action: Action, timeout: ExpiredTimeout, now: datetime) -> Action:
     if action.state.is_end:
         return action
     return replace(
         action,
         state=State.TIMEOUT,
-        error_name=time_out.name,
-        error_message=time_out.message,
+        error_name=timeout.name,
+        error_message=timeout.message,
         verb=Verb.STOP,
         ended_at=now,
         fenced=True,

@@ -38,7 +38,7 @@ class Masker:
 
     What it does not do: find secrets in other encodings (base64, hex), or parts of secrets.
 
-    :param values: the secrets. The caller leaves out those that are too short or too common
+    :param values: the secrets. The caller must exclude those that are too short or too common
     """
 
     def __init__(self, values: Iterable[str] = ()) -> None:
@@ -135,7 +135,7 @@ def _spellings(value: str) -> Iterator[str]:
 def _alternation(words: Sequence[str], levels: int = _TREE_LEVELS) -> str:
     """Return a pattern that matches the longest of sorted, distinct words.
 
-    :param levels: how often to branch by the next character before listing the words
+    :param levels: number of levels that branch by the next character before the words are listed
     """
     if len(words) == 1:
         return re.escape(words[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations: action types that users can launch, as Dags declare them and the API server reads them."""
+"""Operations: action types that users can launch. Dags declare them, and the API server reads them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 """Pattern of the header ``Idempotency-Key``."""
 
 Schema = Dict[str, Any]
-"""A JSON Schema (draft 2020-12) that only refers to itself."""
+"""A JSON Schema (draft 2020-12) without references to other schemas."""
 
 
 @keyword_dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options: fields of a dataclass that know how they are sent, stored and checked.
+"""Options: fields of a dataclass that define how they are sent, stored and validated.
 
 :class:`~airflow_asyncaction.protocol.actions.ActionOptions` declares the options of actions.
 """
@@ -22,12 +22,12 @@ _MAX_LINES = 10**6
 
 @dataclass(frozen=True)
 class OptionKind:
-    """A kind of value, and its stored form: a JSON scalar, which is also what a column holds.
+    """A kind of value, and its stored form: a JSON scalar, in requests and in database columns.
 
     :param expected: completes "must be" in error messages
     :param is_valid: whether a stored value is valid
-    :param load: turns a stored value into the option's value
-    :param dump: turns it back
+    :param load: converts a stored value to the option's value
+    :param dump: converts the option's value to its stored form
     :param unit: last word of the stored name
     """
 
@@ -71,7 +71,7 @@ def choice(members: type[Enum]) -> OptionKind:
 
 
 def option(kind: OptionKind, default: Any) -> Any:
-    """Declare an option. One whose default is ``None`` may be ``None``."""
+    """Declare an option. It may be ``None`` if its default is ``None``."""
     return field(default=default, metadata={"kind": kind})
 
 
@@ -79,7 +79,7 @@ def option(kind: OptionKind, default: Any) -> Any:
 class OptionField:
     """A declared option.
 
-    :param column: its name in the store
+    :param column: name of its database column
     :param json_name: its name in requests of tasks
     :param is_optional: whether it may be ``None``
     """
@@ -111,7 +111,7 @@ class OptionField:
 
 @lru_cache(maxsize=None)  # of a few classes
 def options_of(declaring: Any) -> tuple[OptionField, ...]:
-    """Return the options that a dataclass declares, or inherits, in their order."""
+    """Return the options that a dataclass declares or inherits, in order."""
     options = []
     for each in fields(declaring):
         if "kind" in each.metadata:
@@ -123,12 +123,12 @@ def options_of(declaring: Any) -> tuple[OptionField, ...]:
 
 
 def options_to_json(options: Any) -> dict[str, Any]:
-    """Return the options of an object as a task sends them."""
+    """Return the options of an object in the form that tasks send."""
     return {each.json_name: each.dump(getattr(options, each.name)) for each in options_of(options.__class__)}
 
 
 def options_from_json(declaring: Any, json_fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Read what :func:`options_to_json` wrote, as arguments for the class that declares the options.
+    """Parse the result of :func:`options_to_json` into arguments for the class with these options.
 
     :raises MalformedRequest: an option is missing or invalid
     """
@@ -141,5 +141,5 @@ def options_to_columns(options: Any) -> dict[str, Any]:
 
 
 def options_from_columns(declaring: Any, row: Any) -> dict[str, Any]:
-    """Read what :func:`options_to_columns` wrote, as arguments for the class that declares the options."""
+    """Parse the result of :func:`options_to_columns` into arguments for the class with these options."""
     return {each.name: each.load(getattr(row, each.column)) for each in options_of(declaring)}

@@ -90,7 +90,7 @@ class Refusal:
 
     @classmethod
     def incomplete(cls) -> Refusal:
-        """Return the response to an incomplete body. It is only seen in the server's access log."""
+        """Return the response to an incomplete body. It only appears in the server's access log."""
         return cls(
             400, "incomplete", "The connection was closed before the end of the body. Resend the request"
         )

@@ -20,13 +20,13 @@ MAX_LEVEL_CHARS = 16
 MAX_LISTED_CHARS = 300
 """Maximum length of error and progress messages in lists."""
 LARGEST_BODY_BYTES = 64 * 1024 * 1024
-"""Maximum size of bodies that clients send. A server reads this much of a body that it refuses."""
+"""Maximum size of bodies that clients send. A server reads up to this much of a body that it refuses."""
 TAIL_LINES = 20
-"""How many of the last output lines are in the error message of a job that failed without a report."""
+"""Number of last output lines in the error message of a job that failed without a report."""
 MAX_TAIL_CHARS = MAX_MESSAGE_CHARS // 2
-"""How many characters of these lines, from the end."""
+"""Maximum number of characters in these lines, from the end."""
 SERVER_STREAM = "server"
-"""Stream of log lines that were written by the API server."""
+"""Stream of log lines that the API server wrote."""
 MAX_TIME_MS = 10**14
 """Latest time of a log line, in the year 5138."""
 
@@ -200,7 +200,7 @@ def _status_details(
 
 
 def _unquoted(value: Any) -> Any:
-    """Convert a string to a number: some languages quote a number once it was used as text."""
+    """Convert a quoted number: some languages quote a number once it has been used as a string."""
     if not isinstance(value, str) or len(value) > _MAX_NUMBER_CHARS or not _NUMBER.fullmatch(value):
         return value
     number = float(value)

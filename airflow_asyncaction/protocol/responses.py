@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ServerResponse: an HTTP response of the API server, as every client of its routes reads it."""
+"""ServerResponse: an HTTP response of the API server, parsed in the same way by all clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_TEXT_CHARS = 500
 
 @dataclass(frozen=True)
 class ServerResponse:
-    """One response, whatever library received it.
+    """One response, independent of the HTTP client library.
 
     :param headers: with names in lower case
     """
@@ -59,7 +59,7 @@ class ServerResponse:
 
     @property
     def retry_after_seconds(self) -> float:
-        """How long the server wants to be left alone; 0 if it does not say."""
+        """Seconds to wait before the next request; 0 if the server does not say."""
         return retry_after_seconds(self.headers.get("retry-after"))
 
     def clock_offset_ms(self, now_ms: int) -> int | None:
@@ -82,7 +82,7 @@ def error_of(fields: Mapping[str, Any] | None) -> tuple[str, str]:
 
 
 def too_large(size_bytes: int, reason: str) -> ServerError:
-    """Return the error of a request whose body the server did not take."""
+    """Return the error for a request whose body the server did not accept."""
     message = (
         f"The request has {size_bytes} bytes, which is too large ([asyncaction] max_body_bytes): {reason}"
     )
@@ -90,7 +90,7 @@ def too_large(size_bytes: int, reason: str) -> ServerError:
 
 
 def is_hang_up(error: BaseException | None) -> bool:
-    """Return whether an error, or one that it wraps, says that the other end closed the connection."""
+    """Return whether an error, or one that it wraps, means that the peer closed the connection."""
     while error is not None:
         if isinstance(error, ConnectionError) or type(error).__name__ in _TLS_HANG_UPS:
             return not isinstance(error, ConnectionRefusedError)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runner messages: what a runner tells the API server about a job, and their JSON form.
+"""Runner messages: reports of a runner to the API server about a job, and their JSON form.
 
 The JSON form is not part of PROTOCOL.md: see ``tasks``.
 """
@@ -62,7 +62,7 @@ def message_from_json(fields: Mapping[str, Any]) -> RunnerMessage:
 
 
 def _shortened(exit_: Exit) -> dict[str, Any]:
-    """Return the texts of an exit, cut to what the server stores: a job may print or raise any amount."""
+    """Return the texts of an exit, cut to what the server stores: a job's output has no size limit."""
     return {
         "reason": _cut(exit_.reason, MAX_NAME_CHARS),
         "message": _cut(exit_.message, MAX_MESSAGE_CHARS),

@@ -25,7 +25,7 @@ _RESERVED_BY_AIRFLOW = frozenset(
 )
 
 _LEAST_INTEGER, _LARGEST_INTEGER = -(2**63), 2**64 - 1
-# Occurs in the text of each strictly parsed value that an XCom cannot hold: NUL, many digits, reserved keys.
+# Matches the text of each strictly parsed value that an XCom cannot hold: NUL, many digits, reserved keys.
 _MAY_NOT_FIT = re.compile(r'\\u0000|[0-9]{19}|"__')
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -165,7 +165,7 @@ def _check_text(text: str) -> None:
 
 
 def _fitting(value: Any, reserved_keys: frozenset[str], depth: int) -> Any:
-    """Replace what does not fit by JSON text. Return the value itself if nothing is replaced."""
+    """Replace the parts that do not fit by JSON text. Return the value itself if nothing is replaced."""
     if isinstance(value, (dict, list)):
         if depth == 0 or (isinstance(value, dict) and not _has_fitting_keys(value, reserved_keys)):
             return _text(value)

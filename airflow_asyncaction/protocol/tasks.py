@@ -63,15 +63,15 @@ class TaskCredentials:
 
 @keyword_dataclass
 class ActionSpec(ActionOptions):
-    """What a task asks for.
+    """Specification of the action that a task registers.
 
     :param runner: name of the kind of runner
-    :param adoptable: whether the job may outlive its worker: then another process of the task adopts it
-    :param takes_over: whether this try takes over the job of an earlier one; whoever resumes a task does
+    :param adoptable: whether the job may outlive its worker, so that another process of the task adopts it
+    :param takes_over: whether this try takes over the job of an earlier one; a resumed task always does
     :param traceparent: W3C trace context of the task
     :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
-    :param secrets: what Airflow masks in the task's log, to be masked in what the job reports; not shown by
-        ``repr``
+    :param secrets: values that Airflow masks in the task's log, to be masked in the job's reports too; hidden
+        from ``repr``
     """
 
     type: str
@@ -158,8 +158,8 @@ class Deferral:
 class TaskView:
     """An action as its task sees it.
 
-    :param job: what identifies the job, from the runner
-    :param exit: how the process or pod ended, from the runner
+    :param job: identity of the job, as reported by the runner
+    :param exit: how the process or pod ended, as reported by the runner
     :param is_deferred: whether the task is deferred, so that the server completes it
     :param first_line: number of the first line of ``logs``
     :param has_more_logs: whether more lines are available now
@@ -259,7 +259,7 @@ class TaskView:
 
 
 def secrets_from_json(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Parse the secrets of a spec, or those that a task has learned since. Older releases send none.
+    """Parse the secrets of a spec, or those that a task has added since. Older releases send none.
 
     :raises MalformedRequest: they are not a list of strings, or too many
     """

@@ -10,7 +10,7 @@ from airflow_asyncaction.protocol.actions import Action, Completion
 
 
 @dataclass(frozen=True)
-class TimeOut:
+class ExpiredTimeout:
     """A timeout of the action expired.
 
     :param name: ``JobNeverStarted`` or ``HeartbeatTimeout``
@@ -20,7 +20,7 @@ class TimeOut:
     message: str
 
 
-def find_expired_timeout(action: Action, now: datetime) -> TimeOut | None:
+def find_expired_timeout(action: Action, now: datetime) -> ExpiredTimeout | None:
     """Return the timeout of an action that has expired, if any.
 
     ``start_timeout`` ends with the start of the process. If only a report proves that the job works
@@ -35,10 +35,10 @@ def find_expired_timeout(action: Action, now: datetime) -> TimeOut | None:
         if waited > action.start_timeout:
             missed = "start" if action.started_at is None else "report"
             message = f"The job did not {missed} within {_seconds(action.start_timeout)}"
-            return TimeOut("JobNeverStarted", message)
+            return ExpiredTimeout("JobNeverStarted", message)
     since = action.last_report_at or action.started_at
     if action.heartbeat_timeout is not None and since is not None and now - since > action.heartbeat_timeout:
-        return TimeOut("HeartbeatTimeout", f"No report for {_seconds(action.heartbeat_timeout)}")
+        return ExpiredTimeout("HeartbeatTimeout", f"No report for {_seconds(action.heartbeat_timeout)}")
     return None
 
 

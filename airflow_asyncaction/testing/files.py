@@ -94,7 +94,7 @@ class _Token:
 class InMemoryFiles:
     """Files of all jobs of a server. Content that differs from its announcement is not attached.
 
-    :param direct_uploads: behave like with an object store
+    :param direct_uploads: behave as if content were stored in an object store
     """
 
     def __init__(self, *, direct_uploads: bool, max_files: int, max_file_bytes: int) -> None:

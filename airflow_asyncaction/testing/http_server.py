@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP layer of :class:`~airflow_asyncaction.testing.JobServer`: connections, bodies, and their faults."""
+"""HTTP layer of :class:`~airflow_asyncaction.testing.JobServer`: connections, bodies and simulated faults."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class JobServer:
 
     :param prefix: path of the hook URL
     :param tls: serve HTTPS with this context
-    :param direct_uploads: behave like with an object store: an upload counts once the job completes it
+    :param direct_uploads: behave as with an object store: an upload counts once the job completes it
     :param max_files: maximum number of files per action, inputs and outputs together
     """
 
@@ -181,7 +181,7 @@ class JobServer:
         containing: bytes = b"",
         page: str | None = None,
     ) -> None:
-        """Let the next ``count`` requests fail without effect. Requests for contents are not affected.
+        """Fail the next ``count`` requests without any effect. Requests to content URLs are not affected.
 
         Repeated calls add up, in their order.
 
@@ -196,15 +196,15 @@ class JobServer:
         self._answers_to_lose = count
 
     def break_transfers(self, count: int, after_bytes: int) -> None:
-        """Close the next ``count`` connections for contents after a number of bytes."""
+        """Close the next ``count`` connections to content URLs after a number of bytes."""
         self._application.transfer_faults.cuts = [after_bytes] * count
 
     def refuse_transfers(self, count: int, status: int, code: str) -> None:
-        """Let the next ``count`` requests for contents fail."""
+        """Fail the next ``count`` requests to content URLs."""
         self._application.transfer_faults.refusals = [failure(status, code)] * count
 
     def slow_transfers(self, bytes_per_second: int | None) -> None:
-        """Limit the speed of contents; ``None`` removes the limit."""
+        """Limit the speed of content transfers; ``None`` removes the limit."""
         self._application.transfer_faults.bytes_per_second = bytes_per_second
 
     def expire_urls(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dags with actions, eight FAB users with one role each, five users in teams, and a client for them."""
+"""Access scene: Dags with actions, eight FAB users with one role each, five users in teams, and a client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.integration.stored_dags import store_dag
 
 DAGS = ("dag_a", "dag_b", "dag_c")
 GONE = "dag_gone"
-"""Has an action, and was deleted."""
+"""Deleted Dag that has an action."""
 TEAMS = {"dag_a": "team_a", "dag_b": "team_b"}
 
 RUNS = ("DAG Runs", "Task Instances")
@@ -60,24 +60,24 @@ KINDS: dict[str, dict[str, str]] = {
     "teams": {"AIRFLOW__CORE__MULTI_TEAM": "True", "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": MEMBERS},
 }
 SEE_GONE = {
-    # Who may read all Dags and their task instances, or has been given this one.
+    # Users who may read all Dags and their task instances, or this Dag in particular.
     "fab": {"admin", "op", "user", "viewer", "launcher_of_b"},
     "simple": {"admin", "op", "user", "viewer"},
     "teams": set[str](),
 }
-"""Who sees the action of the Dag that was deleted."""
+"""Users who may see the action of the deleted Dag."""
 CLEARED = (
     *("async_action_report", "async_action_file", "async_action", "task_instance", "dag_run", "log"),
     *("dag_tag", "serialized_dag", "dag_code", "dag_version", "dag"),
 )
-"""Tables in which other tests have left something."""
+"""Tables with rows of other tests."""
 
 
 @contextmanager
 def scene_database(migrated: Database, folder: Path, teams: Mapping[str, str]) -> Iterator[Database]:
-    """Let Airflow in this process use a copy of a migrated database, with the Dags' actions and no others.
+    """Make Airflow in this process use a copy of a migrated database, which only contains the Dags' actions.
 
-    :param teams: by Dag
+    :param teams: teams by Dag
     """
     given = make_url(migrated.url).database
     assert given is not None
@@ -122,7 +122,7 @@ def _run_actions(database: Database, client: HookClient, dag_id: str) -> None:
 
 
 class Client:
-    """A user of a server."""
+    """HTTP client of a server's user."""
 
     def __init__(self, server: AirflowServer, name: str) -> None:
         self._server = server
@@ -141,12 +141,12 @@ class Client:
         )
 
     def connection(self) -> str:
-        """Return a connection to our routes as the user, as a variable of the environment has it."""
+        """Return an Airflow connection to our routes as the user, in the form of an environment variable."""
         extra = {"token": self._token}
         return json.dumps({"conn_type": "asyncaction", "host": self._server.hook, "extra": extra})
 
     def listed(self, query: str = "") -> list[dict[str, Any]]:
-        """Return the actions that a list has, page by page."""
+        """Return all actions of a list, page by page."""
         found: list[dict[str, Any]] = []
         cursor = ""
         while True:
@@ -159,14 +159,14 @@ class Client:
             cursor = f"&cursor={page['nextCursor']}"
 
     def airflow_task_instances(self) -> set[tuple[str, str]]:
-        """Return Dag and run of the task instances in Airflow's own list."""
+        """Return the Dag and run of each task instance in Airflow's own list."""
         answer = self.send("GET", "/api/v2/dags/~/dagRuns/~/taskInstances?limit=100")
         if answer.status_code == 403:
             return set()
         return {(found["dag_id"], found["dag_run_id"]) for found in answer.json()["task_instances"]}
 
     def may_launch(self, dag_id: str) -> bool:
-        """Return whether Airflow would take a run from the user, who sends one that is invalid."""
+        """Return whether the user may trigger a run in Airflow, with a request too invalid to create one."""
         reads = self.send("GET", f"/api/v2/dags/{dag_id}/dagRuns").status_code == 200
         answer = self.send("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"dag_run_id": 5})
         assert answer.status_code in (403, 422)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An AIRFLOW_HOME of its own, on SQLite, in which Dags run without any of Airflow's servers."""
+"""Temporary AIRFLOW_HOME on SQLite, in which Dags run without any Airflow server."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class ActionRow:
 
 @dataclass(frozen=True)
 class DagRun:
-    """What the run of a Dag has left, by task; mapped ones are ``task[index]``.
+    """Results of a Dag run by task. Mapped task instances are named ``task[index]``.
 
-    :param actions: of all attempts, the last one last
-    :param reported: the messages of the reported log lines
+    :param actions: actions of all attempts, in order
+    :param reported: messages of the reported log lines
     """
 
     log: str
@@ -57,27 +57,27 @@ class DagRun:
     reported: Mapping[str, list[str]]
 
     def result(self, task: str) -> Any:
-        """Return the result of a task that has one."""
+        """Return the result of a task."""
         return self.xcoms[task]["return_value"]
 
     def end(self, task: str) -> tuple[str, str | None]:
-        """Return state and error of a task's last action."""
+        """Return the state and error of a task's last action."""
         return self.actions[task][-1].end
 
     def said(self, line: str) -> int:
-        """Return how often a line of a job, all of it, stands in the task log."""
+        """Return how often the task log contains exactly this line of a job."""
         return self.log.count(f"] {line} ")
 
 
 @dataclass(frozen=True)
 class Home:
-    """An AIRFLOW_HOME whose Dags are ours."""
+    """An AIRFLOW_HOME with the Dags of these tests."""
 
     folder: Path
 
     @property
     def database(self) -> Path:
-        """The file of its database."""
+        """Path of the database file."""
         return self.folder / "airflow.db"
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -99,7 +99,7 @@ class Home:
         )
 
     def execute(self, statement: str, **parameters: str) -> list[Any]:
-        """Execute one statement in the database, and return its rows, if it has any."""
+        """Execute a statement in the database, and return its rows, if any."""
         engine = create_engine(f"sqlite:///{self.database}")
         try:
             with engine.begin() as connection:
@@ -109,7 +109,7 @@ class Home:
             engine.dispose()
 
     def run_dag(self, dag_id: str, *command: str) -> DagRun:
-        """Run a command that runs a Dag, once, and collect what it has left."""
+        """Run a command that runs a Dag once, and collect its results."""
         done = self.run(*command)
         actions: dict[str, list[ActionRow]] = defaultdict(list)
         for task_id, index, *fields in self.execute(_ACTIONS, dag_id=dag_id):

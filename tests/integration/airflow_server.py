@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own API server with one auth manager and its users, in a process of its own; no other Airflow.
+"""Airflow's own API server with one auth manager and its users, in a separate process, and nothing else.
 
-Run as a script, it prints its URL and the users' tokens once it serves; all that it logs goes to stderr.
+Run as a script, it prints its URL and the users' tokens once it is ready. It logs to stderr.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 
 @dataclass(frozen=True)
 class FabUser:
-    """A user of FAB's, who has one role.
+    """A FAB user with one role.
 
-    :param role: of FAB's own, or a new one
-    :param resources: what the new role may read of all Dags
-    :param actions: what else it may do: pairs of FAB's action and resource
-    :param dags: by Dag, what it may do with it
+    :param role: an existing role of FAB, or a new one
+    :param resources: resources of all Dags that the new role may read
+    :param actions: further permissions: pairs of FAB action and resource
+    :param dags: permitted actions by Dag
     """
 
     role: str
@@ -42,8 +42,8 @@ class FabUser:
 class AirflowServer:
     """A running server.
 
-    :param tokens: of its users, by name
-    :param log: the file with all that it has logged
+    :param tokens: tokens of its users, by name
+    :param log: its log file
     """
 
     url: str
@@ -53,11 +53,11 @@ class AirflowServer:
 
     @property
     def hook(self) -> str:
-        """Where our routes are."""
+        """URL of our routes."""
         return f"{self.url}/async"
 
     def logged(self, words: str = "", times: int = 0) -> list[str]:
-        """Wait until the server has logged so many lines with some words in them; return all lines."""
+        """Wait until the server has logged a number of lines that contain a text. Return all lines."""
         while True:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
             if sum(words in line for line in lines) >= times:
@@ -71,7 +71,7 @@ def airflow_server(
 ) -> Iterator[AirflowServer]:
     """Run a server on the database that Airflow uses in this process.
 
-    :param users: of FAB; ``None``: those of the simple auth manager that the environment configures
+    :param users: users of FAB; ``None`` for those of the simple auth manager that the environment configures
     """
     given = None if users is None else {name: vars(user) for name, user in users.items()}
     with (

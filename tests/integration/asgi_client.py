@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client of an ASGI app without a server between: it sends any bytes, and leaves at any moment."""
+"""Client that calls an ASGI app without a server: it can send any bytes, and disconnect at any moment."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PART: Message = {"type": "http.request", "body": b"{", "more_body": True}
 
 @dataclass
 class AsgiClient:
-    """A client that is mounted where Airflow mounts the app.
+    """Client of an app, which is mounted like in Airflow.
 
-    :param leaves_after: how many messages of the answer it takes; ``None``: all
-    :param sent: all that the app has sent to it
+    :param leaves_after: number of response messages that it receives before it disconnects; ``None`` for all
+    :param sent: all messages that the app has sent
     """
 
     app: AsgiApp
@@ -41,9 +41,9 @@ class AsgiClient:
     ) -> Answer:
         """Send one request.
 
-        :param path: decoded
-        :param headers: with lower-case names
-        :param messages: what the app receives, instead of ``body``
+        :param path: decoded path
+        :param headers: headers with names in lower case
+        :param messages: messages that the app receives instead of ``body``
         """
         scope = {
             "type": "http",
@@ -61,7 +61,7 @@ class AsgiClient:
         return Answer(start["status"], fields, b"".join(message.get("body", b"") for message in rest))
 
     def run(self, scope: Mapping[str, Any], messages: Iterable[Message]) -> None:
-        """Call the app once, whatever the scope."""
+        """Call the app once with any scope."""
         asyncio.run(self._run(dict(scope), messages))
 
     async def _run(self, scope: dict[str, Any], messages: Iterable[Message]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real parts: both databases with Airflow's whole schema, both ways to serve the job routes."""
+"""Fixtures: both databases with Airflow's complete schema, and both ways to serve the job routes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.shared import WORKER, SharedServices
 
 @pytest.fixture(scope="session")
 def migrated(shared: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Database]:
-    """Return the database of a name: made with Airflow's whole schema when it is first asked for."""
+    """Return a function that returns the database of a name. It is migrated on demand."""
 
     @cache
     def get(name: str) -> Database:
@@ -59,7 +59,7 @@ def mounted(database: Database) -> Iterator[str]:  # noqa: ARG001
 
 @pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> str:
-    """Return how the routes are served."""
+    """Return the way in which the routes are served."""
     return str(request.param)
 
 
@@ -125,7 +125,7 @@ def serve(database: Database, server: str, folder: Folder) -> Iterator[Serve]:  
 
 @pytest.fixture
 def own_job(serve: Serve, new_task: Callable[..., RunningTask]) -> SignedJob:
-    """Return the job of a server on which nothing is stored yet."""
+    """Return a job on a server whose file store is empty."""
     return registered(new_task(), serve())
 
 
@@ -142,5 +142,5 @@ def peers(new_job: NewJob) -> Iterator[Peers]:
 
 @pytest.fixture
 def content() -> bytes:
-    """Return a content that nobody has stored."""
+    """Return content that is not stored yet."""
     return secrets.token_bytes(SIZE)

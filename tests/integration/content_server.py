@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An API server to be killed: a program that forks a server for each line it reads, and prints its pid.
+"""API server that tests kill: a program that forks a server for each line it reads, and prints its pid.
 
-Run as a script, with an environment that has Airflow's home and database, and ``file_stores``. It prints its
-port first; all its servers listen there.
+It runs as a script, whose environment configures Airflow's home, database and ``file_stores``. It first
+prints the port on which all its servers listen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 class KilledServer:
-    """A server that is started and killed, over and over."""
+    """A server that can be started and killed repeatedly."""
 
     def __init__(self, program: subprocess.Popen[str]) -> None:
         self._program = program
@@ -29,20 +29,20 @@ class KilledServer:
         self.port = int(self._read())
 
     def start(self) -> None:
-        """Start a server."""
+        """Start a server process."""
         assert self._program.stdin is not None
         self._program.stdin.write("\n")
         self._program.stdin.flush()
         self._pid = int(self._read())
 
     def kill(self) -> None:
-        """Kill it, in the middle of whatever it does."""
+        """Kill the server with SIGKILL, whatever it is doing."""
         pid, self._pid = self._pid, 0
         os.kill(pid, signal.SIGKILL)
         assert self._read() == f"killed {pid}"
 
     def end(self) -> None:
-        """Kill it if it is there, and let there be no more."""
+        """Kill the server if it is running, and end the program."""
         if self._pid:
             self.kill()
         self._program.kill()
@@ -56,7 +56,7 @@ class KilledServer:
 
 @contextmanager
 def killed_server(environ: Mapping[str, str]) -> Iterator[KilledServer]:
-    """Run the program; nothing of it is left afterwards."""
+    """Run the program, and end all of its processes afterwards."""
     with subprocess.Popen(
         [sys.executable, __file__],
         env={**os.environ, **environ, "PYTHONPATH": str(_ROOT)},
@@ -78,7 +78,7 @@ def killed_server(environ: Mapping[str, str]) -> Iterator[KilledServer]:
 
 def _main() -> None:
     with os.fdopen(os.dup(1), "w") as out:
-        os.dup2(2, 1)  # what Airflow prints is not for who reads us
+        os.dup2(2, 1)  # Airflow's output must not mix with ours
         _serve(out)
 
 

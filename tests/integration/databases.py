@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real metadata database of Airflow, and Airflow in this process and in others on it."""
+"""Real metadata database, which Airflow uses in this process and in others."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _URL = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 
 
 on_postgresql = pytest.mark.parametrize("database", ["postgresql"], indirect=True, scope="session")
-"""Mark of tests that make sense there alone."""
+"""Mark of tests that only make sense on PostgreSQL."""
 
 
 @dataclass(frozen=True)
 class Database:
-    """Where Airflow keeps what it knows.
+    """A metadata database of Airflow.
 
     :param name: ``sqlite`` or ``postgresql``
     """
@@ -43,12 +43,12 @@ class Database:
 
     @property
     def store(self) -> store_database.Database:
-        """The database as the package uses it, while it is :meth:`in_use`."""
+        """The package's view of the database, while it is :meth:`in_use`."""
         return store_database.Database(self.engine)
 
     @contextmanager
     def in_use(self) -> Iterator[Database]:
-        """Let Airflow in this process use it, as if it was configured so from the start."""
+        """Make Airflow in this process use the database, as if it had been configured from the start."""
         before = os.environ.get(_URL)
         self._configure(self.url)
         try:
@@ -59,7 +59,7 @@ class Database:
     def airflow(
         self, *arguments: str, environ: dict[str, str] | None = None, fails: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``airflow ...`` on it in a process of its own, and expect that it succeeds."""
+        """Run ``airflow ...`` on the database in a separate process, and check that it succeeds."""
         return run_airflow(self.url, *arguments, environ=environ, fails=fails)
 
     @staticmethod
@@ -74,5 +74,5 @@ class Database:
 
 
 def sqlite_in(folder: Path) -> Database:
-    """Return an SQLite database that is not there yet."""
+    """Return an SQLite database that does not exist yet."""
     return Database("sqlite", f"sqlite:///{folder / 'airflow.db'}")

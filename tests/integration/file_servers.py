@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers of files with settings and a folder of their own; what lies in the folder and in the tables."""
+"""File servers with their own settings and folder, and the contents of that folder and of the tables."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ one_server_each = pytest.mark.parametrize(
     indirect=["database"],
     scope="session",
 )
-"""Marks tests of which both ways to serve, for both databases, would take too long."""
+"""Marks tests that would take too long with both ways to serve and both databases."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The folder of a local file store, which jobs know as the default one."""
+    """The folder of a local file store, which is the default store of jobs."""
 
     root: Path
     store: str = field(default_factory=lambda: f"store-{secrets.token_hex(4)}")
 
     def options(self, **changes: Any) -> Settings:
-        """Return the settings of a server that has this store alone."""
+        """Return the settings of a server whose only store is this one."""
         return replace(settings.load(), file_stores={self.store: self.root.as_uri()}, **changes)
 
     def names(self) -> set[str]:
-        """Return all files in it, relative."""
+        """Return the relative paths of all files in the folder."""
         found = self.root.rglob("*")
         return {str(path.relative_to(self.root)) for path in found if path.is_symlink() or not path.is_dir()}
 
     def contents(self) -> list[Path]:
-        """Return the contents."""
+        """Return the contents of all files in the folder."""
         return sorted(self.root.glob("contents/*/*"))
 
     def becomes(self, names: set[str], seconds: float = 5.0) -> bool:
-        """Wait until exactly these files are in it; return whether it came to that."""
+        """Wait until the folder contains exactly these files. Return whether it does."""
         until = time.monotonic() + seconds
         while self.names() != names and time.monotonic() < until:
             time.sleep(0.02)
         return self.names() == names
 
     def content_rows(self, engine: Engine) -> list[Row[Any]]:
-        """Return the rows of its contents."""
+        """Return the rows of the stored contents."""
         with engine.connect() as connection:
             return list(connection.execute(select(content_table).where(content_table.c.store == self.store)))
 
     def attached_rows(self, engine: Engine) -> list[Row[Any]]:
-        """Return the rows of attached files that were announced for it."""
+        """Return the rows of attached files whose content is in this store."""
         attached = select(file_table).where(
             file_table.c.store == self.store, file_table.c.attached_at.is_not(None)
         )
@@ -76,26 +76,26 @@ class Folder:
 
 
 class Kept:
-    """What is kept in a folder and in the tables."""
+    """The stored contents in a folder and in the tables."""
 
     def __init__(self, engine: Engine, folder: Folder) -> None:
         self._engine, self._folder = engine, folder
 
     def is_nothing(self) -> bool:
-        """Return whether nothing is kept, or will be in a moment."""
+        """Return whether nothing is stored, now or in a moment."""
         is_empty = self._folder.becomes(set())
         return is_empty and not (
             self._folder.content_rows(self._engine) or self._folder.attached_rows(self._engine)
         )
 
     def is_one(self) -> bool:
-        """Return whether exactly one content is kept, and nothing beside it."""
+        """Return whether exactly one content is stored, and no other file."""
         (content,) = self._folder.content_rows(self._engine)
         return self._folder.becomes({f"contents/{content.id[-2:]}/{content.id}"})
 
 
 class _Ready(LazyApp):
-    """The mounted app, made of these services."""
+    """The mounted app with the given services."""
 
     def __init__(self, services: Services, serving: Serving) -> None:
         super().__init__()
@@ -114,12 +114,12 @@ def served_files(server: str, services: Services, serving: Serving | None = None
 
 
 Serve = Callable[..., HookClient]
-"""Starts a server of a folder, with these settings changed, and returns a client of it."""
+"""Starts a server of a folder with changed settings, and returns its client."""
 
 
 @contextmanager
 def serving(server: str, folder: Folder) -> Iterator[Serve]:
-    """Let a test start servers, which end with it."""
+    """Let a test start servers, which stop at its end."""
     with ExitStack() as stack:
 
         def serve(how: Serving | None = None, **changes: Any) -> HookClient:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a job or its task does to leave a file, and to have one: plain requests."""
+"""File transfers of jobs and tasks, as plain requests."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ COLLIDING = (
         "e99f33420f577ee8ce54b67080280d1ec69821bcb6a8839396f965ab6ff72a70"
     ),
 )
-"""Two contents with one md5 (Wang, Feng, Lai, Yu: Collisions for Hash Functions, 2004)."""
+"""Two contents with the same MD5 (Wang, Feng, Lai, Yu: Collisions for Hash Functions, 2004)."""
 
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A file as a job has it."""
+    """A downloaded file."""
 
     map: dict[str, Any]
     location: str
@@ -39,7 +39,7 @@ class Downloaded:
 
 
 def announcement(content: bytes, **fields: Any) -> dict[str, Any]:
-    """Return the body of ``PUT /upload`` for a content, with these fields beside or instead of the usual."""
+    """Return the body of ``PUT /upload`` for content. Given fields are added or replace the usual ones."""
     found = digests([content])
     usual = {
         "hash": found.md5,
@@ -60,7 +60,7 @@ def announce(
     of: str | None = None,
     **fields: Any,
 ) -> Answer:
-    """Announce a content; a field that is None is left out."""
+    """Announce content. Fields that are ``None`` are omitted."""
     path = f"/upload/{store}/{of or job.info.job_id}/{property_}"
     return job.send("PUT", path, announcement(content, **fields))
 
@@ -68,7 +68,7 @@ def announce(
 def put_content(
     job: SignedJob, url: str, content: bytes | Iterable[bytes], headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Send a content, unsigned and without any header of ours."""
+    """Send content without a signature or other protocol headers."""
     return content_request(job.client, "PUT", url, content, headers)
 
 
@@ -85,19 +85,19 @@ def content_request(
 
 
 def upload(job: SignedJob, property_: str, content: bytes, **fields: Any) -> int:
-    """Leave a file; return its index."""
+    """Upload a file, and return its index."""
     return _sent(job, announce(job, property_, content, **fields), content)
 
 
 def locate(
     job: SignedJob, property_: str, index: int = 0, *, of: str | None = None, store: str = "default"
 ) -> Answer:
-    """Ask where a file is."""
+    """Request the URL of a file."""
     return job.send("GET", f"/download/{store}/{of or job.info.job_id}/{property_}/{index}")
 
 
 def download(job: SignedJob, property_: str, index: int = 0, *, of: str | None = None) -> Downloaded:
-    """Have a file."""
+    """Download a file."""
     located = locate(job, property_, index, of=of)
     assert located.status == 200, located
     url = located.fields["Location"]
@@ -109,22 +109,22 @@ def download(job: SignedJob, property_: str, index: int = 0, *, of: str | None =
 def announce_input(
     task: SignedJob, property_: str, content: bytes, *, store: str = "default", **fields: Any
 ) -> Answer:
-    """Announce a content as a task does that gives it to its job."""
+    """Announce an input as a task does."""
     return task.send("PUT", f"/task/inputs/{store}/{property_}", announcement(content, **fields))
 
 
 def give_input(task: SignedJob, property_: str, content: bytes, **fields: Any) -> None:
-    """Give a content to a task's job."""
+    """Attach content as an input of a task's job."""
     _sent(task, announce_input(task, property_, content, **fields), content)
 
 
 def link_input(task: SignedJob, property_: str, record: Mapping[str, Any]) -> Answer:
-    """Give a file that is there already to a task's job."""
+    """Attach an existing file as an input of a task's job."""
     return task.send("POST", f"/task/inputs/{property_}/link", record)
 
 
 def outputs(job: SignedJob) -> list[dict[str, Any]]:
-    """Return what the task sees of the files that its job has left."""
+    """Return the outputs of a task's job, as the task sees them."""
     answer = job.send("GET", "/task/outputs")
     assert answer.status == 200, answer
     found = json.loads(answer.body)["files"]
@@ -133,7 +133,7 @@ def outputs(job: SignedJob) -> list[dict[str, Any]]:
 
 
 def _sent(job: SignedJob, announced: Answer, content: bytes) -> int:
-    """Send what was announced, unless it is stored already; return the file's index."""
+    """Send the announced content unless it is already stored. Return the index of the file."""
     assert announced.status == 200, announced
     if not announced.fields["done"]:
         sent = put_content(job, announced.fields["url"], content)

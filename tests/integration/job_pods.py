@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods of actions on a real cluster, as a worker leaves them when it defers its task."""
+"""Pods of actions on a real cluster, in the state in which a worker leaves them when it defers its task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from airflow_asyncaction.triggers.pods.api import ClusterNamespace
 from dev.cluster import SMALL_IMAGE, Cluster
 
 NOBODY = "nobody"
-"""The scheduler that pods are left to which are to wait for ever."""
+"""Nonexistent scheduler of pods that must stay pending."""
 
 OPTIONS = PodOptions(
     container="base",
@@ -35,7 +35,7 @@ OPTIONS = PodOptions(
     on_finish="delete_pod",
     keep_on_kill=False,
 )
-"""What most tests ask of a runner."""
+"""Runner options of most tests."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class JobPod:
 
     @property
     def place(self) -> dict[str, str]:
-        """What a trigger is told of it."""
+        """Location of the pod, as passed to triggers."""
         return {"name": self.name, "namespace": self.namespace, "uid": self.uid}
 
     def delete(self, *, grace_seconds: int = 0) -> None:
@@ -75,21 +75,21 @@ class JobPod:
         self.wait_until(lambda pod: pod is not None and pod.status.phase in ("Succeeded", "Failed"))
 
     def is_going(self) -> bool:
-        """Return whether it is gone, or about to."""
+        """Return whether the pod is deleted or being deleted."""
         pod = self.read()
         return pod is None or pod.metadata.deletion_timestamp is not None
 
 
 @dataclass(frozen=True)
 class JobPods:
-    """Makes pods in one namespace."""
+    """Creates pods in one namespace."""
 
     cluster: Cluster
     core: k8s.CoreV1Api
 
     @property
     def place(self) -> ClusterNamespace:
-        """Where they are, as Airflow comes there."""
+        """Location of the namespace, as Airflow connects to it."""
         return ClusterNamespace(namespace=self.cluster.namespace, config_file=str(self.cluster.kubeconfig))
 
     def create(
@@ -137,7 +137,7 @@ class JobPods:
 
 @contextmanager
 def job_pods(cluster: Cluster) -> Iterator[JobPods]:
-    """Make pods with an administrator's rights: what is tested has those of its role alone."""
+    """Create pods with administrator permissions. The tested code only has those of its role."""
     with kube_config.new_client_from_config(config_file=str(cluster.admin_kubeconfig)) as client:
         yield JobPods(cluster, k8s.CoreV1Api(client))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same job on the API server and on the server that ships for tests, to have them answer the same."""
+"""Peers: the same job on the API server and on the test server, to compare their responses."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SIZE = 100
 
 @dataclass(frozen=True)
 class Peer:
-    """A job on one of the servers, and what its task and runner can do."""
+    """A job on one of the servers, with the requests of its task and runner."""
 
     job: SignedJob
     tell: Callable[[RunnerMessage], object]
     give_input: Callable[[str, bytes], None]
 
     def path(self, verb: str, *rest: object, store: str = "default", of: str | None = None) -> str:
-        """Return the path of a request about files."""
+        """Return the path of a file request."""
         return "/".join(["", verb, store, of or self.job.info.job_id, *map(str, rest)])
 
     def announce(self, content: bytes, *, path: str | None = None, **fields: Any) -> Answer:
@@ -51,13 +51,13 @@ Exchange = Callable[[Peer], Iterable[Answer]]
 
 @dataclass(frozen=True)
 class Peers:
-    """The two."""
+    """The same job on both servers."""
 
     real: Peer
     double: Peer
 
     def agree(self, exchange: Exchange) -> list[Answer]:
-        """Let both have the same exchange; return the API server's answers."""
+        """Check that both servers respond equally to the same requests. Return the API server's responses."""
         answers = list(exchange(self.real))
         assert [seen(answer) for answer in exchange(self.double)] == [seen(answer) for answer in answers]
         return answers
@@ -67,7 +67,7 @@ class Peers:
 def peers_of(job: SignedJob, **options: Any) -> Iterator[Peers]:
     """Return the peers of a job of the API server.
 
-    :param options: of the other server
+    :param options: options of the test server
     """
     real = Peer(job, job.tell, lambda name, content: give_input(job, name, content, name=f"{name}.csv"))
     with JobServer(**options) as server, HookClient(server.hook_url) as client:

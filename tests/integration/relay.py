@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A TCP relay before a server: what passes through it can be cut, and the server be away."""
+"""TCP relay in front of a server, which can break connections and simulate outages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dev.cluster import Cluster
 
 
 class Relay:
-    """Relays connections from a port of its own."""
+    """Relays connections from its own port to a server."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
@@ -31,7 +31,7 @@ class Relay:
     @classmethod
     @asynccontextmanager
     async def to(cls, host: str, port: int) -> AsyncIterator[Self]:
-        """Relay to a server."""
+        """Return a relay to a server."""
         relay = cls(host, port)
         await relay._listen()
         try:
@@ -42,7 +42,7 @@ class Relay:
     @classmethod
     @asynccontextmanager
     async def to_kubernetes(cls, cluster: Cluster) -> AsyncIterator[Self]:
-        """Relay to a cluster; :attr:`kubeconfig` leads there through the relay."""
+        """Return a relay to a cluster. :attr:`kubeconfig` uses the relay."""
         config = yaml.safe_load(cluster.kubeconfig.read_text())
         used = config["clusters"][0]["cluster"]
         url = urlsplit(used["server"])
@@ -62,7 +62,7 @@ class Relay:
 
     @asynccontextmanager
     async def away(self) -> AsyncIterator[None]:
-        """Let the server be away."""
+        """Make the server unreachable."""
         await self._close()
         yield
         await self._listen()

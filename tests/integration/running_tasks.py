@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Running task instances, as rows of Airflow's own tables, and what they commit to."""
+"""Running task instances as rows of Airflow's own tables, and their commitments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _instances = TaskInstance.metadata.tables["task_instance"]
 
 @dataclass(frozen=True)
 class RunningTask:
-    """One try of a task that runs."""
+    """One try of a running task."""
 
     engine: Engine
     ti_id: str
@@ -46,13 +46,13 @@ class RunningTask:
 
     @property
     def scope(self) -> TaskScope:
-        """Where it keeps its state."""
+        """Scope of its task state store."""
         return TaskScope(
             dag_id=self.dag_id, run_id=self.run_id, task_id=self.task_id, map_index=self.map_index
         )
 
     def commit(self, nonce: str | None = None) -> str:
-        """Write the commitment to a nonce, as the task does by the execution API; return the nonce."""
+        """Write the commitment to a nonce, as the task does with the Execution API. Return the nonce."""
         nonce = nonce or secrets.token_hex(32)
         digest = hashlib.sha256(nonce.encode()).hexdigest()
         with Session(self.engine) as session:
@@ -61,31 +61,31 @@ class RunningTask:
         return nonce
 
     def commitment(self) -> str | None:
-        """Return what is committed to, as it is stored."""
+        """Return the stored commitment."""
         with Session(self.engine) as session:
             return get_state_backend().get(self.scope, COMMITMENT_KEY, session=session)
 
     def set_state(self, state: TaskInstanceState | None) -> None:
-        """Let Airflow see it in another state."""
+        """Change the state of the task instance in Airflow."""
         with self.engine.begin() as connection:
             connection.execute(
                 update(_instances).where(_instances.c.id == UUID(self.ti_id)).values(state=state)
             )
 
     def set_rendered_map_index(self, name: str) -> None:
-        """Let it have a name, as its ``map_index_template`` gives it one."""
+        """Set the name that ``map_index_template`` renders."""
         with self.engine.begin() as connection:
             of_it = _instances.c.id == UUID(self.ti_id)
             connection.execute(update(_instances).where(of_it).values(rendered_map_index=name))
 
     def set_retries(self, retries: int) -> None:
-        """Let it have so many retries after this try."""
+        """Set the number of retries after this try."""
         with self.engine.begin() as connection:
             values = {"max_tries": self.try_number - 1 + retries}
             connection.execute(update(_instances).where(_instances.c.id == UUID(self.ti_id)).values(**values))
 
     def defer(self, trigger: str = OUR_TRIGGER) -> None:
-        """Let it be deferred, as the execution API does."""
+        """Defer the task, as the Execution API does."""
         with Session(self.engine) as session:
             row = Trigger(classpath=trigger, kwargs={})
             session.add(row)
@@ -102,19 +102,19 @@ class RunningTask:
             session.commit()
 
     def delete_run(self) -> None:
-        """Let somebody delete its run, with all its tasks."""
+        """Delete its Dag run with all tasks, as a user may."""
         with self.engine.begin() as connection:
             connection.execute(delete(_instances).where(_instances.c.run_id == self.run_id))
             connection.execute(delete(_runs).where(_runs.c.run_id == self.run_id))
 
     def row(self) -> Row[Any]:
-        """Return it as Airflow stores it."""
+        """Return the task instance as Airflow stores it."""
         with self.engine.connect() as connection:
             query = select(_instances).where(_instances.c.id == UUID(self.ti_id))
             return connection.execute(query).one()
 
     def xcoms(self) -> dict[str, Any]:
-        """Return its XComs as a worker of a task downstream gets them."""
+        """Return its XComs as the worker of a downstream task receives them."""
         columns = XComModel.__table__.c
         query = select(columns.key, columns.value).where(
             columns.run_id == self.run_id,
@@ -125,7 +125,7 @@ class RunningTask:
             return {key: deserialize(value) for key, value in connection.execute(query)}
 
     def next_try(self) -> RunningTask:
-        """Let the next try run: a task instance with a new id, which takes the place of this one."""
+        """Start the next try: a task instance with a new id, which replaces this one."""
         again = replace(self, ti_id=str(uuid7()), try_number=self.try_number + 1)
         with self.engine.begin() as connection:
             connection.execute(delete(_instances).where(_instances.c.id == UUID(self.ti_id)))
@@ -133,7 +133,7 @@ class RunningTask:
         return again
 
     def retried(self, *, is_cleared: bool = False, says_it_ended_at: datetime | None = None) -> RunningTask:
-        """Let this try fail, and the next one run, as Airflow does it by itself, or for who clears it."""
+        """Fail this try and start the next one, as Airflow does for a retry or after a clear."""
         time.sleep(0.005)  # when it was made is in the next one's id, in milliseconds
         with Session(self.engine) as session:
             instance = session.get_one(TaskInstance, UUID(self.ti_id))
@@ -151,7 +151,7 @@ class RunningTask:
 def running_task(
     engine: Engine, *, dag_id: str = "dag", map_index: int = -1, run_id: str | None = None
 ) -> RunningTask:
-    """Return a running task of a Dag run of its own."""
+    """Return a running task of a new Dag run."""
     run_id = run_id or f"manual__{secrets.token_hex(8)}"
     task = RunningTask(engine, str(uuid7()), run_id, dag_id=dag_id, map_index=map_index)
     with engine.begin() as connection:

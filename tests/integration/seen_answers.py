@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client may rely on in an answer, so that those of two servers can be compared."""
+"""Comparable form of responses: the parts on which clients may rely."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.integration.signed_jobs import Answer
 
-# Compared by value. Of all else the type is compared: uuids, URLs and times differ, messages may.
+# Compared by value. All other fields are compared by type: UUIDs, URLs and times differ, and messages may.
 _SAME_VALUES = frozenset(
     [
         *("error", "field", "done", "complete", "method", "index"),
@@ -21,7 +21,7 @@ _PRESENT_HEADERS = ("retry-after", "www-authenticate", "location")
 
 
 def seen(answer: Answer) -> Any:
-    """Return what a client sees of an answer."""
+    """Return the comparable form of a response."""
     headers = {name: answer.headers[name] for name in _SAME_HEADERS if name in answer.headers}
     present = [name for name in _PRESENT_HEADERS if name in answer.headers]
     allowed = {method.strip() for method in answer.headers.get("allow", "").split(",")}

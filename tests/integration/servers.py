@@ -23,18 +23,18 @@ from airflow_asyncaction.web.asgi import AsgiApp
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 PREFIX = "/af"
-"""The path of ``[api] base_url`` where Airflow stands behind a proxy."""
+"""Path of ``[api] base_url`` if Airflow is behind a proxy."""
 
 
 class _Quiet(WSGIRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_request(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log requests."""
 
 
 class Prepared(LazyApp):
-    """The mounted app with another Flask app than its own."""
+    """The mounted app with a given Flask app."""
 
     def __init__(self, app: Flask) -> None:
         super().__init__()
@@ -51,9 +51,9 @@ class Prepared(LazyApp):
 
 
 class Uncompleted(LazyApp):
-    """The mounted app in a test's process: what is due is completed when a test says so, and not meanwhile.
+    """The mounted app without its reconciler: tests reconcile expired actions explicitly.
 
-    Its metrics and spans are those of the whole process, and tests leave actions behind that fall due.
+    Its metrics and spans belong to the whole process, in which expired actions of other tests remain.
     """
 
     def _build(self) -> AsgiApp:
@@ -78,7 +78,7 @@ def served_alone(app: Flask) -> Iterator[str]:
 
 
 def airflow_like(app: LazyApp | None = None, root_path: str = "") -> FastAPI:
-    """Return an API server with Airflow's own way to mount plugins and to answer all that is nobody's."""
+    """Return an API server that mounts plugins and responds to unknown paths like Airflow."""
     root = FastAPI(root_path=root_path)
     mounted = AsyncActionPlugin.fastapi_apps[0]
     mounted["app"] = app if app is not None else LazyApp()  # a new one for each database
@@ -93,7 +93,7 @@ def airflow_like(app: LazyApp | None = None, root_path: str = "") -> FastAPI:
 
 @contextmanager
 def served_mounted(app: LazyApp | None = None, root_path: str = "") -> Iterator[str]:
-    """Serve the app as the API server mounts it, under uvicorn; yield the server's URL without the mount."""
+    """Serve the app with uvicorn, mounted as in the API server. Yield the server's URL without the mount."""
     app = app or Uncompleted()
     config = uvicorn.Config(airflow_like(app, root_path), log_config=None, lifespan="off", ws="none")
     server = uvicorn.Server(config)

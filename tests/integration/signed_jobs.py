@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs as the server sees them: requests over real HTTP, signed or not, that are sent as they are."""
+"""Signed jobs: requests over real HTTP, with or without signatures, sent unchanged."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _SENT_ANYHOW = (BrokenPipeError, ConnectionResetError)
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server answered."""
+    """A response of the server."""
 
     status: int
     headers: Mapping[str, str]
@@ -56,13 +56,13 @@ class Answer:
 
     @property
     def error(self) -> tuple[int, str]:
-        """Status and code of a refusal, of which the body must say what to do."""
+        """Status and error code of a refusal. Its body must contain a message."""
         assert isinstance(self.fields["message"], str)
         return self.status, self.fields["error"]
 
 
 class HookClient:
-    """Sends requests to one hook from one thread, over one connection."""
+    """Sends requests to one hook in one thread, over one connection."""
 
     def __init__(self, hook: str) -> None:
         parts = urlsplit(hook)
@@ -85,12 +85,12 @@ class HookClient:
         body: bytes | Iterable[bytes] = b"",
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send one request, path and body as they are; an iterable body is sent in chunks."""
+        """Send one request with an unchanged path and body. An iterable body is sent in chunks."""
         is_chunked = not isinstance(body, bytes)
         if time.monotonic() > self._used_at + _IDLE_SECONDS:
-            self._connection.close()  # the server may do so in this very moment
+            self._connection.close()  # the server may close it at the same moment
         self._used_at = time.monotonic()
-        with suppress(*_SENT_ANYHOW):  # the answer, which came before the body's end, says why
+        with suppress(*_SENT_ANYHOW):  # the response, which arrived before the end of the body, says why
             self._connection.request(
                 method,
                 self._prefix + path,
@@ -106,7 +106,7 @@ class HookClient:
 
 
 def sent_raw(hook: str, method: str, path: str, header_lines: Iterable[str], body: bytes = b"") -> Answer:
-    """Send what no proper client sends, over a connection of its own; text goes as latin-1."""
+    """Send an invalid HTTP request over a new connection. Text is encoded as Latin-1."""
     parts = urlsplit(hook)
     lines = [f"{method} {parts.path}{path or ('' if parts.path else '/')} HTTP/1.1", *header_lines]
     if not any(line.lower().startswith("host:") for line in lines):
@@ -137,7 +137,7 @@ def encoded(body: bytes | Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True)
 class SignedJob:
-    """A job and its task: each signs the requests to its own routes, with a secret of its own."""
+    """A job and its task. Each signs the requests to its own routes with its own secret."""
 
     info: JobInfo
     task: TaskCredentials
@@ -145,22 +145,22 @@ class SignedJob:
 
     @classmethod
     def without_task(cls, info: JobInfo, client: HookClient) -> SignedJob:
-        """Return a job of a server for tests, which knows no tasks."""
+        """Return a job of the test server, which has no tasks."""
         return cls(info, TaskCredentials(info.job_id, "unknown"), client)
 
     def forged(self, *, job_id: str | None = None, secrets_of: SignedJob | None = None) -> SignedJob:
-        """Return the same with another action's id, or with another's secrets."""
+        """Return the same job with the id or the secrets of another action."""
         job_id, other = JobId(job_id or self.info.job_id), secrets_of or self
         info = replace(self.info, job_id=job_id, secret_key=other.info.secret_key)
         return replace(self, info=info, task=TaskCredentials(job_id, other.task.secret_key))
 
     def swapped(self) -> SignedJob:
-        """Return a job with its task's key, and a task with its job's secret."""
+        """Return a job that signs with its task's key, and a task that signs with its job's secret."""
         info = replace(self.info, secret_key=self.task.secret_key)
         return replace(self, info=info, task=replace(self.task, secret_key=self.info.secret_key))
 
     def signer(self, path: str) -> Signer:
-        """Return whoever a route is for."""
+        """Return the credentials for a route."""
         return self.task if path.startswith("/task/") else self.info
 
     def headers(
@@ -173,7 +173,7 @@ class SignedJob:
         nonce: str | None = None,
         time_ms: int | None = None,
     ) -> dict[str, str]:
-        """Return the headers of a v2-signed request."""
+        """Return the headers of a request signed with v2."""
         return signed_headers(
             self.signer(path),
             Content(method, path, query, body),
@@ -215,7 +215,7 @@ class SignedJob:
         return self.client.send(method, path, encoded(body), headers)
 
     def report(self, *, nonce: str | None = None, **fields: Any) -> Answer:
-        """Send a report of these fields."""
+        """Send a report with these fields."""
         return self.send("POST", "/status", fields, nonce=nonce)
 
     def view(self, after: int = 0) -> TaskView:
@@ -225,7 +225,7 @@ class SignedJob:
         return TaskView.from_json(answer.fields)
 
     def tell(self, word: RunnerMessage) -> TaskView:
-        """Say a runner's word."""
+        """Send a runner message."""
         answer = self.send("POST", "/task/word", message_to_json(word))
         assert answer.status == 200, answer
         return TaskView.from_json(answer.fields)
@@ -236,13 +236,13 @@ class SignedJob:
 
 
 def register(task: RunningTask, client: HookClient, nonce: str, **spec: Any) -> Answer:
-    """Ask for an action by the route of tasks."""
+    """Register an action with the task route."""
     wanted = ActionSpec(**{"type": "test", "runner": "local", **spec})
     return sent_registration(client, task.ti_id, nonce, {"spec": wanted.to_json()})
 
 
 def sent_registration(client: HookClient, ti_id: str, nonce: str, fields: Mapping[str, Any]) -> Answer:
-    """Send a request for an action, whatever is in it."""
+    """Send a registration with any content."""
     proof = {TASK_ID_HEADER: ti_id, TASK_NONCE_HEADER: nonce}
     return client.send("POST", "/task/register", encoded(fields), proof)
 
@@ -253,7 +253,7 @@ def registered(task: RunningTask, client: HookClient, **spec: Any) -> SignedJob:
 
 
 def job_of(answer: Answer, client: HookClient) -> SignedJob:
-    """Return the job of an action that was registered."""
+    """Return the job of a registered action."""
     assert answer.status == 200, answer
     fields = answer.fields
     info = JobInfo(job_id=JobId(fields["actionId"]), secret_key=fields["secretKey"], hook_url=client.hook)
@@ -261,4 +261,4 @@ def job_of(answer: Answer, client: HookClient) -> SignedJob:
 
 
 NewJob = Callable[..., SignedJob]
-"""Registers an action of a new task, with these fields of :class:`ActionSpec`, and returns its job."""
+"""Registers an action of a new task with the given fields of :class:`ActionSpec`, and returns its job."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dags as Airflow stores them, and tasks of their runs that run."""
+"""Stored Dags, their runs and running tasks."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class StoredRun:
     first: RunningTask
 
     def task(self, task_id: str, map_index: int = -1) -> RunningTask:
-        """Let a task of it run."""
+        """Start a task of the run."""
         before = replace(self.first, ti_id=str(uuid7()), task_id=task_id, map_index=map_index, try_number=0)
         return before.next_try()
 
 
 def run_of(engine: Engine, dag_id: str) -> StoredRun:
-    """Return a new run of a Dag, be it stored or not."""
+    """Return a new run of a Dag, whether or not the Dag is stored."""
     return StoredRun(running_task(engine, dag_id=dag_id))
 
 

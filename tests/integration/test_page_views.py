@@ -20,7 +20,7 @@ from tests.integration.databases import Database
 from tests.integration.signed_jobs import SignedJob
 from tests.integration.user_site import UserSite, user_site
 from tests.system.browser import browser_or_skip
-from tests.system.page_scene import serious
+from tests.system.page_scene import find_violations
 
 pytestmark = [pytest.mark.integration, pytest.mark.parametrize("database", ["sqlite"], indirect=True)]
 
@@ -137,7 +137,7 @@ def test_everybody_can_read_the_list_on_any_screen(
             text.scroll_into_view_if_needed()
             expect(text).to_be_in_viewport(ratio=0.9)
         expect(page.get_by_role("row")).to_have_count(1 + len(uuids))  # it is a table for screen readers, too
-        assert serious(page) == []
+        assert find_violations(page) == []
         succeeded = row_of(page, "etl.succeeds")
         expect(succeeded.locator(".percent")).to_have_text("100 %")
         expect(succeeded.get_by_role("progressbar")).to_have_js_property("value", 100)
@@ -151,7 +151,7 @@ def test_everybody_can_read_an_action_on_any_screen(
     with opened(browser, site, f"action/{uuids['long']}", theme) as page:
         expect(page.locator(".error")).to_contain_text("much to say")
         expect_nothing_clipped(page)
-        assert serious(page) == []
+        assert find_violations(page) == []
 
 
 def test_an_error_opens_at_its_cause(browser: Browser, site: UserSite, uuids: dict[str, JobId]) -> None:
@@ -187,7 +187,7 @@ def test_a_skipped_action_is_told_from_one_that_failed(browser: Browser, site: U
         expect(page.get_by_role("region", name="Skipped")).to_contain_text("which skips the task")
         expect(page.get_by_role("region", name="Error")).to_have_count(0)
         expect(page.locator(".events li[data-tone=bad]")).to_have_count(0)
-        assert serious(page) == []
+        assert find_violations(page) == []
 
 
 def test_a_mapped_task_is_shown_by_its_name(

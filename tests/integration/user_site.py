@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user routes and the page, served for somebody who is signed in to Airflow's simple auth manager."""
+"""User site: the user routes and the page, served for an admin of Airflow's simple auth manager."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.integration.stored_dags import run_of
 
 @dataclass(frozen=True)
 class UserSite:
-    """A server with the routes of users.
+    """A server with the user routes.
 
-    :param url: of the server, without a trailing slash
-    :param token: of an admin
+    :param url: URL of the server, without a trailing slash
+    :param token: token of an admin
     """
 
     database: Database
@@ -39,7 +39,7 @@ class UserSite:
         return self.url + settings.load().url
 
     def get(self, path: str) -> Any:
-        """Return what a route of users answers to the admin."""
+        """Return the response of a user route to the admin."""
         headers = {"Authorization": f"Bearer {self.token}"}
         answer = requests.get(self.hook + path, headers=headers, timeout=60)
         assert answer.status_code == 200, answer.text
@@ -55,9 +55,9 @@ class UserSite:
         map_name: str | None = None,
         **spec: Any,
     ) -> Iterator[SignedJob]:
-        """Register an action of a new Dag run; yield its job.
+        """Register an action of a new Dag run, and yield its job.
 
-        :param map_name: of a mapped task, by its ``map_index_template``
+        :param map_name: name of the mapped task instance, rendered by ``map_index_template``
         """
         task = run_of(self.database.engine, dag_id).task(task_id, map_index)
         if map_name is not None:
@@ -68,7 +68,7 @@ class UserSite:
 
 @contextmanager
 def user_site(database: Database) -> Iterator[UserSite]:
-    """Serve them on a database that is in use."""
+    """Serve the user routes on a database that is in use."""
     with pytest.MonkeyPatch.context() as patch, served_mounted() as url:
         patch.setenv("AIRFLOW__API_AUTH__JWT_SECRET", secrets.token_hex(32))
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A browser, as a user would have it."""
+"""Chromium browser for tests of the page."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ QUIET = (
 
 @contextmanager
 def browser_or_skip() -> Iterator[Browser]:
-    """Run a Chromium; where there is none, skip with a line that says how to get it, or fail."""
+    """Run Chromium. If it is missing, skip the test with installation advice, or fail."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         leave_out("no browser: apt-get install chromium")
-    expect.set_options(timeout=30_000)  # this machine does other things as well
+    expect.set_options(timeout=30_000)  # the machine may be busy
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=list(QUIET))
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at the command lines of all processes again and again, as somebody with ``ps`` might."""
+"""Command lines: polls those of all processes, like a user of ``ps``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOOK_EVERY_SECONDS = 0.1
 
 
 class CommandLines:
-    """Collects every command line that was seen between entry and exit."""
+    """Collects all command lines that appear between entry and exit."""
 
     def __init__(self) -> None:
         self.seen: set[bytes] = set()
@@ -33,5 +33,5 @@ class CommandLines:
     def _look(self) -> None:
         while not self._leaving.wait(LOOK_EVERY_SECONDS):
             for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with suppress(OSError):  # it has ended meanwhile
+                with suppress(OSError):  # the process has ended meanwhile
                     self.seen.add(path.read_bytes())

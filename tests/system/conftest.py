@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One whole Airflow for all system tests: started with the first, gone after the last.
+"""One complete Airflow for all system tests: started before the first, stopped after the last.
 
-The tests start all runs that need no attention at once and only then look at them, one after the other.
+All runs that need no interaction are started at once. The tests then check them one after the other.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ LAST = (
     "test_pods.py",
     "test_pod_faults.py",
 )
-"""What disturbs others comes after them, and what looks at everything comes last."""
+"""Modules that disturb others run after them, and those that check everything run last."""
 
 PAGES = ("page_leave", "page_harm", "page_silent", "page_talk")
-"""Dags whose ended runs the tests of the page look at."""
+"""Dags whose finished runs are shown in tests of the page."""
 
 UNATTENDED = (
     *PAGES,
@@ -64,7 +64,7 @@ EXAMPLES = {
     "shell_job": ("curl", "openssl"),
     "unmodified_program": (),
 }
-"""Example Dags that end by themselves, and the programs that they need."""
+"""Example Dags that end without interaction, and the programs that they need."""
 
 PEOPLE = f"{USER}:admin,viewer:viewer"
 CORE = {
@@ -73,7 +73,7 @@ CORE = {
     "parallelism": "10",
 }
 CONFIG = {
-    # An outage of the API server is not to end tasks by itself, however slow this machine is.
+    # An outage of the API server alone must not end tasks, even on a slow machine.
     "workers": {
         "min_heartbeat_interval": "1",
         "execution_api_retries": "60",
@@ -87,13 +87,13 @@ CONFIG = {
     },
     # With Airflow's 15, a busy machine has the API server answer 500: a task then needs a second try.
     "database": {"sql_alchemy_pool_size": "20", "sql_alchemy_max_overflow": "20"},
-    # Some tests send hundreds of requests that are refused.
+    # Some tests send hundreds of invalid requests.
     "asyncaction": {"poll_interval": "0.5", "max_requests_per_second": "1000"},
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the system tests first, in their own order."""
+    """Run the system tests first, in a fixed order."""
 
     def rank(item: pytest.Item) -> int:
         if item.path.parent != HERE:
@@ -107,7 +107,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add to a failure what Airflow had to do at that moment, and the end of what its scheduler printed."""
+    """Add unfinished tasks and the end of the scheduler's output to the report of a failure."""
     report = yield
     if report.failed and call.excinfo and item.path.parent == HERE:
         for name in ("shared_scene", "kube"):
@@ -132,7 +132,7 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def canary() -> str:
-    """Return a secret that a job of the Dag ``results`` spreads."""
+    """Return a secret that a job of the Dag ``results`` leaks."""
     return f"canary-{secrets.token_hex(16)}"
 
 
@@ -150,7 +150,7 @@ def shared_scene(
     password: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Scene]:
-    """Return the deployment, with a run of each Dag that needs no attention."""
+    """Return the deployment, with a run of each Dag that needs no interaction."""
     home, folder = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("marks")
     (folder / "inputs" / "sub").mkdir(parents=True)
     (folder / "inputs" / "one.txt").write_text("one\n")
@@ -191,13 +191,13 @@ def shared_scene(
 
 @pytest.fixture(scope="session")
 def scene(shared_scene: Scene) -> Scene:
-    """Return the deployment; a module may have a scene of its own on it."""
+    """Return the deployment. Modules may override it with their own scene."""
     return shared_scene
 
 
 @pytest.fixture(scope="session")
 def kube(shared: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeScene]:
-    """Return the deployment whose jobs are pods, with a run of each Dag that needs no attention."""
+    """Return the deployment whose jobs are pods, with a run of each Dag that needs no interaction."""
     home = tmp_path_factory.mktemp("kube")
     with kube_or_skip() as cluster:
         url = shared.migrated_postgres("pods")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A deployment whose jobs are pods of a real cluster, and what its tests look at."""
+"""Kubernetes scene: a deployment whose jobs are pods of a real cluster, and the checks of its tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.system.scene import Scene, StoredAction, eventually
 
 
 class KubeScene(Scene):
-    """The deployment that all system tests with pods share."""
+    """The deployment shared by all system tests with pods."""
 
     def __init__(
         self, deployment: Deployment, engine: Engine, command_lines: CommandLines, cluster: Cluster
@@ -23,14 +23,14 @@ class KubeScene(Scene):
         self.cluster = cluster
 
     def pods(self, action: StoredAction) -> list[k8s.V1Pod]:
-        """Return the action's pods that are there, those that are being deleted not among them."""
+        """Return the action's pods, except those that are being deleted."""
         pods = self.cluster.core.list_namespaced_pod(
             self.cluster.namespace, label_selector=f"{ACTION_LABEL}={action.id}"
         )
         return [pod for pod in pods.items if pod.metadata.deletion_timestamp is None]
 
     def running_pod(self, action: StoredAction) -> k8s.V1Pod:
-        """Wait until the action's only pod runs."""
+        """Wait until the action's only pod is running."""
 
         def look() -> k8s.V1Pod | None:
             pods = self.pods(action)
@@ -40,7 +40,7 @@ class KubeScene(Scene):
         return eventually(look, f"the pod of {action} runs")
 
     def assert_cleared_up(self, action: StoredAction, seconds: float = 180) -> None:
-        """Wait until neither a pod nor a Secret of the action is left."""
+        """Wait until all pods and Secrets of the action are deleted."""
         core, namespace = self.cluster.core, self.cluster.namespace
         selector = {"label_selector": f"{ACTION_LABEL}={action.id}"}
 
@@ -51,7 +51,7 @@ class KubeScene(Scene):
         eventually(is_clear, f"nothing is left of {action}", seconds)
 
     def deferred(self, dag_id: str, task_id: str) -> StoredAction:
-        """Wait until a task is deferred and its pod runs; return its action."""
+        """Wait until a task is deferred and its pod is running. Return its action."""
         states = frozenset({"deferred"})
         self.api.wait_for_task(self.key(dag_id, task_id), states, timeout_seconds=120)
         action = self.attempt(dag_id, task_id)
@@ -59,11 +59,11 @@ class KubeScene(Scene):
         return action
 
     def worker_pid(self, dag_id: str, task_id: str) -> int:
-        """Return the process that runs a task."""
+        """Return the pid of the process that runs a task."""
         return int(self.api.task_instance(self.key(dag_id, task_id))["pid"])
 
     def job(self, action: StoredAction) -> str:
-        """Return what the runner told of the action's pod, as JSON."""
+        """Return the runner's description of the action's pod, as JSON."""
         with self.engine.connect() as connection:
             query = text("SELECT job FROM async_action WHERE id = :id")
             return str(connection.execute(query, {"id": action.id}).scalar_one())

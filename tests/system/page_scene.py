@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A deployment with people in it, and what their browsers show of the page."""
+"""Page scene: a deployment with users, and the page in their browsers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.shared import WITH_FAB
 
 VIEWER = "viewer"
 LOOKER = "looker"
-"""May look at actions, and neither at logs nor at XComs: where roles can say so."""
+"""User who may see actions, but neither logs nor XComs, if roles can express that."""
 LOOKS_AT = ("DAGs", "DAG Runs", "Task Instances", "Website")
 FOLDER = Path(os.environ.get("ASYNCACTION_SCREENSHOTS", "build/screenshots"))
 EXPECTED = (
@@ -32,20 +32,20 @@ EXPECTED = (
     "status of 404",
     "(reading 'tz')",  # FAB's own sign-in page, now and then
 )
-"""What a console, or a script that fails, may say."""
+"""Allowed messages of the console and of script errors."""
 
 Theme = Literal["light", "dark"]
 
 
 def simple_scene(deployment: Deployment, browser: Browser) -> PageScene:
-    """Return the deployment's own API server, whose auth manager is the simple one."""
+    """Return the deployment's own API server, which uses the simple auth manager."""
     passwords = json.loads((deployment.home / "passwords.json").read_text())
     return PageScene("simple", deployment.base_url, passwords, browser)
 
 
 @contextmanager
 def fab_scene(deployment: Deployment, browser: Browser) -> Iterator[PageScene]:
-    """Run one more API server, whose auth manager is FAB's, with users of three roles."""
+    """Run another API server, which uses the FAB auth manager, with users of three roles."""
     passwords = {USER: secrets.token_hex(8), VIEWER: secrets.token_hex(8), LOOKER: secrets.token_hex(8)}
     names = ("--firstname", USER, "--lastname", USER, "--email", f"{USER}@example.org")
     admin = ("--username", USER, "--role", "Admin", "--password", passwords[USER])
@@ -77,10 +77,10 @@ def _create(base_url: str, token: str, what: str, body: Mapping[str, Any]) -> No
 
 
 class PageScene:
-    """An API server with one auth manager, whose actions are looked at in a browser.
+    """An API server with one auth manager, whose page is tested in a browser.
 
     :param kind: ``simple`` or ``fab``
-    :param passwords: of those who may sign in, by name
+    :param passwords: passwords by user name
     """
 
     def __init__(self, kind: str, base_url: str, passwords: Mapping[str, str], browser: Browser) -> None:
@@ -91,13 +91,13 @@ class PageScene:
         self._tokens = {name: _token(base_url, name, password) for name, password in passwords.items()}
 
     def get(self, user: str, path: str) -> requests.Response:
-        """Send a request to a route of users."""
+        """Send a request to a user route."""
         headers = {"Authorization": f"Bearer {self._tokens[user]}"}
         return requests.get(f"{self.base_url}/async{path}", headers=headers, timeout=60)
 
     @contextmanager
     def page(self, user: str = USER, *, theme: Theme = "light", width: int = 1440) -> Iterator[Page]:
-        """Open a signed-in browser; scripts that fail and content that is blocked fail the test."""
+        """Open a signed-in browser. Script errors and blocked content fail the test."""
         said: list[str] = []
 
         def note(text: str) -> None:
@@ -126,22 +126,22 @@ class PageScene:
             context.close()
 
     def open(self, page: Page, path: str) -> FrameLocator:
-        """Open a path of Airflow's UI; return the page in it."""
+        """Open a path of Airflow's UI, and return the page in its frame."""
         page.goto(f"{self.base_url}{path}")
         return page.frame_locator('iframe[src*="/async/ui/"]')
 
     def open_task(self, page: Page, dag_id: str, run_id: str, task_id: str) -> FrameLocator:
-        """Open the tab of a task instance; return the page in it."""
+        """Open the tab of a task instance, and return the page in its frame."""
         return self.open(
             page, f"/dags/{dag_id}/runs/{quote(run_id, safe='')}/tasks/{task_id}/plugin/async_action"
         )
 
     def open_alone(self, page: Page, path: str = "") -> None:
-        """Open a view in a window of its own."""
+        """Open a view in a separate window."""
         page.goto(f"{self.base_url}/async/ui/{path}")
 
-    def keep(self, page: Page, name: str) -> None:
-        """Keep a screenshot."""
+    def save_screenshot(self, page: Page, name: str) -> None:
+        """Save a screenshot."""
         FOLDER.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=FOLDER / f"{self.kind}-{name}.png")
 
@@ -151,8 +151,8 @@ def frame_of(page: Page) -> Frame:
     return next(frame for frame in page.frames if "/async/ui/" in frame.url)
 
 
-def serious(page: Page) -> list[dict[str, Any]]:
-    """Return what axe finds serious in a window."""
+def find_violations(page: Page) -> list[dict[str, Any]]:
+    """Return the serious accessibility violations that axe finds in a window."""
     found = Axe().run(page).response["violations"]
     return [
         {"rule": each["id"], "where": [node["target"] for node in each["nodes"]][:5]}

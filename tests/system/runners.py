@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``[asyncaction] runners`` of both deployments: one Dag (``dags/routed.py``) runs by either."""
+"""``[asyncaction] runners`` of both deployments, which run the same Dag (``dags/routed.py``)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ with open_job() as job:
     job.log("echoes " + sys.argv[1])
     job.result({"type": sys.argv[1], **arguments})
 """
-"""Returns its arguments, or exits with the code that is among them."""
+"""Program that returns its arguments, or exits with the code in them."""
 
 WEBDA_COMMAND = [
     "node_modules/.bin/webda",
@@ -51,7 +51,7 @@ spec:
             - {{name: PLACE, value: "${{env.ASYNCACTION_TEST_NAMESPACE}}"}}
       restartPolicy: Never
 """
-"""As webda's KubeRunner takes it."""
+"""In the form of webda's KubeRunner."""
 
 CLIENT = "import sys; sys.path.insert(0, '/asyncaction/asyncaction.pyz')"
 EXAMPLE = Path(__file__).parents[2] / "example_dags" / "runners.yaml"
@@ -117,10 +117,10 @@ IN_PODS: list[dict[str, Any]] = [
 
 
 def on_laptop() -> str:
-    """Return runners as they stand in airflow.cfg, those of the example Dag among them."""
+    """Return the runners in the form of airflow.cfg, including those of the example Dag."""
     return json.dumps([*ON_LAPTOP, *yaml.safe_load(EXAMPLE.read_text())])
 
 
 def in_pods() -> str:
-    """Return runners as they stand in airflow.cfg."""
+    """Return the runners in the form of airflow.cfg."""
     return json.dumps(IN_PODS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests look at: a deployment, its database, and the processes of its jobs."""
+"""Scene of the system tests: a deployment, its database, and the processes of its jobs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.system.command_lines import CommandLines
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 300.0
-"""A machine that does other things as well may take long; nothing here waits when it need not."""
+"""Time limit of waits, generous for busy machines. All waits end as soon as their condition is met."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class StoredAction:
 
 
 class Scene:
-    """The deployment that all system tests share.
+    """The deployment shared by all system tests.
 
-    :param folder: where jobs leave marks, ``<job id>.<name>``
+    :param folder: folder to which jobs write marks, ``<job id>.<name>``
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Scene:
             self.runs[dag_id] = self.api.trigger(dag_id, conf)
 
     def end_of(self, dag_id: str) -> str:
-        """Wait for the end of the Dag's run; return its state."""
+        """Wait for the end of the Dag run, and return its state."""
         return self.api.wait_for_run(dag_id, self.runs[dag_id], timeout_seconds=PATIENCE_SECONDS)
 
     def key(self, dag_id: str, task_id: str, map_index: int = -1) -> TaskKey:
-        """Return the task instance of the Dag's run."""
+        """Return the key of a task instance of the Dag run."""
         return TaskKey(dag_id, self.runs[dag_id], task_id, map_index)
 
     def state_of(self, dag_id: str, task_id: str) -> str:
@@ -86,7 +86,7 @@ class Scene:
         return [entry.event for entry in self.api.log(self.key(dag_id, task_id, map_index), try_number)]
 
     def actions(self, dag_id: str, task_id: str, map_index: int = -1) -> list[StoredAction]:
-        """Return the actions of a task instance, the first attempt first."""
+        """Return the actions of a task instance, in order of their attempts."""
         columns = ", ".join(StoredAction.__dataclass_fields__)
         query = text(
             f"SELECT {columns} FROM async_action WHERE dag_id = :dag_id AND run_id = :run_id"  # noqa: S608
@@ -105,7 +105,7 @@ class Scene:
         return action
 
     def attempt(self, dag_id: str, task_id: str, number: int = 1) -> StoredAction:
-        """Wait for the action of an attempt and return it as it is then."""
+        """Wait for the action of an attempt, and return it."""
 
         def look() -> StoredAction | None:
             actions = self.actions(dag_id, task_id)
@@ -114,7 +114,7 @@ class Scene:
         return eventually(look, f"attempt {number} of {dag_id}.{task_id}")
 
     def ended(self, dag_id: str, task_id: str, number: int = 1) -> StoredAction:
-        """Wait for the end of an attempt's action and return it."""
+        """Wait for the end of an attempt's action, and return the action."""
 
         def look() -> StoredAction | None:
             action = self.attempt(dag_id, task_id, number)
@@ -123,19 +123,19 @@ class Scene:
         return eventually(look, f"the end of attempt {number} of {dag_id}.{task_id}")
 
     def mark(self, action: StoredAction, name: str) -> str:
-        """Wait for what a job writes to ``<job id>.<name>`` and return it."""
+        """Wait until a job writes ``<job id>.<name>``, and return its content."""
         path = self.folder / f"{action.id}.{name}"
         eventually(path.exists, f"{path.name}: {action}")
         return path.read_text()
 
     def up(self, dag_id: str, task_id: str) -> StoredAction:
-        """Wait until the job of a task's first try is up; return its action."""
+        """Wait until the job of a task's first try is running. Return its action."""
         action = self.attempt(dag_id, task_id)
         self.mark(action, "up")
         return action
 
     def unfinished(self) -> list[str]:
-        """Return a line for each task instance that has begun, and not ended."""
+        """Return a line for each task instance that has started but not ended."""
         query = text(
             "SELECT dag_id, run_id, task_id, map_index, state FROM task_instance"
             " WHERE state IS NOT NULL AND end_date IS NULL ORDER BY queued_dttm"
@@ -147,7 +147,7 @@ class Scene:
             return [f"not known: {error}"]
 
     def secrets(self) -> dict[str, Secrets]:
-        """Return the secrets of every action in clear, by id."""
+        """Return the decrypted secrets of all actions by id."""
         parser = configparser.ConfigParser(interpolation=None)
         parser.read(self.deployment.home / "airflow.cfg")
         fernet = Fernet(parser["core"]["fernet_key"])
@@ -164,7 +164,7 @@ class Scene:
         }
 
     def send(self, action: StoredAction, content: Content) -> requests.Response:
-        """Send a request as the job of an action, or its task, would."""
+        """Send a request as the job of an action, or as its task."""
         hook = f"{self.deployment.base_url}/async"
         known, is_task = self.secrets()[action.id], str(content.path).startswith("/task/")
         signer = TaskCredentials(JobId(action.id), known.task if is_task else known.job)
@@ -178,7 +178,7 @@ class Scene:
             return session.request(content.method, url, data=content.body, headers=headers, timeout=60)
 
     def late_report(self, action: StoredAction) -> tuple[int, str]:
-        """Report SUCCESS for an action that has ended; return the answer's status and error code."""
+        """Report SUCCESS for an action that has ended. Return the status and error code of the response."""
         body = json.dumps({"status": "SUCCESS", "results": "too late"}).encode()
         answer = self.send(action, Content("POST", "/status", body=body))
         return answer.status_code, answer.json().get("error", "")
@@ -190,7 +190,7 @@ class Scene:
 
 
 def eventually(look: Callable[[], T | None], what: str, seconds: float = PATIENCE_SECONDS) -> T:
-    """Return what ``look`` returns once that is true."""
+    """Poll ``look`` until its result is true, and return the result."""
     give_up_at = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < give_up_at, f"not within {seconds:g} s: {what}"
@@ -199,9 +199,9 @@ def eventually(look: Callable[[], T | None], what: str, seconds: float = PATIENC
 
 
 def processes_of(action: StoredAction) -> list[str]:
-    """Return pid and command line of each process that has an action's id in its environment or command.
+    """Return pid and command line of each process with an action's id in its environment or command line.
 
-    The guard has it in its command, the job and all that it started in their environment.
+    The guard has it in its command line, the job and its descendants in their environment.
     """
     found = []
     for entry in Path("/proc").iterdir():
@@ -215,5 +215,5 @@ def processes_of(action: StoredAction) -> list[str]:
 
 
 def assert_gone(action: StoredAction) -> None:
-    """Wait until no process of an action is left."""
+    """Wait until all processes of an action have ended."""
     eventually(lambda: not processes_of(action), f"no process of {action} is left")

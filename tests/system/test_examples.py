@@ -20,7 +20,7 @@ RESULTS: dict[str, dict[str, Any]] = {
     "files": {"count": {"customers": 3}, "best": None},
     "nightly": {"vacuum": None, "count": 2},
     "node_job": {"count": {"words": 5, "letters": 23}},
-    "python_callable": {"add_up": 42, "notify": "told everybody about 42"},
+    "python_callable": {"add_up": 42, "notify": "notified everybody about 42"},
     "retries": {"flaky": None},
     "routed": {"total": 42, "archive": None},
     "shell_job": {"report": {"rows": 1200, "from": "sh"}, "describe": "1200 rows came from sh"},

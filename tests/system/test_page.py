@@ -24,8 +24,8 @@ from tests.system.page_scene import (
     PageScene,
     Theme,
     fab_scene,
+    find_violations,
     frame_of,
-    serious,
     simple_scene,
 )
 from tests.system.scene import PATIENCE_SECONDS, Scene
@@ -135,7 +135,7 @@ def test_a_run_is_started_in_airflows_ui_watched_and_stopped(scene: PageScene) -
         view.get_by_role("button", name="Cancel").click()
         expect(view.locator("header .state").first).to_have_text("RUNNING")
         view.get_by_role("button", name="Stop").click()
-        scene.keep(page, "stop")
+        scene.save_screenshot(page, "stop")
         view.get_by_role("button", name="Stop it").click()
         expect(view.locator(".title .state")).to_have_text(re.compile("STOPPING|STOPPED"))
         expect(view.locator(".title .state")).to_have_text("STOPPED", timeout=PATIENCE_MS)
@@ -152,23 +152,23 @@ def test_the_theme_is_airflows_and_everybody_can_read_it(
         view = scene.open(page, "/plugin/async_actions")
         expect(view.locator("tbody tr").nth(2)).to_be_visible()
         expect(view.locator("html")).to_have_attribute("data-theme", theme)
-        scene.keep(page, f"list-{theme}")
+        scene.save_screenshot(page, f"list-{theme}")
         view = scene.open_task(page, "page_load", running, "load")
         expect_to_move(view)
         expect(view.locator("html")).to_have_attribute("data-theme", theme)
-        scene.keep(page, f"action-{theme}")
+        scene.save_screenshot(page, f"action-{theme}")
         other = "light" if theme == "dark" else "dark"
         page.evaluate("theme => document.documentElement.className = theme", other)
         expect(view.locator("html")).to_have_attribute("data-theme", other)
     with scene.page(theme=theme, width=900) as page:
         scene.open_alone(page)
         expect(page.locator("tbody tr").nth(2)).to_be_visible()
-        assert serious(page) == []
+        assert find_violations(page) == []
         scene.open_alone(page, "dag/page_leave")
         page.get_by_role("link", name="etl.report").click()
         expect(page.get_by_role("heading", name="Results")).to_be_visible()
-        assert serious(page) == []
-        scene.keep(page, f"ended-{theme}")
+        assert find_violations(page) == []
+        scene.save_screenshot(page, f"ended-{theme}")
 
 
 def test_what_a_job_leaves_is_shown_and_downloaded(scene: PageScene, runs: dict[str, str]) -> None:

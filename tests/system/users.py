@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Users, people and services: signed in to Airflow, over HTTP, each with their own token."""
+"""Users: HTTP clients that are signed in to Airflow, each with its own token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.system.scene import eventually
 
 
 class User:
-    """A user of a deployment whose auth manager is the simple one."""
+    """A user of a deployment with the simple auth manager."""
 
     def __init__(self, deployment: Deployment, name: str) -> None:
         self.hook = f"{deployment.base_url}/async"
@@ -24,7 +24,7 @@ class User:
         self.headers = {"Authorization": f"Bearer {self.token}"}
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> requests.Response:
-        """Send a request to a route of users; header names are written with ``_``."""
+        """Send a request to a user route. Header names are written with ``_``."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         return requests.request(
             method,
@@ -36,7 +36,7 @@ class User:
         )
 
     def get(self, path: str) -> Any:
-        """Return what a route answers."""
+        """Return the response of a route."""
         answer = self.send("GET", path)
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -50,7 +50,7 @@ class User:
         return action
 
     def wait(self, uuid: str, *states: str) -> dict[str, Any]:
-        """Wait until an action is in one of these states; without any, until it is done."""
+        """Wait until an action is in one of these states. If none are given, wait until it is done."""
 
         def look() -> dict[str, Any] | None:
             action: dict[str, Any] = self.get(f"/actions/{uuid}")
@@ -60,6 +60,6 @@ class User:
 
 
 def error(answer: requests.Response) -> tuple[int, str]:
-    """Return status and code of a refusal, of which the body must say what to do."""
+    """Return the status and error code of a refusal. Its body must contain a message."""
     assert answer.json()["message"]
     return answer.status_code, answer.json()["error"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real server of the job protocol for the tests of everything that speaks it."""
+"""Fixtures: a real server for tests of job protocol clients."""
 
 from __future__ import annotations
 

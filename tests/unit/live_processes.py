@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real processes for tests that start and kill them."""
+"""Live processes: tools for tests that start and kill real processes."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 
 def eventually(look: Callable[[], T], seconds: float = 30.0) -> T:
-    """Return what ``look`` returns once that is true."""
+    """Poll ``look`` until its result is true, and return the result."""
     give_up_at = time.monotonic() + seconds
     while not (found := look()):
-        assert time.monotonic() < give_up_at, "it did not become true"
+        assert time.monotonic() < give_up_at, "the condition was not met in time"
         time.sleep(0.02)
     return found
 
@@ -62,7 +62,7 @@ def all_gone(pids: Iterable[int]) -> bool:
 
 
 def read_pid(path: Path) -> int:
-    """Return the pid in a file once it is there."""
+    """Wait for a file, and return the pid in it."""
 
     def look() -> int:
         with suppress(OSError, ValueError):
@@ -84,7 +84,7 @@ def kill_all(pids: Iterable[int]) -> None:
 
 
 def kill_with_descendants(pid: int, *, but: int = -1) -> None:
-    """Kill a process and all below it but one, and what is below that: the guard ends its job by itself."""
+    """Kill a process and its descendants, except for ``but`` and its descendants: a guard ends its job."""
     children = [child for child in all_pids() if child != but and is_child(child, pid)]
     with suppress(ProcessLookupError):  # it has ended since its parent was killed
         os.kill(pid, signal.SIGKILL)
@@ -100,7 +100,7 @@ def is_child(child: int, pid: int) -> bool:
 
 
 def guards_of(parent: int) -> list[int]:
-    """Return the guards that a process is the parent of."""
+    """Return the guards among the children of a process."""
     guards = []
     for pid in all_pids():
         try:
@@ -113,7 +113,7 @@ def guards_of(parent: int) -> list[int]:
 
 
 class Run:
-    """A runner, and what came out of it."""
+    """A run of a runner, and its results."""
 
     def __init__(
         self,

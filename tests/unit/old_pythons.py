@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is newer than Python 3.8 in a source, found without running it; and which older Pythons are installed.
+"""Static search for features newer than Python 3.8 in source code, and for installed older Pythons.
 
-vermin knows since when modules, functions and arguments of the standard library exist. It does not infer
-types, hence the rest: methods by their names, and expressions that only newer Pythons can evaluate.
+vermin knows which Python versions introduced modules, functions and arguments of the standard library. It
+does not infer types. This module adds methods, by their names, and expressions that only newer Pythons can
+evaluate.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _GENERIC_MODULES = ("collections", "concurrent", "contextlib", "os", "queue", "r
 
 
 def newer_than(version: tuple[int, int], paths: Iterable[Path]) -> list[str]:
-    """Return what vermin finds in sources that need a newer Python than this version of Python 2 or 3."""
+    """Return vermin's findings in sources that need a newer Python than this version of Python 2 or 3."""
     config = Config()
     config.set_verbose(3)
     found = []
@@ -37,7 +38,7 @@ def newer_than(version: tuple[int, int], paths: Iterable[Path]) -> list[str]:
 
 
 def newer_names(paths: Iterable[Path]) -> list[str]:
-    """Return attributes whose name the standard library has only since Python 3.9 or later."""
+    """Return attributes whose names the standard library introduced in Python 3.9 or later."""
     trees = {path: ast.parse(path.read_text()) for path in paths}
     own = {name for tree in trees.values() for name in _defined(tree)}
     return [
@@ -62,7 +63,7 @@ def newer_expressions(paths: Iterable[Path]) -> list[str]:
 
 
 def installed(*versions: tuple[int, int]) -> dict[str, str]:
-    """Return the interpreters of these versions: in PATH, of pyenv, and PyPy, which Debian has."""
+    """Return the interpreters of these versions in PATH and pyenv, and PyPy, which Debian provides."""
     found = {}
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     for major, minor in versions:
@@ -77,7 +78,7 @@ def installed(*versions: tuple[int, int]) -> dict[str, str]:
 
 
 def _version_of(python: str) -> tuple[int, int] | None:
-    """Return its version; ``None`` if it does not run (pyenv's shims)."""
+    """Return the version of an interpreter; ``None`` if it does not run, like some of pyenv's shims."""
     code = "import sys; sys.stdout.write('%d.%d' % sys.version_info[:2])"
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     if done.returncode:
@@ -96,7 +97,7 @@ def _new_names() -> frozenset[str]:
 
 
 def _defined(tree: ast.AST) -> Iterator[str]:
-    """Yield the names of methods and attributes that a source itself defines."""
+    """Yield the names of methods and attributes that the source itself defines."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             yield node.name
@@ -107,7 +108,7 @@ def _defined(tree: ast.AST) -> Iterator[str]:
 
 
 def _evaluated(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield all nodes but annotations, which nothing evaluates."""
+    """Yield all nodes except annotations, which are not evaluated."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns"):
             continue

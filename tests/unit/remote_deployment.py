@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real HTTP server that speaks the user routes of another deployment, and can be away."""
+"""Remote deployment: a real HTTP server with the user routes, which can be made unreachable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.unit.task_server import Answer, Request
 LOGIN, PASSWORD = "user", "pass-word-of-the-connection"
 ENDS = ("SUCCESS", "ERROR", "TIMEOUT", "STOPPED")
 CREATED = "2026-11-24T18:00:00.123Z"
-CONTENT = b"what the job has left\n"
+CONTENT = b"output of the job\n"
 SCHEMA = {"type": "object", "required": ["days"]}
 
 
@@ -37,7 +37,7 @@ def refused(status: int, code: str, **more: Any) -> Answer:
 
 
 def certify(path: Path) -> Path:
-    """Write a certificate for this machine, and its key, which nobody knows yet; return the path."""
+    """Write a self-signed certificate for this machine with its key, and return its path."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, path.name)])
     now = datetime.now(UTC)
@@ -99,11 +99,10 @@ class Remote:
 
 
 class RemoteDeployment:
-    """Airflow with this package, as far as its users' HTTP clients can tell.
+    """Server that behaves like Airflow with this package to HTTP clients of users.
 
-    :param faults: answers that come before any of its own; ``None`` closes the connection after the request
-        was carried out
-    :param on_launch: told of each action that is launched
+    :param faults: responses to the next requests; ``None`` processes the request, but closes the connection
+    :param on_launch: called with each launched action
     :param certificate: file with the certificate and its key, for HTTPS
     """
 
@@ -144,7 +143,7 @@ class RemoteDeployment:
         self._server.server_close()
 
     def connection(self, **changes: Any) -> str:
-        """Return what ``AIRFLOW_CONN_...`` is to be."""
+        """Return the value for ``AIRFLOW_CONN_...``."""
         fields = {"conn_type": "asyncaction", "host": self.url, "login": LOGIN, "password": PASSWORD}
         return json.dumps({**fields, **changes})
 
@@ -161,7 +160,7 @@ class RemoteDeployment:
         return action
 
     def try_again(self, failed: Remote) -> Remote:
-        """Return the next try of an action that has ended with ``isFinal`` false."""
+        """Start the next try of an action that has ended with ``isFinal`` false, and return it."""
         uuid = f"{failed.uuid[:-12]}{len(self.actions):012}"
         following = Remote(uuid, failed.operation, failed.arguments, status="RUNNING")
         self.actions[uuid] = following
@@ -169,7 +168,7 @@ class RemoteDeployment:
         return following
 
     def answer(self, request: Request) -> Answer:
-        """Return what is answered."""
+        """Return the response to a request."""
         parts = urlsplit(request.path)
         path, query = parts.path.removeprefix("/af"), parse_qs(parts.query)
         if path == "/auth/token":
@@ -307,7 +306,7 @@ class RemoteDeployment:
                     if fault is not None:
                         self._send(fault)
                     else:
-                        mine.answer(request)  # carried out, but the answer is lost
+                        mine.answer(request)  # processed, but the response is lost
                         self.close_connection = True
                 else:
                     self._send(mine.answer(request))
@@ -323,6 +322,6 @@ class RemoteDeployment:
             do_GET = do_POST = do_PUT = _answer  # noqa: N815 - as http.server names them
 
             def log_message(self, *_: object) -> None:
-                """Be quiet."""
+                """Do not log requests."""
 
         return Handler

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real HTTP server that answers as it is told: what a hook meets on its way to the API server."""
+"""Task server: a real HTTP server with scripted responses, for tests of hooks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer."""
+    """One response."""
 
     status: int = 200
     fields: Mapping[str, Any] | None = None
@@ -23,7 +23,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """One request, as it came."""
+    """One received request."""
 
     method: str
     path: str
@@ -33,7 +33,7 @@ class Request:
 
 @dataclass
 class TaskServer:
-    """Gives its answers one after the other; the last one again and again."""
+    """Returns its responses in order, and repeats the last one."""
 
     answers: list[Answer]
     requests: list[Request] = field(default_factory=list)

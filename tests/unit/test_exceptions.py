@@ -25,7 +25,7 @@ def test_an_error_of_the_jobs_own_is_a_failure(name: str | None) -> None:
     assert error_class(ActionFailed, name) is ActionFailed
 
 
-def test_clocks_are_time_outs() -> None:
+def test_clocks_are_timeouts() -> None:
     assert error_class(ActionTimedOut, "HeartbeatTimeout") is exceptions.HeartbeatTimeout
     assert error_class(ActionStopped, "HeartbeatTimeout") is ActionStopped
 

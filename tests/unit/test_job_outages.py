@@ -163,7 +163,7 @@ def test_a_line_that_the_server_fails_on_does_not_hold_up_the_rest(flawed: JobSe
         job.result(1)
     assert (tested.action.state, tested.action.results) == (State.SUCCESS, "1")
     dropped, good = sent_logs(tested)
-    assert dropped.startswith("[1 lines were dropped here")
+    assert dropped.startswith("[1 line was dropped here")
     assert good == "good"
 
 

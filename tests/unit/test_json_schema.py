@@ -262,7 +262,7 @@ def deep(levels: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        (doubling(30), "more than 10,000 keywords, with its references followed"),
+        (doubling(30), "more than 10,000 keywords, with references expanded"),
         (doubling(30, "anyOf"), "more than 10,000 keywords"),
         (by_anchors(30), "more than 10,000 keywords"),
         ({"$dynamicAnchor": "d", **doubling(30)}, "more than 10,000 keywords"),

@@ -35,7 +35,7 @@ from airflow_asyncaction.protocol.reports import (
     parse_report,
 )
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.protocol.timeouts import TimeOut, find_expired_timeout
+from airflow_asyncaction.protocol.timeouts import ExpiredTimeout, find_expired_timeout
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=100)
@@ -208,7 +208,7 @@ def test_the_end_of_a_stopped_job_said_again_is_the_same() -> None:
     assert after(end, report, Exit(code=1), report).error_name == "Requested"
 
 
-@pytest.mark.parametrize("message", [Supersede(), Abandon(), TimeOut("HeartbeatTimeout", "late")])
+@pytest.mark.parametrize("message", [Supersede(), Abandon(), ExpiredTimeout("HeartbeatTimeout", "late")])
 @pytest.mark.parametrize("report", [Report(), RUNNING, SUCCESS, ERROR])
 def test_what_airflow_ended_is_superseded(message: Message, report: Report) -> None:
     end = after(action(), RUNNING, message)
@@ -288,7 +288,7 @@ def test_a_command_that_was_to_submit_work_may_skip_it_instead() -> None:
         ((Stop(StopReason.REQUESTED),), (State.STOPPED, "Requested")),
         ((Stop(StopReason.EXECUTION_TIMEOUT),), (State.TIMEOUT, "ExecutionTimeout")),
         ((SUCCESS, Stop(StopReason.KILLED)), (State.SUCCESS, None)),
-        ((TimeOut("HeartbeatTimeout", ""),), (State.TIMEOUT, "HeartbeatTimeout")),
+        ((ExpiredTimeout("HeartbeatTimeout", ""),), (State.TIMEOUT, "HeartbeatTimeout")),
         ((Supersede(),), (State.STOPPED, "Superseded")),
     ],
     ids=str,
@@ -390,13 +390,13 @@ def test_the_first_reason_to_stop_counts() -> None:
 
 
 def test_a_clock_that_ran_out_ends_it_and_stops_the_job() -> None:
-    end = after(action(), TimeOut("JobNeverStarted", "did not start"))
+    end = after(action(), ExpiredTimeout("JobNeverStarted", "did not start"))
     assert (end.state, end.error_name, end.verb) == (State.TIMEOUT, "JobNeverStarted", Verb.STOP)
 
 
 def overdue_name(start: Action) -> str | None:
-    time_out = find_expired_timeout(start, LATER)
-    return None if time_out is None else time_out.name
+    timeout = find_expired_timeout(start, LATER)
+    return None if timeout is None else timeout.name
 
 
 def test_start_clock() -> None:
@@ -413,7 +413,7 @@ def test_start_clock() -> None:
 def test_start_clock_says_what_was_missed() -> None:
     waiting = action(start_timeout=timedelta(seconds=99), require_report=True)
     started = after(waiting, Launched({}))
-    said = [time_out.message for one in (waiting, started) if (time_out := find_expired_timeout(one, LATER))]
+    said = [timeout.message for one in (waiting, started) if (timeout := find_expired_timeout(one, LATER))]
     assert said == ["The job did not start within 99 s", "The job did not report within 99 s"]
 
 
@@ -476,7 +476,7 @@ messages = st.one_of(
     st.builds(Stop, st.sampled_from(StopReason)),
     st.just(Abandon()),
     st.just(Supersede()),
-    st.builds(TimeOut, st.sampled_from(["JobNeverStarted", "HeartbeatTimeout"]), texts),
+    st.builds(ExpiredTimeout, st.sampled_from(["JobNeverStarted", "HeartbeatTimeout"]), texts),
 )
 starts = st.builds(
     action,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real web proxy: it forwards requests, opens tunnels, and knows hosts that nobody else can resolve."""
+"""Real web proxy: forwards requests, opens tunnels, and resolves hosts that DNS does not know."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HOP_BY_HOP = ("connection", "keep-alive", "proxy-authorization", "proxy-connect
 
 @dataclass(frozen=True)
 class Proxied:
-    """One request as the proxy got it."""
+    """One request, as the proxy received it."""
 
     method: str
     target: str
@@ -29,10 +29,10 @@ class Proxied:
 
 @dataclass
 class WebProxy:
-    """Forwards to where ``hosts`` say a name is.
+    """Proxy that forwards requests for the names in ``hosts``.
 
-    :param hosts: names, and the port of 127.0.0.1 that each is at
-    :param credentials: ``user:password`` that it asks for
+    :param hosts: port of 127.0.0.1 by host name
+    :param credentials: ``user:password`` that it requires
     """
 
     hosts: Mapping[str, int] = field(default_factory=dict)

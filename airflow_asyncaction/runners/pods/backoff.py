@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exponential backoff of everything that retries requests to a cluster."""
+"""Exponential backoff for all retried requests to a cluster."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 
 
 class ExponentialBackoff:
-    """Pauses that double from a first one up to a longest one.
+    """Exponentially growing pauses between a shortest and a longest one.
 
     :param jitter: shorten each pause at random, down to its half, so that many clients do not retry at once
     """
@@ -17,11 +17,6 @@ class ExponentialBackoff:
         self._longest_seconds = longest_seconds
         self._jitter = jitter
         self._seconds = first_seconds
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether there was no pause yet, or none since the last reset."""
-        return self._seconds == self._first_seconds
 
     def reset(self) -> None:
         """Begin with the first pause again, after a success."""

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The view of one action: state, log, time line, inputs and outputs, and the Stop button.
+// View of one action: state, log, timeline, inputs and outputs, and the Stop button.
 
 import { taskLog } from "./airflow.js";
 import { ApiError, ROOT, Source, ask, path, query, serverNow } from "./api.js";
@@ -59,7 +59,7 @@ export class ActionView {
 }
 
 const SELDOM_MS = 10000;
-const WAITING = "It is shown here as soon as the task has registered one.";
+const WAITING = "It will be shown here as soon as the task registers one.";
 
 /** All panels of one action. */
 class Panels {
@@ -145,7 +145,7 @@ class Panels {
     try {
       return await ask(path("actions", this.uuid, what));
     } catch (error) {
-      if (error instanceof ApiError && !error.isPassing) return null; // the other panels do not need it
+      if (error instanceof ApiError && !error.isTransient) return null; // the other panels do not need it
       throw error;
     }
   }
@@ -165,7 +165,7 @@ class Panels {
     this.#arguments.show(action.arguments, isFilled(action.arguments));
     this.#results.show(action.results, Boolean(action.hasResults), action.canSeeResults !== false);
     this.#details.show(action.statusDetails, hasMoreThanProgress(action.statusDetails));
-    this.#log.explain(...whyNoLines(action));
+    this.#log.explain(...emptyLogMessage(action));
     this.showAge();
   }
 
@@ -229,8 +229,8 @@ function named(...sources) {
   return [...values];
 }
 
-function whyNoLines(action) {
-  if (!action.isDone && !action.startedAt) return ["Nothing is running yet."];
+function emptyLogMessage(action) {
+  if (!action.isDone && !action.startedAt) return ["The job has not started yet."];
   if (action.logLines > action.logLinesDropped) return ["You do not have permission to see the job's log lines."];
   const words = "The job has not reported any lines. Its output is in the ";
   return [words, action.taskId ? taskLog(action, "task log") : "task log", "."];

@@ -23,7 +23,7 @@ export class ApiError extends Error {
   }
 
   /** Whether a retry may succeed. */
-  get isPassing() {
+  get isTransient() {
     return this.status < 400 || this.status === 429 || this.status >= 500;
   }
 }
@@ -58,16 +58,16 @@ export class Source {
   #url = null;
 
   /**
-   * @param {string} url another than the last time: nothing is known of it
-   * @param {(found: Object) => *} take gets what is new; what it fails to take is sent again the next time
-   * @returns {Promise<*>} what `take` returns; undefined: all is as it was
+   * @param {string} url a URL other than that of the last call is fetched whether or not it has changed
+   * @param {(found: Object) => *} take called with the new resource; if it throws, the next call fetches it again
+   * @returns {Promise<*>} the result of `take`; undefined: the resource has not changed
    */
   async get(url, take) {
     const headers = this.#etag !== null && url === this.#url ? { "If-None-Match": this.#etag } : {};
     const answer = await send("GET", url, headers);
     if (answer.status === 304) return undefined;
     const found = await jsonOf(answer);
-    const date = answer.headers.get("Date")?.slice(-DATE_CHARS); // some servers send two of them
+    const date = answer.headers.get("Date")?.slice(-DATE_CHARS); // some servers send two dates
     const serverMs = Date.parse(found.serverTime ?? found.action?.serverTime ?? date);
     if (!Number.isNaN(serverMs)) clockSkewMs = serverMs - Date.now();
     const taken = await take(found);
@@ -128,12 +128,12 @@ export class Ticker {
   #failures = 0;
 
   /**
-   * @param {() => Promise<number|void>} tick returns ms until the next one, if not 2 s; Infinity: it was the last
-   * @param {(error: ?ApiError, waitMs: number) => void} onTrouble null: it is over; Infinity: no more ticks
+   * @param {() => Promise<number|void>} tick returns ms until the next tick (default 2 s); Infinity: no more ticks
+   * @param {(error: ?ApiError, waitMs: number) => void} onError null: the error is over; Infinity: no more ticks
    */
-  constructor(tick, onTrouble) {
+  constructor(tick, onError) {
     this.tick = tick;
-    this.onTrouble = onTrouble;
+    this.onError = onError;
     document.addEventListener("visibilitychange", () => this.#look());
     this.#run();
   }
@@ -164,15 +164,15 @@ export class Ticker {
   async #try() {
     try {
       const waitMs = (await this.tick()) ?? TICK_MS;
-      if (this.#failures > 0) this.onTrouble(null, waitMs);
+      if (this.#failures > 0) this.onError(null, waitMs);
       this.#failures = 0;
       return waitMs;
     } catch (error) {
       if (!(error instanceof ApiError)) console.error(error);
       this.#failures += 1;
       const backOffMs = Math.max(error.retryAfterMs ?? 0, TICK_MS * 2 ** Math.min(this.#failures, 8));
-      const waitMs = error.isPassing === false ? Infinity : Math.min(LONGEST_WAIT_MS, backOffMs);
-      this.onTrouble(error, waitMs);
+      const waitMs = error.isTransient === false ? Infinity : Math.min(LONGEST_WAIT_MS, backOffMs);
+      this.onError(error, waitMs);
       return waitMs;
     }
   }

@@ -24,7 +24,7 @@ export class ErrorBox {
       this.element,
       errorName && make("h2", {}, errorName),
       happened && make("p", { class: "happened", tabindex: 0, role: "group", "aria-label": "What happened" }, happened),
-      lines.length > 0 && opensAtItsEnd("Last lines", make("pre", {}, lines.join("\n"))),
+      lines.length > 0 && paneAtEnd("Last lines", make("pre", {}, lines.join("\n"))),
     );
   }
 }
@@ -34,6 +34,6 @@ export class ErrorBox {
  * @param {string} name for screen readers
  * @param {Element} content
  */
-export function opensAtItsEnd(name, content) {
+export function paneAtEnd(name, content) {
   return make("div", { class: "pane", tabindex: 0, role: "group", "aria-label": name }, content);
 }

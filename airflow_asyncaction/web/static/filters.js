@@ -18,7 +18,7 @@ export class Filters {
   #timer = null;
 
   /**
-   * @param {Object} place `dagId`, `runId`: what needs no filter
+   * @param {Object} place `dagId`, `runId`: fixed by the view, so that they have no filter
    * @param {() => void} onChange
    */
   constructor(place, onChange) {

@@ -58,7 +58,7 @@ export class LogView {
   }
 
   /**
-   * Add the lines that have come.
+   * Add new lines.
    * @param {{firstLine: number, lastLine: number, lines: Object[]}} page
    */
   append({ firstLine, lastLine, lines }) {
@@ -79,7 +79,7 @@ export class LogView {
   }
 
   /**
-   * Say why there are no lines.
+   * Show why there are no lines.
    * @param {...(Node|string)} why
    */
   explain(...why) {
@@ -120,7 +120,7 @@ export class LogView {
     const [{ element, number }] = this.#lines;
     while (this.#left.nextSibling !== element) this.#left.nextSibling.remove();
     this.#left.hidden = false;
-    say(this.#left, `${counted(number - 1, "earlier line")} not shown. Download has all lines of the server`);
+    say(this.#left, `${counted(number - 1, "earlier line")} not shown. Download contains all lines that the server has`);
   }
 
   #show() {
@@ -155,7 +155,7 @@ export class LogView {
     this.#mark();
   }
 
-  /** Highlight matches on the screen only. In thousands of lines it would take seconds. */
+  /** Highlight only the matches on the screen. Highlighting thousands of lines would take seconds. */
   #mark() {
     const { top, bottom } = this.#pane.getBoundingClientRect();
     let [from, to] = [0, this.#found.length];

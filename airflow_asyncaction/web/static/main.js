@@ -41,12 +41,12 @@ function open(place, main) {
   fill(main, view.element);
   const ticker = new Ticker(
     () => view.tick(),
-    (error, waitMs) => tell(error, waitMs, view, main),
+    (error, waitMs) => showError(error, waitMs, view, main),
   );
   view.onChange = () => ticker.now();
 }
 
-function tell(error, waitMs, view, main) {
+function showError(error, waitMs, view, main) {
   const note = document.getElementById("note");
   note.hidden = error === null;
   if (error === null) {
@@ -57,24 +57,24 @@ function tell(error, waitMs, view, main) {
     fill(note, `${error.message}. The page may be outdated. Retrying in ${Math.round(waitMs / 1000)} s.`);
     return;
   }
-  const [title, ...body] = lastWords(error);
+  const [title, ...body] = describeError(error);
   note.hidden = !view.isFilled;
   if (view.isFilled) fill(note, `${title}. `, ...body);
   else fill(main, notice(title, ...body));
 }
 
-function lastWords(error) {
+function describeError(error) {
   if (error.status === 401) {
     const next = encodeURIComponent(window.location.href);
     const link = make("a", { href: `${AIRFLOW}/api/v2/auth/login?next=${next}` }, "Sign in to Airflow");
     return ["You are not signed in", link, isFramed() ? ", then come back to this page." : ""];
   }
   if (error.status === 403) return ["Permission denied", error.message];
-  if (error.status === 404) return ["Action not found", "It was deleted, or you may not see it. ", everything()];
+  if (error.status === 404) return ["Action not found", "It was deleted, or you may not see it. ", allActionsLink()];
   return ["Something went wrong", error.message];
 }
 
-function everything() {
+function allActionsLink() {
   return make("a", { href: `${ROOT}/ui/` }, "All async actions");
 }
 

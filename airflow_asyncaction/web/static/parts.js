@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Components that the list and the view of an action share.
+// Components shared by the list and the view of an action.
 
 import { path } from "./api.js";
 import { fill, make, say } from "./dom.js";

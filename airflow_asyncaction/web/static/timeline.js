@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Time line of an action: reports, refused reports with reasons, and messages of the runner.
+// Timeline of an action: reports, refused reports with reasons, and messages of the runner.
 
 import { arrange, fill, make, say } from "./dom.js";
-import { opensAtItsEnd } from "./error.js";
+import { paneAtEnd } from "./error.js";
 import { ENDS, clockOf, counted, dayOf, isSkipped, moment, prettyText } from "./format.js";
 
 const MOST = 400;
@@ -36,7 +36,7 @@ const REASONS = {
   too_large: "it was too large",
 };
 
-/** Time line of one action. */
+/** Timeline of one action. */
 export class Timeline {
   after = 0;
   #reports = [];
@@ -45,12 +45,12 @@ export class Timeline {
   element = make(
     "section",
     { class: "panel timeline" },
-    make("h2", {}, "Time line"),
-    opensAtItsEnd("Time line", this.#list),
+    make("h2", {}, "Timeline"),
+    paneAtEnd("Timeline", this.#list),
   );
 
   /**
-   * Add the reports that have come.
+   * Add new reports.
    * @param {{reports: Object[]}} page
    */
   append({ reports }) {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Callables, in all the ways to give them."""
+"""Callables, specified in all supported ways."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is less common: retries, mapping with templates, odd results, odd ends."""
+"""Edge cases: retries, mapping with templates, unusual results, unusual ends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ with DAG(
     template_searchpath=[str(Path(__file__).with_name("scripts"))],
     default_args={"stop_grace": 1},
 ) as dag:
-    # Each of these looks like the name of a template file, and only one is.
+    # Each of these looks like the name of a template file, but only one is.
     LocalActionOperator.partial(
         task_id="mapped_arguments", command=[*TELL, "notes.sh"], env={"GREETING": "{{ params.word }}.sh"}
     ).expand(arguments=[{"script": "{{ params.word }}.sh"}, {"script": "run.bash"}])
@@ -110,7 +110,7 @@ with DAG(
 
     @task.async_action_local
     def returns_nothing() -> None:
-        """Forget to."""
+        """Return nothing, by mistake."""
 
     @task.async_action_local
     def skips_command() -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the task's own server at the address that jobs here have, and at that of jobs on other machines."""
+"""Sends requests to the task's own server at the hook URL of local jobs, and at that of jobs elsewhere."""
 
 from __future__ import annotations
 

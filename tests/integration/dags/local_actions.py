@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands, in all the ways to give them."""
+"""Commands, specified in all supported ways."""
 
 from __future__ import annotations
 

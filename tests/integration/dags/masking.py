@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs that are given the password of a connection, or read it, and show it in all ways."""
+"""Jobs that receive or read the password of a connection, and leak it in all possible ways."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One task that works wherever it is run."""
+"""A single task that works in any environment."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from airflow.sdk import DAG
 from airflow_asyncaction.operators import LocalActionOperator
 
 JOB = [sys.executable, str(Path(__file__).parent / "jobs" / "job.py")]
-# More than a request may have, and in JSON six times as much.
+# Larger than a request may be, and six times as large in JSON.
 LONG_LINE = [sys.executable, "-c", "print('\u00e9' * 525_000)"]
 COMMANDS = {
     "success_0": [*JOB, "success", "0"],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files from everywhere into jobs, and from jobs into other tasks; on the local store and on S3."""
+"""Files from all sources as inputs, and outputs as inputs of other tasks, on the local store and on S3."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ for store in ("default", "lake"):
 
         @task.async_action
         def in_a_callable(files: Any, store: str = store) -> list[str]:
-            """Have files by the uuid of the upstream action, and leave another."""
+            """Download files by the UUID of the upstream action, and upload another one."""
             job, (first, *_) = current_job(), files["parts"]
             path = job.download("parts", os.environ["ASYNCACTION_TEST_FOLDER"], index=1, of=first["action"])
             job.upload("again", path, store=store)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations: of functions, by type and schema, of webda's file, and Dags that merely have the tag."""
+"""Operations from functions, types with schemas, and webda's file, and Dags that only have the tag."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load(table: str, day: date = date(2026, 1, 2), seconds: float = 0, *, job: J
 
 @async_operation(id="etl.flaky", action={"retries": 1, "retry_delay": timedelta(seconds=1)})
 def flaky(fails: int, *, job: Job) -> int:
-    """Fail so many times."""
+    """Fail a number of times."""
     attempt = int(job.send(Request("GET", "/job"))["attempt"])
     if attempt <= fails:
         raise RuntimeError(f"attempt {attempt} fails")
@@ -39,7 +39,7 @@ def flaky(fails: int, *, job: Job) -> int:
 
 @async_operation(id="etl.fails", action={"retries": 1, "retry_delay": timedelta(minutes=10)})
 def fails() -> None:
-    """Fail, and wait long for the next try."""
+    """Fail, with a long delay before the next try."""
     raise RuntimeError("it fails")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations, and tasks that launch them at "another" deployment: this one, by a connection to itself."""
+"""Operations, and tasks that launch them in a remote deployment: this one, through a connection to itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def remote(task_id: str, does: str, **options: Any) -> RemoteActionOperator:
 
 @async_operation(id="remote_work", type="remote.work", action={"stop_grace": 20})
 def work(does: str, name: str) -> dict[str, Any]:
-    """Do as the caller says."""
+    """Behave as the caller requests."""
     job = current_job()
     job.progress(40, f"half of {name}")
     job.log(f"a line of {name}")
@@ -56,7 +56,7 @@ def work(does: str, name: str) -> dict[str, Any]:
     id="remote_retry", type="remote.retry", action={"retries": 1, "retry_delay": timedelta(hours=1)}
 )
 def retry(name: str) -> None:
-    """Fail, and be tried again in an hour."""
+    """Fail, and retry in an hour."""
     raise LookupError(f"{name} has no table orders")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions whose runners are configured: processes and calls in one deployment, pods in the other."""
+"""Routed actions: processes and calls in one deployment, pods in the other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from airflow.sdk import DAG, Asset
 from airflow_asyncaction.operators import AsyncActionOperator
 
 with DAG("routed_by_type", schedule=None, default_args={"stop_grace": 3}):
-    # Rendered once, as all that Dag authors give: what comes out is no template, nor is it one in a command.
+    # Rendered once, like all templates of Dag authors. The result is not rendered again, nor in a command.
     table = "orders; {{ '{{ 6 * 7 }}' }}"
     AsyncActionOperator(task_id="loads", type="echo.load", arguments={"table": table})
     AsyncActionOperator(task_id="adds", type="sum.total", arguments={"numbers": [1, 2]})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs that never end by themselves: people, clocks or faults end them."""
+"""Jobs that never end by themselves: users, timeouts or faults end them."""
 
 from __future__ import annotations
 

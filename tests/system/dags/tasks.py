@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow does with tasks: callables, mapping, pools, trigger rules, callbacks, skipping."""
+"""Task features of Airflow: callables, mapping, pools, trigger rules, callbacks, skipping."""
 
 from __future__ import annotations
 

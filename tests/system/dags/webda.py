@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs of a webda application (tests/webda): its own command, its own client, in a folder of this machine."""
+"""Jobs of a webda application (tests/webda) in a local folder, with its own command and client."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods that end in every way, and pods that wait for what the tests do to them."""
+"""Pods that end in all possible ways, and pods that wait for the tests to end them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_asyncaction.operators import KubeActionOperator
 
 IMAGE = os.environ.get("ASYNCACTION_TEST_IMAGE", "python:3-slim")
 CLIENT = "import sys; sys.path.insert(0, '/asyncaction/asyncaction.pyz')\n"
-"""First lines of a Python program: the job client comes by a ConfigMap, any image with Python will do."""
+"""First lines of a Python program. The job client is in a ConfigMap, so any image with Python works."""
 
 REPORTER = f"""{CLIENT}
 from airflow_asyncaction.job import open_job
@@ -48,23 +48,23 @@ PYTHON: dict[str, Any] = {
 
 
 def shell(task_id: str, command: str, **more: Any) -> KubeActionOperator:
-    """Return a task of a shell job."""
+    """Return a task with a shell job."""
     return KubeActionOperator(task_id=task_id, cmds=["sh", "-c", command], **{**SMALL, **more})
 
 
 def python(task_id: str, program: str, **more: Any) -> KubeActionOperator:
-    """Return a task of a Python job."""
+    """Return a task with a Python job."""
     return KubeActionOperator(task_id=task_id, cmds=["python3", "-c", program], **{**PYTHON, **more})
 
 
 def sleeper(task_id: str, seconds: int = 600, **more: Any) -> KubeActionOperator:
-    """Return a task of a job that says a line each second and knows nothing of reports."""
+    """Return a task with a job that prints a line per second and does not report."""
     command = f"i=0; while [ $i -lt {seconds} ]; do echo line $i; i=$((i+1)); sleep 1; done"
     return shell(task_id, command, termination_grace_period=1, **more)
 
 
 def some_ends(**mode: Any) -> None:
-    """Make tasks that end in the common ways."""
+    """Create tasks that end in common ways."""
     shell("clean", "echo one; sleep 1; echo two", **mode)
     python("reports", REPORTER, **mode)
     shell("exit_3", "echo why; exit 3", **mode)
@@ -72,12 +72,12 @@ def some_ends(**mode: Any) -> None:
     shell("out_of_memory", "head -c 200m /dev/zero | tail", container_resources=limits, **mode)
     leave = "echo '{\"rows\": 3}' > /airflow/xcom/return.json"
     shell("return_file", leave, do_xcom_push=True, **mode)
-    # Without the pause, a container runtime that is late drops what is in its pipes when the container ends.
+    # Without the pause, a slow container runtime drops the output in its pipes when the container ends.
     shell("many_lines", "seq 1 50000; sleep 0.5", **mode)
 
 
 def other_ends(**mode: Any) -> None:
-    """Make tasks that end in all other ways that a test need do nothing for."""
+    """Create tasks that end in all other ways that need no interaction."""
     python("mismatch", REPORTER + "sys.exit(4)", **mode)
     shell("skips", "exit 99", skip_on_exit_code=99, **mode)
     shell("no_image", "true", **{**mode, "image": "127.0.0.1:1/nothing:1", "image_pull_policy": "Always"})
@@ -110,7 +110,7 @@ AT_ONCE: dict[str, Any] = {"deferrable": True, "defer_after": 0}
 FAST: dict[str, Any] = {"retry_delay": timedelta(0)}
 
 with DAG("pods_waited_for", schedule=None):
-    some_ends(deferrable=True, defer_after=300)  # they end before
+    some_ends(deferrable=True, defer_after=300)  # they end before they would be deferred
 
 with DAG("pods_deferred", schedule=None):
     some_ends(**AT_ONCE)

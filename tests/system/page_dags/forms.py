@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations with arguments of every kind, as required and as optional ones: Dags for Airflow's own form."""
+"""Operations with required and optional arguments of all types, for Airflow's own trigger form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from airflow_asyncaction.dags import async_operation
 
 
 class Colour(Enum):
-    """One of some."""
+    """An enumeration."""
 
     RED = "red"
     BLUE = "blue"
@@ -53,7 +53,7 @@ KINDS: Mapping[str, Any] = {
 
 
 def function_of(kinds: Mapping[str, Any], default: Any) -> Callable[..., dict[str, str]]:
-    """Return a function with these arguments, which tells what it was given."""
+    """Return a function with these parameters, which returns its arguments."""
 
     def function(**given: Any) -> dict[str, str]:
         return {name: repr(value) for name, value in given.items()}

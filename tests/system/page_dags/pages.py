@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs to be looked at: they go on, leave things, mean harm, talk, are silent, or are tried again."""
+"""Jobs shown in tests of the page: running, with files, hostile, verbose, silent and retried ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow_asyncaction.job import Request, current_job
 from airflow_asyncaction.operators import LocalActionOperator
 
 MARKUP = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'><b id=pwned>!</b>"
-SECONDS = 1200  # longer than these tests take: somebody stops it
+SECONDS = 1200  # longer than these tests take: a test stops it
 ROWS = 10_200  # more than the page keeps
 LEVELS = ("INFO", "INFO", "DEBUG", "INFO", "WARNING", "INFO", "ERROR")
 
@@ -63,7 +63,7 @@ def talk() -> None:
     for row in range(1, ROWS + 1):
         job.log(f"row {row} is there")
         if row % 1000 == 0:
-            time.sleep(0.5)  # a job keeps so many unsent lines only
+            time.sleep(0.5)  # the number of unsent lines that a job keeps is limited
     job.log("wide " * 1000)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leaves a file, and no other."""
+"""Uploads exactly one file."""
 
 from __future__ import annotations
 

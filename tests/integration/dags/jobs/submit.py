@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Submits its work, to a process that goes on by itself, and exits."""
+"""Submits its work to a background process, and exits."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports, as its result, how it was started."""
+"""Reports how it was started as its result."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job that does one thing, named on its command line, for the tests to see what becomes of it."""
+"""A job whose behavior its command line selects."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def give_back() -> None:
 
 
 def give_odd() -> None:
-    """Report what is JSON, but neither PostgreSQL's JSONB nor msgpack takes."""
+    """Report JSON that neither PostgreSQL's JSONB nor msgpack accepts."""
     with open_job() as job:
         job.result({"text": "a\0b", "numbers": [2**70, 2**63], "plain": 1})
 
 
 def take_arguments() -> None:
-    """Tell how the arguments came, and how many numbers were among them."""
+    """Report how the arguments were passed, and how many numbers they contain."""
     with open_job() as job:
         job.result({"in_environ": "JOB_ARGUMENTS" in os.environ, "count": len(job.arguments["numbers"])})
 
 
 def meet(count: str) -> None:
-    """Wait until so many jobs wait here, all at the same time."""
+    """Wait until a number of jobs wait here at the same time."""
     place = FOLDER / "meeting"
     place.mkdir(exist_ok=True)
     (place / JOB_ID).touch()
@@ -71,7 +71,7 @@ def meet(count: str) -> None:
 
 
 def obey() -> None:
-    """Run until SIGTERM; then say which verb the server has for this job."""
+    """Run until SIGTERM, then report the verb in the server's response."""
 
     def on_sigterm(_number: int, _frame: FrameType | None) -> None:
         with open_job() as job:
@@ -85,7 +85,7 @@ def obey() -> None:
 
 
 def ignore() -> None:
-    """Ignore SIGTERM, and so does a child in a session of its own."""
+    """Ignore SIGTERM, like a child in its own session."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = subprocess.Popen([sys.executable, "-c", STUBBORN], start_new_session=True)
     mark("child", str(child.pid))
@@ -93,7 +93,7 @@ def ignore() -> None:
 
 
 def fall_silent() -> None:
-    """Report once, and never again."""
+    """Report once, then send nothing."""
     with open_job() as job:
         job.progress(10, "and then nothing")
         job.flush()
@@ -101,7 +101,7 @@ def fall_silent() -> None:
 
 
 def submit(outcome: str) -> None:
-    """Leave the work to a process of another session, and exit."""
+    """Start a process of another session that does the work, and exit."""
     work = [sys.executable, __file__, outcome]
     with (FOLDER / f"{JOB_ID}.output").open("wb") as output:
         subprocess.Popen(work, start_new_session=True, stdout=output, stderr=output)
@@ -112,7 +112,7 @@ def sleep_long() -> None:
 
 
 def second_time_lucky(attempt: str, name: str = "") -> None:
-    """Run for ever at the first try; a talker prints and reports meanwhile."""
+    """Run forever in the first try, and succeed in the second. A talker prints and reports meanwhile."""
     if attempt == "1" and "talker" in name:
         talk()
     if attempt == "1":
@@ -130,7 +130,7 @@ def talk() -> None:
 
 
 def outlive() -> None:
-    """Log and print, without a pause, until told to end."""
+    """Log and print without a pause until the job is asked to stop."""
     with open_job() as job:
         mark("up")
         number = 0
@@ -144,7 +144,7 @@ def outlive() -> None:
 
 
 def show(canary: str) -> None:
-    """Spread a secret everywhere, as no job should: the search for secrets must find it."""
+    """Leak a secret everywhere: the search for secrets must find it."""
     say(f"canary {canary}")
     with open_job() as job:
         job.log(f"canary {canary}")
@@ -153,13 +153,13 @@ def show(canary: str) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
+    """Print a line without buffering."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def mark(name: str, text: str = "") -> None:
-    """Write ``FOLDER/<job id>.<name>``, whole or not at all."""
+    """Write ``FOLDER/<job id>.<name>`` atomically."""
     path = FOLDER / f"{JOB_ID}.{name}"
     path.with_suffix(".new").write_text(text)
     path.with_suffix(".new").rename(path)
@@ -175,7 +175,7 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     while not is_so():
         if time.monotonic() > give_up_at:
-            sys.exit("it did not become so")
+            sys.exit("the condition was not met in time")
         time.sleep(0.05)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A callable, and a runner of the user's own, for actions whose runner is configured."""
+"""A callable and a custom runner for routed actions."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 def total(numbers: list[int], job: Job) -> dict[str, Any]:
-    """Add numbers up."""
+    """Add up numbers."""
     job.progress(100, "added")
     log.info("%d numbers", len(numbers))
     return {"type": "sum.total", "numbers": numbers}
 
 
 class TellingRunner:
-    """Launches nothing, but says what it was given, and fails if it is asked to."""
+    """Launches nothing: logs its options, and exits with the requested code."""
 
     name, copies_reported_logs = "telling", True
 
