@@ -176,7 +176,7 @@ def test_what_is_stopped_there_is_not_tried_again(scene: Scene, hook: AsyncActio
 
 def test_operations_and_their_actions_are_listed(scene: Scene, hook: AsyncActionHook) -> None:
     operation = hook.operations(full=True)["remote_work"]
-    assert (operation.type, operation.description) == ("remote.work", "Do as the caller says.")
+    assert (operation.type, operation.description) == ("remote.work", "Behave as the caller requests.")
     assert set(operation.input["properties"]) == {"does", "name"}
     found = {action.uuid for action in hook.list(type="remote.work", page_size=3)}
     assert {up(scene, name) for name in ATTENDED} <= found
