@@ -25,6 +25,12 @@ from dev.cluster import SMALL_IMAGE, Cluster
 NOBODY = "nobody"
 """Nonexistent scheduler of pods that must stay pending."""
 
+OOM_LIMITS = k8s.V1ResourceRequirements(limits={"memory": "64Mi"})
+"""Room for the start of a container (runc itself takes some 15 MiB), too little for OOM_KILLED_CHILD."""
+
+OOM_KILLED_CHILD = "(echo 1000 > /proc/self/oom_score_adj; head -c 200m /dev/zero | tail) || true"
+"""Shell command whose children the kernel kills first, whatever else the container runs."""
+
 OPTIONS = PodOptions(
     container="base",
     stop_grace=timedelta(seconds=2),

@@ -27,7 +27,7 @@ from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
 from airflow_asyncaction.runners.pods.return_file import RETURN_FILE, ReturnFile, add_return_file
 from airflow_asyncaction.runners.pods.spec import PodSecrets, add_job, parse_secrets
 from dev.cluster import ACCOUNT, Cluster
-from tests.integration.job_pods import OPTIONS
+from tests.integration.job_pods import OOM_KILLED_CHILD, OOM_LIMITS, OPTIONS
 
 pytestmark = pytest.mark.integration
 
@@ -216,7 +216,7 @@ def test_a_file_that_the_cluster_cuts_is_an_error(scene: Scene) -> None:
 
 
 def test_a_pod_that_uses_too_much_memory(scene: Scene) -> None:
-    limits = k8s.V1ResourceRequirements(limits={"memory": "20Mi"})
+    limits = k8s.V1ResourceRequirements(limits={"memory": "32Mi"})
     exit_ = scene.ended("head -c 200m /dev/zero | tail", resources=limits)
     assert exit_.reason == "OOMKilled"
 
@@ -224,8 +224,7 @@ def test_a_pod_that_uses_too_much_memory(scene: Scene) -> None:
 def test_a_pod_that_ends_well_though_a_child_used_too_much_memory(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limits = k8s.V1ResourceRequirements(limits={"memory": "20Mi"})
-    exit_ = scene.ended("(head -c 200m /dev/zero | tail) || true; echo survived; sleep 1", resources=limits)
+    exit_ = scene.ended(f"{OOM_KILLED_CHILD}; echo survived; sleep 1", resources=OOM_LIMITS)
     assert exit_.is_clean
     assert exit_.tail[-1] == "survived"
     assert [record.levelname for record in caplog.records if "OOMKilled" in record.message] == ["WARNING"]

@@ -29,7 +29,7 @@ from airflow_asyncaction.triggers.pods.trigger import PodActionTrigger
 from airflow_asyncaction.triggers.pods.watch import get_watch
 from dev.cluster import SMALL_IMAGE
 from tests.integration.databases import Database
-from tests.integration.job_pods import NOBODY, JobPods
+from tests.integration.job_pods import NOBODY, OOM_KILLED_CHILD, OOM_LIMITS, JobPods
 from tests.integration.relay import Relay
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import HookClient, SignedJob, registered
@@ -436,8 +436,7 @@ def test_logs_of_init_containers_that_no_worker_has_copied_come_first(
 
 
 def test_a_success_though_a_child_used_too_much_memory_is_warned_of(defer: NewDeferred) -> None:
-    limits = k8s.V1ResourceRequirements(limits={"memory": "20Mi"})
-    deferred = defer("(head -c 200m /dev/zero | tail) || true; sleep 1", resources=limits)
+    deferred = defer(f"{OOM_KILLED_CHILD}; sleep 1", resources=OOM_LIMITS)
 
     async def check() -> None:
         started = Triggerer().start(deferred.trigger())

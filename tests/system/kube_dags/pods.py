@@ -68,7 +68,7 @@ def some_ends(**mode: Any) -> None:
     shell("clean", "echo one; sleep 1; echo two", **mode)
     python("reports", REPORTER, **mode)
     shell("exit_3", "echo why; exit 3", **mode)
-    limits = k8s.V1ResourceRequirements(limits={"memory": "20Mi"})
+    limits = k8s.V1ResourceRequirements(limits={"memory": "32Mi"})
     shell("out_of_memory", "head -c 200m /dev/zero | tail", container_resources=limits, **mode)
     leave = "echo '{\"rows\": 3}' > /airflow/xcom/return.json"
     shell("return_file", leave, do_xcom_push=True, **mode)
