@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Composition root of the server side: creates its services from the configuration."""
+"""Services: creates the services of the API server and of commands from the configuration."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_asyncaction.store.database import Database
 
 @dataclass(frozen=True)
 class Services:
-    """Services that routes and commands call."""
+    """Services that routes and commands use."""
 
     settings: Settings
     database: Database

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Definitions of the commands ``airflow asyncaction ...``. Every start of Airflow's CLI loads this module."""
+"""Commands ``airflow asyncaction ...``: their definitions, loaded whenever Airflow's CLI starts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _IDEMPOTENCY_KEY = Arg(
 
 
 def get_cli_commands() -> list[CLICommand]:
-    """Return the commands. If ``airflow db clean`` is running, register the tables with it."""
+    """Return the commands. For ``airflow db clean``, also register our tables and garbage collection."""
     if sys.argv[1:2] == ["db"] and _CLEAN_COMMANDS.intersection(sys.argv[2:3]):
         from airflow_asyncaction.store.db_manager import register_with_db_clean
 

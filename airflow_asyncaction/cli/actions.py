@@ -20,7 +20,7 @@ from airflow_asyncaction.store.listing import ActionRecord, Filter
 
 _PAGE = 200
 _FOLLOW_SECONDS = 1.0
-# An action whose exit nobody reports is never done. This long after its end, no more lines are expected.
+# If nobody reports the exit of a job, its action is never done. Do not wait for lines longer than this.
 _LINGER = timedelta(seconds=30)
 
 
@@ -57,7 +57,9 @@ def logs(args: Namespace) -> None:
     last_line = _print_lines(database, action.id, 0)
     while args.follow and not _has_ended(action):
         time.sleep(_FOLLOW_SECONDS)
-        action = listing.find(database, args.uuid, short=True)  # before its lines: none follow its end
+        action = listing.find(
+            database, args.uuid, short=True
+        )  # read before the lines, so that none are missed after the end
         last_line = _print_lines(database, action.id, last_line)
 
 

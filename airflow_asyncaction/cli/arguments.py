@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of commands: parsed, or refused with a message of one line and exit code 1."""
+"""Command arguments: parses them, or exits with code 1 and a message of one line."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def parse_idempotency_key(text: str | None) -> str | None:
 
 
 def confirm(question: str) -> bool:
-    """Ask the user to confirm. Without an interactive input the answer is no."""
+    """Ask the user for confirmation. Without input the answer is no."""
     try:
         return input(f"{question} [y/N] ").strip().lower() == "y"
     except EOFError:

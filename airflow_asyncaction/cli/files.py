@@ -30,5 +30,5 @@ def collect_garbage(*, older_than: timedelta = OLDER_THAN, dry_run: bool = False
         f" {format_size(done.size_bytes)}, {done.files} files without content or action,"
         f" {done.remains} remains of uploads"
     )
-    if done.strangers:
-        print(f"Skipped {done.strangers} contents in file stores that are not configured")
+    if done.unconfigured:
+        print(f"Skipped {done.unconfigured} contents in file stores that are not configured")

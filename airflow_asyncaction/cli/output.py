@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output of commands: ``-o table|json|yaml|plain`` as in Airflow, with control characters escaped."""
+"""Command output: ``-o table|json|yaml|plain`` as in Airflow, with control characters escaped."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def _reap_pods(
     api, requests = PodApi(hook.core_v1_client), PodRequests(namespace)
     pods, count = list(list_job_pods(api, requests)), 0
     ids = [pod.action_id for pod in pods]
-    over = ended | reaping.find_over(database, ids, older_than=older_than, now=datetime.now(UTC))
+    over = ended | reaping.find_done(database, ids, older_than=older_than, now=datetime.now(UTC))
     outcome = "would be deleted" if args.dry_run else "deleted"
     for pod in (pod for pod in pods if pod.action_id in over):
         name = f"{namespace}/{pod.name} of action {pod.action_id}"

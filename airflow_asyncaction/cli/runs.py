@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dag runs: created and failed in this process, like Airflow's local commands do, with audit log entries."""
+"""Dag runs: creates them, or marks them as failed, in this process, as Airflow's local commands do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def create_run(database: Database, run: WantedRun, *, user: str) -> None:
     """Create a Dag run unless it exists, and record it in Airflow's audit log.
 
     :param user: name of the user who launches it
-    :raises UserRefused: Airflow refuses; the message has its reason
+    :raises UserRefused: Airflow refuses; the message contains its reason
     """
     try:
         is_new = dag_runs.create_if_missing(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Garbage collection: deletes unused contents, files that were never uploaded, and remains of crashes."""
+"""Garbage collection: deletes unused contents, files that never arrived, and the remains of crashes."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Collected:
     :param files: files that were never uploaded or whose action was deleted
     :param contents: contents that no file uses; ``size_bytes`` is their total size
     :param remains: objects of unfinished uploads, and contents without a row
-    :param strangers: contents in file stores that are not configured. They are never deleted.
+    :param unconfigured: contents in file stores that are not configured. They are never deleted.
     """
 
     files: int = 0
     contents: int = 0
     size_bytes: int = 0
     remains: int = 0
-    strangers: int = 0
+    unconfigured: int = 0
 
 
 def collect(
@@ -46,7 +46,7 @@ def collect(
 ) -> Collected:
     """Delete garbage of a minimum age. This is safe while files are uploaded, and may run concurrently.
 
-    The row of a content is deleted before the content. So no crash leaves a file without its content.
+    The row of a content is deleted before the content, so that no crash leaves a file without its content.
 
     :param dry_run: only count. The count of contents does not include those of the counted files.
     :raises FileStoreUnavailable: a file store failed
@@ -80,7 +80,7 @@ def _collect_contents(
             try:
                 store = stores.get(content.store)
             except FileRefused:
-                collected.strangers += 1
+                collected.unconfigured += 1
                 continue
             if dry_run or _delete(database, store, content.id):
                 collected.contents += 1

@@ -56,7 +56,7 @@ class Receiving:
             self._write(chunk)
 
     def check_size(self, size_bytes: int) -> None:
-        """Check the size of the content against the announced size and the limit.
+        """Check the size of the content against the maximum size in the token.
 
         :raises FileRefused: the content is too large
         """

@@ -337,7 +337,7 @@ class FileService:
         return self._record(*found)
 
     def _complete_all(self, late: list[FileRow]) -> None:
-        """Verify and attach possible direct uploads. A store that is unavailable is only tried once."""
+        """Verify and attach direct uploads, if they have arrived. An unavailable store is tried only once."""
         unavailable: set[str] = set()
         for file in late:
             if file.store in unavailable:

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow's plugin manager loads, in every process of Airflow: nothing heavy is imported here."""
+"""Plugins: loaded by every Airflow process, so they import heavy modules only when needed."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow plugin: mounts the job routes and the page in the API server."""
+"""Airflow plugin: mounts the app with all its routes in the API server, and adds views to Airflow's UI."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class LazyApp:
         await app(scope, receive, send)
 
     def build(self) -> AsgiApp:
-        """Return the app; the first call builds it."""
+        """Return the app. Build it on the first call."""
         with self._lock:
             if self._app is None:
                 self._app = self._build()
@@ -93,15 +93,15 @@ def _make_pools() -> None:
 
     try:
         ensure_pools(database.engine(), routing_pools())
-    except ValueError as error:  # Dags that use runners report it, too; the others keep working
+    except ValueError as error:  # Dags that use runners report it as well; other Dags are not affected
         log.error("%s", error)
 
 
 def _build_mounted() -> None:
     try:
         AsyncActionPlugin.fastapi_apps[0]["app"].build()
-    except Exception:  # each request to a job route logs it again
-        log.exception("The job routes cannot be served: see the error below")
+    except Exception:  # each request to the app retries, and logs it again
+        log.exception("Could not start the app of airflow-asyncaction, so jobs cannot report")
 
 
 def _strip_prefix(scope: Scope) -> None:
@@ -112,7 +112,7 @@ def _strip_prefix(scope: Scope) -> None:
 
 
 def _views(url: str) -> list[dict[str, str]]:
-    """Return the views of the page in Airflow's UI: an entry of its navigation, and three tabs.
+    """Return the views of the page in Airflow's UI: an entry in the navigation, and three tabs.
 
     Airflow identifies a view by its ``url_route`` only, so each has its own. It does not add the path of
     ``[api] base_url`` to an ``href``.
@@ -134,7 +134,7 @@ def _views(url: str) -> list[dict[str, str]]:
 
 
 class AsyncActionPlugin(AirflowPlugin):
-    """The plugin, found by its entry point ``airflow.plugins``."""
+    """Airflow plugin, registered by the entry point ``airflow.plugins``."""
 
     name = "asyncaction"
     # Mutable, as AirflowPlugin declares them.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored actions. Each message is one transaction: lock the row, ``decide``, write.
+"""Actions: applies messages to stored actions. Each one is a transaction: lock, ``decide``, write.
 
 ``protocol.lifecycle`` holds all decisions about the life of an action.
 """
@@ -64,7 +64,7 @@ class ReportOutcome:
 
 @dataclass(frozen=True)
 class Transition:
-    """An action before and after a message. Both are equal if the action was left unchanged."""
+    """An action before and after a message; both are equal if the message did not change it."""
 
     before: Action
     after: Action
@@ -107,7 +107,7 @@ class Actions:
     def apply_report(
         self, action_id: JobId, unseal: Unseal[Report], envelope: Envelope, now: datetime
     ) -> ReportOutcome:
-        """Apply one report of a job. A report that is resent is applied once.
+        """Apply one report of a job. A resent report is not applied again.
 
         :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
         :raises MalformedRequest: raised by ``unseal``; the report is stored as refused
@@ -180,7 +180,7 @@ class Actions:
         """Apply a message of the server, a user or another task.
 
         :param prove: authenticates the sender; ``None`` for the server itself and for users authenticated by
-            Airflow. The secrets of the action are then not decrypted, so it can end even if their key is lost
+            Airflow. The action's secrets are then not decrypted, so it can end even if their key is lost
         :param unless: called with the locked row; if it returns true, the action is left unchanged
         :param audited: the user's event for Airflow's audit log
         :raises ActionNotFound: the action was deleted
@@ -349,7 +349,7 @@ def _apply(
 
 
 def supersede(connection: Connection, action_id: JobId, now: datetime) -> None:
-    """Fence an action in the transaction that registers its next attempt."""
+    """Supersede an action in the transaction that registers the next attempt."""
     row = rows.lock(connection, action_id)
     if row is not None:
         _apply(connection, row, Supersede(), now)

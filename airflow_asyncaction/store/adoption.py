@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adoption: decides whether the next try of a task adopts a running job when it registers."""
+"""Adoption: predicts whether the next try of a task will adopt a running job when it registers."""
 
 from __future__ import annotations
 

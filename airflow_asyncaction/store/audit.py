@@ -19,7 +19,7 @@ TRIGGER = "trigger_dag_run"
 
 @dataclass(frozen=True, kw_only=True)
 class AuditEvent:
-    """One action of a user.
+    """Event caused by a user.
 
     :param owner: user name
     :param try_number: try of the task instance. It is ``None``, like ``task_id`` and ``map_index``, for an
@@ -38,7 +38,7 @@ class AuditEvent:
 
 
 def record(connection: Connection, event: AuditEvent, now: datetime) -> None:
-    """Write an event's row, in the transaction of what it tells of."""
+    """Write an event in the transaction of the change that it records."""
     audit_log.insert_event(
         connection,
         event=event.event,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Task completer: completes deferred tasks in the transaction that ends their action. Nothing else does.
+"""Task completer: the only code that completes deferred tasks, in the transaction that ends their action.
 
 A task that succeeded and needs no worker ends here, within milliseconds. All other tasks are resumed on a
 worker, which raises the error of the action or stops the job.
@@ -37,7 +37,7 @@ _NOT_COMPLETED = (
 )
 
 _columns = action_table.c
-# What a job sends may be large, and says nothing on whether its task is due.
+# These columns may be large, and are not needed to decide whether a task is due.
 _NOT_READ = {
     "arguments",
     "results",
@@ -76,8 +76,8 @@ _MAY_BE_DUE = (
 class TaskCompleter:
     """Completes deferred tasks that are due.
 
-    :param resume_delay: minimum time between deferral and resumption: the scheduler fails a task that runs
-        again before it knows that the process that deferred it has ended
+    :param resume_delay: minimum time between deferral and resumption: the scheduler fails a task that resumes
+        before it knows that the process that deferred it has ended
     :param exit_grace: how long a task waits for the exit of its job after the terminal report. If no runner
         reports an exit in this time, the report is the end
     """
@@ -96,7 +96,7 @@ class TaskCompleter:
         """
         if row.deferral is None or row.ti_id is None or not self._is_due(action, now):
             return
-        for way in (self._complete, self._resume, self._give_to_worker):
+        for way in (self._complete, self._resume, self._resume_as_failed):
             try:
                 with connection.begin_nested(), Session(bind=connection) as session:
                     is_done = way(session, row, action, now)
@@ -116,7 +116,7 @@ class TaskCompleter:
         return action.verb is not None  # a worker must stop the job
 
     def _complete(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
-        """Let the task succeed, or resume it if it needs a worker. Return whether this was done."""
+        """End the task as successful, or resume it if it needs a worker. Return whether this was done."""
         found = _deferred(session, row)
         if found is None:
             return False
@@ -136,13 +136,15 @@ class TaskCompleter:
         deferred_tasks.resume(session, found, action.id)
         return True
 
-    def _give_to_worker(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
+    def _resume_as_failed(self, session: Session, row: Row[Any], action: Action, now: datetime) -> bool:
         """Resume the task as if its trigger had failed, so that a worker reads the end of the action."""
         found = _deferred(session, row)
         if found is None or not self._may_resume(found, now):
             return False
-        said = f"The API server could not resume the task of action {action.id}: its log says why\n"
-        deferred_tasks.resume_as_failed(session, found, said)
+        message = (
+            f"The API server could not resume the task of action {action.id}. See its log for the reason\n"
+        )
+        deferred_tasks.resume_as_failed(session, found, message)
         return True
 
     def _may_resume(self, task: DeferredTask, now: datetime) -> bool:
@@ -158,7 +160,7 @@ class TaskCompleter:
 
 
 def _deferred(session: Session, row: Row[Any]) -> DeferredTask | None:
-    """Return the task instance of an action, locked, if a trigger of ours has it."""
+    """Lock and return the task instance of an action, if it is deferred with one of our triggers."""
     return deferred_tasks.lock(session, row.ti_id, classpath_prefix=TRIGGERS)
 
 

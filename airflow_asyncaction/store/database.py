@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Database: transactions on Airflow's metadata database, no more at a time than its pool has connections."""
+"""Database: runs transactions on Airflow's metadata database, limited to the size of its pool."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ class ConnectionLimit:
 
 @contextmanager
 def database_outages() -> Iterator[None]:
-    """Raise StoreUnavailable if the database does not answer; pass on errors of a statement or a row.
+    """Convert outages of the database to StoreUnavailable. Other database errors are passed on.
 
-    :raises StoreUnavailable: retry later
+    :raises StoreUnavailable: the database does not answer; retry later
     """
     try:
         yield

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DB manager: hooks the tables into ``airflow db migrate`` and ``airflow db clean``."""
+"""DB manager: registers the tables with ``airflow db migrate`` and ``airflow db clean``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class AsyncActionDBManager(BaseDBManager):
 
 
 def register_with_db_clean() -> None:
-    """Add the tables to those that ``airflow db clean`` knows: reports go with their action."""
+    """Register the tables with ``airflow db clean``, which keeps the reports of existing actions."""
     db_manager.register_with_db_clean(
         [
             CleanedTable(name="async_action", recency_column="updated_at", dag_id_column="dag_id"),

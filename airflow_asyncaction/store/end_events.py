@@ -23,7 +23,7 @@ def begin(connection: Connection) -> Sequence[Action]:
 
 
 def collect(connection: Connection, before: Action, after: Action) -> None:
-    """Collect an action if this change ends it for good, which happens once per action."""
+    """Collect an action if this change makes its end final, which happens once per action."""
     if after.is_done and not before.is_done:
         connection.info[_KEY].append(after)
 

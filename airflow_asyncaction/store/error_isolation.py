@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Error isolation: an error in one action of a batch is logged and does not stop the others."""
+"""Error isolation: logs an error in one action of a batch, so that the others are still processed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def redacted_traceback(error: BaseException) -> str:
 
 @contextmanager
 def isolate_errors(action_id: JobId) -> Iterator[None]:
-    """Log an error of one action in a batch, and go on. An action deleted in the meantime is ignored.
+    """Log an error in one action of a batch, and continue. Ignore an action deleted in the meantime.
 
     :raises StoreUnavailable: the database does not answer
     """
@@ -37,4 +37,6 @@ def isolate_errors(action_id: JobId) -> Iterator[None]:
     except StoreUnavailable:
         raise
     except Exception as error:  # noqa: BLE001 - a bad row must not block the tasks of other rows
-        log.error("Could not end action %s; the API server retries. %s", action_id, redacted_traceback(error))
+        log.error(
+            "Could not update action %s; the API server retries. %s", action_id, redacted_traceback(error)
+        )

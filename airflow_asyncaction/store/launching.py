@@ -40,8 +40,8 @@ from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
 
 RUN_GRACE = timedelta(minutes=1)
-"""How long a queued action may have no Dag run, which may still be being created."""
-_CREATION = timedelta(seconds=2)  # it seldom takes longer; creating the run twice does no harm
+"""Grace period for a queued action without a Dag run: the run may still be being created."""
+_CREATION = timedelta(seconds=2)  # rarely longer; a second attempt to create the run is harmless
 _PAUSE_SECONDS = 0.1
 _BATCH = 200
 
@@ -81,7 +81,7 @@ class Launch:
     :param arguments: validated arguments of the action, a JSON object
     :param requested_by: user name
     :param scheduled_at: when to run the operation; ``None`` for now
-    :param idempotency_key: a user who repeats a key for an operation gets the same action
+    :param idempotency_key: if a user repeats a key for an operation, the same action is returned
     """
 
     operation: Operation
@@ -108,14 +108,14 @@ class Launch:
 class Queued:
     """A queued action.
 
-    :param is_new: whether this request has queued it
+    :param is_new: whether this request queued it
     """
 
     action: ActionRecord
     is_new: bool
 
     def matches(self, wanted: Launch) -> bool:
-        """Return whether the action matches a request. If not, the key was reused with a different input."""
+        """Return whether the action matches a request. If not, its key was reused for a different one."""
         return bool(self.action.row.request_digest == wanted.request_digest)
 
 
@@ -135,8 +135,8 @@ class WantedRun:
 def launch(actions: Actions, wanted: Launch, create_run: Callable[[WantedRun], None]) -> ActionRecord:
     """Launch an operation and return its action, or return the action already launched with the same key.
 
-    :param create_run: lets Airflow create a Dag run; raises UserRefused if Airflow refuses
-    :raises UserRefused: Airflow refuses, or the key was used with a different input or time
+    :param create_run: makes Airflow create a Dag run; raises UserRefused if Airflow refuses to
+    :raises UserRefused: Airflow refuses to create the run, or the key was used with a different input or time
     """
     now = datetime.now(UTC)
     queued = queue(actions.database, wanted, now)
@@ -168,7 +168,7 @@ def stop(
     fail_run: Callable[[ActionRecord], None],
     fail_task: Callable[[ActionRecord], None],
 ) -> ActionRecord:
-    """Ask the job of an action to stop. A queued action is not launched, and a failed one not retried.
+    """Ask the job of an action to stop. Do not launch a queued action, or retry a failed one.
 
     Airflow's audit log and the timeline of the action record the user.
 
@@ -197,7 +197,7 @@ def stop(
 
 
 def _stop_unless_ended(actions: Actions, action_id: JobId, audited: AuditEvent) -> State:
-    """Stop an action unless it has ended in the meantime. Return its state before."""
+    """Stop an action unless it has ended in the meantime. Return its previous state."""
     stop, now = Stop(StopReason.REQUESTED), datetime.now(UTC)
     return actions.apply_message(action_id, stop, now, unless=_has_ended, audited=audited).before.state
 
@@ -221,7 +221,7 @@ def _stop_event(action: ActionRecord, requested_by: str, method: str) -> AuditEv
 
 
 def _will_retry(database: Database, action: ActionRecord) -> bool:
-    """Return whether an action has failed and a retry will follow, as far as Airflow knows now."""
+    """Return whether an action has failed and Airflow currently plans a retry."""
     if action.state is State.SUCCESS or action.row.stop_reason == StopReason.REQUESTED:
         return False
     outlook = find_outlook(database, action)

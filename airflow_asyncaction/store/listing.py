@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listing: reads actions for users, one or a page of a list, at a cost independent of the table size."""
+"""Listing: reads one action or a page of actions for users, at a cost independent of the table size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from airflow_asyncaction.store import masks, rows
 from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.models import action_table
 
-_MOST_RANGES = 200
+_MAX_RANGES = 200
 """Maximum number of index ranges read for a page. If a page needs more, all actions are scanned once."""
 
 _columns = action_table.c
@@ -64,7 +64,7 @@ _LISTED = _shown_but(
         "error_message": func.substr(_columns.error_message, 1, MAX_LISTED_CHARS),
     }
 )
-"""For lists: no column whose size a job controls."""
+"""Query for lists. It omits all columns whose size a job controls."""
 _NEXT_ATTEMPT = (
     select(_columns.id)
     .where(*(_columns[name] == bindparam(name) for name in _TASK_KEY), _columns.id > bindparam("after"))
@@ -79,7 +79,7 @@ _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Filters for lists of actions. An action must match all that are given.
+    """Filters for lists of actions. An action must match all filters that are set.
 
     :param since: created at this time or later
     :param until: created before this time
@@ -106,12 +106,12 @@ class ActionRecord:
 
     @property
     def id(self) -> JobId:
-        """The uuid of the action."""
+        """UUID of the action."""
         return JobId(self.row.id)
 
     @property
     def dag_id(self) -> str:
-        """Its Dag, which determines who may see the action."""
+        """Id of the Dag, which determines who may see the action."""
         return str(self.row.dag_id)
 
     @property
@@ -121,7 +121,7 @@ class ActionRecord:
 
     @property
     def has_results(self) -> bool:
-        """Whether its job or task has reported results, which may be ``null``."""
+        """True if the job or task has reported results, which may be ``null``."""
         return self.row.results is not None
 
     @property
@@ -139,7 +139,7 @@ class ActionRecord:
         row = self.row
         progress = row.progress
         if progress is not None and self.state is State.SUCCESS:
-            progress = 100  # whatever its job reported before
+            progress = 100  # even if its job last reported less
         return {
             "uuid": row.id,
             "type": row.type,
@@ -197,10 +197,10 @@ class ActionRecord:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What follows the end of an action: each retry of its task has an action of its own.
+    """Outlook of an ended action: whether another try follows. Each try has an action of its own.
 
     :param next_attempt: the action of the next try, if it exists
-    :param is_final: whether the task has ended as well, as far as Airflow knows now
+    :param is_final: whether the task has ended as well and Airflow plans no further try
     """
 
     next_attempt: JobId | None
@@ -234,7 +234,7 @@ class Change:
 
     @property
     def has_failed(self) -> bool:
-        """Whether a retry may follow, which the row of the action does not show."""
+        """True if a retry may follow. The row of the action does not show whether it does."""
         return self.state.is_end and self.state is not State.SUCCESS
 
 
@@ -265,7 +265,7 @@ def find_change(database: Database, uuid: str) -> Change:
 
 
 def find_outlook(database: Database, action: ActionRecord) -> Outlook:
-    """Return what follows the end of an action."""
+    """Return whether another try follows an action."""
     if not action.is_done:
         return Outlook(None, is_final=False)
     if action.state is State.SUCCESS or is_skipped(action.state, action.row.error_name):
@@ -323,7 +323,7 @@ def _ranges(wanted: Filter, dag_ids: Collection[str] | None) -> list[list[Any]]:
         dags = [wanted.dag_id] if dag_ids is None or wanted.dag_id in dag_ids else []
     are_theirs: list[Any] = []
     if dags is not None:
-        if len(dags) * len(states) <= _MOST_RANGES:
+        if len(dags) * len(states) <= _MAX_RANGES:
             return [
                 [_columns.dag_id == dag, _columns.state == state] for dag in sorted(dags) for state in states
             ]

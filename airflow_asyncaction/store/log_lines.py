@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log lines of actions: stored in report rows, numbered from 1, the oldest dropped beyond the limits.
 
-Lines are dropped by number (``log_lines_dropped``). Dropped lines are hidden, and a report row is cleared
-once all its lines are dropped, so that no line must be read to drop another.
+``log_lines_dropped`` is the number of the last dropped line. Dropped lines are hidden at once. A report row
+is cleared when all its lines are dropped, so that dropping lines does not require reading any.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks: store the secrets to mask in the reports of an action, and its unmasked arguments.
+"""Masks: the secrets to mask in the reports of an action, and the action's unmasked arguments.
 
 Both are encrypted with Airflow's Fernet keys, like the secrets of jobs. Only the job gets its arguments
 unmasked.
@@ -46,7 +46,7 @@ def _masker(secrets: str) -> Masker:
 
 
 def encrypted(secrets: Iterable[str], arguments: str, *, known: Masker = NO_SECRETS) -> str | None:
-    """Return secrets, merged with those already known, as they are stored.
+    """Merge secrets with those already known, and return them in their stored form.
 
     Without a ``[core] fernet_key``, only secrets contained in the arguments are stored: the arguments are
     stored in plain text as well.
@@ -58,7 +58,7 @@ def encrypted(secrets: Iterable[str], arguments: str, *, known: Masker = NO_SECR
 
 
 def added(row: Row[Any], secrets: Iterable[str]) -> str | None:
-    """Return secrets, merged with those stored for an action, as they are stored.
+    """Merge secrets with those of an action, and return them in their stored form.
 
     :raises SecretUnreadable: see :func:`secret.decrypt`
     """

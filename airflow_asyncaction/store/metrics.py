@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of this package, sent by Airflow's own client: names, meaning, and functions that record them.
+"""Metrics: names, descriptions, and functions that record them with Airflow's own client.
 
-Nothing here raises: if the metrics server fails, metrics are lost, and nothing else.
+No function here raises: if the metrics server fails, only metrics are lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ P = ParamSpec("P")
 
 
 class MetricKind(StrEnum):
-    """How values are aggregated."""
+    """Kind of a metric, which determines how its values are aggregated."""
 
     COUNTER = "counter"  # values are added
     GAUGE = "gauge"  # the last value counts
@@ -37,7 +37,7 @@ class Metric:
     """A metric. Airflow adds ``[metrics] statsd_prefix`` or ``otel_prefix`` to its name.
 
     :param tags: names of its tags, for servers that support tags
-    :param suffix: tag whose values also get a metric each, ``<name>.<value>``, for servers that do not
+    :param suffix: tag whose values also get a metric each, ``<name>.<value>``, for servers without tags
     """
 
     name: str
@@ -62,7 +62,7 @@ REPORTS_REFUSED = Metric(
 REPORT_LATENCY = Metric(
     name="asyncaction.report.latency",
     kind=MetricKind.TIMER,
-    description="Time in which the API server answers a report, accepted or refused.",
+    description="Time that the API server takes to respond to a report, accepted or refused.",
 )
 ACTIONS_ENDED = Metric(
     name="asyncaction.actions.ended",
@@ -101,12 +101,12 @@ _SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 
 @cache
 def is_enabled() -> bool:
-    """Return whether metrics are enabled, by the configuration at the first call."""
+    """Return whether metrics are enabled. The configuration is read once."""
     return any(conf.getboolean("metrics", option, fallback=False) for option in _SWITCHES)
 
 
 def initialize() -> None:
-    """Initialize metrics in a command. Airflow's servers do it by themselves."""
+    """Initialize metrics in a command. Airflow's servers do so at startup."""
     if is_enabled():
         airflow_metrics.initialize()
 
@@ -155,8 +155,8 @@ def count_end(action: Action) -> None:
 
 @_harmless
 def record_unended(counts: Mapping[State, int]) -> None:
-    """Record how many actions are in each state that is not an end."""
-    # Without tags: on servers that do not support them, the counts of the states would replace each other.
+    """Record the number of actions in each state that is not final."""
+    # The total has no tags: servers without tags would overwrite the count of one state with the next.
     airflow_metrics.set_gauge(ACTIONS_UNENDED.name, sum(counts.values()))
     for state, count in counts.items():
         value = state.value.lower()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables. ``airflow db migrate`` creates new databases from them: migrations must result in the same."""
+"""Tables. ``airflow db migrate`` creates new databases from them, so migrations must match."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ action_table = Table(
     Column("run_id", String(250), nullable=False),
     Column("task_id", String(250), nullable=False),
     Column("map_index", Integer, nullable=False),
-    # sha256, hex, of the nonce of the task that registered it, and the job's secret, Fernet-encrypted.
+    # Hex sha256 of the nonce that registered the action. Next, the job's secret, Fernet-encrypted.
     Column("registration_digest", String(64), nullable=False),
     Column("secret", Text, nullable=False),
-    # What was asked for.
+    # The request.
     Column("arguments", _json_text, nullable=False),
     *_option_columns(),
-    # Where it stands.
+    # The current state.
     Column("state", String(20), nullable=False),
     Column("reported", String(20), nullable=True),
     Column("status_details", _json_text, nullable=True),
@@ -101,28 +101,28 @@ action_table = Table(
     Column("started_at", UtcDateTime, nullable=True),
     Column("last_report_at", UtcDateTime, nullable=True),
     Column("ended_at", UtcDateTime, nullable=True),
-    # `airflow db clean` deletes by it, so that it keeps running actions. Not indexed, so that PostgreSQL can
-    # update a row in place (HOT) with every report.
+    # The recency column of `airflow db clean`, which therefore keeps running actions. Not
+    # indexed, so that PostgreSQL can update a row in place (HOT) with every report.
     Column("updated_at", UtcDateTime, nullable=False),
-    # Whether the job may outlive its worker. NULL in rows of earlier releases: FALSE.
+    # TRUE if the job may outlive its worker. NULL, in rows of earlier releases, means FALSE.
     Column("adoptable", Boolean(create_constraint=False), nullable=True),
-    # How the server completes the task (protocol.tasks.Deferral). NULL: the task is not deferred.
+    # protocol.tasks.Deferral: how the server completes the task. NULL if the task is not deferred.
     Column("deferral", Text, nullable=True),
     # Only of launched actions: user, time of the request, and scheduled time. created_at is then the time of
     # registration, from which timeouts count.
     Column("requested_by", String(250), nullable=True),
     Column("requested_at", UtcDateTime, nullable=True),
     Column("scheduled_at", UtcDateTime, nullable=True),
-    # sha256, hex, of user, operation and Idempotency-Key: the same key is the same action.
+    # Hex sha256 of user, operation and Idempotency-Key, which identify the action.
     Column("idempotency_digest", String(64), nullable=True),
-    # sha256, hex, of the rest of the request: it must be the same if the key is.
+    # Hex sha256 of the rest of the request, which must not change for the same key.
     Column("request_digest", String(64), nullable=True),
     # W3C trace context of the task instance.
     Column("traceparent", String(55), nullable=True),
     # Only of webda jobs: service and method to call with the arguments. Both or neither is set.
     Column("service_name", String(250), nullable=True),
     Column("method", String(250), nullable=True),
-    # What the task signs with, Fernet-encrypted. NULL: its job's secret, for workers of older releases.
+    # Signing key of the task, Fernet-encrypted. NULL for workers of older releases: the job's secret.
     Column("task_key", Text, nullable=True),
     # TRUE from registration until Action.is_done, then NULL: its partial index is small.
     Column("awaited", Boolean(create_constraint=False), nullable=True),
@@ -182,7 +182,7 @@ content_table = Table(
     "async_action_content",
     metadata,
     Column("id", _action_id, primary_key=True),
-    # Name of the file store, which has it under its id, so that URLs do not reveal digests.
+    # Name of the file store. It stores contents by id, so that URLs do not reveal digests.
     Column("store", String(50), nullable=False),
     # Lower-case hex. A challenge is proven if the server or a trusted party has digested the content. A
     # content uploaded directly to an object store has the announced challenge.

@@ -106,19 +106,19 @@ def _declared_by(dag: DagVersion) -> _Declared:
 
 
 def _declaration(dag: DagVersion) -> tuple[str, Declaration]:
-    """Return the task that carries an operation out, and what it declares."""
-    # Mapped tasks cannot carry an operation out: they have one action per mapped instance.
+    """Return the task that runs an operation, and its declaration."""
+    # Mapped tasks cannot run an operation: they have one action per map index.
     for task in dag.unmapped_tasks:
-        said = Declaration.from_doc(task.doc)
-        if said is not None:
-            return task.task_id, said if said.input is not None else replace(said, input=_params(dag))
+        found = Declaration.from_doc(task.doc)
+        if found is not None:
+            return task.task_id, found if found.input is not None else replace(found, input=_params(dag))
     ours = (task.task_id for task in dag.unmapped_tasks if task.module.startswith(_OUR_MODULES))
     task_id = next(ours, "")
     return task_id, Declaration(type=task_id or dag.dag_id, input=_params(dag))
 
 
 def _params(dag: DagVersion) -> Schema:
-    """Return what a Dag's Params say as one schema, of the object that a run's conf is."""
+    """Return the schema of a Dag run's conf, combined from the schemas of the Dag's Params."""
     properties, required = {}, []
     for name, param in dag.params.items():
         properties[name] = {key: value for key, value in param.schema.items() if key != "$schema"}

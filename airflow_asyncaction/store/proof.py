@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proof: authenticates requests about an action as sent by its job or its task."""
+"""Proof: verifies that a request about an action comes from its job or its task."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from airflow_asyncaction.store.proof import Unseal
 log = logging.getLogger(__name__)
 
 _BATCH = 500
-_MOST_ENDS = 100
+_MAX_ENDS_PER_SCAN = 100
 # Running, or waiting to continue in another process.
 _WATCHING = frozenset(
     {
@@ -74,7 +74,7 @@ _MARK = update(action_table).where(_columns.id == bindparam("action_id"), _IS_UN
 
 @dataclass(frozen=True)
 class Unwatched:
-    """An unwatched action: no task instance follows it."""
+    """An action that no task instance follows."""
 
     id: JobId
     type: str
@@ -110,13 +110,13 @@ def reap_if_unwatched(
     :param prove: authenticates the requesting task, see :meth:`Actions.apply_message`
     :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error
     """
-    return actions.apply_message(action_id, Abandon(), now, prove=prove, unless=_is_to_stay)
+    return actions.apply_message(action_id, Abandon(), now, prove=prove, unless=_should_stay)
 
 
-def find_over(
+def find_done(
     database: Database, action_ids: Sequence[JobId], *, older_than: timedelta, now: datetime
 ) -> set[JobId]:
-    """Return the actions that are done and had no report for a time.
+    """Return the actions that are done and have had no report for at least ``older_than``.
 
     Actions that succeeded by a report alone (``completion="report"``) are not returned: their job may still
     run.
@@ -187,7 +187,7 @@ class Reaper:
             for action_id, first_seen in since.items()
             if clock_seconds - first_seen >= grace_seconds
         ]
-        for action_id in due[:_MOST_ENDS]:
+        for action_id in due[:_MAX_ENDS_PER_SCAN]:
             self._reap(action_id, now)
 
     def _reap(self, action_id: JobId, now: datetime) -> None:
@@ -212,7 +212,7 @@ def _awaited(connection: Connection, after: JobId | None, limit: int = _BATCH) -
     return connection.execute(query, {"limit": limit, "after": after}).all()
 
 
-def _is_to_stay(connection: Connection, row: Row[Any]) -> bool:
+def _should_stay(connection: Connection, row: Row[Any]) -> bool:
     if rows.to_action(row).is_done:
         rows.write(connection, row.id, {"awaited": None})  # an older API server did not unmark it
         return True

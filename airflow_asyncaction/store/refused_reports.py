@@ -24,7 +24,10 @@ _REPLAYED = ("already_ended", "superseded")  # these refusals are repeated if th
 def add_refusal(
     connection: Connection, row: Row[Any], refused: Refused, envelope: Envelope, now: datetime
 ) -> None:
-    """Store a refused report of a locked row's action, with its masked and truncated body."""
+    """Store a refused report, with its body masked and truncated.
+
+    :param row: locked row of the action
+    """
     if refused.repeated or row.refused_count >= KEPT_REFUSALS:
         lock_out_v1(connection, row, envelope.scheme)
         return
@@ -48,5 +51,5 @@ def lock_out_v1(connection: Connection, row: Row[Any], job_scheme: Scheme | None
 
 
 def without_v1(row: Row[Any], job_scheme: Scheme | None) -> dict[str, Any]:
-    """Return the columns to change after a job's request: after v2, v1 is never accepted again."""
+    """Return the columns to change after a job's request: once a job has used v2, v1 is refused."""
     return {"accept_v1": False} if job_scheme is Scheme.V2 and row.accept_v1 else {}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration: gives a running task instance an action, once, without a shared secret.
+"""Registration: creates one action for a running task instance, which needs no shared secret.
 
 The task writes sha256(nonce) to its own task state store, which only the task and users who may edit the task
-can write, and sends the nonce. The commitment is deleted when it is used.
+can write, and sends the nonce. The server deletes this commitment as soon as it has been used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from airflow_asyncaction.store.actions import supersede
 from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.secret import Secrets
-from airflow_asyncaction.store.unclaimed import is_untaken_success
+from airflow_asyncaction.store.unclaimed import is_unclaimed_success
 
 
 @dataclass(frozen=True)
@@ -77,16 +77,16 @@ def register(
 
     A resent nonce returns the same action, since the response may have been lost. A job that may outlive its
     worker is adopted by the process that resumes the task, and by the next try if its process was killed. The
-    next try also adopts a success that came too late for its own try (:func:`is_untaken_success`).
+    next try also adopts a success that came too late for its own try (:func:`is_unclaimed_success`).
 
     :param read: parses the request after the claimant has proven its identity
-    :raises RegistrationRefused: the task instance does not run, the proof is missing, or the try has already
-        registered an action
+    :raises RegistrationRefused: the task instance is not running, the proof is missing, or the try has
+        already registered an action
     """
     try:
         return _register(database, claimant, read, now)
     except (IntegrityError, RegistrationRefused):
-        # The same request may have been sent twice concurrently, and used the commitment.
+        # A concurrent duplicate of this request may have used the commitment.
         return _register(database, claimant, read, now)
 
 
@@ -111,7 +111,7 @@ def _register(
                 _check_not_stopped(row)
             if State(row.state).is_waiting:
                 return _assign_queued(connection, row.id, task, claimant, wanted.spec, now)
-            if row.adoptable and _is_to_adopt(connection, row, task, claimant, wanted):
+            if row.adoptable and _should_adopt(connection, row, task, claimant, wanted):
                 return _adopt(connection, row, task, claimant, wanted.spec)
         if existing is not None:
             raise RegistrationRefused(
@@ -123,12 +123,12 @@ def _register(
         return _insert(connection, task, claimant, wanted.spec, now)
 
 
-def _is_to_adopt(
+def _should_adopt(
     connection: Connection, row: Row[Any], task: Row[Any], claimant: Claimant, wanted: RegistrationRequest
 ) -> bool:
     """Return whether a process adopts the action of an earlier one.
 
-    A deferred task that starts from scratch was cleared or has failed, so its job must not go on.
+    A deferred task that starts over was cleared or has failed, so its job must not continue.
     """
     if wanted.resumes is not None:
         return bool(row.id == wanted.resumes)
@@ -137,7 +137,7 @@ def _is_to_adopt(
     action = masks.for_job(row, rows.to_action(row))  # with unmasked arguments
     if not wanted.spec.takes_over or row.deferral is not None or action.verb is not None:
         return False
-    return is_untaken_success(connection, action, row, task, wanted.spec) if action.is_done else True
+    return is_unclaimed_success(connection, action, row, task, wanted.spec) if action.is_done else True
 
 
 def _adopt(
@@ -187,7 +187,9 @@ def _assign_queued(
 def _running_task(connection: Connection, ti_id: str) -> Row[Any]:
     task = task_instances.find(connection, ti_id)
     if task is None or task.state != TaskInstanceState.RUNNING:
-        raise RegistrationRefused("There is no such running task instance", code="no_such_task_instance")
+        raise RegistrationRefused(
+            "The task instance does not exist or is not running", code="no_such_task_instance"
+        )
     return task
 
 

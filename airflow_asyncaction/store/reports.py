@@ -52,7 +52,7 @@ class Envelope:
 
     @cached_property
     def body_sha256(self) -> str:
-        """Hex digest of the body, which tells a resend from another report with the same nonce."""
+        """Hex digest of the body. It distinguishes a resend from another report with the same nonce."""
         return hashlib.sha256(self.body).hexdigest()
 
 
@@ -133,7 +133,7 @@ def add_message(
 def reread_and_add_line(
     connection: Connection, action_id: JobId, kind: str, line: LogLine, now: datetime
 ) -> None:
-    """Append a line of the server to the log of a locked action whose row was changed since it was read."""
+    """Read the row of a locked action again, since it has changed, and append a line to the log."""
     row = rows.read(connection, action_id)
     if row is not None:
         add_line(connection, row, kind, line, now)

@@ -18,7 +18,7 @@ from airflow_asyncaction.store.models import action_table, report_table
 ActionRow = Row[Any]
 """A row of ``async_action``, locked or not."""
 Transaction = Connection
-"""A connection in a transaction, for callers outside the store, which run no SQL."""
+"""A connection in a transaction, for callers outside the store, which must not run SQL."""
 
 _FIELDS = tuple(field.name for field in fields(Action))
 
@@ -41,7 +41,7 @@ _NOT_IN_ACTION = {
 }
 
 SELECT = select(*(column for column in action_table.c if column.name not in _NOT_IN_ACTION))
-"""The columns for :func:`to_action`, and the owner of the action."""
+"""Query for the columns that :func:`to_action` needs, and those that authenticate requests."""
 
 _SELECT = SELECT.where(action_table.c.id == bindparam("action_id"))
 _SELECT_LOCKED = _SELECT.with_for_update()

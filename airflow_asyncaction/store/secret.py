@@ -28,12 +28,12 @@ def new_secret() -> str:
 
 
 def encrypt(secret: str) -> str:
-    """Return what is stored. Without a ``[core] fernet_key``, as Airflow does: the secret as it is."""
+    """Encrypt a secret. Without a ``[core] fernet_key`` it is returned unchanged, as in Airflow."""
     return airflow_secrets.encrypt(secret)
 
 
 def is_encrypting() -> bool:
-    """Return whether there is a ``[core] fernet_key``."""
+    """Return whether a ``[core] fernet_key`` is configured."""
     return airflow_secrets.is_encrypting()
 
 
@@ -41,7 +41,7 @@ def is_encrypting() -> bool:
 def decrypt(stored: str) -> str:
     """Decrypt a secret, with a cache.
 
-    :raises SecretUnreadable: it was encrypted with a key that is not configured, or no longer
+    :raises SecretUnreadable: its key is not in ``[core] fernet_key``, or no longer
     """
     return decrypt_once(stored)
 
@@ -132,7 +132,7 @@ def _rotated(row: Row[Any]) -> _Rotated | None:
 
 
 def _write_batch(connection: Connection, rotated: Sequence[_Rotated]) -> None:
-    """Update secrets that have not changed since they were read: newer ones already use the first key."""
+    """Update the secrets unless they have changed since they were read: new ones use the first key."""
     for name in _ENCRYPTED:
         changes = [
             {"action_id": row.action_id, "read": row.before[name], "rotated": row.after[name]}

@@ -96,7 +96,7 @@ def _emit(action: Action, transaction: Callable[[], AbstractContextManager[Conne
 
 
 def _attributes(action: Action, row: Any) -> dict[str, str | int]:
-    """Return the attributes of the span, with Airflow's names for those that Airflow's spans have, too."""
+    """Return the attributes of the span, named as in Airflow's own spans where these have them."""
     attributes = {
         "airflow.dag_id": row.dag_id,
         "airflow.dag_run.run_id": row.run_id,

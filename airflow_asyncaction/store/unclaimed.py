@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unclaimed successes: the job succeeded after the try of its task had failed.
+"""Unclaimed successes: jobs that succeeded after the try of their task had failed.
 
 This happens while workers cannot reach the API server: Airflow fails the try, but the job goes on.
 """
@@ -24,17 +24,17 @@ _ENDING = ("exit", "abandon")
 """Kinds of messages that complete an action whose job has reported its end."""
 
 
-def is_untaken_success(
+def is_unclaimed_success(
     connection: Connection, action: Action, row: Row[Any], task: Row[Any], spec: ActionSpec
 ) -> bool:
     """Return whether a retry takes over the success of an action instead of running the job again.
 
     It does if the action ended in SUCCESS after its try had failed, nobody asked it to stop, the
-    specification is the same, and Airflow retries the task by itself: a user who clears a task wants its job
-    to run.
+    specification is the same, and Airflow itself retries the task. If a user clears the task, its job has to
+    run again.
 
-    The time at which the try failed is read from the UUIDv7 that Airflow then gave the retry, since the end
-    of a try is set by the clock of a worker, which may be wrong.
+    The time of the failure is that in the UUIDv7 which Airflow then assigned to the retry. The recorded end
+    of a try comes from the clock of a worker, which may be wrong.
 
     :param task: running task instance
     """

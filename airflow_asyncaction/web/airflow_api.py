@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Airflow REST API: called in this process on behalf of a user, to create and fail Dag runs.
 
-So Airflow's own permissions, limits and audit log apply. ``cli.runs`` does the same on a machine without the
-API server.
+This way Airflow's own permissions, limits and audit log apply. ``cli.runs`` does the same without an API
+server.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def create_run(request: Request, run: WantedRun) -> None:
 
 
 def try_to_fail_run(request: Request, action: ActionRecord) -> None:
-    """Mark the Dag run of an action as failed. If Airflow refuses, only log that."""
+    """Mark the Dag run of an action as failed. If Airflow refuses, only log it."""
     path = _path("dags", action.dag_id, "dagRuns", action.row.run_id)
     try:
         _check(_call(request, "PATCH", path, {"state": "failed"}))

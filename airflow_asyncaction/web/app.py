@@ -45,8 +45,8 @@ class Serving:
     :param user_threads: threads for requests of users, who wait for Airflow's own routes and must not occupy
         the threads of jobs
     :param file_threads: threads that read, write and hash the contents of files; at least 2
-    :param patience: how long a client may be silent while it sends a body or reads a response. In all, it has
-        this time and one second for each KiB
+    :param patience: how long a client may pause while it sends a body or reads a response. Overall, it has
+        this time plus one second per KiB
     """
 
     job_threads: int = 4
@@ -134,7 +134,7 @@ def _forbid_caching(response: Response) -> Response:
 
 
 class _ChunkedBodies:
-    """Makes chunked bodies readable to their end, whatever WSGI server runs the app."""
+    """Makes chunked bodies readable to their end, under any WSGI server."""
 
     def __init__(self, app: WsgiApp) -> None:
         self._app = app

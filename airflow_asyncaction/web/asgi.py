@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ASGI: types, messages and the time limit of bodies, for the apps of this package."""
+"""ASGI helpers: types, messages and a deadline for bodies, shared by the apps of this package."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/content/{token}`` as an ASGI app: streams file contents without a thread per client.
+"""Content app: an ASGI app for ``/content/{token}`` that streams files without a thread per client.
 
 WSGI servers use the same route of the Flask app (``web.routes.files``).
 """

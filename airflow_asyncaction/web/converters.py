@@ -15,9 +15,7 @@ INDEX = "index"
 class OperationIdConverter(BaseConverter):
     """Matches an operation's id: any Dag id, except the names of the job routes."""
 
-    regex = (
-        r"(?!(?:status|job)$)[.~-]*\w[\w.~-]*"  # unambiguous, so it cannot backtrack: anybody may send a path
-    )
+    regex = r"(?!(?:status|job)$)[.~-]*\w[\w.~-]*"  # unambiguous, so hostile paths cannot cause backtracking
 
 
 class IndexConverter(BaseConverter):
@@ -30,7 +28,7 @@ class IndexConverter(BaseConverter):
         return int(value)
 
     def to_url(self, value: int) -> str:
-        """Return the index as a part of a path."""
+        """Return the index as a path segment."""
         return str(value)
 
 

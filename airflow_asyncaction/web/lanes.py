@@ -10,7 +10,7 @@ from werkzeug.routing import Map
 
 
 class Lane(Enum):
-    """Groups of routes. Users wait for Airflow and contents for slow clients. Neither may delay jobs."""
+    """Groups of routes. Users may wait for Airflow, and contents for slow clients, without delaying jobs."""
 
     JOBS = "jobs"  # signed by a job or its task
     CONTENTS = "contents"  # streamed on the event loop
@@ -27,7 +27,7 @@ _LANES = {
     "openapi": Lane.USERS,
     "page": Lane.USERS,
 }
-"""The lane of each blueprint."""
+"""Lane of each blueprint."""
 
 
 class Lanes:

@@ -21,7 +21,7 @@ from airflow_asyncaction.store.database import Database, database_outages
 from airflow_asyncaction.store.teams import teams_of
 
 if TYPE_CHECKING:
-    from airflow_asyncaction.airflow_internals.server.auth_manager import AirflowUser, Method, Question
+    from airflow_asyncaction.airflow_internals.server.auth_manager import AccessRequest, AirflowUser, Method
 
 T = TypeVar("T")
 
@@ -58,8 +58,8 @@ class User:
 
         :raises StoreUnavailable: the database is unavailable
         """
-        questions = auth_manager.questions(method, entity, teams_of(self.database, [dag_id]))
-        return _call_auth_manager(lambda: any(map(self._is_authorized, questions)))
+        requests = auth_manager.access_requests(method, entity, teams_of(self.database, [dag_id]))
+        return _call_auth_manager(lambda: any(map(self._is_authorized, requests)))
 
     def check(self, method: Method, dag_id: str, entity: str) -> None:
         """Check that the user may access an entity of a Dag.
@@ -89,13 +89,15 @@ class User:
         readable = set[str]()
         for team, dag_ids in of_team.items():
             readable |= auth_manager.readable_dag_ids(self.known, dag_ids, team)
-        questions = auth_manager.questions(method, entity, {dag_id: teams[dag_id] for dag_id in readable})
-        if auth_manager.are_all_authorized(self.known, questions):
+        requests = auth_manager.access_requests(
+            method, entity, {dag_id: teams[dag_id] for dag_id in readable}
+        )
+        if auth_manager.are_all_authorized(self.known, requests):
             return readable
-        return {dag_id for dag_id, one in zip(readable, questions, strict=True) if self._is_authorized(one)}
+        return {dag_id for dag_id, one in zip(readable, requests, strict=True) if self._is_authorized(one)}
 
-    def _is_authorized(self, question: Question) -> bool:
-        return auth_manager.is_authorized(self.known, question)
+    def _is_authorized(self, access_request: AccessRequest) -> bool:
+        return auth_manager.is_authorized(self.known, access_request)
 
 
 def authenticate(request: Request, database: Database) -> User:
@@ -107,7 +109,7 @@ def authenticate(request: Request, database: Database) -> User:
     header = request.headers.get("Authorization", "")
     if header[: len(_BEARER)].lower() == _BEARER:
         return User(_authenticate_token(header[len(_BEARER) :].strip()), database)
-    known = auth_manager.user_of_middleware(request.environ.get("asgi.scope") or {})
+    known = auth_manager.find_middleware_user(request.environ.get("asgi.scope") or {})
     if known is None:
         known = _authenticate_token(request.cookies.get(auth_manager.COOKIE, ""))
     if request.method not in _READING and CSRF_HEADER not in request.headers:
@@ -119,7 +121,7 @@ def _authenticate_token(token: str) -> AirflowUser:
     if not token:
         raise UserRefused("Sign in to Airflow, or send a token from POST /auth/token", code="not_signed_in")
     try:
-        return _call_auth_manager(lambda: auth_manager.user_of_token(token))
+        return _call_auth_manager(lambda: auth_manager.authenticate_token(token))
     except InvalidTokenError:
         message = "The token is invalid or expired. Get a new one from POST /auth/token"
         raise UserRefused(message, code="not_signed_in") from None

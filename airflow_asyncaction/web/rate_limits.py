@@ -2,7 +2,7 @@
 """Rate limits: a budget for each job and task (429), and a throttle that delays users and refused requests.
 
 Every authenticated request counts against its sender's budget, even if it is refused. Unauthenticated
-requests do not count: otherwise anybody could use up the budget of a job.
+requests do not count: otherwise anyone could use up the budget of a job.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class Exchange:
 class Throttle:
     """Serves one or two requests of a sender at a time, in order of arrival, and delays frequent senders.
 
-    - A user's requests are paced by a token bucket. A request costs one token, a poll without news (304) a
+    - A user's requests are paced by a token bucket. A request costs one token, an unchanged poll (304) a
       quarter of a token, a ``PUT`` (launch or stop) four tokens, and large bodies more. A user whose bucket
       is empty waits for tokens and is not refused.
     - A response is delayed by one to two seconds if it is a 429, or a refusal (400 to 428) over the limit of

@@ -29,7 +29,7 @@ _REAP_INTERVAL_SECONDS = 10.0
 class Reconciler:
     """Thread that polls the database for actions that are due.
 
-    Each process of the API server has one. They do not interfere: each locks the action that it changes.
+    Each API server process has one. They do not interfere, since each locks the action that it changes.
 
     :param reap_after: how long an action must be orphaned before it is ended; zero never ends any
     """
@@ -66,7 +66,7 @@ class Reconciler:
                 except StoreUnavailable:
                     self._restart_grace()
                     log.warning("The database is unavailable; retrying in %g s", self._interval_seconds)
-                except Exception:  # the thread must go on: tasks wait for it
+                except Exception:  # the thread must not end: tasks depend on it
                     log.exception("Reconciliation failed in %s; retrying", step.__name__.removeprefix("_"))
 
     def _complete_due(self) -> None:

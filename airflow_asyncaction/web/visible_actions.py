@@ -56,7 +56,7 @@ def find_visible_action(
 
 
 def refuse_if_missing(uuid: str, query: Callable[[], T]) -> T:
-    """Return the result of a query.
+    """Run a query, and refuse the request if the action does not exist.
 
     :raises UserRefused: the query raised ``ActionNotFound``
     """
@@ -73,7 +73,7 @@ def no_such_action(uuid: str) -> UserRefused:
 
 
 def action_to_json(database: Database, user: User, action: ActionRecord) -> dict[str, Any]:
-    """Return all fields of an action that a user may see, and what the user may do with it."""
+    """Return all fields of an action that a user may see, and the user's permissions for it."""
     fields = action.to_json(datetime.now(UTC))
     can_see_results = user.may("GET", action.dag_id, "XCOM")
     can_stop = user.may("PUT", action.dag_id, "TASK_INSTANCE")

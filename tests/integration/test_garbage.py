@@ -56,11 +56,11 @@ def collect_later(services: Services) -> Collect:
         now = datetime.now(UTC) + by
         return collect(services.database, services.stores, older_than=DAY, now=now, dry_run=dry_run)
 
-    before = collected(3 * DAY, dry_run=False).strangers
+    before = collected(3 * DAY, dry_run=False).unconfigured
 
     def later(by: timedelta = timedelta(0), *, dry_run: bool = False) -> Collected:
         found = collected(by, dry_run=dry_run)
-        return replace(found, strangers=found.strangers - before)
+        return replace(found, unconfigured=found.unconfigured - before)
 
     return later
 
@@ -169,7 +169,7 @@ def test_contents_in_a_store_that_is_not_configured_are_left_alone(
         connection.execute(moved)
     try:
         collected = collect_later(2 * DAY)
-        assert (collected.contents, collected.strangers) == (0, 1)
+        assert (collected.contents, collected.unconfigured) == (0, 1)
         assert len(folder.content_rows(database.engine)) == 0
     finally:
         with database.engine.begin() as connection:

@@ -223,6 +223,6 @@ def test_pods_are_left_over_once_their_action_is_done(
     detached.report(status="SUCCESS")
     ids = [job.info.job_id for job in (*jobs, detached)]
     now = datetime.now(UTC)
-    over = reaping.find_over(actions.database, ids, older_than=timedelta(minutes=5), now=now + HOUR)
+    over = reaping.find_done(actions.database, ids, older_than=timedelta(minutes=5), now=now + HOUR)
     assert over == {jobs[0].info.job_id}
-    assert reaping.find_over(actions.database, ids, older_than=timedelta(minutes=5), now=now) == set()
+    assert reaping.find_done(actions.database, ids, older_than=timedelta(minutes=5), now=now) == set()

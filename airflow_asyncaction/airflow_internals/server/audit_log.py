@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Audit log: writes rows of Airflow's event log, as Airflow's own routes do for what a user does.
+"""Audit log: writes rows of Airflow's event log, as Airflow's own routes do for actions of users.
 
 Uses: ``airflow.models.log.Log``.
 
 Checked with Airflow 3.3.2.
 
-Names of users are cut to the 500 characters that the column takes.
+User names are truncated to the 500 characters of the column.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ def insert_event(
     try_number: int | None,
     extra: Mapping[str, str],
 ) -> None:
-    """Write one event.
+    """Insert one event.
 
-    :param owner: name of the user
-    :param try_number: of the task instance; ``None``, as ``task_id`` and ``map_index``: of the whole Dag run
+    :param owner: user name
+    :param try_number: try of the task instance. It is ``None``, like ``task_id`` and ``map_index``, for an
+        event of a whole Dag run
     :param extra: further details, stored as a JSON object
     """
     owner = owner[:_MAX_OWNER_CHARS]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Auth manager: authenticates users, and tells what they may do with a Dag.
+"""Auth manager: authenticates users, and authorizes their access to Dags.
 
 Uses: ``airflow.api_fastapi.app.get_auth_manager``, ``airflow.api_fastapi.auth.managers``
 (``BaseAuthManager``, ``BaseUser``, ``IsAuthorizedDagRequest``, ``DagAccessEntity``, ``DagDetails``),
@@ -7,12 +7,12 @@ Uses: ``airflow.api_fastapi.app.get_auth_manager``, ``airflow.api_fastapi.auth.m
 
 Checked with Airflow 3.3.2, its simple auth manager, and the FAB provider 3.10.2.
 
-``BaseAuthManager`` is public for those who write an auth manager. How to get the configured one, and what its
-middleware leaves in a request, is not.
+``BaseAuthManager`` is public for implementing an auth manager. Getting the configured one, and the user whom
+its middleware authenticated, is not public.
 
-Every question names its Dag. Without one, an auth manager may allow what is permitted for *any* Dag, as FAB
-does. Call these functions outside any Flask app context: FAB's auth manager takes it for its own. Nothing of
-``airflow.api_fastapi`` is imported before it is needed: it loads the whole API server.
+Every access request names its Dag. Without one, an auth manager may allow what is permitted for *any* Dag, as
+FAB does. Call these functions outside any Flask app context: FAB's auth manager would mistake it for its own.
+``airflow.api_fastapi`` is only imported when needed, since it loads the whole API server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     AirflowUser = BaseUser
     Method = ResourceMethod
-    Question = IsAuthorizedDagRequest
+    AccessRequest = IsAuthorizedDagRequest
 
 
 COOKIE = "_token"
@@ -38,8 +38,8 @@ class NotAnApiServer(Exception):
     """No auth manager is configured in this process: it is not Airflow's API server."""
 
 
-def user_of_token(token: str) -> AirflowUser:
-    """Return the user whose token this is. Runs an event loop of its own: call it from a thread.
+def authenticate_token(token: str) -> AirflowUser:
+    """Authenticate a user by token. This runs its own event loop: call it from a worker thread.
 
     :raises jwt.InvalidTokenError: the token is invalid or has expired
     :raises NotAnApiServer: no API server runs in this process
@@ -49,8 +49,8 @@ def user_of_token(token: str) -> AirflowUser:
     return asyncio.run(_auth_manager().get_user_from_token(token))
 
 
-def user_of_middleware(scope: Mapping[str, Any]) -> AirflowUser | None:
-    """Return the user whom Airflow's own middleware has authenticated by the cookie, if any.
+def find_middleware_user(scope: Mapping[str, Any]) -> AirflowUser | None:
+    """Return the user whom Airflow's middleware has authenticated by cookie, if any.
 
     :param scope: ASGI scope of the request
     """
@@ -62,8 +62,8 @@ def user_of_middleware(scope: Mapping[str, Any]) -> AirflowUser | None:
     return state.get("user")
 
 
-def questions(method: Method, entity: str, teams: Mapping[str, str | None]) -> list[Question]:
-    """Return one question per Dag, in order: whether a user may access the entity with this method.
+def access_requests(method: Method, entity: str, teams: Mapping[str, str | None]) -> list[AccessRequest]:
+    """Return one access request per Dag, in order, for an entity and a method.
 
     :param entity: name of a ``DagAccessEntity``
     :param teams: team of each Dag, by ``dag_id``
@@ -80,24 +80,24 @@ def questions(method: Method, entity: str, teams: Mapping[str, str | None]) -> l
     ]
 
 
-def is_authorized(user: AirflowUser, question: Question) -> bool:
-    """Return whether the answer is yes.
+def is_authorized(user: AirflowUser, access_request: AccessRequest) -> bool:
+    """Return whether the user may make an access request.
 
     :raises NotAnApiServer: no API server runs in this process
     """
-    return bool(_auth_manager().is_authorized_dag(**question, user=user))
+    return bool(_auth_manager().is_authorized_dag(**access_request, user=user))
 
 
-def are_all_authorized(user: AirflowUser, asked: Sequence[Question]) -> bool:
-    """Return whether all answers are yes. A remote auth manager answers with one request.
+def are_all_authorized(user: AirflowUser, requests: Sequence[AccessRequest]) -> bool:
+    """Return whether the user may make all access requests. A remote auth manager needs one call for this.
 
     :raises NotAnApiServer: no API server runs in this process
     """
-    return bool(_auth_manager().batch_is_authorized_dag(asked, user=user))
+    return bool(_auth_manager().batch_is_authorized_dag(requests, user=user))
 
 
 def readable_dag_ids(user: AirflowUser, dag_ids: set[str], team: str | None) -> set[str]:
-    """Return those of a team's Dags that a user may read.
+    """Return the Dags of a team that a user may read.
 
     :raises NotAnApiServer: no API server runs in this process
     """

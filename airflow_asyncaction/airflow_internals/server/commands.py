@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Commands: what Airflow's own CLI does around a command.
+"""Commands: helpers of Airflow's own CLI for audit logs, logging and output.
 
 Uses: ``airflow.utils.cli`` (``action_cli``, ``suppress_logs_and_warning``),
 ``airflow.utils.platform.getuser``, ``airflow.cli.simple_table.AirflowConsole``.
@@ -25,5 +25,5 @@ T = TypeVar("T")
 
 
 def audited(command: Callable[P, T]) -> Callable[P, T]:
-    """Record a command in Airflow's audit log; its first argument is the parsed ``Namespace``."""
+    """Record a command in Airflow's audit log. Its first argument must be the parsed ``Namespace``."""
     return cast("Callable[P, T]", action_cli(check_db=False)(command))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dag runs: their table, and how a command creates one, or marks it or its task as failed.
+"""Dag runs: their table, and functions for commands that create them, or mark them or their tasks as failed.
 
 Uses: ``airflow.models.dagrun.DagRun``, ``airflow.api.common`` (``trigger_dag``,
 ``set_dag_run_state_to_failed``), ``SerializedDAG.set_task_instance_state``,
@@ -8,9 +8,9 @@ Uses: ``airflow.models.dagrun.DagRun``, ``airflow.api.common`` (``trigger_dag``,
 
 Checked with Airflow 3.3.2.
 
-Functions that change something are for commands, which have the database and no API server: they do what
-``airflow dags trigger`` and Airflow's own routes do. The API server calls Airflow's public REST API instead,
-with the rights of the user.
+Only commands, which can access the database but not an API server, call the functions that change something.
+These do the same as ``airflow dags trigger`` and Airflow's own routes. The API server calls Airflow's public
+REST API instead, on behalf of the user.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ state: Column[Any] = table.c.state
 def matches(coordinates: ColumnCollection[str, Any] | dict[str, ColumnElement[Any]]) -> ColumnElement[bool]:
     """Return the condition for one Dag run.
 
-    :param coordinates: what ``dag_id`` and ``run_id`` must equal: columns of another table, or parameters
+    :param coordinates: columns of another table, or parameters, that ``dag_id`` and ``run_id`` must equal
     """
     return and_(table.c.dag_id == coordinates["dag_id"], table.c.run_id == coordinates["run_id"])
 
@@ -63,7 +63,7 @@ def create_if_missing(
 
     :param user: name of the user who triggers it
     :raises airflow.exceptions.DagNotFound: Airflow does not know the Dag
-    :raises ValueError: Airflow refuses; a Param is invalid, for example
+    :raises ValueError: Airflow refuses, for example because a Param is invalid
     """
     with suppress(DagRunAlreadyExists):
         trigger_dag(
@@ -79,7 +79,7 @@ def create_if_missing(
 
 
 def mark_failed(dag_id: str, run_id: str) -> None:
-    """Mark a Dag run as failed, and its unfinished tasks with it; does nothing if it is missing."""
+    """Mark a Dag run and its unfinished tasks as failed, if it exists."""
 
     def fail(dag: SerializedDAG, session: Session) -> None:
         set_dag_run_state_to_failed(dag=dag, run_id=run_id, commit=True, session=session)
@@ -88,7 +88,7 @@ def mark_failed(dag_id: str, run_id: str) -> None:
 
 
 def mark_task_failed(dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
-    """Mark a task instance as failed, so that it is not retried; does nothing if it is missing."""
+    """Mark a task instance as failed, if it exists, so that it is not retried."""
 
     def fail(dag: SerializedDAG, session: Session) -> None:
         if dag.has_task(task_id):
@@ -104,7 +104,7 @@ def mark_task_failed(dag_id: str, run_id: str, task_id: str, map_index: int) -> 
 
 
 def _change(dag_id: str, run_id: str, change: Callable[[SerializedDAG, Session], None]) -> None:
-    """Change a Dag run, if it exists, by the version of the Dag that the run has."""
+    """Change a Dag run, if it exists, using the Dag version of the run."""
     with create_session() as session:
         for run in DagRun.find(dag_id=dag_id, run_id=run_id, session=session):
             dag = DBDagBag().get_dag_for_run(run, session=session)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dags as the metadata database has them: tags, newest versions, tasks and Params, without parsing a file.
+"""Dags: reads tags, newest versions, tasks and Params from the metadata database, without parsing files.
 
 Uses: ``airflow.models.dag`` (``DagModel``, ``DagTag``), ``airflow.models.serialized_dag.SerializedDagModel``,
 ``airflow.serialization.definitions`` (``SerializedDAG``, ``is_arg_set``),
@@ -7,7 +7,7 @@ Uses: ``airflow.models.dag`` (``DagModel``, ``DagTag``), ``airflow.models.serial
 
 Checked with Airflow 3.3.2.
 
-Reading a serialized Dag takes milliseconds: callers keep what they read, by :func:`newest_hash`.
+Reading a serialized Dag takes milliseconds, so callers cache the result by :func:`newest_hash`.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _TEAMS = (
 )
 _dag_bag = CachedDBDagBag(
     load_op_links=False, cache_size=64, cache_ttl=3600, stats_prefix="asyncaction.dag_bag"
-)  # as the API server's own is by default
+)  # the defaults of the API server's own
 
 
 @dataclass(frozen=True)
 class DagTask:
     """A task of a serialized Dag.
 
-    :param doc: its ``doc_json``
-    :param module: of its operator
+    :param doc: ``doc_json`` of the task
+    :param module: module of the operator
     """
 
     task_id: str
@@ -63,7 +63,7 @@ class DagTask:
 class DagParam:
     """A Param of a serialized Dag.
 
-    :param default: its value, if ``has_default``
+    :param default: default value; meaningful only if ``has_default``
     """
 
     schema: Mapping[str, Any]
@@ -78,7 +78,7 @@ class DagVersion:
 
     :param unmapped_tasks: tasks that are neither mapped nor in a mapped task group, those with fewer upstream
         tasks first
-    :param params: by name
+    :param params: Params by name
     """
 
     dag_id: str
@@ -89,7 +89,7 @@ class DagVersion:
 def select_tagged(tag: str, dag_ids: Collection[str] | None = None) -> Select[tuple[str, bool, str | None]]:
     """Return the query for the Dags with a tag: dag_id, is_paused, description; ordered by dag_id.
 
-    :param dag_ids: only of these
+    :param dag_ids: restrict to these Dags; ``None`` for all
     """
     query = (
         select(_dags.dag_id, _dags.is_paused, _dags.description)
@@ -101,12 +101,12 @@ def select_tagged(tag: str, dag_ids: Collection[str] | None = None) -> Select[tu
 
 
 def newest_hash(connection: Connection, dag_id: str) -> str | None:
-    """Return the hash of a Dag's newest version, ``None`` if there is no such Dag."""
+    """Return the hash of a Dag's newest version; ``None`` if the Dag does not exist."""
     return connection.scalar(_NEWEST_HASH, {"dag_id": dag_id})
 
 
 def newest_version(connection: Connection, dag_id: str) -> DagVersion | None:
-    """Return the newest version of a Dag, ``None`` if there is no such Dag."""
+    """Return the newest version of a Dag; ``None`` if the Dag does not exist."""
     with Session(bind=connection) as session:  # takes part in the connection's transaction
         dag = SerializedDagModel.get_dag(dag_id, session=session)
     if dag is None:
@@ -117,7 +117,7 @@ def newest_version(connection: Connection, dag_id: str) -> DagVersion | None:
 
 
 def upstream_tasks(connection: Connection, dag_id: str, run_id: str, task_id: str) -> set[str]:
-    """Return the ids of all tasks upstream of one, in the version of the Dag that the run has."""
+    """Return the ids of all tasks upstream of a task, in the Dag version of a run."""
     with Session(bind=connection) as session:
         run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
         dag = None if run is None else _dag_bag.get_dag_for_run(run, session)
@@ -127,7 +127,7 @@ def upstream_tasks(connection: Connection, dag_id: str, run_id: str, task_id: st
 
 
 def teams(connection: Connection, dag_ids: Collection[str]) -> Mapping[str, str | None]:
-    """Return the team of each Dag that Airflow knows, ``None`` for those without a team."""
+    """Return the team of each existing Dag; ``None`` for a Dag without a team."""
     found = connection.execute(_TEAMS, {"dag_ids": list(dag_ids)}).all()
     return {row.dag_id: row.team_name for row in found}
 

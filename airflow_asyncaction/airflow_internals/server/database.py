@@ -22,10 +22,10 @@ __all__ = ["UtcDateTime", "create_session", "engine", "url"]
 
 
 def engine() -> Engine:
-    """Return Airflow's engine: its pool of connections is shared with Airflow."""
+    """Return Airflow's engine. Its connection pool is shared with Airflow."""
     return cast("Engine", settings.get_engine())
 
 
 def url() -> str:
-    """Return the database's URL, password included."""
+    """Return the URL of the database, including its password."""
     return str(settings.SQL_ALCHEMY_CONN)

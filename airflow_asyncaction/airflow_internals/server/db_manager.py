@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DB manager: lets ``airflow db migrate`` and ``airflow db clean`` manage tables that are not Airflow's.
+"""DB manager: makes ``airflow db migrate`` and ``airflow db clean`` manage tables of a provider.
 
 Uses: ``airflow.utils.db_manager.BaseDBManager``, ``airflow.utils.db_cleanup`` (``_TableConfig``,
 ``config_dict``).
 
 Checked with Airflow 3.3.2.
 
-Airflow finds a manager by the provider's ``db-managers``. For ``airflow db clean`` there is no public way:
-:func:`register_with_db_clean` extends Airflow's own table of tables. It must run before the command reads it.
+Airflow finds a manager by the provider's ``db-managers``. ``airflow db clean`` has no public interface:
+:func:`register_with_db_clean` extends Airflow's own ``config_dict`` before the command reads it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ __all__ = ["BaseDBManager", "CleanedTable", "register_with_db_clean"]
 
 @dataclass(frozen=True, kw_only=True)
 class CleanedTable:
-    """A table that ``airflow db clean`` trims.
+    """A table whose old rows ``airflow db clean`` deletes.
 
-    :param recency_column: time by which a row is old
-    :param dag_id_column: ``None``: ``--dag-ids`` does not select its rows
-    :param owner: own column, and table and column that it refers to: a row stays as long as that row exists
+    :param recency_column: time that determines the age of a row
+    :param dag_id_column: column for ``--dag-ids``; ``None`` if that option does not select rows of this table
+    :param owner: own column, and the table and column that it refers to. A row is kept while its owner exists
     """
 
     name: str
@@ -37,10 +37,10 @@ class CleanedTable:
 
 
 def register_with_db_clean(tables: Sequence[CleanedTable]) -> None:
-    """Add tables to those that ``airflow db clean`` knows.
+    """Register tables with ``airflow db clean``.
 
-    Airflow cleans dependent tables first. It is told that a table with an owner depends on it: its rows go in
-    the same run as the owner's, unless ``--tables`` names the owner alone.
+    Airflow cleans dependent tables first. The owner is declared as dependent on the owned table, so that
+    the rows of both are deleted in one run, unless ``--tables`` names the owner alone.
     """
     from airflow.utils import db_cleanup
 

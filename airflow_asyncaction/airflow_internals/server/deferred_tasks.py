@@ -7,9 +7,9 @@ Uses: ``airflow.models.trigger.Trigger`` (``submit_event``, ``submit_failure``, 
 
 Checked with Airflow 3.3.2.
 
-``Trigger.submit_event`` acts on every task that is deferred with the trigger. Each task has a trigger row of
-its own here, since the kwargs name its action. ``TaskSuccessEvent`` ends a task without a worker:
-Airflow runs no success callback then, and records no asset event.
+``Trigger.submit_event`` acts on every task that is deferred with the trigger. Here, each task has a
+trigger row of its own, since the kwargs name its action. ``TaskSuccessEvent`` ends a task without a
+worker: Airflow then runs no success callback, and records no asset event.
 
 XComs are written directly: ``TaskSuccessEvent(xcoms=...)`` encodes the values twice.
 """
@@ -34,8 +34,8 @@ from sqlalchemy.orm import Session
 class DeferredTask:
     """A deferred task instance, locked until the transaction ends.
 
-    :param trigger_id: of its trigger
-    :param deferred_at: when its trigger was created
+    :param trigger_id: id of its trigger
+    :param deferred_at: creation time of its trigger
     """
 
     instance: TaskInstance
@@ -66,7 +66,7 @@ def succeed(session: Session, task: DeferredTask) -> None:
 def resume(session: Session, task: DeferredTask, payload: str) -> None:
     """Resume the task on a worker, as if its trigger had fired.
 
-    :param payload: of the trigger event
+    :param payload: payload of the trigger event
     """
     Trigger.submit_event(task.trigger_id, TriggerEvent(payload), session=session)
 
@@ -74,15 +74,15 @@ def resume(session: Session, task: DeferredTask, payload: str) -> None:
 def resume_as_failed(session: Session, task: DeferredTask, message: str) -> None:
     """Resume the task on a worker, as if its trigger had failed.
 
-    :param message: in the place of the trigger's traceback; ends with a line break
+    :param message: replaces the traceback of the trigger; must end with a line break
     """
     Trigger.submit_failure(task.trigger_id, [message], session=session)
 
 
 def push_return_value(session: Session, task: DeferredTask, value: Any) -> None:
-    """Store what the task returns, encoded as a worker would.
+    """Store the return value of the task, encoded as a worker would.
 
-    :param value: JSON; worker code decodes it, so it must not name classes of its own
+    :param value: JSON value. Workers deserialize it, so it must not name classes
     """
     from airflow.sdk.serde import serialize
 

@@ -6,7 +6,7 @@ Uses: ``airflow.observability.stats`` (``incr``, ``gauge``, ``timing``, ``normal
 
 Checked with Airflow 3.3.2.
 
-Servers initialize the client when they start; commands do not. A client of the user's own may raise anything.
+Servers initialize the client at startup; commands do not. A custom client may raise any exception.
 """
 
 from __future__ import annotations
@@ -44,5 +44,5 @@ def record_duration(name: str, duration: timedelta, tags: Mapping[str, str] | No
 
 
 def tag_value(text: str) -> str:
-    """Return a text with the characters that may not stand in a tag replaced."""
+    """Return a text as a tag value: characters that are invalid in tags are replaced."""
     return stats.normalize_name_for_stats(text, log_warning=False)

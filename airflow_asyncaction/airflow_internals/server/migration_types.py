@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Column types for migrations, as Airflow's own migrations use them.
+"""Migration types: the column types of Airflow's own migrations.
 
 Uses: ``airflow.migrations.db_types.TIMESTAMP``.
 
 Checked with Airflow 3.3.2.
 
-``TIMESTAMP`` is timezone-aware, with microseconds on MySQL. Airflow chooses it for the configured database
-when it is first read: here that is when a migration imports it, not when this module is imported.
+``TIMESTAMP`` is timezone-aware, with microseconds on MySQL. Airflow chooses it for the configured database on
+first access, so this module defers the access until a migration imports the type.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools: creates or resizes one.
+"""Pools: creates or resizes pools.
 
 Uses: ``airflow.models.pool.Pool.create_or_update_pool``.
 
@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 def create_or_resize(engine: Engine, name: str, slots: int, description: str) -> None:
     """Create a pool, or change its number of slots. Deferred tasks occupy slots, too.
 
-    :raises sqlalchemy.exc.IntegrityError: another process has created it in the same moment
+    :raises sqlalchemy.exc.IntegrityError: another process has created it at the same time
     """
     with Session(engine) as session:
         Pool.create_or_update_pool(name, slots, description, include_deferred=True, session=session)

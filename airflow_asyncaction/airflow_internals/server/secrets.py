@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets: encryption with Airflow's Fernet keys, and names that mean a secret.
+"""Secrets: encryption with Airflow's Fernet keys, and detection of sensitive field names.
 
 Uses: ``airflow.models.crypto.get_fernet``, ``airflow._shared.secrets_masker.should_hide_value_for_key``.
 
@@ -16,12 +16,12 @@ from airflow.models.crypto import get_fernet
 
 
 def encrypt(text: str) -> str:
-    """Return a text encrypted, as ASCII; unchanged without a ``[core] fernet_key``."""
+    """Encrypt a text to ASCII. Without a ``[core] fernet_key`` it is returned unchanged."""
     return get_fernet().encrypt(text.encode()).decode()
 
 
 def decrypt(stored: str) -> str:
-    """Return what :func:`encrypt` has encrypted.
+    """Decrypt the result of :func:`encrypt`.
 
     :raises cryptography.fernet.InvalidToken: it was encrypted with a key that is not configured
     """
@@ -29,7 +29,7 @@ def decrypt(stored: str) -> str:
 
 
 def is_encrypting() -> bool:
-    """Return whether there is a ``[core] fernet_key``."""
+    """Return whether a ``[core] fernet_key`` is configured."""
     return bool(get_fernet().is_encrypted)
 
 

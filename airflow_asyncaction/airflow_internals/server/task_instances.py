@@ -6,14 +6,14 @@ Uses: ``airflow.models.taskinstance.TaskInstance``, ``airflow.utils.state``,
 
 Checked with Airflow 3.3.2.
 
-*Coordinates* are what stays the same over all tries of a task: ``dag_id``, ``run_id``, ``task_id`` and
+*Coordinates* identify a task across all its tries: ``dag_id``, ``run_id``, ``task_id`` and
 ``map_index``. Each try has an id (``ti_id``, UUIDv7) of its own.
 
-*The live row* is the one that the scheduler works with. In Airflow 3.3 there is no other in
-``task_instance``: when a try is retried or cleared, its row gets a new id, and a copy with the old id goes to
-``task_instance_history``. So :func:`is_live` is always true, a try that was given up cannot be found by its
-id, and a try that failed is looked up in the history. Airflow 3.4 keeps archived tries in ``task_instance``:
-all queries here and elsewhere therefore say which rows they want.
+*The live row* is the one that the scheduler works with. In Airflow 3.3, ``task_instance`` contains only live
+rows: when a try is retried or cleared, its row gets a new id, and a copy with the old id goes to
+``task_instance_history``. So :func:`is_live` is always true, an archived try cannot be found by its id, and
+a failed try is looked up in the history. Airflow 3.4 keeps archived tries in ``task_instance``, so all
+queries, here and elsewhere, state which rows they select.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def matches(
 ) -> ColumnElement[bool]:
     """Return the condition for the live row of a task.
 
-    :param coordinates: what the coordinates must equal, by name: columns of another table, or parameters
+    :param coordinates: columns of another table, or parameters, that the coordinates must equal, by name
     """
     return and_(*(column == coordinates[name] for name, column in _coordinates.items()), is_live())
 
 
 def is_unfinished() -> ColumnElement[bool]:
-    """Return the condition for task instances that run, or may still run."""
+    """Return the condition for task instances that are running or may still run."""
     return or_(state.is_(None), state.not_in(FINISHED))
 
 
@@ -108,7 +108,7 @@ _BY_ID = select(
 def find(connection: Connection, ti_id: str) -> Row[Any] | None:
     """Return the live row of a try: id, coordinates, try_number, max_tries and state.
 
-    Returns ``None`` for a try that the scheduler has given up.
+    Return ``None`` for a try that the scheduler has archived.
     """
     row = connection.execute(_BY_ID, {"ti_id": UUID(ti_id)}).one_or_none()
     return cast("Row[Any] | None", row)
@@ -117,8 +117,8 @@ def find(connection: Connection, ti_id: str) -> Row[Any] | None:
 def has_failed_try(connection: Connection, ti_id: str, *, try_number: int, max_tries: int) -> bool:
     """Return whether an earlier try has failed, and Airflow itself retries the task.
 
-    :param try_number: of that try
-    :param max_tries: of the current try; clearing a task raises it
+    :param try_number: number of the earlier try
+    :param max_tries: maximum of the current try; clearing a task raises it
     """
     query = select(_tries.task_instance_id).where(
         _tries.task_instance_id == UUID(ti_id),

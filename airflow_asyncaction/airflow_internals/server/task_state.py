@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Task state store: what a running task has stored about itself through the Execution API.
+"""Task state store: reads and deletes values that a running task stored through the Execution API.
 
 Uses: ``airflow.state`` (``TaskScope``, ``get_state_backend``).
 
 Checked with Airflow 3.3.2.
 
-Only the task itself can write there, and users who may edit its task instances. The scope is the task's
-coordinates: tries of a task share it. A custom ``[workers] state_store_backend`` keeps values where the
+Only the task itself and users who may edit its task instances can write there. The scope is the coordinates
+of the task, so all its tries share it. A custom ``[workers] state_store_backend`` keeps values where the
 server cannot see them.
 """
 
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 
 def read_value(connection: Connection, task: Row[Any], key: str) -> str | None:
-    """Return a stored value, JSON text, or ``None``.
+    """Return a stored value as JSON text; ``None`` if it does not exist.
 
     :param task: as :func:`task_instances.find` returns it
     """

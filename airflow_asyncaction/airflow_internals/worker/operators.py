@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators: what the Task SDK does with an operator beyond its public interface.
+"""Operators: private parts of the Task SDK that concern operators.
 
 Uses: ``airflow.sdk.bases.operator`` (``OPERATOR_DEFAULTS``, ``TRIGGER_FAIL_REPR``, ``TriggerFailureReason``),
 ``airflow.sdk.definitions`` (``mappedoperator.OperatorPartial``, ``param.ParamsDict``), and the attributes
@@ -7,7 +7,7 @@ Uses: ``airflow.sdk.bases.operator`` (``OPERATOR_DEFAULTS``, ``TRIGGER_FAIL_REPR
 
 Checked with Airflow 3.3.2 (Task SDK 1.3.2).
 
-``TRIGGER_FAIL_REPR`` is the method with which a task is resumed if its trigger has failed.
+``TRIGGER_FAIL_REPR`` is the ``next_method`` of a task that resumes because its trigger failed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _XCOM_BACKEND = "airflow.sdk.execution_time.xcom.BaseXCom"
 
 
 def needs_worker_after_success(operator: BaseOperator) -> bool:
-    """Return whether a worker has something left to do after the operator has succeeded.
+    """Return whether a worker is still needed after the operator has succeeded.
 
     These run on workers only: asset events, success callbacks, post-execute hooks, listeners, a custom XCom
     backend, and results that are split into several XComs or that tasks are mapped over.

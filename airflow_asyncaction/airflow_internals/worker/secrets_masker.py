@@ -6,9 +6,9 @@ Uses: ``airflow.sdk._shared.secrets_masker._secrets_masker`` (its attributes ``r
 
 Checked with Airflow 3.3.2 (Task SDK 1.3.2).
 
-The masker of a process knows passwords and extras of the connections and the sensitive variables that it has
-read, and what was given to ``mask_secret``. It replaces ``replacer``, a compiled pattern, when it learns a
-secret, and keeps the secrets in ``patterns``, escaped for regular expressions.
+The masker of a process knows the passwords and extras of connections and the sensitive variables that the
+process has read, and the arguments of ``mask_secret``. When it learns a secret, it replaces ``replacer``, a
+compiled pattern. It keeps the secrets in ``patterns``, escaped for regular expressions.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
 
 def version() -> object | None:
-    """Return an object that is replaced whenever the masker learns a secret; ``None``: it knows none."""
+    """Return an object that changes whenever the masker learns a secret; ``None`` if it knows none."""
     return _secrets_masker().replacer
 
 
 def known_secrets() -> frozenset[str]:
     """Return all secrets that the masker knows."""
-    patterns = _secrets_masker().patterns.copy()  # in one step: a thread may add to it
+    patterns = _secrets_masker().patterns.copy()  # atomic: another thread may add to it
     return frozenset(_ESCAPED.sub(r"\1", pattern) for pattern in patterns)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interface of file stores, with helpers for their implementations and callers."""
+"""File store interface, with helpers for its implementations and callers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class FileStore(Protocol):
     name: str
 
     is_direct: bool
-    """Whether the store can sign URLs for PUT, so that content may arrive without the server knowing."""
+    """True if the store can sign URLs for PUT, so that content may arrive unnoticed by the server."""
 
     def uri(self, content_id: str) -> str:
         """Return the URI of a content, for people and Airflow's ObjectStoragePath."""
@@ -103,7 +103,7 @@ class FileStore(Protocol):
 
 
 def get_shard(content_id: str) -> str:
-    """Return the folder of a content: the last, random digits of its id, which starts with the time."""
+    """Return the folder of a content: the last two digits of its id, which are random."""
     return content_id[-2:]
 
 

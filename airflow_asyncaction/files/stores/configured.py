@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File stores as configured by ``[asyncaction] file_stores``."""
+"""Configured file stores: opens those in ``[asyncaction] file_stores``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Local file store: a folder of the API server, shared by all of them.
+"""Local file store: a folder that all API servers share.
 
 ``contents/<last two digits>/<id>`` are contents, and ``incoming/<id>`` are unfinished uploads. Symbolic links
 below the folder are not followed.

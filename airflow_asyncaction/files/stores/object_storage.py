@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Object stores supported by fsspec, with the credentials of an Airflow connection.
 
-URLs are signed by fsspec's ``sign`` of the file system that Airflow creates from the connection. So
-credentials, endpoints and roles are configured in a single place.
+The file system that Airflow creates from the connection signs URLs (fsspec's ``sign``), so that credentials,
+endpoints and roles are configured in a single place.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class ObjectFileStore:
     """
 
     put_options: ClassVar[dict[str, Any] | None] = None
-    """Options of ``sign`` for PUT; ``None`` if it cannot sign one that needs no headers."""
+    """Options of ``sign`` for PUT; ``None`` if it cannot sign a PUT without headers."""
 
     get_options: ClassVar[dict[str, Any]] = {}
     """Options of ``sign`` for GET."""
 
     cannot_sign: ClassVar[tuple[type[Exception], ...]] = (NotImplementedError, AttributeError, ValueError)
-    """Exceptions of ``sign`` without a signing key. Access tokens of Google and Azure cannot sign."""
+    """Exceptions that ``sign`` raises without a signing key. Access tokens of Google and Azure are none."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name

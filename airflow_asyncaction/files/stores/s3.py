@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""S3 and compatible object stores: contents are transferred and verified without the API server."""
+"""S3 file store: transfers and verifies contents without passing them through the API server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class S3FileStore(ObjectFileStore):
     cannot_sign: ClassVar[tuple[type[Exception], ...]] = ()
 
     def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
-        """Copy the object, and let S3 compute its digests. If it does not, read the copy."""
+        """Copy the object, and have S3 compute its digests. If S3 does not, read the copy."""
         bucket, source, _ = self._fs.split_path(self._incoming(upload_id))
         target = {"Bucket": bucket, "Key": self._fs.split_path(self._content(content_id))[1]}
         with convert_errors(), _detect_missing_bucket():
@@ -76,7 +76,7 @@ def _detect_missing_bucket() -> Iterator[None]:
 
 
 def _to_hex(checksum: str | None) -> str | None:
-    """Return the checksum of a whole object as hex; ``None`` for one of parts, which is no digest."""
+    """Return the checksum of a whole object as hex; ``None`` for a checksum of parts."""
     if checksum is None or "-" in checksum:
         return None
     try:

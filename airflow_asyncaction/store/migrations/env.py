@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alembic environment: runs the migrations in Airflow's database, and ignores the tables of others."""
+"""Alembic environment: runs the migrations in Airflow's database, and ignores tables that are not ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ metadata = AsyncActionDBManager.metadata
 
 
 def include_object(_: Any, name: str | None, type_: str, *_args: Any) -> bool:
-    """Skip foreign tables."""
+    """Ignore tables that are not ours."""
     return type_ != "table" or name in metadata.tables
 
 

@@ -16,7 +16,7 @@ _FILE = Path(__file__).parents[1] / "openapi.yaml"
 
 
 def openapi_blueprint() -> Blueprint:
-    """Return the route ``/openapi.json``. It needs no authentication, since it has no data."""
+    """Return the route ``/openapi.json``. It needs no authentication, since it contains no data."""
     blueprint = Blueprint("openapi", __name__)
 
     @blueprint.get("/openapi.json")
@@ -27,7 +27,7 @@ def openapi_blueprint() -> Blueprint:
 
 
 def openapi(mounted_at: str) -> dict[str, Any]:
-    """Return the description.
+    """Return the OpenAPI description.
 
     :param mounted_at: path of the hook URL, as the client reaches it
     """

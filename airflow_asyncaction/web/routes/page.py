@@ -33,7 +33,7 @@ _HEADERS = {
 
 
 def page_blueprint() -> Blueprint:
-    """Return the routes below ``/ui/``. They need no authentication: the user routes with the data do."""
+    """Return the routes below ``/ui/``. They need no authentication: only the user routes serve data."""
     blueprint = Blueprint("page", __name__, url_prefix="/ui")
     contents = _contents()
     version = _version(contents)

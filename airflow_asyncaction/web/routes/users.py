@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of users, people and services: launch operations, look at actions, and stop them.
+"""Routes of users, people and services: launch operations, and list, follow and stop actions.
 
 Each request is authenticated before anything else in it is checked. Airflow's auth manager decides what a
 user may do (``web.permissions``).
@@ -126,7 +126,7 @@ def _add_file_routes(blueprint: Blueprint, database: Database, files: FileServic
 
 
 def _list_changes(database: Database, user: User, uuid: str) -> AnyResponse:
-    """Return what has changed in an action. A poll without changes costs one query of one row, mostly."""
+    """Return the changes of an action. If there are none, this usually costs one query of one row."""
     after_line, after_report = _parse_position("afterLine"), _parse_position("afterReport")
     change = refuse_if_missing(uuid, lambda: listing.find_change(database, uuid))
     may_see_logs = user.may("GET", change.dag_id, "TASK_LOGS")

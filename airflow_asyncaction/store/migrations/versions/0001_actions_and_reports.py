@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Create async_action and async_action_report.
 
-Tables that are there already are left alone: where the version table was lost, Airflow stamps the first
-revision and upgrades from it.
+Existing tables are left unchanged: if the version table was lost, Airflow stamps the first revision and
+upgrades from there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables, and with them all actions."""
+    """Drop the tables, including all actions."""
     op.drop_table("async_action_report")
     op.drop_table("async_action")
 

@@ -16,7 +16,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the tables, where they are not there already (see 0001)."""
+    """Create the tables unless they exist (see 0001)."""
     existing = set() if op.get_context().as_sql else set(sa.inspect(op.get_bind()).get_table_names())
     if "async_action_content" not in existing:
         _create_content()
@@ -25,7 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables, and with them what is known of all files. Their contents stay in the file stores."""
+    """Drop the tables, including the records of all files. Contents stay in the file stores."""
     op.drop_table("async_action_file")
     op.drop_table("async_action_content")
 

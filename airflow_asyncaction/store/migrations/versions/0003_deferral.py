@@ -13,7 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the columns, where they are not there already (see 0001)."""
+    """Add the columns unless they exist (see 0001)."""
     existing = set() if op.get_context().as_sql else _columns()
     if "adoptable" not in existing:
         op.add_column("async_action", sa.Column("adoptable", sa.Boolean(create_constraint=False)))
@@ -22,7 +22,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the columns: tasks that are deferred now are then not completed by the server any more."""
+    """Drop the columns. The server no longer completes tasks that are deferred now."""
     with op.batch_alter_table("async_action") as table:
         table.drop_column("deferral")
         table.drop_column("adoptable")

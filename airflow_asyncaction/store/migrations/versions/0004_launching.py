@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Add what actions need that are asked for before their task runs, the trace context, indexes for lists."""
+"""Add columns for launched actions and the trace context, and indexes for lists."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INDEXES = {
 
 
 def upgrade() -> None:
-    """Add them, where they are not there already (see 0001)."""
+    """Add the columns and indexes unless they exist (see 0001)."""
     is_offline = op.get_context().as_sql
     inspector = None if is_offline else sa.inspect(op.get_bind())
     existing = {column["name"] for column in inspector.get_columns(_TABLE)} if inspector else set()
@@ -37,7 +37,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them: actions that are only queued are then never launched."""
+    """Drop the columns and indexes. Queued actions are then never launched."""
     for name in _INDEXES:
         op.drop_index(name, _TABLE)
     with op.batch_alter_table(_TABLE) as table:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Add the method that a webda job calls, and the orchestrator that a job is told."""
+"""Add the method that a webda job calls, and the orchestrator that a job receives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TABLE = "async_action"
 
 
 def upgrade() -> None:
-    """Add the columns, where they are not there already (see 0001)."""
+    """Add the columns unless they exist (see 0001)."""
     existing = set() if op.get_context().as_sql else _existing()
     for column in _columns():
         if column.name not in existing:
@@ -23,7 +23,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the columns: webda jobs that ask for their method from then on are told none, and fail."""
+    """Drop the columns. Webda jobs that request their method afterwards get none, and fail."""
     with op.batch_alter_table(_TABLE) as table:
         for column in reversed(_columns()):
             table.drop_column(column.name)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Add async_action.task_key, and async_action.awaited with an index.
 
-Actions that workers of older releases have registered have no task key: those workers use the job's secret.
+Actions registered by workers of older releases have no task key: those workers use the job's secret.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _actions = sa.table(
 
 
 def upgrade() -> None:
-    """Add them, where they are not there already (see 0001), and mark the actions that are not done."""
+    """Add the columns and the index unless they exist (see 0001), and mark the actions that are not done."""
     is_offline = op.get_context().as_sql
     inspector = None if is_offline else sa.inspect(op.get_bind())
     existing = {column["name"] for column in inspector.get_columns(_TABLE)} if inspector else set()
@@ -45,7 +45,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them: the server then refuses tasks whose action was registered with a task key."""
+    """Drop them. The server then refuses tasks whose action was registered with a task key."""
     op.drop_index(_INDEX, _TABLE)
     with op.batch_alter_table(_TABLE) as table:
         table.drop_column("awaited")
@@ -53,7 +53,7 @@ def downgrade() -> None:
 
 
 def _mark_awaited() -> sa.Update:
-    """Return what marks the actions that were registered and are not done, as Action.is_done says."""
+    """Return the update that marks the registered actions that are not done (see Action.is_done)."""
     columns = _actions.c
     has_ended = columns.state.in_(["SUCCESS", "ERROR", "TIMEOUT", "STOPPED"])
     waits_for_exit = sa.and_(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Add async_action_report.requested_by: the user who asked for what a row of the time line tells."""
+"""Add async_action_report.requested_by: the user who requested the event of a row in the timeline."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _COLUMN = "requested_by"
 
 
 def upgrade() -> None:
-    """Add the column, unless it is there already (see 0001)."""
+    """Add the column unless it exists (see 0001)."""
     existing = set() if op.get_context().as_sql else _columns()
     if _COLUMN not in existing:
         op.add_column(_TABLE, sa.Column(_COLUMN, sa.String(250)))
 
 
 def downgrade() -> None:
-    """Drop the column: the time line no longer tells who stopped an action; Airflow's audit log does."""
+    """Drop the column. The timeline no longer shows who stopped an action, but Airflow's audit log does."""
     with op.batch_alter_table(_TABLE) as table:
         table.drop_column(_COLUMN)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Add async_action.masks and .sealed_arguments: what is masked of an action, Fernet-encrypted."""
+"""Add async_action.masks and .sealed_arguments: secrets and unmasked arguments, Fernet-encrypted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COLUMNS = ("masks", "sealed_arguments")
 
 
 def upgrade() -> None:
-    """Add the columns, unless they are there already (see 0001)."""
+    """Add the columns unless they exist (see 0001)."""
     existing = set() if op.get_context().as_sql else _columns()
     for name in _COLUMNS:
         if name not in existing:
@@ -25,7 +25,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the columns: jobs that still run get masked arguments, and what they report is not masked."""
+    """Drop the columns. Running jobs get masked arguments, and their reports are not masked."""
     with op.batch_alter_table(_TABLE) as table:
         for name in _COLUMNS:
             table.drop_column(name)

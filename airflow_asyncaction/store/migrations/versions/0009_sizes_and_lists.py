@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Add log_bytes to actions and reports, and what lists show of status details: progress and message."""
+"""Add log_bytes to actions and reports, and the progress and message of actions for lists."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _actions = sa.table(
 
 
 def upgrade() -> None:
-    """Add them, where they are not there already (see 0001), and fill those that lists show."""
+    """Add the columns unless they exist (see 0001), and fill progress and message."""
     is_offline = op.get_context().as_sql
     for table, columns in _ADDED.items():
         existing = set() if is_offline else _columns(table)
@@ -42,7 +42,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them: lists read the status details again."""
+    """Drop the columns. Lists read the status details again."""
     for table, columns in _ADDED.items():
         with op.batch_alter_table(table) as batch:
             for name in columns:

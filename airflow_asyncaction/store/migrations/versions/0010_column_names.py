@@ -24,7 +24,7 @@ _RENAMED: dict[str, sa.Column[Any]] = {
 
 
 def upgrade() -> None:
-    """Rename the columns, and the index on the idempotency key, unless that was done before (see 0001)."""
+    """Rename the columns, and the index on the idempotency key, unless they have been renamed (see 0001)."""
     columns, indexes = _existing()
     if _OLD_INDEX in indexes:
         op.drop_index(_OLD_INDEX, _TABLE)
