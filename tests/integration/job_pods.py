@@ -28,8 +28,11 @@ NOBODY = "nobody"
 OOM_LIMITS = k8s.V1ResourceRequirements(limits={"memory": "64Mi"})
 """Room for the start of a container (runc itself takes some 15 MiB), too little for OOM_KILLED_CHILD."""
 
-OOM_KILLED_CHILD = "(echo 1000 > /proc/self/oom_score_adj; head -c 200m /dev/zero | tail) || true"
-"""Shell command whose children the kernel kills first, whatever else the container runs."""
+OOM_KILLED_CHILD = "(echo 1000 > /proc/self/oom_score_adj; exec tail /dev/zero) || true"
+"""Shell command whose only child takes memory until the kernel kills it.
+
+In a pipe, the other child may need memory before the killed one has released its own: the shell is killed.
+"""
 
 OPTIONS = PodOptions(
     container="base",
