@@ -226,7 +226,7 @@ def test_a_pod_that_ends_well_though_a_child_used_too_much_memory(
 ) -> None:
     exit_ = scene.ended(f"{OOM_KILLED_CHILD}; echo survived; sleep 1", resources=OOM_LIMITS)
     assert exit_.is_clean
-    assert exit_.tail[-1] == "survived"
+    assert "survived" in exit_.tail  # beside the "Killed" that the shell writes to stderr
     assert [record.levelname for record in caplog.records if "OOMKilled" in record.message] == ["WARNING"]
 
 
