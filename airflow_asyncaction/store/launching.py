@@ -327,6 +327,7 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "run_id": f"async__{action_id}",
         "task_id": wanted.operation.task_id,
         "map_index": -1,
+        "iteration": task_instances.NO_ITERATION,
         "registration_digest": "",
         "secret": secret.encrypt(secret.new_secret()),
         **masks.argument_columns(wanted.arguments),

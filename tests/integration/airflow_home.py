@@ -15,13 +15,15 @@ from typing import Any
 
 from sqlalchemy import create_engine, text
 
+from tests.airflow_release import INDEX_COLUMN, XCOMS
+
 DAGS = Path(__file__).with_name("dags")
 
-_STATES = "SELECT task_id, map_index, state FROM task_instance WHERE dag_id = :dag_id"
+_STATES = f"SELECT task_id, {INDEX_COLUMN}, state FROM task_instance WHERE dag_id = :dag_id"
 _ACTIONS = """
     SELECT task_id, map_index, id, state, error_name, error_message FROM async_action
     WHERE dag_id = :dag_id ORDER BY attempt"""
-_XCOMS = "SELECT task_id, map_index, key, value FROM xcom WHERE dag_id = :dag_id"
+_XCOMS = f"SELECT task_id, map_index, key, value FROM {XCOMS} WHERE dag_id = :dag_id"
 _LINES = """
     SELECT task_id, map_index, logs FROM async_action_report AS report
     JOIN async_action AS action ON action.id = report.action_id

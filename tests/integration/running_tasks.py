@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY
+from tests.airflow_release import HAS_REGIONS, INDEX_COLUMN
 
 OUR_TRIGGER = "airflow_asyncaction.triggers.pods.trigger.PodActionTrigger"
 
@@ -128,7 +129,12 @@ class RunningTask:
         """Start the next try: a task instance with a new id, which replaces this one."""
         again = replace(self, ti_id=str(uuid7()), try_number=self.try_number + 1)
         with self.engine.begin() as connection:
-            connection.execute(delete(_instances).where(_instances.c.id == UUID(self.ti_id)))
+            of_it = _instances.c.id == UUID(self.ti_id)
+            if HAS_REGIONS:  # Airflow 3.4 archives it
+                archived = {"working_set": None, "archived_reason": "retry", "state": "failed"}
+                connection.execute(update(_instances).where(of_it).values(archived))
+            else:
+                connection.execute(delete(_instances).where(of_it))
         _insert_instance(again)
         return again
 
@@ -176,11 +182,11 @@ def _insert_instance(task: RunningTask) -> None:
                 dag_id=task.dag_id,
                 run_id=task.run_id,
                 task_id=task.task_id,
-                map_index=task.map_index,
                 try_number=task.try_number,
                 pool="default_pool",
                 queue="default",
                 priority_weight=1,
                 state=TaskInstanceState.RUNNING,
+                **{INDEX_COLUMN: task.map_index},
             )
         )
