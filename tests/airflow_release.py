@@ -14,10 +14,22 @@ HAS_REGIONS = RELEASE.release >= (3, 4)
 INDEX_COLUMN = "region_index" if HAS_REGIONS else "map_index"
 """Column of ``task_instance`` for the map index."""
 
-XCOMS = (
-    "(SELECT task.dag_id, task.run_id, task.task_id, task.region_index AS map_index, xcom_v2.key, xcom_v2.value"
-    " FROM xcom_v2 JOIN task_instance AS task ON task.id = xcom_v2.task_instance_id) AS xcom"
+XCOM_TABLE = "xcom_v2" if HAS_REGIONS else "xcom"
+RENDERED_TABLE = "rtif_v2" if HAS_REGIONS else "rendered_task_instance_fields"
+"""Table of the rendered template fields."""
+
+STATES_OF_DAG = (
+    "SELECT task_id, region_index, state FROM task_instance WHERE dag_id = :dag_id AND working_set"
     if HAS_REGIONS
-    else "xcom"
+    else "SELECT task_id, map_index, state FROM task_instance WHERE dag_id = :dag_id"
 )
-"""XComs with the coordinates of their tasks, as the FROM clause of a query."""
+"""Query for task_id, map index and state of the task instances of a Dag."""
+
+XCOMS_OF_DAG = (
+    "SELECT task_id, region_index, key, value FROM xcom_v2"
+    " JOIN task_instance AS task ON task.id = xcom_v2.task_instance_id"
+    " WHERE dag_id = :dag_id AND working_set"
+    if HAS_REGIONS
+    else "SELECT task_id, map_index, key, value FROM xcom WHERE dag_id = :dag_id"
+)
+"""Query for task_id, map index, key and value of the XComs of a Dag."""
