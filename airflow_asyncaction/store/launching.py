@@ -59,6 +59,7 @@ _TO_RECONCILE = (
         dag_runs.state.label("run_state"),
         task_instances.state.label("task_state"),
     )
+    .select_from(action_table)
     .outerjoin(dag_runs.table, dag_runs.matches(_columns))
     .outerjoin(task_instances.table, task_instances.matches(_columns))
     .where(

@@ -77,7 +77,7 @@ _map_index: ColumnElement[int]
 _iteration: ColumnElement[int]
 _tries: ColumnCollection[str, Column[Any]]
 region_id: ColumnElement[Any]
-"""Region of a task instance, which Airflow 3.4's API asks for in loops. A clear can move it to another one."""
+"""Region of a task instance, for Airflow 3.4's REST API. Clearing a task can move it to another region."""
 
 if "region_id" in _columns:  # Airflow 3.4
     from airflow_asyncaction.airflow_internals.server import task_regions
@@ -147,8 +147,7 @@ def find(connection: Connection, ti_id: str) -> Row[Any] | None:
 
     Return ``None`` for a try that the scheduler has archived.
     """
-    row = connection.execute(_BY_ID, {"ti_id": UUID(ti_id)}).one_or_none()
-    return cast("Row[Any] | None", row)
+    return connection.execute(_BY_ID, {"ti_id": UUID(ti_id)}).one_or_none()
 
 
 def has_failed_try(connection: Connection, ti_id: str, *, try_number: int, max_tries: int) -> bool:
