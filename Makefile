@@ -39,6 +39,12 @@ PYTEST = $(DEV) pytest --numprocesses $(WORKERS) --no-loadscope-reorder
 test: $(READY) ## Run all tests, in WORKERS=3 processes (ARGS="-k name" for some, in one; AIRFLOW=next)
 	@$(PYTEST) $(ARGS)
 
+# What a change must also pass with the newest pre-release of Airflow.
+.PHONY: test-next
+test-next: ## Run unit and integration tests, and a deployment with Dags, on the newest pre-release of Airflow
+	@$(MAKE) test AIRFLOW=next WORKERS=$(WORKERS) \
+	  ARGS="tests/unit tests/integration tests/system/test_examples.py tests/system/test_loops.py $(ARGS)"
+
 .PHONY: nightly
 nightly: $(READY) ## Run all tests with more generated inputs and larger tables
 	@ASYNCACTION_TEST_NIGHTLY=1 $(PYTEST) $(ARGS)
