@@ -176,7 +176,9 @@ class Deployment:
             self._use(python)
         self._migrate(*migrate)
         self._use(python)
-        for process in self.processes:
+        self.api_server.start()
+        self._wait_until_it_answers(self.api_server, self.api)  # or tasks would use up their tries
+        for process in self.processes[1:]:
             process.start()
         self.wait_until_healthy()
 

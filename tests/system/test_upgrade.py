@@ -80,15 +80,16 @@ def all_running(scene: Scene, task_id: str) -> Sequence[StoredAction] | None:
 
 def let_pods_go_on(cluster: Cluster) -> None:
     for pod in cluster.core.list_namespaced_pod(cluster.namespace).items:
-        stream(
+        touch = stream(
             cluster.core.connect_get_namespaced_pod_exec,
             pod.metadata.name,
             cluster.namespace,
             container="base",
             command=["touch", "/tmp/go"],
-            stdout=True,
-            stderr=True,
+            _preload_content=False,
         )
+        touch.run_forever(timeout=30)
+        touch.close()
 
 
 def listed(scene: Scene) -> dict[str, Any]:
