@@ -16,9 +16,12 @@ CANDIDATES := python3 python3.14 python3.13 python3.12 python3.11
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(RECENT)' 2>/dev/null && echo "$$p" && break; done)
 UV ?= $(or $(shell command -v uv),build/uv/bin/uv)
-BIN := .venv/bin
+# AIRFLOW=next: the newest pre-release of Airflow, in an environment of its own.
+VENV := .venv$(if $(AIRFLOW),-$(AIRFLOW))
+REQUIREMENTS := requirements/$(or $(AIRFLOW),dev).txt
+BIN := $(VENV)/bin
 DEV := $(BIN)/python -m
-READY := .venv/.ready
+READY := $(VENV)/.ready
 
 .PHONY: help
 help: ## Show this
@@ -33,8 +36,14 @@ WORKERS ?= $(if $(ARGS),0,3)
 PYTEST = $(DEV) pytest --numprocesses $(WORKERS) --no-loadscope-reorder
 
 .PHONY: test
-test: $(READY) ## Run all tests, in WORKERS=3 processes (ARGS="-k name" for some, in one)
+test: $(READY) ## Run all tests, in WORKERS=3 processes (ARGS="-k name" for some, in one; AIRFLOW=next)
 	@$(PYTEST) $(ARGS)
+
+# What a change must also pass with the newest pre-release of Airflow.
+.PHONY: test-next
+test-next: ## Run unit and integration tests, and a deployment with Dags, on the newest pre-release of Airflow
+	@$(MAKE) test AIRFLOW=next WORKERS=$(WORKERS) \
+	  ARGS="tests/unit tests/integration tests/system/test_examples.py tests/system/test_loops.py $(ARGS)"
 
 .PHONY: nightly
 nightly: $(READY) ## Run all tests with more generated inputs and larger tables
@@ -103,18 +112,20 @@ COMPILE = $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 
 .PHONY: requirements
 requirements: | $(UV) ## Recompile the hashed requirements
 	@$(COMPILE) pyproject.toml --group dev --output-file requirements/dev.txt
+	@cp requirements/dev.txt requirements/next.txt
+	@$(filter-out --upgrade,$(COMPILE)) pyproject.toml --group dev --group next --output-file requirements/next.txt
 	@$(COMPILE) --group uv --output-file requirements/uv.txt
 
 .PHONY: clean
 clean: ## Remove all that was made here
-	rm -rf .venv .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-next .demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): requirements/dev.txt pyproject.toml | $(UV)
+$(READY): $(REQUIREMENTS) pyproject.toml | $(UV)
 	@[ -n "$(PYTHON)" ] || { echo "make: no Python >= 3.11 found: install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }
-	@echo "Making .venv with $$($(PYTHON) --version): a minute, once"
-	@[ -x $(BIN)/python ] || $(UV) venv --quiet --clear --python "$$(command -v $(PYTHON))" .venv
-	@$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/dev.txt
+	@echo "Making $(VENV) with $$($(PYTHON) --version): a minute, once"
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --clear --python "$$(command -v $(PYTHON))" $(VENV)
+	@$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(REQUIREMENTS)
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

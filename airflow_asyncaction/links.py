@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from airflow.sdk import BaseOperatorLink
 
@@ -25,7 +25,7 @@ class ActionLink(BaseOperatorLink):
         """Push the URL before the task ends: no worker may be involved in the end of a deferred task."""
         ti = context["ti"]
         url = _url(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
-        ti.xcom_push(key=self.xcom_key, value=url)
+        ti.xcom_push(key=self.xcom_key, value=url + _region(ti))
 
     @property
     def xcom_key(self) -> str:
@@ -35,6 +35,14 @@ class ActionLink(BaseOperatorLink):
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Return the URL as a path: the browser adds the host at which it has reached Airflow."""
         return _url(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
+
+
+def _region(ti: Any) -> str:
+    """Return the query with which Airflow 3.4 finds a task instance that is mapped or in a loop."""
+    region_id = getattr(ti, "region_id", None)
+    if not region_id or not region_id.int:
+        return ""
+    return "?" + urlencode({"region_id": region_id, "region_index": ti.region_index})
 
 
 def airflow_root() -> str:

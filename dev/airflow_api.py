@@ -215,6 +215,10 @@ class AirflowApi:
         """Create a pool."""
         self._call("POST", "/pools", body={"name": name, "slots": slots})
 
+    def asyncaction(self, method: str, path: str, **query: str) -> dict[str, Any]:
+        """Call the API of this project, ``/async/...``."""
+        return self._call(method, path, query=query, root="/async")
+
     def _call(
         self,
         method: str,
@@ -222,10 +226,11 @@ class AirflowApi:
         *,
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, Any] | None = None,
+        root: str = "/api/v2",
     ) -> dict[str, Any]:
         if "Authorization" not in self._session.headers and not path.startswith("/monitor"):
             self.sign_in()
-        answer = self._send(method, f"/api/v2{path}", json=body, params=query)
+        answer = self._send(method, f"{root}{path}", json=body, params=query)
         if not answer.ok:
             raise AirflowApiError(f"{method} {path} answered {answer.status_code}: {answer.text[:1000]}")
         parsed: dict[str, Any] = answer.json() if answer.content else {}

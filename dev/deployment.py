@@ -113,11 +113,12 @@ class Deployment:
         self._jobs_base_url = f"http://{pods_reach_us_at}:{api_port}/async" if pods_reach_us_at else ""
         listen_at = "0.0.0.0" if pods_reach_us_at else "127.0.0.1"  # noqa: S104 - requested
         self.api = AirflowApi(self.base_url, user=USER, password=self.password)
-        self.environ = self._environ(environ or {})
-        self.api_server = self._process("api-server", "--port", str(api_port), "--host", listen_at)
-        self.scheduler = self._process("scheduler")
-        self.triggerer = self._process("triggerer")
-        self.dag_processor = self._process("dag-processor")
+        self._extra_environ = environ or {}
+        self._address = ("--port", str(api_port), "--host", listen_at)
+        self._use(Path(sys.executable))
+
+    python: Path
+    """Interpreter whose Airflow runs."""
 
     @property
     def database_url(self) -> str:
@@ -156,8 +157,28 @@ class Deployment:
                 self._database_url = self._own_server.create("airflow")
         self._write_config()
         if not self._is_migrated:
-            self._migrate()
+            self._migrate("db", "migrate")
         for process in self.processes:
+            process.start()
+        self.wait_until_healthy()
+
+    def move_to(self, python: Path, *migrate: str, is_older: bool = False) -> None:
+        """Stop Airflow, and start the one of another environment with the same home, database and ports.
+
+        :param python: interpreter of the other environment
+        :param migrate: arguments of the ``airflow`` command that migrates the database
+        :param is_older: whether the running Airflow migrates it, back to the other's tables
+        :raises DeploymentError: it does not come up
+        """
+        with _uninterrupted():
+            self._stop_airflow()
+        if not is_older:
+            self._use(python)
+        self._migrate(*migrate)
+        self._use(python)
+        self.api_server.start()
+        self._wait_until_it_answers(self.api_server, self.api)  # or tasks would use up their tries
+        for process in self.processes[1:]:
             process.start()
         self.wait_until_healthy()
 
@@ -167,13 +188,24 @@ class Deployment:
         :raises DeploymentError: the database server did not end by itself
         """
         with _uninterrupted():
-            stop(self.processes, grace_seconds=STOP_GRACE_SECONDS)
-            sessions = self._sessions.union(*(process.sessions for process in self.processes))
-            while kill_remains(sessions, MARK, self._mark):
-                time.sleep(0.05)
+            self._stop_airflow()
             if self._own_server is not None:
                 with self._postgres_errors("stop"):
                     self._own_server.stop()
+
+    def _stop_airflow(self) -> None:
+        stop(self.processes, grace_seconds=STOP_GRACE_SECONDS)
+        self._sessions.update(*(process.sessions for process in self.processes))
+        while kill_remains(self._sessions, MARK, self._mark):
+            time.sleep(0.05)
+
+    def _use(self, python: Path) -> None:
+        self.python = python
+        self.environ = self._environ(self._extra_environ)
+        self.api_server = self._process("api-server", *self._address)
+        self.scheduler = self._process("scheduler")
+        self.triggerer = self._process("triggerer")
+        self.dag_processor = self._process("dag-processor")
 
     @contextmanager
     def _postgres_errors(self, verb: str) -> Iterator[None]:
@@ -196,7 +228,16 @@ class Deployment:
         (port,) = free_ports(1)
         url = f"http://127.0.0.1:{port}"
         environ = {**self.environ, "AIRFLOW__API__BASE_URL": f"{url}/", **environ}
-        command = [sys.executable, "-m", "airflow", "api-server", "--port", str(port), "--host", "127.0.0.1"]
+        command = [
+            str(self.python),
+            "-m",
+            "airflow",
+            "api-server",
+            "--port",
+            str(port),
+            "--host",
+            "127.0.0.1",
+        ]
         process = Process(name, command, environ=environ, log=self.home / f"{name}.log")
         process.start()
         try:
@@ -211,7 +252,7 @@ class Deployment:
     ) -> subprocess.CompletedProcess[str]:
         """Run an ``airflow`` command in this deployment."""
         return subprocess.run(
-            [sys.executable, "-m", "airflow", *arguments],
+            [str(self.python), "-m", "airflow", *arguments],
             env={**self.environ, **(environ or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -259,24 +300,24 @@ class Deployment:
                 return process
         return None
 
-    def _migrate(self) -> None:
+    def _migrate(self, *command: str) -> None:
         log = self.home / "migrate.log"
         try:
-            migrated = self.cli("db", "migrate", timeout_seconds=self._migrate_timeout_seconds)
+            migrated = self.cli(*command, timeout_seconds=self._migrate_timeout_seconds)
         except subprocess.TimeoutExpired as error:
             said = b"".join(part for part in (error.stdout, error.stderr) if isinstance(part, bytes))
             log.write_bytes(said)
-            reason = f"airflow db migrate has not ended after {error.timeout:g} s"
+            reason = f"airflow {' '.join(command)} has not ended after {error.timeout:g} s"
             raise DeploymentError(reason, log, said.decode(errors="replace")[-4000:]) from error
         log.write_text(migrated.stdout + migrated.stderr)
         if migrated.returncode != 0:
-            raise DeploymentError("airflow db migrate failed", log, migrated.stderr[-4000:])
+            raise DeploymentError(f"airflow {' '.join(command)} failed", log, migrated.stderr[-4000:])
 
     def _process(self, name: str, *arguments: str) -> Process:
         run = ["-m", "airflow"]
         if self._preload and name in ("scheduler", "dag-processor"):
             run = ["-c", _PRELOAD, self._preload]
-        command = [sys.executable, *run, name, *arguments]
+        command = [str(self.python), *run, name, *arguments]
         return Process(name, command, environ=self.environ, log=self.home / f"{name}.log")
 
     def _environ(self, extra: Mapping[str, str]) -> dict[str, str]:
@@ -285,7 +326,7 @@ class Deployment:
             for name, value in os.environ.items()
             if not name.startswith(("AIRFLOW", "_AIRFLOW", "JOB_")) and not name.lower().endswith("_proxy")
         }
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        path = f"{self.python.parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         return {
             **inherited,
             "PATH": path,

@@ -50,6 +50,7 @@ os.environ.update(
 FIRST = (
     "system",
     "pods",
+    "test_upgrade",
     "test_pod_trigger",
     "test_kube_runner",
     "test_pod_watch",
@@ -112,7 +113,7 @@ def group_of(nodeid: str) -> str:
     """Return the group of a test: its module and database, or the Airflow that several modules share."""
     path, _, name = nodeid.partition("::")
     folder, stem = Path(path).parts[-2], Path(path).stem
-    if folder == "system":
+    if folder == "system" and stem != "test_upgrade":  # it has an Airflow of its own
         return "pods" if "pod" in stem else "system"
     database = re.search(r"\[.*\b(sqlite|postgresql)\b", name)
     return f"{stem} {database[1]}" if database else stem

@@ -80,6 +80,14 @@ def kube_or_skip() -> Iterator[Cluster]:
         cluster.stop()
 
 
+def next_airflow_or_skip() -> Path:
+    """Return the interpreter of the environment with the newest pre-release of Airflow."""
+    python = _ROOT / ".venv-next" / "bin" / "python"
+    if not python.is_file():
+        leave_out("no environment with the next Airflow: make venv AIRFLOW=next")
+    return python
+
+
 def webda_or_skip() -> None:
     """Require a build of the webda application in tests/webda."""
     if not (WEBDA_APPLICATION / "operations.json").is_file():

@@ -77,7 +77,10 @@ def get_cli_commands() -> list[CLICommand]:
 
         register_with_db_clean()
         if sys.argv[2] == "clean" and not _READ_ONLY_OPTIONS.intersection(sys.argv):
-            atexit.register(_collect_garbage)  # Airflow has no hook after this command
+            # Airflow has no hook after this command. Modules that use threads cannot be imported at exit.
+            from airflow_asyncaction.cli.files import collect_garbage
+
+            atexit.register(collect_garbage)
     return [
         GroupCommand(
             name="asyncaction",
@@ -91,12 +94,6 @@ def get_cli_commands() -> list[CLICommand]:
             ],
         )
     ]
-
-
-def _collect_garbage() -> None:
-    from airflow_asyncaction.cli.files import collect_garbage
-
-    collect_garbage()
 
 
 def _action_commands() -> list[ActionCommand]:

@@ -61,6 +61,8 @@ def _print(data: Any, rows: list[dict[str, str]], output: str) -> None:
 def _main_fields(action: Fields) -> dict[str, str]:
     index = action["renderedMapIndex"] or action["mapIndex"]
     task = action["taskId"] if action["mapIndex"] < 0 else f"{action['taskId']}[{index}]"
+    if action["iteration"] is not None:
+        task += f" (iteration {action['iteration']})"
     fields = {
         "uuid": action["uuid"],
         "type": action["type"],

@@ -52,4 +52,6 @@ def fail_run(action: ActionRecord) -> None:
 def fail_task(action: ActionRecord) -> None:
     """Mark the task instance of an action as failed, if it exists, so that it is not retried."""
     row = action.row
-    dag_runs.mark_task_failed(row.dag_id, row.run_id, row.task_id, row.map_index)
+    dag_runs.mark_task_failed(
+        row.dag_id, row.run_id, row.task_id, map_index=row.map_index, iteration=row.iteration
+    )

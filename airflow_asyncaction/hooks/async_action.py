@@ -233,6 +233,7 @@ class AsyncActionHook(BaseHook):
         run: str | None = None,
         task: str | None = None,
         map_index: int | None = None,
+        iteration: int | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         page_size: int = 50,
@@ -242,6 +243,7 @@ class AsyncActionHook(BaseHook):
         The actions have no arguments and results: see :meth:`get`.
 
         :param status: one, or any of these
+        :param iteration: of the task's loop, from 0 (Airflow 3.4)
         :raises ServerError: the server refuses
         """
         self._require_airflow("list")
@@ -252,6 +254,7 @@ class AsyncActionHook(BaseHook):
             "run": run,
             "task": task,
             "mapIndex": map_index,
+            "iteration": iteration,
             "since": _iso(since),
             "until": _iso(until),
             "limit": page_size,

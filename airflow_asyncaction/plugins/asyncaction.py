@@ -51,6 +51,18 @@ class LazyApp:
             self._reconciler.stop()
 
     def _build(self) -> AsgiApp:
+        from airflow_asyncaction.airflow_internals import compatibility
+        from airflow_asyncaction.web.unsupported import UnsupportedAirflow
+
+        if missing := compatibility.find_missing():
+            message = compatibility.describe(missing)
+            log.error(
+                "%s Until then, tasks that use its operators fail, and running jobs cannot report.", message
+            )
+            return UnsupportedAirflow(message)
+        return self._build_supported()
+
+    def _build_supported(self) -> AsgiApp:
         from airflow_asyncaction.services import open_services
         from airflow_asyncaction.web.app import create_asgi_app
         from airflow_asyncaction.web.reconciler import Reconciler

@@ -18,6 +18,7 @@ from airflow_asyncaction.store.models import action_table
 _columns = action_table.c
 _WITH_UNFINISHED_TASK = (
     select(_columns.id)
+    .select_from(action_table)
     .join(task_instances.table, task_instances.matches(_columns))
     .where(_columns.id.in_(bindparam("action_ids", expanding=True)), task_instances.is_unfinished())
 )

@@ -59,6 +59,7 @@ _TO_RECONCILE = (
         dag_runs.state.label("run_state"),
         task_instances.state.label("task_state"),
     )
+    .select_from(action_table)
     .outerjoin(dag_runs.table, dag_runs.matches(_columns))
     .outerjoin(task_instances.table, task_instances.matches(_columns))
     .where(
@@ -327,6 +328,7 @@ def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
         "run_id": f"async__{action_id}",
         "task_id": wanted.operation.task_id,
         "map_index": -1,
+        "iteration": task_instances.NO_ITERATION,
         "registration_digest": "",
         "secret": secret.encrypt(secret.new_secret()),
         **masks.argument_columns(wanted.arguments),

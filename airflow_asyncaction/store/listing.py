@@ -35,7 +35,7 @@ _NEVER_SHOWN = {
     "ti_id",
     "awaited",
 }
-_TASK_KEY = ("dag_id", "run_id", "task_id", "map_index")
+_TASK_KEY = ("dag_id", "run_id", "task_id", "map_index", "iteration")
 _RENDERED_MAP_INDEX = (
     select(task_instances.rendered_map_index)
     .where(_columns.map_index >= 0, task_instances.matches(_columns))
@@ -43,7 +43,16 @@ _RENDERED_MAP_INDEX = (
     .scalar_subquery()
     .label("rendered_map_index")
 )
-_SHOWN = select(*(column for column in _columns if column.name not in _NEVER_SHOWN), _RENDERED_MAP_INDEX)
+_REGION_ID = (
+    select(task_instances.region_id)
+    .where(_columns.iteration >= 0, task_instances.matches(_columns))
+    .correlate(action_table)
+    .scalar_subquery()
+    .label("region_id")
+)
+_SHOWN = select(
+    *(column for column in _columns if column.name not in _NEVER_SHOWN), _RENDERED_MAP_INDEX, _REGION_ID
+)
 
 
 def _shown_but(instead: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
@@ -91,6 +100,7 @@ class Filter:
     run_id: str | None = None
     task_id: str | None = None
     map_index: int | None = None
+    iteration: int | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -153,6 +163,8 @@ class ActionRecord:
             "taskId": row.task_id,
             "mapIndex": row.map_index,
             "renderedMapIndex": row.rendered_map_index,
+            "iteration": None if row.iteration < 0 else row.iteration,
+            "regionId": None if row.region_id is None else str(row.region_id),
             "errorName": row.error_name,
             "errorMessage": row.error_message,
             "progress": progress,
@@ -339,6 +351,7 @@ def _conditions(wanted: Filter, before: JobId | None) -> list[Any]:
         (_columns.run_id, wanted.run_id),
         (_columns.task_id, wanted.task_id),
         (_columns.map_index, wanted.map_index),
+        (_columns.iteration, wanted.iteration),
     )
     conditions = [column == value for column, value in given if value is not None]
     if before is not None:

@@ -73,6 +73,8 @@ action_table = Table(
     Column("run_id", String(250), nullable=False),
     Column("task_id", String(250), nullable=False),
     Column("map_index", Integer, nullable=False),
+    # From 0, of the task's loop (Airflow 3.4). -1 outside loops, and for API servers of earlier releases.
+    Column("iteration", Integer, nullable=False, server_default="-1"),
     # Hex sha256 of the nonce that registered the action. Next, the job's secret, Fernet-encrypted.
     Column("registration_digest", String(64), nullable=False),
     Column("secret", Text, nullable=False),

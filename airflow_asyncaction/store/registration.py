@@ -222,6 +222,7 @@ def _earlier_actions(connection: Connection, task: Row[Any]) -> Sequence[Row[Any
         columns.run_id == task.run_id,
         columns.task_id == task.task_id,
         columns.map_index == task.map_index,
+        columns.iteration == task.iteration,
     )
     return connection.execute(query.order_by(columns.created_at.desc()).with_for_update()).all()
 
@@ -241,6 +242,7 @@ def _insert(
             "run_id": task.run_id,
             "task_id": task.task_id,
             "map_index": task.map_index,
+            "iteration": task.iteration,
             "registration_digest": claimant.digest,
             "secret": secret.encrypt(secret.new_secret()),
             "task_key": secret.encrypt(secret.new_secret()),

@@ -28,6 +28,7 @@ _NOT_IN_ACTION = {
     "run_id",
     "task_id",
     "map_index",
+    "iteration",
     "runner",
     "traceparent",
     "awaited",

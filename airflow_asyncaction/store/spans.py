@@ -33,6 +33,7 @@ _ROW = select(
     _columns.run_id,
     _columns.task_id,
     _columns.map_index,
+    _columns.iteration,
     _columns.runner,
     _columns.report_count,
     _columns.refused_count,
@@ -110,6 +111,8 @@ def _attributes(action: Action, row: Any) -> dict[str, str | int]:
         "asyncaction.reports": row.report_count,
         "asyncaction.reports_refused": row.refused_count,
     }
+    if row.iteration >= 0:
+        attributes["asyncaction.iteration"] = row.iteration
     if action.error_name is not None:
         attributes["asyncaction.error_name"] = action.error_name
     return attributes

@@ -62,7 +62,11 @@ def fail_task(request: Request, action: ActionRecord) -> None:
     row = action.row
     task = ("taskInstances", row.task_id, row.map_index)
     path = _path("dags", row.dag_id, "dagRuns", row.run_id, *task)
-    _check(_call(request, "PATCH", path, {"new_state": "failed"}))
+    body: dict[str, Any] = {"new_state": "failed"}
+    if row.region_id is not None:
+        index = row.iteration if row.map_index < 0 else row.map_index
+        body |= {"region_id": str(row.region_id), "region_index": index}
+    _check(_call(request, "PATCH", path, body))
 
 
 def _path(*parts: object) -> str:

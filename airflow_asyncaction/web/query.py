@@ -31,9 +31,8 @@ def parse_filter(request: Request) -> Filter:
         dag_id=parse_text(request, "dag"),
         run_id=parse_text(request, "run"),
         task_id=parse_text(request, "task"),
-        map_index=None
-        if "mapIndex" not in request.args
-        else parse_number(request, "mapIndex", default=-1, least=-1, most=LARGEST_NUMBER),
+        map_index=_parse_index(request, "mapIndex", least=-1),
+        iteration=_parse_index(request, "iteration", least=0),
         since=parse_time(request, "since"),
         until=parse_time(request, "until"),
     )
@@ -97,6 +96,12 @@ def parse_idempotency_key(request: Request) -> str | None:
     if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
         raise _malformed("Idempotency-Key", "must be 1 to 255 visible ASCII characters")
     return key
+
+
+def _parse_index(request: Request, name: str, *, least: int) -> int | None:
+    if name not in request.args:
+        return None
+    return parse_number(request, name, default=least, least=least, most=LARGEST_NUMBER)
 
 
 def _parse_state(value: str) -> State:

@@ -15,13 +15,13 @@ from typing import Any
 
 from sqlalchemy import create_engine, text
 
+from tests.airflow_release import STATES_OF_DAG, XCOMS_OF_DAG
+
 DAGS = Path(__file__).with_name("dags")
 
-_STATES = "SELECT task_id, map_index, state FROM task_instance WHERE dag_id = :dag_id"
 _ACTIONS = """
     SELECT task_id, map_index, id, state, error_name, error_message FROM async_action
     WHERE dag_id = :dag_id ORDER BY attempt"""
-_XCOMS = "SELECT task_id, map_index, key, value FROM xcom WHERE dag_id = :dag_id"
 _LINES = """
     SELECT task_id, map_index, logs FROM async_action_report AS report
     JOIN async_action AS action ON action.id = report.action_id
@@ -115,7 +115,7 @@ class Home:
         for task_id, index, *fields in self.execute(_ACTIONS, dag_id=dag_id):
             actions[_named(task_id, index)].append(ActionRow(*fields))
         xcoms: dict[str, dict[str, Any]] = defaultdict(dict)
-        for task_id, index, key, value in self.execute(_XCOMS, dag_id=dag_id):
+        for task_id, index, key, value in self.execute(XCOMS_OF_DAG, dag_id=dag_id):
             xcoms[_named(task_id, index)][key] = json.loads(str(value))  # SQLite makes numbers of numbers
         reported: dict[str, list[str]] = defaultdict(list)
         for task_id, index, logs in self.execute(_LINES, dag_id=dag_id):
@@ -124,7 +124,7 @@ class Home:
             log=done.stdout + done.stderr,
             states={
                 _named(task_id, index): state
-                for task_id, index, state in self.execute(_STATES, dag_id=dag_id)
+                for task_id, index, state in self.execute(STATES_OF_DAG, dag_id=dag_id)
             },
             actions=actions,
             xcoms=xcoms,

@@ -15,6 +15,7 @@ from airflow_asyncaction import settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.web.app import create_app
 from dev.cluster import Cluster
+from tests.airflow_release import HAS_REGIONS
 from tests.integration.databases import Database
 from tests.integration.file_servers import SERVERS, Folder, Kept, Serve, serving
 from tests.integration.job_pods import JobPods, job_pods
@@ -24,6 +25,8 @@ from tests.integration.servers import served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
 from tests.requirements import kube_or_skip
 from tests.shared import WORKER, SharedServices
+
+collect_ignore = [] if HAS_REGIONS else ["test_loops.py"]
 
 
 @pytest.fixture(scope="session")

@@ -16,20 +16,20 @@ from airflow.models.dag_version import DagVersion
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.trigger import Trigger
-from airflow.models.xcom import XComModel
 from airflow.sdk.serde import deserialize
 from airflow.state import TaskScope, get_state_backend
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import Engine, Row, delete, insert, select, update
+from sqlalchemy import Engine, Row, and_, delete, insert, select, update
 from sqlalchemy.orm import Session
 from uuid6 import uuid7
 
 from airflow_asyncaction.protocol.tasks import COMMITMENT_KEY
+from tests.airflow_release import HAS_REGIONS, INDEX_COLUMN
 
 OUR_TRIGGER = "airflow_asyncaction.triggers.pods.trigger.PodActionTrigger"
 
-_runs = DagRun.metadata.tables["dag_run"]
-_instances = TaskInstance.metadata.tables["task_instance"]
+_tables = DagRun.metadata.tables
+_runs, _instances = _tables["dag_run"], _tables["task_instance"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,15 @@ class RunningTask:
     task_id: str = "task"
     map_index: int = -1
     try_number: int = 1
+    iteration: int | None = None  # of its loop (Airflow 3.4)
 
     @property
     def scope(self) -> TaskScope:
         """Scope of its task state store."""
+        place = self._place()
+        index = place.pop(INDEX_COLUMN)
         return TaskScope(
-            dag_id=self.dag_id, run_id=self.run_id, task_id=self.task_id, map_index=self.map_index
+            dag_id=self.dag_id, run_id=self.run_id, task_id=self.task_id, map_index=index, **place
         )
 
     def commit(self, nonce: str | None = None) -> str:
@@ -115,21 +118,62 @@ class RunningTask:
 
     def xcoms(self) -> dict[str, Any]:
         """Return its XComs as the worker of a downstream task receives them."""
-        columns = XComModel.__table__.c
-        query = select(columns.key, columns.value).where(
-            columns.run_id == self.run_id,
-            columns.task_id == self.task_id,
-            columns.map_index == self.map_index,
-        )
+        if HAS_REGIONS:
+            columns = _tables["xcom_v2"].c
+            of_it = columns.task_instance_id == UUID(self.ti_id)
+        else:
+            columns = _tables["xcom"].c
+            of_it = and_(
+                columns.run_id == self.run_id,
+                columns.task_id == self.task_id,
+                columns.map_index == self.map_index,
+            )
+        query = select(columns.key, columns.value).where(of_it)
         with self.engine.connect() as connection:
             return {key: deserialize(value) for key, value in connection.execute(query)}
+
+    def _place(self) -> dict[str, Any]:
+        """Return the columns of its row that tell it from others of the same task in the run."""
+        if not HAS_REGIONS:
+            return {INDEX_COLUMN: self.map_index}
+        from tests.integration import regions
+
+        return regions.place(
+            self.engine,
+            dag_id=self.dag_id,
+            run_id=self.run_id,
+            task_id=self.task_id,
+            map_index=self.map_index,
+            iteration=self.iteration,
+        )
+
+    def _insert(self) -> None:
+        values = {
+            "id": UUID(self.ti_id),
+            "dag_id": self.dag_id,
+            "run_id": self.run_id,
+            "task_id": self.task_id,
+            "try_number": self.try_number,
+            "pool": "default_pool",
+            "queue": "default",
+            "priority_weight": 1,
+            "state": TaskInstanceState.RUNNING,
+            **self._place(),
+        }
+        with self.engine.begin() as connection:
+            connection.execute(insert(_instances).values(values))
 
     def next_try(self) -> RunningTask:
         """Start the next try: a task instance with a new id, which replaces this one."""
         again = replace(self, ti_id=str(uuid7()), try_number=self.try_number + 1)
         with self.engine.begin() as connection:
-            connection.execute(delete(_instances).where(_instances.c.id == UUID(self.ti_id)))
-        _insert_instance(again)
+            of_it = _instances.c.id == UUID(self.ti_id)
+            if HAS_REGIONS:  # Airflow 3.4 archives it
+                archived = {"working_set": None, "archived_reason": "retry", "state": "failed"}
+                connection.execute(update(_instances).where(of_it).values(archived))
+            else:
+                connection.execute(delete(_instances).where(of_it))
+        again._insert()
         return again
 
     def retried(self, *, is_cleared: bool = False, says_it_ended_at: datetime | None = None) -> RunningTask:
@@ -138,10 +182,13 @@ class RunningTask:
         with Session(self.engine) as session:
             instance = session.get_one(TaskInstance, UUID(self.ti_id))
             instance.end_date = says_it_ended_at
-            instance.prepare_db_for_next_try(session)
+            successor = instance.prepare_db_for_next_try(session)
+            if HAS_REGIONS:
+                instance = successor  # another row
+            else:
+                instance.try_number += 1
             if is_cleared:
-                instance.max_tries = instance.try_number + instance.max_tries
-            instance.try_number += 1
+                instance.max_tries += self.try_number
             again = replace(self, ti_id=str(instance.id), try_number=instance.try_number)
             session.commit()
         time.sleep(0.005)
@@ -149,11 +196,16 @@ class RunningTask:
 
 
 def running_task(
-    engine: Engine, *, dag_id: str = "dag", map_index: int = -1, run_id: str | None = None
+    engine: Engine,
+    *,
+    dag_id: str = "dag",
+    map_index: int = -1,
+    iteration: int | None = None,
+    run_id: str | None = None,
 ) -> RunningTask:
     """Return a running task of a new Dag run."""
     run_id = run_id or f"manual__{secrets.token_hex(8)}"
-    task = RunningTask(engine, str(uuid7()), run_id, dag_id=dag_id, map_index=map_index)
+    task = RunningTask(engine, str(uuid7()), run_id, dag_id=dag_id, map_index=map_index, iteration=iteration)
     with engine.begin() as connection:
         connection.execute(
             insert(_runs).values(
@@ -164,23 +216,5 @@ def running_task(
                 run_after=datetime.now(UTC),
             )
         )
-    _insert_instance(task)
+    task._insert()
     return task
-
-
-def _insert_instance(task: RunningTask) -> None:
-    with task.engine.begin() as connection:
-        connection.execute(
-            insert(_instances).values(
-                id=UUID(task.ti_id),
-                dag_id=task.dag_id,
-                run_id=task.run_id,
-                task_id=task.task_id,
-                map_index=task.map_index,
-                try_number=task.try_number,
-                pool="default_pool",
-                queue="default",
-                priority_weight=1,
-                state=TaskInstanceState.RUNNING,
-            )
-        )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from airflow import plugins_manager
 from airflow.api_fastapi.app import init_plugins
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
@@ -82,6 +83,8 @@ def airflow_like(app: LazyApp | None = None, root_path: str = "") -> FastAPI:
     root = FastAPI(root_path=root_path)
     mounted = AsyncActionPlugin.fastapi_apps[0]
     mounted["app"] = app if app is not None else LazyApp()  # a new one for each database
+    if hasattr(plugins_manager.get_fastapi_plugins, "cache_clear"):  # Airflow 3.4 keeps copies
+        plugins_manager.get_fastapi_plugins.cache_clear()
     init_plugins(root)
 
     @root.get("/{rest:path}", include_in_schema=False)

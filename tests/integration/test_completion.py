@@ -25,6 +25,7 @@ from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.completion import TaskCompleter
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.web.reconciler import Reconciler
+from tests.airflow_release import XCOM_TABLE
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask
 from tests.integration.signed_jobs import HookClient, SignedJob, registered
@@ -307,7 +308,7 @@ def refusing(database: Database) -> Iterator[Refuse]:
 @pytest.mark.parametrize(
     ("table", "event", "when", "next_method"),
     [
-        ("xcom", "INSERT", "NEW.key = 'return_value'", "resume"),
+        (XCOM_TABLE, "INSERT", "NEW.key = 'return_value'", "resume"),
         ("task_instance", "UPDATE", "NEW.state = 'success'", "resume"),
         ("task_instance", "UPDATE", "NEW.state <> 'deferred' AND NEW.next_method = 'resume'", "__fail__"),
     ],

@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
+from sqlalchemy import update
 
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Exit, Launched
+from airflow_asyncaction.store.models import action_table
 from tests.integration.databases import Database
 from tests.integration.signed_jobs import SignedJob
 from tests.integration.user_site import UserSite, user_site
@@ -121,6 +123,19 @@ def expect_nothing_clipped(page: Page) -> None:
         page.set_viewport_size({"width": width, "height": 900})
         assert page.locator("main").evaluate(CLIPPED) == [], name
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+
+
+def test_an_iteration_of_a_loop_is_named_as_airflows_ui_does(browser: Browser, site: UserSite) -> None:
+    with site.job("loops", type="etl.polls") as job:
+        uuid = started(job)
+    of_it = action_table.c.id == uuid
+    with site.database.engine.begin() as connection:
+        connection.execute(update(action_table).where(of_it).values(iteration=2))
+    with opened(browser, site, f"action/{uuid}") as page:
+        expect(page.get_by_text("load (iteration 2)")).to_be_visible()
+        expect(page.locator("dl.facts")).to_contain_text("Iteration2")
+    with opened(browser, site, "dag/loops") as page:
+        expect(row_of(page, "etl.polls")).to_contain_text("load (iteration 2)")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

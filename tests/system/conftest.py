@@ -17,6 +17,7 @@ from sqlalchemy import create_engine
 
 from dev.deployment import USER, Deployment
 from dev.s3 import S3Server
+from tests.airflow_release import HAS_REGIONS
 from tests.requirements import kube_or_skip, s3_or_skip
 from tests.shared import SharedServices
 from tests.system.command_lines import CommandLines
@@ -37,6 +38,9 @@ LAST = (
     "test_pod_faults.py",
 )
 """Modules that disturb others run after them, and those that check everything run last."""
+
+LOOP_DAGS = [HERE / "loop_dags"] if HAS_REGIONS else []
+collect_ignore = [] if HAS_REGIONS else ["test_loops.py"]
 
 PAGES = ("page_leave", "page_harm", "page_silent", "page_talk")
 """Dags whose finished runs are shown in tests of the page."""
@@ -161,7 +165,7 @@ def shared_scene(
     engine = create_engine(url)
     deployment = Deployment(
         home,
-        dags=[ROOT / "example_dags", HERE / "dags", HERE / "page_dags"],
+        dags=[ROOT / "example_dags", HERE / "dags", HERE / "page_dags", *LOOP_DAGS],
         database_url=url,
         is_migrated=True,
         config={**CONFIG, "core": CORE, "asyncaction": ours},

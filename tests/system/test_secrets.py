@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from sqlalchemy import text
 
+from tests.airflow_release import RENDERED_TABLE, XCOM_TABLE
 from tests.system.scene import Scene, StoredAction
 
 pytestmark = pytest.mark.system
@@ -67,7 +68,7 @@ def test_what_airflow_masks_is_masked_wherever_an_action_is_shown(scene: Scene, 
     assert (logged.status_details, logged.results) == ('{"progress":50,"message":"with ***"}', '"***"')
     assert scene.api.xcoms(scene.key("callables", "logs_password"))["return_value"] == password
     unescaped = [password.rpartition("/")[2]]
-    assert places_of(unescaped, tables(scene)) == {"xcom"}
+    assert places_of(unescaped, tables(scene)) == {XCOM_TABLE}
     task_logs = [(name, content) for name, content in log_files(scene) if "task_id=logs_password" in name]
     assert task_logs
     assert places_of(unescaped, task_logs) == set()
@@ -82,7 +83,7 @@ def test_no_secret_is_in_any_file(scene: Scene, secrets: list[str], canary: str)
 
 @pytest.mark.usefixtures("spread")
 def test_no_secret_is_in_the_database(scene: Scene, secrets: list[str], canary: str) -> None:
-    kinds = {"xcom", "rendered_task_instance_fields", "async_action", "async_action_report", "dag_run"}
+    kinds = {XCOM_TABLE, RENDERED_TABLE, "async_action", "async_action_report", "dag_run"}
     assert places_of([canary], tables(scene)) >= kinds
     assert places_of(secrets, tables(scene)) == set()
 

@@ -101,8 +101,12 @@ def test_what_is_read_in_the_source_distribution_links_to_what_is_there(sdist: d
     assert broken == []
 
 
-@pytest.mark.parametrize(("version", "is_taken"), [("3.2.1", False), ("3.3.2", True), ("3.4.0b2", False)])
-def test_the_wheel_is_for_airflow_3_3(wheel: zipfile.Path, version: str, is_taken: bool) -> None:
+@pytest.mark.parametrize(
+    ("version", "is_taken"), [("3.2.1", False), ("3.3.2", True), ("3.4.0b2", True), ("3.5.0", False)]
+)
+def test_the_wheel_is_for_the_releases_that_were_run(
+    wheel: zipfile.Path, version: str, is_taken: bool
+) -> None:
     metadata = (wheel / f"airflow_asyncaction-{__version__}.dist-info/METADATA").read_text()
     wanted = [Requirement(line) for line in Parser().parsestr(metadata).get_all("Requires-Dist", [])]
     (airflow,) = [each for each in wanted if each.name == "apache-airflow"]

@@ -3,10 +3,10 @@
 
 Uses: ``airflow.models.dagrun.DagRun``, ``airflow.api.common`` (``trigger_dag``,
 ``set_dag_run_state_to_failed``), ``SerializedDAG.set_task_instance_state``,
-``airflow.models.dagbag.DBDagBag``, ``airflow.utils.session``, ``airflow.utils.state``,
-``airflow.utils.types``.
+``airflow.models.dagbag.DBDagBag``, ``airflow.models.taskinstance.TaskInstance.set_state``,
+``airflow.utils.session``, ``airflow.utils.state``, ``airflow.utils.types``.
 
-Checked with Airflow 3.3.2.
+Checked with Airflow 3.3.2 and 3.4.0b2.
 
 Only commands, which can access the database but not an API server, call the functions that change something.
 These do the same as ``airflow dags trigger`` and Airflow's own routes. The API server calls Airflow's public
@@ -25,12 +25,15 @@ from airflow.api.common.trigger_dag import trigger_dag
 from airflow.exceptions import DagRunAlreadyExists
 from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
 from airflow.serialization.definitions.dag import SerializedDAG
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, TaskInstanceState
 from airflow.utils.types import DagRunTriggeredByType
-from sqlalchemy import Column, ColumnCollection, ColumnElement, Table, and_
+from sqlalchemy import Column, ColumnCollection, ColumnElement, Table, and_, literal, select
 from sqlalchemy.orm import Session
+
+from airflow_asyncaction.airflow_internals.server import task_instances
 
 __all__ = [
     "DagRunState",
@@ -87,11 +90,14 @@ def mark_failed(dag_id: str, run_id: str) -> None:
     _change(dag_id, run_id, fail)
 
 
-def mark_task_failed(dag_id: str, run_id: str, task_id: str, map_index: int) -> None:
+def mark_task_failed(dag_id: str, run_id: str, task_id: str, *, map_index: int, iteration: int) -> None:
     """Mark a task instance as failed, if it exists, so that it is not retried."""
 
     def fail(dag: SerializedDAG, session: Session) -> None:
-        if dag.has_task(task_id):
+        if iteration >= 0:
+            # The method below selects tasks by their index alone, whose meaning differs between loops.
+            _fail_iteration(session, dag_id, run_id, task_id, map_index, iteration)
+        elif dag.has_task(task_id):
             dag.set_task_instance_state(
                 task_id=task_id,
                 map_indexes=[map_index],
@@ -101,6 +107,21 @@ def mark_task_failed(dag_id: str, run_id: str, task_id: str, map_index: int) -> 
             )
 
     _change(dag_id, run_id, fail)
+
+
+def _fail_iteration(
+    session: Session, dag_id: str, run_id: str, task_id: str, map_index: int, iteration: int
+) -> None:
+    coordinates = {
+        "dag_id": dag_id,
+        "run_id": run_id,
+        "task_id": task_id,
+        "map_index": map_index,
+        "iteration": iteration,
+    }
+    condition = task_instances.matches({name: literal(value) for name, value in coordinates.items()})
+    for instance in session.scalars(select(TaskInstance).where(condition).with_for_update(of=TaskInstance)):
+        instance.set_state(TaskInstanceState.FAILED, session=session)
 
 
 def _change(dag_id: str, run_id: str, change: Callable[[SerializedDAG, Session], None]) -> None:

@@ -2,10 +2,10 @@
 """Dags: reads tags, newest versions, tasks and Params from the metadata database, without parsing files.
 
 Uses: ``airflow.models.dag`` (``DagModel``, ``DagTag``), ``airflow.models.serialized_dag.SerializedDagModel``,
-``airflow.serialization.definitions`` (``SerializedDAG``, ``is_arg_set``),
+``airflow.serialization.definitions`` (``SerializedDAG``, ``is_arg_set``, task groups),
 ``airflow.models.dagbag.CachedDBDagBag``, ``airflow.models.team``.
 
-Checked with Airflow 3.3.2.
+Checked with Airflow 3.3.2 and 3.4.0b2.
 
 Reading a serialized Dag takes milliseconds, so callers cache the result by :func:`newest_hash`.
 """
@@ -21,11 +21,16 @@ from airflow.models.dagbag import CachedDBDagBag
 from airflow.models.dagrun import DagRun
 from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.team import dag_bundle_team_association_table
+from airflow.serialization.definitions import taskgroup
 from airflow.serialization.definitions.dag import SerializedDAG
 from airflow.serialization.definitions.notset import is_arg_set
 from sqlalchemy import Connection, Select, Table, bindparam, select
 from sqlalchemy.orm import Session
 
+_REPEATED_GROUPS: tuple[type, ...] = (
+    taskgroup.SerializedMappedTaskGroup,
+    getattr(taskgroup, "SerializedLoopTaskGroup", taskgroup.SerializedMappedTaskGroup),  # Airflow 3.4
+)
 _dags = cast("Table", DagModel.__table__).c
 _tags = cast("Table", DagTag.__table__)
 _serialized = cast("Table", SerializedDagModel.__table__).c
@@ -76,8 +81,8 @@ class DagParam:
 class DagVersion:
     """The newest version of a Dag.
 
-    :param unmapped_tasks: tasks that are neither mapped nor in a mapped task group, those with fewer upstream
-        tasks first
+    :param unmapped_tasks: tasks that run once in a Dag run: neither mapped, nor in a mapped task group or a
+        loop. Those with fewer upstream tasks come first
     :param params: Params by name
     """
 
@@ -133,13 +138,21 @@ def teams(connection: Connection, dag_ids: Collection[str]) -> Mapping[str, str 
 
 
 def _unmapped_tasks(dag: SerializedDAG) -> Iterator[DagTask]:
-    tasks = [
-        task for task in dag.tasks if not task.is_mapped and task.get_closest_mapped_task_group() is None
-    ]
+    tasks = [task for task in dag.tasks if not task.is_mapped and not _is_in_repeated_group(task)]
     tasks.sort(key=lambda task: (len(task.get_flat_relative_ids(upstream=True)), task.task_id))
     for task in tasks:
         doc, module = getattr(task, "doc_json", None), getattr(task, "_task_module", "")
         yield DagTask(task.task_id, doc, str(module))
+
+
+def _is_in_repeated_group(task: Any) -> bool:
+    """Return whether a task is in a mapped task group, or in a loop (Airflow 3.4)."""
+    group = task.task_group
+    while group is not None:
+        if isinstance(group, _REPEATED_GROUPS):
+            return True
+        group = group.parent_group
+    return False
 
 
 def _param(dag: SerializedDAG, name: str) -> DagParam:

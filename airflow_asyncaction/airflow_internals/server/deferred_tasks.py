@@ -2,10 +2,11 @@
 """Deferred tasks: completes or resumes them from the API server, in place of their trigger.
 
 Uses: ``airflow.models.trigger.Trigger`` (``submit_event``, ``submit_failure``, ``created_date``,
-``classpath``), ``airflow.models.taskinstance.TaskInstance``, ``airflow.models.xcom.XComModel``,
-``airflow.triggers.base`` (``TaskSuccessEvent``), ``airflow.sdk.serde``.
+``classpath``), ``airflow.models.taskinstance.TaskInstance``, ``airflow.models.xcom.XComModel``
+(``set``; with Airflow 3.4 ``set_for_attempt``), ``airflow.triggers.base`` (``TaskSuccessEvent``),
+``airflow.sdk.serde``.
 
-Checked with Airflow 3.3.2.
+Checked with Airflow 3.3.2 and 3.4.0b2.
 
 ``Trigger.submit_event`` acts on every task that is deferred with the trigger. Here, each task has a
 trigger row of its own, since the kwargs name its action. ``TaskSuccessEvent`` ends a task without a
@@ -86,14 +87,15 @@ def push_return_value(session: Session, task: DeferredTask, value: Any) -> None:
     """
     from airflow.sdk.serde import serialize
 
+    xcom = {"key": "return_value", "value": serialize(value), "serialize": False, "session": session}
     instance = task.instance
+    if hasattr(XComModel, "set_for_attempt"):  # Airflow 3.4
+        XComModel.set_for_attempt(task_instance_id=instance.id, **xcom)
+        return
     XComModel.set(
-        key="return_value",
-        value=serialize(value),
         dag_id=instance.dag_id,
         task_id=instance.task_id,
         run_id=instance.run_id,
         map_index=instance.map_index,
-        serialize=False,
-        session=session,
+        **xcom,
     )

@@ -3,11 +3,11 @@
 
 Uses: ``airflow.state`` (``TaskScope``, ``get_state_backend``).
 
-Checked with Airflow 3.3.2.
+Checked with Airflow 3.3.2 and 3.4.0b2.
 
 Only the task itself and users who may edit its task instances can write there. The scope is the coordinates
-of the task, so all its tries share it. A custom ``[workers] state_store_backend`` keeps values where the
-server cannot see them.
+of the task, and its region in Airflow 3.4, so all its tries share it. A custom ``[workers]
+state_store_backend`` keeps values where the server cannot see them.
 """
 
 from __future__ import annotations
@@ -39,4 +39,7 @@ def delete_value(connection: Connection, task: Row[Any], key: str) -> None:
 
 
 def _scope(task: Row[Any]) -> TaskScope:
-    return TaskScope(dag_id=task.dag_id, run_id=task.run_id, task_id=task.task_id, map_index=task.map_index)
+    scope: dict[str, Any] = {"dag_id": task.dag_id, "run_id": task.run_id, "task_id": task.task_id}
+    if task.region_id is not None:
+        scope["region_id"] = task.region_id
+    return TaskScope(**scope, map_index=task.region_index)

@@ -171,8 +171,8 @@ class Panels {
 
   /** An operation's action has no task until its Dag run starts. */
   #showPlace(action) {
-    const { dagId, runId, taskId, mapIndex, attempt } = action;
-    const place = JSON.stringify([dagId, runId, taskName(action), mapIndex, attempt]);
+    const { dagId, runId, taskId, mapIndex, regionId, attempt } = action;
+    const place = JSON.stringify([dagId, runId, taskName(action), mapIndex, regionId, attempt]);
     if (place === this.#placed) return;
     this.#placed = place;
     fill(this.#crumbs, crumbs(action));
@@ -186,7 +186,8 @@ class Panels {
       state.show(each);
       const current = each.uuid === this.uuid ? "true" : null;
       const href = path("ui", "action", each.uuid);
-      return make("li", {}, make("a", { href, "aria-current": current }, `Attempt ${each.attempt}`, state.element));
+      const name = `${each.iteration === null ? "" : `Iteration ${each.iteration} · `}Attempt ${each.attempt}`;
+      return make("li", {}, make("a", { href, "aria-current": current }, name, state.element));
     });
     fill(this.#attempts, make("ol", {}, ...links));
   }
@@ -198,6 +199,7 @@ function attemptsUrl({ dagId: dag, runId: run, taskId: task, mapIndex }) {
 
 function facts(action) {
   return [
+    ["Iteration", action.iteration],
     ["Attempt", action.attempt || null],
     ["Runner", action.runner],
     ["Requested by", action.requestedBy],

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Links into Airflow's UI around this page.
 
-import { AIRFLOW } from "./api.js";
+import { AIRFLOW, query } from "./api.js";
 import { make } from "./dom.js";
 import { isFramed } from "./theme.js";
 
@@ -10,10 +10,12 @@ import { isFramed } from "./theme.js";
  * @param {Object} action with a task
  * @param {string} text
  */
-export function taskLog({ dagId, runId, taskId, mapIndex, attempt }, text) {
+export function taskLog({ dagId, runId, taskId, mapIndex, iteration, regionId, attempt }, text) {
   const parts = ["dags", dagId, "runs", runId, "tasks", taskId, ...(mapIndex >= 0 ? ["mapped", mapIndex] : [])];
   const path = parts.map((part) => encodeURIComponent(part)).join("/");
-  const href = `${AIRFLOW}/${path}${attempt > 0 ? `?try_number=${attempt}` : ""}`;
+  const region = regionId ? { region_id: regionId, region_index: mapIndex >= 0 ? mapIndex : iteration } : {};
+  const parameters = String(query({ ...region, try_number: attempt > 0 ? attempt : null }));
+  const href = `${AIRFLOW}/${path}${parameters && `?${parameters}`}`;
   return make("a", { href, on: { click: (event) => follow(event, href) } }, text);
 }
 

@@ -15,9 +15,15 @@ export function isSkipped({ status, errorName }) {
   return status === "STOPPED" && errorName === "Skipped";
 }
 
-/** @param {Object} place @returns {?string} its task, if mapped with its name or index: e.g. `load [orders.csv]` */
-export function taskName({ taskId, mapIndex = -1, renderedMapIndex }) {
-  return taskId && mapIndex >= 0 ? `${taskId} [${renderedMapIndex ?? mapIndex}]` : taskId;
+/**
+ * Return the task of a place, with its name or index if it is mapped, and with its iteration if it is in a loop.
+ * @param {Object} place
+ * @returns {?string} e.g. `load [orders.csv]`, `poll (iteration 2)`
+ */
+export function taskName({ taskId, mapIndex = -1, renderedMapIndex, iteration = null }) {
+  if (!taskId) return taskId;
+  const mapped = mapIndex >= 0 ? ` [${renderedMapIndex ?? mapIndex}]` : "";
+  return `${taskId}${mapped}${iteration === null ? "" : ` (iteration ${iteration})`}`;
 }
 
 /** @param {?string} iso @returns {string} e.g. `2026-11-24 18:00:05`, in this machine's time zone */

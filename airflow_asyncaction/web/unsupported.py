@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unsupported Airflow: the app that the API server mounts when Airflow lacks what this package uses of it."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from airflow_asyncaction.protocol.refusals import Refusal
+from airflow_asyncaction.web.asgi import Receive, Scope, Send, mounted_path, send_refusal, serve_other
+
+_RETRY_AFTER = {"Retry-After": "60"}
+
+
+class UnsupportedAirflow:
+    """ASGI app that refuses all requests.
+
+    Tasks get a 403, so that they fail with the message. Jobs and users get a 503: a running job goes on, and
+    sends its reports again until a supported Airflow has been installed.
+    """
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse one request."""
+        if scope["type"] != "http":
+            await serve_other(scope, receive, send)
+            return
+        is_task = mounted_path(scope).startswith("/task/")
+        status = HTTPStatus.FORBIDDEN if is_task else HTTPStatus.SERVICE_UNAVAILABLE
+        headers = {} if is_task else _RETRY_AFTER
+        await send_refusal(Refusal(status, "unsupported_airflow", self._message, headers=headers), send)

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ten actions that run until the tests let them go on, and one of each kind that ends at once."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from airflow_asyncaction.operators import KubeActionOperator, LocalActionOperator
+
+WAIT = 'until [ -e "$ASYNCACTION_TEST_FOLDER/go" ]; do sleep 0.2; done'
+POD_WAIT = "until [ -e /tmp/go ]; do sleep 0.2; done; echo went on"
+RETRIED: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=1)}
+
+with DAG("upgrading", schedule=None, default_args=RETRIED):
+    LocalActionOperator.partial(task_id="local").expand(command=[["sh", "-c", WAIT]] * 5)
+    if "ASYNCACTION_TEST_PODS" in os.environ:
+        KubeActionOperator.partial(task_id="pod", image="busybox", deferrable=True).expand(
+            cmds=[["sh", "-c", POD_WAIT]] * 5
+        )
+
+with DAG("short", schedule=None):
+    LocalActionOperator(task_id="command", command=["true"]) >> LocalActionOperator.partial(
+        task_id="mapped"
+    ).expand(command=[["true"], ["true"]])
+
+    @task.async_action
+    def adds_up(first: int, second: int) -> int:
+        return first + second
+
+    adds_up(1, 2)
