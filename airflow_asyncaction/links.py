@@ -33,7 +33,7 @@ class ActionLink(BaseOperatorLink):
         return "async_action_link"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the URL as a path: the browser adds the host at which it has reached Airflow."""
+        """Return the URL as a path: the browser adds the host at which it reached Airflow."""
         return _url(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
 
 

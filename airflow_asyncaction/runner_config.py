@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runner configuration: parses and validates ``[asyncaction] runners``.
 
-It is apart from the runners because the API server, which creates their pools, runs no jobs.
+Separate from the runners, because the API server, which creates their pools, runs no jobs.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ _ABSENT: Any = None
 
 
 class _Entry(BaseModel):
-    """What an entry has whatever its kind. The descriptions complete "must be ..." in error messages."""
+    """Fields of an entry of any kind. The descriptions complete "must be ..." in error messages."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -249,7 +249,7 @@ def _runner(value: Any, number: int) -> RunnerConfig:
 
 
 def _check_options(entry: _Entry, options: Mapping[str, Any]) -> None:
-    """Validate what does not need the Kubernetes client; for the path of a class, the common options."""
+    """Validate the options that need no Kubernetes client. For a class, only the common ones."""
     model = _MODELS.get(entry.kind, RunnerOptions)
     try:
         model.model_validate(options)
@@ -262,16 +262,16 @@ def _check_options(entry: _Entry, options: Mapping[str, Any]) -> None:
         if problem["type"] == "missing":
             text = f"missing: {text}"
         raise _invalid(entry.name, field, text) from None
-    _check_injection(entry.name, entry.kind, options)
+    _reject_code_injection(entry.name, entry.kind, options)
 
 
 def _expectation(model: type[BaseModel], field: str) -> str:
-    """Say what a field must be. YAML may have fields without a name that is text."""
+    """Return what a field must be. In YAML, the name of a field may be other than text."""
     known = model.model_fields.get(field)
     return "must be text: it is the name of an option" if known is None else f"must be {known.description}"
 
 
-def _check_injection(runner: str, kind: str, options: Mapping[str, Any]) -> None:
+def _reject_code_injection(runner: str, kind: str, options: Mapping[str, Any]) -> None:
     """Prevent users who launch an action from writing part of a program, or of a manifest."""
     code = [(name, options[name]) for name in _CODE.get(kind, ()) if isinstance(options.get(name), str)]
     for name, text in (*code, *_shell_programs(options)):

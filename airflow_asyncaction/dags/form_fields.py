@@ -53,7 +53,7 @@ def _add_item_type(field: Schema, root: Schema) -> Schema:
 
 
 def _add_type(schema: Schema, root: Schema) -> Schema:
-    """Add the types that a schema accepts. There may be too many, which its other keywords then reject."""
+    """Add the types that a schema accepts. May add too many: the other keywords reject those."""
     types = _types_of(schema, root, _MAX_DEPTH)
     named = [name for name in _TYPES if name in types and not (name == _INTEGER and _NUMBER in types)]
     if not named:  # it accepts nothing

@@ -36,7 +36,7 @@ def async_operation(**options: Any) -> Callable[[Callable[..., Any]], DAG]: ...
 def async_operation(
     function: Callable[..., Any] | None = None,
     *,
-    id: str | None = None,  # noqa: A002 - the words of operations
+    id: str | None = None,  # noqa: A002 - the fields of operations
     type: str | None = None,  # noqa: A002
     input: Schema | None = None,  # noqa: A002
     output: Schema | None = None,
@@ -65,7 +65,7 @@ def async_operation(
     :param schedule: the schedule of the Dag. With a schedule, every argument needs a default.
     :param action: arguments of the task's operator, such as ``retries`` or ``heartbeat_timeout``.
     :param dag_options: other arguments of the Dag.
-    :raises ValueError: a schema is invalid, or has an argument that the function does not have
+    :raises ValueError: a schema is invalid, or has an argument that the function lacks
     """
 
     def from_function(function: Callable[..., Any]) -> DAG:

@@ -38,7 +38,7 @@ def async_action_kubernetes(
 ) -> TaskDecorator:
     """Turn a function into a task that runs its command in a pod (``@task.async_action_kubernetes``).
 
-    This is ``@task.async_action_kubernetes``. Accepts the parameters of
+    Accepts the parameters of
     :class:`~airflow_asyncaction.operators.kubernetes.KubeActionOperator`.
     """
     return task_decorator_factory(

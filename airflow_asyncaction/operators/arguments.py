@@ -34,7 +34,7 @@ class ArgumentsOperator(BaseOperator):
         super().__init__(**kwargs)
         if (service_name is None) != (method is None):
             missing = "method" if method is None else "service_name"
-            raise ValueError(f"{missing} is missing: give service_name and method together")
+            raise ValueError(f"{missing} is missing: pass service_name and method together")
         if orchestrator is not None:
             _check_name("orchestrator", orchestrator)
         if service_name is not None and isinstance(arguments, Mapping):

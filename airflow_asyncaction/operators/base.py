@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base operator: registers an action, runs its job, and returns or raises what the action ended with."""
+"""Base operator: registers an action, runs its job, and returns its results or raises its error."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class BaseActionOperator(ArgumentsOperator):
         Defaults to ``[asyncaction] orchestrator``.
     :param heartbeat_timeout: the longest time between two reports, in seconds or as a timedelta. When it
         expires, the job is stopped and the action ends as TIMEOUT. No timeout by default.
-    :param start_timeout: the longest time until the job starts. When it expires, the same happens. No timeout
-        by default.
-    :param stop_grace: how long a job may take to stop: it is asked to (the verb STOP, then SIGTERM), and
-        killed after this time.
+    :param start_timeout: the longest time until the job starts. When it expires, the job is stopped and the
+        action ends as TIMEOUT. No timeout by default.
+    :param stop_grace: how long a job may take to stop. It gets the verb STOP, then SIGTERM, and is killed
+        when this time is over.
     :param require_report: whether the job must report its end. If so, exit code 0 without a report is the
         error NoReport. Defaults to True with ``service_name``, else to False.
     :param completion: what ends the action. ``"exit"``: the exit of the job, together with what it reported.
@@ -132,7 +132,7 @@ class BaseActionOperator(ArgumentsOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """Begin to map the task, over anything but ``output_assets``, which the scheduler must know."""
+        """Begin mapping the task. ``output_assets`` cannot be expanded: the scheduler must know them."""
         partial: OperatorPartial = super().partial(**kwargs)
         assets = find_argument("output_assets", partial.kwargs, kwargs.get("default_args"))
         partial.kwargs["output_assets"] = assets  # makes expand() refuse this argument
@@ -153,7 +153,7 @@ class BaseActionOperator(ArgumentsOperator):
         return self.run_action(context)
 
     def run_action(self, context: Any) -> Any:
-        """Register the action and run its job. Another operator may call this, unlike :meth:`execute`."""
+        """Register the action and run its job. Other operators delegate to this, not to :meth:`execute`."""
         check_outlets(self.airflow_task, self.output_assets)
         runner = self.make_runner(context)
         hook = TaskHook(hook_url())
@@ -291,7 +291,7 @@ def _parse_completion(text: str, service_name: str | None) -> Completion:
 
 
 def as_duration(name: str, value: Any, *, may_be_zero: bool = False) -> timedelta | None:
-    """Return a duration that a Dag author gave in seconds or as a timedelta.
+    """Return a duration that a Dag author passed in seconds or as a timedelta.
 
     :raises ValueError: it is not a duration, or not positive
     """

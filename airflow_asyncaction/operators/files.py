@@ -147,7 +147,7 @@ def _as_path(property_: str, given: ObjectStoragePath | PurePath | str) -> AnyPa
 def _find_files(property_: str, path: AnyPath) -> list[InputFile]:
     """Return the file, or all files below the folder, sorted by name.
 
-    :raises FileNotFoundError: there is none
+    :raises FileNotFoundError: no file exists
     """
     if path.is_file():
         return [_input_file(property_, path.name, path)]
@@ -194,7 +194,8 @@ def push_files(ti: Any, files: FilesByProperty) -> None:
 def check_outlets(operator: BaseOperator, assets: Mapping[str, Asset]) -> None:
     """Check that the assets are outlets of the serialized task: Airflow drops events of other assets.
 
-    :raises ValueError: one is missing, because it was given where only a mapped task's worker sees it
+    :raises ValueError: an outlet is missing, because its asset was set where only the worker of a mapped task
+        sees it (``override()``, ``default_args``)
     """
     if not assets or not operator.has_dag():
         return
@@ -203,7 +204,7 @@ def check_outlets(operator: BaseOperator, assets: Mapping[str, Asset]) -> None:
         if asset not in declared:
             raise ValueError(
                 f"output_assets[{property_!r}]: the mapped task has no outlet {asset.name!r}, so Airflow"
-                " would drop its events. Give output_assets to the decorator, not to override() or"
+                " would drop its events. Pass output_assets to the decorator, not to override() or"
                 " default_args, or list all such assets in outlets"
             )
 

@@ -59,7 +59,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     them, and says what to use instead (:mod:`~airflow_asyncaction.operators.pod_checks`).
 
     :param arguments: a mapping is the action's arguments; a list is the container's, like ``args``. With
-        ``service_name`` they are always the action's
+        ``service_name``, arguments always belong to the action
     :param args: arguments of the container's command (templated)
     :param job_resources: a complete manifest of kind Pod or Job: YAML, the path of a file, or a mapping
         (templated). These variables are replaced in it: ``${JOB_ID}``, ``${JOB_HOOK}`` and the like,
@@ -67,8 +67,8 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         ``${env.NAME}`` (the worker's environment)
     :param job_secret: ``"secret"`` stores the job's secret in a Kubernetes Secret that the pod owns;
         ``"env"`` in the pod's environment in plain text, if Airflow may not create Secrets
-    :param start_timeout: of the pod, and of the job's first report if it must send one. Defaults to
-        ``startup_timeout_seconds``, of the pod alone
+    :param start_timeout: the longest time until the pod starts and, if set, until the job's first report.
+        Defaults to ``startup_timeout_seconds``, for the pod alone
     :param stop_grace: defaults to ``termination_grace_period``, else 10 seconds
     :param do_xcom_push: push the reported results as the XCom ``return_value``, unless this is False. If it
         is True, the JSON (less than 4096 bytes) that the container writes to ``/airflow/xcom/return.json``
@@ -113,13 +113,13 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         **kwargs: Any,
     ) -> None:
         _check_arguments({**(kwargs.get("default_args") or {}), **kwargs}, job_secret)
-        are_the_actions = isinstance(arguments, Mapping) or service_name is not None
+        is_for_action = isinstance(arguments, Mapping) or service_name is not None
         self._expects_start = start_timeout is not None
         if start_timeout is None:
             start_timeout = kwargs.get("startup_timeout_seconds", 120)
         if stop_grace is None:
             stop_grace = kwargs.get("termination_grace_period") or 10
-        action_arguments: Any = arguments if are_the_actions else None
+        action_arguments: Any = arguments if is_for_action else None
         super().__init__(
             arguments=action_arguments,
             service_name=service_name,
@@ -128,7 +128,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             do_xcom_push=do_xcom_push is not False,
             **kwargs,
         )
-        self.args = args if args is not None or are_the_actions else arguments
+        self.args = args if args is not None or is_for_action else arguments
         self.job_resources = job_resources
         self.job_secret = job_secret
         self.defer_after = as_duration("defer_after", defer_after, may_be_zero=True)
@@ -136,7 +136,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self.reads_return_file = do_xcom_push is True and self.options.completion is Completion.EXIT
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        """Render the fields."""
+        """Render the template fields, leaving the job's variables in ``job_resources``."""
 
         def render(manifest: Any) -> Any:
             self.job_resources = manifest
@@ -146,7 +146,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self.job_resources = render_around(self.job_resources, render)
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
-        """Return a runner that lets go of the pod after ``defer_after`` if this task can be deferred."""
+        """Return a runner that stops watching the pod after ``defer_after`` if this task can be deferred."""
         self._check_hook_url()
         can_defer = self.deferrable and not is_in_process()
         after = settings.load().defer_after if self.defer_after is None else self.defer_after
@@ -162,7 +162,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     def run_attempt(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int = 0
     ) -> Any:
-        """Let the runner carry out the action. It stores the task key beside the pod, for the trigger."""
+        """Run the job. The runner stores the task key beside the pod, for the trigger."""
         if isinstance(runner, KubeRunner):
             runner.task_key = registration.credentials.secret_key
             registration = replace(registration, info=replace(registration.info, hook_url=remote_hook_url()))
@@ -337,7 +337,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         view = (
             hook.read(credentials, patience=PATIENCE) if stop is None else hook.tell(credentials, Stop(stop))
         )
-        if view.is_done and view.exit_seen:  # the trigger has read the log, and cleared up
+        if view.is_done and view.exit_seen:  # the trigger has read the log, and cleaned up
             return self.finish(hook, registration, runner, view, context)
         return self.run_attempt(hook, registration, runner, context, after_line=after_line)
 

@@ -64,7 +64,7 @@ class LocalActionOperator(BaseActionOperator):
     def resolve_template_files(self) -> None:
         """Read the command's template file.
 
-        Only a ``command`` of one word can name a file. Otherwise no argument could end in ``.sh``.
+        Only a ``command`` of one word can name a file, so that a command's last argument may end in ``.sh``.
         """
         if isinstance(self.command, str) and _names_file(self.command, self.template_ext):
             environment = self.get_template_env()

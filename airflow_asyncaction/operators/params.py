@@ -15,7 +15,8 @@ def use_linear_params(task: BaseOperator) -> None:
     """Make Airflow validate the Params of an operation Dag in linear time.
 
     Params with a ``$schema`` of their own stay as they are. So do the Params of Dags whose only tasks of this
-    package are mapped: these get tighter limits when our routes launch them.
+    package are mapped: these get tighter limits when the API server's
+    routes launch them.
 
     :raises ValueError: the schema of a Param cannot be used
     """

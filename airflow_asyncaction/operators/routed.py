@@ -230,8 +230,8 @@ def _choose(type_: Any) -> RunnerConfig | NoMatch:
         from airflow_asyncaction.operators.pod_options import list_pod_options
 
         if refused := find_unsupported(choice.options):
-            said = "; ".join(refused)
-            raise ValueError(f"[asyncaction] runners: {choice.name}: pods do not support {said}")
+            problems = "; ".join(refused)
+            raise ValueError(f"[asyncaction] runners: {choice.name}: pods do not support {problems}")
         known = {*list_pod_options(), *runner_config.COMMON_OPTIONS}
         runner_config.check_names(choice.name, choice.options, known)
     return choice
@@ -244,8 +244,10 @@ def _make_operator(choice: RunnerConfig, options: dict[str, Any], own: dict[str,
     if choice.kind == SERVICE:
         function, arguments = import_object(options.pop("callable")), own["arguments"]
         own.pop("skip_on_exit_code", None)  # a callable has no exit code
-        how = "op_kwargs" if isinstance(arguments, Mapping) else "op_args"
-        return ServiceActionOperator(**{**options, **own}, python_callable=function, **{how: arguments})
+        argument_name = "op_kwargs" if isinstance(arguments, Mapping) else "op_args"
+        return ServiceActionOperator(
+            **{**options, **own}, python_callable=function, **{argument_name: arguments}
+        )
     if choice.kind == KUBERNETES:
         from airflow_asyncaction.operators.kubernetes import KubeActionOperator
         from airflow_asyncaction.operators.pod_options import convert_pod_options
