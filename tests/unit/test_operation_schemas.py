@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from airflow_asyncaction.dags import async_operation, load_operations
-from airflow_asyncaction.dags.operators import OperationOperator
+from airflow_asyncaction.dags.operation_dag import OperationOperator
 from airflow_asyncaction.dags.schemas import (
     build_input,
     build_params,
