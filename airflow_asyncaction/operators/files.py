@@ -14,10 +14,6 @@ from airflow.sdk import Asset, BaseOperator, ObjectStoragePath
 
 from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.hooks.task import PATIENCE, TaskHook
-from airflow_asyncaction.job.content_client import ContentClient
-from airflow_asyncaction.job.file_transfer import Source, send_file
-from airflow_asyncaction.job.files import guess_mimetype
-from airflow_asyncaction.job.proxies import Proxies
 from airflow_asyncaction.protocol.files import FileReference, checked_property, is_file_name
 from airflow_asyncaction.protocol.tasks import TaskCredentials
 
@@ -89,6 +85,12 @@ def attach_inputs(
     """
     if not inputs:
         return
+    # Most tasks have no inputs, and do not need the job's client.
+    from airflow_asyncaction.job.content_client import ContentClient
+    from airflow_asyncaction.job.file_transfer import Source, send_file
+    from airflow_asyncaction.job.files import guess_mimetype
+    from airflow_asyncaction.job.proxies import Proxies
+
     contents = ContentClient(proxies=Proxies.of_worker(hook.base_url))
     for property_, given in inputs.items():
         for source in resolve_input(property_, given):
