@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from airflow_asyncaction.decorators import SET_DURING_EXECUTION, returned_command
-from airflow_asyncaction.operators.derived_arguments import with_derived_arguments
+from airflow_asyncaction.operators.arguments import with_derived_arguments
 from airflow_asyncaction.operators.kubernetes import KubeActionOperator
 from airflow_asyncaction.runners.base import Runner
 

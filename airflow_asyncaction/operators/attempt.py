@@ -137,7 +137,7 @@ class Attempt:
         self._poller.start()
         with self._job_stopped_on_error(), self._report_timeout_first():
             self._hook.share_secrets(self._credentials)  # such as those of inputs: the job may report at once
-            exit_ = self._runner.run(self._info, self._on_launched)
+            exit_ = self._runner.run(self._info, self._poller.report_launch)
             view = self._report_exit(exit_)
         if view is not None:
             self._runner.release()
@@ -263,6 +263,3 @@ class Attempt:
             self._log.warning("%s", error)
             return error
         return None
-
-    def _on_launched(self, job: Mapping[str, Any]) -> None:
-        self._poller.report_launch(dict(job))

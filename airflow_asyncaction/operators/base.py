@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import Asset, BaseOperator
@@ -18,9 +18,13 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
-from airflow_asyncaction.operators.arguments import ArgumentsOperator
+from airflow_asyncaction.operators.arguments import (
+    ArgumentsOperator,
+    derive_arguments,
+    find_argument,
+    use_linear_params,
+)
 from airflow_asyncaction.operators.attempt import Attempt, register
-from airflow_asyncaction.operators.derived_arguments import derive_arguments, find_argument
 from airflow_asyncaction.operators.files import (
     add_event_extras,
     attach_inputs,
@@ -30,7 +34,6 @@ from airflow_asyncaction.operators.files import (
     group_by_property,
     push_files,
 )
-from airflow_asyncaction.operators.params import use_linear_params
 from airflow_asyncaction.operators.task_exceptions import build_exception
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import ActionOptions, Completion, State, StopReason
@@ -310,3 +313,11 @@ def _as_timedelta(value: Any) -> timedelta | None:
         with suppress(ValueError, OverflowError):  # NaN, infinity
             return timedelta(seconds=value)
     return None
+
+
+def time_left(execution_timeout: timedelta | None, context: Mapping[str, Any]) -> timedelta | None:
+    """Return the rest of a task's ``execution_timeout``: at least 1 s, enough to stop the job properly."""
+    if execution_timeout is None:
+        return None
+    elapsed: timedelta = datetime.now(UTC) - context["ti"].start_date
+    return max(execution_timeout - elapsed, timedelta(seconds=1))

@@ -13,25 +13,28 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from kubernetes import client as k8s
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.airflow_internals.worker.operators import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow_asyncaction.airflow_internals.worker.operators import (
+    TRIGGER_FAIL_REPR,
+    TriggerFailureReason,
+    needs_worker_after_success,
+)
 from airflow_asyncaction.airflow_internals.worker.task_process import is_in_process
 from airflow_asyncaction.hooks.in_process import hook_url, remote_hook_url
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.arguments import Arguments
 from airflow_asyncaction.operators.attempt import register
-from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
-from airflow_asyncaction.operators.deferral import needs_worker, time_left
+from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration, time_left
 from airflow_asyncaction.operators.pod_checks import check_hook_url, connect_to_cluster, find_unsupported
 from airflow_asyncaction.protocol.actions import Completion, StopReason
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Stop
-from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral
+from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker
 from airflow_asyncaction.runners.base import Runner, drop_airflow_variables
 from airflow_asyncaction.runners.kubernetes import KubeRunner
 from airflow_asyncaction.runners.manifest_variables import ENV, render_around
 from airflow_asyncaction.runners.pods.creation import PodOptions
-from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
+from airflow_asyncaction.runners.pods.log import LogPosition
 from airflow_asyncaction.runners.pods.return_file import ReturnFile, add_return_file
 from airflow_asyncaction.runners.pods.spec import parse_manifest
 from airflow_asyncaction.runners.task_log import write_pod_line
@@ -175,7 +178,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         if not isinstance(runner, KubeRunner):
             raise TypeError(f"{type(runner).__name__} does not run a pod")
         deferral = Deferral(
-            needs_worker=needs_worker(self.airflow_task, reads_log=self.get_logs),
+            needs_worker=self.needs_worker(),
             pushes_results=self.do_xcom_push,
         )
         ActionLink().push(context)
@@ -285,7 +288,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             make_pod,
             task_labels=self._get_ti_pod_labels(cast("Context", context), include_try_number=False),
             options=self.pod_options(let_go_after=let_go_after),
-            write_line=self._write_line,
+            write_line=lambda line: write_pod_line(self.log, line),
             position=position or LogPosition(),
             on_pod=lambda pod: self._push_pod(context, pod),
             return_file=return_file,
@@ -341,8 +344,11 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             return self.finish(hook, registration, runner, view, context)
         return self.run_attempt(hook, registration, runner, context, after_line=after_line)
 
-    def _write_line(self, line: PodLine) -> None:
-        write_pod_line(self.log, line)
+    def needs_worker(self) -> NeedsWorker:
+        """Return when a worker must complete the task after its job succeeded."""
+        if needs_worker_after_success(self.airflow_task):
+            return NeedsWorker.ALWAYS
+        return NeedsWorker.FOR_LOGS if self.get_logs else NeedsWorker.ON_FAILURE
 
 
 def _parse_init_logs(requested: Any) -> list[str] | bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -80,9 +80,9 @@ class ActionPoller:
         """Start the thread."""
         self._thread.start()
 
-    def report_launch(self, job: dict[str, Any]) -> None:
+    def report_launch(self, job: Mapping[str, Any]) -> None:
         """Report with the next poll that the job was launched."""
-        self._launched = Launched(job)
+        self._launched = Launched(dict(job))
         self._wake.set()
 
     def wait_until_done(self) -> None:

@@ -20,8 +20,7 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.remote_connection import DeploymentKind
 from airflow_asyncaction.hooks.remote_models import Position, RemoteAction, Watch
-from airflow_asyncaction.operators.base import Seconds, as_duration
-from airflow_asyncaction.operators.deferral import time_left
+from airflow_asyncaction.operators.base import Seconds, as_duration, time_left
 from airflow_asyncaction.operators.task_exceptions import build_exception
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import State, StopReason

@@ -98,7 +98,7 @@ def test_an_unknown_completion_is_refused_with_the_known_ones(completion: object
 
 @pytest.mark.parametrize("command", ["", "  \n", [], [1], ["echo", None], {"echo": 1}, b"true", None, 7])
 def test_what_is_no_command_is_refused_before_it_is_run(command: object) -> None:
-    with pytest.raises(ValueError, match="command must be a non-empty string for the shell, or a list of"):
+    with pytest.raises(ValueError, match="it must be a non-empty string for the shell, or a list of"):
         local(command=command).make_runner({})
 
 
