@@ -9,7 +9,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
-from airflow_asyncaction.operators.arguments import with_derived_arguments
+from airflow_asyncaction.operators.arguments import derive_arguments
 from airflow_asyncaction.operators.local import LocalActionOperator, check_command
 from airflow_asyncaction.operators.service import ServiceActionOperator, wants_job
 from airflow_asyncaction.runners.base import Runner
@@ -87,12 +87,7 @@ def async_action(
 
     Accepts the parameters of :class:`~airflow_asyncaction.operators.service.ServiceActionOperator`.
     """
-    return task_decorator_factory(
-        python_callable=python_callable,
-        multiple_outputs=multiple_outputs,
-        decorated_operator_class=_DecoratedService,
-        **with_derived_arguments(kwargs),
-    )
+    return decorate(_DecoratedService, python_callable, multiple_outputs, kwargs)
 
 
 def async_action_local(
@@ -102,9 +97,20 @@ def async_action_local(
 
     Accepts the parameters of :class:`~airflow_asyncaction.operators.local.LocalActionOperator`.
     """
+    return decorate(_DecoratedLocal, python_callable, multiple_outputs, kwargs)
+
+
+def decorate(
+    operator_class: type[DecoratedOperator],
+    python_callable: Callable[..., Any] | None,
+    multiple_outputs: bool | None,
+    arguments: Mapping[str, Any],
+) -> TaskDecorator:
+    """Return a task decorator for an operator, with the arguments that Airflow needs to serialize it."""
+    derived = derive_arguments(arguments.get("type"), arguments.get("output_assets"), arguments)
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
-        decorated_operator_class=_DecoratedLocal,
-        **with_derived_arguments(kwargs),
+        decorated_operator_class=operator_class,
+        **{**arguments, **derived},
     )

@@ -110,11 +110,6 @@ def derive_arguments(
     return derived
 
 
-def with_derived_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a decorator, together with those that follow from them."""
-    return {**given, **derive_arguments(given.get("type"), given.get("output_assets"), given)}
-
-
 def find_argument(name: str, given: Mapping[str, Any], default_args: Mapping[str, Any] | None) -> Any:
     """Return an argument of a task that is about to be mapped, or its value in the nearest ``default_args``.
 
