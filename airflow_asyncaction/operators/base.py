@@ -298,21 +298,15 @@ def as_duration(name: str, value: Any, *, may_be_zero: bool = False) -> timedelt
 
     :raises ValueError: it is not a duration, or not positive
     """
-    if value is None:
-        return None
-    duration = _as_timedelta(value)
-    if duration is None or duration < timedelta(0) or (duration == timedelta(0) and not may_be_zero):
-        raise ValueError(f"{name} is {value!r}: it must be a positive number of seconds or a timedelta")
-    return duration
-
-
-def _as_timedelta(value: Any) -> timedelta | None:
-    if isinstance(value, timedelta):
-        return value
+    duration, zero = value, timedelta(0)
     if isinstance(value, int | float) and not isinstance(value, bool):
         with suppress(ValueError, OverflowError):  # NaN, infinity
-            return timedelta(seconds=value)
-    return None
+            duration = timedelta(seconds=value)
+    if duration is None:
+        return None
+    if not isinstance(duration, timedelta) or duration < zero or (duration == zero and not may_be_zero):
+        raise ValueError(f"{name} is {value!r}: it must be a positive number of seconds or a timedelta")
+    return duration
 
 
 def time_left(execution_timeout: timedelta | None, context: Mapping[str, Any]) -> timedelta | None:
