@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -102,26 +102,17 @@ def check_names(runner: str, given: Collection[str], known: Collection[str]) -> 
             raise _invalid(runner, name, f"unknown option: {hint}")
 
 
-def _kind(value: str) -> str:
-    if value not in KINDS and not _CLASS.fullmatch(value):
-        raise ValueError
-    return value
+def _satisfies(check: Callable[[str], object]) -> AfterValidator:
+    def validate(value: str) -> str:
+        if not check(value):
+            raise ValueError  # the description of the field is the message
+        return value
 
-
-def _not_template(value: str) -> str:
-    if "{{" in value:
-        raise ValueError
-    return value
-
-
-def _name(value: str) -> str:
-    if not is_name(value):
-        raise ValueError
-    return value
+    return AfterValidator(validate)
 
 
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
-PlainName = Annotated[str, StringConstraints(min_length=1), AfterValidator(_not_template)]
+PlainName = Annotated[str, StringConstraints(min_length=1), _satisfies(lambda name: "{{" not in name)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ExitCode = Annotated[int, Field(ge=0, le=255)]
 
@@ -135,7 +126,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,50}$", description="up to 50 of A-Z a-z 0-9 _ . -")
-    kind: Annotated[str, AfterValidator(_kind)] = Field(
+    kind: Annotated[str, _satisfies(lambda kind: kind in KINDS or _CLASS.fullmatch(kind))] = Field(
         description=f"one of {', '.join(map(repr, KINDS))}, or package.module.Class"
     )
     actions: list[Annotated[str, StringConstraints(min_length=1)]] = Field(
@@ -166,7 +157,7 @@ class RunnerOptions(BaseModel):
     )
     accept_v1: bool = Field(default=_ABSENT, description="true or false")
     file_store: Text = Field(default=_ABSENT, description="the name of a file store")
-    orchestrator: Annotated[str, AfterValidator(_name)] = Field(
+    orchestrator: Annotated[str, _satisfies(is_name)] = Field(
         default=_ABSENT, description="text of 1 to 250 printable characters"
     )
 
