@@ -46,25 +46,21 @@ def register(
 
     :param resumes: the id of the action with which the task was deferred
     """
+    from opentelemetry.propagate import inject  # only when a task runs: Dag files do not need it
+
     ti_id = str(context["ti"].id)
     nonce = secrets.token_hex(32)
     digest = hashlib.sha256(nonce.encode()).hexdigest()
     context["task_state_store"].set(COMMITMENT_KEY, digest, retention=_COMMITMENT_RETENTION)
-    traced = replace(spec, traceparent=_traceparent())
+    carrier: dict[str, str] = {}
+    inject(carrier)
+    traced = replace(spec, traceparent=carrier.get("traceparent"))
     registration = hook.register(ti_id, nonce, traced, resumes=resumes)
     hook.ti_id = ti_id
     note_registered(registration.info.job_id)
     for signer in (registration.info, registration.credentials):
         mask_secret(signer.secret_key)  # in all logs, rendered fields and the UI
     return registration
-
-
-def _traceparent() -> str | None:
-    from opentelemetry.propagate import inject
-
-    carrier: dict[str, str] = {}
-    inject(carrier)
-    return carrier.get("traceparent")
 
 
 class _Orphaned(SystemExit):

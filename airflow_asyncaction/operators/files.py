@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
@@ -100,7 +101,7 @@ def attach_inputs(
             send_file(
                 lambda request: hook.send(credentials, request.method, request.path, request.body),
                 f"/task/inputs/{store}/{property_}",
-                Source(source.name, lambda path=source.path: _open(path)),  # type: ignore[misc]
+                Source(source.name, partial(_open, source.path)),
                 contents=contents,
                 mimetype=guess_mimetype(source.name),
                 patience_seconds=PATIENCE.total_seconds(),
