@@ -48,13 +48,10 @@ def build_params(schema: Schema) -> dict[str, Param]:
     A property that is not required and has no default may be left empty in the form.
     """
     required = set(schema.get("required", ()))
-    params = {
+    return {
         name: _build_param(_detach(part, schema), is_required=name in required)
         for name, part in schema.get("properties", {}).items()
     }
-    for param in params.values():
-        param.schema = with_dialect(param.schema)
-    return params
 
 
 def build_input(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any]:
@@ -166,11 +163,10 @@ def _hoist_definitions(schema: Schema) -> Schema:
 def _build_param(part: Schema, *, is_required: bool) -> Param:
     description = part.get("description")
     schema = {key: value for key, value in part.items() if key not in ("default", "description")}
-    if "default" in part:
-        return Param(part["default"], description, schema=to_form_field(schema))
-    if is_required:
-        return Param(description=description, schema=to_form_field(schema))
-    return Param(None, description, schema=to_form_field(_or_null(schema)))
+    value = {"default": part["default"]} if "default" in part else {}
+    if not value and not is_required:
+        schema, value = _or_null(schema), {"default": None}
+    return Param(**value, description=description, schema=with_dialect(to_form_field(schema)))
 
 
 def _or_null(schema: Schema) -> Schema:
