@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every argument of KubernetesPodOperator is honoured, or refused with what to use instead."""
+"""Arguments of KubernetesPodOperator: each has its effect, or is rejected with an alternative."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ IN_POD: dict[str, Any] = {
     "termination_message_policy": "FallbackToLogsOnError",
     "active_deadline_seconds": 7,
 }
-"""Arguments that make the pod another one: with these values."""
+"""Arguments that change the pod, each with a value that does."""
 
 ELSEWHERE = {
     "init_container_logs",
@@ -94,7 +94,7 @@ ELSEWHERE = {
     "on_finish_action",
     "on_kill_action",
 }
-"""Arguments that do something else, each with a test."""
+"""Arguments with other effects, each with a test."""
 
 
 class Named:

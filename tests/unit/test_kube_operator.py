@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What KubeActionOperator takes, refuses, and asks the server for. What it does, the system tests show."""
+"""KubeActionOperator: its arguments and what it registers. The system tests run it."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def numbers() -> Iterator[str]:
 
 
 def decorated(returned: Any) -> Any:
-    """Return the operator of a function, as a worker has it."""
+    """Return the operator of a decorated function, as on a worker."""
 
     def job() -> Any:
         return returned

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``[asyncaction]`` section: what is read, what is refused, and what Airflow is told of it."""
+"""The ``[asyncaction]`` section: valid and invalid values, and the provider's ``config`` section."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Configure = Callable[..., None]
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """Return what sets options of ``[asyncaction]``; none are set before."""
+    """Return a function that sets options of ``[asyncaction]``. Initially, none are set."""
     for option in settings.OPTIONS:
         monkeypatch.delenv(f"AIRFLOW__ASYNCACTION__{option.name.upper()}", raising=False)
 
