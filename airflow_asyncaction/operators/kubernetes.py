@@ -209,7 +209,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         )
 
     def resume(self, context: Any, action_id: str, log: list[Any], after_line: int, event: Any = None) -> Any:
-        """Resume the task: return the action's end, or watch its job again."""
+        """Resume the task: return the action's results or raise its error, or watch its job again."""
         if isinstance(event, Mapping) and "reason" in event:
             self.log.warning("The trigger returned the pod to a worker: %s", event["reason"])
         return self._resume(context, action_id, position=LogPosition.from_json(log), after_line=after_line)

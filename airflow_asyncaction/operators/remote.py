@@ -180,7 +180,7 @@ class RemoteActionOperator(BaseOperator):
         action = hook.clone(patience=_RESULTS_PATIENCE).get(self._watch.action_id)
         context["task_state_store"].delete(_STATE_KEY)
         self.log.info("Action %s ended as %s.", action.uuid, action.state)
-        results = get_results(action, stopped_by_us=self._is_killed)
+        results = self._get_results(action)
         if results is not action.results:
             self.log.warning(RESULTS_CHANGED)
         return results
@@ -252,32 +252,32 @@ class RemoteActionOperator(BaseOperator):
         else:
             self.log.info("Sent a stop request to action %s.", action_id)
 
+    def _get_results(self, action: RemoteAction) -> Any:
+        """Return the results of an action that is done, or raise its error.
+
+        :raises ActionEnded: the action did not end as SUCCESS. ``ActionSkipped`` skips this task as well.
+            ``StopRequested`` fails it without a retry: a user stopped the action in the other deployment
+        :raises ServerError: the connection's user may not read its results
+        """
+        if action.state is State.SUCCESS:
+            if action.fields.get("canSeeResults") is False and action.fields.get("hasResults"):
+                raise ServerError(
+                    f"The connection's user may not read the results of action {action.uuid}. Grant it access"
+                    " to XComs there",
+                    status=403,
+                    code="forbidden",
+                )
+            return strict_json.as_xcom(action.results)
+        raise build_exception(
+            action.uuid,
+            action.state,
+            action.error_name,
+            action.error_message,
+            # An action that this task stopped, because it is being killed, may be retried.
+            is_stop_requested=action.stop_reason == StopReason.REQUESTED and not self._is_killed,
+        )
+
     @property
     def _interval_seconds(self) -> float:
         interval = settings.load().poll_interval if self.poll_interval is None else self.poll_interval
         return interval.total_seconds()
-
-
-def get_results(action: RemoteAction, *, stopped_by_us: bool = False) -> Any:
-    """Return the results of an action that is done, or raise its error.
-
-    :param stopped_by_us: whether this task stopped the action, because it is being killed: it may be retried
-    :raises ActionEnded: the action did not end as SUCCESS. ``ActionSkipped`` skips this task as well.
-        ``StopRequested`` fails it without a retry: a user stopped the action in the other deployment
-    :raises ServerError: the connection's user may not read its results
-    """
-    if action.state is State.SUCCESS:
-        if action.fields.get("canSeeResults") is False and action.fields.get("hasResults"):
-            message = (
-                f"The connection's user may not read the results of action {action.uuid}. Grant it access to"
-                " XComs there"
-            )
-            raise ServerError(message, status=403, code="forbidden")
-        return strict_json.as_xcom(action.results)
-    raise build_exception(
-        action.uuid,
-        action.state,
-        action.error_name,
-        action.error_message,
-        is_stop_requested=action.stop_reason == StopReason.REQUESTED and not stopped_by_us,
-    )

@@ -56,7 +56,7 @@ class AsyncActionOperator(BaseActionOperator):
     What it does not do: render types or map over types, since the scheduler could not know the pool. An
     action without a matching runner is registered and ends as the error NoRunner.
 
-    Options that the Dag author gives override the configured ones.
+    Options that the Dag author passes override the configured ones.
 
     :param type: the action's type, e.g. ``"etl.load"``.
 
@@ -76,8 +76,8 @@ class AsyncActionOperator(BaseActionOperator):
                 for name in runner_config.COMMON_OPTIONS
                 if name in choice.options and name not in self._given
             }
-            wishes = {name: getattr(choice, name) for name in _FOR_SCHEDULER if name not in given}
-            kwargs = {**kwargs, **configured, **{name: wish for name, wish in wishes.items() if wish}}
+            placement = {name: getattr(choice, name) for name in _FOR_SCHEDULER if name not in given}
+            kwargs = {**kwargs, **configured, **{name: value for name, value in placement.items() if value}}
         super().__init__(type=type, **kwargs)
         self._choice = choice
         self._delegate: BaseActionOperator | None = None
@@ -90,9 +90,10 @@ class AsyncActionOperator(BaseActionOperator):
         choice = _choose(kwargs["type"])
         mapped = super().partial(**kwargs)
         for name in _FOR_SCHEDULER:
-            wish = getattr(choice, name, None)
-            if wish and name not in kwargs and mapped.kwargs.get(name) in (None, OPERATOR_DEFAULTS.get(name)):
-                mapped.kwargs[name] = wish
+            value = getattr(choice, name, None)
+            is_default = mapped.kwargs.get(name) in (None, OPERATOR_DEFAULTS.get(name))
+            if value and is_default and name not in kwargs:
+                mapped.kwargs[name] = value
         return mapped
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
