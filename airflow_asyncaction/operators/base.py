@@ -29,7 +29,6 @@ from airflow_asyncaction.operators.files import (
     add_event_extras,
     attach_inputs,
     check_assets,
-    check_inputs,
     check_outlets,
     group_by_property,
     push_files,
@@ -255,7 +254,7 @@ class BaseActionOperator(ArgumentsOperator):
 
     def _attach_inputs(self, hook: TaskHook, credentials: TaskCredentials) -> None:
         try:
-            attach_inputs(hook, credentials, check_inputs(self.inputs), store=self.file_store)
+            attach_inputs(hook, credentials, self.inputs, store=self.file_store)
         except BaseException as error:  # no job is launched, so nothing else ends the action
             with suppress(ServerError):
                 if isinstance(error, AirflowTaskTimeout):

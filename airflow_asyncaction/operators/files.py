@@ -73,18 +73,19 @@ def _check_property_name(argument: str, name: Any) -> str:
 
 
 def attach_inputs(
-    hook: TaskHook, credentials: TaskCredentials, inputs: Mapping[str, Any], *, store: str
+    hook: TaskHook, credentials: TaskCredentials, inputs: Mapping[str, Any] | None, *, store: str
 ) -> None:
     """Attach inputs to an action before its job is launched. One input may have several files, in order.
 
     A file of another action is linked, not copied. Any other file is read by this process twice, first to
     learn whether the file store has it already, and copied into the store.
 
-    :raises ValueError: an input is not a file
+    :raises ValueError: an input is not a file, or its name is invalid
     :raises OSError: an input cannot be read
     :raises ServerError: the server refuses an input
     """
-    if not inputs:
+    checked = check_inputs(inputs)
+    if not checked:
         return
     # Most tasks have no inputs, and do not need the job's client.
     from airflow_asyncaction.job.content_client import ContentClient
@@ -93,7 +94,7 @@ def attach_inputs(
     from airflow_asyncaction.job.proxies import Proxies
 
     contents = ContentClient(proxies=Proxies.of_worker(hook.base_url))
-    for property_, given in inputs.items():
+    for property_, given in checked.items():
         for source in resolve_input(property_, given):
             if isinstance(source, FileReference):
                 hook.link_input(credentials, property_, source)

@@ -296,12 +296,13 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
     def _check_hook_url(self) -> None:
         options = self.options
-        is_template = any((self.job_resources, self.full_pod_spec, self.pod_template_file))
+        # A template may set hostNetwork, too.
+        templates = (self.job_resources, self.full_pod_spec, self.pod_template_file, self.pod_template_dict)
         if not self.hostnetwork:  # otherwise it may be right on a cluster of one node
             check_hook_url(
                 remote_hook_url(),
                 is_in_process=is_in_process(),
-                must_report=not (is_template or self.pod_template_dict)
+                must_report=not any(templates)
                 and (
                     options.require_report
                     or options.completion is Completion.REPORT
