@@ -224,13 +224,8 @@ class BaseActionOperator(ArgumentsOperator):
         """
         if view.state is State.SUCCESS:
             return None if view.results is None else self.warn_if_changed(*strict_json.xcom_of(view.results))
-        raise build_exception(
-            info.job_id,
-            view.state,
-            view.error_name,
-            view.error_message,
-            is_stop_requested=view.stop_reason is StopReason.REQUESTED,
-        )
+        is_stop_requested = view.stop_reason is StopReason.REQUESTED
+        raise build_exception(info.job_id, view, is_stop_requested=is_stop_requested)
 
     def warn_if_changed(self, xcom: Any, is_changed: bool) -> Any:
         """Return the XCom, and log a warning if it differs from the results."""

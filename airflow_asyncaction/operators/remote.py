@@ -268,14 +268,9 @@ class RemoteActionOperator(BaseOperator):
                     code="forbidden",
                 )
             return strict_json.as_xcom(action.results)
-        raise build_exception(
-            action.uuid,
-            action.state,
-            action.error_name,
-            action.error_message,
-            # An action that this task stopped, because it is being killed, may be retried.
-            is_stop_requested=action.stop_reason == StopReason.REQUESTED and not self._is_killed,
-        )
+        # An action that this task stopped, because it is being killed, may be retried.
+        is_stop_requested = action.stop_reason == StopReason.REQUESTED and not self._is_killed
+        raise build_exception(action.uuid, action, is_stop_requested=is_stop_requested)
 
     @property
     def _interval_seconds(self) -> float:
