@@ -22,7 +22,7 @@ class ActionLink(BaseOperatorLink):
     name = "Async action"
 
     def push(self, context: Any) -> None:
-        """Push the URL before the task ends: no worker may be involved in the end of a deferred task."""
+        """Push the URL before the task is deferred: its end may not involve a worker."""
         ti = context["ti"]
         ti.xcom_push(key=self.xcom_key, value=_url(ti))
 

@@ -77,8 +77,8 @@ def attach_inputs(
 ) -> None:
     """Attach inputs to an action before its job is launched. One input may have several files, in order.
 
-    A file of another action is linked, not copied. Any other file is read by this process twice, first to
-    learn whether the file store has it already, and copied into the store.
+    A file of another action is linked, not copied. This process reads any other file twice: first to check
+    whether the file store already has it, then to copy it.
 
     :raises ValueError: an input is not a file, or its name is invalid
     :raises OSError: an input cannot be read

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 # Where the job's secret is stored.
 _IN_SECRET, _IN_ENV = "secret", "env"
-# The cluster must be able to say why a pod does not start before the server's timeout expires.
+# Gives the cluster time to report why a pod does not start, before the server's timeout expires.
 _START_MARGIN = timedelta(minutes=1)
 
 
@@ -240,7 +240,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         return pod
 
     def cluster_arguments(self) -> dict[str, Any]:
-        """Return the arguments with which a trigger connects to the cluster."""
+        """Return the arguments that name the cluster."""
         return {
             "conn_id": self.kubernetes_conn_id,
             "in_cluster": self.in_cluster,
@@ -360,9 +360,9 @@ def _parse_init_logs(requested: Any) -> list[str] | bool:
 
 
 def _check_arguments(arguments: Mapping[str, Any], job_secret: str) -> None:
-    """Check arguments that can be invalid by themselves.
+    """Check arguments that do not depend on others.
 
-    :raises ValueError: some are; the message names them all
+    :raises ValueError: some are invalid; the message names them all
     """
     wrong = [f"KubeActionOperator does not support {each}" for each in find_unsupported(arguments)]
     if job_secret not in (_IN_SECRET, _IN_ENV):

@@ -57,7 +57,8 @@ class ServiceActionOperator(BaseActionOperator):
             raise TypeError("python_callable must be callable")
         if self.skip_on_exit_code:
             raise ValueError(
-                "Callables have no exit code: to skip, raise AirflowSkipException, not skip_on_exit_code"
+                "skip_on_exit_code is not supported for callables, which have no exit code: raise"
+                " AirflowSkipException"
             )
         if self.options.completion != "exit":
             raise ValueError(

@@ -86,7 +86,7 @@ def test_what_is_no_exit_code_is_refused(given: object) -> None:
 
 
 def test_a_callable_has_no_exit_code_to_skip_on() -> None:
-    with pytest.raises(ValueError, match="to skip, raise AirflowSkipException"):
+    with pytest.raises(ValueError, match="no exit code: raise AirflowSkipException"):
         ServiceActionOperator(task_id="t", python_callable=print, skip_on_exit_code=99)
 
 
