@@ -16,8 +16,7 @@ from kubernetes import client as k8s
 
 from airflow_asyncaction.operators.kubernetes import KubeActionOperator
 
-# Arguments of the action and the task, which only the Dag sets, and arguments that KubeActionOperator rejects
-# and that have no harmless value.
+# Arguments of the action and the task, which only the Dag sets, and some that KubeActionOperator rejects.
 _NOT_CONFIGURABLE = frozenset(
     {
         "self",
