@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run any program as an Airflow task that reports back over signed HTTP.
 
-This module imports nothing else, so that a job can carry ``protocol`` and ``job`` without Airflow. Any Python
-can read it, to say which one a job needs.
+This module imports nothing else, so that a job can carry ``protocol`` and ``job`` without Airflow. It
+is valid in any Python version, so that an old one gets a clear error.
 """
 
 import sys

@@ -30,9 +30,10 @@ AsyncActionError
 ├── ClusterNotConfigured        no usable Kubernetes cluster is configured
 ├── ActionNotFound              the action does not exist
 ├── ActionAdopted               another process of the task has adopted the action
-├── RegistrationRefused         a task instance could not prove its identity
-├── UserRefused                 the request of a user was refused
-├── FileRefused                 an upload or download was refused
+├── RequestRefused              the server refuses a request
+│   ├── RegistrationRefused     ... of a task instance that could not prove its identity
+│   ├── UserRefused             ... of a user
+│   └── FileRefused             ... to upload or download a file
 ├── FileStoreUnavailable        a file store does not respond or is full
 ├── SecretUnreadable            a job's secret was encrypted with another key
 ├── StoreUnavailable            the database does not respond
@@ -277,38 +278,28 @@ class TablesMissing(AsyncActionError):
     """The tables of airflow-asyncaction are missing: run 'airflow db migrate'."""
 
 
-class RegistrationRefused(AsyncActionError):
-    """The task instance could not prove that it may register an action.
-
-    ``code`` is the ``error`` of the response body.
-    """
+class RequestRefused(AsyncActionError):
+    """A request was refused. ``code`` is the ``error`` of the response body."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
         self.code = code
 
 
-class UserRefused(AsyncActionError):
-    """The request of a user was refused.
+class RegistrationRefused(RequestRefused):
+    """The task instance could not prove that it may register an action."""
 
-    ``code`` is the ``error`` of the response body. ``more`` is added to the body.
-    """
+
+class UserRefused(RequestRefused):
+    """The request of a user was refused. ``more`` is added to the response body."""
 
     def __init__(self, message: str, *, code: str, **more: str) -> None:
-        super().__init__(message)
-        self.code = code
+        super().__init__(message, code=code)
         self.more = more
 
 
-class FileRefused(AsyncActionError):
-    """An upload or download was refused.
-
-    ``code`` is the ``error`` of the response body.
-    """
-
-    def __init__(self, message: str, *, code: str) -> None:
-        super().__init__(message)
-        self.code = code
+class FileRefused(RequestRefused):
+    """An upload or download was refused."""
 
 
 class FileStoreUnavailable(AsyncActionError):

@@ -22,10 +22,9 @@ class ActionLink(BaseOperatorLink):
     name = "Async action"
 
     def push(self, context: Any) -> None:
-        """Push the URL before the task ends: no worker may be involved in the end of a deferred task."""
+        """Push the URL before the task is deferred: its end may not involve a worker."""
         ti = context["ti"]
-        url = _url(ti.dag_id, ti.run_id, ti.task_id, ti.map_index)
-        ti.xcom_push(key=self.xcom_key, value=url + _region(ti))
+        ti.xcom_push(key=self.xcom_key, value=_url(ti) + _region(ti))
 
     @property
     def xcom_key(self) -> str:
@@ -33,8 +32,8 @@ class ActionLink(BaseOperatorLink):
         return "async_action_link"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Return the URL as a path: the browser adds the host at which it has reached Airflow."""
-        return _url(ti_key.dag_id, ti_key.run_id, ti_key.task_id, ti_key.map_index)
+        """Return the URL as a path: the browser adds the host at which it reached Airflow."""
+        return _url(ti_key)
 
 
 def _region(ti: Any) -> str:
@@ -52,8 +51,9 @@ def airflow_root() -> str:
     return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
 
 
-def _url(dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str:
-    parts = {"dags": dag_id, "runs": run_id, "tasks": task_id}
+def _url(ti: Any) -> str:
+    """Return the URL for a task instance or its key."""
+    parts = {"dags": ti.dag_id, "runs": ti.run_id, "tasks": ti.task_id}
     path = "/".join(f"{kind}/{quote(name, safe='')}" for kind, name in parts.items())
-    mapped = "" if map_index is None or map_index < 0 else f"/mapped/{map_index}"
+    mapped = "" if ti.map_index is None or ti.map_index < 0 else f"/mapped/{ti.map_index}"
     return f"{airflow_root()}/{path}{mapped}/plugin/{TAB}"

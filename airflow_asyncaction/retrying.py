@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Retry policy: which errors of a server are transient, and how long to wait before the next attempt.
 
-For everything that runs inside Airflow, on tenacity. Jobs have only the standard library: see
-``airflow_asyncaction.job.transport``.
+For requests to the API server from inside Airflow, on tenacity. Jobs have only the standard library: see
+``airflow_asyncaction.job.transport``. Requests to a cluster have ``runners.pods.backoff``.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether an error says nothing about the action, so that whoever follows it keeps polling.
+    """Return whether an error says nothing about the action, so its followers keep polling.
 
     This is any transient error, and any answer that is not from our routes: while the API server restarts,
-    a proxy or an Airflow without this plugin may answer. 413 is final whoever sends it.
+    a proxy or an Airflow without this plugin may answer. 413 is always final.
     """
     if not isinstance(error, ServerError) or error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return False
@@ -62,7 +62,7 @@ def pause_seconds(
     first_seconds: float = FIRST_PAUSE_SECONDS,
     longest_seconds: float = LONGEST_PAUSE_SECONDS,
 ) -> float:
-    """Return how long to pause after a number of failures in a row: exponential backoff with jitter.
+    """Return how long to pause after some failures in a row: exponential backoff with jitter.
 
     The pause doubles with each failure, less up to a half at random.
     """
@@ -86,9 +86,9 @@ def backoff(
 
 
 def retrying(patience: timedelta, warn: Warn) -> Retrying:
-    """Return a retry of transient errors for code that may block its thread. It reraises the last error.
+    """Return a tenacity retrier of transient errors for code that may block its thread.
 
-    :param patience: retry while the next attempt starts within this time; 0: never
+    :param patience: retry as long as the next attempt starts within this time, then reraise; 0: never
     """
     return Retrying(
         retry=retry_if_exception(is_transient),
@@ -100,7 +100,7 @@ def retrying(patience: timedelta, warn: Warn) -> Retrying:
 
 
 def async_retrying(patience: timedelta | None, warn: Warn, *, longest_seconds: float) -> AsyncRetrying:
-    """Return a retry of outages (:func:`is_outage`) for triggers. It warns once and reraises the last error.
+    """Return a tenacity retrier of outages (:func:`is_outage`) for triggers. It warns once.
 
     :param patience: as for :func:`retrying`; ``None``: until the server answers
     """

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runner configuration: parses and validates ``[asyncaction] runners``.
 
-It is apart from the runners because the API server, which creates their pools, runs no jobs.
+Separate from the runners, because the API server, which creates their pools, runs no jobs.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -102,26 +102,17 @@ def check_names(runner: str, given: Collection[str], known: Collection[str]) -> 
             raise _invalid(runner, name, f"unknown option: {hint}")
 
 
-def _kind(value: str) -> str:
-    if value not in KINDS and not _CLASS.fullmatch(value):
-        raise ValueError
-    return value
+def _satisfies(check: Callable[[str], object]) -> AfterValidator:
+    def validate(value: str) -> str:
+        if not check(value):
+            raise ValueError  # the description of the field is the message
+        return value
 
-
-def _not_template(value: str) -> str:
-    if "{{" in value:
-        raise ValueError
-    return value
-
-
-def _name(value: str) -> str:
-    if not is_name(value):
-        raise ValueError
-    return value
+    return AfterValidator(validate)
 
 
 Text = Annotated[str, StringConstraints(pattern=r"\S")]
-PlainName = Annotated[str, StringConstraints(min_length=1), AfterValidator(_not_template)]
+PlainName = Annotated[str, StringConstraints(min_length=1), _satisfies(lambda name: "{{" not in name)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ExitCode = Annotated[int, Field(ge=0, le=255)]
 
@@ -130,12 +121,12 @@ _ABSENT: Any = None
 
 
 class _Entry(BaseModel):
-    """What an entry has whatever its kind. The descriptions complete "must be ..." in error messages."""
+    """Fields of an entry of any kind. The descriptions complete "must be ..." in error messages."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,50}$", description="up to 50 of A-Z a-z 0-9 _ . -")
-    kind: Annotated[str, AfterValidator(_kind)] = Field(
+    kind: Annotated[str, _satisfies(lambda kind: kind in KINDS or _CLASS.fullmatch(kind))] = Field(
         description=f"one of {', '.join(map(repr, KINDS))}, or package.module.Class"
     )
     actions: list[Annotated[str, StringConstraints(min_length=1)]] = Field(
@@ -166,7 +157,7 @@ class RunnerOptions(BaseModel):
     )
     accept_v1: bool = Field(default=_ABSENT, description="true or false")
     file_store: Text = Field(default=_ABSENT, description="the name of a file store")
-    orchestrator: Annotated[str, AfterValidator(_name)] = Field(
+    orchestrator: Annotated[str, _satisfies(is_name)] = Field(
         default=_ABSENT, description="text of 1 to 250 printable characters"
     )
 
@@ -249,7 +240,7 @@ def _runner(value: Any, number: int) -> RunnerConfig:
 
 
 def _check_options(entry: _Entry, options: Mapping[str, Any]) -> None:
-    """Validate what does not need the Kubernetes client; for the path of a class, the common options."""
+    """Validate the options that need no Kubernetes client. For a class, only the common ones."""
     model = _MODELS.get(entry.kind, RunnerOptions)
     try:
         model.model_validate(options)
@@ -262,16 +253,16 @@ def _check_options(entry: _Entry, options: Mapping[str, Any]) -> None:
         if problem["type"] == "missing":
             text = f"missing: {text}"
         raise _invalid(entry.name, field, text) from None
-    _check_injection(entry.name, entry.kind, options)
+    _reject_code_injection(entry.name, entry.kind, options)
 
 
 def _expectation(model: type[BaseModel], field: str) -> str:
-    """Say what a field must be. YAML may have fields without a name that is text."""
+    """Return what a field must be. In YAML, the name of a field may be other than text."""
     known = model.model_fields.get(field)
     return "must be text: it is the name of an option" if known is None else f"must be {known.description}"
 
 
-def _check_injection(runner: str, kind: str, options: Mapping[str, Any]) -> None:
+def _reject_code_injection(runner: str, kind: str, options: Mapping[str, Any]) -> None:
     """Prevent users who launch an action from writing part of a program, or of a manifest."""
     code = [(name, options[name]) for name in _CODE.get(kind, ()) if isinstance(options.get(name), str)]
     for name, text in (*code, *_shell_programs(options)):

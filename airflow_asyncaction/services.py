@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services: creates the services of the API server and of commands from the configuration."""
+"""Services of the API server and of commands: created from the configuration."""
 
 from __future__ import annotations
 

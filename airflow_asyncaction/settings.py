@@ -270,10 +270,11 @@ def _is_ipv6(value: str) -> bool:
         return False
 
 
-def hook_url() -> str:
+def configured_hook_url() -> str:
     """Return the absolute URL of the job routes as workers and jobs reach them, without a trailing slash.
 
-    ``[asyncaction] base_url``, or else next to the Execution API, which workers reach by definition.
+    This is ``[asyncaction] base_url`` or, by default, a URL next to the Execution API, which workers reach by
+    definition.
 
     :raises ValueError: ``base_url`` is not absolute
     """
@@ -293,7 +294,7 @@ def hook_url() -> str:
 
 
 def has_hook_url() -> bool:
-    """Return whether the configuration names an absolute URL. Otherwise, :func:`hook_url` returns a guess."""
+    """Return whether the configuration names an absolute URL. If not, :func:`configured_hook_url` guesses."""
     from airflow.configuration import conf
 
     urls = (
@@ -349,28 +350,30 @@ def _file_stores(text: str) -> Mapping[str, str]:
         from airflow.configuration import AIRFLOW_HOME
 
         return {"default": (Path(AIRFLOW_HOME) / "asyncaction").absolute().as_uri()}
-    said = f"[{SECTION}] file_stores must be a JSON object of names and URLs"
+    message = f"[{SECTION}] file_stores must be a JSON object of names and URLs"
     try:
         stores = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{said}: {error}") from None
+        raise ValueError(f"{message}: {error}") from None
     if not isinstance(stores, dict) or not stores:
-        raise ValueError(said)
+        raise ValueError(message)
     for name, url in stores.items():
         if not _STORE_NAME.fullmatch(name):
-            raise ValueError(f"{said}: {name!r} is not a valid name: use up to 50 of A-Z a-z 0-9 _ -")
+            raise ValueError(f"{message}: {name!r} is not a valid name: use up to 50 of A-Z a-z 0-9 _ -")
         if not isinstance(url, str) or not re.match(r"[a-z][a-z0-9+.-]*://.|file:///", url):
             raise ValueError(
-                f"{said}: {url!r} of {name} is not a URL such as file:///folder or s3://connection@bucket/prefix"
+                f"{message}: {url!r} of {name} is not a URL such as file:///folder or s3://connection@bucket/prefix"
             )
         if url.startswith("file:") and not url.startswith("file:///"):
-            raise ValueError(f"{said}: the path in {url!r} of {name} must be absolute: file:///folder")
+            raise ValueError(f"{message}: the path in {url!r} of {name} must be absolute: file:///folder")
     return stores
 
 
 def _name(option: str, value: str) -> str:
     if not is_name(value):
-        raise ValueError(f"[{SECTION}] {option} is {value!r}: it must have 1 to {MAX_NAME_CHARS} characters")
+        raise ValueError(
+            f"[{SECTION}] {option} is {value!r}: it must be 1 to {MAX_NAME_CHARS} printable characters"
+        )
     return value
 
 
@@ -383,7 +386,7 @@ def _above_zero(name: str, value: float) -> float:
 def _at_most(name: str, value: int, most: int) -> int:
     if value > most:
         raise ValueError(
-            f"[{SECTION}] {name} is {value}: it must be at most {most}, the most that our clients send"
+            f"[{SECTION}] {name} is {value}: it must be at most {most}, the largest body that clients send"
         )
     return value
 

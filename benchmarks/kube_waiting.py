@@ -98,7 +98,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
 
     database = Database(airflow_settings.get_engine())
     core = k8s.CoreV1Api(kube_config.new_client_from_config(config_file=kubeconfig))
-    base_url = settings.hook_url()
+    base_url = settings.configured_hook_url()
 
     def make_trigger(ti_id: str) -> PodActionTrigger:
         nonce = _commit(ti_id)

@@ -34,7 +34,7 @@ def to_form_field(schema: Schema) -> Schema:
     :param schema: the schema of one value, with the definitions that it refers to in ``$defs``
     """
     field = _add_type(_resolve(schema, schema), schema)
-    if {_ARRAY} <= {*_as_list(field[_TYPE])} <= {_ARRAY, _NULL}:
+    if {*_as_list(field[_TYPE])} - {_NULL} == {_ARRAY}:
         field = _add_item_type(field, schema)
     inside = {key: value for key, value in field.items() if key != _DEFS}
     return field if any(f"'{name}'" in str(inside) for name in _REFERENCES) else inside
@@ -53,7 +53,7 @@ def _add_item_type(field: Schema, root: Schema) -> Schema:
 
 
 def _add_type(schema: Schema, root: Schema) -> Schema:
-    """Add the types that a schema accepts. There may be too many, which its other keywords then reject."""
+    """Add the types that a schema accepts. May add too many: the other keywords reject those."""
     types = _types_of(schema, root, _MAX_DEPTH)
     named = [name for name in _TYPES if name in types and not (name == _INTEGER and _NUMBER in types)]
     if not named:  # it accepts nothing

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``async_operation``: creates the Dag of one operation."""
+"""``async_operation``: creates the Dag of one operation.
+
+The Dag run's conf becomes the arguments of its action. It is user input, and never rendered.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,63 @@ from typing import Any, overload
 
 from airflow.sdk import DAG
 
-from airflow_asyncaction.dags.operators import FunctionOperator, OperationOperator
 from airflow_asyncaction.dags.schemas import (
+    build_input,
     build_params,
     check_argument_names,
     check_input_schema,
+    convert_arguments,
     infer_input_schema,
     infer_output_schema,
 )
+from airflow_asyncaction.operators.arguments import check_positional
+from airflow_asyncaction.operators.routed import AsyncActionOperator
+from airflow_asyncaction.operators.service import ServiceActionOperator
 from airflow_asyncaction.protocol.operations import TAG, Declaration, Schema
 
 _TASK_ID = "action"
+_NAME = "@async_operation"  # as Airflow's UI shows it
+
+
+class OperationOperator(AsyncActionOperator):
+    """Run an operation with the runner that is configured for its type.
+
+    The input becomes the action's arguments or, with ``service_name``, the last argument of the method.
+    """
+
+    custom_operator_name = _NAME
+
+    def __init__(self, *, declaration: Declaration, **kwargs: Any) -> None:
+        super().__init__(type=declaration.type, doc_json=declaration.to_doc(), **kwargs)
+        self._input = declaration.input or {}
+        self._before_input = self.arguments or ()
+
+    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
+        """Render the fields, then set the input: it is user input, never a template."""
+        self.arguments = self._before_input
+        super().render_template_fields(context, jinja_env)
+        given = build_input(context["dag_run"].conf, self._input)
+        if self.service_name is None:
+            self.arguments = given
+        else:
+            check_positional(self.arguments)
+            self.arguments = [*self.arguments, given]
+
+
+class FunctionOperator(ServiceActionOperator):
+    """Run the function of an operation. The input becomes its keyword arguments."""
+
+    custom_operator_name = _NAME
+
+    def __init__(self, *, declaration: Declaration, **kwargs: Any) -> None:
+        super().__init__(type=declaration.type, doc_json=declaration.to_doc(), **kwargs)
+        self._input = declaration.input or {}
+
+    def render_template_fields(self, context: Any, jinja_env: Any = None) -> None:
+        """Render the fields, then set the input: it is user input, never a template."""
+        super().render_template_fields(context, jinja_env)
+        self.arguments = build_input(context["dag_run"].conf, self._input)
+        self.op_kwargs = convert_arguments(self.python_callable, self.arguments)
 
 
 @overload
@@ -36,7 +85,7 @@ def async_operation(**options: Any) -> Callable[[Callable[..., Any]], DAG]: ...
 def async_operation(
     function: Callable[..., Any] | None = None,
     *,
-    id: str | None = None,  # noqa: A002 - the words of operations
+    id: str | None = None,  # noqa: A002 - the fields of operations
     type: str | None = None,  # noqa: A002
     input: Schema | None = None,  # noqa: A002
     output: Schema | None = None,
@@ -65,7 +114,7 @@ def async_operation(
     :param schedule: the schedule of the Dag. With a schedule, every argument needs a default.
     :param action: arguments of the task's operator, such as ``retries`` or ``heartbeat_timeout``.
     :param dag_options: other arguments of the Dag.
-    :raises ValueError: a schema is invalid, or has an argument that the function does not have
+    :raises ValueError: a schema is invalid, or has an argument that the function lacks
     """
 
     def from_function(function: Callable[..., Any]) -> DAG:

@@ -48,13 +48,10 @@ def build_params(schema: Schema) -> dict[str, Param]:
     A property that is not required and has no default may be left empty in the form.
     """
     required = set(schema.get("required", ()))
-    params = {
+    return {
         name: _build_param(_detach(part, schema), is_required=name in required)
         for name, part in schema.get("properties", {}).items()
     }
-    for param in params.values():
-        param.schema = with_dialect(param.schema)
-    return params
 
 
 def build_input(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any]:
@@ -76,7 +73,7 @@ def build_input(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any
 def infer_input_schema(function: Callable[..., Any]) -> Schema:
     """Return the schema of a function's parameters, except ``job``, from its annotations.
 
-    :raises TypeError: a parameter cannot be given by name, or its type has no JSON Schema
+    :raises TypeError: a parameter cannot be passed by name, or its type has no JSON Schema
     """
     hints = get_type_hints(function, include_extras=True)
     properties, required = {}, []
@@ -113,7 +110,7 @@ def infer_output_schema(function: Callable[..., Any]) -> Schema | None:
 def check_argument_names(function: Callable[..., Any], given: Collection[str]) -> None:
     """Check that a function has all given arguments. Airflow would silently drop others.
 
-    :raises ValueError: it does not have one, or one is ``job``, which users must not set
+    :raises ValueError: the function lacks an argument, or one is ``job``, which users must not set
     """
     parameters = inspect.signature(function).parameters
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
@@ -132,7 +129,7 @@ def check_argument_names(function: Callable[..., Any], given: Collection[str]) -
 def convert_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Convert JSON values to the types that a function's annotations name, such as dates.
 
-    :raises ValueError: a value is of another type, or the function does not have the argument
+    :raises ValueError: a value is of another type, or the function lacks an argument
     """
     check_argument_names(function, given)
     hints = get_type_hints(function, include_extras=True)
@@ -166,11 +163,10 @@ def _hoist_definitions(schema: Schema) -> Schema:
 def _build_param(part: Schema, *, is_required: bool) -> Param:
     description = part.get("description")
     schema = {key: value for key, value in part.items() if key not in ("default", "description")}
-    if "default" in part:
-        return Param(part["default"], description, schema=to_form_field(schema))
-    if is_required:
-        return Param(description=description, schema=to_form_field(schema))
-    return Param(None, description, schema=to_form_field(_or_null(schema)))
+    value = {"default": part["default"]} if "default" in part else {}
+    if not value and not is_required:
+        schema, value = _or_null(schema), {"default": None}
+    return Param(**value, description=description, schema=with_dialect(to_form_field(schema)))
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -189,7 +185,7 @@ def _accepts_null(schema: Schema) -> bool:
 
 
 def _detach(part: Any, schema: Schema) -> Schema:
-    """Return a property's schema that is complete in itself. If it has references, it embeds the whole."""
+    """Return a property's schema, complete in itself. References embed the whole schema."""
     own: Schema = dict(part) if isinstance(part, Mapping) else {}
     if f'"{_REF}"' not in json.dumps(own):
         return own

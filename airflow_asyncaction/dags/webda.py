@@ -100,7 +100,7 @@ def _schema(
 
 
 def _bundle(schema: Mapping[str, Any], schemas: Mapping[str, Any]) -> Schema:
-    """Return a schema with all definitions that it refers to, so that it can stand outside the file."""
+    """Return a schema with all definitions that it refers to, so that it is valid outside the file."""
     needed: dict[str, Any] = {}
     whole: Schema = _rewrite(schema, schemas, needed, root="#")
     return {**whole, "$defs": {**whole.get("$defs", {}), **needed}} if needed else whole

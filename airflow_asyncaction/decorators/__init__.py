@@ -9,8 +9,8 @@ from typing import Any
 from airflow.providers.common.compat.sdk import context_merge, determine_kwargs
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
-from airflow_asyncaction.operators.derived_arguments import with_derived_arguments
-from airflow_asyncaction.operators.local import LocalActionOperator
+from airflow_asyncaction.operators.arguments import derive_arguments
+from airflow_asyncaction.operators.local import LocalActionOperator, check_command
 from airflow_asyncaction.operators.service import ServiceActionOperator, wants_job
 from airflow_asyncaction.runners.base import Runner
 
@@ -67,34 +67,17 @@ def returned_command(operator: DecoratedOperator, context: Any) -> list[str] | s
     context_merge(context, operator.op_kwargs)
     kwargs = determine_kwargs(operator.python_callable, operator.op_args, context)
     returned = operator.python_callable(*operator.op_args, **kwargs)
-    problem = _problem_of(returned)
-    if problem is not None:
+    try:
+        command = check_command(returned)
+    except ValueError as error:
         name = getattr(operator, "custom_operator_name", type(operator).__name__)
         raise TypeError(
-            f"{operator.python_callable.__qualname__} returned {problem}: a function of {name} must return"
+            f"{operator.python_callable.__qualname__} returned {error}: a function of {name} must return"
             " the command to run, as a list of strings or as one string for the shell. To run Python code,"
             " use @task.async_action"
-        )
-    rendered: list[str] | str = operator.render_template(
-        returned if isinstance(returned, str) else list(returned), context
-    )
+        ) from None
+    rendered: list[str] | str = operator.render_template(command, context)
     return rendered
-
-
-def _problem_of(returned: Any) -> str | None:
-    """Return why a value is not a command, or ``None``. Never quote the value: it may contain secrets."""
-    if returned is None:
-        return "nothing (None)"
-    if isinstance(returned, str):
-        return None if returned.strip() else "an empty string"
-    if not isinstance(returned, list | tuple):
-        return f"a value of type {type(returned).__name__}"
-    if not returned:
-        return "an empty list"
-    for index, part in enumerate(returned):
-        if not isinstance(part, str):
-            return f"a list whose item {index} is of type {type(part).__name__}"
-    return None
 
 
 def async_action(
@@ -104,12 +87,7 @@ def async_action(
 
     Accepts the parameters of :class:`~airflow_asyncaction.operators.service.ServiceActionOperator`.
     """
-    return task_decorator_factory(
-        python_callable=python_callable,
-        multiple_outputs=multiple_outputs,
-        decorated_operator_class=_DecoratedService,
-        **with_derived_arguments(kwargs),
-    )
+    return decorate(_DecoratedService, python_callable, multiple_outputs, kwargs)
 
 
 def async_action_local(
@@ -119,9 +97,20 @@ def async_action_local(
 
     Accepts the parameters of :class:`~airflow_asyncaction.operators.local.LocalActionOperator`.
     """
+    return decorate(_DecoratedLocal, python_callable, multiple_outputs, kwargs)
+
+
+def decorate(
+    operator_class: type[DecoratedOperator],
+    python_callable: Callable[..., Any] | None,
+    multiple_outputs: bool | None,
+    arguments: Mapping[str, Any],
+) -> TaskDecorator:
+    """Return a task decorator for an operator, with the arguments that Airflow needs to serialize it."""
+    derived = derive_arguments(arguments.get("type"), arguments.get("output_assets"), arguments)
     return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
-        decorated_operator_class=_DecoratedLocal,
-        **with_derived_arguments(kwargs),
+        decorated_operator_class=operator_class,
+        **{**arguments, **derived},
     )

@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator
 
-from airflow_asyncaction.decorators import SET_DURING_EXECUTION, returned_command
-from airflow_asyncaction.operators.derived_arguments import with_derived_arguments
+from airflow_asyncaction.decorators import SET_DURING_EXECUTION, decorate, returned_command
 from airflow_asyncaction.operators.kubernetes import KubeActionOperator
 from airflow_asyncaction.runners.base import Runner
 
@@ -38,12 +37,7 @@ def async_action_kubernetes(
 ) -> TaskDecorator:
     """Turn a function into a task that runs its command in a pod (``@task.async_action_kubernetes``).
 
-    This is ``@task.async_action_kubernetes``. Accepts the parameters of
+    Accepts the parameters of
     :class:`~airflow_asyncaction.operators.kubernetes.KubeActionOperator`.
     """
-    return task_decorator_factory(
-        python_callable=python_callable,
-        multiple_outputs=multiple_outputs,
-        decorated_operator_class=_DecoratedKube,
-        **with_derived_arguments(kwargs),
-    )
+    return decorate(_DecoratedKube, python_callable, multiple_outputs, kwargs)

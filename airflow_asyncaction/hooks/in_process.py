@@ -28,7 +28,7 @@ _registered: list[JobId] = []
 
 def hook_url() -> str:
     """Return the URL of the job routes for this task and for jobs on its machine."""
-    return _serve() if is_in_process() else settings.hook_url()
+    return _serve() if is_in_process() else settings.configured_hook_url()
 
 
 def remote_hook_url() -> str:

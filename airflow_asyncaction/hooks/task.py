@@ -36,7 +36,7 @@ from airflow_asyncaction.protocol.tasks import (
     TaskCredentials,
     TaskView,
 )
-from airflow_asyncaction.retrying import retrying
+from airflow_asyncaction.retrying import as_sentence, retrying
 
 _TIMEOUT_SECONDS = (5, 30)
 _SHORT_MESSAGE_CHARS = 200
@@ -145,7 +145,7 @@ class TaskHook(BaseHook):
             is_too_large = error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             if not (is_too_large and isinstance(word, Exit) and word.tail):
                 raise
-            self.log.warning("%s. Sending the exit without the last lines of output.", error)
+            self.log.warning("%s Sending the exit without the last lines of output.", as_sentence(str(error)))
         message = None if word.message is None else word.message[:_SHORT_MESSAGE_CHARS]
         return self._tell(credentials, replace(word, message=message, tail=()), patience)
 

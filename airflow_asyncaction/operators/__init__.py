@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from airflow_asyncaction.operators.local import LocalActionOperator
-from airflow_asyncaction.operators.remote import RemoteActionOperator
-from airflow_asyncaction.operators.routed import AsyncActionOperator
-from airflow_asyncaction.operators.service import ServiceActionOperator
 
 if TYPE_CHECKING:
     from airflow_asyncaction.operators.kubernetes import KubeActionOperator
+    from airflow_asyncaction.operators.local import LocalActionOperator
+    from airflow_asyncaction.operators.remote import RemoteActionOperator
+    from airflow_asyncaction.operators.routed import AsyncActionOperator
+    from airflow_asyncaction.operators.service import ServiceActionOperator
 
 __all__ = [
     "AsyncActionOperator",
@@ -22,10 +22,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the Kubernetes client, which takes a second, only for Dags that use it."""
-    if name == "KubeActionOperator":
-        from airflow_asyncaction.operators.kubernetes import KubeActionOperator
+_MODULES = {
+    "AsyncActionOperator": "routed",
+    "KubeActionOperator": "kubernetes",
+    "LocalActionOperator": "local",
+    "RemoteActionOperator": "remote",
+    "ServiceActionOperator": "service",
+}
 
-        return KubeActionOperator
+
+def __getattr__(name: str) -> Any:
+    """Import only the operators that a Dag uses: the Kubernetes client alone takes a second."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One attempt of a task: registers its action, runs its job with a runner, and waits for its end."""
+"""Attempt of a task: registers its action, runs its job, and waits until the action is done."""
 
 from __future__ import annotations
 
@@ -33,24 +33,28 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 _COMMITMENT_RETENTION = timedelta(hours=1)
-# Airflow kills a task process 5 s after it asked it to terminate.
+# Airflow kills a task process 5 s after it sends SIGTERM.
 _KILLED_TASK_SECONDS = 3.5
-_TELL_PATIENCE = timedelta(seconds=1)
-_TELL_SECONDS = 2.0
+_REPORT_PATIENCE = timedelta(seconds=1)
+_REPORT_TIMEOUT_SECONDS = 2.0
 
 
 def register(
     hook: TaskHook, context: Mapping[str, Any], spec: ActionSpec, *, resumes: str | None = None
 ) -> Registration:
-    """Register the action of this process's task instance, for which the hook sends requests from now on.
+    """Register the action of this process's task instance. The hook then sends requests for that instance.
 
     :param resumes: the id of the action with which the task was deferred
     """
+    from opentelemetry.propagate import inject  # only when a task runs: Dag files do not need it
+
     ti_id = str(context["ti"].id)
     nonce = secrets.token_hex(32)
     digest = hashlib.sha256(nonce.encode()).hexdigest()
     context["task_state_store"].set(COMMITMENT_KEY, digest, retention=_COMMITMENT_RETENTION)
-    traced = replace(spec, traceparent=_traceparent())
+    carrier: dict[str, str] = {}
+    inject(carrier)
+    traced = replace(spec, traceparent=carrier.get("traceparent"))
     registration = hook.register(ti_id, nonce, traced, resumes=resumes)
     hook.ti_id = ti_id
     note_registered(registration.info.job_id)
@@ -59,16 +63,8 @@ def register(
     return registration
 
 
-def _traceparent() -> str | None:
-    from opentelemetry.propagate import inject
-
-    carrier: dict[str, str] = {}
-    inject(carrier)
-    return carrier.get("traceparent")
-
-
 class _Orphaned(SystemExit):
-    """The worker is gone, and nobody reads the exit code of this process."""
+    """Raised when the worker is gone: nothing reads the exit code."""
 
 
 class Attempt:
@@ -79,7 +75,7 @@ class Attempt:
     How it works: the runner occupies the calling thread while an :class:`ActionPoller` polls the action in
     another. :meth:`kill` is for signal handlers: it only starts a thread, and the runner keeps reading the
     job's output. The server learns why the job must stop before the job does. Otherwise, an ERROR that the
-    job reports at once would count as its own failure.
+    job then reports would count as its own failure.
 
     What it does not do: decide how the action ends. It reports the job's exit to the server, which decides.
 
@@ -108,7 +104,7 @@ class Attempt:
         self._ended = threading.Event()
         self._is_killed = False
         self._has_timeout = has_timeout
-        self._is_timeout_told = False
+        self._is_timeout_reported = False
         self._poller = ActionPoller(
             hook,
             self._credentials,
@@ -135,9 +131,9 @@ class Attempt:
         """
         view: TaskView | None = None
         self._poller.start()
-        with self._job_stopped_on_error(), self._timeout_told_first():
+        with self._job_stopped_on_error(), self._report_timeout_first():
             self._hook.share_secrets(self._credentials)  # such as those of inputs: the job may report at once
-            exit_ = self._runner.run(self._info, self._on_launched)
+            exit_ = self._runner.run(self._info, self._poller.report_launch)
             view = self._report_exit(exit_)
         if view is not None:
             self._runner.release()
@@ -164,7 +160,7 @@ class Attempt:
         if self._poller.is_orphaned and exit_ is None:
             raise _Orphaned("The worker of this task is gone")
         if self._is_killed:
-            self._tell_or_log(Stop(StopReason.KILLED))  # again: there was little time for the first attempt
+            self._report_or_log(Stop(StopReason.KILLED))  # again: the first attempt had little time
         if exit_ is None:
             return None
         view = self._hook.tell(self._credentials, mark_skip(exit_, self._skip_codes))
@@ -180,14 +176,14 @@ class Attempt:
             threading.Thread(target=self._kill, name="asyncaction-kill").start()
 
     def _kill(self) -> None:
-        if self._leaves_job(self._tell_and_stop(StopReason.KILLED)):
+        if self._leaves_job(self._report_and_stop(StopReason.KILLED)):
             return
         if not self._ended.wait(_KILLED_TASK_SECONDS):
-            self._tell_or_log(Abandon())
+            self._report_or_log(Abandon())
 
     def _stop_job(self, reason: StopReason) -> None:
         """Stop the job of an interrupted task, unless it has ended, and report its exit."""
-        refusal = None if self._is_timeout_told else self._tell_and_stop(reason)
+        refusal = None if self._is_timeout_reported else self._report_and_stop(reason)
         if self._leaves_job(refusal) and isinstance(self._runner, AdoptableRunner):
             self._runner.detach()
             self._ended.set()
@@ -196,15 +192,15 @@ class Attempt:
             exit_ = self._runner.wait()
             if exit_ is not None:
                 if refusal is not None:
-                    self._tell_or_log(Stop(reason))  # else the job's signal would look like someone else's
-                self._tell_or_log(exit_)
+                    self._report_or_log(Stop(reason))  # else the job's signal would look unexpected
+                self._report_or_log(exit_)
         finally:
-            self._tell_or_log(Abandon())  # ignored if the exit has ended the action
+            self._report_or_log(Abandon())  # ignored if the exit has ended the action
             self._ended.set()
 
     @contextmanager
-    def _timeout_told_first(self) -> Iterator[None]:
-        """Tell the server about ``execution_timeout`` before Airflow's signal handler raises it.
+    def _report_timeout_first(self) -> Iterator[None]:
+        """Report ``execution_timeout`` to the server before Airflow's signal handler raises it.
 
         It is raised inside a task's callable, which may report while it unwinds.
         """
@@ -216,9 +212,9 @@ class Attempt:
 
         def handle(number: int, frame: FrameType | None) -> None:
             # In another thread, because this one may hold any lock.
-            telling = threading.Thread(target=self._tell_timeout, name="asyncaction-timeout")
-            telling.start()
-            telling.join(_TELL_SECONDS)
+            reporting = threading.Thread(target=self._report_timeout, name="asyncaction-timeout")
+            reporting.start()
+            reporting.join(_REPORT_TIMEOUT_SECONDS)
             raise_timeout(number, frame)
 
         signal.signal(signal.SIGALRM, handle)
@@ -227,17 +223,17 @@ class Attempt:
         finally:
             signal.signal(signal.SIGALRM, raise_timeout)
 
-    def _tell_timeout(self) -> None:
-        self._is_timeout_told = self._tell_and_stop(StopReason.EXECUTION_TIMEOUT) is None
+    def _report_timeout(self) -> None:
+        self._is_timeout_reported = self._report_and_stop(StopReason.EXECUTION_TIMEOUT) is None
 
-    def _tell_and_stop(self, reason: StopReason) -> ServerError | None:
-        """Tell the server why the job must stop, then stop the job. Return the server's error, if any.
+    def _report_and_stop(self, reason: StopReason) -> ServerError | None:
+        """Report why the job must stop, then stop the job. Return the server's error, if any.
 
         A job that is left to the next attempt is not stopped.
         """
         leaves_job = isinstance(self._runner, AdoptableRunner)
         try:
-            refusal = self._tell_or_log(Stop(reason))
+            refusal = self._report_or_log(Stop(reason))
             leaves_job = self._leaves_job(refusal)
         finally:
             if not leaves_job:
@@ -245,24 +241,21 @@ class Attempt:
         return refusal
 
     def _leaves_job(self, refusal: ServerError | None) -> bool:
-        """Return whether a job that was to be stopped is left running, because it outlives this process.
+        """Return whether a job that should stop is left running, because it outlives this process.
 
-        Either the server says that the next attempt has adopted the job, or the server is away. In the latter
-        case the pod sweep ends the job if nobody watches it. If the server does not know the action, nobody
-        adopts its job.
+        Either the server says that the next attempt has adopted the job, or the server is unavailable. In the
+        latter case the pod sweep ends the job if nothing watches it. If the server does not know the action,
+        nothing adopts its job.
         """
         if refusal is None or not isinstance(self._runner, AdoptableRunner):
             return False
         return isinstance(refusal, Superseded) or is_outage(refusal)
 
-    def _tell_or_log(self, word: RunnerMessage) -> ServerError | None:
-        """Tell the server. Log and return its error, if any."""
+    def _report_or_log(self, message: RunnerMessage) -> ServerError | None:
+        """Send a message to the server. Log and return its error, if any."""
         try:
-            self._hook.clone().tell(self._credentials, word, patience=_TELL_PATIENCE)
+            self._hook.clone().tell(self._credentials, message, patience=_REPORT_PATIENCE)
         except ServerError as error:
             self._log.warning("%s", error)
             return error
         return None
-
-    def _on_launched(self, job: Mapping[str, Any]) -> None:
-        self._poller.report_launch(dict(job))

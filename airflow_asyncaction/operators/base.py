@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base operator: registers an action, runs its job, and returns or raises what the action ended with."""
+"""Base operator: registers an action, runs its job, and returns its results or raises its error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import Asset, BaseOperator
@@ -18,19 +18,21 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.in_process import hook_url
 from airflow_asyncaction.hooks.task import Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
-from airflow_asyncaction.operators.arguments import ArgumentsOperator
+from airflow_asyncaction.operators.arguments import (
+    ArgumentsOperator,
+    derive_arguments,
+    find_argument,
+    use_linear_params,
+)
 from airflow_asyncaction.operators.attempt import Attempt, register
-from airflow_asyncaction.operators.derived_arguments import derive_arguments, find_argument
 from airflow_asyncaction.operators.files import (
     add_event_extras,
     attach_inputs,
     check_assets,
-    check_inputs,
     check_outlets,
     group_by_property,
     push_files,
 )
-from airflow_asyncaction.operators.params import use_linear_params
 from airflow_asyncaction.operators.task_exceptions import build_exception
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import ActionOptions, Completion, State, StopReason
@@ -65,10 +67,10 @@ class BaseActionOperator(ArgumentsOperator):
         Defaults to ``[asyncaction] orchestrator``.
     :param heartbeat_timeout: the longest time between two reports, in seconds or as a timedelta. When it
         expires, the job is stopped and the action ends as TIMEOUT. No timeout by default.
-    :param start_timeout: the longest time until the job starts. When it expires, the same happens. No timeout
-        by default.
-    :param stop_grace: how long a job may take to stop: it is asked to (the verb STOP, then SIGTERM), and
-        killed after this time.
+    :param start_timeout: the longest time until the job starts. When it expires, the job is stopped and the
+        action ends as TIMEOUT. No timeout by default.
+    :param stop_grace: how long a job may take to stop. It gets the verb STOP, then SIGTERM, and is killed
+        when this time is over.
     :param require_report: whether the job must report its end. If so, exit code 0 without a report is the
         error NoReport. Defaults to True with ``service_name``, else to False.
     :param completion: what ends the action. ``"exit"``: the exit of the job, together with what it reported.
@@ -132,7 +134,7 @@ class BaseActionOperator(ArgumentsOperator):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """Begin to map the task, over anything but ``output_assets``, which the scheduler must know."""
+        """Begin mapping the task. ``output_assets`` cannot be expanded: the scheduler must know them."""
         partial: OperatorPartial = super().partial(**kwargs)
         assets = find_argument("output_assets", partial.kwargs, kwargs.get("default_args"))
         partial.kwargs["output_assets"] = assets  # makes expand() refuse this argument
@@ -153,7 +155,7 @@ class BaseActionOperator(ArgumentsOperator):
         return self.run_action(context)
 
     def run_action(self, context: Any) -> Any:
-        """Register the action and run its job. Another operator may call this, unlike :meth:`execute`."""
+        """Register the action and run its job. Other operators delegate to this, not to :meth:`execute`."""
         check_outlets(self.airflow_task, self.output_assets)
         runner = self.make_runner(context)
         hook = TaskHook(hook_url())
@@ -222,13 +224,8 @@ class BaseActionOperator(ArgumentsOperator):
         """
         if view.state is State.SUCCESS:
             return None if view.results is None else self.warn_if_changed(*strict_json.xcom_of(view.results))
-        raise build_exception(
-            info.job_id,
-            view.state,
-            view.error_name,
-            view.error_message,
-            is_stop_requested=view.stop_reason is StopReason.REQUESTED,
-        )
+        is_stop_requested = view.stop_reason is StopReason.REQUESTED
+        raise build_exception(info.job_id, view, is_stop_requested=is_stop_requested)
 
     def warn_if_changed(self, xcom: Any, is_changed: bool) -> Any:
         """Return the XCom, and log a warning if it differs from the results."""
@@ -252,7 +249,7 @@ class BaseActionOperator(ArgumentsOperator):
 
     def _attach_inputs(self, hook: TaskHook, credentials: TaskCredentials) -> None:
         try:
-            attach_inputs(hook, credentials, check_inputs(self.inputs), store=self.file_store)
+            attach_inputs(hook, credentials, self.inputs, store=self.file_store)
         except BaseException as error:  # no job is launched, so nothing else ends the action
             with suppress(ServerError):
                 if isinstance(error, AirflowTaskTimeout):
@@ -291,22 +288,24 @@ def _parse_completion(text: str, service_name: str | None) -> Completion:
 
 
 def as_duration(name: str, value: Any, *, may_be_zero: bool = False) -> timedelta | None:
-    """Return a duration that a Dag author gave in seconds or as a timedelta.
+    """Return a duration that a Dag author passed in seconds or as a timedelta.
 
     :raises ValueError: it is not a duration, or not positive
     """
-    if value is None:
+    duration, zero = value, timedelta(0)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):  # NaN, infinity
+            duration = timedelta(seconds=value)
+    if duration is None:
         return None
-    duration = _as_timedelta(value)
-    if duration is None or duration < timedelta(0) or (duration == timedelta(0) and not may_be_zero):
+    if not isinstance(duration, timedelta) or duration < zero or (duration == zero and not may_be_zero):
         raise ValueError(f"{name} is {value!r}: it must be a positive number of seconds or a timedelta")
     return duration
 
 
-def _as_timedelta(value: Any) -> timedelta | None:
-    if isinstance(value, timedelta):
-        return value
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        with suppress(ValueError, OverflowError):  # NaN, infinity
-            return timedelta(seconds=value)
-    return None
+def time_left(execution_timeout: timedelta | None, context: Mapping[str, Any]) -> timedelta | None:
+    """Return the rest of a task's ``execution_timeout``: at least 1 s, enough to stop the job properly."""
+    if execution_timeout is None:
+        return None
+    elapsed: timedelta = datetime.now(UTC) - context["ti"].start_date
+    return max(execution_timeout - elapsed, timedelta(seconds=1))

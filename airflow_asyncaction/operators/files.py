@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
@@ -14,10 +15,6 @@ from airflow.sdk import Asset, BaseOperator, ObjectStoragePath
 
 from airflow_asyncaction.exceptions import MalformedRequest
 from airflow_asyncaction.hooks.task import PATIENCE, TaskHook
-from airflow_asyncaction.job.content_client import ContentClient
-from airflow_asyncaction.job.file_transfer import Source, send_file
-from airflow_asyncaction.job.files import guess_mimetype
-from airflow_asyncaction.job.proxies import Proxies
 from airflow_asyncaction.protocol.files import FileReference, checked_property, is_file_name
 from airflow_asyncaction.protocol.tasks import TaskCredentials
 
@@ -76,21 +73,28 @@ def _check_property_name(argument: str, name: Any) -> str:
 
 
 def attach_inputs(
-    hook: TaskHook, credentials: TaskCredentials, inputs: Mapping[str, Any], *, store: str
+    hook: TaskHook, credentials: TaskCredentials, inputs: Mapping[str, Any] | None, *, store: str
 ) -> None:
     """Attach inputs to an action before its job is launched. One input may have several files, in order.
 
-    A file of another action is linked, not copied. Any other file is read by this process twice, first to
-    learn whether the file store has it already, and copied into the store.
+    A file of another action is linked, not copied. This process reads any other file twice: first to check
+    whether the file store already has it, then to copy it.
 
-    :raises ValueError: an input is not a file
+    :raises ValueError: an input is not a file, or its name is invalid
     :raises OSError: an input cannot be read
     :raises ServerError: the server refuses an input
     """
-    if not inputs:
+    checked = check_inputs(inputs)
+    if not checked:
         return
+    # Most tasks have no inputs, and do not need the job's client.
+    from airflow_asyncaction.job.content_client import ContentClient
+    from airflow_asyncaction.job.file_transfer import Source, send_file
+    from airflow_asyncaction.job.files import guess_mimetype
+    from airflow_asyncaction.job.proxies import Proxies
+
     contents = ContentClient(proxies=Proxies.of_worker(hook.base_url))
-    for property_, given in inputs.items():
+    for property_, given in checked.items():
         for source in resolve_input(property_, given):
             if isinstance(source, FileReference):
                 hook.link_input(credentials, property_, source)
@@ -98,7 +102,7 @@ def attach_inputs(
             send_file(
                 lambda request: hook.send(credentials, request.method, request.path, request.body),
                 f"/task/inputs/{store}/{property_}",
-                Source(source.name, lambda path=source.path: _open(path)),  # type: ignore[misc]
+                Source(source.name, partial(_open, source.path)),
                 contents=contents,
                 mimetype=guess_mimetype(source.name),
                 patience_seconds=PATIENCE.total_seconds(),
@@ -147,7 +151,7 @@ def _as_path(property_: str, given: ObjectStoragePath | PurePath | str) -> AnyPa
 def _find_files(property_: str, path: AnyPath) -> list[InputFile]:
     """Return the file, or all files below the folder, sorted by name.
 
-    :raises FileNotFoundError: there is none
+    :raises FileNotFoundError: no file exists
     """
     if path.is_file():
         return [_input_file(property_, path.name, path)]
@@ -194,7 +198,8 @@ def push_files(ti: Any, files: FilesByProperty) -> None:
 def check_outlets(operator: BaseOperator, assets: Mapping[str, Asset]) -> None:
     """Check that the assets are outlets of the serialized task: Airflow drops events of other assets.
 
-    :raises ValueError: one is missing, because it was given where only a mapped task's worker sees it
+    :raises ValueError: an outlet is missing, because its asset was set where only the worker of a mapped task
+        sees it (``override()``, ``default_args``)
     """
     if not assets or not operator.has_dag():
         return
@@ -203,7 +208,7 @@ def check_outlets(operator: BaseOperator, assets: Mapping[str, Asset]) -> None:
         if asset not in declared:
             raise ValueError(
                 f"output_assets[{property_!r}]: the mapped task has no outlet {asset.name!r}, so Airflow"
-                " would drop its events. Give output_assets to the decorator, not to override() or"
+                " would drop its events. Pass output_assets to the decorator, not to override() or"
                 " default_args, or list all such assets in outlets"
             )
 

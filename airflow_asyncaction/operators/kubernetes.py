@@ -13,25 +13,28 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from kubernetes import client as k8s
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.airflow_internals.worker.operators import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow_asyncaction.airflow_internals.worker.operators import (
+    TRIGGER_FAIL_REPR,
+    TriggerFailureReason,
+    needs_worker_after_success,
+)
 from airflow_asyncaction.airflow_internals.worker.task_process import is_in_process
 from airflow_asyncaction.hooks.in_process import hook_url, remote_hook_url
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.arguments import Arguments
 from airflow_asyncaction.operators.attempt import register
-from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration
-from airflow_asyncaction.operators.deferral import needs_worker, time_left
+from airflow_asyncaction.operators.base import BaseActionOperator, Seconds, as_duration, time_left
 from airflow_asyncaction.operators.pod_checks import check_hook_url, connect_to_cluster, find_unsupported
 from airflow_asyncaction.protocol.actions import Completion, StopReason
 from airflow_asyncaction.protocol.job_info import JOB_SECRET_KEY, JobInfo
 from airflow_asyncaction.protocol.lifecycle import Stop
-from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral
+from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker
 from airflow_asyncaction.runners.base import Runner, drop_airflow_variables
 from airflow_asyncaction.runners.kubernetes import KubeRunner
 from airflow_asyncaction.runners.manifest_variables import ENV, render_around
 from airflow_asyncaction.runners.pods.creation import PodOptions
-from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
+from airflow_asyncaction.runners.pods.log import LogPosition
 from airflow_asyncaction.runners.pods.return_file import ReturnFile, add_return_file
 from airflow_asyncaction.runners.pods.spec import parse_manifest
 from airflow_asyncaction.runners.task_log import write_pod_line
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 
 # Where the job's secret is stored.
 _IN_SECRET, _IN_ENV = "secret", "env"
-# The cluster must be able to say why a pod does not start before the server's timeout expires.
+# Gives the cluster time to report why a pod does not start, before the server's timeout expires.
 _START_MARGIN = timedelta(minutes=1)
 
 
@@ -59,7 +62,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     them, and says what to use instead (:mod:`~airflow_asyncaction.operators.pod_checks`).
 
     :param arguments: a mapping is the action's arguments; a list is the container's, like ``args``. With
-        ``service_name`` they are always the action's
+        ``service_name``, arguments always belong to the action
     :param args: arguments of the container's command (templated)
     :param job_resources: a complete manifest of kind Pod or Job: YAML, the path of a file, or a mapping
         (templated). These variables are replaced in it: ``${JOB_ID}``, ``${JOB_HOOK}`` and the like,
@@ -67,8 +70,8 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         ``${env.NAME}`` (the worker's environment)
     :param job_secret: ``"secret"`` stores the job's secret in a Kubernetes Secret that the pod owns;
         ``"env"`` in the pod's environment in plain text, if Airflow may not create Secrets
-    :param start_timeout: of the pod, and of the job's first report if it must send one. Defaults to
-        ``startup_timeout_seconds``, of the pod alone
+    :param start_timeout: the longest time until the pod starts and, if set, until the job's first report.
+        Defaults to ``startup_timeout_seconds``, for the pod alone
     :param stop_grace: defaults to ``termination_grace_period``, else 10 seconds
     :param do_xcom_push: push the reported results as the XCom ``return_value``, unless this is False. If it
         is True, the JSON (less than 4096 bytes) that the container writes to ``/airflow/xcom/return.json``
@@ -113,13 +116,13 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         **kwargs: Any,
     ) -> None:
         _check_arguments({**(kwargs.get("default_args") or {}), **kwargs}, job_secret)
-        are_the_actions = isinstance(arguments, Mapping) or service_name is not None
+        is_for_action = isinstance(arguments, Mapping) or service_name is not None
         self._expects_start = start_timeout is not None
         if start_timeout is None:
             start_timeout = kwargs.get("startup_timeout_seconds", 120)
         if stop_grace is None:
             stop_grace = kwargs.get("termination_grace_period") or 10
-        action_arguments: Any = arguments if are_the_actions else None
+        action_arguments: Any = arguments if is_for_action else None
         super().__init__(
             arguments=action_arguments,
             service_name=service_name,
@@ -128,7 +131,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             do_xcom_push=do_xcom_push is not False,
             **kwargs,
         )
-        self.args = args if args is not None or are_the_actions else arguments
+        self.args = args if args is not None or is_for_action else arguments
         self.job_resources = job_resources
         self.job_secret = job_secret
         self.defer_after = as_duration("defer_after", defer_after, may_be_zero=True)
@@ -136,7 +139,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self.reads_return_file = do_xcom_push is True and self.options.completion is Completion.EXIT
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        """Render the fields."""
+        """Render the template fields, leaving the job's variables in ``job_resources``."""
 
         def render(manifest: Any) -> Any:
             self.job_resources = manifest
@@ -146,7 +149,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self.job_resources = render_around(self.job_resources, render)
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
-        """Return a runner that lets go of the pod after ``defer_after`` if this task can be deferred."""
+        """Return a runner that stops watching the pod after ``defer_after`` if this task can be deferred."""
         self._check_hook_url()
         can_defer = self.deferrable and not is_in_process()
         after = settings.load().defer_after if self.defer_after is None else self.defer_after
@@ -162,7 +165,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     def run_attempt(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int = 0
     ) -> Any:
-        """Let the runner carry out the action. It stores the task key beside the pod, for the trigger."""
+        """Run the job. The runner stores the task key beside the pod, for the trigger."""
         if isinstance(runner, KubeRunner):
             runner.task_key = registration.credentials.secret_key
             registration = replace(registration, info=replace(registration.info, hook_url=remote_hook_url()))
@@ -175,7 +178,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         if not isinstance(runner, KubeRunner):
             raise TypeError(f"{type(runner).__name__} does not run a pod")
         deferral = Deferral(
-            needs_worker=needs_worker(self.airflow_task, reads_log=self.get_logs),
+            needs_worker=self.needs_worker(),
             pushes_results=self.do_xcom_push,
         )
         ActionLink().push(context)
@@ -206,7 +209,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         )
 
     def resume(self, context: Any, action_id: str, log: list[Any], after_line: int, event: Any = None) -> Any:
-        """Resume the task: return the action's end, or watch its job again."""
+        """Resume the task: return the action's results or raise its error, or watch its job again."""
         if isinstance(event, Mapping) and "reason" in event:
             self.log.warning("The trigger returned the pod to a worker: %s", event["reason"])
         return self._resume(context, action_id, position=LogPosition.from_json(log), after_line=after_line)
@@ -237,7 +240,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         return pod
 
     def cluster_arguments(self) -> dict[str, Any]:
-        """Return the arguments with which a trigger connects to the cluster."""
+        """Return the arguments that name the cluster."""
         return {
             "conn_id": self.kubernetes_conn_id,
             "in_cluster": self.in_cluster,
@@ -285,7 +288,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             make_pod,
             task_labels=self._get_ti_pod_labels(cast("Context", context), include_try_number=False),
             options=self.pod_options(let_go_after=let_go_after),
-            write_line=self._write_line,
+            write_line=lambda line: write_pod_line(self.log, line),
             position=position or LogPosition(),
             on_pod=lambda pod: self._push_pod(context, pod),
             return_file=return_file,
@@ -293,12 +296,13 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
     def _check_hook_url(self) -> None:
         options = self.options
-        is_template = any((self.job_resources, self.full_pod_spec, self.pod_template_file))
+        # A template may set hostNetwork, too.
+        templates = (self.job_resources, self.full_pod_spec, self.pod_template_file, self.pod_template_dict)
         if not self.hostnetwork:  # otherwise it may be right on a cluster of one node
             check_hook_url(
                 remote_hook_url(),
                 is_in_process=is_in_process(),
-                must_report=not (is_template or self.pod_template_dict)
+                must_report=not any(templates)
                 and (
                     options.require_report
                     or options.completion is Completion.REPORT
@@ -337,12 +341,15 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         view = (
             hook.read(credentials, patience=PATIENCE) if stop is None else hook.tell(credentials, Stop(stop))
         )
-        if view.is_done and view.exit_seen:  # the trigger has read the log, and cleared up
+        if view.is_done and view.exit_seen:  # the trigger has read the log, and cleaned up
             return self.finish(hook, registration, runner, view, context)
         return self.run_attempt(hook, registration, runner, context, after_line=after_line)
 
-    def _write_line(self, line: PodLine) -> None:
-        write_pod_line(self.log, line)
+    def needs_worker(self) -> NeedsWorker:
+        """Return when a worker must complete the task after its job succeeded."""
+        if needs_worker_after_success(self.airflow_task):
+            return NeedsWorker.ALWAYS
+        return NeedsWorker.FOR_LOGS if self.get_logs else NeedsWorker.ON_FAILURE
 
 
 def _parse_init_logs(requested: Any) -> list[str] | bool:
@@ -353,9 +360,9 @@ def _parse_init_logs(requested: Any) -> list[str] | bool:
 
 
 def _check_arguments(arguments: Mapping[str, Any], job_secret: str) -> None:
-    """Check arguments that can be invalid by themselves.
+    """Check arguments that do not depend on others.
 
-    :raises ValueError: some are; the message names them all
+    :raises ValueError: some are invalid; the message names them all
     """
     wrong = [f"KubeActionOperator does not support {each}" for each in find_unsupported(arguments)]
     if job_secret not in (_IN_SECRET, _IN_ENV):

@@ -17,8 +17,8 @@ class LocalActionOperator(BaseActionOperator):
 
     The job inherits the worker's environment, except Airflow's configuration, connections and variables
     (``AIRFLOW__*``, ``AIRFLOW_CONN_*``, ``AIRFLOW_VAR_*``). ``env`` and the JOB_ variables are added. Its
-    output goes into the task log line by line. When the task ends, the job and everything it started are
-    ended too.
+    output goes into the task log line by line. When the task ends, so do the job and everything it
+    started.
 
     :param command: a list of strings, a string for the shell, or the name of a template file that ends in
         ``.sh`` or ``.bash``. (templated)
@@ -52,19 +52,25 @@ class LocalActionOperator(BaseActionOperator):
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
         """Return a LocalRunner."""
+        try:
+            command = check_command(self.command)
+        except ValueError as error:
+            raise ValueError(
+                f"command is {error}: it must be a non-empty string for the shell, or a list of strings"
+            ) from None
         return LocalRunner(
-            command=_checked_command(self.command),
+            command=command,
             environ={**drop_airflow_variables(os.environ), **_checked_env(self.env)},
             cwd=_checked_cwd(self.cwd),
             stop_grace=self.stop_grace,
             completion=self.options.completion,
-            write_line=self._write_line,
+            write_line=lambda _, line: self.log.info("%s", line),
         )
 
     def resolve_template_files(self) -> None:
         """Read the command's template file.
 
-        Only a ``command`` of one word can name a file. Otherwise no argument could end in ``.sh``.
+        Only a ``command`` of one word can name a file, so that a command's last argument may end in ``.sh``.
         """
         if isinstance(self.command, str) and _names_file(self.command, self.template_ext):
             environment = self.get_template_env()
@@ -80,21 +86,30 @@ class LocalActionOperator(BaseActionOperator):
             return super().render_template(content + "\n", *args, **kwargs).removesuffix("\n")
         return super().render_template(content, *args, **kwargs)
 
-    def _write_line(self, stream: str, line: str) -> None:
-        self.log.info("%s", line)
-
 
 def _names_file(command: str, extensions: Sequence[str]) -> bool:
     return command.endswith(tuple(extensions)) and len(command.split()) == 1 and "{{" not in command
 
 
-def _checked_command(command: Any) -> Sequence[str] | str:
+def check_command(command: Any) -> list[str] | str:
+    """Return a command as a string for the shell or as a list.
+
+    :raises ValueError: it is neither; the message says what it is, without its content, which may be secret
+    """
     if isinstance(command, str):
         if command.strip():
             return command
-    elif isinstance(command, Sequence) and command and all(isinstance(part, str) for part in command):
-        return list(command)
-    raise ValueError("command must be a non-empty string for the shell, or a list of strings")
+        raise ValueError("an empty string")
+    if command is None:
+        raise ValueError("nothing (None)")
+    if not isinstance(command, Sequence) or isinstance(command, bytes):
+        raise ValueError(f"a value of type {type(command).__name__}")
+    if not command:
+        raise ValueError("an empty list")
+    for index, part in enumerate(command):
+        if not isinstance(part, str):
+            raise ValueError(f"a list whose item {index} is of type {type(part).__name__}")
+    return list(command)
 
 
 def _checked_env(env: Any) -> dict[str, str]:

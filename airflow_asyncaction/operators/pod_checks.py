@@ -13,6 +13,7 @@ from airflow.sdk.exceptions import AirflowException
 from kubernetes.config import ConfigException
 
 from airflow_asyncaction.exceptions import ClusterNotConfigured
+from airflow_asyncaction.retrying import as_sentence
 
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
@@ -29,7 +30,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "logging_interval": "the log is followed while the task is deferred",
     "log_formatter": "the triggerer, which loads no Dags, writes the log too: format lines in the job",
     "container_name_log_prefix_enabled": "only lines of init containers are prefixed",
-    "schedule_timeout_seconds": "start_timeout, or startup_timeout_seconds, includes the time to schedule it",
+    "schedule_timeout_seconds": "start_timeout, or startup_timeout_seconds, includes scheduling",
     "log_events_on_startup": "the task's error says why a pod does not start",
     "log_events_on_failure": "the task's error says why a pod failed",
     "log_pod_spec_on_failure": 'a spec may contain secrets: use on_finish_action="keep_pod" and kubectl',
@@ -41,7 +42,7 @@ UNSUPPORTED: Mapping[str, str] = {
 Values that have no effect are accepted.
 """
 
-ALWAYS_MET = frozenset(
+POLL_INTERVALS = frozenset(
     {"poll_interval", "startup_check_interval_seconds", "base_container_status_polling_interval"}
 )
 """Intervals at which KubernetesPodOperator polls. A watch meets any of them: it sees changes at once."""
@@ -79,9 +80,10 @@ def connect_to_cluster(connect: Callable[[], T], cluster: Mapping[str, Any]) -> 
     try:
         return connect()
     except (AirflowException, ConfigException, OSError, ValueError) as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in cluster.items() if value is not None)
+        named = ", ".join(f"{name}={value!r}" for name, value in cluster.items() if value is not None)
+        tried = f"Cannot connect to a Kubernetes cluster ({named or 'none is configured'})"
         raise ClusterNotConfigured(
-            f"No Kubernetes cluster can be used ({given or 'none is configured'}): {str(error).rstrip('.')}."
+            f"{tried}: {as_sentence(str(error))}"
             " Set one of these: kubernetes_conn_id, a connection of type kubernetes with kube_config_path or"
             " kube_config in its extra; config_file, the path of a kubeconfig; in_cluster=True, for workers"
             f" that are pods of the cluster. {_GUIDE}"

@@ -16,7 +16,7 @@ from kubernetes import client as k8s
 
 from airflow_asyncaction.operators.kubernetes import KubeActionOperator
 
-# Arguments of the action and the task, which only the Dag sets, and those that KubeActionOperator rejects.
+# Arguments of the action and the task, which only the Dag sets, and some that KubeActionOperator rejects.
 _NOT_CONFIGURABLE = frozenset(
     {
         "self",
@@ -48,7 +48,7 @@ def list_pod_options() -> Mapping[str, str]:
 
 
 def convert_pod_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options, with Kubernetes models in place of what is written as in a manifest.
+    """Return the options, with Kubernetes models in place of manifest-style values.
 
     :raises ValueError: an option does not match its model
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.protocol.actions import StopReason, Verb
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
 from airflow_asyncaction.protocol.tasks import TaskCredentials
-from airflow_asyncaction.retrying import is_transient
+from airflow_asyncaction.retrying import as_sentence, is_transient
 from airflow_asyncaction.runners.task_log import ReportLog
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ class ActionPoller:
     with the server the secrets that this process learns.
 
     How it works: it polls every ``interval``, and at once if there is more to read. It retries failed polls
-    without a limit, since the server may be away as long as the job runs.
+    without a limit, since the server may be unavailable as long as the job runs.
 
-    What it does not do: end the action. The server decides on the end, and the task reads it when the job has
-    exited.
+    What it does not do: end the action. The server decides how it ends, and the task reads that when the job
+    has exited.
 
     :param copies_logs: whether to copy the job's reported log lines; the server's own are always copied
     :param on_stop: called when the job must stop; may be called more than once
@@ -68,7 +68,7 @@ class ActionPoller:
         self._finishing = threading.Event()
         self._done = threading.Event()
         self._report_log = ReportLog(log, copies_logs=copies_logs, after_line=after_line)
-        self._server_is_away = False
+        self._is_server_unavailable = False
         self._thread = threading.Thread(target=self._run, name="asyncaction-poller", daemon=True)
 
     @property
@@ -80,9 +80,9 @@ class ActionPoller:
         """Start the thread."""
         self._thread.start()
 
-    def report_launch(self, job: dict[str, Any]) -> None:
-        """Tell the server, with the next poll, that the job is up."""
-        self._launched = Launched(job)
+    def report_launch(self, job: Mapping[str, Any]) -> None:
+        """Report with the next poll that the job was launched."""
+        self._launched = Launched(dict(job))
         self._wake.set()
 
     def wait_until_done(self) -> None:
@@ -115,16 +115,18 @@ class ActionPoller:
     def _read(self, patience: timedelta) -> bool:
         try:
             if self._launched is not None:
-                self._tell_launched(self._launched)
+                self._report_launched(self._launched)
                 self._launched = None
             self._hook.share_secrets(self._credentials, patience=_NO_PATIENCE)
             view = self._hook.read(self._credentials, after_line=self.last_line, patience=patience)
         except ServerError as error:
-            if not self._server_is_away:
-                self._log.warning("%s. The job continues, and this task keeps polling", error)
-            self._server_is_away = True
+            if not self._is_server_unavailable:
+                self._log.warning(
+                    "%s The job continues, and this task keeps polling", as_sentence(str(error))
+                )
+            self._is_server_unavailable = True
             return False
-        self._server_is_away = False
+        self._is_server_unavailable = False
         self._report_log.write(view)
         if view.is_done:
             self._done.set()
@@ -132,23 +134,23 @@ class ActionPoller:
             self._on_stop()
         return view.has_more_logs
 
-    def _tell_launched(self, launched: Launched) -> None:
-        """Tell the server that the job is up. If it refuses the job's description, leave that out.
+    def _report_launched(self, launched: Launched) -> None:
+        """Report that the job was launched. If the server refuses its description, leave that out.
 
-        :raises ServerError: the server refuses, or is away
+        :raises ServerError: the server refuses, or is unavailable
         """
         try:
             self._hook.tell(self._credentials, launched, patience=_NO_PATIENCE)
         except ServerError as error:
             if is_transient(error) or isinstance(error, Superseded) or not launched.job:
                 raise
-            self._log.warning("%s. Reporting the launch without the job's description", error)
+            self._log.warning("%s Reporting the launch without its description", as_sentence(str(error)))
             self._hook.tell(self._credentials, Launched({}), patience=_NO_PATIENCE)
 
     def _handle_lost_worker(self) -> None:
         """Stop the job of a task whose worker was killed, unless the next attempt adopts it.
 
-        It logs nothing, since nobody would read it.
+        It logs nothing, since nothing would read it.
         """
         self.is_orphaned = True
         if self._on_orphaned is not None:
@@ -160,4 +162,4 @@ class ActionPoller:
                 self._hook.tell(self._credentials, Stop(StopReason.KILLED), patience=_NO_PATIENCE)
         finally:
             self._on_stop()
-            self._done.set()  # nobody waits for the end
+            self._done.set()  # nothing waits for the end

@@ -20,8 +20,7 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.async_action import AsyncActionHook
 from airflow_asyncaction.hooks.remote_connection import DeploymentKind
 from airflow_asyncaction.hooks.remote_models import Position, RemoteAction, Watch
-from airflow_asyncaction.operators.base import Seconds, as_duration
-from airflow_asyncaction.operators.deferral import time_left
+from airflow_asyncaction.operators.base import Seconds, as_duration, time_left
 from airflow_asyncaction.operators.task_exceptions import build_exception
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import State, StopReason
@@ -30,7 +29,7 @@ from airflow_asyncaction.triggers.remote import RemoteActionTrigger
 from airflow_asyncaction.triggers.remote_follower import RemoteFollower
 
 _STATE_KEY = "asyncaction.remote"
-# Airflow kills a task process 5 s after it told it to end.
+# Airflow kills a task process 5 s after it sends SIGTERM.
 _KILLED_TASK_PATIENCE = timedelta(seconds=3.5)
 _STOP_PATIENCE = timedelta(seconds=15)
 _RESULTS_PATIENCE = timedelta(minutes=10)
@@ -43,7 +42,7 @@ class RemoteActionOperator(BaseOperator):
     results, its errors are raised like those of local actions, and its progress and log appear in the task
     log.
 
-    How it works: the launch has an idempotency key that belongs to this try. A process that takes over a try
+    How it works: the launch has an idempotency key that belongs to this try. A process that resumes a try
     continues with the same action. A new try stops the action of an earlier one, and launches another. If the
     operation's task is retried there, as a new action, the task follows that one. While the task is deferred,
     it costs one small request per poll.
@@ -51,7 +50,7 @@ class RemoteActionOperator(BaseOperator):
     What it does not do: wait for an operation of a webda server, which does not return the launched action.
 
     :param operation: its id in the other deployment (templated)
-    :param arguments: JSON-able object that matches the operation's schema (templated)
+    :param arguments: a JSON-serializable object that matches the operation's schema (templated)
     :param asyncaction_conn_id: a connection of type ``asyncaction`` (templated)
     :param schedule: when to run it: an aware time, ISO 8601 text, or ms since 1970; default: at once
         (templated)
@@ -103,14 +102,14 @@ class RemoteActionOperator(BaseOperator):
         self._is_killed = False
 
     def execute(self, context: Any) -> Any:
-        """Launch the operation and return its results; raise any other end than SUCCESS."""
+        """Launch the operation. Return its results, or raise an exception unless it ended as SUCCESS."""
         hook = AsyncActionHook(self.asyncaction_conn_id)
         if self.wait_for_completion and hook.kind is DeploymentKind.WEBDA:
             raise ValueError(
                 "A webda server does not return the launched action, so the task cannot wait for it. Set"
                 " wait_for_completion=False"
             )
-        key = self._key(context)
+        key = self._idempotency_key(context)
         self._stop_earlier(hook, context, key)
         action = hook.launch(self.operation, self.arguments, schedule=self.schedule, idempotency_key=key)
         context["ti"].xcom_push(key="action_id", value=action.uuid)
@@ -127,7 +126,7 @@ class RemoteActionOperator(BaseOperator):
         return self._follow_to_end(hook, Watch(action_id=action.uuid), context, defers=defers)
 
     def resume(self, context: Any, event: Mapping[str, Any]) -> Any:
-        """Resume after the trigger fired: return the action's results, or raise its end."""
+        """Resume after the trigger fired: return the action's results, or raise its error."""
         hook = AsyncActionHook(self.asyncaction_conn_id)
         seen = Watch(action_id=event["action_id"], position=Position(line=event["after_line"]))
         return self._follow_to_end(hook, seen, context)
@@ -142,19 +141,19 @@ class RemoteActionOperator(BaseOperator):
             return super().resume_execution(next_method, next_kwargs, context)
         failure = next_kwargs or {}
         hook = AsyncActionHook(self.asyncaction_conn_id)
-        left = context["task_state_store"].get(_STATE_KEY)
-        if failure.get("error") == TriggerFailureReason.TRIGGER_TIMEOUT or not left:
-            if left and self.stop_on_kill:
-                self._stop(hook, left["actionId"], _STOP_PATIENCE)
+        stored = context["task_state_store"].get(_STATE_KEY)
+        if failure.get("error") == TriggerFailureReason.TRIGGER_TIMEOUT or not stored:
+            if stored and self.stop_on_kill:
+                self._stop(hook, stored["actionId"], _STOP_PATIENCE)
             return super().resume_execution(next_method, next_kwargs, context)
         self.log.warning(
             "The trigger failed. The worker follows the action instead.\n%s",
             "".join(failure.get("traceback") or ()),
         )
-        return self._follow_to_end(hook, Watch(action_id=left["actionId"]), context)
+        return self._follow_to_end(hook, Watch(action_id=stored["actionId"]), context)
 
     def on_kill(self) -> None:
-        """Stop the action, as Airflow is about to kill this process. Called from a signal handler."""
+        """Stop the action, because Airflow is about to kill this process. Runs in a signal handler."""
         stopping, self._stopping = self._stopping, None
         if stopping is not None:
             self._is_killed = True
@@ -166,11 +165,11 @@ class RemoteActionOperator(BaseOperator):
     ) -> Any:
         """Follow an action, and its retries, until the end or until this task is deferred."""
         self._watch = watch
-        # The clone has read its connection: a signal handler cannot ask Airflow for it.
+        # The clone has read its connection: a signal handler cannot read it from Airflow.
         self._stopping = hook.clone() if self.stop_on_kill else None
         try:
             is_over = self._follow(hook, context, defers=defers)
-        except BaseException:  # Airflow's execution_timeout, or the other deployment refuses
+        except BaseException:  # Airflow's execution_timeout, or an error of the other deployment
             stopping, self._stopping = self._stopping, None
             if stopping is not None:
                 self._stop(hook, self._watch.action_id, _STOP_PATIENCE)
@@ -181,7 +180,7 @@ class RemoteActionOperator(BaseOperator):
         action = hook.clone(patience=_RESULTS_PATIENCE).get(self._watch.action_id)
         context["task_state_store"].delete(_STATE_KEY)
         self.log.info("Action %s ended as %s.", action.uuid, action.state)
-        results = results_of(action, stopped_by_us=self._is_killed)
+        results = self._get_results(action)
         if results is not action.results:
             self.log.warning(RESULTS_CHANGED)
         return results
@@ -229,19 +228,21 @@ class RemoteActionOperator(BaseOperator):
         )
         self.defer(trigger=trigger, method_name="resume", timeout=time_left(self.execution_timeout, context))
 
-    def _key(self, context: Any) -> str:
+    def _idempotency_key(self, context: Any) -> str:
         """Return the idempotency key of this try's launch."""
         return str(uuid.uuid5(uuid.UUID(str(context["ti"].id)), self.operation))
 
     def _remember(self, context: Any, action_id: str) -> None:
-        context["task_state_store"].set(_STATE_KEY, {"actionId": action_id, "key": self._key(context)})
+        context["task_state_store"].set(
+            _STATE_KEY, {"actionId": action_id, "key": self._idempotency_key(context)}
+        )
 
     def _stop_earlier(self, hook: AsyncActionHook, context: Any, key: str) -> None:
         """Stop the action of an earlier try, whose worker died."""
-        left = context["task_state_store"].get(_STATE_KEY)
-        if isinstance(left, Mapping) and left.get("key") != key and self.stop_on_kill:
-            self.log.info("Stopping action %s of an earlier try.", left["actionId"])
-            self._stop(hook, left["actionId"], _STOP_PATIENCE)
+        stored = context["task_state_store"].get(_STATE_KEY)
+        if isinstance(stored, Mapping) and stored.get("key") != key and self.stop_on_kill:
+            self.log.info("Stopping action %s of an earlier try.", stored["actionId"])
+            self._stop(hook, stored["actionId"], _STOP_PATIENCE)
 
     def _stop(self, hook: AsyncActionHook, action_id: str, patience: timedelta) -> None:
         try:
@@ -249,34 +250,29 @@ class RemoteActionOperator(BaseOperator):
         except ServerError as error:
             self.log.warning("Action %s was not stopped: %s", action_id, error)
         else:
-            self.log.info("Action %s was asked to stop.", action_id)
+            self.log.info("Sent a stop request to action %s.", action_id)
+
+    def _get_results(self, action: RemoteAction) -> Any:
+        """Return the results of an action that is done, or raise its error.
+
+        :raises ActionEnded: the action did not end as SUCCESS. ``ActionSkipped`` skips this task as well.
+            ``StopRequested`` fails it without a retry: a user stopped the action in the other deployment
+        :raises ServerError: the connection's user may not read its results
+        """
+        if action.state is State.SUCCESS:
+            if action.fields.get("canSeeResults") is False and action.fields.get("hasResults"):
+                raise ServerError(
+                    f"The connection's user may not read the results of action {action.uuid}. Grant it access"
+                    " to XComs there",
+                    status=403,
+                    code="forbidden",
+                )
+            return strict_json.as_xcom(action.results)
+        # An action that this task stopped, because it is being killed, may be retried.
+        is_stop_requested = action.stop_reason == StopReason.REQUESTED and not self._is_killed
+        raise build_exception(action.uuid, action, is_stop_requested=is_stop_requested)
 
     @property
     def _interval_seconds(self) -> float:
         interval = settings.load().poll_interval if self.poll_interval is None else self.poll_interval
         return interval.total_seconds()
-
-
-def results_of(action: RemoteAction, *, stopped_by_us: bool = False) -> Any:
-    """Return the results of an action that is done, or raise its end.
-
-    :param stopped_by_us: whether this task, being killed, asked the action to stop: that may be retried
-    :raises ActionEnded: it did not end in SUCCESS. ``ActionSkipped`` skips this task as well.
-        ``StopRequested`` fails it without a retry: somebody asked the action to stop there
-    :raises ServerError: the connection's user may not read its results
-    """
-    if action.state is State.SUCCESS:
-        if action.fields.get("canSeeResults") is False and action.fields.get("hasResults"):
-            message = (
-                f"The connection's user may not read the results of action {action.uuid}. Grant it access to"
-                " XComs there"
-            )
-            raise ServerError(message, status=403, code="forbidden")
-        return strict_json.as_xcom(action.results)
-    raise build_exception(
-        action.uuid,
-        action.state,
-        action.error_name,
-        action.error_message,
-        is_stop_requested=action.stop_reason == StopReason.REQUESTED and not stopped_by_us,
-    )

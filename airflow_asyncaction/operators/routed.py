@@ -56,7 +56,7 @@ class AsyncActionOperator(BaseActionOperator):
     What it does not do: render types or map over types, since the scheduler could not know the pool. An
     action without a matching runner is registered and ends as the error NoRunner.
 
-    Options that the Dag author gives override the configured ones.
+    Options that the Dag author passes override the configured ones.
 
     :param type: the action's type, e.g. ``"etl.load"``.
 
@@ -76,8 +76,8 @@ class AsyncActionOperator(BaseActionOperator):
                 for name in runner_config.COMMON_OPTIONS
                 if name in choice.options and name not in self._given
             }
-            wishes = {name: getattr(choice, name) for name in _FOR_SCHEDULER if name not in given}
-            kwargs = {**kwargs, **configured, **{name: wish for name, wish in wishes.items() if wish}}
+            placement = {name: getattr(choice, name) for name in _FOR_SCHEDULER if name not in given}
+            kwargs = {**kwargs, **configured, **{name: value for name, value in placement.items() if value}}
         super().__init__(type=type, **kwargs)
         self._choice = choice
         self._delegate: BaseActionOperator | None = None
@@ -90,9 +90,10 @@ class AsyncActionOperator(BaseActionOperator):
         choice = _choose(kwargs["type"])
         mapped = super().partial(**kwargs)
         for name in _FOR_SCHEDULER:
-            wish = getattr(choice, name, None)
-            if wish and name not in kwargs and mapped.kwargs.get(name) in (None, OPERATOR_DEFAULTS.get(name)):
-                mapped.kwargs[name] = wish
+            value = getattr(choice, name, None)
+            is_default = mapped.kwargs.get(name) in (None, OPERATOR_DEFAULTS.get(name))
+            if value and is_default and name not in kwargs:
+                mapped.kwargs[name] = value
         return mapped
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
@@ -230,8 +231,8 @@ def _choose(type_: Any) -> RunnerConfig | NoMatch:
         from airflow_asyncaction.operators.pod_options import list_pod_options
 
         if refused := find_unsupported(choice.options):
-            said = "; ".join(refused)
-            raise ValueError(f"[asyncaction] runners: {choice.name}: pods do not support {said}")
+            problems = "; ".join(refused)
+            raise ValueError(f"[asyncaction] runners: {choice.name}: pods do not support {problems}")
         known = {*list_pod_options(), *runner_config.COMMON_OPTIONS}
         runner_config.check_names(choice.name, choice.options, known)
     return choice
@@ -244,8 +245,10 @@ def _make_operator(choice: RunnerConfig, options: dict[str, Any], own: dict[str,
     if choice.kind == SERVICE:
         function, arguments = import_object(options.pop("callable")), own["arguments"]
         own.pop("skip_on_exit_code", None)  # a callable has no exit code
-        how = "op_kwargs" if isinstance(arguments, Mapping) else "op_args"
-        return ServiceActionOperator(**{**options, **own}, python_callable=function, **{how: arguments})
+        argument_name = "op_kwargs" if isinstance(arguments, Mapping) else "op_args"
+        return ServiceActionOperator(
+            **{**options, **own}, python_callable=function, **{argument_name: arguments}
+        )
     if choice.kind == KUBERNETES:
         from airflow_asyncaction.operators.kubernetes import KubeActionOperator
         from airflow_asyncaction.operators.pod_options import convert_pod_options

@@ -23,7 +23,7 @@ class ServiceActionOperator(BaseActionOperator):
     """Run a Python callable, sync or ``async def``, that may report its progress.
 
     It runs in the task process and gets the context variables that it has parameters for, as with
-    PythonOperator. To report, it uses its parameter ``job``, unless an argument is given for that, or
+    PythonOperator. It reports with its parameter ``job``, unless the Dag passes an argument for that, or with
     ``airflow_asyncaction.job.current_job()``. Records of ``logging`` go to the action's log and the task log.
 
     The return value is the action's result. An exception fails the task, and AirflowSkipException skips it.
@@ -57,7 +57,8 @@ class ServiceActionOperator(BaseActionOperator):
             raise TypeError("python_callable must be callable")
         if self.skip_on_exit_code:
             raise ValueError(
-                "Callables have no exit code: to skip, raise AirflowSkipException, not skip_on_exit_code"
+                "skip_on_exit_code is not supported for callables, which have no exit code: raise"
+                " AirflowSkipException"
             )
         if self.options.completion != "exit":
             raise ValueError(

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airflow_asyncaction.exceptions import (
@@ -15,6 +17,10 @@ from airflow_asyncaction.exceptions import (
 )
 from airflow_asyncaction.protocol.actions import State
 
+if TYPE_CHECKING:
+    from airflow_asyncaction.hooks.remote_models import RemoteAction
+    from airflow_asyncaction.protocol.tasks import TaskView
+
 
 class ActionSkipped(Skipped, AirflowSkipException):
     """The action was skipped, and so is its task."""
@@ -25,21 +31,16 @@ class StopRequested(ActionStopped, AirflowFailException):
 
 
 def build_exception(
-    action_id: str,
-    state: State,
-    error_name: str | None,
-    error_message: str | None,
-    *,
-    is_stop_requested: bool = False,
+    action_id: str, action: TaskView | RemoteAction, *, is_stop_requested: bool
 ) -> ActionEnded:
     """Return the exception to raise for an action that did not end as SUCCESS.
 
     :param is_stop_requested: whether a user stopped the action, so that its task must not be retried
     """
     classes = {State.TIMEOUT: ActionTimedOut, State.STOPPED: ActionStopped}
-    class_ = error_class(classes.get(state, ActionFailed), error_name)
+    class_ = error_class(classes.get(action.state, ActionFailed), action.error_name)
     if class_ is Skipped:
         class_ = ActionSkipped
     elif is_stop_requested and issubclass(class_, ActionStopped):
         class_ = StopRequested
-    return class_(action_id=action_id, error_name=error_name, error_message=error_message)
+    return class_(action_id=action_id, error_name=action.error_name, error_message=action.error_message)

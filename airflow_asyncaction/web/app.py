@@ -125,7 +125,7 @@ def create_asgi_app(services: Services | None = None, serving: Serving | None = 
 
 
 def _configured_hook_url(_: Request) -> str:
-    return our_settings.hook_url()
+    return our_settings.configured_hook_url()
 
 
 def _forbid_caching(response: Response) -> Response:

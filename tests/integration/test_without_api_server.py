@@ -228,7 +228,7 @@ def test_outputs_of_mapped_tasks_update_their_assets(home: Home, edges: DagRun) 
 def test_an_asset_that_airflow_cannot_know_of_is_refused_before_the_job_is_launched(edges: DagRun) -> None:
     assert edges.states["updates_unknown[0]"] == "failed"
     assert "updates_unknown[0]" not in edges.actions
-    assert "Give output_assets to the decorator, not to override()" in edges.log
+    assert "Pass output_assets to the decorator, not to override()" in edges.log
 
 
 def test_a_folder_may_be_given_as_a_path(edges: DagRun) -> None:

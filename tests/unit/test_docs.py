@@ -135,7 +135,7 @@ def test_each_metric_is_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("kubernetes/first-pod.md", "No Kubernetes cluster can be used"),
+        ("kubernetes/first-pod.md", "Cannot connect to a Kubernetes cluster"),
         ("kubernetes/first-pod.md", "The Kubernetes API cannot be reached"),
         ("kubernetes/first-pod.md", "The cluster does not accept Airflow's credentials"),
         ("kubernetes/first-pod.md", "Pods cannot reach "),

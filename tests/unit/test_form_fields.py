@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schemas as Airflow's form needs them: by their types, and with the meaning that they had."""
+"""Schemas for Airflow's trigger form: they have a type, and accept the same values as before."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every argument of KubernetesPodOperator is honoured, or refused with what to use instead."""
+"""Arguments of KubernetesPodOperator: each has its effect, or is rejected with an alternative."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from airflow.sdk import DAG
 from kubernetes.client import models as k8s
 
 from airflow_asyncaction.operators import KubeActionOperator
-from airflow_asyncaction.operators.pod_checks import ALWAYS_MET, UNSUPPORTED
+from airflow_asyncaction.operators.pod_checks import POLL_INTERVALS, UNSUPPORTED
 from airflow_asyncaction.runners.base import Runner
 
 REQUIRED = {"task_id": "job", "image": "busybox", "name": "job", "random_name_suffix": False}
@@ -75,7 +75,7 @@ IN_POD: dict[str, Any] = {
     "termination_message_policy": "FallbackToLogsOnError",
     "active_deadline_seconds": 7,
 }
-"""Arguments that make the pod another one: with these values."""
+"""Arguments that change the pod, each with a value that does."""
 
 ELSEWHERE = {
     "init_container_logs",
@@ -94,7 +94,7 @@ ELSEWHERE = {
     "on_finish_action",
     "on_kill_action",
 }
-"""Arguments that do something else, each with a test."""
+"""Arguments with other effects, each with a test."""
 
 
 class Named:
@@ -117,7 +117,7 @@ def pod(made: KubernetesPodOperator) -> dict[str, Any]:
 
 
 def test_each_argument_is_honoured_or_refused() -> None:
-    groups = [set(IN_POD), ELSEWHERE, set(UNSUPPORTED), set(ALWAYS_MET)]
+    groups = [set(IN_POD), ELSEWHERE, set(UNSUPPORTED), set(POLL_INTERVALS)]
     assert set().union(*groups) == PARAMETERS
     assert sum(map(len, groups)) == len(PARAMETERS)
 
@@ -134,7 +134,7 @@ def test_the_pod_is_that_of_kubernetes_pod_operator(
     assert ours != pod(operator(namespace="default"))
 
 
-@pytest.mark.parametrize("name", [*UNSUPPORTED, *sorted(ALWAYS_MET)])
+@pytest.mark.parametrize("name", [*UNSUPPORTED, *sorted(POLL_INTERVALS)])
 def test_the_documentation_has_what_is_different(name: str) -> None:
     page = Path(__file__).parents[2] / "docs" / "kubernetes" / "README.md"
     assert f"`{name}`" in page.read_text()
@@ -160,7 +160,7 @@ def test_a_refusal_says_what_to_use_instead(name: str) -> None:
         {"container_logs": "base"},
         {"container_logs": ["main"], "base_container_name": "main"},
         {"container_name_log_prefix_enabled": False},
-        dict.fromkeys(ALWAYS_MET, 3),
+        dict.fromkeys(POLL_INTERVALS, 3),
     ],
 )
 def test_what_asks_for_nothing_else_is_taken(given: dict[str, Any]) -> None:

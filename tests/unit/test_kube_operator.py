@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What KubeActionOperator takes, refuses, and asks the server for. What it does, the system tests show."""
+"""KubeActionOperator: its arguments and what it registers. The system tests run it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from kubernetes.client import models as k8s
 from airflow_asyncaction.decorators import returned_command
 from airflow_asyncaction.decorators.kubernetes import async_action_kubernetes
 from airflow_asyncaction.operators import KubeActionOperator
-from airflow_asyncaction.operators.deferral import needs_worker
 from airflow_asyncaction.operators.kubernetes import _parse_init_logs
 from airflow_asyncaction.protocol.tasks import NeedsWorker
 from airflow_asyncaction.runners.base import Runner
@@ -117,17 +116,17 @@ def test_a_dag_with_pods_can_be_stored_and_mapped() -> None:
 
 
 def test_what_only_workers_can_do_is_left_to_them() -> None:
-    def look(reads_log: bool = False, **kwargs: Any) -> NeedsWorker:
+    def needs_worker(*, get_logs: bool = False, **kwargs: Any) -> NeedsWorker:
         with DAG("needs", schedule=None):
-            return needs_worker(operator(**kwargs), reads_log=reads_log)
+            return operator(get_logs=get_logs, **kwargs).needs_worker()
 
-    assert look() is NeedsWorker.ON_FAILURE
-    assert look(reads_log=True) is NeedsWorker.FOR_LOGS
-    assert look(outlets=[Asset("a")]) is NeedsWorker.ALWAYS
-    assert look(output_assets={"model": Asset("a")}) is NeedsWorker.ALWAYS
-    assert look(on_success_callback=print) is NeedsWorker.ALWAYS
-    assert look(post_execute=print) is NeedsWorker.ALWAYS
-    assert look(multiple_outputs=True) is NeedsWorker.ALWAYS
+    assert needs_worker() is NeedsWorker.ON_FAILURE
+    assert needs_worker(get_logs=True) is NeedsWorker.FOR_LOGS
+    assert needs_worker(outlets=[Asset("a")]) is NeedsWorker.ALWAYS
+    assert needs_worker(output_assets={"model": Asset("a")}) is NeedsWorker.ALWAYS
+    assert needs_worker(on_success_callback=print) is NeedsWorker.ALWAYS
+    assert needs_worker(post_execute=print) is NeedsWorker.ALWAYS
+    assert needs_worker(multiple_outputs=True) is NeedsWorker.ALWAYS
 
 
 def test_results_that_tasks_are_mapped_over_are_counted_by_a_worker() -> None:
@@ -139,7 +138,7 @@ def test_results_that_tasks_are_mapped_over_are_counted_by_a_worker() -> None:
             return item
 
         each.expand(item=made.output)
-        assert needs_worker(made, reads_log=False) is NeedsWorker.ALWAYS
+        assert made.needs_worker() is NeedsWorker.ALWAYS
 
 
 def numbers() -> Iterator[str]:
@@ -147,7 +146,7 @@ def numbers() -> Iterator[str]:
 
 
 def decorated(returned: Any) -> Any:
-    """Return the operator of a function, as a worker has it."""
+    """Return the operator of a decorated function, as on a worker."""
 
     def job() -> Any:
         return returned

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own validation of Params of operations, in API server and worker: by this package's validator."""
+"""Params of operations: Airflow validates them with this package's validator, on API server and worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from airflow_asyncaction.operators import LocalActionOperator
 from airflow_asyncaction.protocol.operations import TAG
 
 CPU_SECONDS = 100
-"""For all rows of the table together: each of them once took as long, or a day."""
+"""For all rows of the table together. Each of them once took that long, or a day."""
 
 MAIL = {"type": "string", "pattern": r"^([a-zA-Z0-9]+)*@x$"}
 IDS = {"type": "array", "uniqueItems": True}
@@ -39,7 +39,7 @@ def tagged(**params: Param) -> DAG:
 
 
 def as_stored(dag: DAG) -> SerializedParamsDict:
-    """Return a Dag's Params as Airflow's API server and scheduler have them."""
+    """Return the Params of a serialized Dag, as on API server and scheduler."""
     params = DagSerialization.from_dict(DagSerialization.to_dict(dag)).params
     assert isinstance(params, SerializedParamsDict)
     return params
@@ -80,7 +80,7 @@ def test_another_dag_with_the_same_param_keeps_it_as_it_is() -> None:
 
 
 def test_a_mapped_task_leaves_params_as_they_are() -> None:
-    """It is made where it runs: too late to refuse a schema."""
+    """It is created on the worker: too late to reject a schema."""
     param = Param("b", pattern="^(?!a)b")
     with DAG("mapped", schedule=None, tags=[TAG], params={"name": param}) as dag:
         mapped = LocalActionOperator.partial(task_id="each").expand(command=["true"])
@@ -195,7 +195,7 @@ print("done")
 
 
 def test_hostile_inputs_take_no_more_than_their_size(tmp_path: Path) -> None:
-    """The limit is the kernel's: what matches or compares may not come back to Python for hours."""
+    """The kernel enforces the limit: matching or comparing may not return to Python for hours."""
     script = tmp_path / "hostile.py"
     script.write_text(HOSTILE)
     done = subprocess.run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The button's URL and those of the page's tabs, where Airflow stands below a path."""
+"""URLs of the extra link and of the page's tabs, if Airflow's base URL has a path."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mapped tasks in the serialized Dag: the scheduler knows of them what it knows of the same task unmapped."""
+"""Mapped tasks in the serialized Dag: they have the same fields as the unmapped task."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _runners(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def stored(dag: DAG) -> dict[str, dict[str, Any]]:
-    """Return the tasks of a Dag as Airflow stores them."""
+    """Return the serialized tasks of a Dag."""
     tasks = DagSerialization.to_dict(dag)["dag"]["tasks"]
     return {task["__var"]["task_id"]: task["__var"] for task in tasks}
 

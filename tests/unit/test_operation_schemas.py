@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations' schemas: as Params, of functions, from webda's file; and what a run's conf gives the action."""
+"""Schemas of operations: as Params, of functions, from a webda file; and the input from a run's conf."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from airflow_asyncaction.dags import async_operation, load_operations
-from airflow_asyncaction.dags.operators import OperationOperator
+from airflow_asyncaction.dags.operation_dag import OperationOperator
 from airflow_asyncaction.dags.schemas import (
     build_input,
     build_params,
@@ -318,7 +318,7 @@ REFERRING: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def triggered() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return what gives a run's Params, as Airflow's API server has them of a Dag with references."""
+    """Return a function that validates the Params of a run like Airflow's API server."""
     dag = async_operation(id="referring", input=REFERRING)
     stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     return lambda conf: stored.params.deep_merge(conf).validate()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Dag author may give as inputs and assets, and what is said of anything else."""
+"""Inputs and output assets: valid values, and errors about others."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RECORD: dict[str, Any] = {
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with three files, one of them deeper."""
+    """Return a folder with three files, one of them in a subfolder."""
     (tmp_path / "b.csv").write_text("b")
     (tmp_path / "a.csv").write_text("a")
     (tmp_path / "deep").mkdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators refuse, and how they say it: when the Dag is parsed, or before a job is started."""
+"""Invalid arguments of operators: rejected when the Dag is parsed, or before a job starts."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_what_is_no_exit_code_is_refused(given: object) -> None:
 
 
 def test_a_callable_has_no_exit_code_to_skip_on() -> None:
-    with pytest.raises(ValueError, match="to skip, raise AirflowSkipException"):
+    with pytest.raises(ValueError, match="no exit code: raise AirflowSkipException"):
         ServiceActionOperator(task_id="t", python_callable=print, skip_on_exit_code=99)
 
 
@@ -98,7 +98,7 @@ def test_an_unknown_completion_is_refused_with_the_known_ones(completion: object
 
 @pytest.mark.parametrize("command", ["", "  \n", [], [1], ["echo", None], {"echo": 1}, b"true", None, 7])
 def test_what_is_no_command_is_refused_before_it_is_run(command: object) -> None:
-    with pytest.raises(ValueError, match="command must be a non-empty string for the shell, or a list of"):
+    with pytest.raises(ValueError, match="it must be a non-empty string for the shell, or a list of"):
         local(command=command).make_runner({})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of jobs whose task process is killed: nothing lives on, and all get their grace."""
+"""Jobs of killed task processes: all their processes end, after the grace period."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def task() -> Iterator[Callable[[str, float], subprocess.Popen[bytes]]]:
 def test_kill_9_of_the_task_leaves_nothing(
     tmp_path: Path, task: Callable[[str, float], subprocess.Popen[bytes]]
 ) -> None:
-    """Neither guard nor job nor a grandchild that escaped from the group, also if they ignore SIGTERM."""
+    """This includes the guard and a grandchild outside the process group, even if they ignore SIGTERM."""
     process = task(
         f'setsid sh -c "echo \\$\\$ > {tmp_path}/escaped; {STUBBORN}" & '
         f'sh -c "echo \\$\\$ > {tmp_path}/child; {STUBBORN}" & '

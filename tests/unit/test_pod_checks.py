@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is missing between a task, its cluster and its pod is said at once, with what to configure."""
+"""Checks of a pod task before it runs: their errors name what to configure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def operator(**kwargs: Any) -> KubeActionOperator:
 
 @pytest.fixture(autouse=True)
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let there be neither a kubeconfig nor a cluster."""
+    """Configure no cluster, and a base URL that pods can reach."""
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
     monkeypatch.setenv("AIRFLOW__ASYNCACTION__BASE_URL", "http://10.0.0.1:8080/async")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``[asyncaction] runners``: what is read and refused, which runner is chosen, what the scheduler is told."""
+"""``[asyncaction] runners``: validation, the chosen runner, and its queue and pool for the scheduler."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ Configure = Callable[..., None]
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """Return what configures runners, as entries."""
+    """Return a function that configures runners from entries."""
 
     def clear() -> None:
         settings.load.cache_clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A callable as a job: against a real server of the protocol, in the main thread and in others."""
+"""ServiceRunner: callables against a real server of the protocol, in the main thread and in others."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_an_end_that_it_reports_itself_stands(
     results: str | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What it returns then, such as None, is no second end, and nobody is warned of it."""
+    """Its return value, such as None, is not a second end, and causes no warning."""
     caplog.set_level(logging.INFO)
     carried_out(runner(end), tested)
     action = tested.action

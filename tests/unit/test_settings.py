@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``[asyncaction]`` section: what is read, what is refused, and what Airflow is told of it."""
+"""The ``[asyncaction]`` section: valid and invalid values, and the provider's ``config`` section."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Configure = Callable[..., None]
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """Return what sets options of ``[asyncaction]``; none are set before."""
+    """Return a function that sets options of ``[asyncaction]``. Initially, none are set."""
     for option in settings.OPTIONS:
         monkeypatch.delenv(f"AIRFLOW__ASYNCACTION__{option.name.upper()}", raising=False)
 
@@ -120,13 +120,13 @@ def test_jobs_reach_the_routes_beside_the_execution_api(
     configure(base_url=base_url)
     configure("core", execution_api_server_url=execution_api)
     configure("api", base_url=api_base_url)
-    assert settings.hook_url() == expected
+    assert settings.configured_hook_url() == expected
 
 
 def test_a_base_url_that_no_job_could_use_is_refused(configure: Configure) -> None:
     configure(base_url="airflow:8080/async")
     with pytest.raises(ValueError, match=r"\[asyncaction\] base_url"):
-        settings.hook_url()
+        settings.configured_hook_url()
 
 
 def test_every_option_is_described_to_airflow(configure: Configure) -> None:
