@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
+from airflow.configuration import conf
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from itsdangerous.encoding import base64_decode, base64_encode
 
-from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken, create_tokens
+from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
 from tests.integration.file_servers import Serve, one_server_each
 from tests.integration.file_transfers import announce, content_request, locate, outputs, put_content, upload
 from tests.integration.running_tasks import RunningTask
@@ -125,12 +126,13 @@ def test_a_token_of_another_deployment_is_none(urls: Urls) -> None:
     content_id = kept["uri"].rpartition("/")[2]
     wanted = DownloadToken(content_id, kept["store"], SIZE, kept["sha256"], "name", "text/csv")
     now, valid_for = datetime.now(UTC), timedelta(hours=1)
-    ours, theirs = create_tokens(valid_for), Tokens("another deployment's key", valid_for=valid_for)
-    assert urls.ask("GET", ours.download(wanted, now)).body == urls.had
-    assert is_refused(urls.ask("GET", theirs.download(wanted, now)), "GET")
+    ours = Tokens(conf.get("api", "secret_key"), valid_for=valid_for)
+    theirs = Tokens("another deployment's key", valid_for=valid_for)
+    assert urls.ask("GET", ours.sign(wanted, now)).body == urls.had
+    assert is_refused(urls.ask("GET", theirs.sign(wanted, now)), "GET")
     to_put = UploadToken(urls.job.info.job_id, content_id, kept["store"], kept["md5"], SIZE)
-    assert urls.ask("PUT", ours.upload(to_put, now)).error != BAD
-    assert is_refused(urls.ask("PUT", theirs.upload(to_put, now)), "PUT")
+    assert urls.ask("PUT", ours.sign(to_put, now)).error != BAD
+    assert is_refused(urls.ask("PUT", theirs.sign(to_put, now)), "PUT")
 
 
 @pytest.mark.parametrize("length", [1, 1_000, 8_000, 30_000])

@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from airflow_asyncaction.exceptions import FileStoreUnavailable
-from airflow_asyncaction.protocol.file_rules import Arrived
+from airflow_asyncaction.protocol.digests import Digests
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class FileStore(Protocol):
     def signed_put(self, upload_id: str, valid_for: timedelta) -> str | None:
         """Return a URL for uploading by PUT without headers; ``None`` if the store cannot sign one."""
 
-    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
+    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Digests:
         """Turn an upload to a signed URL into content that this URL can no longer change, and measure it.
 
         :param md5: announced MD5, for stores that can verify it without reading the content

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from uuid6 import uuid7
 
 from airflow_asyncaction.files.stores.base import Stored, get_shard, parse_content_id
-from airflow_asyncaction.protocol.file_rules import Arrived
+from airflow_asyncaction.protocol.digests import Digests
 
 _CONTENTS = "contents"
 _INCOMING = "incoming"
@@ -65,7 +65,7 @@ class LocalFileStore:
     def signed_get(self, content_id: str, valid_for: timedelta) -> None:
         """Return ``None``: downloads pass through the API server."""
 
-    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
+    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Digests:
         """Raise ``FileNotFoundError``: all uploads pass through the API server."""
         raise FileNotFoundError(f"No direct upload {upload_id}")
 
