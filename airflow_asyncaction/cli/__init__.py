@@ -135,7 +135,7 @@ def _launch_command() -> ActionCommand:
         help="Launch an operation",
         description="Launch an operation, which is a Dag with the tag async-operation. This validates the"
         " input, creates the Dag run, and prints the action without waiting for it.",
-        func=lazy_load_command("airflow_asyncaction.cli.launch.launch"),
+        func=lazy_load_command("airflow_asyncaction.cli.actions.launch"),
         args=(_OPERATION, _INPUT, _SCHEDULE, _IDEMPOTENCY_KEY, ARG_OUTPUT, ARG_VERBOSE),
     )
 

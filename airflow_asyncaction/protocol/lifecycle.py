@@ -12,7 +12,15 @@ from datetime import datetime
 from typing import Any, TypeVar, Union
 
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import SKIPPED, Action, Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.actions import (
+    SKIPPED,
+    Action,
+    Completion,
+    ExpiredTimeout,
+    State,
+    StopReason,
+    Verb,
+)
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, Earlier, Refused
 from airflow_asyncaction.protocol.reports import (
@@ -23,7 +31,6 @@ from airflow_asyncaction.protocol.reports import (
     cut_tail,
     replace_nul,
 )
-from airflow_asyncaction.protocol.timeouts import ExpiredTimeout
 
 T = TypeVar("T")
 

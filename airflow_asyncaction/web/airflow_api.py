@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Airflow REST API: called in this process on behalf of a user, to create and fail Dag runs.
 
-This way Airflow's own permissions, limits and audit log apply. ``cli.runs`` does the same without an API
-server.
+This way Airflow's own permissions, limits and audit log apply. ``cli.actions`` does the same without an
+API server.
 """
 
 from __future__ import annotations

@@ -88,6 +88,6 @@ def test_an_outage_of_the_database_is_named(caplog: pytest.LogCaptureFixture) ->
         raise StoreUnavailable from TimeoutError("the host, port and user of the database")
 
     response = app.test_client().get("/")
-    message = "The database is unavailable. Retry later."
+    message = "The database is unavailable. Retry later"
     assert (response.status_code, response.json) == (503, {"error": "unavailable", "message": message})
     assert [record.getMessage() for record in caplog.records] == [f"{message} (TimeoutError)"]

@@ -19,10 +19,12 @@ from airflow_asyncaction.protocol.actions import (
     SKIPPED,
     Action,
     Completion,
+    ExpiredTimeout,
     State,
     StopReason,
     Verb,
     action_to_json,
+    find_expired_timeout,
 )
 from airflow_asyncaction.protocol.decisions import Accepted, Duplicate, Earlier, Refused
 from airflow_asyncaction.protocol.job_info import JobId
@@ -35,7 +37,6 @@ from airflow_asyncaction.protocol.reports import (
     parse_report,
 )
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.protocol.timeouts import ExpiredTimeout, find_expired_timeout
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=100)

@@ -7,7 +7,7 @@ import pytest
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.hooks.remote_api import UNVERIFIED
-from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
+from airflow_asyncaction.protocol.responses import is_worth_resending, retry_after_seconds
 from airflow_asyncaction.retrying import is_outage, is_transient, pause_seconds
 
 TRANSIENT = {408, 429, *range(500, 600)}
