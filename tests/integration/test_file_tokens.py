@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens in ``/content`` URLs: nobody has, or sends, a content without one that was made for it."""
+"""Tokens in ``/content`` URLs: each is valid only for the transfer that it was created for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ hostile = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Urls:
-    """URLs to send one content and to have another."""
+    """One URL for an upload and one for a download."""
 
     def __init__(self, job: SignedJob) -> None:
         self.job = job
@@ -47,7 +47,7 @@ class Urls:
         return content_request(self.job.client, method, f"{self.job.client.hook}/content/{token}", content)
 
     def are_untouched(self) -> bool:
-        """Return whether what they are for is as it was."""
+        """Return whether both files are unchanged."""
         is_awaited = locate(self.job, "sent").error == (404, "no_such_file")
         return is_awaited and content_request(self.job.client, "GET", self.to_get).body == self.had
 

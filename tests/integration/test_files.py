@@ -227,7 +227,7 @@ def test_nothing_tells_a_challenge(job: SignedJob) -> None:
 
 
 class Stored:
-    """A content that is stored, and requests for parts of it."""
+    """Stored content, and requests for parts of it."""
 
     def __init__(self, job: SignedJob, **fields: Any) -> None:
         self.content = secrets.token_bytes(SIZE)
@@ -236,7 +236,7 @@ class Stored:
         self._url = locate(job, "model").fields["Location"]
 
     def get(self, method: str = "GET", **headers: str) -> Answer:
-        """Ask for it with these headers, underscores for hyphens."""
+        """Download it with these headers, with underscores instead of hyphens."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return content_request(self._client, method, self._url, headers=named)
 

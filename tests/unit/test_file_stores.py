@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File stores as they are configured; contents in a local folder, where others may write, too."""
+"""Configuration of file stores, and the local store in a folder that others can write to."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ for _ in range(50):
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """Return what sets ``[asyncaction] file_stores``; it is not set before."""
+    """Return a function that sets ``[asyncaction] file_stores``, which is unset initially."""
     monkeypatch.delenv(VARIABLE, raising=False)
     settings.load.cache_clear()
     yield lambda value: monkeypatch.setenv(VARIABLE, value)
@@ -62,7 +62,7 @@ def store(root: Path) -> LocalFileStore:
 
 
 def keep(store: FileStore, content: bytes = b"content") -> str:
-    """Write a content; return its id."""
+    """Store content, and return its id."""
     incoming = store.receive()
     incoming.write(content)
     incoming.finish()
@@ -200,7 +200,7 @@ def test_a_discard_leaves_nothing(store: LocalFileStore, root: Path, is_finished
 
 
 def open_files_in(root: Path) -> list[str]:
-    """Return the files in a folder that this process has open, those included that were removed."""
+    """Return the files in a folder that this process has open, including deleted ones."""
     found = []
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # another thread has closed it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The input of an operation is checked against its schema, at a cost that grows with it and no faster."""
+"""Inputs of operations are validated against their schemas in linear time."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_an_item_is_there_twice_as_jsonschema_has_it(items: list[Any]) -> None:
 
 
 def test_many_items_are_compared_once() -> None:
-    """jsonschema compares each with each: 8 million times."""
+    """jsonschema would compare each pair: 8 million comparisons."""
     items = [{"day": number} for number in range(4_000)]
     assert is_valid(items, UNIQUE)
     assert not is_valid([*items, {"day": 1.0}], UNIQUE)
@@ -84,7 +84,7 @@ def test_a_schema_that_cannot_be_used_is_told_as_one(schema: dict[str, Any]) -> 
 
 
 def test_an_input_has_few_names_that_are_not_declared() -> None:
-    """Airflow makes a Param of each, and validates it."""
+    """Airflow creates a Param for each, and validates it."""
     declared = {f"d{number}": 1 for number in range(1_000)}
     schema = {"properties": {name: {"type": "integer"} for name in declared}}
     others = {f"o{number}": 1 for number in range(MAX_UNDECLARED)}
@@ -106,7 +106,7 @@ def test_what_airflow_validates_by_its_own_validator_is_small() -> None:
 
 
 def test_no_pattern_is_left_to_a_validator_that_backtracks() -> None:
-    """An input that matches may take as long as one that does not: what fails first is tried first."""
+    """A valid input may take as long as an invalid one, since failing branches are tried first."""
     schema = {"properties": {"days": {"pattern": "(a+)+b"}}}
     validate_input({"days": "aacab"}, schema)
     with pytest.raises(UserRefused, match="which Airflow would match by backtracking") as refused:

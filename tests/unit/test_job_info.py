@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JOB_ variables: read, written, and refused."""
+"""JOB_ environment variables: reading, writing and validation."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation of inputs: the verdicts of jsonschema, mistakes with their paths, and what is refused unseen."""
+"""JSON Schema validation: agrees with jsonschema, locates mistakes, and rejects what is too expensive."""
 
 from __future__ import annotations
 
@@ -232,7 +232,7 @@ def test_an_input_that_airflow_cannot_take_is_refused(value: Any, path: str | No
 
 
 def doubling(levels: int, keyword: str = "allOf") -> dict[str, Any]:
-    """Return a schema that stands for ``2**levels`` others."""
+    """Return a schema that expands to ``2**levels`` schemas."""
     defs: dict[str, Any] = {
         f"d{level}": {keyword: [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(levels)
     }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own validation of Params of operations, in API server and worker: by this package's validator."""
+"""Airflow validates the Params of operations with this package's validator, in API server and worker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tagged(**params: Param) -> DAG:
 
 
 def as_stored(dag: DAG) -> SerializedParamsDict:
-    """Return a Dag's Params as Airflow's API server and scheduler have them."""
+    """Return a Dag's Params as Airflow's API server and scheduler load them."""
     params = DagSerialization.from_dict(DagSerialization.to_dict(dag)).params
     assert isinstance(params, SerializedParamsDict)
     return params
@@ -80,7 +80,7 @@ def test_another_dag_with_the_same_param_keeps_it_as_it_is() -> None:
 
 
 def test_a_mapped_task_leaves_params_as_they_are() -> None:
-    """It is made where it runs: too late to refuse a schema."""
+    """It is created on the worker, which is too late to reject a schema."""
     param = Param("b", pattern="^(?!a)b")
     with DAG("mapped", schedule=None, tags=[TAG], params={"name": param}) as dag:
         mapped = LocalActionOperator.partial(task_id="each").expand(command=["true"])
@@ -195,7 +195,7 @@ print("done")
 
 
 def test_hostile_inputs_take_no_more_than_their_size(tmp_path: Path) -> None:
-    """The limit is the kernel's: what matches or compares may not come back to Python for hours."""
+    """The kernel enforces the time limit, since matching may not return to Python for hours."""
     script = tmp_path / "hostile.py"
     script.write_text(HOSTILE)
     done = subprocess.run(

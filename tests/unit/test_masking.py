@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets in texts and JSON values: found in each spelling, replaced once, at a bounded cost."""
+"""Masking of secrets in texts and JSON values: in each spelling, once, and at a bounded cost."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_nothing_shows_the_values() -> None:
 
 
 class CountedText(str):
-    """Counts how often it is searched."""
+    """Text that counts how often it is searched."""
 
     __slots__ = ()
     searches = 0

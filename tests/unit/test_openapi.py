@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The description of the user routes, as generators of clients read it."""
+"""OpenAPI description of the user routes, as client generators read it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPERATIONS = [
 
 
 def schemas_in(value: Any) -> Iterator[Any]:
-    """Return every schema that a value has in it, at any depth."""
+    """Return all schemas nested in a value, at any depth."""
     if isinstance(value, dict):
         for name, child in value.items():
             if name in ("schema", "items", "additionalProperties"):

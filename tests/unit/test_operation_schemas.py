@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations' schemas: as Params, of functions, from webda's file; and what a run's conf gives the action."""
+"""Schemas of operations: from Params, functions and webda's file, and the arguments of a run's conf."""
 
 from __future__ import annotations
 
@@ -318,7 +318,7 @@ REFERRING: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def triggered() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return what gives a run's Params, as Airflow's API server has them of a Dag with references."""
+    """Return a function that resolves a run's Params as the API server does, for a Dag with references."""
     dag = async_operation(id="referring", input=REFERRING)
     stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     return lambda conf: stored.params.deep_merge(conf).validate()

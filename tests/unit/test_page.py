@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page's document and scripts, as a browser gets them."""
+"""HTML document and scripts of the UI, as served to browsers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: what is taken, what is refused, and that hostile bodies do no more than be refused."""
+"""Parsing of reports: valid, invalid and hostile bodies."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def parsed(**fields: Any) -> Report:
     ("text", "number"), [("40", "40"), ("40.5", "40.5"), ("4e1", "40"), ("0", "0"), ("100.0", "100")]
 )
 def test_a_number_in_a_string_is_one(text: str, number: str) -> None:
-    """As Perl and PHP send it; the report's other fields are not refused for it."""
+    """Perl and PHP may send numbers this way. The rest of the report must not be rejected because of it."""
     report = parsed(statusDetails={"progress": text, "rows": text}, logs=[{"message": "m", "time": text}])
     assert report.status_details == f'{{"progress":{number},"rows":"{text}"}}'
     assert report.logs == (LogLine("m", time_ms=int(float(text))),)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signatures: the published vectors, and hostile headers."""
+"""Signatures: the published test vectors, and hostile headers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task and the API server say to each other arrives as it was said; results reach XCom as they may."""
+"""Task API: messages survive serialization, and results become values that an XCom can hold."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_a_wrong_word_is_malformed_and_nothing_else(fields: dict[str, Any]) -> N
 
 
 def fits(value: Any) -> bool:
-    """Return whether an XCom can hold a value as it is, by other means than the package's."""
+    """Return whether an XCom can hold a value unchanged, without using the package's own check."""
     if isinstance(value, dict):
         return all(fits(key) and key not in RESERVED for key in value) and all(map(fits, value.values()))
     if isinstance(value, list):
@@ -175,7 +175,7 @@ def fits(value: Any) -> bool:
 
 
 def revived(pushed: Any, value: Any) -> Any:
-    """Return a value again from what became of it: in place of a part that does not fit is its JSON text."""
+    """Restore a value from its XCom, in which parts that do not fit are replaced by their JSON text."""
     if isinstance(value, dict | list) and type(pushed) is type(value):
         names: Any = value if isinstance(value, dict) else range(len(value))
         pairs = {name: revived(pushed[name], value[name]) for name in names}
