@@ -36,7 +36,7 @@ from airflow_asyncaction.store.operations import Operation, find_operations
 
 _PAGE = 200
 _FOLLOW_SECONDS = 1.0
-# If nobody reports the exit of a job, its action is never done. Do not wait for lines longer than this.
+# An action whose exit nobody reports is never done. Stop waiting for its lines after this time.
 _LINGER = timedelta(seconds=30)
 _METHOD = "CLI"
 """Recorded in the audit log in place of an HTTP method."""
@@ -75,9 +75,8 @@ def logs(args: Namespace) -> None:
     last_line = _print_lines(database, action.id, 0)
     while args.follow and not _has_ended(action):
         time.sleep(_FOLLOW_SECONDS)
-        action = listing.find(
-            database, args.uuid, short=True
-        )  # read before the lines, so that none are missed after the end
+        # Read the action before its lines, so that none are missed after the end.
+        action = listing.find(database, args.uuid, short=True)
         last_line = _print_lines(database, action.id, last_line)
 
 

@@ -46,7 +46,7 @@ def collect(
 ) -> Collected:
     """Delete garbage of a minimum age. This is safe while files are uploaded, and may run concurrently.
 
-    The row of a content is deleted before the content, so that no crash leaves a file without its content.
+    A row is deleted before its content, so that no crash leaves a file without content.
 
     :param dry_run: only count. The count of contents does not include those of the counted files.
     :raises FileStoreUnavailable: a file store failed

@@ -89,8 +89,8 @@ class FileService:
     Purpose: a file is only attached once its content is stored and verified, and is only accessible to its
     action and the tasks downstream of it.
 
-    How it works: the content is written before its row, so that a crash in between leaves at most a content
-    without a row, which garbage collection deletes. No transaction is open while content is transferred.
+    How it works: content is written before its row, so that a crash in between leaves at most content without
+    a row, which garbage collection deletes. No transaction is open while content is transferred.
 
     What it does not do: authenticate requests. The ``prove`` and ``unseal`` arguments do that, under the
     action's lock.

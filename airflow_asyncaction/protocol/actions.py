@@ -97,7 +97,8 @@ class ActionOptions:
 class Action(ActionOptions):
     """One requested execution: exactly the fields that :func:`lifecycle.decide` needs.
 
-    :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
+    :param service_name: the service whose method a webda job calls, with ``arguments``; set together with
+        ``method``
     :param reported: the job's terminal report
     :param fenced: Airflow ended it; all further requests of the job are refused with 410
     :param exit: how the process or pod ended, as JSON, once the runner has seen it

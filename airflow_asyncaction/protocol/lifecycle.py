@@ -323,7 +323,7 @@ def _can_be_skipped(action: Action) -> bool:
 
 
 def _stop_sentence(exit_: Exit) -> str:
-    """Describe how a job ended that was asked to stop."""
+    """Describe the end of a job that was asked to stop."""
     asked = "The job was asked to stop, and"
     if exit_.reason == "Stopped" and exit_.message:
         return exit_.message

@@ -16,13 +16,15 @@ from typing import Any
 
 from airflow_asyncaction.exceptions import ServerError
 
-_TLS_HANG_UPS = frozenset({"SSLEOFError", "SSLZeroReturnError"})  # of ssl, which a Python may not have
+_TLS_HANG_UPS = frozenset(
+    {"SSLEOFError", "SSLZeroReturnError"}
+)  # names, since a Python may be built without ssl
 _TRANSIENT = frozenset({408, 429})
 _SERVER_ERRORS = range(500, 600)
-_LONGEST_RETRY_AFTER_SECONDS = 60.0
+_MAX_RETRY_AFTER_SECONDS = 60.0
 _FINAL_CODES = frozenset({"bad_schema", "no_space"})  # permanent until somebody fixes the cause
-_ABSURD_TIME_MS = 10**15
-_LONGEST_TEXT_CHARS = 500
+_MAX_SERVER_TIME_MS = 10**15
+_MAX_TEXT_CHARS = 500
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class ServerResponse:
         if self.status != HTTPStatus.UNAUTHORIZED or self.error[0] != "stale_time":
             return None
         server_time = (self.fields or {}).get("serverTime")
-        if type(server_time) is not int or not 0 < server_time < _ABSURD_TIME_MS:
+        if type(server_time) is not int or not 0 < server_time < _MAX_SERVER_TIME_MS:
             return None
         return server_time - now_ms
 
@@ -99,15 +101,15 @@ def retry_after_seconds(retry_after: str | None) -> float:
             wanted = (until.astimezone(timezone.utc) - datetime.now(timezone.utc)).total_seconds()
     except (ValueError, OverflowError, TypeError, IndexError):
         return 0.0
-    return min(max(wanted, 0.0), _LONGEST_RETRY_AFTER_SECONDS)
+    return min(max(wanted, 0.0), _MAX_RETRY_AFTER_SECONDS)
 
 
 def error_of(fields: Mapping[str, Any] | None) -> tuple[str, str]:
     """Return ``error`` and ``message`` of a response's object, each ``""`` if it is missing."""
     code, message = (fields or {}).get("error"), (fields or {}).get("message")
     return (
-        code[:_LONGEST_TEXT_CHARS] if isinstance(code, str) else "",
-        message[:_LONGEST_TEXT_CHARS] if isinstance(message, str) else "",
+        code[:_MAX_TEXT_CHARS] if isinstance(code, str) else "",
+        message[:_MAX_TEXT_CHARS] if isinstance(message, str) else "",
     )
 
 

@@ -23,7 +23,7 @@ from airflow_asyncaction.protocol.digests import Digests, digests
 
 _CONTENTS = "contents"
 _INCOMING = "incoming"
-_MODIFIED = ("LastModified", "mtime", "last_modified")  # of S3, of Google and local files, of Azure
+_MODIFIED = ("LastModified", "mtime", "last_modified")  # S3, Google and local files, Azure
 
 
 class ObjectFileStore:
@@ -42,7 +42,7 @@ class ObjectFileStore:
     """Options of ``sign`` for GET."""
 
     cannot_sign: ClassVar[tuple[type[Exception], ...]] = (NotImplementedError, AttributeError, ValueError)
-    """Exceptions that ``sign`` raises without a signing key. Access tokens of Google and Azure are none."""
+    """Exceptions that ``sign`` raises without a signing key. Access tokens (Google, Azure) cannot sign."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -63,7 +63,7 @@ class ObjectFileStore:
         """File system, untyped like fsspec."""
         with convert_errors():
             fs = self._base.fs
-            fs.dircache.use_listings_cache = False  # other processes write, too, so listings become stale
+            fs.dircache.use_listings_cache = False  # other processes write too, so listings become stale
             fs.invalidate_cache()
             return fs
 

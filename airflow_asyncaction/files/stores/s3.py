@@ -58,8 +58,8 @@ def _detect_missing_bucket() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        answer = getattr(error.__cause__, "response", {})
-        if answer.get("Error", {}).get("Code") == "NoSuchBucket":
+        response = getattr(error.__cause__, "response", {})
+        if response.get("Error", {}).get("Code") == "NoSuchBucket":
             raise OSError("The bucket does not exist") from error
         raise
 
