@@ -186,8 +186,7 @@ class FileService:
             late = files.by_index(connection, *key) if found is None else None
         if late is not None and late.store in self._stores.direct:
             self._complete_all([late])
-            with self._actions.database.transaction() as connection:
-                found = files.attached(connection, *key)
+            found = self._find_attached(*key)
         if found is None:
             raise no_such_file()
         return location_response(self._sign_url(*found, content_url, signed.now), self._record(*found))
@@ -216,8 +215,7 @@ class FileService:
 
         :raises FileRefused: the file does not exist
         """
-        with self._actions.database.transaction() as connection:
-            found = files.attached(connection, action_id, checked_property(property_), _check_index(index))
+        found = self._find_attached(action_id, checked_property(property_), _check_index(index))
         if found is None:
             raise no_such_file()
         return self._sign_url(*found, content_url, now)
@@ -297,34 +295,35 @@ class FileService:
         return content_url + self._tokens.sign(token, now)
 
     def _complete(self, file: FileRow) -> FileRecord:
-        """Verify and attach content that was uploaded to a signed URL."""
+        """Verify and attach content that was uploaded to a signed URL.
+
+        :raises FileRefused: the content is missing, or differs from its announcement
+        """
         store, content_id = self._stores.get(file.store), str(uuid7())
         with convert_store_errors(store):
             try:
                 measured = store.accept(file.id, content_id, md5=file.md5)
             except FileNotFoundError:
-                return self._read_completed(file)
+                found = self._find_attached(file.action_id, file.property, file.file_index)
+                if found is None:
+                    raise file_rules.content_missing() from None
+                return self._record(*found)  # a concurrent request has completed it
         seconds = (datetime.now(UTC) - file.announced_at).total_seconds()
         arrived = ReceivedContent(store, content_id, measured, file.md5, seconds)
         database = self._actions.database
         try:
-            found = attach(database, file.action_id, file.id, arrived, may_have_ended=True)
+            record = attach(database, file.action_id, file.id, arrived, may_have_ended=True)
         except FileRefused:
             _withdraw(store, file)
             raise
         _withdraw(store, file)
-        return found
+        return record
 
-    def _read_completed(self, file: FileRow) -> FileRecord:
-        """Return a file that a concurrent request has completed.
-
-        :raises FileRefused: the content is missing
-        """
+    def _find_attached(
+        self, action_id: JobId, property_: str, index: int
+    ) -> tuple[FileRow, ContentRow] | None:
         with self._actions.database.transaction() as connection:
-            found = files.attached(connection, file.action_id, file.property, file.file_index)
-        if found is None:
-            raise file_rules.content_missing()
-        return self._record(*found)
+            return files.attached(connection, action_id, property_, index)
 
     def _complete_all(self, late: list[FileRow]) -> None:
         """Verify and attach direct uploads, if they have arrived. An unavailable store is tried only once."""
