@@ -126,7 +126,7 @@ def test_verdicts_are_those_of_jsonschema(value: Any, schema: dict[str, Any], no
           "$defs": {"i": {"type": "integer"}}}, "$", "The object is not valid under the schema"),
     ],
 )  # fmt: skip
-def test_a_mistake_says_where_it_is_and_what_is_expected(
+def test_a_mistake_has_a_path_and_says_what_is_expected(
     value: Any, schema: dict[str, Any], path: str, said: str
 ) -> None:
     found = mistake(value, schema)
@@ -161,7 +161,7 @@ def test_no_secret_or_large_value_is_quoted(value: Any, schema: dict[str, Any]) 
         date(2026, 1, 2), datetime(2026, 1, 2, 3, tzinfo=UTC), UUID(int=1),
     ],
 )  # fmt: skip
-def test_what_python_writes_has_its_format(value: Any) -> None:
+def test_formats_accept_what_python_writes(value: Any) -> None:
     adapter = TypeAdapter(type(value))
     assert (
         find_mistake(adapter.dump_python(value, mode="json"), compile_schema(adapter.json_schema())) is None
