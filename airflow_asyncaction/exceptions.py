@@ -36,7 +36,7 @@ AsyncActionError
 │   └── FileRefused             ... to upload or download a file
 ├── FileStoreUnavailable        a file store does not respond or is full
 ├── SecretUnreadable            a job's secret was encrypted with another key
-├── StoreUnavailable            the database does not respond
+├── StoreUnavailable            the database, or Airflow's own API, does not respond
 └── TablesMissing               the database lacks the tables of this package
 """
 
@@ -267,7 +267,7 @@ class ActionAdopted(AsyncActionError):
 
 
 class StoreUnavailable(AsyncActionError):
-    """The database does not respond: try again."""
+    """The database is unavailable. Retry later."""
 
 
 class SecretUnreadable(AsyncActionError):

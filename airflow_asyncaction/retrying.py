@@ -22,7 +22,7 @@ from tenacity import (
 )
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
-from airflow_asyncaction.protocol.resending import is_worth_resending
+from airflow_asyncaction.protocol.responses import is_worth_resending
 
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 15.0

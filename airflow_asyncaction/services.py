@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from airflow.configuration import conf
+
 from airflow_asyncaction import settings as our_settings
 from airflow_asyncaction.airflow_internals.server import database as airflow_database
-from airflow_asyncaction.files.service import FileLimits, FileService
+from airflow_asyncaction.files.service import FileService
 from airflow_asyncaction.files.stores.configured import FileStores
-from airflow_asyncaction.files.tokens import create_tokens
+from airflow_asyncaction.files.tokens import Tokens
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.completion import TaskCompleter
@@ -44,6 +46,8 @@ def open_services(settings: Settings | None = None) -> Services:
         max_log_bytes=settings.limits.max_log_bytes,
     )
     stores = FileStores(settings.file_stores)
-    limits = FileLimits(max_file_bytes=settings.max_file_bytes, max_files=settings.max_files)
-    files = FileService(actions, stores, create_tokens(settings.file_url_valid_for), limits)
+    tokens = Tokens(conf.get("api", "secret_key"), valid_for=settings.file_url_valid_for)
+    files = FileService(
+        actions, stores, tokens, max_file_bytes=settings.max_file_bytes, max_files=settings.max_files
+    )
     return Services(settings, database, actions, stores, files)

@@ -69,6 +69,88 @@ _IDEMPOTENCY_KEY = Arg(
     ("--idempotency-key",), default=None, help="A repeated key returns the same action and launches nothing"
 )
 
+_ACTION_COMMANDS = [
+    ActionCommand(
+        name="list",
+        help="List actions, newest first",
+        func=lazy_load_command("airflow_asyncaction.cli.actions.list_"),
+        args=(_TYPE, _STATUS, _DAG_ID, _RUN_ID, _SINCE, _LIMIT, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="show",
+        help="Show all fields of an action",
+        func=lazy_load_command("airflow_asyncaction.cli.actions.show"),
+        args=(_UUID, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="logs",
+        help="Print the log lines that an action's job reported",
+        func=lazy_load_command("airflow_asyncaction.cli.actions.logs"),
+        args=(_UUID, _FOLLOW, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="stop",
+        help="Stop an action. A running job is asked to stop, a queued job is not launched, and a failed"
+        " action is not retried",
+        func=lazy_load_command("airflow_asyncaction.cli.actions.stop"),
+        args=(_UUID, _YES, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="launch",
+        help="Launch an operation",
+        description="Launch an operation, which is a Dag with the tag async-operation. This validates the"
+        " input, creates the Dag run, and prints the action without waiting for it.",
+        func=lazy_load_command("airflow_asyncaction.cli.actions.launch"),
+        args=(_OPERATION, _INPUT, _SCHEDULE, _IDEMPOTENCY_KEY, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="reap",
+        help="End orphaned actions now, and delete their pods",
+        description="End orphaned actions: their task has ended or is gone, for example because the host of a"
+        " worker crashed. The API server also does this itself ([asyncaction] reap_after). Jobs that are"
+        " still running are asked to stop. With --pods-in, also delete pods whose action has ended.",
+        func=lazy_load_command("airflow_asyncaction.cli.reap.reap"),
+        args=(_UNHEARD_FOR, _DRY_RUN, _PODS_IN, _KUBERNETES_CONN_ID, _CONFIG_FILE),
+    ),
+]
+_DB_COMMANDS = [
+    ActionCommand(
+        name="check",
+        help="Print the revision of the tables, and fail if it is not that of this release",
+        func=lazy_load_command("airflow_asyncaction.cli.db.check"),
+        args=(),
+    ),
+    ActionCommand(
+        name="upgrade",
+        help="Create or upgrade the tables, like 'airflow db migrate'",
+        func=lazy_load_command("airflow_asyncaction.cli.db.upgrade"),
+        args=(),
+    ),
+    ActionCommand(
+        name="downgrade",
+        help="Downgrade the tables, which 'airflow db downgrade' does not do for providers",
+        func=lazy_load_command("airflow_asyncaction.cli.db.downgrade"),
+        args=(_TO_REVISION, _YES),
+    ),
+    ActionCommand(
+        name="rotate-keys",
+        help="Encrypt all job secrets with the first Fernet key, after 'airflow rotate-fernet-key'",
+        func=lazy_load_command("airflow_asyncaction.cli.db.rotate_keys"),
+        args=(),
+    ),
+]
+_FILES_COMMANDS = [
+    ActionCommand(
+        name="gc",
+        help="Remove unused file contents and the remains of crashed uploads",
+        description="Remove file contents that no action uses, files that were announced but never"
+        " uploaded, and the remains of crashed uploads. It can run at any time. 'airflow db clean' also"
+        " does this.",
+        func=lazy_load_command("airflow_asyncaction.cli.files.gc"),
+        args=(_OLDER_THAN, _DRY_RUN),
+    ),
+]
+
 
 def get_cli_commands() -> list[CLICommand]:
     """Return the commands. For ``airflow db clean``, also register our tables and garbage collection."""
@@ -86,107 +168,9 @@ def get_cli_commands() -> list[CLICommand]:
             name="asyncaction",
             help="Manage async actions",
             subcommands=[
-                *_action_commands(),
-                _launch_command(),
-                _reap_command(),
-                GroupCommand(name="db", help="Manage the database tables", subcommands=_db_commands()),
-                GroupCommand(name="files", help="Manage the files of actions", subcommands=_files_commands()),
+                *_ACTION_COMMANDS,
+                GroupCommand(name="db", help="Manage the database tables", subcommands=_DB_COMMANDS),
+                GroupCommand(name="files", help="Manage the files of actions", subcommands=_FILES_COMMANDS),
             ],
         )
-    ]
-
-
-def _action_commands() -> list[ActionCommand]:
-    return [
-        ActionCommand(
-            name="list",
-            help="List actions, newest first",
-            func=lazy_load_command("airflow_asyncaction.cli.actions.list_"),
-            args=(_TYPE, _STATUS, _DAG_ID, _RUN_ID, _SINCE, _LIMIT, ARG_OUTPUT, ARG_VERBOSE),
-        ),
-        ActionCommand(
-            name="show",
-            help="Show all fields of an action",
-            func=lazy_load_command("airflow_asyncaction.cli.actions.show"),
-            args=(_UUID, ARG_OUTPUT, ARG_VERBOSE),
-        ),
-        ActionCommand(
-            name="logs",
-            help="Print the log lines that an action's job reported",
-            func=lazy_load_command("airflow_asyncaction.cli.actions.logs"),
-            args=(_UUID, _FOLLOW, ARG_VERBOSE),
-        ),
-        ActionCommand(
-            name="stop",
-            help="Stop an action. A running job is asked to stop, a queued job is not launched, and a failed"
-            " action is not retried",
-            func=lazy_load_command("airflow_asyncaction.cli.actions.stop"),
-            args=(_UUID, _YES, ARG_OUTPUT, ARG_VERBOSE),
-        ),
-    ]
-
-
-def _launch_command() -> ActionCommand:
-    return ActionCommand(
-        name="launch",
-        help="Launch an operation",
-        description="Launch an operation, which is a Dag with the tag async-operation. This validates the"
-        " input, creates the Dag run, and prints the action without waiting for it.",
-        func=lazy_load_command("airflow_asyncaction.cli.launch.launch"),
-        args=(_OPERATION, _INPUT, _SCHEDULE, _IDEMPOTENCY_KEY, ARG_OUTPUT, ARG_VERBOSE),
-    )
-
-
-def _reap_command() -> ActionCommand:
-    return ActionCommand(
-        name="reap",
-        help="End orphaned actions now, and delete their pods",
-        description="End orphaned actions: their task has ended or is gone, for example because the host of a"
-        " worker crashed. The API server also does this itself ([asyncaction] reap_after). Jobs that are"
-        " still running are asked to stop. With --pods-in, also delete pods whose action has ended.",
-        func=lazy_load_command("airflow_asyncaction.cli.reap.reap"),
-        args=(_UNHEARD_FOR, _DRY_RUN, _PODS_IN, _KUBERNETES_CONN_ID, _CONFIG_FILE),
-    )
-
-
-def _files_commands() -> list[ActionCommand]:
-    return [
-        ActionCommand(
-            name="gc",
-            help="Remove unused file contents and the remains of crashed uploads",
-            description="Remove file contents that no action uses, files that were announced but never"
-            " uploaded, and the remains of crashed uploads. It can run at any time. 'airflow db clean' also"
-            " does this.",
-            func=lazy_load_command("airflow_asyncaction.cli.files.gc"),
-            args=(_OLDER_THAN, _DRY_RUN),
-        ),
-    ]
-
-
-def _db_commands() -> list[ActionCommand]:
-    return [
-        ActionCommand(
-            name="check",
-            help="Print the revision of the tables, and fail if it is not that of this release",
-            func=lazy_load_command("airflow_asyncaction.cli.db.check"),
-            args=(),
-        ),
-        ActionCommand(
-            name="upgrade",
-            help="Create or upgrade the tables, like 'airflow db migrate'",
-            func=lazy_load_command("airflow_asyncaction.cli.db.upgrade"),
-            args=(),
-        ),
-        ActionCommand(
-            name="downgrade",
-            help="Downgrade the tables, which 'airflow db downgrade' does not do for providers",
-            func=lazy_load_command("airflow_asyncaction.cli.db.downgrade"),
-            args=(_TO_REVISION, _YES),
-        ),
-        ActionCommand(
-            name="rotate-keys",
-            help="Encrypt all job secrets with the first Fernet key, after 'airflow rotate-fernet-key'",
-            func=lazy_load_command("airflow_asyncaction.cli.db.rotate_keys"),
-            args=(),
-        ),
     ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from airflow_asyncaction.exceptions import FileRefused
-from airflow_asyncaction.files.stores.base import FileStore, Stored, convert_store_errors
+from airflow_asyncaction.files.stores.base import FileStore, convert_store_errors
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.store import files
 from airflow_asyncaction.store.database import Database
@@ -46,7 +46,7 @@ def collect(
 ) -> Collected:
     """Delete garbage of a minimum age. This is safe while files are uploaded, and may run concurrently.
 
-    The row of a content is deleted before the content, so that no crash leaves a file without its content.
+    A row is deleted before its content, so that no crash leaves a file without content.
 
     :param dry_run: only count. The count of contents does not include those of the counted files.
     :raises FileStoreUnavailable: a file store failed
@@ -105,8 +105,8 @@ def _remains(database: Database, store: FileStore, before: datetime) -> Iterator
         with database.transaction() as connection:
             ids = [stored.content_id for stored in batch if stored.content_id is not None]
             known = files.existing_contents(connection, ids)
-        yield from (stored.key for stored in batch if _is_remains(stored, known))
-
-
-def _is_remains(stored: Stored, known: set[str]) -> bool:
-    return stored.is_unfinished or (stored.content_id is not None and stored.content_id not in known)
+        yield from (
+            stored.key
+            for stored in batch
+            if stored.is_unfinished or (stored.content_id is not None and stored.content_id not in known)
+        )

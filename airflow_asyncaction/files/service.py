@@ -8,18 +8,30 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import FileRefused, FileStoreUnavailable
-from airflow_asyncaction.files.attaching import Attaching, ReceivedContent, read_attached, to_record
-from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.stores.base import FileStore, convert_store_errors
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
+from airflow_asyncaction.files.uploads import (
+    ReceivedContent,
+    Receiving,
+    attach,
+    link,
+    read_attached,
+    to_record,
+)
 from airflow_asyncaction.protocol import file_rules
-from airflow_asyncaction.protocol.file_rules import check_not_ended, no_such_file
+from airflow_asyncaction.protocol.file_rules import (
+    attached_response,
+    check_not_ended,
+    location_response,
+    no_such_file,
+    upload_response,
+)
 from airflow_asyncaction.protocol.files import (
     MAX_INDEX,
     Announcement,
@@ -58,18 +70,6 @@ class Signed(Protocol):
         """Time of the request."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileLimits:
-    """Limits of the files of one action.
-
-    :param max_file_bytes: maximum size of a file
-    :param max_files: maximum number of files, inputs and outputs together
-    """
-
-    max_file_bytes: int
-    max_files: int
-
-
 @dataclass(frozen=True)
 class FileTarget:
     """Store, property, role and action of a file.
@@ -83,51 +83,36 @@ class FileTarget:
     action_id: str | None = None
 
 
-@dataclass(frozen=True)
-class Upload:
-    """Response to an announcement.
-
-    :param url: where to PUT the content; ``None`` if the file is already attached
-    :param is_direct: whether the URL belongs to an object store, so that the client must complete the file
-    """
-
-    index: int
-    url: str | None = None
-    is_direct: bool = False
-
-
-@dataclass(frozen=True)
-class Location:
-    """A file, and a temporary URL of its content."""
-
-    url: str
-    file: FileRecord
-
-
 class FileService:
     """Files of all actions.
 
     Purpose: a file is only attached once its content is stored and verified, and is only accessible to its
     action and the tasks downstream of it.
 
-    How it works: the content is written before its row, so that a crash in between leaves at most a content
-    without a row, which garbage collection deletes. No transaction is open while content is transferred.
+    How it works: content is written before its row, so that a crash in between leaves at most content without
+    a row, which garbage collection deletes. No transaction is open while content is transferred.
 
-    What it does not do: authenticate requests. The given callables do that, under the action's lock.
+    What it does not do: authenticate requests. The ``prove`` and ``unseal`` arguments do that, under the
+    action's lock.
+
+    :param max_file_bytes: maximum size of a file
+    :param max_files: maximum number of files of one action, inputs and outputs together
     """
 
-    def __init__(self, actions: Actions, stores: FileStores, tokens: Tokens, limits: FileLimits) -> None:
+    def __init__(
+        self, actions: Actions, stores: FileStores, tokens: Tokens, *, max_file_bytes: int, max_files: int
+    ) -> None:
         self._actions = actions
         self._stores = stores
         self._tokens = tokens
-        self._limits = limits
-        self._attaching = Attaching(actions.database)
+        self._max_file_bytes = max_file_bytes
+        self._max_files = max_files
         self._hashers = ThreadPoolExecutor(thread_name_prefix="asyncaction-digest")
 
     def announce(
         self, signed: Signed, target: FileTarget, unseal: Unseal[Announcement], content_url: str
-    ) -> Upload:
-        """Announce a file. If its content is already stored, attach it.
+    ) -> dict[str, Any]:
+        """Announce a file, and return the response. If its content is already stored, attach it.
 
         :param content_url: absolute URL that a token is appended to
         :raises FileRefused: the file may not be uploaded
@@ -136,18 +121,20 @@ class FileService:
             _check_own(signed, target.action_id)
             check_not_ended(rows.to_action(row))
             store = self._stores.get(target.store)
-            file_rules.check_size(announcement.size_bytes, self._limits.max_file_bytes)
+            file_rules.check_size(announcement.size_bytes, self._max_file_bytes)
             file = self._announce(connection, signed, replace(target, store=store.name), announcement)
             if file.attached_at is not None:
-                return Upload(file.file_index)
+                return upload_response(file.file_index)
             content = files.known_content(connection, file)
             if content is not None:
-                self._attaching.link(connection, row, file, content, signed.now)
-                return Upload(file.file_index)
-        return self._upload(store, file, content_url, signed.now)
+                link(connection, row, file, content, signed.now)
+                return upload_response(file.file_index)
+        return self._respond_with_upload_url(store, file, content_url, signed.now)
 
-    def complete(self, signed: Signed, target: FileTarget, index: int, prove: Unseal[object]) -> FileRecord:
-        """Verify and attach a file that was uploaded directly to an object store.
+    def complete(
+        self, signed: Signed, target: FileTarget, index: int, prove: Unseal[object]
+    ) -> dict[str, Any]:
+        """Verify and attach a file that was uploaded directly to an object store. Return the response.
 
         :raises FileRefused: the content is missing, or differs from its announcement
         """
@@ -160,11 +147,11 @@ class FileService:
             if file is None or file.role != target.role:
                 raise no_such_file()
             if file.attached_at is not None:
-                return self._record(*read_attached(connection, file))
-        return self._complete(file)
+                return attached_response(self._record(*read_attached(connection, file)))
+        return attached_response(self._complete(file))
 
-    def link(self, signed: Signed, property_: str, unseal: Unseal[FileReference]) -> FileRecord:
-        """Make a file of any action an input of this one, without copying its content.
+    def link(self, signed: Signed, property_: str, unseal: Unseal[FileReference]) -> dict[str, Any]:
+        """Make a file of any action an input of this one, without copying it. Return the response.
 
         :raises FileRefused: the file does not exist
         """
@@ -179,13 +166,13 @@ class FileService:
             target = FileTarget(content.store, property_, Role.INPUT)
             file = self._announce(connection, signed, target, files.announcement_of(source_file, content))
             if file.attached_at is None:
-                self._attaching.link(connection, row, file, content, signed.now)
-            return self._record(*read_attached(connection, file))
+                link(connection, row, file, content, signed.now)
+            return attached_response(self._record(*read_attached(connection, file)))
 
     def locate(
         self, signed: Signed, wanted: FileTarget, index: int, prove: Unseal[object], content_url: str
-    ) -> Location:
-        """Return the location of a file of the action itself or of an upstream task.
+    ) -> dict[str, Any]:
+        """Return the response with the URL of a file of the action itself or of an upstream task.
 
         :param content_url: absolute URL that a token is appended to
         :raises FileRefused: the file does not exist, or the sender may not download it
@@ -199,11 +186,10 @@ class FileService:
             late = files.by_index(connection, *key) if found is None else None
         if late is not None and late.store in self._stores.direct:
             self._complete_all([late])
-            with self._actions.database.transaction() as connection:
-                found = files.attached(connection, *key)
+            found = self._find_attached(*key)
         if found is None:
             raise no_such_file()
-        return self._location(*found, content_url, signed.now)
+        return location_response(self._sign_url(*found, content_url, signed.now), self._record(*found))
 
     def outputs(self, signed: Signed, prove: Unseal[object]) -> list[FileRecord]:
         """Return the outputs of a job, including direct uploads that were not completed by the job."""
@@ -224,16 +210,15 @@ class FileService:
 
     def locate_for_user(
         self, action_id: JobId, property_: str, index: int, content_url: str, now: datetime
-    ) -> Location:
-        """Return the location of a file of an action. The caller checks permissions.
+    ) -> str:
+        """Return the URL of a file of an action. The caller checks permissions.
 
         :raises FileRefused: the file does not exist
         """
-        with self._actions.database.transaction() as connection:
-            found = files.attached(connection, action_id, checked_property(property_), _check_index(index))
+        found = self._find_attached(action_id, checked_property(property_), _check_index(index))
         if found is None:
             raise no_such_file()
-        return self._location(*found, content_url, now)
+        return self._sign_url(*found, content_url, now)
 
     def attach_pending(self, action_id: JobId) -> None:
         """Attach direct uploads that an action's job did not complete. Refused files are only logged."""
@@ -248,18 +233,18 @@ class FileService:
 
         :raises FileRefused: the token is invalid or expired
         """
-        upload = self._tokens.read_upload(token, datetime.now(UTC))
+        upload = self._tokens.read(UploadToken, token, datetime.now(UTC))
         store = self._stores.get(upload.store)
         with convert_store_errors(store):
             incoming = store.receive()
-        return Receiving(upload, store, incoming, self._attaching, self._hashers)
+        return Receiving(upload, store, incoming, self._actions.database, self._hashers)
 
     def open(self, token: str) -> tuple[DownloadToken, BinaryIO]:
         """Open the content in a token.
 
         :raises FileRefused: the token is invalid or expired, or the content is lost
         """
-        download = self._tokens.read_download(token, datetime.now(UTC))
+        download = self._tokens.read(DownloadToken, token, datetime.now(UTC))
         store = self._stores.get(download.store)
         with convert_store_errors(store):
             try:
@@ -283,58 +268,62 @@ class FileService:
             announcement,
             store=target.store,
             role=target.role,
-            max_files=self._limits.max_files,
+            max_files=self._max_files,
             now=signed.now,
         )
 
-    def _upload(self, store: FileStore, file: FileRow, content_url: str, now: datetime) -> Upload:
+    def _respond_with_upload_url(
+        self, store: FileStore, file: FileRow, content_url: str, now: datetime
+    ) -> dict[str, Any]:
         with convert_store_errors(store):
             url = store.signed_put(file.id, self._tokens.valid_for)
         if url is not None:
-            return Upload(file.file_index, url, is_direct=True)
-        max_bytes = self._limits.max_file_bytes if file.size_bytes is None else file.size_bytes
+            return upload_response(file.file_index, url, is_direct=True)
+        max_bytes = self._max_file_bytes if file.size_bytes is None else file.size_bytes
         token = UploadToken(file.action_id, file.id, store.name, file.md5, max_bytes)
-        return Upload(file.file_index, content_url + self._tokens.upload(token, now))
+        return upload_response(file.file_index, content_url + self._tokens.sign(token, now))
 
-    def _location(self, file: FileRow, content: ContentRow, content_url: str, now: datetime) -> Location:
+    def _sign_url(self, file: FileRow, content: ContentRow, content_url: str, now: datetime) -> str:
         store = self._stores.get(content.store)
         with convert_store_errors(store):
             url = store.signed_get(content.id, self._tokens.valid_for)
-        if url is None:
-            token = DownloadToken(
-                content.id, store.name, content.size_bytes, content.sha256, file.name, file.mimetype
-            )
-            url = content_url + self._tokens.download(token, now)
-        return Location(url, to_record(file, content, store))
+        if url is not None:
+            return url
+        token = DownloadToken(
+            content.id, store.name, content.size_bytes, content.sha256, file.name, file.mimetype
+        )
+        return content_url + self._tokens.sign(token, now)
 
     def _complete(self, file: FileRow) -> FileRecord:
-        """Verify and attach content that was uploaded to a signed URL."""
+        """Verify and attach content that was uploaded to a signed URL.
+
+        :raises FileRefused: the content is missing, or differs from its announcement
+        """
         store, content_id = self._stores.get(file.store), str(uuid7())
         with convert_store_errors(store):
             try:
                 measured = store.accept(file.id, content_id, md5=file.md5)
             except FileNotFoundError:
-                return self._read_completed(file)
+                found = self._find_attached(file.action_id, file.property, file.file_index)
+                if found is None:
+                    raise file_rules.content_missing() from None
+                return self._record(*found)  # a concurrent request has completed it
         seconds = (datetime.now(UTC) - file.announced_at).total_seconds()
         arrived = ReceivedContent(store, content_id, measured, file.md5, seconds)
+        database = self._actions.database
         try:
-            found = self._attaching.attach(file.action_id, file.id, arrived, may_have_ended=True)
+            record = attach(database, file.action_id, file.id, arrived, may_have_ended=True)
         except FileRefused:
             _withdraw(store, file)
             raise
         _withdraw(store, file)
-        return found
+        return record
 
-    def _read_completed(self, file: FileRow) -> FileRecord:
-        """Return a file that a concurrent request has completed.
-
-        :raises FileRefused: the content is missing
-        """
+    def _find_attached(
+        self, action_id: JobId, property_: str, index: int
+    ) -> tuple[FileRow, ContentRow] | None:
         with self._actions.database.transaction() as connection:
-            found = files.attached(connection, file.action_id, file.property, file.file_index)
-        if found is None:
-            raise file_rules.content_missing()
-        return self._record(*found)
+            return files.attached(connection, action_id, property_, index)
 
     def _complete_all(self, late: list[FileRow]) -> None:
         """Verify and attach direct uploads, if they have arrived. An unavailable store is tried only once."""

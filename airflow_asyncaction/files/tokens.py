@@ -6,9 +6,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import ClassVar, TypeVar
 
-from airflow.configuration import conf
 from itsdangerous import BadData, URLSafeSerializer
 
 from airflow_asyncaction.exceptions import FileRefused
@@ -26,6 +25,8 @@ class UploadToken:
     :param max_bytes: maximum size of the content
     """
 
+    method: ClassVar = "PUT"
+
     action_id: JobId
     file_id: str
     store: str
@@ -37,6 +38,8 @@ class UploadToken:
 class DownloadToken:
     """Allows downloading one content."""
 
+    method: ClassVar = "GET"
+
     content_id: str
     store: str
     size_bytes: int
@@ -45,8 +48,11 @@ class DownloadToken:
     mimetype: str
 
 
+T = TypeVar("T", UploadToken, DownloadToken)
+
+
 class Tokens:
-    """Creates and verifies tokens.
+    """Signs and verifies tokens.
 
     :param key: secret that all API servers share (``[api] secret_key``)
     """
@@ -57,40 +63,21 @@ class Tokens:
             key, salt=_SALT, signer_kwargs={"digest_method": hashlib.sha256, "key_derivation": "hmac"}
         )
 
-    def upload(self, token: UploadToken, now: datetime) -> str:
-        """Create a token for ``PUT``."""
-        return self._dump("PUT", vars(token), now)
+    def sign(self, token: UploadToken | DownloadToken, now: datetime) -> str:
+        """Return the text of a token."""
+        return str(self._serializer.dumps([token.method, unix_ms(now + self.valid_for), vars(token)]))
 
-    def download(self, token: DownloadToken, now: datetime) -> str:
-        """Create a token for ``GET``."""
-        return self._dump("GET", vars(token), now)
-
-    def read_upload(self, text: str, now: datetime) -> UploadToken:
-        """Verify a token for ``PUT``.
+    def read(self, kind: type[T], text: str, now: datetime) -> T:
+        """Verify the text of a token of this kind.
 
         :raises FileRefused: the token is invalid, expired, or for another method
         """
-        return UploadToken(**self._load("PUT", text, now))
-
-    def read_download(self, text: str, now: datetime) -> DownloadToken:
-        """Verify a token for ``GET``, like :meth:`read_upload`."""
-        return DownloadToken(**self._load("GET", text, now))
-
-    def _dump(self, method: str, fields: dict[str, Any], now: datetime) -> str:
-        return str(self._serializer.dumps([method, unix_ms(now + self.valid_for), fields]))
-
-    def _load(self, method: str, text: str, now: datetime) -> dict[str, Any]:
         try:
             for_method, valid_until_ms, fields = self._serializer.loads(text)
         except BadData:
             raise FileRefused("The URL is invalid: this server did not sign it", code="bad_token") from None
-        if for_method != method:
+        if for_method != kind.method:
             raise FileRefused(f"The URL is only valid for {for_method}", code="bad_token")
         if unix_ms(now) > valid_until_ms:
             raise FileRefused("The URL has expired. Request a new one", code="bad_token")
-        return fields  # type: ignore[no-any-return]
-
-
-def create_tokens(valid_for: timedelta) -> Tokens:
-    """Return tokens that are signed with Airflow's secret key."""
-    return Tokens(conf.get("api", "secret_key"), valid_for=valid_for)
+        return kind(**fields)

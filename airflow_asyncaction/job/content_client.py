@@ -27,8 +27,7 @@ from airflow_asyncaction.job.transport import (
     describe_place,
 )
 from airflow_asyncaction.protocol.compat import keyword_dataclass
-from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
-from airflow_asyncaction.protocol.responses import error_of
+from airflow_asyncaction.protocol.responses import error_of, is_worth_resending, retry_after_seconds
 
 CHUNK_BYTES = 1024 * 1024
 

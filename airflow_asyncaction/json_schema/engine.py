@@ -43,7 +43,7 @@ _FORMATS: dict[str, Callable[[str], bool]] = {
     "duration": lambda text: _DURATION.fullmatch(text.removeprefix("-")) is not None,
     "time": _is_time,
 }
-"""Formats for which the engine is too strict: Airflow's form and Python omit the UTC offset of times."""
+"""Formats for which the engine is too strict. Airflow's form and Python omit the UTC offset of times."""
 
 
 class CompiledSchema:

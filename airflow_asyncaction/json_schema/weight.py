@@ -118,7 +118,7 @@ class _Scale:
         if not isinstance(schema, Mapping):
             return 1
         if depth > _MAX_DEPTH:
-            raise BadSchema(f"its references lead through more than {_MAX_DEPTH} schemas")
+            raise BadSchema(f"its references are nested deeper than {_MAX_DEPTH} levels")
         known = self._known.get(id(schema))
         if known is not None:
             return known

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Action: its state, and its JSON form in responses to jobs."""
+"""Action: its state, its timeouts, and its JSON form in responses to jobs."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -96,7 +97,8 @@ class ActionOptions:
 class Action(ActionOptions):
     """One requested execution: exactly the fields that :func:`lifecycle.decide` needs.
 
-    :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
+    :param service_name: the service whose method a webda job calls, with ``arguments``; set together with
+        ``method``
     :param reported: the job's terminal report
     :param fenced: Airflow ended it; all further requests of the job are refused with 410
     :param exit: how the process or pod ended, as JSON, once the runner has seen it
@@ -138,6 +140,39 @@ class Action(ActionOptions):
         return self.fenced or self.completion is Completion.REPORT or self.exit is not None
 
 
+@dataclass(frozen=True)
+class ExpiredTimeout:
+    """A timeout of the action expired.
+
+    :param name: ``JobNeverStarted`` or ``HeartbeatTimeout``
+    """
+
+    name: str
+    message: str
+
+
+def find_expired_timeout(action: Action, now: datetime) -> ExpiredTimeout | None:
+    """Return the timeout of an action that has expired, if any.
+
+    ``start_timeout`` ends with the start of the process. If only a report proves that the job works
+    (``completion="report"``, ``require_report``), it ends with the first report.
+    """
+    if action.state.is_end:
+        return None
+    needs_report = action.require_report or action.completion is Completion.REPORT
+    has_started = action.last_report_at is not None or (action.started_at is not None and not needs_report)
+    if action.start_timeout is not None and not has_started:
+        waited = now - action.created_at
+        if waited > action.start_timeout:
+            missed = "start" if action.started_at is None else "report"
+            message = f"The job did not {missed} within {_seconds(action.start_timeout)}"
+            return ExpiredTimeout("JobNeverStarted", message)
+    since = action.last_report_at or action.started_at
+    if action.heartbeat_timeout is not None and since is not None and now - since > action.heartbeat_timeout:
+        return ExpiredTimeout("HeartbeatTimeout", f"No report for {_seconds(action.heartbeat_timeout)}")
+    return None
+
+
 def action_to_json(action: Action, *, now: datetime) -> dict[str, Any]:
     """Return the response to a job. It never contains the secret, logs or status details."""
     return {
@@ -172,3 +207,7 @@ def iso_time(moment: datetime | None) -> str | None:
 
 def _parsed(text: JsonText | None) -> Any:
     return None if text is None else json.loads(text)
+
+
+def _seconds(duration: timedelta) -> str:
+    return f"{duration.total_seconds():g} s"

@@ -25,11 +25,12 @@ def new_md5(data: bytes = b"") -> hashlib._Hash:
 class Digests:
     """Lower-case hex digests of a file's content, and its size.
 
-    :param challenge: MD5 of ``WEBDA`` followed by the content. It proves possession of the content
+    :param challenge: MD5 of ``WEBDA`` followed by the content, which proves possession of the content;
+        ``None`` if an object store computed the digests
     """
 
     md5: str
-    challenge: str
+    challenge: str | None
     sha256: str
     size_bytes: int
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.protocol.actions import Action
+from airflow_asyncaction.protocol.digests import Digests
 from airflow_asyncaction.protocol.files import FileRecord, Role
 
 
@@ -30,26 +31,6 @@ class Announced(Protocol):
         """``None`` if it was not announced."""
 
 
-class Arrived(Protocol):
-    """Measured digests and size of uploaded content."""
-
-    @property
-    def md5(self) -> str:
-        """Lower-case hex, like all digests."""
-
-    @property
-    def challenge(self) -> str | None:
-        """``None`` if it was not computed."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the whole content."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the whole content."""
-
-
 def check_not_ended(action: Action) -> None:
     """Check that the job of an action may still upload and download files.
 
@@ -63,7 +44,7 @@ def check_not_ended(action: Action) -> None:
         )
 
 
-def describe_difference(announced: Announced, arrived: Arrived) -> str | None:
+def describe_difference(announced: Announced, arrived: Digests) -> str | None:
     """Describe how content differs from its announcement. Return ``None`` if it does not."""
     if announced.size_bytes not in (None, arrived.size_bytes):
         return f"The content has {arrived.size_bytes} bytes, not the announced {announced.size_bytes}"
@@ -160,7 +141,7 @@ def location_response(url: str, file: FileRecord) -> dict[str, Any]:
     return {"Location": url, "Map": file.to_map()}
 
 
-def upload_response(index: int, url: str | None, *, is_direct: bool) -> dict[str, Any]:
+def upload_response(index: int, url: str | None = None, *, is_direct: bool = False) -> dict[str, Any]:
     """Return the response to an announcement.
 
     :param url: where to PUT the content; ``None`` if the file is already attached

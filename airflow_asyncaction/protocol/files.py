@@ -123,7 +123,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class FileReference:
-    """Reference to an attached file. Only a task that was given the file knows its UUID and SHA-256."""
+    """Reference to an attached file. Only tasks that received the file know its UUID and SHA-256."""
 
     action: str
     property: str

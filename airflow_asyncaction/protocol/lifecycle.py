@@ -12,7 +12,15 @@ from datetime import datetime
 from typing import Any, TypeVar, Union
 
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import SKIPPED, Action, Completion, State, StopReason, Verb
+from airflow_asyncaction.protocol.actions import (
+    SKIPPED,
+    Action,
+    Completion,
+    ExpiredTimeout,
+    State,
+    StopReason,
+    Verb,
+)
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, Earlier, Refused
 from airflow_asyncaction.protocol.reports import (
@@ -23,7 +31,6 @@ from airflow_asyncaction.protocol.reports import (
     cut_tail,
     replace_nul,
 )
-from airflow_asyncaction.protocol.timeouts import ExpiredTimeout
 
 T = TypeVar("T")
 
@@ -316,7 +323,7 @@ def _can_be_skipped(action: Action) -> bool:
 
 
 def _stop_sentence(exit_: Exit) -> str:
-    """Describe how a job ended that was asked to stop."""
+    """Describe the end of a job that was asked to stop."""
     asked = "The job was asked to stop, and"
     if exit_.reason == "Stopped" and exit_.message:
         return exit_.message

@@ -27,7 +27,7 @@ _CUT = re.compile(r" \[(?:cut: the line has \d+ bytes|\d+ bytes are cut)\]\Z")
 
 
 class Masker:
-    """Replaces secrets by ``***``.
+    """Replaces secrets with ``***``.
 
     Purpose: mask in the reports of a job what Airflow masks in the log of its task.
 

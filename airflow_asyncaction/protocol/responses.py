@@ -1,25 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ServerResponse: an HTTP response of the API server, parsed in the same way by all clients."""
+"""Responses of the API server, and which of them are transient (PROTOCOL.md, section 3, resending).
+
+All clients parse responses with this module, whatever their HTTP library.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any
 
 from airflow_asyncaction.exceptions import ServerError
-from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
 
-_TLS_HANG_UPS = frozenset({"SSLEOFError", "SSLZeroReturnError"})  # of ssl, which a Python may not have
-_ABSURD_TIME_MS = 10**15
-_LONGEST_TEXT_CHARS = 500
+_TLS_HANG_UPS = frozenset(
+    {"SSLEOFError", "SSLZeroReturnError"}
+)  # names, since a Python may be built without ssl
+_TRANSIENT = frozenset({408, 429})
+_SERVER_ERRORS = range(500, 600)
+_MAX_RETRY_AFTER_SECONDS = 60.0
+_FINAL_CODES = frozenset({"bad_schema", "no_space"})  # permanent until somebody fixes the cause
+_MAX_SERVER_TIME_MS = 10**15
+_MAX_TEXT_CHARS = 500
 
 
 @dataclass(frozen=True)
 class ServerResponse:
-    """One response, independent of the HTTP client library.
+    """One response.
 
     :param headers: with names in lower case
     """
@@ -67,17 +77,39 @@ class ServerResponse:
         if self.status != HTTPStatus.UNAUTHORIZED or self.error[0] != "stale_time":
             return None
         server_time = (self.fields or {}).get("serverTime")
-        if type(server_time) is not int or not 0 < server_time < _ABSURD_TIME_MS:
+        if type(server_time) is not int or not 0 < server_time < _MAX_SERVER_TIME_MS:
             return None
         return server_time - now_ms
+
+
+def is_worth_resending(status: int, code: str = "") -> bool:
+    """Return whether a request with this response may succeed if it is resent.
+
+    :param code: ``error`` of the response body
+    """
+    return (status in _TRANSIENT or status in _SERVER_ERRORS) and code not in _FINAL_CODES
+
+
+def retry_after_seconds(retry_after: str | None) -> float:
+    """Parse a Retry-After header: seconds or a date, at most 60 s. Return 0 for anything else."""
+    text = (retry_after or "").strip()
+    try:
+        if text.isascii() and text.isdigit():
+            wanted = float(text)
+        else:
+            until = parsedate_to_datetime(text)
+            wanted = (until.astimezone(timezone.utc) - datetime.now(timezone.utc)).total_seconds()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return 0.0
+    return min(max(wanted, 0.0), _MAX_RETRY_AFTER_SECONDS)
 
 
 def error_of(fields: Mapping[str, Any] | None) -> tuple[str, str]:
     """Return ``error`` and ``message`` of a response's object, each ``""`` if it is missing."""
     code, message = (fields or {}).get("error"), (fields or {}).get("message")
     return (
-        code[:_LONGEST_TEXT_CHARS] if isinstance(code, str) else "",
-        message[:_LONGEST_TEXT_CHARS] if isinstance(message, str) else "",
+        code[:_MAX_TEXT_CHARS] if isinstance(code, str) else "",
+        message[:_MAX_TEXT_CHARS] if isinstance(message, str) else "",
     )
 
 

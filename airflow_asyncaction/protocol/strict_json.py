@@ -95,7 +95,7 @@ def xcom_of(text: JsonText) -> tuple[Any, bool]:
 
 
 def as_xcom(value: Any) -> Any:
-    """Replace the parts of a job's value that an XCom cannot hold by their JSON text.
+    """Replace the parts of a job's value that an XCom cannot hold with their JSON text.
 
     These are the parts that :func:`storable` replaces, and objects with keys that are reserved by Airflow's
     serializer (``__classname__`` and the like), which would refuse them or return another type.
@@ -106,7 +106,7 @@ def as_xcom(value: Any) -> Any:
 
 
 def storable(value: Any) -> Any:
-    """Replace the parts of a value that Airflow cannot transport or store by their JSON text.
+    """Replace the parts of a value that Airflow cannot transport or store with their JSON text.
 
     PostgreSQL's JSONB has no NUL, JSON has no NaN, and UTF-8 has no lone surrogates. Msgpack, in which tasks
     receive values, has integers from -2^63 to 2^64 - 1.
@@ -165,7 +165,7 @@ def _check_text(text: str) -> None:
 
 
 def _fitting(value: Any, reserved_keys: frozenset[str], depth: int) -> Any:
-    """Replace the parts that do not fit by JSON text. Return the value itself if nothing is replaced."""
+    """Replace the parts that do not fit with JSON text. Return the value itself if nothing is replaced."""
     if isinstance(value, (dict, list)):
         if depth == 0 or (isinstance(value, dict) and not _has_fitting_keys(value, reserved_keys)):
             return _text(value)

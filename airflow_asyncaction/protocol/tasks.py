@@ -69,7 +69,8 @@ class ActionSpec(ActionOptions):
     :param adoptable: whether the job may outlive its worker, so that another process of the task adopts it
     :param takes_over: whether this try takes over the job of an earlier one; a resumed task always does
     :param traceparent: W3C trace context of the task
-    :param service_name: the service whose method a webda job calls, with ``arguments``; given with ``method``
+    :param service_name: the service whose method a webda job calls, with ``arguments``; set together with
+        ``method``
     :param secrets: values that Airflow masks in the task's log, to be masked in the job's reports too; hidden
         from ``repr``
     """
@@ -121,7 +122,7 @@ class ActionSpec(ActionOptions):
 
 
 class NeedsWorker(StrEnum):
-    """When a worker is needed at the end of a deferred task."""
+    """When a deferred task needs a worker at its end."""
 
     ALWAYS = "always"  # for asset events, callbacks, an XCom backend, ...
     FOR_LOGS = "for_logs"  # unless the trigger saw the exit: it has then read the whole log
@@ -130,7 +131,7 @@ class NeedsWorker(StrEnum):
 
 @keyword_dataclass
 class Deferral:
-    """How the server completes the deferred task of an action.
+    """Instructions for completing the deferred task of an action on the server.
 
     :param pushes_results: whether the results become the XCom ``return_value``
     """
@@ -259,7 +260,7 @@ class TaskView:
 
 
 def secrets_from_json(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    """Parse the secrets of a spec, or those that a task has added since. Older releases send none.
+    """Parse the secrets of a spec, or those that a task adds later. Older releases send none.
 
     :raises MalformedRequest: they are not a list of strings, or too many
     """
@@ -283,7 +284,7 @@ def _json_text(fields: Mapping[str, Any], name: str) -> JsonText:
 def _call(fields: Mapping[str, Any]) -> tuple[str | None, str | None]:
     service_name, method = _name(fields, "serviceName"), _name(fields, "method")
     if (service_name is None) != (method is None):
-        raise MalformedRequest("serviceName and method must be given together", field="method")
+        raise MalformedRequest("serviceName and method must be set together", field="method")
     return service_name, method
 
 

@@ -22,14 +22,13 @@ from airflow_asyncaction.exceptions import (
     RequestTooLarge,
 )
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Action, State
+from airflow_asyncaction.protocol.actions import Action, State, find_expired_timeout
 from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, Earlier, Refused
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Message, Supersede, decide
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, Limits, LogLine, Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
-from airflow_asyncaction.protocol.timeouts import find_expired_timeout
 from airflow_asyncaction.store import audit, end_events, log_lines, masks, reports, rows
 from airflow_asyncaction.store.adoption import is_left_to_next_try
 from airflow_asyncaction.store.audit import AuditEvent

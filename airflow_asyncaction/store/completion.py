@@ -20,12 +20,11 @@ from airflow_asyncaction.airflow_internals.server import deferred_tasks, task_in
 from airflow_asyncaction.airflow_internals.server.deferred_tasks import DeferredTask
 from airflow_asyncaction.airflow_internals.server.task_instances import TaskInstanceState
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Action, State, unix_ms
+from airflow_asyncaction.protocol.actions import Action, State, find_expired_timeout, unix_ms
 from airflow_asyncaction.protocol.files import Role
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, LogLine
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED, TRIGGERS, Deferral, NeedsWorker
-from airflow_asyncaction.protocol.timeouts import find_expired_timeout
 from airflow_asyncaction.store import reports, rows
 from airflow_asyncaction.store.error_isolation import isolate_errors, redacted_traceback
 from airflow_asyncaction.store.models import action_table, file_table

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files: rows of ``async_action_file`` and ``async_action_content``.
 
-A file is announced, then attached to a content that is stored and verified. Callers lock the row of the
+A file is announced, then attached to content that is stored and verified. Callers lock the row of the
 action, so that the files of one action change sequentially.
 """
 
@@ -208,8 +208,8 @@ def pending(connection: Connection, action_id: JobId, *, stores: frozenset[str])
 def known_content(connection: Connection, file: FileRow) -> ContentRow | None:
     """Return the stored content that certainly equals the announced one.
 
-    Equal md5 and challenge are not enough if the challenge was only announced: a content made to collide
-    could then be swapped for another.
+    Equal md5 and challenge are not enough if the challenge was only announced: content made to collide
+    could then be substituted.
     """
     for content in _of_digests(connection, file):
         if file.size_bytes not in (None, content.size_bytes):
@@ -220,7 +220,7 @@ def known_content(connection: Connection, file: FileRow) -> ContentRow | None:
 
 
 def attach(connection: Connection, file: FileRow, content: ContentRow, now: datetime) -> ContentRow:
-    """Attach a file to a content, or to an equal one that is already stored. Return the one used."""
+    """Attach a file to content, or to equal content that is already stored. Return the one used."""
     for known in _of_digests(connection, file):
         if (known.sha256, known.size_bytes) == (content.sha256, content.size_bytes):
             link(connection, file, known, now)
@@ -255,7 +255,7 @@ def unused_contents(
 
 
 def delete_unused(connection: Connection, content_id: str) -> bool:
-    """Delete a content unless a file refers to it. Return whether it was deleted."""
+    """Delete content unless a file refers to it. Return whether it was deleted."""
     try:
         with connection.begin_nested():
             return connection.execute(_DELETE_UNUSED, {"content_id": content_id}).rowcount == 1
@@ -274,7 +274,7 @@ def delete_expired(connection: Connection, before: datetime) -> int:
 
 
 def existing_contents(connection: Connection, content_ids: list[str]) -> set[str]:
-    """Return the ids for which a content exists."""
+    """Return the ids for which content exists."""
     return set(connection.scalars(select(_contents.id).where(_contents.id.in_(content_ids))))
 
 

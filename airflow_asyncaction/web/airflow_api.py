@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Airflow REST API: called in this process on behalf of a user, to create and fail Dag runs.
 
-This way Airflow's own permissions, limits and audit log apply. ``cli.runs`` does the same without an API
-server.
+This way Airflow's own permissions, limits and audit log apply. ``cli.actions`` does the same without an
+API server.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def _call(request: Request, method: str, path: str, body: dict[str, Any]) -> htt
     try:
         return asyncio.run_coroutine_threadsafe(send(), loop).result(_TIMEOUT_SECONDS)
     except FutureTimeout:
-        raise StoreUnavailable from None
+        message = f"Airflow's API did not respond within {_TIMEOUT_SECONDS:g} s. Retry later"
+        raise StoreUnavailable(message) from None
 
 
 def _check(response: httpx.Response) -> None:
@@ -98,9 +99,10 @@ def _check(response: httpx.Response) -> None:
         detail = response.json().get("detail")
     except (ValueError, AttributeError):
         detail = None
-    message = f"Airflow refused the request ({response.status_code}): {detail or response.reason_phrase}"
+    reason = detail or response.reason_phrase
+    message = f"Airflow refused the request ({response.status_code}): {reason}"
     if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         raise UserRefused(message, code="forbidden")
     if response.is_server_error:
-        raise StoreUnavailable(message)
+        raise StoreUnavailable(f"Airflow's API failed ({response.status_code}): {reason}. Retry later")
     raise UserRefused(message, code="run_refused")

@@ -14,10 +14,9 @@ from datetime import timedelta
 from typing import Any, BinaryIO, TypeVar
 
 from airflow_asyncaction.exceptions import FileRefused
-from airflow_asyncaction.files.receiving import Receiving
 from airflow_asyncaction.files.service import FileService
+from airflow_asyncaction.files.uploads import Receiving
 from airflow_asyncaction.protocol.content_responses import ContentResponse
-from airflow_asyncaction.protocol.file_rules import attached_response
 from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.web.asgi import (
     Message,
@@ -89,10 +88,10 @@ class ContentApp:
             declared = dict(scope["headers"]).get(b"content-length", b"0")
             receiving.check_size(int(declared[:_SIZE_DIGITS]) if declared.isdigit() else 0)
             await self._receive(receiving, receive)
-            attached = await self._run(receiving.finish)
+            response = await self._run(receiving.finish)
         finally:
             await asyncio.shield(self._run(receiving.close))
-        await send_json(200, attached_response(attached), {}, send)
+        await send_json(200, response, {}, send)
 
     async def _receive(self, receiving: Receiving, receive: Receive) -> None:
         """Write the body to the file store. While a chunk is written, the next one is received."""

@@ -104,8 +104,9 @@ def _registration(error: RegistrationRefused) -> Refusal:
 
 
 def _unavailable(error: StoreUnavailable) -> Refusal:
-    log.warning("The database is unavailable: %s", type(error.__cause__).__name__)
-    return Refusal(503, "unavailable", "The database is unavailable. Retry later", headers=_RETRY_AFTER)
+    message, cause = str(error).removesuffix("."), error.__cause__
+    log.warning("%s%s", message, "" if cause is None else f" ({type(cause).__name__})")
+    return Refusal(503, "unavailable", message, headers=_RETRY_AFTER)
 
 
 def _unreadable(error: SecretUnreadable) -> Refusal:

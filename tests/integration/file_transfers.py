@@ -41,7 +41,7 @@ class Downloaded:
 def announcement(content: bytes, **fields: Any) -> dict[str, Any]:
     """Return the body of ``PUT /upload`` for content. Given fields are added or replace the usual ones."""
     found = digests([content])
-    usual = {
+    usual: dict[str, Any] = {
         "hash": found.md5,
         "challenge": found.challenge,
         "sha256": found.sha256,

@@ -40,7 +40,7 @@ HOSTILE = "[bold]not bold[/bold] \x1b[31mred\x07 \u202etxt <script>\r\nnext"
 
 @dataclass(frozen=True)
 class Done:
-    """What a command has done."""
+    """Result of a command."""
 
     out: str
     err: str
@@ -56,7 +56,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture
 def run(database: Database, capsys: pytest.CaptureFixture[str]) -> Run:  # noqa: ARG001 - Airflow uses it
-    """Return what runs ``airflow asyncaction ...`` in this process."""
+    """Return a function that runs ``airflow asyncaction ...`` in this process."""
 
     def run_command(*words: str) -> Done:
         args = cli_parser.get_parser().parse_args(["asyncaction", *words])
@@ -79,7 +79,7 @@ def hook(mounted: str) -> str:
 
 @pytest.fixture
 def rich_job(new_job: NewJob) -> SignedJob:
-    """Return a job that has told all that can be told."""
+    """Return a job that has reported every kind of field."""
     job = new_job(type="etl.rich", arguments='{"days": [1, 2]}')
     job.tell(Launched({"pid": 7}))
     job.report(

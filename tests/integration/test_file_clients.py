@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that go away in the middle of a content, or are too slow."""
+"""Clients that disconnect during a transfer, or are too slow."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ on_mounted = pytest.mark.parametrize("server", ["mounted"])
 
 @contextmanager
 def begun(url: str, method: str, *headers: str, receive_bytes: int = 0) -> Iterator[socket.socket]:
-    """Begin a request: its head alone."""
+    """Send only the head of a request."""
     parts = urlsplit(url)
     with socket.socket() as connection:
         if receive_bytes:

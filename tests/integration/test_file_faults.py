@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contents that are not as announced, many at once, full disks, requests that are cut off, killed servers."""
+"""Faults of uploads: mismatches, concurrency, full disks, broken connections and killed servers."""
 
 from __future__ import annotations
 
@@ -142,13 +142,13 @@ def test_a_late_upload_does_not_undo_a_newer_announcement(own_job: SignedJob) ->
 
 
 class CancelledPut:
-    """A PUT that its server cancels at some moment after all of the body has come, as on a shutdown."""
+    """A PUT that the server cancels at some point after it has received the whole body, as on a shutdown."""
 
     def __init__(self, app: AsgiApp, hook_path: str) -> None:
         self._app, self._root = app, hook_path
 
     def send(self, path: str, content: bytes, *, after_seconds: float) -> None:
-        """Send it, and wait until nothing of it runs any more."""
+        """Send it, and wait until all of its tasks have ended."""
         asyncio.run(self._send(path, content, after_seconds))
 
     async def _send(self, path: str, content: bytes, after_seconds: float) -> None:
@@ -159,7 +159,7 @@ class CancelledPut:
             return {"type": "http.request", "body": content, "more_body": False}
 
         async def send(_: MutableMapping[str, Any]) -> None:
-            """Nobody is there any more."""
+            """The client has disconnected."""
 
         scope = {"type": "http", "method": "PUT", "path": self._root + path, "root_path": self._root}
         request = asyncio.ensure_future(self._app({**scope, "headers": []}, receive, send))
@@ -191,7 +191,7 @@ def test_a_request_that_is_cancelled_attaches_nothing_that_is_not_kept(
 
 
 def at_once(job_of: Callable[[int], Callable[[HookClient], Answer]], hook: str, many: int) -> list[Answer]:
-    """Do something in many threads at the same moment, each with a connection of its own."""
+    """Run a function in many threads at the same time, each with its own connection."""
     barrier = threading.Barrier(many)
 
     def run(number: int) -> Answer:
@@ -249,7 +249,7 @@ def test_files_that_are_announced_at_once_have_indexes_of_their_own(own_job: Sig
 
 @pytest.fixture
 def small_disk(folder: Folder) -> Iterator[Path]:
-    """Mount a disk of 1 MiB where the store is."""
+    """Mount a disk of 1 MiB at the folder of the store."""
     folder.root.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder.root)]
     try:
@@ -284,7 +284,7 @@ def test_a_full_disk_is_told_of(own_job: SignedJob, kept: Kept, folder: Folder, 
 
 @dataclass
 class Sender:
-    """A job that leaves files at a server that is killed now and then."""
+    """A job that uploads files to a server that is repeatedly killed."""
 
     job: SignedJob
     announced: dict[str, bytes] = field(default_factory=dict)
@@ -292,7 +292,7 @@ class Sender:
     failures: int = 0
 
     def send_until(self, stop: threading.Event) -> None:
-        """Leave one file after the other, and give up none but those that are cut off."""
+        """Upload one file after another, and give up only those whose connection breaks."""
         while not stop.is_set():
             name = f"file{len(self.announced)}"
             self.announced[name] = random.randbytes(random.choice([0, 100, 30_000, MIB])) + name.encode()  # noqa: S311
@@ -307,7 +307,7 @@ class Sender:
 
 @contextmanager
 def sending(senders: list[Sender]) -> Iterator[None]:
-    """Let them all leave files meanwhile."""
+    """Let all of them upload files in the meantime."""
     stop = threading.Event()
     with ThreadPoolExecutor(len(senders)) as pool:
         running = [pool.submit(sender.send_until, stop) for sender in senders]
@@ -353,7 +353,7 @@ def stored_by(senders: Sequence[Sender]) -> int:
 
 
 def assert_whole(sender: Sender) -> None:
-    """Make sure that what is there is whole, and that what was told to be there is there."""
+    """Check that stored files are complete, and that all acknowledged files are stored."""
     with HookClient(sender.job.client.hook) as client:
         job = sender.job.on(client)
         for name, content in sender.announced.items():

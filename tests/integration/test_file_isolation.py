@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nobody has another's files, or leaves any with another."""
+"""Isolation of files: a job can neither read nor write the files of other jobs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UNSIGNED = (401, "bad_signature")
 
 @pytest.fixture(scope="session")
 def stored_dags(database: Database) -> tuple[str, str]:
-    """Return the ids of two Dags that are alike."""
+    """Return the ids of two identical Dags."""
     dag_ids = f"lineage-{secrets.token_hex(4)}", f"other-{secrets.token_hex(4)}"
     for dag_id in dag_ids:
         store_dag(database.engine, lineage_dag(dag_id))
@@ -47,7 +47,7 @@ def stored_dags(database: Database) -> tuple[str, str]:
 
 
 class Lineage:
-    """The job that reads, and those whose files it would have."""
+    """The job that downloads, and the jobs whose files it requests."""
 
     def __init__(self, database: Database, client: HookClient, dag_ids: tuple[str, str]) -> None:
         self._engine = database.engine
@@ -61,7 +61,7 @@ class Lineage:
         return registered(task, self._client)
 
     def owner(self, name: str) -> SignedJob:
-        """Return a job by what it is to the reader."""
+        """Return a job by its relation to the downloading job."""
         other_run: Callable[[], StoredRun] = lambda: run_of(self._engine, self._dag_id)  # noqa: E731
         other_dag: Callable[[], StoredRun] = lambda: run_of(self._engine, self._other_dag_id)  # noqa: E731
         tasks: dict[str, Callable[[], RunningTask]] = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No path, name or link leads out of a file store's folder, and whatever is sent is answered."""
+"""Paths, names and links cannot leave a file store's folder, and every request gets a response."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 
 class KeptFile:
-    """A file that was uploaded, and where it is."""
+    """An uploaded file, and its location."""
 
     def __init__(self, job: SignedJob, folder: Folder) -> None:
         upload(job, "model", secrets.token_bytes(SIZE))
@@ -210,7 +210,7 @@ class KeptFile:
         (self.path,) = folder.contents()
 
     def get(self) -> Answer:
-        """Ask for its content."""
+        """Download its content."""
         url = locate(self._job, "model").fields["Location"]
         return content_request(self._job.client, "GET", url)
 
@@ -221,7 +221,7 @@ def kept(own_job: SignedJob, folder: Folder) -> KeptFile:
 
 
 def moved_behind_a_link(path: Path, elsewhere: Path) -> None:
-    """Move what is at a path elsewhere, and put a link in its place."""
+    """Move a file or folder elsewhere, and replace it with a symbolic link."""
     target = elsewhere / path.name
     shutil.move(path, target)
     path.symlink_to(target)

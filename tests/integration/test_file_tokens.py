@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens in ``/content`` URLs: nobody has, or sends, a content without one that was made for it."""
+"""Tokens in ``/content`` URLs: each is valid only for the transfer that it was created for."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import pytest
+from airflow.configuration import conf
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from itsdangerous.encoding import base64_decode, base64_encode
 
-from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken, create_tokens
+from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
 from tests.integration.file_servers import Serve, one_server_each
 from tests.integration.file_transfers import announce, content_request, locate, outputs, put_content, upload
 from tests.integration.running_tasks import RunningTask
@@ -31,7 +32,7 @@ hostile = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class Urls:
-    """URLs to send one content and to have another."""
+    """One URL for an upload and one for a download."""
 
     def __init__(self, job: SignedJob) -> None:
         self.job = job
@@ -46,7 +47,7 @@ class Urls:
         return content_request(self.job.client, method, f"{self.job.client.hook}/content/{token}", content)
 
     def are_untouched(self) -> bool:
-        """Return whether what they are for is as it was."""
+        """Return whether both files are unchanged."""
         is_awaited = locate(self.job, "sent").error == (404, "no_such_file")
         return is_awaited and content_request(self.job.client, "GET", self.to_get).body == self.had
 
@@ -125,12 +126,13 @@ def test_a_token_of_another_deployment_is_none(urls: Urls) -> None:
     content_id = kept["uri"].rpartition("/")[2]
     wanted = DownloadToken(content_id, kept["store"], SIZE, kept["sha256"], "name", "text/csv")
     now, valid_for = datetime.now(UTC), timedelta(hours=1)
-    ours, theirs = create_tokens(valid_for), Tokens("another deployment's key", valid_for=valid_for)
-    assert urls.ask("GET", ours.download(wanted, now)).body == urls.had
-    assert is_refused(urls.ask("GET", theirs.download(wanted, now)), "GET")
+    ours = Tokens(conf.get("api", "secret_key"), valid_for=valid_for)
+    theirs = Tokens("another deployment's key", valid_for=valid_for)
+    assert urls.ask("GET", ours.sign(wanted, now)).body == urls.had
+    assert is_refused(urls.ask("GET", theirs.sign(wanted, now)), "GET")
     to_put = UploadToken(urls.job.info.job_id, content_id, kept["store"], kept["md5"], SIZE)
-    assert urls.ask("PUT", ours.upload(to_put, now)).error != BAD
-    assert is_refused(urls.ask("PUT", theirs.upload(to_put, now)), "PUT")
+    assert urls.ask("PUT", ours.sign(to_put, now)).error != BAD
+    assert is_refused(urls.ask("PUT", theirs.sign(to_put, now)), "PUT")
 
 
 @pytest.mark.parametrize("length", [1, 1_000, 8_000, 30_000])

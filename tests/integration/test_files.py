@@ -210,13 +210,13 @@ def test_who_has_not_the_content_cannot_have_it_by_its_hash(
     assert sent.error == (412, "hash_mismatch")
     assert locate(thief, "loot").error == (404, "no_such_file")
     for body in (answer.body, sent.body):
-        assert found.challenge.encode() not in body
+        assert str(found.challenge).encode() not in body
         assert found.sha256.encode() not in body
 
 
 def test_nothing_tells_a_challenge(job: SignedJob) -> None:
     content = secrets.token_bytes(SIZE)
-    challenge = digests([content]).challenge.encode()
+    challenge = str(digests([content]).challenge).encode()
     announced = announce(job, "model", content)
     sent = put_content(job, announced.fields["url"], content)
     said = [announced, sent, locate(job, "model"), job.send("GET", "/task/outputs"), job.send("GET", "/job")]
@@ -227,7 +227,7 @@ def test_nothing_tells_a_challenge(job: SignedJob) -> None:
 
 
 class Stored:
-    """A content that is stored, and requests for parts of it."""
+    """Stored content, and requests for parts of it."""
 
     def __init__(self, job: SignedJob, **fields: Any) -> None:
         self.content = secrets.token_bytes(SIZE)
@@ -236,7 +236,7 @@ class Stored:
         self._url = locate(job, "model").fields["Location"]
 
     def get(self, method: str = "GET", **headers: str) -> Answer:
-        """Ask for it with these headers, underscores for hyphens."""
+        """Download it with these headers, with underscores instead of hyphens."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         return content_request(self._client, method, self._url, headers=named)
 

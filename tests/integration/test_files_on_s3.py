@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in a bucket: sent to S3, had from S3, verified and attached by a server that does not read them."""
+"""Files on S3: transferred directly, and verified and attached by a server that does not read them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def server(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def url(database: Database, server: str) -> str:
-    """Return where nothing is stored yet."""
+    """Return the URL of an empty prefix."""
     return f"s3://aws_test@{BUCKET}/some/{database.name}-{server}"
 
 
@@ -77,7 +77,7 @@ def hook(server: str, services: Services) -> Iterator[str]:
 
 @contextmanager
 def served_with(job: SignedJob, url: str) -> Iterator[SignedJob]:
-    """Serve another store, and let the job speak to that server."""
+    """Serve another store, and connect the job to that server."""
     services = open_services(replace(settings.load(), file_stores={"lake": url}))
     with served_files("alone", services) as hook, HookClient(hook) as client:
         yield job.on(client)
@@ -93,7 +93,7 @@ def to_s3(
 
 
 def send(job: SignedJob, s3: S3Server, property_: str, content: bytes, **fields: Any) -> str:
-    """Announce a content and send it; return the URL it went to."""
+    """Announce content and upload it. Return the URL."""
     answer = announce(job, property_, content, **fields)
     assert answer.status == 200, answer
     assert (answer.fields["done"], answer.fields["complete"], answer.fields["method"]) == (False, True, "PUT")
@@ -108,7 +108,7 @@ def complete(job: SignedJob, property_: str, index: int = 0) -> Answer:
 
 
 def leave(job: SignedJob, s3: S3Server, property_: str, content: bytes, **fields: Any) -> str:
-    """Leave a file; return the URL its content went to."""
+    """Upload a file, and return the URL of its content."""
     url = send(job, s3, property_, content, **fields)
     answer = complete(job, property_)
     assert answer.status == 200, answer
@@ -116,7 +116,7 @@ def leave(job: SignedJob, s3: S3Server, property_: str, content: bytes, **fields
 
 
 def had(job: SignedJob, s3: S3Server, property_: str, index: int = 0) -> bytes:
-    """Return the content of a file."""
+    """Download a file."""
     located = locate(job, property_, index)
     assert located.status == 200, located
     answer = to_s3(s3, "GET", located.fields["Location"])
@@ -125,14 +125,14 @@ def had(job: SignedJob, s3: S3Server, property_: str, index: int = 0) -> bytes:
 
 
 def keys(s3: S3Server, text: str = "") -> set[str]:
-    """Return the keys in the bucket that have a text in them, as S3 itself lists them."""
+    """Return the keys in the bucket that contain a text, as S3 lists them."""
     listed = to_s3(s3, "GET", f"{s3.url}/{BUCKET}?list-type=2")
     assert b"<IsTruncated>false" in listed.body
     return {key for key in re.findall("<Key>([^<]+)</Key>", listed.body.decode()) if text in key}
 
 
 def keep(store: FileStore, content: bytes) -> str:
-    """Write a content that no file refers to; return its id."""
+    """Store content that no file refers to, and return its id."""
     incoming = store.receive()
     incoming.write(content)
     incoming.finish()
@@ -140,7 +140,7 @@ def keep(store: FileStore, content: bytes) -> str:
 
 
 def place(s3: S3Server, store: FileStore, content_id: str) -> str:
-    """Return the URL of a content for who may do anything."""
+    """Return a URL of content, signed with full permissions."""
     return f"{s3.url}/{store.uri(content_id).partition('@')[2]}"
 
 
@@ -149,12 +149,12 @@ def key_of(url: str) -> str:
 
 
 def lines(job: SignedJob) -> list[str]:
-    """Return what the server says in the task's log."""
+    """Return the lines that the server wrote to the action's log."""
     return [line.message for line in job.view().logs if line.stream == "server"]
 
 
 def signature(s3: S3Server, method: str, url: str) -> str:
-    """Return the right signature of a request with no header but Host.
+    """Return the correct signature of a request with no header but Host.
 
     After https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
     """

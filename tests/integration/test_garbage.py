@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Garbage collection removes what no action has, and nothing else."""
+"""Garbage collection deletes content that no action uses, and nothing else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Collect = Callable[..., Collected]
 
 @pytest.fixture
 def collect_later(services: Services) -> Collect:
-    """Collect garbage as if it was so much later; what is a day old is garbage.
+    """Collect garbage as if that much time had passed. The minimum age is one day.
 
     Counts are of this test alone: what others have left in the database is collected, or not counted.
     """
@@ -71,7 +71,7 @@ def forget_action(database: Database, job: SignedJob) -> None:
 
 
 def make_old(folder: Folder) -> None:
-    """Let all that lies in a folder be two days old."""
+    """Set the age of all files in a folder to two days."""
     two_days_ago = (datetime.now(UTC) - 2 * DAY).timestamp()
     for path in folder.root.rglob("*"):
         os.utime(path, (two_days_ago, two_days_ago))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in an object store that signs nothing: contents pass through the API server, both ways."""
+"""Object stores that cannot sign URLs: content passes through the API server in both directions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZE = 3 * 1024 * 1024 + 7
 
 @pytest.fixture
 def files() -> Iterator[Callable[[], set[str]]]:
-    """Return what lists the objects of a store in memory, which is there for this test alone."""
+    """Return a function that lists the objects of an in-memory store that only this test uses."""
     fs = fsspec.filesystem("memory")
     attach("memory", fs=fs)
     yield lambda: {path.removeprefix("/bucket/prefix/") for path in fs.store}
@@ -54,7 +54,7 @@ def job(
     new_task: Callable[..., RunningTask],
     request: pytest.FixtureRequest,
 ) -> Iterator[SignedJob]:
-    """Return the job of a server with this store."""
+    """Return a job of a server with this store."""
     stores = {f"memory-{secrets.token_hex(4)}": "memory://bucket/prefix"}
     services = open_services(replace(settings.load(), file_stores=stores))
     with served_files(request.param, services) as hook, HookClient(hook) as client:
@@ -62,7 +62,7 @@ def job(
 
 
 def keep(store: ObjectFileStore, content: bytes) -> str:
-    """Write a content; return its id."""
+    """Store content, and return its id."""
     incoming = store.receive()
     for start in range(0, len(content), 1000):
         incoming.write(content[start : start + 1000])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo when something fails: one line for each failure, with the log to read."""
+"""Failures of the demo: one line for each, naming the log to read."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ exit 1
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of programs that take the places of PostgreSQL's."""
+    """Return a folder of programs that replace those of PostgreSQL."""
     folder = tmp_path / "package" / "install" / "bin"
     folder.mkdir(parents=True)
     monkeypatch.setattr(postgres, "find_binaries", lambda: folder)
@@ -165,7 +165,7 @@ def test_a_migration_that_does_not_end_is_a_line_with_its_log(home: Path) -> Non
 
 
 def parsed(*dag_ids: str) -> Answer:
-    """Return what each route of Airflow answers while one Dag file is broken."""
+    """Return the response of each Airflow route while one Dag file is broken."""
     broken = {"filename": "broken.py", "stack_trace": "Traceback\nValueError: no\n"}
     dags = [{"dag_id": dag_id} for dag_id in dag_ids]
     return Answer(fields={"access_token": "t", "dags": dags, "import_errors": [broken]})

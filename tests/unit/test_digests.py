@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Digests of contents: the published vectors."""
+"""Digests of file contents: the published test vectors."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation is complete: errors, options, metrics, links. Its programs run, and the site builds."""
+"""The documentation covers all errors, options and metrics. Links and programs work, and the site builds."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_states_in_the_protocol_exist() -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """Return the anchors of a page's headings, as the site and GitHub have them."""
+    """Return the anchors of a page's headings, as the site and GitHub generate them."""
     text = hooks.expand_includes(path.read_text()) if path.is_relative_to(DOCS) else path.read_text()
     outside_code = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
     titles = re.findall(r"^#+ (.+)$", outside_code, re.MULTILINE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exception classes by error name, for retry rules."""
+"""Each named error has an exception class of the same name, for retry rules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_an_error_has_the_class_of_its_name(name: str) -> None:
     assert error_class(ActionFailed, name) is getattr(exceptions, name)
 
 
-def test_what_happens_to_a_pod_is_a_kind_of_its_own() -> None:
+def test_pod_errors_have_their_own_base_class() -> None:
     assert issubclass(error_class(ActionFailed, "OOMKilled"), exceptions.PodFailed)
     assert not issubclass(error_class(ActionFailed, "ExitCode"), exceptions.PodFailed)
     assert error_class(ActionFailed, "PodFailed") is exceptions.PodFailed
@@ -30,6 +30,6 @@ def test_clocks_are_timeouts() -> None:
     assert error_class(ActionStopped, "HeartbeatTimeout") is ActionStopped
 
 
-def test_a_class_says_what_happened() -> None:
+def test_an_exception_describes_what_happened() -> None:
     error = exceptions.OOMKilled(action_id="a", error_name="OOMKilled", error_message="too much")
     assert (str(error), error.error_name, error.action_id) == ("OOMKilled: too much", "OOMKilled", "a")

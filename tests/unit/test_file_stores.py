@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File stores as they are configured; contents in a local folder, where others may write, too."""
+"""Configuration of file stores, and the local store in a folder that others can write to."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ for _ in range(50):
 
 @pytest.fixture
 def configure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Configure]:
-    """Return what sets ``[asyncaction] file_stores``; it is not set before."""
+    """Return a function that sets ``[asyncaction] file_stores``, which is unset initially."""
     monkeypatch.delenv(VARIABLE, raising=False)
     settings.load.cache_clear()
     yield lambda value: monkeypatch.setenv(VARIABLE, value)
@@ -62,7 +62,7 @@ def store(root: Path) -> LocalFileStore:
 
 
 def keep(store: FileStore, content: bytes = b"content") -> str:
-    """Write a content; return its id."""
+    """Store content, and return its id."""
     incoming = store.receive()
     incoming.write(content)
     incoming.finish()
@@ -81,7 +81,7 @@ def files_in(root: Path) -> set[Path]:
 
 
 @pytest.mark.usefixtures("configure")
-def test_without_configuration_there_is_one_folder_in_the_home_of_airflow(
+def test_the_default_store_is_a_folder_in_airflow_home(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("airflow.configuration.AIRFLOW_HOME", str(tmp_path / "my home"))
@@ -135,7 +135,7 @@ def test_a_store_that_is_not_configured_is_refused_and_those_that_are_named(name
         (json.dumps({"x" * 51: "file:///folder"}), "is not a valid name"),
     ],
 )
-def test_what_makes_no_sense_is_refused(configure: Configure, value: str, said: str) -> None:
+def test_invalid_configuration_is_rejected(configure: Configure, value: str, said: str) -> None:
     configure(value)
     with pytest.raises(ValueError, match=r"\[asyncaction\] file_stores must be .*") as refused:
         settings.load()
@@ -153,7 +153,7 @@ def test_what_makes_no_sense_is_refused(configure: Configure, value: str, said: 
         ("abfs://connection@container/prefix", ObjectFileStore),
     ],
 )
-def test_the_url_says_what_kind_a_store_is_and_nothing_is_looked_at_yet(url: str, kind: type) -> None:
+def test_the_url_selects_the_store_without_access(url: str, kind: type) -> None:
     store = open_store("some", url)
     assert type(store) is kind
     content_id = str(uuid7())
@@ -165,7 +165,7 @@ def test_the_url_says_what_kind_a_store_is_and_nothing_is_looked_at_yet(url: str
 
 
 @pytest.mark.parametrize("size", [0, 1, 3 * 1024 * 1024 + 7])
-def test_what_was_written_can_be_read(store: LocalFileStore, root: Path, size: int) -> None:
+def test_written_content_can_be_read(store: LocalFileStore, root: Path, size: int) -> None:
     content = secrets.token_bytes(size)
     content_id = keep(store, content)
     with store.open(content_id) as opened:
@@ -187,7 +187,7 @@ def test_a_content_is_not_there_before_it_is_whole(store: LocalFileStore, root: 
 
 
 @pytest.mark.parametrize("is_finished", [False, True])
-def test_a_discard_leaves_nothing(store: LocalFileStore, root: Path, is_finished: bool) -> None:
+def test_discarding_deletes_everything(store: LocalFileStore, root: Path, is_finished: bool) -> None:
     incoming = store.receive()
     incoming.write(b"content")
     assert len(open_files_in(root)) == 1
@@ -200,7 +200,7 @@ def test_a_discard_leaves_nothing(store: LocalFileStore, root: Path, is_finished
 
 
 def open_files_in(root: Path) -> list[str]:
-    """Return the files in a folder that this process has open, those included that were removed."""
+    """Return the files in a folder that this process has open, including deleted ones."""
     found = []
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # another thread has closed it
@@ -227,7 +227,7 @@ def test_contents_are_for_the_owner_and_the_group_alone(store: LocalFileStore, r
     assert set(modes.values()) == {0o750}
 
 
-def test_what_is_stored_is_found_and_can_be_removed(store: LocalFileStore, root: Path) -> None:
+def test_stored_objects_are_listed_and_can_be_removed(store: LocalFileStore, root: Path) -> None:
     assert list(store.list_stored()) == []
     before = datetime.now(UTC) - timedelta(seconds=1)
     content_id, incoming = keep(store), store.receive()
@@ -255,7 +255,7 @@ def test_a_content_can_be_removed_more_than_once(store: LocalFileStore, root: Pa
     store.remove_content(str(uuid7()))
 
 
-def test_nothing_is_signed_or_taken_but_through_the_server(store: FileStore) -> None:
+def test_all_transfers_pass_through_the_server(store: FileStore) -> None:
     assert store.signed_put(str(uuid7()), timedelta(hours=1)) is None
     assert store.signed_get(keep(store), timedelta(hours=1)) is None
     store.withdraw(str(uuid7()))
@@ -342,6 +342,6 @@ def test_processes_may_make_the_folder_at_the_same_time(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "x", "..", "01A20D8A-D942-7AC0-BB64-D53EF5907CF4", "0" * 32])
-def test_what_is_no_id_is_not_taken_for_one(name: str) -> None:
+def test_only_canonical_uuids_are_content_ids(name: str) -> None:
     assert parse_content_id(name) is None
     assert parse_content_id(str(uuid7())) is not None

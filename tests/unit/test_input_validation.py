@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The input of an operation is checked against its schema, at a cost that grows with it and no faster."""
+"""Inputs of operations are validated against their schemas in linear time."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def test_an_item_is_there_twice_as_jsonschema_has_it(items: list[Any]) -> None:
 
 
 def test_many_items_are_compared_once() -> None:
-    """jsonschema compares each with each: 8 million times."""
+    """jsonschema would compare each pair: 8 million comparisons."""
     items = [{"day": number} for number in range(4_000)]
     assert is_valid(items, UNIQUE)
     assert not is_valid([*items, {"day": 1.0}], UNIQUE)
 
 
 @pytest.mark.parametrize("value", ["a\0b", {"a\0": 1}, [2**64], -(2**63) - 1])
-def test_what_a_task_cannot_be_given_is_no_input(value: Any) -> None:
+def test_values_that_a_task_cannot_receive_are_rejected(value: Any) -> None:
     with pytest.raises(UserRefused, match=r"NUL|64 bits") as refused:
         validate_input({"days": value}, None)
     assert refused.value.code == "invalid_input"
 
 
 @pytest.mark.parametrize("value", ["\\u0000", 2**64 - 1, -(2**63), 1e308, "\U0001f600"])
-def test_what_a_task_can_be_given_is_taken(value: Any) -> None:
+def test_values_that_a_task_can_receive_are_accepted(value: Any) -> None:
     assert json.loads(validate_input({"days": value}, None)) == {"days": value}
 
 
@@ -66,7 +66,7 @@ def test_what_a_task_can_be_given_is_taken(value: Any) -> None:
         ("a\0b", {"type": "string"}),
     ],
 )
-def test_what_cannot_be_checked_is_no_input(value: Any, schema: dict[str, Any]) -> None:
+def test_inputs_that_are_too_expensive_are_rejected(value: Any, schema: dict[str, Any]) -> None:
     with pytest.raises(UserRefused) as refused:
         validate_input({"days": value}, {"properties": {"days": schema}})
     assert (refused.value.code, refused.value.more["path"]) == ("invalid_input", "$.days")
@@ -76,15 +76,15 @@ def test_what_cannot_be_checked_is_no_input(value: Any, schema: dict[str, Any]) 
     "schema",
     [{"properties": {"days": {"pattern": "^(?=a)"}}}, {"properties": 3}, {"$ref": "https://x.example/y"}],
 )
-def test_a_schema_that_cannot_be_used_is_told_as_one(schema: dict[str, Any]) -> None:
+def test_an_unusable_schema_is_reported_as_bad_schema(schema: dict[str, Any]) -> None:
     """A Dag may have been stored by an older release, or declare its operation by hand."""
     with pytest.raises(UserRefused, match="The operation's schema cannot be used: ") as refused:
         validate_input({"days": 1}, schema)
     assert refused.value.code == "bad_schema"
 
 
-def test_an_input_has_few_names_that_are_not_declared() -> None:
-    """Airflow makes a Param of each, and validates it."""
+def test_undeclared_names_are_limited() -> None:
+    """Airflow creates a Param for each, and validates it."""
     declared = {f"d{number}": 1 for number in range(1_000)}
     schema = {"properties": {name: {"type": "integer"} for name in declared}}
     others = {f"o{number}": 1 for number in range(MAX_UNDECLARED)}
@@ -95,7 +95,7 @@ def test_an_input_has_few_names_that_are_not_declared() -> None:
         assert (refused.value.code, refused.value.more["path"]) == ("invalid_input", "$")
 
 
-def test_what_airflow_validates_by_its_own_validator_is_small() -> None:
+def test_inputs_for_airflows_own_validator_are_small() -> None:
     fits, wrong = ([0] * (MAX_BACKTRACKED - 10), [0] * MAX_BACKTRACKED)
     validate_input({"days": fits}, UNIQUE | {"properties": {}}, is_linear=False)
     validate_input({"days": wrong}, {"properties": {}})
@@ -105,8 +105,8 @@ def test_what_airflow_validates_by_its_own_validator_is_small() -> None:
         assert refused.value.code == "invalid_input"
 
 
-def test_no_pattern_is_left_to_a_validator_that_backtracks() -> None:
-    """An input that matches may take as long as one that does not: what fails first is tried first."""
+def test_patterns_never_reach_a_backtracking_validator() -> None:
+    """A valid input may take as long as an invalid one, since failing branches are tried first."""
     schema = {"properties": {"days": {"pattern": "(a+)+b"}}}
     validate_input({"days": "aacab"}, schema)
     with pytest.raises(UserRefused, match="which Airflow would match by backtracking") as refused:

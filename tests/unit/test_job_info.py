@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JOB_ variables: read, written, and refused."""
+"""JOB_ environment variables: reading, writing and validation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INFO = JobInfo(
 )
 
 
-def test_what_is_written_is_read() -> None:
+def test_written_variables_can_be_read() -> None:
     environ = INFO.to_environ()
     assert set(environ) == set(NAMES)
     assert JobInfo.from_environ(environ) == INFO

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation of inputs: the verdicts of jsonschema, mistakes with their paths, and what is refused unseen."""
+"""JSON Schema validation: agrees with jsonschema, locates mistakes, and rejects what is too expensive."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_verdicts_are_those_of_jsonschema(value: Any, schema: dict[str, Any], no
           "$defs": {"i": {"type": "integer"}}}, "$", "The object is not valid under the schema"),
     ],
 )  # fmt: skip
-def test_a_mistake_says_where_it_is_and_what_is_expected(
+def test_a_mistake_has_a_path_and_says_what_is_expected(
     value: Any, schema: dict[str, Any], path: str, said: str
 ) -> None:
     found = mistake(value, schema)
@@ -161,7 +161,7 @@ def test_no_secret_or_large_value_is_quoted(value: Any, schema: dict[str, Any]) 
         date(2026, 1, 2), datetime(2026, 1, 2, 3, tzinfo=UTC), UUID(int=1),
     ],
 )  # fmt: skip
-def test_what_python_writes_has_its_format(value: Any) -> None:
+def test_formats_accept_what_python_writes(value: Any) -> None:
     adapter = TypeAdapter(type(value))
     assert (
         find_mistake(adapter.dump_python(value, mode="json"), compile_schema(adapter.json_schema())) is None
@@ -232,7 +232,7 @@ def test_an_input_that_airflow_cannot_take_is_refused(value: Any, path: str | No
 
 
 def doubling(levels: int, keyword: str = "allOf") -> dict[str, Any]:
-    """Return a schema that stands for ``2**levels`` others."""
+    """Return a schema that expands to ``2**levels`` schemas."""
     defs: dict[str, Any] = {
         f"d{level}": {keyword: [{"$ref": f"#/$defs/d{level + 1}"}] * 2} for level in range(levels)
     }
@@ -267,7 +267,7 @@ def deep(levels: int) -> dict[str, Any]:
         (by_anchors(30), "more than 10,000 keywords"),
         ({"$dynamicAnchor": "d", **doubling(30)}, "more than 10,000 keywords"),
         ({"properties": {"enum": doubling(30)["$defs"]["d0"]}, **doubling(30)}, "more than 10,000 keywords"),
-        (chain(3_000), "its references lead through more than 80 schemas"),
+        (chain(3_000), "its references are nested deeper than 80 levels"),
         (deep(1_000), "nested deeper than 80 levels|not JSON"),
         (deep(100_000), "not JSON"),
         ({"enum": [{"a": number} for number in range(MAX_WEIGHT)]}, "more than 10,000 keywords"),

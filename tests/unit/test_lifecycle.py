@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of an action: the tables of PROTOCOL.md row by row, and what holds for any order of messages."""
+"""Lifecycle: each row of the tables in PROTOCOL.md, and invariants for any order of messages."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from airflow_asyncaction.protocol.actions import (
     SKIPPED,
     Action,
     Completion,
+    ExpiredTimeout,
     State,
     StopReason,
     Verb,
     action_to_json,
+    find_expired_timeout,
 )
 from airflow_asyncaction.protocol.decisions import Accepted, Duplicate, Earlier, Refused
 from airflow_asyncaction.protocol.job_info import JobId
@@ -35,7 +37,6 @@ from airflow_asyncaction.protocol.reports import (
     parse_report,
 )
 from airflow_asyncaction.protocol.strict_json import JsonText
-from airflow_asyncaction.protocol.timeouts import ExpiredTimeout, find_expired_timeout
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=100)
@@ -79,7 +80,7 @@ def test_success_and_another_exit_is_a_mismatch(exit_: Exit) -> None:
     assert (end.state, end.error_name) == (State.ERROR, "ExitCodeMismatch")
 
 
-def test_what_a_job_reported_stands_if_nobody_saw_its_exit() -> None:
+def test_a_report_stands_if_the_exit_was_not_seen() -> None:
     gone = Exit(reason="PodDeleted", message="it is gone", is_seen=False)
     end = after(action(), SUCCESS, gone)
     assert (end.state, end.is_done) == (State.SUCCESS, True)
@@ -132,7 +133,7 @@ def test_no_report_and_another_exit_is_named_for_it(exit_: Exit, name: str) -> N
         (Exit(code=137, reason="OOMKilled", message="too much"), "too much\nlast"),
     ],
 )
-def test_a_last_word_goes_beside_the_exit_code_not_in_place_of_it(exit_: Exit, text: str) -> None:
+def test_a_message_follows_the_exit_code_and_does_not_replace_it(exit_: Exit, text: str) -> None:
     for start in (action(), after(action(), SUCCESS)):
         assert after(start, replace(exit_, tail=["last"])).error_message == text
 
@@ -202,7 +203,7 @@ def test_a_job_that_only_knows_v1_may_end_twice() -> None:
     assert refusal(end, ERROR) == "already_ended"
 
 
-def test_the_end_of_a_stopped_job_said_again_is_the_same() -> None:
+def test_a_repeated_end_of_a_stopped_job_is_accepted() -> None:
     report = Report(status=ReportedStatus.ERROR)
     end = after(action(accept_v1=False), Stop(StopReason.REQUESTED), report)
     assert after(end, report, Exit(code=1), report).error_name == "Requested"
@@ -210,7 +211,7 @@ def test_the_end_of_a_stopped_job_said_again_is_the_same() -> None:
 
 @pytest.mark.parametrize("message", [Supersede(), Abandon(), ExpiredTimeout("HeartbeatTimeout", "late")])
 @pytest.mark.parametrize("report", [Report(), RUNNING, SUCCESS, ERROR])
-def test_what_airflow_ended_is_superseded(message: Message, report: Report) -> None:
+def test_an_action_that_airflow_ended_is_superseded(message: Message, report: Report) -> None:
     end = after(action(), RUNNING, message)
     assert end.is_done
     assert refusal(end, report) == "superseded"
@@ -223,7 +224,7 @@ def test_supersede_after_an_end_keeps_it_and_shuts_the_job_out() -> None:
 
 
 @pytest.mark.parametrize("exit_", [Exit(code=0), Exit(code=143), Exit(signal="SIGTERM")])
-def test_stop_is_asked_for_and_the_exit_is_the_end(exit_: Exit) -> None:
+def test_a_job_is_asked_to_stop_and_its_exit_is_the_end(exit_: Exit) -> None:
     stopping = after(action(), RUNNING, Stop(StopReason.REQUESTED))
     assert stopping.state is State.RUNNING
     assert action_to_json(stopping, now=NOW)["action"] == "STOP"
@@ -232,7 +233,7 @@ def test_stop_is_asked_for_and_the_exit_is_the_end(exit_: Exit) -> None:
     assert action_to_json(end, now=NOW)["action"] is None
 
 
-def test_a_job_that_fails_since_it_was_asked_to_stop_was_stopped() -> None:
+def test_a_job_that_fails_after_a_stop_request_was_stopped() -> None:
     report = Report(status=ReportedStatus.ERROR, error_name="Cancelled", error_message="tidied up")
     end = after(action(), RUNNING, Stop(StopReason.REQUESTED), report, Exit(code=1))
     assert (end.state, end.error_name, end.error_message) == (State.STOPPED, "Cancelled", "tidied up")
@@ -241,18 +242,18 @@ def test_a_job_that_fails_since_it_was_asked_to_stop_was_stopped() -> None:
     assert isinstance(decide(end, Report(status=ReportedStatus.SUCCESS), NOW), Refused)
 
 
-def test_an_execution_timeout_is_one_though_the_job_says_it_failed() -> None:
+def test_an_execution_timeout_takes_precedence_over_a_reported_error() -> None:
     end = after(action(), Stop(StopReason.EXECUTION_TIMEOUT), Report(status=ReportedStatus.ERROR))
     assert (end.state, end.error_name) == (State.TIMEOUT, "ExecutionTimeout")
 
 
-def test_success_takes_back_what_was_said_of_errors() -> None:
+def test_success_clears_an_earlier_error() -> None:
     report = Report(status=ReportedStatus.RUNNING, error_name="Flaky", error_message="once")
     end = after(action(), report, Report(status=ReportedStatus.SUCCESS), Exit(code=0))
     assert (end.state, end.error_name, end.error_message) == (State.SUCCESS, None, None)
 
 
-def test_a_job_that_succeeds_though_asked_to_stop_has_succeeded() -> None:
+def test_a_job_that_succeeds_after_a_stop_request_has_succeeded() -> None:
     assert after(action(), Stop(StopReason.KILLED), SUCCESS, Exit(code=0)).state is State.SUCCESS
 
 
@@ -262,15 +263,13 @@ WRAPPED = Report(status=ReportedStatus.ERROR, error_name="ExitCode", error_messa
 
 @pytest.mark.parametrize("reports", [(), (RUNNING,), (SUCCESS,), (WRAPPED,), (RUNNING, SUCCESS)], ids=len)
 @pytest.mark.parametrize("fields", [{}, {"require_report": True}])
-def test_a_job_that_skips_itself_is_stopped_and_has_not_failed(
-    reports: tuple[Report, ...], fields: dict[str, Any]
-) -> None:
+def test_a_job_that_skips_itself_ends_as_stopped(reports: tuple[Report, ...], fields: dict[str, Any]) -> None:
     end = after(action(**fields), *reports, SKIP)
     assert (end.state, end.error_name, end.is_done) == (State.STOPPED, SKIPPED, True)
     assert end.error_message == "The job exited with code 99, which skips the task"
 
 
-def test_a_skip_says_why_where_that_is_known() -> None:
+def test_a_skip_has_a_reason_if_it_is_known() -> None:
     end = after(action(), Exit(code=0, message="nothing today", is_skip=True))
     assert (end.state, end.error_name, end.error_message) == (State.STOPPED, SKIPPED, "nothing today")
 
@@ -293,12 +292,14 @@ def test_a_command_that_was_to_submit_work_may_skip_it_instead() -> None:
     ],
     ids=str,
 )
-def test_a_skip_goes_before_no_other_end(before: tuple[Message, ...], end: tuple[State, str | None]) -> None:
+def test_a_skip_does_not_override_other_ends(
+    before: tuple[Message, ...], end: tuple[State, str | None]
+) -> None:
     now = after(action(), *before, SKIP)
     assert (now.state, now.error_name) == end
 
 
-def test_no_report_makes_a_stopped_job_look_skipped() -> None:
+def test_a_report_cannot_make_a_stopped_job_skipped() -> None:
     said = Report(status=ReportedStatus.ERROR, error_name=SKIPPED)
     assert after(action(), said).state is State.ERROR
     assert after(action(), Stop(StopReason.REQUESTED), said).error_name == "Requested"
@@ -322,7 +323,7 @@ def test_no_report_makes_a_stopped_job_look_skipped() -> None:
         (Exit(reason="Stopped", message="It was not started"), "It was not started"),
     ],
 )
-def test_the_end_of_a_job_that_was_asked_to_stop_is_told_as_it_was(exit_: Exit, said: str) -> None:
+def test_the_end_of_a_stopped_job_is_described(exit_: Exit, said: str) -> None:
     end = after(action(), Stop(StopReason.KILLED), exit_)
     assert (end.state, end.error_name, end.error_message) == (State.STOPPED, "Killed", said)
 
@@ -376,7 +377,7 @@ def test_a_stop_the_jobs_end_and_its_exit_in_any_order(
     assert (now.state, now.error_name, now.is_done) == (*ends[number], True)
 
 
-def test_a_stop_after_the_end_was_reported_is_told_to_nobody() -> None:
+def test_a_stop_after_a_reported_end_sets_no_verb() -> None:
     stopped = after(action(), SUCCESS, STOP)
     assert (stopped.state, stopped.verb, stopped.is_done) == (State.SUCCESS, None, False)
     for start in (after(action(), ERROR), after(action(completion=Completion.REPORT), SUCCESS)):
@@ -410,7 +411,7 @@ def test_start_clock() -> None:
     assert overdue_name(after(replace(launched, require_report=True), Report())) is None
 
 
-def test_start_clock_says_what_was_missed() -> None:
+def test_start_timeout_names_what_was_missed() -> None:
     waiting = action(start_timeout=timedelta(seconds=99), require_report=True)
     started = after(waiting, Launched({}))
     said = [timeout.message for one in (waiting, started) if (timeout := find_expired_timeout(one, LATER))]
@@ -442,7 +443,7 @@ def test_replays() -> None:
     assert (again.code, again.repeated) == ("already_ended", True)
 
 
-def test_the_answer_has_no_more_than_it_may() -> None:
+def test_the_response_contains_only_permitted_fields() -> None:
     told = action_to_json(after(action(), replace(SUCCESS, status_details=JsonText("1"))), now=NOW)
     assert set(told) == {
         *("uuid", "type", "status", "action", "arguments", "serviceName", "method", "results"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Params of operations: Airflow validates them with this package's validator, on API server and worker."""
+"""Airflow validates the Params of operations with this package's validator, in API server and worker."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def tagged(**params: Param) -> DAG:
 
 
 def as_stored(dag: DAG) -> SerializedParamsDict:
-    """Return the Params of a serialized Dag, as on API server and scheduler."""
+    """Return a Dag's Params as Airflow's API server and scheduler load them."""
     params = DagSerialization.from_dict(DagSerialization.to_dict(dag)).params
     assert isinstance(params, SerializedParamsDict)
     return params
@@ -79,8 +79,8 @@ def test_another_dag_with_the_same_param_keeps_it_as_it_is() -> None:
     assert other.params.get_param("name").schema == {"pattern": "^a"}
 
 
-def test_a_mapped_task_leaves_params_as_they_are() -> None:
-    """It is created on the worker: too late to reject a schema."""
+def test_a_mapped_task_does_not_change_params() -> None:
+    """It is created on the worker, which is too late to reject a schema."""
     param = Param("b", pattern="^(?!a)b")
     with DAG("mapped", schedule=None, tags=[TAG], params={"name": param}) as dag:
         mapped = LocalActionOperator.partial(task_id="each").expand(command=["true"])
@@ -194,8 +194,8 @@ print("done")
 """
 
 
-def test_hostile_inputs_take_no_more_than_their_size(tmp_path: Path) -> None:
-    """The kernel enforces the limit: matching or comparing may not return to Python for hours."""
+def test_hostile_inputs_are_validated_in_linear_time(tmp_path: Path) -> None:
+    """The kernel enforces the time limit, since matching may not return to Python for hours."""
     script = tmp_path / "hostile.py"
     script.write_text(HOSTILE)
     done = subprocess.run(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets in texts and JSON values: found in each spelling, replaced once, at a bounded cost."""
+"""Masking of secrets in texts and JSON values: in each spelling, once, and at a bounded cost."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_of_secrets_that_begin_alike_the_longer_one_is_replaced() -> None:
 
 
 @given(st.sets(WORDS, min_size=1, max_size=40), st.lists(WORDS | st.text(max_size=3)).map("".join))
-def test_no_secret_is_left(values: set[str], text: str) -> None:
+def test_all_secrets_are_masked(values: set[str], text: str) -> None:
     masked = Masker(values).text(text)
     if not any(value in text for value in values):
         assert masked == text
@@ -87,7 +87,7 @@ def _size(value: object) -> int:
 
 
 @pytest.mark.parametrize("kept", range(40, 60))
-def test_a_secret_that_a_line_was_cut_within_is_masked_as_far_as_it_goes(kept: int) -> None:
+def test_the_rest_of_a_secret_in_a_cut_line_is_masked(kept: int) -> None:
     line = f"{'x' * 40}a-long-secret-of-the-task{'y' * 200}"
     cut = cut_line(line, kept + len(" [cut: the line has 265 bytes]"))
     masked = Masker(["a-long-secret-of-the-task"]).line(cut)
@@ -103,7 +103,7 @@ def test_so_many_values_are_kept_the_shortest_first() -> None:
     assert bounded([]) == []
 
 
-def test_what_a_text_has_is_found_in_any_spelling() -> None:
+def test_values_are_found_in_any_escaping() -> None:
     text = json.dumps({"env": [PASSWORD]}) + PEM.splitlines()[1]
     assert found_in(text, ["another", PASSWORD, PEM, "en"]) == [PASSWORD, PEM, "en"]
 
@@ -114,7 +114,7 @@ def test_nothing_shows_the_values() -> None:
 
 
 class CountedText(str):
-    """Counts how often it is searched."""
+    """Text that counts how often it is searched."""
 
     __slots__ = ()
     searches = 0
@@ -161,7 +161,7 @@ def test_a_report_is_masked_before_it_is_cut() -> None:
     assert report.error_message == "x" * (16 * 1024 - 5) + "***"
 
 
-def test_a_runners_word_is_masked() -> None:
+def test_runner_messages_are_masked() -> None:
     masker = Masker([SECRET, "ExitCode"])
     assert mask_message(Launched({"pod": SECRET, "pid": 1}), masker) == Launched({"pod": "***", "pid": 1})
     exit_ = Exit(code=1, reason="ExitCode", message=f"no {SECRET}", tail=("a", SECRET))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job side runs on Python 3.8, the oldest that a job may have, and older ones say so in one line."""
+"""The job client runs on Python 3.8, the oldest supported version, and fails with one line on older ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 @pytest.fixture(params=OLD_NAMES)
 def python(request: pytest.FixtureRequest) -> str:
-    """Return an older Python. Not every machine can have each: it is left out wherever it is missing."""
+    """Return an older Python. Versions that are not installed are skipped."""
     if request.param not in OLD:
         pytest.skip("an older Python is not installed: pyenv install 3.8 3.9 3.10, or apt-get install pypy3")
     return OLD[request.param]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The description of the user routes, as generators of clients read it."""
+"""OpenAPI description of the user routes, as client generators read it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPERATIONS = [
 
 
 def schemas_in(value: Any) -> Iterator[Any]:
-    """Return every schema that a value has in it, at any depth."""
+    """Return all schemas nested in a value, at any depth."""
     if isinstance(value, dict):
         for name, child in value.items():
             if name in ("schema", "items", "additionalProperties"):
@@ -48,7 +48,7 @@ def test_schemas_are_objects() -> None:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_what_a_route_takes_and_answers_has_a_name(operation: dict[str, Any]) -> None:
+def test_request_and_response_schemas_are_named(operation: dict[str, Any]) -> None:
     contents = [
         content["schema"]
         for part in (operation.get("requestBody", {}), *operation["responses"].values())
@@ -60,7 +60,7 @@ def test_what_a_route_takes_and_answers_has_a_name(operation: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_operation_says_what_it_does_and_takes(operation: dict[str, Any]) -> None:
+def test_every_operation_has_a_summary_and_described_parameters(operation: dict[str, Any]) -> None:
     assert operation["summary"]
     assert len(operation["tags"]) == 1
     for parameter in operation.get("parameters", []):

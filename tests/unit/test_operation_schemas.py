@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schemas of operations: as Params, of functions, from a webda file; and the input from a run's conf."""
+"""Schemas of operations: from Params, functions and webda's file, and the arguments of a run's conf."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def load(table: str, day: date = date(2026, 1, 2), point: Point | None = None, *
     return {"n": len(table) + day.day + (point.x if point else 0) + len(str(job))}
 
 
-def test_required_arguments_have_no_default_and_others_may_be_left_empty() -> None:
+def test_only_optional_arguments_may_stay_empty() -> None:
     params = build_params(SCHEMA)
     assert params["table"].value is NOTSET
     assert params["rows"].value == 10
@@ -99,7 +99,7 @@ def test_required_arguments_have_no_default_and_others_may_be_left_empty() -> No
     assert params["where"].resolve({"a": 1}) == {"a": 1}
 
 
-def test_what_was_left_empty_in_the_form_is_not_in_the_input() -> None:
+def test_empty_form_fields_are_not_in_the_input() -> None:
     form = {"table": "t", "rows": 3, "note": None, "mode": None, "where": None}
     assert build_input(form, SCHEMA) == {"table": "t", "rows": 3, "where": None}  # where takes null
     assert build_input({}, SCHEMA) == {"rows": 10}
@@ -107,7 +107,7 @@ def test_what_was_left_empty_in_the_form_is_not_in_the_input() -> None:
     assert build_input({"table": "t", "more": None}, SCHEMA) == {"table": "t", "rows": 10, "more": None}
 
 
-def test_a_function_says_by_its_annotations_what_it_takes() -> None:
+def test_annotations_define_the_input_schema() -> None:
     schema = infer_input_schema(load)
     Draft202012Validator.check_schema(schema)
     assert set(schema["properties"]) == {"table", "day", "point"}
@@ -119,14 +119,14 @@ def test_a_function_says_by_its_annotations_what_it_takes() -> None:
     assert infer_output_schema(load) == {"type": "object", "additionalProperties": {"type": "integer"}}
 
 
-def test_a_function_is_given_what_its_annotations_say() -> None:
+def test_arguments_are_converted_to_their_annotations() -> None:
     given = convert_arguments(load, {"table": "t", "day": "2026-11-24", "point": {"x": 4}})
     assert given == {"table": "t", "day": date(2026, 11, 24), "point": Point(x=4)}
     with pytest.raises(ValueError, match="date"):
         convert_arguments(load, {"day": "no"})
 
 
-def test_a_function_is_given_only_what_it_has() -> None:
+def test_unknown_arguments_of_a_function_are_rejected() -> None:
     assert infer_input_schema(load)["additionalProperties"] is False
     for given, said in (
         ({"table": "t", "days": "2026-11-24"}, "no argument 'days': did you mean 'day'?"),
@@ -137,7 +137,7 @@ def test_a_function_is_given_only_what_it_has() -> None:
             convert_arguments(load, given)
 
 
-def test_a_run_with_an_unknown_argument_is_refused_whatever_started_it() -> None:
+def test_a_run_with_an_unknown_argument_is_rejected_however_it_started() -> None:
     task: Any = async_operation(load).tasks[0]
     run = SimpleNamespace(conf={"table": "t", "dry_run": True})  # Airflow's own form and API take it
     with pytest.raises(ValueError, match="no argument 'dry_run'"):
@@ -158,14 +158,14 @@ def test_a_schema_has_only_arguments_of_its_function() -> None:
         async_operation(load, input={"properties": {"tabel": {}}})
 
 
-def test_a_function_cannot_take_what_has_no_name() -> None:
+def test_variadic_parameters_are_rejected() -> None:
     def takes_any(*tables: str) -> None: ...
 
     with pytest.raises(TypeError, match="must have names"):
         infer_input_schema(takes_any)
 
 
-def test_a_function_cannot_take_what_is_no_json() -> None:
+def test_parameters_that_are_not_json_are_rejected() -> None:
     def takes_dag(dag: DAG) -> None: ...
 
     with pytest.raises(TypeError, match=r"takes_dag\(dag\) has no JSON Schema"):
@@ -187,7 +187,7 @@ def test_a_schema_that_makes_no_sense_is_refused(schema: Any, said: str) -> None
         async_operation(id="op", input=schema)
 
 
-def test_a_schema_may_leave_out_that_it_is_of_an_object() -> None:
+def test_the_type_object_is_optional_in_a_schema() -> None:
     assert check_input_schema({"properties": {"a": {}}}, what="x")["type"] == "object"
 
 
@@ -318,7 +318,7 @@ REFERRING: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def triggered() -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """Return a function that validates the Params of a run like Airflow's API server."""
+    """Return a function that resolves a run's Params as the API server does, for a Dag with references."""
     dag = async_operation(id="referring", input=REFERRING)
     stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
     return lambda conf: stored.params.deep_merge(conf).validate()
@@ -336,7 +336,7 @@ def triggered() -> Callable[[dict[str, Any]], dict[str, Any]]:
         ("of_anchor", 9, 10),
     ],
 )
-def test_params_take_what_they_refer_to(
+def test_params_accept_values_of_referenced_definitions(
     triggered: Callable[[dict[str, Any]], dict[str, Any]], name: str, value: Any, wrong: Any
 ) -> None:
     given = triggered({"n": 1, name: value})

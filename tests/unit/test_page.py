@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page's document and scripts, as a browser gets them."""
+"""HTML document and scripts of the UI, as served to browsers."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_scripts_make_no_markup_of_data(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_import_what_is_there(client: Client, name: str) -> None:
+def test_scripts_import_existing_names(client: Client, name: str) -> None:
     for imported in re.findall(r'from "\./([^"]+)"', source(name)):
         answer = get(client, f"/ui/static/other/{imported}")
         assert (answer.status_code, answer.content_type) == (200, "text/javascript; charset=utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: what is taken, what is refused, and that hostile bodies do no more than be refused."""
+"""Parsing of reports: valid, invalid and hostile bodies."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def parsed(**fields: Any) -> Report:
 @pytest.mark.parametrize(
     ("text", "number"), [("40", "40"), ("40.5", "40.5"), ("4e1", "40"), ("0", "0"), ("100.0", "100")]
 )
-def test_a_number_in_a_string_is_one(text: str, number: str) -> None:
-    """As Perl and PHP send it; the report's other fields are not refused for it."""
+def test_a_quoted_number_is_accepted(text: str, number: str) -> None:
+    """Perl and PHP may send numbers this way. The rest of the report must not be rejected because of it."""
     report = parsed(statusDetails={"progress": text, "rows": text}, logs=[{"message": "m", "time": text}])
     assert report.status_details == f'{{"progress":{number},"rows":"{text}"}}'
     assert report.logs == (LogLine("m", time_ms=int(float(text))),)
@@ -60,7 +60,7 @@ def test_a_number_in_a_string_is_one(text: str, number: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b' {"unknown": 1}\n'])
-def test_nothing_said_is_a_heartbeat(body: bytes) -> None:
+def test_an_empty_report_is_a_heartbeat(body: bytes) -> None:
     assert parse_report(body, LIMITS).is_heartbeat
 
 
@@ -120,7 +120,7 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], field: str) -> None:
         b'{"results": ' + b"1" * 4000 + b"1" * 400 + b"}",
     ],
 )
-def test_what_is_no_strict_json_object_is_malformed(body: bytes) -> None:
+def test_a_body_that_is_not_a_strict_json_object_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedRequest):
         parse_report(body, Limits())
 
@@ -178,17 +178,17 @@ def accepted_or_refused(body: bytes) -> Report | None:
 
 
 @given(st.binary())
-def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
+def test_any_bytes_are_parsed_or_rejected(body: bytes) -> None:
     accepted_or_refused(body)
 
 
 @given(report_values)
-def test_any_json_object_is_taken_or_refused(fields: dict[str, Any]) -> None:
+def test_any_json_object_is_parsed_or_rejected(fields: dict[str, Any]) -> None:
     accepted_or_refused(json.dumps(fields).encode())
 
 
 @given(st.text().map(lambda text: '{"results":' + text + "}"))
-def test_any_text_as_results_is_taken_or_refused(body: str) -> None:
+def test_any_text_as_results_is_parsed_or_rejected(body: str) -> None:
     accepted_or_refused(body.encode("utf-8", "surrogatepass"))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a request is resent: the table of PROTOCOL.md, for everything that shares the rule."""
+"""Transient errors: the table in PROTOCOL.md, for all clients that share the rule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.hooks.remote_api import UNVERIFIED
-from airflow_asyncaction.protocol.resending import is_worth_resending, retry_after_seconds
+from airflow_asyncaction.protocol.responses import is_worth_resending, retry_after_seconds
 from airflow_asyncaction.retrying import is_outage, is_transient, pause_seconds
 
 TRANSIENT = {408, 429, *range(500, 600)}

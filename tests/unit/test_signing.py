@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signatures: the published vectors, and hostile headers."""
+"""Signatures: the published test vectors, and hostile headers."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_vector_v2(vector: Vector) -> None:
 
 
 @each_vector
-def test_vector_is_what_a_job_sends_and_a_server_takes(vector: Vector) -> None:
+def test_vector_is_signed_and_verified(vector: Vector) -> None:
     info = JobInfo(job_id=vector["job_id"], secret_key=vector["secret"], hook_url="http://h")
     headers = signed_headers(info, content_of(vector), time_ms=int(vector["time"]), nonce=vector["nonce"])
     assert headers == headers_of(vector)
@@ -115,7 +115,7 @@ def test_path_vectors_are_signed_like_the_first_vector(path: Vector) -> None:
 
 
 @each_vector
-def test_vector_v1_is_taken(vector: Vector) -> None:
+def test_vector_v1_is_accepted(vector: Vector) -> None:
     headers = {JOB_ID_HEADER: vector["job_id"], TIME_HEADER: vector["time"], V1_HEADER: vector["v1"]}
     claim = read_claim(headers)
     assert claim.scheme is Scheme.V1
@@ -145,7 +145,7 @@ def test_v2_covers_nonce_and_time(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("offset_ms", [-1001, 1001])
-def test_stale_time_is_told_apart_only_if_rightly_signed(offset_ms: int) -> None:
+def test_stale_time_is_reported_only_if_the_signature_is_valid(offset_ms: int) -> None:
     with pytest.raises(StaleTime):
         check(valid_claim(), now_ms=NOW_MS + offset_ms)
     with pytest.raises(SignatureError) as caught:
@@ -154,11 +154,11 @@ def test_stale_time_is_told_apart_only_if_rightly_signed(offset_ms: int) -> None
 
 
 @pytest.mark.parametrize("offset_ms", [-1000, 0, 1000])
-def test_time_within_the_skew_is_taken(offset_ms: int) -> None:
+def test_time_within_the_skew_is_accepted(offset_ms: int) -> None:
     check(valid_claim(), now_ms=NOW_MS + offset_ms)
 
 
-def test_v2_is_taken_before_a_v1_hash_beside_it() -> None:
+def test_v2_takes_precedence_over_v1() -> None:
     headers = signed_headers(INFO, CONTENT, time_ms=NOW_MS, nonce=NONCE)
     headers[V1_HEADER] = sign_v1(INFO.secret_key, str(NOW_MS))
     assert read_claim(headers).scheme is Scheme.V2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Snippets of the pages: Dags are parsed, jobs are run, and the syntax of everything else is checked.
+"""Snippets in the documentation: Dags are parsed, jobs run, and the syntax of all others is checked.
 
 A failure names the page and line, since each snippet keeps its line numbers.
 """
@@ -40,7 +40,7 @@ CHECKED_PACKAGES = ("airflow.", "airflow_asyncaction.")
 
 @dataclass(frozen=True)
 class Snippet:
-    """A fenced block, or a program that a page includes."""
+    """Fenced block, or a program that a page includes."""
 
     path: str
     line: int

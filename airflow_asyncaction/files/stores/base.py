@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 from uuid import UUID
 
 from airflow_asyncaction.exceptions import FileStoreUnavailable
-from airflow_asyncaction.protocol.file_rules import Arrived
+from airflow_asyncaction.protocol.digests import Digests
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Incoming(Protocol):
 
 
 class FileStore(Protocol):
-    """Stores contents by id. It does not know actions, files or permissions.
+    """Stores contents by id. Knows nothing about actions, files or permissions.
 
     Content is written once, under a new id, and never changes. All methods may block, and raise ``OSError``
     if the store fails (``FileNotFoundError`` if the content does not exist).
@@ -66,22 +66,22 @@ class FileStore(Protocol):
     name: str
 
     is_direct: bool
-    """True if the store can sign URLs for PUT, so that content may arrive unnoticed by the server."""
+    """Whether the store can sign URLs for PUT. The server does not see such uploads arrive."""
 
     def uri(self, content_id: str) -> str:
-        """Return the URI of a content, for people and Airflow's ObjectStoragePath."""
+        """Return the URI of content, for people and Airflow's ObjectStoragePath."""
 
     def receive(self) -> Incoming:
         """Start to write new content."""
 
     def open(self, content_id: str) -> BinaryIO:
-        """Open a content for reading. The file is seekable."""
+        """Open content for reading. The file is seekable."""
 
     def signed_put(self, upload_id: str, valid_for: timedelta) -> str | None:
         """Return a URL for uploading by PUT without headers; ``None`` if the store cannot sign one."""
 
-    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
-        """Turn an upload to a signed URL into content that this URL can no longer change, and measure it.
+    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Digests:
+        """Copy an upload to a signed URL to where that URL cannot change it, and return its digests.
 
         :param md5: announced MD5, for stores that can verify it without reading the content
         """
@@ -93,7 +93,7 @@ class FileStore(Protocol):
         """Return a URL for downloading by GET without headers; ``None`` if the store cannot sign one."""
 
     def remove_content(self, content_id: str) -> None:
-        """Delete a content, if it exists."""
+        """Delete content, if it exists."""
 
     def list_stored(self) -> Iterator[Stored]:
         """Yield all objects in the store."""
@@ -103,7 +103,7 @@ class FileStore(Protocol):
 
 
 def get_shard(content_id: str) -> str:
-    """Return the folder of a content: the last two digits of its id, which are random."""
+    """Return the folder of content: the last two digits of its id, which are random."""
     return content_id[-2:]
 
 

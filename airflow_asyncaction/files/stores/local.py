@@ -18,13 +18,13 @@ from typing import BinaryIO
 from uuid6 import uuid7
 
 from airflow_asyncaction.files.stores.base import Stored, get_shard, parse_content_id
-from airflow_asyncaction.protocol.file_rules import Arrived
+from airflow_asyncaction.protocol.digests import Digests
 
 _CONTENTS = "contents"
 _INCOMING = "incoming"
 _FOLDER_MODE = 0o750
 _FILE_MODE = 0o640
-_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: the file may be a pipe
+_TO_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: do not hang on a pipe
 _IS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -51,7 +51,7 @@ class LocalFileStore:
         return LocalIncoming(self)
 
     def open(self, content_id: str) -> BinaryIO:
-        """Open a content for reading."""
+        """Open content for reading."""
         with self.open_folder(_CONTENTS, get_shard(content_id)) as folder:
             fd = os.open(content_id, _TO_READ, dir_fd=folder)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -65,7 +65,7 @@ class LocalFileStore:
     def signed_get(self, content_id: str, valid_for: timedelta) -> None:
         """Return ``None``: downloads pass through the API server."""
 
-    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
+    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Digests:
         """Raise ``FileNotFoundError``: all uploads pass through the API server."""
         raise FileNotFoundError(f"No direct upload {upload_id}")
 
@@ -73,7 +73,7 @@ class LocalFileStore:
         """Do nothing: all uploads pass through the API server."""
 
     def remove_content(self, content_id: str) -> None:
-        """Delete a content, if it exists."""
+        """Delete content, if it exists."""
         self.remove(f"{_CONTENTS}/{get_shard(content_id)}/{content_id}")
 
     def list_stored(self) -> Iterator[Stored]:

@@ -19,12 +19,11 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from uuid6 import uuid7
 
 from airflow_asyncaction.files.stores.base import CHUNK_BYTES, Stored, get_shard, parse_content_id
-from airflow_asyncaction.protocol.digests import digests
-from airflow_asyncaction.protocol.file_rules import Arrived
+from airflow_asyncaction.protocol.digests import Digests, digests
 
 _CONTENTS = "contents"
 _INCOMING = "incoming"
-_MODIFIED = ("LastModified", "mtime", "last_modified")  # of S3, of Google and local files, of Azure
+_MODIFIED = ("LastModified", "mtime", "last_modified")  # S3, Google and local files, Azure
 
 
 class ObjectFileStore:
@@ -43,7 +42,7 @@ class ObjectFileStore:
     """Options of ``sign`` for GET."""
 
     cannot_sign: ClassVar[tuple[type[Exception], ...]] = (NotImplementedError, AttributeError, ValueError)
-    """Exceptions that ``sign`` raises without a signing key. Access tokens of Google and Azure are none."""
+    """Exceptions that ``sign`` raises without a signing key. Access tokens (Google, Azure) cannot sign."""
 
     def __init__(self, name: str, url: str) -> None:
         self.name = name
@@ -64,7 +63,7 @@ class ObjectFileStore:
         """File system, untyped like fsspec."""
         with convert_errors():
             fs = self._base.fs
-            fs.dircache.use_listings_cache = False  # other processes write, too, so listings become stale
+            fs.dircache.use_listings_cache = False  # other processes write too, so listings become stale
             fs.invalidate_cache()
             return fs
 
@@ -99,7 +98,7 @@ class ObjectFileStore:
         """Return a signed URL, if the store can sign URLs."""
         return self._sign(self._content(content_id), valid_for, self.get_options)
 
-    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
+    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Digests:
         """Copy the object, and read it to compute its digests: not every store has reliable checksums."""
         with convert_errors():
             self._fs.cp_file(self._incoming(upload_id), self._content(content_id))
@@ -131,7 +130,7 @@ class ObjectFileStore:
         with suppress(FileNotFoundError), convert_errors():
             self._fs.rm_file(key)
 
-    def _read(self, content_id: str) -> Arrived:
+    def _read(self, content_id: str) -> Digests:
         with self.open(content_id) as content, convert_errors():
             return digests(iter(lambda: content.read(CHUNK_BYTES), b""))
 

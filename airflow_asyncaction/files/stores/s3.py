@@ -7,22 +7,11 @@ import base64
 import binascii
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 from airflow_asyncaction.files.stores.object_storage import ObjectFileStore, convert_errors
-from airflow_asyncaction.protocol.file_rules import Arrived
-
-
-@dataclass(frozen=True)
-class Checksums:
-    """Digests and size of an object as S3 computed them. The challenge is unknown."""
-
-    md5: str
-    sha256: str
-    size_bytes: int
-    challenge: None = None
+from airflow_asyncaction.protocol.digests import Digests
 
 
 class S3FileStore(ObjectFileStore):
@@ -35,7 +24,7 @@ class S3FileStore(ObjectFileStore):
     put_options: ClassVar[dict[str, Any] | None] = {"client_method": "put_object"}
     cannot_sign: ClassVar[tuple[type[Exception], ...]] = ()
 
-    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Arrived:
+    def accept(self, upload_id: str, content_id: str, *, md5: str) -> Digests:
         """Copy the object, and have S3 compute its digests. If S3 does not, read the copy."""
         bucket, source, _ = self._fs.split_path(self._incoming(upload_id))
         target = {"Bucket": bucket, "Key": self._fs.split_path(self._content(content_id))[1]}
@@ -51,7 +40,7 @@ class S3FileStore(ObjectFileStore):
         sha256 = _to_hex(head.get("ChecksumSHA256"))
         if sha256 is None or head.get("ETag", "").strip('"') != md5:
             return self._read(content_id)  # encrypted with a customer key, uploaded in parts, or different
-        return Checksums(md5, sha256, head["ContentLength"])
+        return Digests(md5, challenge=None, sha256=sha256, size_bytes=head["ContentLength"])
 
     @cached_property
     def _signer(self) -> Any:
@@ -69,8 +58,8 @@ def _detect_missing_bucket() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        answer = getattr(error.__cause__, "response", {})
-        if answer.get("Error", {}).get("Code") == "NoSuchBucket":
+        response = getattr(error.__cause__, "response", {})
+        if response.get("Error", {}).get("Code") == "NoSuchBucket":
             raise OSError("The bucket does not exist") from error
         raise
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from flask import Blueprint, Request, Response, jsonify, redirect, request
 from werkzeug.wrappers import Response as AnyResponse
 
-from airflow_asyncaction.files.service import FileService, FileTarget, Upload
+from airflow_asyncaction.files.service import FileService, FileTarget
 from airflow_asyncaction.protocol.content_responses import ContentResponse
-from airflow_asyncaction.protocol.file_rules import attached_response, location_response, upload_response
 from airflow_asyncaction.protocol.files import Announcement, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
@@ -32,15 +31,14 @@ def files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -
     def announce(store: str, uuid: str, property_: str) -> Response:
         signed = parse_job_request(request, settings)
         target = FileTarget(store, property_, Role.OUTPUT, uuid)
-        upload = files.announce(signed, target, unseal_announcement(signed), content_url(request, hook_url))
-        return jsonify(upload_to_json(upload))
+        unseal = unseal_announcement(signed)
+        return jsonify(files.announce(signed, target, unseal, content_url(request, hook_url)))
 
     @blueprint.post("/upload/<store>/<uuid>/<property_>/<index:index>/complete")
     def complete(store: str, uuid: str, property_: str, index: int) -> Response:
         signed = parse_job_request(request, settings)
         target = FileTarget(store, property_, Role.OUTPUT, uuid)
-        attached = files.complete(signed, target, index, signed.prove)
-        return jsonify(attached_response(attached))
+        return jsonify(files.complete(signed, target, index, signed.prove))
 
     @blueprint.get("/download/<store>/<uuid>/<property_>/<index:index>")
     def download(store: str, uuid: str, property_: str, index: int) -> AnyResponse:
@@ -48,8 +46,8 @@ def files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -
         wanted = FileTarget(store, property_, Role.INPUT, uuid)
         location = files.locate(signed, wanted, index, signed.prove, content_url(request, hook_url))
         if request.args.get("redirect") == "true":
-            return redirect(location.url)
-        return jsonify(location_response(location.url, location.file))
+            return redirect(location["Location"])
+        return jsonify(location)
 
     return blueprint
 
@@ -64,8 +62,7 @@ def contents_blueprint(files: FileService) -> Blueprint:
             receiving.check_size(request.content_length or 0)
             while chunk := request.stream.read(CHUNK_BYTES):
                 receiving.write(chunk)
-            attached = receiving.finish()
-        return jsonify(attached_response(attached))
+            return jsonify(receiving.finish())
 
     @blueprint.get(f"{CONTENT_PATH}<token>")
     def get_content(token: str) -> Response:
@@ -91,11 +88,6 @@ def unseal_announcement(signed: SignedRequest) -> Callable[[Credentials | None],
 def content_url(request: Request, hook_url: HookUrl) -> str:
     """Return the URL that a token is appended to."""
     return hook_url(request) + CONTENT_PATH
-
-
-def upload_to_json(upload: Upload) -> dict[str, Any]:
-    """Return the response to an announcement."""
-    return upload_response(upload.index, upload.url, is_direct=upload.is_direct)
 
 
 def _read_and_close(answer: ContentResponse, opened: BinaryIO) -> Iterator[bytes]:

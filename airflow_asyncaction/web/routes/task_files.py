@@ -6,12 +6,11 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify, request
 
 from airflow_asyncaction.files.service import FileService, FileTarget
-from airflow_asyncaction.protocol.file_rules import attached_response
 from airflow_asyncaction.protocol.files import FileReference, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.proof import Credentials
-from airflow_asyncaction.web.routes.files import HookUrl, content_url, unseal_announcement, upload_to_json
+from airflow_asyncaction.web.routes.files import HookUrl, content_url, unseal_announcement
 from airflow_asyncaction.web.security import parse_task_request
 
 
@@ -23,14 +22,14 @@ def task_files_blueprint(files: FileService, settings: Settings, hook_url: HookU
     def announce_input(store: str, property_: str) -> Response:
         signed = parse_task_request(request, settings)
         target = FileTarget(store, property_, Role.INPUT)
-        upload = files.announce(signed, target, unseal_announcement(signed), content_url(request, hook_url))
-        return jsonify(upload_to_json(upload))
+        unseal = unseal_announcement(signed)
+        return jsonify(files.announce(signed, target, unseal, content_url(request, hook_url)))
 
     @blueprint.post("/inputs/<store>/<property_>/<index:index>/complete")
     def complete_input(store: str, property_: str, index: int) -> Response:
         signed = parse_task_request(request, settings)
-        attached = files.complete(signed, FileTarget(store, property_, Role.INPUT), index, signed.prove)
-        return jsonify(attached_response(attached))
+        target = FileTarget(store, property_, Role.INPUT)
+        return jsonify(files.complete(signed, target, index, signed.prove))
 
     @blueprint.post("/inputs/<property_>/link")
     def link_input(property_: str) -> Response:
@@ -40,7 +39,7 @@ def task_files_blueprint(files: FileService, settings: Settings, hook_url: HookU
             signed.prove(credentials)
             return FileReference.from_json(parse_object(signed.content.body))
 
-        return jsonify(attached_response(files.link(signed, property_, unseal)))
+        return jsonify(files.link(signed, property_, unseal))
 
     @blueprint.get("/outputs")
     def outputs() -> Response:

@@ -121,8 +121,7 @@ def _add_file_routes(blueprint: Blueprint, database: Database, files: FileServic
     def download_file(uuid: str, property_: str, index: int) -> AnyResponse:
         found = find_visible_action(database, g.user, uuid, "XCOM")
         content_url = request.script_root + CONTENT_PATH  # a path, since the browser knows the host
-        location = files.locate_for_user(found.id, property_, index, content_url, datetime.now(UTC))
-        return redirect_to(location.url)
+        return redirect_to(files.locate_for_user(found.id, property_, index, content_url, datetime.now(UTC)))
 
 
 def _list_changes(database: Database, user: User, uuid: str) -> AnyResponse:

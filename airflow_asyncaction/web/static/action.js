@@ -2,15 +2,15 @@
 // View of one action: state, log, timeline, inputs and outputs, and the Stop button.
 
 import { taskLog } from "./airflow.js";
-import { ApiError, ROOT, Source, ask, path, query, serverNow } from "./api.js";
-import { fill, make, say } from "./dom.js";
+import { ApiError, ROOT, Source, fetchJson, path, query, serverNow } from "./api.js";
+import { fill, make, setText } from "./dom.js";
 import { FileTable, JsonPanel } from "./contents.js";
 import { ErrorBox } from "./error.js";
 import { ENDS, age, taskName } from "./format.js";
 import { LogView } from "./log.js";
 import { Facts, Progress, State, crumbs, notice, time } from "./parts.js";
 import { StopButton } from "./stop.js";
-import { Timeline, exitWords } from "./timeline.js";
+import { Timeline, formatExit } from "./timeline.js";
 
 /** Shows an action by its id, or the newest attempt of a task instance. */
 export class ActionView {
@@ -40,7 +40,7 @@ export class ActionView {
 
   get #waitMs() {
     if (!this.place.uuid) return undefined;
-    if (this.#shown.mayFollow) return SELDOM_MS;
+    if (this.#shown.mayFollow) return SLOW_POLL_MS;
     return this.#shown.isComplete ? Infinity : undefined;
   }
 
@@ -58,7 +58,7 @@ export class ActionView {
   }
 }
 
-const SELDOM_MS = 10000;
+const SLOW_POLL_MS = 10000;
 const WAITING = "It will be shown here as soon as the task registers one.";
 
 /** All panels of one action. */
@@ -116,7 +116,7 @@ class Panels {
     if (this.#whole.type === undefined) return;
     const isStopped = this.#whole.stopReason === "Requested"; // it is not retried
     const parts = [age(this.#whole, serverNow()), this.mayFollow && !isStopped && "another attempt may follow"];
-    say(this.#age, parts.filter(Boolean).join(" · "));
+    setText(this.#age, parts.filter(Boolean).join(" · "));
   }
 
   async #take({ action, logs, reports }) {
@@ -127,7 +127,7 @@ class Panels {
     this.#seen = seen;
     this.#log.append(logs);
     this.#timeline.append(reports);
-    if (reports.reports.some((report) => report.kind === "file")) this.#files.show(await this.#askFor("files"));
+    if (reports.reports.some((report) => report.kind === "file")) this.#files.show(await this.#fetchPart("files"));
     this.hasEnded = ENDS.includes(status);
     this.mayFollow = isDone && !isMore && !isFinal && !nextAttempt;
     this.isComplete = isDone && !isMore && !this.mayFollow;
@@ -136,14 +136,14 @@ class Panels {
   }
 
   async #readWhole(action) {
-    this.#whole = await ask(path("actions", this.uuid));
-    this.#files.show(await this.#askFor("files"));
-    if (action.taskId) this.#showAttempts((await ask(attemptsUrl(action))).actions);
+    this.#whole = await fetchJson(path("actions", this.uuid));
+    this.#files.show(await this.#fetchPart("files"));
+    if (action.taskId) this.#showAttempts((await fetchJson(attemptsUrl(action))).actions);
   }
 
-  async #askFor(what) {
+  async #fetchPart(part) {
     try {
-      return await ask(path("actions", this.uuid, what));
+      return await fetchJson(path("actions", this.uuid, part));
     } catch (error) {
       if (error instanceof ApiError && !error.isTransient) return null; // the other panels do not need it
       throw error;
@@ -154,8 +154,8 @@ class Panels {
     this.#whole = action;
     document.title = `${action.type} · ${action.status}`;
     this.#showPlace(action);
-    say(this.#title, action.type);
-    say(this.#live, `${action.type} is ${action.status}`);
+    setText(this.#title, action.type);
+    setText(this.#live, `${action.type} is ${action.status}`);
     this.#state.show(action);
     this.#progress.show(action);
     this.#stop.show(action);
@@ -210,7 +210,7 @@ function facts(action) {
     ["Ended", time(action.endedAt)],
     ["Reports", action.refusedCount ? `${action.reportCount}, ${action.refusedCount} refused` : action.reportCount],
     ["Stop reason", action.stopReason],
-    ["Exit", exitWords(action.exit)],
+    ["Exit", formatExit(action.exit)],
     ...named(action.job, action.agent),
     ["Action", make("code", {}, action.uuid)],
   ];

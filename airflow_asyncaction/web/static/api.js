@@ -64,15 +64,15 @@ export class Source {
    */
   async get(url, take) {
     const headers = this.#etag !== null && url === this.#url ? { "If-None-Match": this.#etag } : {};
-    const answer = await send("GET", url, headers);
-    if (answer.status === 304) return undefined;
-    const found = await jsonOf(answer);
-    const date = answer.headers.get("Date")?.slice(-DATE_CHARS); // some servers send two dates
+    const response = await send("GET", url, headers);
+    if (response.status === 304) return undefined;
+    const found = await jsonOf(response);
+    const date = response.headers.get("Date")?.slice(-DATE_CHARS); // some servers send two dates
     const serverMs = Date.parse(found.serverTime ?? found.action?.serverTime ?? date);
     if (!Number.isNaN(serverMs)) clockSkewMs = serverMs - Date.now();
     const taken = await take(found);
     this.#url = url;
-    this.#etag = answer.headers.get("ETag");
+    this.#etag = response.headers.get("ETag");
     return taken;
   }
 }
@@ -83,14 +83,14 @@ export class Source {
  * @param {string} method
  * @returns {Promise<Object>}
  */
-export async function ask(url, method = "GET") {
+export async function fetchJson(url, method = "GET") {
   return jsonOf(await send(method, url, {}));
 }
 
 async function send(method, url, headers) {
-  let answer;
+  let response;
   try {
-    answer = await fetch(url, {
+    response = await fetch(url, {
       method,
       credentials: "same-origin",
       cache: "no-store",
@@ -99,24 +99,24 @@ async function send(method, url, headers) {
   } catch {
     throw new ApiError(0, "unreachable", "The server is unreachable");
   }
-  if (!answer.ok && answer.status !== 304) throw await errorOf(answer);
-  return answer;
+  if (!response.ok && response.status !== 304) throw await errorOf(response);
+  return response;
 }
 
-async function jsonOf(answer) {
+async function jsonOf(response) {
   try {
-    return parse(await answer.text());
+    return parse(await response.text());
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw new ApiError(0, "unreachable", "The server is unreachable");
-    throw new ApiError(answer.status, "no_json", "The server did not respond with JSON. You may have to sign in again");
+    throw new ApiError(response.status, "no_json", "The server did not respond with JSON. You may have to sign in again");
   }
 }
 
-async function errorOf(answer) {
-  const retryAfterMs = 1000 * Number(answer.headers.get("Retry-After") ?? 0) || 0;
-  const body = await answer.json().catch(() => ({}));
-  const message = typeof body.message === "string" ? body.message : `The server responded with ${answer.status}`;
-  return new ApiError(answer.status, String(body.error ?? ""), message, retryAfterMs);
+async function errorOf(response) {
+  const retryAfterMs = 1000 * Number(response.headers.get("Retry-After") ?? 0) || 0;
+  const body = await response.json().catch(() => ({}));
+  const message = typeof body.message === "string" ? body.message : `The server responded with ${response.status}`;
+  return new ApiError(response.status, String(body.error ?? ""), message, retryAfterMs);
 }
 
 /** Runs a function now and every 2 s while the page is visible, and less often while the server is unavailable. */
@@ -134,7 +134,7 @@ export class Ticker {
   constructor(tick, onError) {
     this.tick = tick;
     this.onError = onError;
-    document.addEventListener("visibilitychange", () => this.#look());
+    document.addEventListener("visibilitychange", () => this.#resume());
     this.#run();
   }
 
@@ -145,7 +145,7 @@ export class Ticker {
     this.#run();
   }
 
-  #look() {
+  #resume() {
     if (this.#failures > 0) this.#isOver = false; // the user may have signed in
     this.#run();
   }

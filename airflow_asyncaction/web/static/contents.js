@@ -2,7 +2,7 @@
 // Panels of inputs and outputs: JSON and files.
 
 import { path } from "./api.js";
-import { fill, make, say } from "./dom.js";
+import { fill, make, setText } from "./dom.js";
 import { pretty, size } from "./format.js";
 
 const COLUMNS = ["File", "Role", "Size", "SHA-256"];
@@ -17,10 +17,10 @@ export class JsonPanel {
     this.element = make("section", { class: "panel", hidden: true }, make("h2", {}, title), this.#text);
   }
 
-  /** @param {*} value @param {boolean} isThere @param {boolean} isShown whether the user may see it */
-  show(value, isThere, isShown = true) {
-    this.element.hidden = !isThere;
-    if (isThere) say(this.#text, isShown ? pretty(value) : "You do not have permission to see this.");
+  /** @param {*} value @param {boolean} isPresent @param {boolean} isShown whether the user may see it */
+  show(value, isPresent, isShown = true) {
+    this.element.hidden = !isPresent;
+    if (isPresent) setText(this.#text, isShown ? pretty(value) : "You do not have permission to see this.");
   }
 }
 

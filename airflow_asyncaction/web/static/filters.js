@@ -33,46 +33,46 @@ export class Filters {
     const states = make("fieldset", { class: "chips" }, make("legend", { class: "unseen" }, "States"), ...chips);
     this.element = make("form", { role: "search", "aria-label": "Filters", class: "filters" });
     this.element.append(...fields, since, states, this.#clear);
-    this.element.addEventListener("input", () => this.#soon());
+    this.element.addEventListener("input", () => this.#changeSoon());
     this.element.addEventListener("submit", (event) => event.preventDefault());
     this.read();
   }
 
   /** @returns {Object} query parameters of the route */
   get fields() {
-    const { hours, ...rest } = this.asked;
+    const { hours, ...rest } = this.values;
     return { ...rest, since: hours && this.since };
   }
 
   /** @returns {boolean} whether any filter is set */
   get isSet() {
-    return query(this.asked).size > 0;
+    return query(this.values).size > 0;
   }
 
   /** Read the filters from the page's address. */
   read() {
     clearTimeout(this.#timer);
-    const given = new URLSearchParams(window.location.search);
-    for (const [name, input] of Object.entries(this.#texts)) input.value = given.get(name) ?? "";
-    for (const box of this.#states) box.checked = given.getAll("status").includes(box.value);
-    this.#hours.value = Object.hasOwn(SINCE, given.get("hours") ?? "") ? given.get("hours") ?? "" : "";
-    this.#take();
+    const parameters = new URLSearchParams(window.location.search);
+    for (const [name, input] of Object.entries(this.#texts)) input.value = parameters.get(name) ?? "";
+    for (const box of this.#states) box.checked = parameters.getAll("status").includes(box.value);
+    this.#hours.value = Object.hasOwn(SINCE, parameters.get("hours") ?? "") ? parameters.get("hours") ?? "" : "";
+    this.#update();
   }
 
-  #soon() {
+  #changeSoon() {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#change(), PAUSE_MS);
   }
 
   #change() {
-    this.#take();
+    this.#update();
     this.onChange();
   }
 
-  #take() {
+  #update() {
     const texts = Object.entries(this.#texts).map(([name, input]) => [name, input.value.trim()]);
     const status = this.#states.filter((box) => box.checked).map((box) => box.value);
-    this.asked = { ...Object.fromEntries(texts), status, hours: this.#hours.value };
+    this.values = { ...Object.fromEntries(texts), status, hours: this.#hours.value };
     this.since = new Date(Date.now() - Number(this.#hours.value) * HOUR_MS).toISOString();
     this.#clear.hidden = !this.isSet;
   }

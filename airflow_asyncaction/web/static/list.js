@@ -2,7 +2,7 @@
 // The list of actions: all, those of a Dag, or those of a Dag run.
 
 import { ROOT, Source, path, query, serverNow } from "./api.js";
-import { arrange, fill, make, say } from "./dom.js";
+import { arrange, fill, make, setText } from "./dom.js";
 import { Filters } from "./filters.js";
 import { ENDS, age, distance, plain, taskName } from "./format.js";
 import { Progress, State, actionPath, crumbs, time } from "./parts.js";
@@ -72,7 +72,7 @@ export class ListView {
     arrange(this.#body, [...rows.values()].map((row) => row.element));
     this.#table.hidden = rows.size === 0;
     this.#empty.hidden = rows.size > 0;
-    say(this.#empty, this.filters.isSet ? "No actions match these filters." : "There are no async actions yet.");
+    setText(this.#empty, this.filters.isSet ? "No actions match these filters." : "There are no async actions yet.");
     this.#showPages();
   }
 
@@ -80,7 +80,7 @@ export class ListView {
     this.#newer.disabled = this.#cursors.length === 0;
     this.#older.disabled = !this.#next;
     this.#newer.parentElement.hidden = this.#newer.disabled && this.#older.disabled;
-    say(this.#page, this.#cursors.length === 0 ? "Newest" : `Page ${this.#cursors.length + 1}`);
+    setText(this.#page, this.#cursors.length === 0 ? "Newest" : `Page ${this.#cursors.length + 1}`);
   }
 
   #showAges() {
@@ -90,7 +90,7 @@ export class ListView {
 
   /** Store the current page in the address, for reloads, the Back button and links. */
   get #address() {
-    const search = query({ ...this.filters.asked, cursor: this.#cursors });
+    const search = query({ ...this.filters.values, cursor: this.#cursors });
     return search.size > 0 ? `?${search}` : window.location.pathname;
   }
 
@@ -145,13 +145,13 @@ class Row {
     this.#state.show(action);
     this.#error.show(action);
     this.#progress.show(this.#error.element.hidden ? action : { ...action, message: null });
-    say(this.#runner, action.runner ?? "");
+    setText(this.#runner, action.runner ?? "");
     this.showAge(serverNow());
   }
 
   showAge(now) {
     if (ENDS.includes(this.action.status) && this.isOld) return;
-    say(this.#age, age(this.action, now));
+    setText(this.#age, age(this.action, now));
     const created = distance(this.action.createdAt, now);
     if (this.#created.textContent !== created) fill(this.#created, time(this.action.createdAt, created));
     this.isOld = now - Date.parse(this.action.createdAt) > 86400e3;
@@ -159,7 +159,7 @@ class Row {
 
   #showOnce(action) {
     this.#link.href = actionPath(action);
-    say(this.#link, action.type);
+    setText(this.#link, action.type);
     this.#link.title = action.type;
     const { dagId, runId, taskId, mapIndex } = action;
     if (!dagId) return;
@@ -181,8 +181,8 @@ class ShortError {
   show({ errorName, errorMessage, status }) {
     this.element.hidden = !ENDS.includes(status) || !errorName;
     this.element.dataset.state = status;
-    say(this.#name, errorName ?? "");
-    say(this.#message, errorMessage ? `: ${plain(errorMessage)}` : "");
+    setText(this.#name, errorName ?? "");
+    setText(this.#message, errorMessage ? `: ${plain(errorMessage)}` : "");
     this.element.title = this.element.textContent;
   }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Log panel: follows, searches and downloads the lines that a job reported.
 
-import { ApiError, ask, path, query } from "./api.js";
-import { fill, make, say } from "./dom.js";
+import { ApiError, fetchJson, path, query } from "./api.js";
+import { fill, make, setText } from "./dom.js";
 import { clockOf, counted, moment, plain } from "./format.js";
 
-const MOST = 10000;
+const MAX_LINES = 10000;
 const PAUSE_MS = 150;
 const AT_THE_END_PX = 24;
 const SEVERITIES = { CRITICAL: 50, FATAL: 50, ERROR: 40, WARNING: 30, WARN: 30, INFO: 20, DEBUG: 10, TRACE: 10 };
@@ -46,11 +46,11 @@ export class LogView {
     const title = make("div", { class: "panel-title" }, make("h2", {}, "Log", this.#count), this.#links);
     const head = make("div", { class: "panel-head" }, title, this.#tools);
     this.element = make("section", { class: "panel log" }, head, this.#trouble, this.#empty, this.#pane);
-    this.#search.addEventListener("input", () => this.#soon());
+    this.#search.addEventListener("input", () => this.#narrowSoon());
     this.#level.addEventListener("input", () => this.#narrow());
     this.#follow.addEventListener("input", () => this.#scroll());
-    this.#pane.addEventListener("scroll", () => this.#notice(), { passive: true });
-    const observer = new ResizeObserver(() => this.#look());
+    this.#pane.addEventListener("scroll", () => this.#onScroll(), { passive: true });
+    const observer = new ResizeObserver(() => this.#refresh());
     observer.observe(this.#list); // a line has its height once it is rendered
     observer.observe(this.#pane);
     this.#download.addEventListener("click", () => this.#save(fileName()));
@@ -69,7 +69,7 @@ export class LogView {
     lines.forEach((line, index) => {
       const shown = new Line(firstLine + index, line);
       this.#lines.push(shown);
-      shown.narrow(this.#sought, this.#severity);
+      shown.narrow(this.#searched, this.#severity);
       fragment.append(shown.element);
     });
     this.#list.append(fragment);
@@ -95,7 +95,7 @@ export class LogView {
     fill(this.#links, link);
   }
 
-  get #sought() {
+  get #searched() {
     return this.#search.value.toLowerCase();
   }
 
@@ -103,33 +103,33 @@ export class LogView {
     return Number(this.#level.value);
   }
 
-  #soon() {
+  #narrowSoon() {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#narrow(), PAUSE_MS);
   }
 
   #narrow() {
-    for (const line of this.#lines) line.narrow(this.#sought, this.#severity);
+    for (const line of this.#lines) line.narrow(this.#searched, this.#severity);
     this.#show();
   }
 
   /** Remove the oldest lines and the gaps between them. */
   #trim() {
-    if (this.#lines.length <= MOST) return;
-    this.#lines.splice(0, this.#lines.length - MOST);
+    if (this.#lines.length <= MAX_LINES) return;
+    this.#lines.splice(0, this.#lines.length - MAX_LINES);
     const [{ element, number }] = this.#lines;
     while (this.#left.nextSibling !== element) this.#left.nextSibling.remove();
     this.#left.hidden = false;
-    say(this.#left, `${counted(number - 1, "earlier line")} not shown. Download contains all lines that the server has`);
+    setText(this.#left, `${counted(number - 1, "earlier line")} not shown. Download contains all lines that the server has`);
   }
 
   #show() {
     this.#settle();
     const all = this.#lines.length;
-    const isNarrowed = this.#sought !== "" || this.#severity > 0;
+    const isNarrowed = this.#searched !== "" || this.#severity > 0;
     this.#found = isNarrowed ? this.#lines.filter((line) => !line.element.hidden) : this.#lines;
     const lines = this.#left.hidden ? counted(all, "line") : `the last ${counted(all, "line")}`;
-    say(this.#count, isNarrowed ? `${this.#found.length.toLocaleString("en")} of ${lines}` : all > 0 ? lines : "");
+    setText(this.#count, isNarrowed ? `${this.#found.length.toLocaleString("en")} of ${lines}` : all > 0 ? lines : "");
     this.#pane.style.setProperty("--digits", String(this.after).length);
     this.#pane.hidden = all === 0;
     this.#tools.hidden = all === 0;
@@ -145,12 +145,12 @@ export class LogView {
   #settle() {
     this.#changes += 1;
     requestAnimationFrame(() => {
-      this.#look();
+      this.#refresh();
       requestAnimationFrame(() => (this.#changes -= 1));
     });
   }
 
-  #look() {
+  #refresh() {
     this.#scroll();
     this.#mark();
   }
@@ -164,10 +164,10 @@ export class LogView {
       if (this.#found[middle].rectangle.bottom < top) from = middle + 1;
       else to = middle;
     }
-    for (; this.#found[from]?.rectangle.top < bottom; from += 1) this.#found[from].mark(this.#sought);
+    for (; this.#found[from]?.rectangle.top < bottom; from += 1) this.#found[from].mark(this.#searched);
   }
 
-  #notice() {
+  #onScroll() {
     this.#mark();
     if (this.#changes > 0) return;
     const { scrollHeight, scrollTop, clientHeight } = this.#pane;
@@ -177,12 +177,12 @@ export class LogView {
   async #save(name) {
     const lines = [...this.#lines];
     this.#download.disabled = true;
-    say(this.#trouble, "");
+    setText(this.#trouble, "");
     try {
       save(name, [...(await this.#readBefore(lines[0].number)), ...lines.map((line) => line.text)]);
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      say(this.#trouble, `${error.message}.`);
+      setText(this.#trouble, `${error.message}.`);
     } finally {
       this.#download.disabled = false;
     }
@@ -192,8 +192,8 @@ export class LogView {
     const texts = [];
     let isMore = true;
     for (let after = 0; isMore && after < number - 1; ) {
-      const page = await ask(`${path("actions", this.uuid, "logs")}?${query({ after })}`);
-      texts.push(...page.lines.slice(0, Math.max(0, number - page.firstLine)).map(written));
+      const page = await fetchJson(`${path("actions", this.uuid, "logs")}?${query({ after })}`);
+      texts.push(...page.lines.slice(0, Math.max(0, number - page.firstLine)).map(formatLine));
       after = page.lastLine;
       isMore = page.hasMore;
     }
@@ -226,21 +226,21 @@ class Line {
 
   /** Format a line for the download. */
   get text() {
-    return written(this.#line);
+    return formatLine(this.#line);
   }
 
   get rectangle() {
     return this.element.getBoundingClientRect();
   }
 
-  narrow(sought, severity) {
-    this.element.hidden = this.severity < severity || !this.#message.toLowerCase().includes(sought);
+  narrow(searched, severity) {
+    this.element.hidden = this.severity < severity || !this.#message.toLowerCase().includes(searched);
   }
 
-  mark(sought) {
-    if (sought === this.#marked) return;
-    this.#marked = sought;
-    fill(this.#shown, ...marked(this.#message, sought));
+  mark(searched) {
+    if (searched === this.#marked) return;
+    this.#marked = searched;
+    fill(this.#shown, ...highlight(this.#message, searched));
   }
 }
 
@@ -256,7 +256,7 @@ function messageOf({ message }) {
   return plain(String(message ?? ""));
 }
 
-function written(line) {
+function formatLine(line) {
   const at = isTimed(line) ? new Date(line.time).toISOString() : "";
   return `${[at, levelOf(line), messageOf(line)].filter(Boolean).join(" ")}\n`;
 }
@@ -269,14 +269,14 @@ function save(name, texts) {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 }
 
-function marked(message, sought) {
-  if (sought === "") return [message];
+function highlight(message, searched) {
+  if (searched === "") return [message];
   const parts = [];
   const lower = message.toLowerCase();
   let from = 0;
-  for (let at = lower.indexOf(sought); at >= 0; at = lower.indexOf(sought, from)) {
-    parts.push(message.slice(from, at), make("mark", {}, message.slice(at, at + sought.length)));
-    from = at + sought.length;
+  for (let at = lower.indexOf(searched); at >= 0; at = lower.indexOf(searched, from)) {
+    parts.push(message.slice(from, at), make("mark", {}, message.slice(at, at + searched.length)));
+    from = at + searched.length;
   }
   return [...parts, message.slice(from)];
 }

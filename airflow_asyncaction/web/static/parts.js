@@ -2,7 +2,7 @@
 // Components shared by the list and the view of an action.
 
 import { path } from "./api.js";
-import { fill, make, say } from "./dom.js";
+import { fill, make, setText } from "./dom.js";
 import { STATES, isSkipped, moment, plain, taskName } from "./format.js";
 
 /** Badge of a state. */
@@ -14,7 +14,7 @@ export class State {
     const isStopping = action.action === "STOP";
     this.element.dataset.state = STATES.includes(action.status) ? action.status : "";
     const word = isSkipped(action) ? "SKIPPED" : action.status;
-    say(this.element, isStopping ? "STOPPING" : word);
+    setText(this.element, isStopping ? "STOPPING" : word);
     this.element.title = isStopping ? `${word}, asked to stop` : "";
   }
 }
@@ -37,10 +37,10 @@ export class Progress {
       this.#bar.value = action.progress;
       this.#bar.setAttribute("aria-label", `Progress of ${action.type}`);
     }
-    say(this.#percent, isKnown ? `${Math.floor(action.progress)} %` : ""); // 99.6 % is not 100 %
+    setText(this.#percent, isKnown ? `${Math.floor(action.progress)} %` : ""); // 99.6 % is not 100 %
     const isScheduled = action.status === "SCHEDULED" && action.scheduledAt;
     const message = isScheduled ? `to run at ${moment(action.scheduledAt)}` : plain(action.message ?? "");
-    say(this.#message, message);
+    setText(this.#message, message);
     this.#message.title = message;
   }
 }

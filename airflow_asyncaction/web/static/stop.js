@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stop button with a confirmation dialog.
 
-import { ApiError, ask, path } from "./api.js";
-import { make, say } from "./dom.js";
+import { ApiError, fetchJson, path } from "./api.js";
+import { make, setText } from "./dom.js";
 import { ENDS } from "./format.js";
 
-const WHAT_HAPPENS =
+const EXPLANATION =
   "The job is asked to stop, and killed after its grace period. Its task fails and is not retried.";
 
 /** The button and its dialog. */
 export class StopButton {
-  #open = make("button", { type: "button", class: "danger", hidden: true, on: { click: () => this.#ask() } }, "Stop");
+  #open = make("button", { type: "button", class: "danger", hidden: true, on: { click: () => this.#confirm() } }, "Stop");
   #question = make("h2", { id: "stop-question" });
   #trouble = make("p", { class: "trouble", role: "alert" });
-  #keep = make("button", { type: "button", on: { click: () => this.#dialog.close() } }, "Cancel");
+  #cancel = make("button", { type: "button", on: { click: () => this.#dialog.close() } }, "Cancel");
   #stop = make("button", { type: "button", class: "danger solid", on: { click: () => this.#send() } }, "Stop it");
   #dialog = make(
     "dialog",
     { "aria-labelledby": "stop-question" },
     this.#question,
-    make("p", {}, WHAT_HAPPENS),
+    make("p", {}, EXPLANATION),
     this.#trouble,
-    make("div", { class: "buttons" }, this.#keep, this.#stop),
+    make("div", { class: "buttons" }, this.#cancel, this.#stop),
   );
   element = make("div", { class: "stop" }, this.#open, this.#dialog);
 
@@ -39,26 +39,26 @@ export class StopButton {
     const isStopping = action.action === "STOP";
     this.#open.hidden = ENDS.includes(action.status) || action.canStop === false;
     this.#open.disabled = isStopping;
-    say(this.#open, isStopping ? "Stopping…" : "Stop");
-    say(this.#question, `Stop ${action.type}?`);
+    setText(this.#open, isStopping ? "Stopping…" : "Stop");
+    setText(this.#question, `Stop ${action.type}?`);
     if (this.#open.hidden && this.#dialog.open) this.#dialog.close();
   }
 
-  #ask() {
-    say(this.#trouble, "");
+  #confirm() {
+    setText(this.#trouble, "");
     this.#dialog.showModal();
-    this.#keep.focus();
+    this.#cancel.focus();
   }
 
   async #send() {
     this.#stop.disabled = true;
     try {
-      await ask(path("actions", this.uuid, "stop"), "PUT");
+      await fetchJson(path("actions", this.uuid, "stop"), "PUT");
       this.#dialog.close();
       this.onDone();
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
-      say(this.#trouble, error.status === 403 ? "You do not have permission to stop this action." : `${error.message}.`);
+      setText(this.#trouble, error.status === 403 ? "You do not have permission to stop this action." : `${error.message}.`);
       if (error.status === 409) this.onDone();
     } finally {
       this.#stop.disabled = false;

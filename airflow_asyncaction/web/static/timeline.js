@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Timeline of an action: reports, refused reports with reasons, and messages of the runner.
 
-import { arrange, fill, make, say } from "./dom.js";
+import { arrange, fill, make, setText } from "./dom.js";
 import { paneAtEnd } from "./error.js";
 import { ENDS, clockOf, counted, dayOf, isSkipped, moment, prettyText } from "./format.js";
 
-const MOST = 400;
+const MAX_EVENTS = 400;
 const REPEATED = ["heartbeat", "report", "RUNNING"];
 const TITLES = {
   queued: "Queued",
@@ -60,9 +60,9 @@ export class Timeline {
 
   /** @param {Object} action */
   show(action) {
-    const events = [...beginnings(action), ...grouped(this.#reports, action), ...ends(action)];
+    const events = [...startEvents(action), ...grouped(this.#reports, action), ...endEvents(action)];
     events.sort((one, other) => Date.parse(one.at) - Date.parse(other.at));
-    const left = Math.max(0, events.length - MOST);
+    const left = Math.max(0, events.length - MAX_EVENTS);
     const entries = new Map();
     for (const event of withDays(events.slice(left))) {
       const entry = this.#entries.get(event.key) ?? (event.day ? new Day(event.day) : new Entry());
@@ -86,9 +86,9 @@ class Entry {
     this.element.dataset.tone = tone;
     this.#time.dateTime = at;
     this.#time.title = `${moment(at)} (${at})`;
-    say(this.#time, clockOf(at));
-    say(this.#title, title);
-    say(this.#more, more);
+    setText(this.#time, clockOf(at));
+    setText(this.#title, title);
+    setText(this.#more, more);
     if (body && this.#body === null) {
       this.#body = make("pre", { tabindex: 0, role: "group", "aria-label": "Request body" });
       fill(this.#body, prettyText(body));
@@ -114,7 +114,7 @@ function withDays(events) {
   );
 }
 
-function beginnings({ createdAt, scheduledAt, startedAt, requestedBy }) {
+function startEvents({ createdAt, scheduledAt, startedAt, requestedBy }) {
   return [
     { key: "created", at: createdAt, title: "Created", more: requestedBy ? `by ${requestedBy}` : "" },
     scheduledAt && { key: "scheduled", at: createdAt, title: "Scheduled", more: `to run at ${moment(scheduledAt)}` },
@@ -122,7 +122,7 @@ function beginnings({ createdAt, scheduledAt, startedAt, requestedBy }) {
   ].filter(Boolean);
 }
 
-function ends({ status, endedAt, errorName }) {
+function endEvents({ status, endedAt, errorName }) {
   if (!endedAt || !ENDS.includes(status)) return [];
   const more = errorName ?? "";
   const tone = isSkipped({ status, errorName }) ? "" : status === "SUCCESS" ? "good" : "bad";
@@ -183,15 +183,15 @@ function single({ id, kind, receivedAt, refusedWith, body, logCount, scheme, req
     const reason = Object.hasOwn(REASONS, refusedWith) ? `${REASONS[refusedWith]} (${refusedWith})` : refusedWith;
     return { ...event, title: `Refused: ${title}`, more: reason, tone: "refused" };
   }
-  const exit = kind === "exit" ? exitWords(action.exit) : "";
+  const exit = kind === "exit" ? formatExit(action.exit) : "";
   const lines = logCount > 0 && kind !== "file" ? counted(logCount, "log line") : "";
   const signed = scheme === "v1" && kind === kind.toUpperCase() ? "signed with v1" : "";
   return { ...event, more: [exit, lines, signed].filter(Boolean).join(", ") };
 }
 
 /** @param {?Object} exit reported by the runner @returns {string} e.g. `code 137, OOMKilled` */
-export function exitWords(exit) {
+export function formatExit(exit) {
   const { code, signal, reason } = exit ?? {};
-  const isThere = (value) => value !== null && value !== undefined;
-  return [isThere(code) && `code ${code}`, isThere(signal) && `signal ${signal}`, reason].filter(Boolean).join(", ");
+  const isPresent = (value) => value !== null && value !== undefined;
+  return [isPresent(code) && `code ${code}`, isPresent(signal) && `signal ${signal}`, reason].filter(Boolean).join(", ");
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files as they are announced, referred to and described: what is taken, and what is malformed."""
+"""Announcements, references and records of files: valid and malformed ones."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def test_an_announcement_is_read_whole() -> None:
     )
 
 
-def test_null_is_as_if_it_was_left_out() -> None:
+def test_null_is_the_same_as_missing() -> None:
     optional = ("sha256", "size", "name", "mimetype", "metadata")
     assert Announcement.from_json({**LEAST, **dict.fromkeys(optional)}) == Announcement.from_json(LEAST)
 
 
-def test_digests_are_taken_in_upper_case_and_kept_in_lower_case() -> None:
+def test_upper_case_digests_are_converted_to_lower_case() -> None:
     found = Announcement.from_json(
         {"hash": MD5.upper(), "challenge": CHALLENGE.upper(), "sha256": SHA256.upper()}
     )
@@ -101,7 +101,7 @@ def test_digests_are_taken_in_upper_case_and_kept_in_lower_case() -> None:
     "value",
     ["", "0", MD5[1:], SHA256 + "0", "g" * 32, f"{MD5}\n", f" {MD5}", "\u0660" * 32, 0, True, [MD5], {}],
 )
-def test_what_is_no_digest_is_refused(field: str, value: object) -> None:
+def test_invalid_digests_are_rejected(field: str, value: object) -> None:
     assert refused_field({**LEAST, field: value}) == field
 
 
@@ -111,12 +111,12 @@ def test_a_digest_that_is_missing_is_refused(field: str) -> None:
 
 
 @pytest.mark.parametrize("size", [-1, 2**63, 1.0, math.inf, True, "1", [], {}])
-def test_what_is_no_size_is_refused(size: object) -> None:
+def test_invalid_sizes_are_rejected(size: object) -> None:
     assert refused_field({**LEAST, "size": size}) == "size"
 
 
 @pytest.mark.parametrize("size", [0, 2**63 - 1])
-def test_any_size_that_can_be_is_taken(size: int) -> None:
+def test_all_valid_sizes_are_accepted(size: int) -> None:
     assert Announcement.from_json({**LEAST, "size": size}).size_bytes == size
 
 
@@ -135,7 +135,7 @@ def test_any_size_that_can_be_is_taken(size: int) -> None:
         ["a/b"],
     ],
 )
-def test_what_is_no_mimetype_is_refused(mimetype: object) -> None:
+def test_invalid_mimetypes_are_rejected(mimetype: object) -> None:
     assert refused_field({**LEAST, "mimetype": mimetype}) == "mimetype"
 
 
@@ -152,7 +152,7 @@ def test_metadata_must_be_an_object(metadata: object) -> None:
 
 
 @given(fields=st.dictionaries(st.sampled_from(["sha256", "size", "name", "mimetype"]), anything))
-def test_any_announcement_is_taken_or_malformed(fields: dict[str, Any]) -> None:
+def test_any_announcement_is_parsed_or_malformed(fields: dict[str, Any]) -> None:
     try:
         found = Announcement.from_json({**LEAST, **fields})
     except MalformedRequest as refused:
@@ -170,7 +170,7 @@ def test_a_property_is_an_identifier(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "9", "a-b", "a.b", "a/b", "a\n", "é", "x" * 65, "\0", None, 1, ["a"]])
-def test_what_is_no_property_is_refused(name: object) -> None:
+def test_invalid_properties_are_rejected(name: object) -> None:
     with pytest.raises(MalformedRequest) as raised:
         checked_property(name)
     assert raised.value.field == "property"
@@ -190,7 +190,7 @@ def test_a_name_is_a_relative_path(name: str) -> None:
     ],
     ids=ascii,
 )
-def test_what_is_no_relative_path_is_refused(name: object) -> None:
+def test_invalid_names_are_rejected(name: object) -> None:
     with pytest.raises(MalformedRequest) as raised:
         checked_name(name)
     assert raised.value.field == "name"
@@ -198,7 +198,7 @@ def test_what_is_no_relative_path_is_refused(name: object) -> None:
 
 @given(name=st.text(st.sampled_from("ab./\\\0\n:~")) | st.text())
 @example(name="a/..")
-def test_a_name_that_is_taken_stays_below_its_folder(name: str) -> None:
+def test_accepted_names_stay_below_their_folder(name: str) -> None:
     if is_file_name(name):
         path = PurePosixPath(name)
         assert not path.is_absolute()
@@ -207,7 +207,7 @@ def test_a_name_that_is_taken_stays_below_its_folder(name: str) -> None:
         assert ".." not in PureWindowsPath(name).parts
 
 
-def test_a_reference_is_what_a_record_says() -> None:
+def test_a_record_is_a_valid_reference() -> None:
     said = json.loads(json.dumps(RECORD.to_json()))
     assert FileReference.from_json(said) == FileReference(RECORD.action, "model", 3, SHA256)
 
@@ -227,7 +227,7 @@ def test_a_reference_is_what_a_record_says() -> None:
         ({"sha256": None}, "sha256"),
     ],
 )
-def test_what_is_no_reference_is_refused(change: dict[str, object], field: str) -> None:
+def test_invalid_references_are_rejected(change: dict[str, object], field: str) -> None:
     with pytest.raises(MalformedRequest) as raised:
         FileReference.from_json({**RECORD.to_json(), **change})
     assert raised.value.field == field
@@ -239,7 +239,7 @@ def test_a_reference_must_be_an_object(value: object) -> None:
         FileReference.from_json(value)
 
 
-def test_a_record_says_all_to_a_task_and_to_a_job_not_where_it_is_kept() -> None:
+def test_only_tasks_learn_the_location_of_a_file() -> None:
     assert RECORD.to_json() == {
         "name": "a/b.bin",
         "property": "model",

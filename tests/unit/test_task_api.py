@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task and the API server say to each other arrives as it was said; results reach XCom as they may."""
+"""Task API: messages survive serialization, and results become values that an XCom can hold."""
 
 from __future__ import annotations
 
@@ -117,22 +117,22 @@ def refused_field(read: Callable[[dict[str, Any]], object], fields: dict[str, An
 
 
 @given(spec=specs)
-def test_what_a_task_asks_for_arrives(spec: ActionSpec) -> None:
+def test_specs_survive_serialization(spec: ActionSpec) -> None:
     assert ActionSpec.from_json(sent(spec.to_json())) == spec
 
 
 @given(view=views)
-def test_what_a_task_sees_arrives(view: TaskView) -> None:
+def test_task_views_survive_serialization(view: TaskView) -> None:
     assert TaskView.from_json(sent(view.to_json())) == view
 
 
 @given(word=words)
-def test_what_a_runner_says_arrives(word: RunnerMessage) -> None:
+def test_runner_messages_survive_serialization(word: RunnerMessage) -> None:
     assert message_from_json(sent(message_to_json(word))) == word
 
 
 @pytest.mark.parametrize("letter", ["x", "\0", "\u00e9", "\u65e5", "\U0001f600"])
-def test_an_exit_fits_into_a_request_whatever_a_job_has_said(letter: str) -> None:
+def test_an_exit_with_long_texts_fits_into_a_request(letter: str) -> None:
     said = letter * 10**6
     exit_ = Exit(code=1, reason=said, message=said, tail=[said] * 30)
     arrived = message_from_json(sent(message_to_json(exit_)))
@@ -142,7 +142,7 @@ def test_an_exit_fits_into_a_request_whatever_a_job_has_said(letter: str) -> Non
 
 
 @given(lines=st.lists(st.integers(0, MAX_TAIL_CHARS).map(lambda size: "x" * size), max_size=30))
-def test_what_is_kept_of_the_last_lines_is_their_end(lines: list[str]) -> None:
+def test_long_last_lines_keep_their_end(lines: list[str]) -> None:
     kept = "\n".join(cut_tail(lines))
     assert "\n".join(lines[-TAIL_LINES:])[-MAX_TAIL_CHARS:].removeprefix("\n") == kept.removeprefix("\n")
 
@@ -159,12 +159,12 @@ def test_a_wrong_request_is_malformed_and_nothing_else(fields: dict[str, Any]) -
         values | st.sampled_from(["launched", "exit", "stop", "abandon"]),
     )
 )
-def test_a_wrong_word_is_malformed_and_nothing_else(fields: dict[str, Any]) -> None:
+def test_an_invalid_runner_message_is_malformed(fields: dict[str, Any]) -> None:
     assert refused_field(message_from_json, fields) in {None, *WORD_FIELDS}
 
 
 def fits(value: Any) -> bool:
-    """Return whether an XCom can hold a value as it is, by other means than the package's."""
+    """Return whether an XCom can hold a value unchanged, without using the package's own check."""
     if isinstance(value, dict):
         return all(fits(key) and key not in RESERVED for key in value) and all(map(fits, value.values()))
     if isinstance(value, list):
@@ -175,7 +175,7 @@ def fits(value: Any) -> bool:
 
 
 def revived(pushed: Any, value: Any) -> Any:
-    """Return a value again from what became of it: in place of a part that does not fit is its JSON text."""
+    """Restore a value from its XCom, in which parts that do not fit are replaced by their JSON text."""
     if isinstance(value, dict | list) and type(pushed) is type(value):
         names: Any = value if isinstance(value, dict) else range(len(value))
         pairs = {name: revived(pushed[name], value[name]) for name in names}
@@ -190,7 +190,7 @@ def revived(pushed: Any, value: Any) -> Any:
 @example(-(2**63) - 1)
 @example(10**400)
 @example([True, {"a\0": 1}, {"a": ["\0", "\\u0000", {"__type": {"b": 2**70}}]}])
-def test_results_are_the_xcom_but_for_what_it_cannot_hold(value: Any) -> None:
+def test_results_become_the_xcom_except_for_unsupported_parts(value: Any) -> None:
     pushed = strict_json.for_xcom(strict_json.dumps(value))
     assert fits(pushed)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(serialize(pushed))) == pushed
@@ -202,12 +202,12 @@ def test_results_are_the_xcom_but_for_what_it_cannot_hold(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", ["\udfff"], {"\ud800": 1}])
-def test_what_only_another_deployment_says_is_made_to_fit_too(value: Any) -> None:
+def test_values_of_other_deployments_are_made_to_fit(value: Any) -> None:
     pushed = json.dumps(strict_json.as_xcom(value), ensure_ascii=False, allow_nan=False)
     assert pushed.encode().decode() == pushed
 
 
-def test_what_is_nested_too_deep_is_text() -> None:
+def test_values_nested_too_deep_become_text() -> None:
     value: Any = "core"
     for _ in range(500):
         value = [value]
@@ -237,5 +237,5 @@ def test_a_result_that_airflow_would_build_objects_from_stays_text(
         assert strict_json.for_xcom(strict_json.dumps(nested)) == pushed
 
 
-def test_a_reserved_word_that_is_no_key_changes_nothing() -> None:
+def test_reserved_words_outside_keys_change_nothing() -> None:
     assert strict_json.for_xcom(JsonText('["__classname__"]')) == ["__classname__"]
