@@ -42,10 +42,10 @@ def to_form_field(schema: Schema) -> Schema:
 
 def _add_item_type(field: Schema, root: Schema) -> Schema:
     """Add a type to the items of an array. Without one, the form treats them as strings."""
-    given = field.get(_ITEMS, True)
-    if given is False:
+    declared = field.get(_ITEMS, True)
+    if declared is False:
         return field
-    items = _add_type(_resolve({} if given is True else given, root), root)
+    items = _add_type(_resolve({} if declared is True else declared, root), root)
     choices = items.get(_ENUM)
     if choices and items[_TYPE] == _STRING:
         return {"examples": choices, **field, _ITEMS: items}  # a multi-select field

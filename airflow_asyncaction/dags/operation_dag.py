@@ -46,12 +46,12 @@ class OperationOperator(AsyncActionOperator):
         """Render the fields, then set the input: it is user input, never a template."""
         self.arguments = self._before_input
         super().render_template_fields(context, jinja_env)
-        given = build_input(context["dag_run"].conf, self._input)
+        fields = build_input(context["dag_run"].conf, self._input)
         if self.service_name is None:
-            self.arguments = given
+            self.arguments = fields
         else:
             check_positional(self.arguments)
-            self.arguments = [*self.arguments, given]
+            self.arguments = [*self.arguments, fields]
 
 
 class FunctionOperator(ServiceActionOperator):

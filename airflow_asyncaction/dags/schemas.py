@@ -57,7 +57,7 @@ def build_params(schema: Schema) -> dict[str, Param]:
 def build_input(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any]:
     """Return an operation's input: the run's conf and defaults, without fields left empty in a form."""
     properties: Mapping[str, Any] = schema.get("properties", {})
-    given = {
+    filled = {
         name: value
         for name, value in (conf or {}).items()
         if value is not None or name not in properties or _accepts_null(_detach(properties[name], schema))
@@ -67,7 +67,7 @@ def build_input(conf: Mapping[str, Any] | None, schema: Schema) -> dict[str, Any
         for name, part in properties.items()
         if isinstance(part, Mapping) and "default" in part
     }
-    return {**defaults, **given}
+    return {**defaults, **filled}
 
 
 def infer_input_schema(function: Callable[..., Any]) -> Schema:
@@ -107,15 +107,15 @@ def infer_output_schema(function: Callable[..., Any]) -> Schema | None:
     return None if hint is Any else _infer_schema(hint, f"The return type of {function.__name__}")
 
 
-def check_argument_names(function: Callable[..., Any], given: Collection[str]) -> None:
-    """Check that a function has all given arguments. Airflow would silently drop others.
+def check_argument_names(function: Callable[..., Any], names: Collection[str]) -> None:
+    """Check that a function has all named arguments. Airflow would silently drop others.
 
     :raises ValueError: the function lacks an argument, or one is ``job``, which users must not set
     """
     parameters = inspect.signature(function).parameters
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     known = [name for name, each in parameters.items() if each.kind in _NAMED and name != _JOB]
-    for name in given:
+    for name in names:
         if name == _JOB:
             raise ValueError(
                 f"{_JOB!r} cannot be an argument of an operation: the function gets the job there"
@@ -126,15 +126,15 @@ def check_argument_names(function: Callable[..., Any], given: Collection[str]) -
             raise ValueError(f"The operation's function has no argument {name!r}: {hint}")
 
 
-def convert_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def convert_arguments(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Convert JSON values to the types that a function's annotations name, such as dates.
 
     :raises ValueError: a value is of another type, or the function lacks an argument
     """
-    check_argument_names(function, given)
+    check_argument_names(function, values)
     hints = get_type_hints(function, include_extras=True)
     return {
-        name: TypeAdapter[Any](hints.get(name, Any)).validate_python(value) for name, value in given.items()
+        name: TypeAdapter[Any](hints.get(name, Any)).validate_python(value) for name, value in values.items()
     }
 
 

@@ -34,10 +34,14 @@ class _DecoratedService(DecoratedOperator, ServiceActionOperator):
         **kwargs: Any,
     ) -> None:
         # DecoratedOperator requires an argument for every parameter. The one for "job" comes later.
-        given = dict(op_kwargs or {})
-        if wants_job(python_callable, op_args or (), given):
-            given["job"] = None
-        call: dict[str, Any] = {"python_callable": python_callable, "op_args": op_args, "op_kwargs": given}
+        arguments = dict(op_kwargs or {})
+        if wants_job(python_callable, op_args or (), arguments):
+            arguments["job"] = None
+        call: dict[str, Any] = {
+            "python_callable": python_callable,
+            "op_args": op_args,
+            "op_kwargs": arguments,
+        }
         super().__init__(**call, kwargs_to_upstream=call, **kwargs)
 
 

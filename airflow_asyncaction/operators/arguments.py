@@ -92,38 +92,38 @@ def check_positional(arguments: Any) -> None:
 
 
 def derive_arguments(
-    type_: str | None, output_assets: Mapping[str, Asset] | None, given: Mapping[str, Any]
+    type_: str | None, output_assets: Mapping[str, Asset] | None, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the arguments that follow from a type and output assets.
 
-    :param given: Airflow's arguments as the Dag author gave them
+    :param arguments: Airflow's arguments as the Dag author passed them
     :raises ValueError: a value is not an asset, or a property name is invalid
     """
     derived: dict[str, Any] = {}
-    given = {**(given.get("default_args") or {}), **given}
+    arguments = {**(arguments.get("default_args") or {}), **arguments}
     assets = check_assets(output_assets)
     if assets:
-        derived["outlets"] = _all_outlets(given.get("outlets"), assets)
-    if type_ is not None and given.get("doc_json") is None:
+        derived["outlets"] = _all_outlets(arguments.get("outlets"), assets)
+    if type_ is not None and arguments.get("doc_json") is None:
         # The API server reads the type from here when the Dag is launched as an operation.
         derived["doc_json"] = Declaration(type=type_).to_doc()
     return derived
 
 
-def find_argument(name: str, given: Mapping[str, Any], default_args: Mapping[str, Any] | None) -> Any:
+def find_argument(name: str, arguments: Mapping[str, Any], default_args: Mapping[str, Any] | None) -> Any:
     """Return an argument of a task that is about to be mapped, or its value in the nearest ``default_args``.
 
-    :param given: arguments of the task, including its Dag and task group
+    :param arguments: those of the task, including its Dag and task group
     :param default_args: of the task itself
     """
-    groups = (getattr(given.get(owner), "default_args", None) for owner in ("task_group", "dag"))
-    sources = (source for source in (given, default_args, *groups) if source)
+    groups = (getattr(arguments.get(owner), "default_args", None) for owner in ("task_group", "dag"))
+    sources = (source for source in (arguments, default_args, *groups) if source)
     return next((source[name] for source in sources if name in source), None)
 
 
 def _all_outlets(outlets: Any, assets: Mapping[str, Asset]) -> list[Any]:
-    given = outlets if isinstance(outlets, list | tuple) else [outlets] if outlets else []
-    return [*given, *(asset for asset in assets.values() if asset not in given)]
+    declared = outlets if isinstance(outlets, list | tuple) else [outlets] if outlets else []
+    return [*declared, *(asset for asset in assets.values() if asset not in declared)]
 
 
 def use_linear_params(task: BaseOperator) -> None:

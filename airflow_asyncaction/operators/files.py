@@ -94,8 +94,8 @@ def attach_inputs(
     from airflow_asyncaction.job.proxies import Proxies
 
     contents = ContentClient(proxies=Proxies.of_worker(hook.base_url))
-    for property_, given in checked.items():
-        for source in resolve_input(property_, given):
+    for property_, value in checked.items():
+        for source in resolve_input(property_, value):
             if isinstance(source, FileReference):
                 hook.link_input(credentials, property_, source)
                 continue
@@ -109,38 +109,38 @@ def attach_inputs(
             )
 
 
-def resolve_input(property_: str, given: Any) -> Iterator[InputFile | FileReference]:
+def resolve_input(property_: str, value: Any) -> Iterator[InputFile | FileReference]:
     """Return the files of an input.
 
     :raises ValueError: it is not a file
     :raises FileNotFoundError: it does not exist
     """
-    if isinstance(given, Mapping):
+    if isinstance(value, Mapping):
         try:
-            yield FileReference.from_json(given)
+            yield FileReference.from_json(value)
         except MalformedRequest as error:
             raise ValueError(f"inputs[{property_!r}] is not a file of an action: {error}") from None
-    elif isinstance(given, ObjectStoragePath | PurePath | str):
-        yield from _find_files(property_, _as_path(property_, given))
-    elif isinstance(given, Sequence):
-        for each in given:
+    elif isinstance(value, ObjectStoragePath | PurePath | str):
+        yield from _find_files(property_, _as_path(property_, value))
+    elif isinstance(value, Sequence):
+        for each in value:
             yield from resolve_input(property_, each)
-    elif given is None:
+    elif value is None:
         raise ValueError(f"inputs[{property_!r}] is None: the upstream task has no such output file")
     else:
         raise ValueError(
-            f"inputs[{property_!r}] is of type {type(given).__name__}: it must be a path, a URL, an"
+            f"inputs[{property_!r}] is of type {type(value).__name__}: it must be a path, a URL, an"
             " ObjectStoragePath, a file of an upstream task, or a list of these"
         )
 
 
-def _as_path(property_: str, given: ObjectStoragePath | PurePath | str) -> AnyPath:
-    if isinstance(given, ObjectStoragePath):
-        return given
-    if isinstance(given, str) and "://" in given:
-        parts = urlsplit(given)
-        return Path(unquote(parts.path)) if parts.scheme == "file" else ObjectStoragePath(given)
-    path = Path(given)
+def _as_path(property_: str, value: ObjectStoragePath | PurePath | str) -> AnyPath:
+    if isinstance(value, ObjectStoragePath):
+        return value
+    if isinstance(value, str) and "://" in value:
+        parts = urlsplit(value)
+        return Path(unquote(parts.path)) if parts.scheme == "file" else ObjectStoragePath(value)
+    path = Path(value)
     if not path.is_absolute():
         raise ValueError(
             f"inputs[{property_!r}] is the relative path {os.fspath(path)!r}: use an absolute path or a URL"

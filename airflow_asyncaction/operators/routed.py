@@ -68,15 +68,15 @@ class AsyncActionOperator(BaseActionOperator):
     def __init__(self, *, type: str, **kwargs: Any) -> None:  # noqa: A002 - the protocol's word
         choice = _choose(type)
         default_args = kwargs.get("default_args") or {}
-        given = {**default_args, **kwargs}
-        self._given = {name: given[name] for name in runner_config.COMMON_OPTIONS if name in given}
+        passed = {**default_args, **kwargs}
+        self._passed = {name: passed[name] for name in runner_config.COMMON_OPTIONS if name in passed}
         if isinstance(choice, RunnerConfig):
             configured = {
                 name: choice.options[name]
                 for name in runner_config.COMMON_OPTIONS
-                if name in choice.options and name not in self._given
+                if name in choice.options and name not in self._passed
             }
-            placement = {name: getattr(choice, name) for name in _FOR_SCHEDULER if name not in given}
+            placement = {name: getattr(choice, name) for name in _FOR_SCHEDULER if name not in passed}
             kwargs = {**kwargs, **configured, **{name: value for name, value in placement.items() if value}}
         super().__init__(type=type, **kwargs)
         self._choice = choice
@@ -154,7 +154,7 @@ class AsyncActionOperator(BaseActionOperator):
             "method": self.method,
             "execution_timeout": self.execution_timeout,
             "do_xcom_push": self.do_xcom_push,
-            **self._given,
+            **self._passed,
         }
         if isinstance(choice, NoMatch):
             exit_ = Exit(reason=NoRunner.__name__, message=str(choice))
@@ -209,7 +209,7 @@ class _AnyRunnerOperator(BaseActionOperator):
         self._make_runner = runner
 
     def make_runner(self, context: Mapping[str, Any]) -> Runner:
-        """Return the given runner."""
+        """Return the runner."""
         return self._make_runner(self)
 
     def build_spec(self, runner: Runner) -> ActionSpec:
