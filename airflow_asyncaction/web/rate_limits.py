@@ -60,10 +60,7 @@ class TokenBuckets:
 
     def is_used_up(self, key: str) -> bool:
         """Return whether a bucket is empty."""
-        if self._per_second <= 0:
-            return False
-        with self._lock:
-            return self._tokens(key, time.monotonic()) < 1
+        return self.seconds_until(key) > 0
 
     def seconds_until(self, key: str) -> float:
         """Return the time until a bucket has a token; 0 if it has one now."""
@@ -94,7 +91,8 @@ class TokenBuckets:
 def limit_requests(app: Flask, actions: Actions, settings: Settings) -> None:
     """Refuse requests of a job or task that has used up its budget with 429, before the body is read.
 
-    For a job, the action's log gets a warning about it, at most once a minute.
+    A request counts once its signature is verified: ``SignedRequest.prove`` then sets
+    ``g.authenticated_bytes``. For a job, the action's log gets a warning, at most once a minute.
     """
     requests = TokenBuckets(settings.max_requests_per_second)
     bytes_ = TokenBuckets(settings.max_bytes_per_second)
@@ -124,14 +122,6 @@ def limit_requests(app: Flask, actions: Actions, settings: Settings) -> None:
                 with suppress(StoreUnavailable):  # the request itself succeeded
                     actions.log_warning(_action_id(), _WARNING, datetime.now(UTC))
         return response
-
-
-def count_request(size_bytes: int) -> None:
-    """Count the current request against its sender's budget. Call it once the signature is verified.
-
-    :param size_bytes: size of the body
-    """
-    g.authenticated_bytes = size_bytes
 
 
 def _action_id() -> JobId:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import cast
 
-from flask import Request
+from flask import Request, g
 
 from airflow_asyncaction.exceptions import SignatureError
 from airflow_asyncaction.protocol.actions import unix_ms
@@ -23,7 +23,6 @@ from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.store.secret import Secrets
-from airflow_asyncaction.web.rate_limits import count_request
 from airflow_asyncaction.web.raw_request import raw_path, raw_query, read_body
 
 # Used for unknown actions, so that their requests take the same time.
@@ -86,7 +85,7 @@ class SignedRequest:
         )
         if credentials is None or not self._accepts_scheme(credentials):
             raise SignatureError
-        count_request(len(self.content.body))
+        g.authenticated_bytes = len(self.content.body)  # counts against the budget (web.rate_limits)
         return credentials
 
     def _accepts_scheme(self, credentials: Credentials) -> bool:
@@ -95,23 +94,12 @@ class SignedRequest:
         return self.claim.scheme in self.caller.value
 
 
-def parse_job_request(request: Request, settings: Settings) -> SignedRequest:
-    """Parse a request to a job route.
+def parse_signed_request(request: Request, settings: Settings, caller: Caller) -> SignedRequest:
+    """Parse a request to a signed route.
 
+    :param caller: the caller that the route belongs to
     :raises SignatureError: the headers are malformed
     """
-    return _parse(request, settings, Caller.JOB)
-
-
-def parse_task_request(request: Request, settings: Settings) -> SignedRequest:
-    """Parse a request to a task route. Tasks sign with the action's task key, using v2 only.
-
-    :raises SignatureError: the headers are malformed
-    """
-    return _parse(request, settings, Caller.TASK)
-
-
-def _parse(request: Request, settings: Settings, caller: Caller) -> SignedRequest:
     claim = read_claim(cast("Mapping[str, str]", request.headers))
     body = read_body(request, settings.limits.body_bytes)
     content = Content(request.method, raw_path(request.environ), raw_query(request.environ), body)

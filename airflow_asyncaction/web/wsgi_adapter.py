@@ -11,19 +11,20 @@ import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from os import SEEK_END
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from a2wsgi.wsgi import build_environ
+from starlette.types import Receive, Scope, Send
+from werkzeug.test import run_wsgi_app
 
 from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER
-from airflow_asyncaction.web.asgi import Receive, Scope, Send, TransferDeadline, mounted_path, send_refusal
+from airflow_asyncaction.web.asgi import TransferDeadline, mounted_path, refusal_response
 from airflow_asyncaction.web.rate_limits import Exchange, Sender, Throttle
 
 LOOP = "asyncaction.loop"
@@ -46,19 +47,10 @@ _SENDERS = {
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-@dataclass
-class _Response:
-    status: int = 500
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytes = b""
-
-    def start(self, status: str, headers: list[tuple[str, str]], _exc_info: Any = None) -> Callable[..., Any]:
-        self.status = int(status.split(" ", 1)[0])
-        self.headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        return self._write
-
-    def _write(self, chunk: bytes) -> None:
-        self.body += chunk
+class _Response(NamedTuple):
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
 
 
 class _BodyMissing(Exception):
@@ -108,7 +100,7 @@ class BufferedWsgi:
                 try:
                     is_whole = await self._read(receive, body)
                 except _BodyMissing as error:
-                    await send_refusal(error.refusal, send)
+                    await refusal_response(error.refusal)(scope, receive, send)
                     return
             body.seek(0)
             response = await self._serve(scope, body)
@@ -192,15 +184,9 @@ class BufferedWsgi:
         environ["asgi.scope"] = scope
         environ[LOOP] = loop
         environ["wsgi.input_terminated"] = True  # a chunked body has no declared length
-        response = _Response()
-        chunks = self._app(environ, response.start)
-        try:
-            response.body += b"".join(chunks)
-        finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
-        return response
+        chunks, status, headers = run_wsgi_app(self._app, environ, buffered=True)
+        encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        return _Response(int(status.split(" ", 1)[0]), encoded, b"".join(chunks))
 
 
 def _identify_sender(scope: Scope) -> Sender:

@@ -14,12 +14,12 @@ from airflow.api_fastapi.app import init_plugins
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from flask import Flask
+from starlette.types import ASGIApp
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.plugins.asyncaction import AsyncActionPlugin, LazyApp
 from airflow_asyncaction.web.app import Serving
-from airflow_asyncaction.web.asgi import AsgiApp
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 PREFIX = "/af"
@@ -40,7 +40,7 @@ class Prepared(LazyApp):
         super().__init__()
         self._flask = app
 
-    def _build(self) -> AsgiApp:
+    def _build(self) -> ASGIApp:
         options = settings.load()
         return BufferedWsgi(
             self._flask,
@@ -56,7 +56,7 @@ class Uncompleted(LazyApp):
     Its metrics and spans belong to the whole process, in which expired actions of other tests remain.
     """
 
-    def _build(self) -> AsgiApp:
+    def _build(self) -> ASGIApp:
         app = super()._build()
         self.close()
         return app

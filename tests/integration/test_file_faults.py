@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import ASGIApp
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.files.garbage import collect
@@ -27,7 +28,6 @@ from airflow_asyncaction.protocol.digests import digests
 from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.web.app import create_app, create_asgi_app
-from airflow_asyncaction.web.asgi import AsgiApp
 from tests.integration.content_server import killed_server
 from tests.integration.databases import Database
 from tests.integration.file_servers import Folder, Kept, Serve
@@ -144,7 +144,7 @@ def test_a_late_upload_does_not_undo_a_newer_announcement(own_job: SignedJob) ->
 class CancelledPut:
     """A PUT that its server cancels at some moment after all of the body has come, as on a shutdown."""
 
-    def __init__(self, app: AsgiApp, hook_path: str) -> None:
+    def __init__(self, app: ASGIApp, hook_path: str) -> None:
         self._app, self._root = app, hook_path
 
     def send(self, path: str, content: bytes, *, after_seconds: float) -> None:

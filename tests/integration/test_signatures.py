@@ -33,7 +33,7 @@ from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.secret import Secrets
 from airflow_asyncaction.web.app import create_app
 from airflow_asyncaction.web.refusals import register_error_handlers
-from airflow_asyncaction.web.security import parse_job_request
+from airflow_asyncaction.web.security import Caller, parse_signed_request
 from tests.integration.databases import Database
 from tests.integration.file_transfers import announcement
 from tests.integration.servers import PREFIX, Prepared, served_alone, served_mounted
@@ -236,7 +236,7 @@ def app_that_proves(vectors: list[dict[str, Any]]) -> Flask:
 
     def prove(path: str) -> Response:
         del path
-        signed = parse_job_request(request, options)
+        signed = parse_signed_request(request, options, Caller.JOB)
         known = Secrets(job=secret_of[signed.claim.digest], task="another's")
         signed.prove(Credentials(known, accept_v1=True))
         path_as_sent = signed.content.path

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_asyncaction.exceptions import SignatureError
-from airflow_asyncaction.web.raw_request import WireRequest, end_chunked_input, raw_path, raw_query
+from airflow_asyncaction.web.raw_request import WireRequest, raw_path, raw_query
 
 # What may stand between two slashes: letters, and octets that are encoded though they need not be.
 _plain = st.text(st.sampled_from("abz019-._~!$&'()*+,;=:@"), min_size=1, max_size=4)
@@ -122,8 +122,8 @@ def test_cookies_are_read_as_others_read_them() -> None:
 
 def test_only_a_chunked_body_ends_by_itself() -> None:
     chunked: dict[str, Any] = {"HTTP_TRANSFER_ENCODING": "chunked"}
-    end_chunked_input(chunked)
+    WireRequest(chunked)
     assert chunked["wsgi.input_terminated"] is True
     for sized in ({}, {"CONTENT_LENGTH": "3", "HTTP_TRANSFER_ENCODING": "chunked"}):
-        end_chunked_input(sized)
+        WireRequest(sized)
         assert "wsgi.input_terminated" not in sized

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp, Message
 
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
-from airflow_asyncaction.web.asgi import AsgiApp, Message
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 MOST = 1000
@@ -33,7 +33,7 @@ def exchange(
     *,
     declared: int | None = None,
     headers: Iterable[tuple[bytes, bytes]] = (),
-    wrap: Callable[[AsgiApp], Any] | None = None,
+    wrap: Callable[[ASGIApp], Any] | None = None,
 ) -> Sequence[tuple[str, Any]]:
     """Serve one request, and return what happened: ``read`` a size, ``start`` a status, ``body`` and ``end``.
 

@@ -18,7 +18,7 @@ from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.web.content import CHUNK_BYTES, CONTENT_PATH, read_chunks
-from airflow_asyncaction.web.security import SignedRequest, parse_job_request
+from airflow_asyncaction.web.security import Caller, SignedRequest, parse_signed_request
 
 HookUrl = Callable[[Request], str]
 """Returns the absolute hook URL as the sender of a request reaches it."""
@@ -30,21 +30,21 @@ def files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -
 
     @blueprint.put("/upload/<store>/<uuid>/<property_>")
     def announce(store: str, uuid: str, property_: str) -> Response:
-        signed = parse_job_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.JOB)
         target = FileTarget(store, property_, Role.OUTPUT, uuid)
         upload = files.announce(signed, target, unseal_announcement(signed), content_url(request, hook_url))
         return jsonify(upload_to_json(upload))
 
     @blueprint.post("/upload/<store>/<uuid>/<property_>/<index:index>/complete")
     def complete(store: str, uuid: str, property_: str, index: int) -> Response:
-        signed = parse_job_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.JOB)
         target = FileTarget(store, property_, Role.OUTPUT, uuid)
         attached = files.complete(signed, target, index, signed.prove)
         return jsonify(attached_response(attached))
 
     @blueprint.get("/download/<store>/<uuid>/<property_>/<index:index>")
     def download(store: str, uuid: str, property_: str, index: int) -> AnyResponse:
-        signed = parse_job_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.JOB)
         wanted = FileTarget(store, property_, Role.INPUT, uuid)
         location = files.locate(signed, wanted, index, signed.prove, content_url(request, hook_url))
         if request.args.get("redirect") == "true":

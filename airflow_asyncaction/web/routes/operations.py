@@ -16,7 +16,6 @@ from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.launching import Launch
 from airflow_asyncaction.store.operations import Operation, find_operations, operation_ids
 from airflow_asyncaction.web.airflow_api import create_run
-from airflow_asyncaction.web.converters import OPERATION
 from airflow_asyncaction.web.permissions import User
 from airflow_asyncaction.web.query import parse_flag, parse_idempotency_key, parse_time
 from airflow_asyncaction.web.raw_request import read_body
@@ -36,7 +35,7 @@ def add_operation_routes(blueprint: Blueprint, actions: Actions, settings: Setti
             return jsonify(ids)
         return jsonify({found.id: found.to_json() for found in find_operations(database, ids)})
 
-    @blueprint.put(f"/<{OPERATION}:operation_id>")
+    @blueprint.put("/<operation:operation_id>")
     def launch_operation(operation_id: str) -> Response:
         operation = _find_permitted(database, g.user, operation_id)
         fields = parse_input(read_body(request, settings.limits.body_bytes))

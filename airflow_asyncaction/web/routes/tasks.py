@@ -33,7 +33,7 @@ from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.reaping import reap_if_unwatched
 from airflow_asyncaction.store.registration import Claimant, Registered, RegistrationRequest, register
 from airflow_asyncaction.web.raw_request import read_body
-from airflow_asyncaction.web.security import parse_task_request
+from airflow_asyncaction.web.security import Caller, parse_signed_request
 
 _MAX_LINE = 2**31 - 1
 
@@ -52,7 +52,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.get("/action")
     def action() -> Response:
-        signed = parse_task_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.TASK)
         after_line = min(max(0, request.args.get("after", 0, type=int)), _MAX_LINE)
         view = actions.read_for_task(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
         page = view.log_page
@@ -67,7 +67,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/word")
     def word() -> Response:
-        signed = parse_task_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.TASK)
 
         def unseal(credentials: Credentials | None) -> RunnerMessage:
             proven = signed.prove(credentials)
@@ -81,7 +81,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/secrets")
     def secrets() -> Response:
-        signed = parse_task_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.TASK)
 
         def unseal(credentials: Credentials | None) -> Sequence[str]:
             signed.prove(credentials)
@@ -92,7 +92,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/defer")
     def defer() -> Response:
-        signed = parse_task_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.TASK)
 
         def unseal(credentials: Credentials | None) -> Deferral:
             signed.prove(credentials)
@@ -102,7 +102,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.post("/reap")
     def reap() -> Response:
-        signed = parse_task_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.TASK)
         ended = reap_if_unwatched(actions, signed.action_id, signed.now, prove=signed.prove)
         return jsonify(TaskView.of(ended.after).to_json())
 
