@@ -326,7 +326,7 @@ def test_the_grace_period_restarts_after_a_database_outage(
     task.set_state(TaskInstanceState.FAILED)
     reconciler.start()
     time.sleep(0.2)
-    with postgres_server.away(f"airflow_{WORKER}"):
+    with postgres_server.outage(f"airflow_{WORKER}"):
         time.sleep(1)
         back_at = datetime.now(UTC)
     give_up_at = time.monotonic() + 60

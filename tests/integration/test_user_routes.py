@@ -138,7 +138,7 @@ def test_a_user_is_told_that_the_database_is_away(
 ) -> None:
     """Airflow looks there for revoked tokens, before we look for anything."""
     all_routes = routes(app, NOBODY)
-    with postgres_server.away(f"airflow_{WORKER}"):
+    with postgres_server.outage(f"airflow_{WORKER}"):
         answers = [client.request(*route, headers=[bearer(token)]) for route in all_routes]
     assert {answer.status for answer in answers} == {503}
     assert client.request("GET", "/actions", headers=[bearer(token)]).status == 200

@@ -171,7 +171,7 @@ def test_a_cluster_that_is_away_at_the_end_loses_nothing(kube: KubeScene) -> Non
     actions = [kube.attempt(dag_id, task_id) for task_id in task_ids]
     for action in actions:
         kube.running_pod(action)
-    with kube.cluster.away():
+    with kube.cluster.outage():
         time.sleep(OUTAGE_SECONDS)
     for task_id, action in zip(task_ids, actions, strict=True):
         assert kube.state_of(dag_id, task_id) == "success"
