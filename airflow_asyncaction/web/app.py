@@ -24,11 +24,15 @@ from airflow_asyncaction.web.content import ContentApp
 from airflow_asyncaction.web.rate_limits import Throttle, limit_requests
 from airflow_asyncaction.web.raw_request import WireRequest, requested_hook_url
 from airflow_asyncaction.web.refusals import register_error_handlers
-from airflow_asyncaction.web.routes.files import HookUrl, contents_blueprint, files_blueprint
+from airflow_asyncaction.web.routes.files import (
+    HookUrl,
+    contents_blueprint,
+    files_blueprint,
+    task_files_blueprint,
+)
 from airflow_asyncaction.web.routes.jobs import jobs_blueprint
 from airflow_asyncaction.web.routes.openapi import openapi_blueprint
 from airflow_asyncaction.web.routes.page import page_blueprint
-from airflow_asyncaction.web.routes.task_files import task_files_blueprint
 from airflow_asyncaction.web.routes.tasks import tasks_blueprint
 from airflow_asyncaction.web.routes.users import users_blueprint
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi

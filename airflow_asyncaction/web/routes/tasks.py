@@ -7,7 +7,6 @@ the action's task key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -43,7 +42,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     blueprint = Blueprint("tasks", __name__, url_prefix="/task")
 
     @blueprint.post("/register")
-    def registration() -> Response:
+    def register_action() -> Response:
         claimant, body = _parse_claimant(request.headers), read_body(request, settings.limits.body_bytes)
         registered = register(
             actions.database, claimant, lambda: _parse_registration(body, settings), datetime.now(UTC)
@@ -51,7 +50,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
         return jsonify(_registered_to_json(registered, settings))
 
     @blueprint.get("/action")
-    def action() -> Response:
+    def show_action() -> Response:
         signed = parse_signed_request(request, settings, Caller.TASK)
         after_line = min(max(0, request.args.get("after", 0, type=int)), _MAX_LINE)
         view = actions.read_for_task(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
@@ -66,39 +65,30 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
         return jsonify(task_view.to_json())
 
     @blueprint.post("/word")
-    def word() -> Response:
+    def apply_runner_message() -> Response:
         signed = parse_signed_request(request, settings, Caller.TASK)
 
         def unseal(credentials: Credentials | None) -> RunnerMessage:
             proven = signed.prove(credentials)
-            told = message_from_json(parse_object(proven.masked(signed.content.body)))
-            return mask_message(told, proven.masker)
+            message = message_from_json(parse_object(proven.masked(signed.content.body)))
+            return mask_message(message, proven.masker)
 
-        told = actions.apply_runner_message(
+        action = actions.apply_runner_message(
             signed.action_id, unseal, signed.now, ti_id=request.args.get("ti")
         )
-        return jsonify(TaskView.of(told).to_json())
+        return jsonify(TaskView.of(action).to_json())
 
     @blueprint.post("/secrets")
-    def secrets() -> Response:
+    def add_secrets() -> Response:
         signed = parse_signed_request(request, settings, Caller.TASK)
-
-        def unseal(credentials: Credentials | None) -> Sequence[str]:
-            signed.prove(credentials)
-            return secrets_from_json(parse_object(signed.content.body))
-
-        actions.add_secrets(signed.action_id, unseal)
+        actions.add_secrets(signed.action_id, signed.unseal_with(secrets_from_json))
         return jsonify({})
 
     @blueprint.post("/defer")
     def defer() -> Response:
         signed = parse_signed_request(request, settings, Caller.TASK)
-
-        def unseal(credentials: Credentials | None) -> Deferral:
-            signed.prove(credentials)
-            return Deferral.from_json(parse_object(signed.content.body))
-
-        return jsonify(TaskView.of(actions.defer(signed.action_id, unseal, signed.now)).to_json())
+        action = actions.defer(signed.action_id, signed.unseal_with(Deferral.from_json), signed.now)
+        return jsonify(TaskView.of(action).to_json())
 
     @blueprint.post("/reap")
     def reap() -> Response:
