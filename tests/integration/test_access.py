@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Permissions: our lists compared with Airflow's own for each role, and Airflow's audit log."""
+"""Permissions: our lists match Airflow's own for each role, and Airflow's audit log records changes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job that outlives its worker is adopted by the process that goes on with its task, and by no other."""
+"""Adoption: a job that outlives its worker continues under its task's next process, and no other."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deferred tasks are completed once, in the transaction that ends their action, as Airflow completes them."""
+"""Completion: deferred tasks resume exactly once, in the transaction that ends their action."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs whose time is up, by a clock or by somebody: the server knows why before the job does."""
+"""Jobs that are ended by a timeout or a user: the server knows the reason before the job does."""
 
 from __future__ import annotations
 

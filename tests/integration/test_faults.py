@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database goes away, jobs send too much, keys are lost: what the answers are, and that it passes."""
+"""Faults: database outages, excessive requests and lost keys get clear responses and are recovered from."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that go away in the middle of a content, or are too slow."""
+"""Clients that disconnect during a content transfer, or are too slow."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contents that are not as announced, many at once, full disks, requests that are cut off, killed servers."""
+"""File faults: contents that differ from their announcement, full disks, cut requests, killed servers."""
 
 from __future__ import annotations
 

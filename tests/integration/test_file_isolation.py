@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nobody has another's files, or leaves any with another."""
+"""Isolation: an action can neither read nor write files of another."""
 
 from __future__ import annotations
 

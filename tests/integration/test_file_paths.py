@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No path, name or link leads out of a file store's folder, and whatever is sent is answered."""
+"""File paths: no path, name or link leaves a file store's folder, and every request gets a response."""
 
 from __future__ import annotations
 

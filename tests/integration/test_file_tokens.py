@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens in ``/content`` URLs: nobody has, or sends, a content without one that was made for it."""
+"""Tokens in ``/content`` URLs: each gives access to the one content that it was issued for."""
 
 from __future__ import annotations
 

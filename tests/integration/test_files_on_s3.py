@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in a bucket: sent to S3, had from S3, verified and attached by a server that does not read them."""
+"""Files on S3: clients transfer them directly, and the server verifies contents without reading them."""
 
 from __future__ import annotations
 

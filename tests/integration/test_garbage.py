@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Garbage collection removes what no action has, and nothing else."""
+"""Garbage collection: removes files that belong to no action, and no others."""
 
 from __future__ import annotations
 

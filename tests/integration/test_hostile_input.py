@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever is sent to a route is answered, never with a 5xx, and nothing secret is logged."""
+"""Hostile input: every route responds, never with 5xx, and no secret is logged."""
 
 from __future__ import annotations
 

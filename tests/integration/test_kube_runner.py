@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods on a real cluster: what the runner makes of them, and that nothing of it is left."""
+"""Kubernetes runner on a real cluster: pods run as specified and are cleaned up."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which threads serve a request, how other scopes are answered, and what clients cost that leave early."""
+"""Lanes: which threads serve a request. Also other ASGI scopes, and clients that disconnect early."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No hop refuses what the hop before it has taken: output, results and names of any size and any letters."""
+"""Limits: whatever one component accepts, the next accepts: output, results, names of any size and script."""
 
 from __future__ import annotations
 

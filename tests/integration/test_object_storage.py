@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files in an object store that signs nothing: contents pass through the API server, both ways."""
+"""Object stores without signed URLs: contents pass through the API server in both directions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page in a browser, on a phone, a tablet and a desktop: nothing is clipped, and what it shows is true.
+"""Page in a browser, at the sizes of a phone, a tablet and a desktop: correct and never clipped.
 
 Jobs report over HTTP, as everywhere. There is no Airflow around the page here: see ``tests/system``.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Concurrent reports: no line is lost, nothing is counted twice, and there is one end."""
+"""Concurrent reports: no line is lost or counted twice, and an action ends once."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trigger on a real cluster, with a real server: it is run as Airflow's triggerer runs it."""
+"""Pod trigger on a real cluster with a real server, run as the triggerer runs it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one watch of a namespace's pods, on a real cluster."""
+"""Pod watch on a real cluster: one watch per namespace serves all actions."""
 
 from __future__ import annotations
 

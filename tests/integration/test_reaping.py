@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unwatched actions are ended, and no others."""
+"""Reaping: ends orphaned actions, and no others."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator and its trigger against a real HTTP server that speaks the routes of another deployment."""
+"""Remote operator and trigger, against a real HTTP server with the user routes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PROTOCOL.md, section 2, over real HTTP: who is believed, and what is sent twice."""
+"""PROTOCOL.md, section 2, over real HTTP: signatures and resent reports."""
 
 from __future__ import annotations
 

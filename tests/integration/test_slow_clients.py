@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How small requests pass from ASGI to WSGI: clients that are slow, many, or send too much."""
+"""WSGI adapter and throttle: clients that are slow, many, or send too much."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spans of actions in an OpenTelemetry collector, over HTTP, from Airflow's own tracer."""
+"""Spans of actions, exported by Airflow's own tracer to an OpenTelemetry collector over HTTP."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real processes that are stopped while they report their end: the outcome is what they reported."""
+"""Jobs that are stopped while they report their end: the reported outcome counts."""
 
 from __future__ import annotations
 

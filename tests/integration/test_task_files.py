@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that a task gives to its job, or gives on to it, and the outputs that it sees."""
+"""Task files: inputs that a task uploads or links for its job, and the outputs that it lists."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker that waits for its pod, on a real cluster with a real server, and what becomes of both."""
+"""Worker that waits for its pod, on a real cluster with a real server."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dag.test()``, ``airflow dags test`` and ``airflow tasks test``: all works as if an API server ran."""
+"""``dag.test()``, ``airflow dags test`` and ``airflow tasks test``: work without an API server."""
 
 from __future__ import annotations
 

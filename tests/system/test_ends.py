@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How actions and their tasks end (PROTOCOL.md, 4), and what becomes of results and arguments."""
+"""Ends of actions and their tasks (PROTOCOL.md, section 4), with results and arguments."""
 
 from __future__ import annotations
 

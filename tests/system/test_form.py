@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own trigger form, as people fill it in for operations with arguments of every kind."""
+"""Airflow's trigger form for operations, filled in by a user."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations: launched by people and services, as Airflow permits, and followed to their end."""
+"""Operations: users and services launch them, as Airflow's permissions allow, and follow them."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page, as people use it in a browser, inside Airflow's UI and alone."""
+"""Page in a browser, inside Airflow's UI and on its own."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's processes are killed while pods run, people interfere: one pod, and its end is not lost."""
+"""Airflow's processes are killed while pods run: no second pod starts, and no end is lost."""
 
 from __future__ import annotations
 

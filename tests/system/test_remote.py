@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that end with an operation of another deployment: of this one, as its users' routes show it."""
+"""Remote operations: tasks wait for operations of another deployment, here of the same one."""
 
 from __future__ import annotations
 

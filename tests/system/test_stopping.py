@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job ends with its task, whoever or whatever ends that; nothing of it is left."""
+"""Stopping: a job ends with its task, however that ends, and all its processes with it."""
 
 from __future__ import annotations
 

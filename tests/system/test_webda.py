@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs of a real webda application, unchanged: what its methods return, raise, and are stopped in."""
+"""Jobs of an unmodified webda application: results, errors and stops of its methods."""
 
 from __future__ import annotations
 

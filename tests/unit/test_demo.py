@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo when something fails: one line for each failure, with the log to read."""
+"""Demo failures: each is reported as one line, with the log to read."""
 
 from __future__ import annotations
 

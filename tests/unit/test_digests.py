@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Digests of contents: the published vectors."""
+"""Content digests: the published vectors."""
 
 from __future__ import annotations
 

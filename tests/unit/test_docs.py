@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation is complete: errors, options, metrics, links. Its programs run, and the site builds."""
+"""Documentation: lists all errors, options and metrics, its links work, and the site builds."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each error that has a name has a class of that name, for retry rules."""
+"""Exceptions: each named error has a class of that name, for retry rules."""
 
 from __future__ import annotations
 

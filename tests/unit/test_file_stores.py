@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""File stores as they are configured; contents in a local folder, where others may write, too."""
+"""File stores: configuration, and contents of a local folder that others may write to."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files as they are announced, referred to and described: what is taken, and what is malformed."""
+"""File messages: announcements, references and descriptions are parsed or refused."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Schemas as Airflow's form needs them: by their types, and with the meaning that they had."""
+"""Form fields: schemas are converted for Airflow's form without changing their meaning."""
 
 from __future__ import annotations
 

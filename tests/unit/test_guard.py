@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guard as a process of its own, spoken to as the task process does."""
+"""Guard: runs as a separate process, and is controlled as the task process does."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook over real HTTP: it sends again, corrects its clock, and says what to do."""
+"""Hook over real HTTP: retries, corrects its clock, and raises errors with advice."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job's client against a real server, with real outages."""
+"""Job client, against a real server with real outages."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job's files against a real server, with connections that are really cut."""
+"""Job files, against a real server that cuts connections."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JOB_ variables: read, written, and refused."""
+"""``JOB_`` variables: written, parsed and refused."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job's client while the server is away, slow, wrong about the time, or not ours."""
+"""Job client while the server is unreachable, slow, has a wrong clock, or is another server."""
 
 from __future__ import annotations
 

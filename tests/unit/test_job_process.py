@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job's client in processes of its own: without Airflow, at exit, forked, signalled, over HTTPS."""
+"""Job client in separate processes: without Airflow, at exit, after fork, with signals, over HTTPS."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs whose only way to Airflow is a web proxy: a real one; and curl, which chooses proxies as we do."""
+"""Jobs behind a real web proxy. curl shows that our choice of proxies is the usual one."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server that ships for tests keeps to PROTOCOL.md, seen from a client that does not."""
+"""Test server: follows PROTOCOL.md, checked with a client that violates it."""
 
 from __future__ import annotations
 

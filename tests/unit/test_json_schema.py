@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation of inputs: the verdicts of jsonschema, mistakes with their paths, and what is refused unseen."""
+"""JSON Schema validation: agrees with jsonschema, names the path of each error, refuses costly schemas."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every argument of KubernetesPodOperator is honoured, or refused with what to use instead."""
+"""Every argument of KubernetesPodOperator is supported, or refused with an alternative."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What KubeActionOperator takes, refuses, and asks the server for. What it does, the system tests show."""
+"""KubeActionOperator: its arguments and requests. The system tests run it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is too large is sent once at most, and whoever refuses it is heard, whichever client has sent it."""
+"""Requests that are too large: sent at most once, and every client receives the refusal."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of an action: the tables of PROTOCOL.md row by row, and what holds for any order of messages."""
+"""Lifecycle: the tables of PROTOCOL.md row by row, and properties that hold for any order of messages."""
 
 from __future__ import annotations
 

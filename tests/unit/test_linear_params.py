@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own validation of Params of operations, in API server and worker: by this package's validator."""
+"""Params of operations: Airflow validates them with this package's validator, on server and worker."""
 
 from __future__ import annotations
 

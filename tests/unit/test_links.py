@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The button's URL and those of the page's tabs, where Airflow stands below a path."""
+"""Links: URLs of the button and of the page's tabs, also if Airflow is served below a path."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slots for logs that are followed live: none is lost, and nobody waits while one is free."""
+"""Live log limiter: no slot is lost, and nobody waits while one is free."""
 
 from __future__ import annotations
 

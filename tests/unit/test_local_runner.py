@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real commands under real guards."""
+"""Local runner: real commands under real guards."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mapped tasks in the serialized Dag: the scheduler knows of them what it knows of the same task unmapped."""
+"""Mapped tasks in the serialized Dag: have the same scheduling attributes as unmapped ones."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets in texts and JSON values: found in each spelling, replaced once, at a bounded cost."""
+"""Masking: secrets in text and JSON values are found in each spelling and replaced once, at bounded cost."""
 
 from __future__ import annotations
 

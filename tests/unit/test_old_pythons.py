@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job side runs on Python 3.8, the oldest that a job may have, and older ones say so in one line."""
+"""Old Pythons: the job side runs on Python 3.8, and older ones fail with a one-line message."""
 
 from __future__ import annotations
 

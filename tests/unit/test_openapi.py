@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The description of the user routes, as generators of clients read it."""
+"""OpenAPI description of the user routes, as client generators read it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations' schemas: as Params, of functions, from webda's file; and what a run's conf gives the action."""
+"""Schemas of operations: as Params, from functions, from webda's file, and arguments from a run's conf."""
 
 from __future__ import annotations
 

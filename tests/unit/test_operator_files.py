@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Dag author may give as inputs and assets, and what is said of anything else."""
+"""Files of operators: valid inputs and assets, and the errors of invalid ones."""
 
 from __future__ import annotations
 

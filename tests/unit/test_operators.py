@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators refuse, and how they say it: when the Dag is parsed, or before a job is started."""
+"""Operators: invalid arguments are refused when the Dag is parsed, or before a job starts."""
 
 from __future__ import annotations
 

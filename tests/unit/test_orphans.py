@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of jobs whose task process is killed: nothing lives on, and all get their grace."""
+"""Jobs whose task process is killed: all their processes end, after their grace period."""
 
 from __future__ import annotations
 

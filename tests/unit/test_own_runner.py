@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runner of one's own that the documentation shows does what every runner does."""
+"""Custom runner of the documentation: passes the tests of every runner."""
 
 from __future__ import annotations
 

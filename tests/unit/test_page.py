@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page's document and scripts, as a browser gets them."""
+"""Page: its document and scripts, as served to a browser."""
 
 from __future__ import annotations
 

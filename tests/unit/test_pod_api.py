@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A runner's requests to the Kubernetes API, which answers here over real HTTP as it is told to."""
+"""Pod API: requests to the Kubernetes API, against a real HTTP server with scripted responses."""
 
 from __future__ import annotations
 

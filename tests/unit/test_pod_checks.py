@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is missing between a task, its cluster and its pod is said at once, with what to configure."""
+"""Pod checks: missing requirements of a task, its cluster or its pod are reported early, with advice."""
 
 from __future__ import annotations
 

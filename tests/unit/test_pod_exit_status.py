@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How pods end: on what a real cluster said of real pods (vectors/pods)."""
+"""Exit status of pods, from recorded statuses of a real cluster (vectors/pods)."""
 
 from __future__ import annotations
 

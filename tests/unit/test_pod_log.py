@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs: each line once, whatever breaks."""
+"""Pod log: each line is read exactly once, whatever fails."""
 
 from __future__ import annotations
 

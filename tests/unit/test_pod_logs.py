@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which containers' lines a worker and a trigger copy, in what order: both the same."""
+"""Containers whose logs worker and trigger copy: both the same, in the same order."""
 
 from __future__ import annotations
 

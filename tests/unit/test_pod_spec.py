@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods as jobs: variables, Secret, labels; and manifests."""
+"""Pod specs of jobs: variables, Secret, labels and manifests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why pods do not start: in words of the cluster, under names that are exceptions."""
+"""Pods that do not start: the cluster's reason becomes a named error."""
 
 from __future__ import annotations
 

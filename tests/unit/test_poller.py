@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The poller over real HTTP: lines once and in order, progress, and the word to stop."""
+"""Poller over real HTTP: lines once and in order, progress, and stop requests."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users may rely on: a name more or less is a decision, not an accident."""
+"""Public names: adding or removing one is a decision, not an accident."""
 
 from __future__ import annotations
 

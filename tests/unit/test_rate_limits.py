@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much an action may send."""
+"""Token buckets that limit how much an action may send."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The path that was signed is found again in what the server tells of a request."""
+"""Raw requests: the signed path is restored from what the server provides."""
 
 from __future__ import annotations
 

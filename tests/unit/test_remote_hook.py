@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook to other deployments over real HTTP: what it sends, sends again, and never sends."""
+"""Remote hook over real HTTP: what it sends, retries, and never sends."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: what is taken, what is refused, and that hostile bodies do no more than be refused."""
+"""Reports: parsing and limits. Hostile bodies are only refused."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a request is resent: the table of PROTOCOL.md, for everything that shares the rule."""
+"""Resending: the table of PROTOCOL.md, for all clients that share the rule."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a container left in /airflow/xcom/return.json, as the pod's status has it."""
+"""``/airflow/xcom/return.json`` of a container, as the pod's status contains it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``[asyncaction] runners``: what is read and refused, which runner is chosen, what the scheduler is told."""
+"""``[asyncaction] runners``: parsing, the choice of a runner, and what the scheduler needs to know."""
 
 from __future__ import annotations
 

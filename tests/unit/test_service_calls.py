@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions that call a method of a service: what operators ask for, and what webda jobs are told."""
+"""Actions that call a method of a service: operator arguments and the environment of webda jobs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A callable as a job: against a real server of the protocol, in the main thread and in others."""
+"""Service runner: a callable as a job, in the main thread and in others, against a real protocol server."""
 
 from __future__ import annotations
 

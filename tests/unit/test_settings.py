@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``[asyncaction]`` section: what is read, what is refused, and what Airflow is told of it."""
+"""Settings of ``[asyncaction]``: parsing, errors, and their declaration to Airflow."""
 
 from __future__ import annotations
 

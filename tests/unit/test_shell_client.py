@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""signing.sh and files.sh in all common shells: they report, mind their names, and show no secret."""
+"""signing.sh and files.sh in all common shells: they report, keep their names apart, and leak no secret."""
 
 from __future__ import annotations
 

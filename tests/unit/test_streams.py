@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A wrapped program's output, cut into lines."""
+"""Output streams of a wrapped program, split into lines."""
 
 from __future__ import annotations
 

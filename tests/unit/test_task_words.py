@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task and the API server say to each other arrives as it was said; results reach XCom as they may."""
+"""Task messages: a worker and the API server understand each other, and results reach XCom."""
 
 from __future__ import annotations
 

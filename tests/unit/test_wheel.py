@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wheel holds what an installation needs, and nothing else; the source distribution what people read."""
+"""Wheel and source distribution: contain what users need, and nothing else."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``run -- CMD`` with real programs: it must be as if it were not there."""
+"""``run -- CMD`` with real programs: transparent for the program and its caller."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A body that is too large is answered before it is read, and then read so far that the answer arrives."""
+"""WSGI adapter: responds to too large a body before reading it, then reads enough to deliver the response."""
 
 from __future__ import annotations
 

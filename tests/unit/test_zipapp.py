@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job side as one file: it runs, it can be imported, and it is the same each time."""
+"""Zipapp of the job side: runs, can be imported, and builds reproducibly."""
 
 from __future__ import annotations
 
