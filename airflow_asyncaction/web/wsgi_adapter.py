@@ -72,7 +72,7 @@ class BufferedWsgi:
         their length, so that the app refuses them. The rest is discarded after the response.
     :param threads: maximum number of requests that are served at the same time
     :param patience: how long a client may take overall, in addition to one second per KiB
-    :param throttle: limits concurrency and rate of each sender; ``None`` does not limit them
+    :param throttle: limits concurrency and rate of each sender
     :param name: prefix of the thread names
     """
 
@@ -83,7 +83,7 @@ class BufferedWsgi:
         max_body_bytes: int,
         threads: int,
         patience: timedelta,
-        throttle: Throttle | None = None,
+        throttle: Throttle,
         name: str = "asyncaction-web",
     ) -> None:
         self._app = app
@@ -140,8 +140,6 @@ class BufferedWsgi:
 
     async def _serve(self, scope: Scope, body: IO[bytes]) -> _Response:
         loop = asyncio.get_running_loop()
-        if self._throttle is None:
-            return await loop.run_in_executor(self._threads, self._call_app, scope, body, loop)
         sender = _identify_sender(scope)
         received_bytes = body.seek(0, SEEK_END)
         body.seek(0)

@@ -20,6 +20,7 @@ from werkzeug.serving import WSGIRequestHandler, make_server
 from airflow_asyncaction import settings
 from airflow_asyncaction.plugins.asyncaction import AsyncActionPlugin, LazyApp
 from airflow_asyncaction.web.app import Serving
+from airflow_asyncaction.web.rate_limits import Throttle
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 PREFIX = "/af"
@@ -47,6 +48,7 @@ class Prepared(LazyApp):
             max_body_bytes=options.limits.body_bytes,
             threads=4,
             patience=Serving().patience,
+            throttle=Throttle(0),
         )
 
 

@@ -24,9 +24,13 @@ MAX_BODY = 1024 * 1024
 PIECE = 64 * 1024
 
 
-def served(app: WsgiApp, *, threads: int = 4, patience: float = 30, **options: Any) -> BufferedWsgi:
+def served(app: WsgiApp, *, threads: int = 4, patience: float = 30, per_second: float = 0) -> BufferedWsgi:
     return BufferedWsgi(
-        app, max_body_bytes=MAX_BODY, threads=threads, patience=timedelta(seconds=patience), **options
+        app,
+        max_body_bytes=MAX_BODY,
+        threads=threads,
+        patience=timedelta(seconds=patience),
+        throttle=Throttle(per_second),
     )
 
 
@@ -57,13 +61,13 @@ def test_of_a_body_that_is_too_long_the_rest_is_discarded() -> None:
     assert next(body, None) is None
 
 
-def test_a_body_without_end_is_not_read_for_ever() -> None:
+def test_an_endless_body_is_not_read_to_its_end() -> None:
     body = iter(pieces(200 * MAX_BODY))
     assert len(AsgiClient(served(echo)).request("POST", "/", messages=body).body) == MAX_BODY + 1
     assert len(list(body)) * PIECE > 100 * MAX_BODY
 
 
-def test_a_body_that_comes_too_slowly_is_given_up() -> None:
+def test_a_body_that_arrives_too_slowly_is_refused() -> None:
     answer = AsgiClient(served(echo, patience=0.05)).request("POST", "/", messages=[PART])
     assert answer.error == (408, "too_slow")
 
@@ -126,7 +130,7 @@ async def ask(app: BufferedWsgi, job_id: str, path: str = "/") -> int:
 def test_what_takes_long_holds_up_no_other_part_of_an_action(path: str) -> None:
     async def exchange() -> None:
         gate = Gate()
-        app = served(gate, threads=8, throttle=Throttle(20))
+        app = served(gate, threads=8, per_second=20)
         flood = [asyncio.create_task(ask(app, "one", path)) for _ in range(4)]
         report = asyncio.create_task(ask(app, "one", "/status"))
         try:
@@ -141,7 +145,7 @@ def test_what_takes_long_holds_up_no_other_part_of_an_action(path: str) -> None:
 def test_one_actions_reports_take_one_thread() -> None:
     async def exchange() -> list[int]:
         gate = Gate()
-        app = served(gate, throttle=Throttle(20))
+        app = served(gate, per_second=20)
         flood = [asyncio.create_task(ask(app, "one")) for _ in range(16)]
         try:
             others = [await ask(app, "other") for _ in range(3)]  # while the flood waits
@@ -165,7 +169,7 @@ def answered(status: int, method: str = "POST", **sizes: int) -> Exchange:
 @pytest.mark.parametrize(
     ("status", "is_held"), [(200, False), (400, False), (401, False), (503, False), (429, True)]
 )
-def test_a_sender_who_is_to_slow_down_waits_for_its_answer(
+def test_a_throttled_sender_waits_for_its_response(
     monkeypatch: pytest.MonkeyPatch, status: int, is_held: bool
 ) -> None:
     slept = slept_for(monkeypatch)

@@ -13,6 +13,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message
 
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
+from airflow_asyncaction.web.rate_limits import Throttle
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 MOST = 1000
@@ -39,7 +40,9 @@ def exchange(
 
     An empty piece is the end of the body; without one, the client goes away.
     """
-    app: Any = BufferedWsgi(refusing, max_body_bytes=MOST, threads=1, patience=timedelta(minutes=1))
+    app: Any = BufferedWsgi(
+        refusing, max_body_bytes=MOST, threads=1, patience=timedelta(minutes=1), throttle=Throttle(0)
+    )
     app = wrap(app) if wrap else app
     length = [] if declared is None else [(b"content-length", str(declared).encode())]
     scope = {
@@ -73,7 +76,7 @@ def exchange(
     return events
 
 
-def test_a_declared_length_is_answered_before_anything_is_read() -> None:
+def test_a_declared_length_is_refused_before_anything_is_read() -> None:
     events = exchange([b"x" * MOST] * 3, declared=3 * MOST)
     read = [("read", MOST)] * 3
     assert events == [("start", 413), ("body", b"0"), *read, ("read", 0), ("end", None)]
@@ -93,20 +96,20 @@ def test_no_more_is_read_than_clients_send(declared: int) -> None:
     assert events[-1] == ("end", None)
 
 
-def test_an_answer_is_not_held_back_by_who_compresses_it() -> None:
+def test_a_response_is_not_delayed_by_compression() -> None:
     events = exchange(
         [b"x" * MOST] * 2, declared=2 * MOST, wrap=lambda app: GZipMiddleware(app, minimum_size=1)
     )
     assert events[:2] == [("start", 413), ("body", b"0")]
 
 
-def test_what_is_not_too_large_is_read_whole() -> None:
+def test_a_body_within_the_limit_is_read_completely() -> None:
     events = exchange([b"x" * 400, b"x" * 600, b""], declared=MOST)
     read = [("read", 400), ("read", 600), ("read", 0)]
     assert events == [*read, ("start", 200), ("body", b"1000"), ("end", None)]
 
 
-def test_a_length_beside_chunks_is_no_length() -> None:
+def test_a_length_is_ignored_for_chunked_bodies() -> None:
     """A signature of the time alone would be valid for the empty body that an app gets if nothing is read."""
     chunked = (b"transfer-encoding", b"chunked")
     events = exchange([b"x" * 400, b"x" * 400, b""], declared=10**6, headers=[chunked])
