@@ -151,7 +151,7 @@ def test_limits_are_those_of_the_configuration(job: SignedJob) -> None:
         assert line.message.endswith(" [cut: the line has 80 bytes]")
 
 
-def test_a_secret_that_cannot_be_decrypted_is_told_of(
+def test_an_unreadable_secret_is_reported(
     database: Database, job: SignedJob, caplog: pytest.LogCaptureFixture
 ) -> None:
     with database.engine.begin() as connection:

@@ -135,7 +135,7 @@ def test_an_upload_and_a_download(peers: Peers, content: bytes) -> None:
     peers.agree(exchange)
 
 
-def test_files_are_numbered_and_may_be_announced_anew(peers: Peers) -> None:
+def test_files_are_numbered_and_may_be_announced_again(peers: Peers) -> None:
     contents = [secrets.token_bytes(1000) for _ in range(5)]
 
     def exchange(peer: Peer) -> Iterator[Answer]:

@@ -315,7 +315,7 @@ def test_an_init_container_that_fails_tells_its_last_lines(scene: Scene) -> None
         (["absent"], ["base"]),
     ],
 )
-def test_logs_of_init_containers_that_are_asked_for_come_first(
+def test_requested_logs_of_init_containers_come_first(
     scene: Scene, caplog: pytest.LogCaptureFixture, wanted: list[str] | bool, texts: list[str]
 ) -> None:
     init = {"first": "echo done", "second": "echo done"}
@@ -385,7 +385,7 @@ def test_the_next_worker_adopts_the_running_pod_and_goes_on_with_its_log(scene: 
     assert scene.texts == ["one", "two"]
 
 
-def test_a_pod_that_should_be_there_and_is_gone_was_not_seen(scene: Scene) -> None:
+def test_an_expected_pod_that_is_missing_counts_as_deleted(scene: Scene) -> None:
     runner = scene.runner()
     runner.expect_job()
     exit_ = scene.run(runner)
@@ -464,7 +464,7 @@ def _wait_for_quota(cluster: Cluster) -> None:
     time.sleep(1)  # the API server sees it a little later
 
 
-def test_a_webhook_that_does_not_answer_is_said_with_each_retry(
+def test_an_unresponsive_webhook_is_reported_with_each_retry(
     scene: Scene, kube: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     label = {"asyncaction-test": kube.namespace}

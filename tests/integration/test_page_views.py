@@ -177,7 +177,7 @@ def test_an_error_opens_at_its_cause(browser: Browser, site: UserSite, uuids: di
 
 
 @pytest.mark.usefixtures("uuids")
-def test_a_skipped_action_is_told_from_one_that_failed(browser: Browser, site: UserSite) -> None:
+def test_a_skipped_action_is_distinguished_from_a_failed_one(browser: Browser, site: UserSite) -> None:
     with opened(browser, site, f"dag/{DAG_ID}") as page:
         row = row_of(page, "etl.skips")
         expect(row.locator(".state")).to_have_text("SKIPPED")

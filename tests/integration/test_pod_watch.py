@@ -78,7 +78,7 @@ def run(check: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def test_each_change_is_told_to_who_waits_for_the_pod_alone(pods: JobPods) -> None:
+def test_each_change_reaches_only_the_observer_of_its_pod(pods: JobPods) -> None:
     one, other = pods.create(scheduler=NOBODY), pods.create(scheduler=NOBODY)
 
     async def check() -> None:
@@ -99,7 +99,7 @@ def test_each_change_is_told_to_who_waits_for_the_pod_alone(pods: JobPods) -> No
     run(check)
 
 
-def test_a_late_observer_is_told_at_once_what_is_known(pods: JobPods) -> None:
+def test_a_late_observer_receives_the_known_state_immediately(pods: JobPods) -> None:
     pod = pods.create(scheduler=NOBODY)
 
     async def check() -> None:
@@ -113,7 +113,7 @@ def test_a_late_observer_is_told_at_once_what_is_known(pods: JobPods) -> None:
     run(check)
 
 
-def test_a_pod_that_is_gone_before_it_is_asked_for_is_not_there(pods: JobPods) -> None:
+def test_a_pod_that_was_deleted_before_it_is_read_is_missing(pods: JobPods) -> None:
     pod, gone = pods.create(scheduler=NOBODY), pods.create(scheduler=NOBODY)
     gone.delete()
 

@@ -111,7 +111,9 @@ def test_a_deployment_may_refuse_v1(job: SignedJob) -> None:
 
 @pytest.mark.parametrize("signed_with", ["v1", "v2"])
 @pytest.mark.parametrize("minutes", [-6, 6])
-def test_a_wrong_clock_is_told_the_time(job: SignedJob, minutes: int, signed_with: str) -> None:
+def test_a_wrong_clock_is_corrected_with_the_servers_time(
+    job: SignedJob, minutes: int, signed_with: str
+) -> None:
     wrong_ms = now_ms() + minutes * 60_000
     nonce = new_nonce()
     if signed_with == "v1":
@@ -131,7 +133,7 @@ def test_a_clock_within_the_skew_is_right(job: SignedJob) -> None:
     assert job.send("POST", "/status", time_ms=now_ms() + 290_000).status == 200
 
 
-def test_a_wrong_time_is_not_told_to_who_did_not_sign(job: SignedJob) -> None:
+def test_a_wrong_time_is_not_revealed_without_a_valid_signature(job: SignedJob) -> None:
     headers = job.headers("POST", "/status", b"", time_ms=1)
     headers[V2_HEADER] = "v2=" + "0" * 64
     assert job.client.send("POST", "/status", headers=headers).error == UNSIGNED

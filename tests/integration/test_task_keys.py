@@ -120,7 +120,7 @@ def as_before_task_keys(database: Database, job: SignedJob) -> SignedJob:
     return SignedJob(job.info, known.task, job.client)
 
 
-def test_an_action_that_runs_during_the_upgrade_goes_on(
+def test_an_action_that_runs_during_the_upgrade_continues(
     database: Database, new_task: Callable[..., RunningTask], client: HookClient
 ) -> None:
     task = new_task()

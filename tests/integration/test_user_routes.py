@@ -133,7 +133,7 @@ def test_where_there_is_no_auth_manager_nobody_is_known(app: Flask, client: Asgi
         assert client.request(method, path, query=NONSENSE, headers=[bearer(b"x")]).status == 503
 
 
-def test_a_user_is_told_that_the_database_is_away(
+def test_a_user_learns_that_the_database_is_unavailable(
     app: Flask, client: AsgiClient, token: bytes, postgres_server: Postgres
 ) -> None:
     """Airflow looks there for revoked tokens, before we look for anything."""

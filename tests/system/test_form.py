@@ -12,7 +12,6 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from dev.airflow_api import TaskKey
-from tests.system.browser import browser_or_skip
 from tests.system.page_scene import simple_scene
 from tests.system.scene import PATIENCE_SECONDS, Scene
 
@@ -60,12 +59,6 @@ CAME = {
     "key": "7",
     "anything": "{'n': [1]}",
 }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browser_or_skip() as browser:
-        yield browser
 
 
 class Form:
@@ -134,7 +127,7 @@ def results_of(scene: Scene, dag_id: str, run_id: str) -> Any:
 
 
 @pytest.mark.parametrize("dag_id", OPERATIONS)
-def test_each_kind_of_argument_has_a_field_whose_value_is_taken(
+def test_each_kind_of_argument_has_a_field_whose_value_is_used(
     scene: Scene, browser: Browser, dag_id: str
 ) -> None:
     with opened(scene, browser, dag_id) as form:

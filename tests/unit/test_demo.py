@@ -131,7 +131,7 @@ def test_no_database_server_is_a_line(
     assert not home.exists()
 
 
-def test_a_database_server_that_does_not_stop_leaves_no_data_and_is_told(tools: Path, home: Path) -> None:
+def test_a_database_server_that_does_not_stop_is_reported_and_leaves_no_data(tools: Path, home: Path) -> None:
     write(tools, initdb=INITDB, pg_ctl=PG_CTL)
     deployment = Deployment(home, dags=[])
     home.mkdir()

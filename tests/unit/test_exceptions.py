@@ -30,6 +30,6 @@ def test_clocks_are_timeouts() -> None:
     assert error_class(ActionStopped, "HeartbeatTimeout") is ActionStopped
 
 
-def test_a_class_says_what_happened() -> None:
+def test_the_class_of_an_error_names_what_happened() -> None:
     error = exceptions.OOMKilled(action_id="a", error_name="OOMKilled", error_message="too much")
     assert (str(error), error.error_name, error.action_id) == ("OOMKilled: too much", "OOMKilled", "a")

@@ -89,7 +89,7 @@ def test_null_is_as_if_it_was_left_out() -> None:
     assert Announcement.from_json({**LEAST, **dict.fromkeys(optional)}) == Announcement.from_json(LEAST)
 
 
-def test_digests_are_taken_in_upper_case_and_kept_in_lower_case() -> None:
+def test_digests_are_accepted_in_upper_case_and_kept_in_lower_case() -> None:
     found = Announcement.from_json(
         {"hash": MD5.upper(), "challenge": CHALLENGE.upper(), "sha256": SHA256.upper()}
     )
@@ -116,7 +116,7 @@ def test_what_is_no_size_is_refused(size: object) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 2**63 - 1])
-def test_any_size_that_can_be_is_taken(size: int) -> None:
+def test_any_possible_size_is_accepted(size: int) -> None:
     assert Announcement.from_json({**LEAST, "size": size}).size_bytes == size
 
 
@@ -152,7 +152,7 @@ def test_metadata_must_be_an_object(metadata: object) -> None:
 
 
 @given(fields=st.dictionaries(st.sampled_from(["sha256", "size", "name", "mimetype"]), anything))
-def test_any_announcement_is_taken_or_malformed(fields: dict[str, Any]) -> None:
+def test_any_announcement_is_accepted_or_malformed(fields: dict[str, Any]) -> None:
     try:
         found = Announcement.from_json({**LEAST, **fields})
     except MalformedRequest as refused:
@@ -207,7 +207,7 @@ def test_a_name_that_is_taken_stays_below_its_folder(name: str) -> None:
         assert ".." not in PureWindowsPath(name).parts
 
 
-def test_a_reference_is_what_a_record_says() -> None:
+def test_a_reference_matches_its_record() -> None:
     said = json.loads(json.dumps(RECORD.to_json()))
     assert FileReference.from_json(said) == FileReference(RECORD.action, "model", 3, SHA256)
 

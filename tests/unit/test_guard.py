@@ -97,7 +97,7 @@ def guarded() -> Iterator[Guarded]:
     guarded.end()
 
 
-def test_an_exit_code_is_told(guarded: Guarded) -> None:
+def test_an_exit_code_is_reported(guarded: Guarded) -> None:
     guarded.give(["sh", "-c", "exit 7"])
     said = guarded.hear(b"done")
     assert said == GuardStatus(pid=said.pid, code=7, left=0)
@@ -105,12 +105,12 @@ def test_an_exit_code_is_told(guarded: Guarded) -> None:
     assert guarded.process.wait(timeout=30) == 0
 
 
-def test_a_signal_is_told(guarded: Guarded) -> None:
+def test_a_signal_is_reported(guarded: Guarded) -> None:
     guarded.give(["sh", "-c", "kill -USR2 $$"])
     assert guarded.hear(b"done").signum == signal.SIGUSR2
 
 
-def test_a_failed_exec_is_told(guarded: Guarded) -> None:
+def test_a_failed_exec_is_reported(guarded: Guarded) -> None:
     guarded.give(["/no/such/program"])
     assert guarded.hear(b"failed").failure == ("exec", 2)
 
@@ -177,7 +177,7 @@ def test_nothing_is_started_if_the_parent_dies_within_the_order(guarded: Guarded
     assert not (tmp_path / "x").exists()
 
 
-def test_a_job_may_write_while_it_cleans_up_though_its_task_is_gone(guarded: Guarded, tmp_path: Path) -> None:
+def test_a_job_may_write_while_it_cleans_up_after_its_task_has_died(guarded: Guarded, tmp_path: Path) -> None:
     cleaning = f"head -c 1000000 /dev/zero && echo saved > {tmp_path}/saved; exit 5"
     guarded.give(["sh", "-c", f"trap '{cleaning}' TERM; echo ready; while :; do sleep 0.05; done"])
     assert guarded.stdout.read(6) == b"ready\n"
@@ -288,5 +288,5 @@ def test_a_release_means_nothing_to_other_jobs(guarded: Guarded) -> None:
     assert not is_alive(pid)
 
 
-def test_an_incomplete_line_is_not_taken_for_a_word() -> None:
+def test_an_incomplete_line_is_not_parsed_as_a_message() -> None:
     assert parse_status(b"started 12\nexited 1") == GuardStatus(pid=12)

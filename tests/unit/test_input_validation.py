@@ -76,7 +76,7 @@ def test_what_cannot_be_checked_is_no_input(value: Any, schema: dict[str, Any]) 
     "schema",
     [{"properties": {"days": {"pattern": "^(?=a)"}}}, {"properties": 3}, {"$ref": "https://x.example/y"}],
 )
-def test_a_schema_that_cannot_be_used_is_told_as_one(schema: dict[str, Any]) -> None:
+def test_an_unusable_schema_is_reported_as_such(schema: dict[str, Any]) -> None:
     """A Dag may have been stored by an older release, or declare its operation by hand."""
     with pytest.raises(UserRefused, match="The operation's schema cannot be used: ") as refused:
         validate_input({"days": 1}, schema)

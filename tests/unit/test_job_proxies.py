@@ -210,7 +210,7 @@ def test_a_tunnel_that_is_refused_is_an_error_at_once(tested: TestedJob) -> None
         ({"http_proxy": "http://[pass-word"}, "http_proxy is not the URL of a proxy"),
     ],
 )
-def test_a_proxy_that_cannot_be_used_is_said_at_once(
+def test_an_unusable_proxy_is_reported_immediately(
     tested: TestedJob, variables: dict[str, str], said: str
 ) -> None:
     with pytest.raises(

@@ -130,7 +130,7 @@ def test_ends_and_a_newer_attempt(tested: TestedJob) -> None:
     assert tested.action.state is State.SUCCESS
 
 
-def test_a_stale_time_is_told_the_servers(server: JobServer, tested: TestedJob) -> None:
+def test_a_stale_time_is_refused_with_the_servers_time(server: JobServer, tested: TestedJob) -> None:
     server.clock_offset = timedelta(days=1)
     status, fields = v2(tested)
     assert (status, fields["error"]) == (401, "stale_time")
@@ -217,7 +217,7 @@ def test_refused_announcements(server: JobServer, tested: TestedJob) -> None:
     assert announce(tested, b"m", path=own + "-x")[1]["field"] == "property"
 
 
-def test_a_direct_upload_counts_when_it_is_said_to_be_complete() -> None:
+def test_a_direct_upload_counts_once_it_is_completed() -> None:
     with JobServer(direct_uploads=True) as server:
         tested = server.new_job()
         complete = f"/upload/default/{tested.info.job_id}/model/0/complete"

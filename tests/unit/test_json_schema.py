@@ -126,7 +126,7 @@ def test_verdicts_are_those_of_jsonschema(value: Any, schema: dict[str, Any], no
           "$defs": {"i": {"type": "integer"}}}, "$", "The object is not valid under the schema"),
     ],
 )  # fmt: skip
-def test_a_mistake_says_where_it_is_and_what_is_expected(
+def test_an_error_names_its_place_and_what_is_expected(
     value: Any, schema: dict[str, Any], path: str, said: str
 ) -> None:
     found = mistake(value, schema)

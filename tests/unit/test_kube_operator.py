@@ -194,5 +194,5 @@ def test_a_list_of_strings_or_a_string_is_a_command(returned: Any, command: Any)
     ("given", "wanted"),
     [(None, False), (True, True), ("one", ["one"]), (["one", "two"], ["one", "two"]), (("one",), ["one"])],
 )
-def test_logs_of_init_containers_can_be_asked_for(given: Any, wanted: Any) -> None:
+def test_logs_of_init_containers_can_be_requested(given: Any, wanted: Any) -> None:
     assert _parse_init_logs(operator(init_container_logs=given).init_container_logs) == wanted

@@ -232,7 +232,7 @@ def test_stop_is_asked_for_and_the_exit_is_the_end(exit_: Exit) -> None:
     assert action_to_json(end, now=NOW)["action"] is None
 
 
-def test_a_job_that_fails_since_it_was_asked_to_stop_was_stopped() -> None:
+def test_a_job_that_fails_after_a_stop_request_was_stopped() -> None:
     report = Report(status=ReportedStatus.ERROR, error_name="Cancelled", error_message="tidied up")
     end = after(action(), RUNNING, Stop(StopReason.REQUESTED), report, Exit(code=1))
     assert (end.state, end.error_name, end.error_message) == (State.STOPPED, "Cancelled", "tidied up")
@@ -252,7 +252,7 @@ def test_success_takes_back_what_was_said_of_errors() -> None:
     assert (end.state, end.error_name, end.error_message) == (State.SUCCESS, None, None)
 
 
-def test_a_job_that_succeeds_though_asked_to_stop_has_succeeded() -> None:
+def test_a_job_that_succeeds_after_a_stop_request_has_succeeded() -> None:
     assert after(action(), Stop(StopReason.KILLED), SUCCESS, Exit(code=0)).state is State.SUCCESS
 
 
@@ -376,7 +376,7 @@ def test_a_stop_the_jobs_end_and_its_exit_in_any_order(
     assert (now.state, now.error_name, now.is_done) == (*ends[number], True)
 
 
-def test_a_stop_after_the_end_was_reported_is_told_to_nobody() -> None:
+def test_a_stop_after_the_reported_end_is_ignored() -> None:
     stopped = after(action(), SUCCESS, STOP)
     assert (stopped.state, stopped.verb, stopped.is_done) == (State.SUCCESS, None, False)
     for start in (after(action(), ERROR), after(action(completion=Completion.REPORT), SUCCESS)):

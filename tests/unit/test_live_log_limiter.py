@@ -14,7 +14,7 @@ class Waiting:
         self.times_woken += 1
 
 
-def test_a_slot_goes_to_who_has_waited_longest() -> None:
+def test_a_slot_goes_to_the_longest_waiting() -> None:
     slots, one, two, three = LiveLogLimiter(1), Waiting(), Waiting(), Waiting()
     assert slots.acquire(one.wake)
     assert not slots.acquire(two.wake)

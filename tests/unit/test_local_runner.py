@@ -337,7 +337,7 @@ class OutOfTime(BaseException):
     """As Airflow raises it from a signal handler when execution_timeout is over."""
 
 
-def test_an_exception_out_of_a_handler_leaves_the_job_to_whoever_catches_it(
+def test_an_exception_from_a_handler_propagates_to_the_caller(
     on_alarm: Callable[[Callable[[], None], float], None],
 ) -> None:
     """They tell the server why before they stop the job."""

@@ -161,7 +161,7 @@ def test_a_report_is_masked_before_it_is_cut() -> None:
     assert report.error_message == "x" * (16 * 1024 - 5) + "***"
 
 
-def test_a_runners_word_is_masked() -> None:
+def test_a_runners_message_is_masked() -> None:
     masker = Masker([SECRET, "ExitCode"])
     assert mask_message(Launched({"pod": SECRET, "pid": 1}), masker) == Launched({"pod": "***", "pid": 1})
     exit_ = Exit(code=1, reason="ExitCode", message=f"no {SECRET}", tail=("a", SECRET))

@@ -60,7 +60,7 @@ def test_what_a_route_takes_and_answers_has_a_name(operation: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_operation_says_what_it_does_and_takes(operation: dict[str, Any]) -> None:
+def test_every_operation_and_parameter_is_described(operation: dict[str, Any]) -> None:
     assert operation["summary"]
     assert len(operation["tags"]) == 1
     for parameter in operation.get("parameters", []):

@@ -107,7 +107,7 @@ def test_what_was_left_empty_in_the_form_is_not_in_the_input() -> None:
     assert build_input({"table": "t", "more": None}, SCHEMA) == {"table": "t", "rows": 10, "more": None}
 
 
-def test_a_function_says_by_its_annotations_what_it_takes() -> None:
+def test_the_annotations_of_a_function_declare_its_input() -> None:
     schema = infer_input_schema(load)
     Draft202012Validator.check_schema(schema)
     assert set(schema["properties"]) == {"table", "day", "point"}
@@ -119,14 +119,14 @@ def test_a_function_says_by_its_annotations_what_it_takes() -> None:
     assert infer_output_schema(load) == {"type": "object", "additionalProperties": {"type": "integer"}}
 
 
-def test_a_function_is_given_what_its_annotations_say() -> None:
+def test_a_function_receives_values_of_its_annotated_types() -> None:
     given = convert_arguments(load, {"table": "t", "day": "2026-11-24", "point": {"x": 4}})
     assert given == {"table": "t", "day": date(2026, 11, 24), "point": Point(x=4)}
     with pytest.raises(ValueError, match="date"):
         convert_arguments(load, {"day": "no"})
 
 
-def test_a_function_is_given_only_what_it_has() -> None:
+def test_a_function_receives_only_parameters_that_it_has() -> None:
     assert infer_input_schema(load)["additionalProperties"] is False
     for given, said in (
         ({"table": "t", "days": "2026-11-24"}, "no argument 'days': did you mean 'day'?"),
@@ -137,7 +137,7 @@ def test_a_function_is_given_only_what_it_has() -> None:
             convert_arguments(load, given)
 
 
-def test_a_run_with_an_unknown_argument_is_refused_whatever_started_it() -> None:
+def test_a_run_with_an_unknown_argument_is_refused_however_it_was_started() -> None:
     task: Any = async_operation(load).tasks[0]
     run = SimpleNamespace(conf={"table": "t", "dry_run": True})  # Airflow's own form and API take it
     with pytest.raises(ValueError, match="no argument 'dry_run'"):
@@ -336,7 +336,7 @@ def triggered() -> Callable[[dict[str, Any]], dict[str, Any]]:
         ("of_anchor", 9, 10),
     ],
 )
-def test_params_take_what_they_refer_to(
+def test_params_accept_what_they_refer_to(
     triggered: Callable[[dict[str, Any]], dict[str, Any]], name: str, value: Any, wrong: Any
 ) -> None:
     given = triggered({"n": 1, name: value})

@@ -85,7 +85,7 @@ def test_what_is_not_tried_again_is_said_once(
     assert not caplog.records
 
 
-def test_a_log_or_watch_that_is_refused_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_log_or_watch_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     user = 'User "a" cannot'
     said = f'pods "p" is forbidden: {user} get resource "pods/log" in API group "" in the namespace "jobs"'
     with answering(*[(403, said)] * 100) as (client, asked):

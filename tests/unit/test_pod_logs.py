@@ -198,7 +198,7 @@ def test_the_log_of_a_lost_node_is_not_asked_for() -> None:
     assert kept.reads == []
 
 
-def test_a_name_that_no_init_container_has_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_init_container_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     lifecycle, exit_ = ended({"first": DONE}, FAILED, "Failed")
     of_worker(lifecycle, exit_, ["first", "absent"], True)
     assert "init_container_logs: no init container absent has ended" in caplog.text

@@ -60,7 +60,7 @@ def test_a_number_in_a_string_is_one(text: str, number: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b' {"unknown": 1}\n'])
-def test_nothing_said_is_a_heartbeat(body: bytes) -> None:
+def test_an_empty_report_is_a_heartbeat(body: bytes) -> None:
     assert parse_report(body, LIMITS).is_heartbeat
 
 
@@ -178,17 +178,17 @@ def accepted_or_refused(body: bytes) -> Report | None:
 
 
 @given(st.binary())
-def test_any_bytes_are_taken_or_refused(body: bytes) -> None:
+def test_any_bytes_are_accepted_or_refused(body: bytes) -> None:
     accepted_or_refused(body)
 
 
 @given(report_values)
-def test_any_json_object_is_taken_or_refused(fields: dict[str, Any]) -> None:
+def test_any_json_object_is_accepted_or_refused(fields: dict[str, Any]) -> None:
     accepted_or_refused(json.dumps(fields).encode())
 
 
 @given(st.text().map(lambda text: '{"results":' + text + "}"))
-def test_any_text_as_results_is_taken_or_refused(body: str) -> None:
+def test_any_text_as_results_is_accepted_or_refused(body: str) -> None:
     accepted_or_refused(body.encode("utf-8", "surrogatepass"))
 
 

@@ -145,7 +145,7 @@ def test_v2_covers_nonce_and_time(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("offset_ms", [-1001, 1001])
-def test_stale_time_is_told_apart_only_if_rightly_signed(offset_ms: int) -> None:
+def test_a_stale_time_is_only_reported_to_valid_signatures(offset_ms: int) -> None:
     with pytest.raises(StaleTime):
         check(valid_claim(), now_ms=NOW_MS + offset_ms)
     with pytest.raises(SignatureError) as caught:

@@ -132,7 +132,7 @@ def test_what_a_runner_says_arrives(word: RunnerMessage) -> None:
 
 
 @pytest.mark.parametrize("letter", ["x", "\0", "\u00e9", "\u65e5", "\U0001f600"])
-def test_an_exit_fits_into_a_request_whatever_a_job_has_said(letter: str) -> None:
+def test_an_exit_fits_into_a_request_whatever_the_output(letter: str) -> None:
     said = letter * 10**6
     exit_ = Exit(code=1, reason=said, message=said, tail=[said] * 30)
     arrived = message_from_json(sent(message_to_json(exit_)))
