@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
-from os import SEEK_END
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, NamedTuple
 
@@ -102,7 +101,6 @@ class BufferedWsgi:
                 except _BodyMissing as error:
                     await refusal_response(error.refusal)(scope, receive, send)
                     return
-            body.seek(0)
             response = await self._serve(scope, body)
         headers = response.headers if is_whole else [*response.headers, _NOT_COMPRESSED]
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -141,7 +139,7 @@ class BufferedWsgi:
     async def _serve(self, scope: Scope, body: IO[bytes]) -> _Response:
         loop = asyncio.get_running_loop()
         sender = _identify_sender(scope)
-        received_bytes = body.seek(0, SEEK_END)
+        received_bytes = body.tell()
         body.seek(0)
         async with self._throttle.admit(sender):
             response = await loop.run_in_executor(self._threads, self._call_app, scope, body, loop)
