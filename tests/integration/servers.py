@@ -35,7 +35,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 class Prepared(LazyApp):
-    """The mounted app with a given Flask app."""
+    """The mounted app with another Flask app."""
 
     def __init__(self, app: Flask) -> None:
         super().__init__()

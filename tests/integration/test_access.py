@@ -183,7 +183,7 @@ def audited(client: Client, event: str, dag_id: str) -> list[dict[str, Any]]:
 
 
 def stops(client: Client, uuid: str) -> list[str | None]:
-    """Return who stopped an action, as its time line says."""
+    """Return the user who stopped an action, from its timeline."""
     reports = client.send("GET", f"/async/actions/{uuid}/reports").json()["reports"]
     return [report["requestedBy"] for report in reports if report["kind"] == "stop"]
 

@@ -79,7 +79,7 @@ def hook(mounted: str) -> str:
 
 @pytest.fixture
 def rich_job(new_job: NewJob) -> SignedJob:
-    """Return a job that has told all that can be told."""
+    """Return a job that has sent all kinds of reports."""
     job = new_job(type="etl.rich", arguments='{"days": [1, 2]}')
     job.tell(Launched({"pid": 7}))
     job.report(

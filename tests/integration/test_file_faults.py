@@ -191,7 +191,7 @@ def test_a_request_that_is_cancelled_attaches_nothing_that_is_not_kept(
 
 
 def at_once(job_of: Callable[[int], Callable[[HookClient], Answer]], hook: str, many: int) -> list[Answer]:
-    """Do something in many threads at the same moment, each with a connection of its own."""
+    """Call a function in many threads at the same moment, each with its own connection."""
     barrier = threading.Barrier(many)
 
     def run(number: int) -> Answer:
@@ -353,7 +353,7 @@ def stored_by(senders: Sequence[Sender]) -> int:
 
 
 def assert_whole(sender: Sender) -> None:
-    """Make sure that what is there is whole, and that what was told to be there is there."""
+    """Check that all stored contents are complete, and that all confirmed ones exist."""
     with HookClient(sender.job.client.hook) as client:
         job = sender.job.on(client)
         for name, content in sender.announced.items():

@@ -140,7 +140,7 @@ def keep(store: FileStore, content: bytes) -> str:
 
 
 def place(s3: S3Server, store: FileStore, content_id: str) -> str:
-    """Return the URL of a content for who may do anything."""
+    """Return the unsigned URL of a content. The server (moto) checks no signatures."""
     return f"{s3.url}/{store.uri(content_id).partition('@')[2]}"
 
 
@@ -149,7 +149,7 @@ def key_of(url: str) -> str:
 
 
 def lines(job: SignedJob) -> list[str]:
-    """Return what the server says in the task's log."""
+    """Return the server's lines in the task's log."""
     return [line.message for line in job.view().logs if line.stream == "server"]
 
 

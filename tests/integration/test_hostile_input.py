@@ -122,7 +122,7 @@ def hook(database: Database, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def victim(new_job: NewJob, caplog: pytest.LogCaptureFixture, capfd: Any) -> Iterator[SignedJob]:
-    """Return a job of which the secret must not be told to anybody."""
+    """Return a job whose secret must not be revealed."""
     caplog.set_level(logging.DEBUG, "airflow_asyncaction")
     caplog.set_level(logging.DEBUG, "werkzeug")
     job = new_job()

@@ -142,7 +142,7 @@ def test_files_are_numbered_and_may_be_announced_again(peers: Peers) -> None:
         first = peer.announce(contents[0], name="a")
         yield first
         yield peer.announce(contents[0], name="a")
-        yield peer.announce(contents[1], name="a")  # it has not arrived: it is announced anew
+        yield peer.announce(contents[1], name="a")  # announced again, as it was not uploaded
         yield peer.put(first.fields["url"], contents[0])  # which the earlier URL is not for
         yield peer.announce(contents[1], name="a")
         yield peer.announce(contents[2])

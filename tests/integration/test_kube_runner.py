@@ -352,7 +352,7 @@ def test_a_pod_that_somebody_deletes(scene: Scene, grace_seconds: int) -> None:
     exit_ = scene.ended("sleep 100")
     thread.join()
     assert exit_.reason == "PodDeleted"
-    assert exit_.is_seen is (exit_.code is not None)  # without grace, it may be gone before its node has told
+    assert exit_.is_seen is (exit_.code is not None)  # without grace, it may be deleted before a report
 
 
 def test_the_pods_secret_holds_what_airflow_masks_of_what_the_pod_is_given(

@@ -46,7 +46,7 @@ LONG_OUTPUT = {
 
 
 def told(job: SignedJob, word: RunnerMessage) -> TaskView:
-    """Say a runner's word as a worker does, once."""
+    """Send a runner's message once, as a worker does."""
     return TaskHook(job.info.hook_url).tell(job.task, word, patience=NO_PATIENCE)
 
 

@@ -157,7 +157,7 @@ class Started:
 
 async def until(is_so: Callable[[], object], *, seconds: float = _SECONDS) -> None:
     async with asyncio.timeout(seconds):
-        while not await asyncio.to_thread(is_so):  # noqa: ASYNC110 - nobody else tells
+        while not await asyncio.to_thread(is_so):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.1)
 
 
@@ -350,7 +350,7 @@ def test_an_end_is_sent_once_the_server_is_reachable_again(
             await asyncio.sleep(0.5)
             async with relay.away():
                 await asyncio.sleep(20)
-                assert not deferred.pod.is_going()  # nobody knows the end yet
+                assert not deferred.pod.is_going()  # the end is not known yet
             await until(lambda: deferred.job.view().exit_seen)
             await until(deferred.pod.is_going)
             await started.cancel()
@@ -504,7 +504,7 @@ def test_a_v1_job_of_a_deferred_pod_keeps_v1_to_its_end(defer: NewDeferred) -> N
 
     async def check() -> None:
         started = Triggerer().start(deferred.trigger())
-        await until(lambda: job.view().state is State.RUNNING)  # the trigger has told that it is up
+        await until(lambda: job.view().state is State.RUNNING)  # reported by the trigger
         assert job.send_v1("POST", "/status", {"logs": ["by v1"]}).status == 200
         assert job.send_v1("POST", "/status", {"status": "SUCCESS", "results": 7}).status == 200
         await until(lambda: deferred.state == "success")

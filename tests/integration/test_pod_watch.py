@@ -25,7 +25,7 @@ _CLOSING_SECONDS = 0.3  # connections with TLS are closed in the background
 
 
 class Seen:
-    """An observer that keeps what it is told."""
+    """An observer that records its events."""
 
     def __init__(self) -> None:
         self.changes: list[tuple[str, Pod]] = []
@@ -48,7 +48,7 @@ class Seen:
 
 async def until(is_so: Callable[[], object], *, seconds: float = _SECONDS) -> None:
     async with asyncio.timeout(seconds):
-        while not is_so():  # noqa: ASYNC110 - nobody else tells
+        while not is_so():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
 
 
@@ -128,7 +128,7 @@ def test_a_pod_that_was_deleted_before_it_is_read_is_missing(pods: JobPods) -> N
 
 
 def test_a_version_that_is_too_old_means_a_new_list(pods: JobPods) -> None:
-    """The cluster answers 410 Gone, or with an ERROR event, and what has changed meanwhile is told."""
+    """After 410 Gone or an ERROR event, the watch reports what has changed meanwhile."""
     pod, deleted = pods.create(scheduler=NOBODY), pods.create(scheduler=NOBODY)
 
     async def check() -> None:

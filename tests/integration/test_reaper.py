@@ -52,7 +52,7 @@ def _nothing_else(database: Database) -> None:
 
 
 def look(reaper: Reaper, moment: datetime) -> None:
-    """Let it look at a moment that has come by itself: nobody has set a clock."""
+    """Scan at this moment, by both clocks."""
     reaper.scan(moment, clock_seconds=moment.timestamp())
 
 

@@ -102,7 +102,7 @@ def looked(remote: RemoteDeployment, times: int = 1) -> Callable[[], bool]:
 
 
 def once(is_so: Callable[[], object], do: Callable[[], object]) -> None:
-    """Do something in a thread of its own, as soon as a condition holds."""
+    """Call a function in another thread as soon as a condition holds."""
 
     def wait() -> None:
         eventually(is_so)

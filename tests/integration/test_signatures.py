@@ -270,7 +270,7 @@ def proven_path(vector: dict[str, Any], client: HookClient) -> Any:
 
 
 def spellings_of(client: HookClient, paths: list[dict[str, Any]]) -> None:
-    """Send each path with the signature of a path, and expect what PROTOCOL.md says of it."""
+    """Send each path with the signature of a path, and expect the response of PROTOCOL.md."""
     for path in paths:
         answer = send_vector({**VECTORS[0], "path": path["sent"], "v2": path["v2"]}, client)
         if path["is_accepted"]:
@@ -280,7 +280,7 @@ def spellings_of(client: HookClient, paths: list[dict[str, Any]]) -> None:
 
 
 def routed_path(signed: str) -> str:
-    """Return the path that the server sees: nobody can tell whether ``/`` or nothing was signed."""
+    """Return the path that the server sees: it cannot distinguish ``/`` from an empty path."""
     return "" if signed == "/" else signed
 
 

@@ -54,7 +54,7 @@ def test_a_body_comes_and_an_answer_goes_in_pieces(size: int) -> None:
 
 
 def test_of_a_body_that_is_too_long_the_rest_is_discarded() -> None:
-    """Its sender, which reads nothing before it has sent everything, would get no answer."""
+    """Otherwise a sender that reads nothing before it has sent everything would get no response."""
     body = iter(pieces(20 * MAX_BODY))
     answer = AsgiClient(served(echo)).request("POST", "/", messages=body)
     assert len(answer.body) == MAX_BODY + 1  # which the app refuses

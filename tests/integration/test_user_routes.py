@@ -23,7 +23,7 @@ from tests.shared import WORKER
 
 pytestmark = [
     pytest.mark.integration,
-    # It minds more of what it is given than SQLite does.
+    # PostgreSQL refuses more input than SQLite.
     pytest.mark.parametrize("database", ["postgresql"], indirect=True, scope="session"),
 ]
 

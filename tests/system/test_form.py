@@ -101,7 +101,7 @@ class Form:
         return self.page.locator(f"#element_{name}")
 
     def _paste(self, name: str, text: str) -> None:
-        """Write into an editor at once: it formats what it has after each key."""
+        """Write into an editor in one step: it formats its content after each key."""
         self._box(name).locator(".view-lines").click()
         self.page.keyboard.press("Control+A")
         self.page.evaluate("text => navigator.clipboard.writeText(text)", text)

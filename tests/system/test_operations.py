@@ -46,7 +46,7 @@ DESCRIBED = (
 
 @pytest.fixture(scope="module")
 def ann(scene: Scene) -> User:
-    """Return somebody who may do everything; all operations are parsed."""
+    """Return a user with all permissions, once all operations are parsed."""
     scene.api.wait_for_dags(OPERATIONS, timeout_seconds=PATIENCE_SECONDS)
     for dag_id in ("tagged", "tagged_later", "tagged_mapped"):
         scene.api.unpause(dag_id)
@@ -55,7 +55,7 @@ def ann(scene: Scene) -> User:
 
 @pytest.fixture(scope="module")
 def viewer(scene: Scene, ann: User) -> User:  # noqa: ARG001 - what it waits for
-    """Return somebody who may look at everything, and change nothing."""
+    """Return a user who may see everything and change nothing."""
     return User(scene.deployment, "viewer")
 
 

@@ -71,7 +71,7 @@ def runs(shared_scene: Scene) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def running(shared_scene: Scene) -> Iterator[str]:
-    """Return a run whose job goes on until these tests are over."""
+    """Return a run whose job runs until these tests end."""
     run_id = shared_scene.api.trigger("page_load")
     yield run_id
     shared_scene.api.set_run_state("page_load", run_id, "failed")
@@ -104,7 +104,7 @@ def see_again(page: Page) -> None:
 
 
 def open_load(scene: PageScene, page: Page, run_id: str) -> None:
-    """Open the action that goes on, in a window of its own."""
+    """Open the running action in a separate window."""
     scene.open_alone(page, f"task/page_load/{quote(run_id, safe='')}/load/-1")
     expect_to_move(page)
 

@@ -26,7 +26,7 @@ def started(scene: Scene) -> None:
 
 @pytest.fixture(scope="module")
 def ann(scene: Scene) -> User:
-    """Return somebody who may do everything."""
+    """Return a user with all permissions."""
     return User(scene.deployment, USER)
 
 

@@ -64,7 +64,7 @@ class Guarded:
                 data = data[self.process.stdin.write(data) :]
 
     def hear(self, word: bytes, seconds: float = 30) -> GuardStatus:
-        """Return what was said once ``word`` is."""
+        """Return the output once it contains ``word``."""
         give_up_at = time.monotonic() + seconds
         while b"\n" + word not in b"\n" + self.heard:
             left = give_up_at - time.monotonic()
@@ -250,7 +250,7 @@ def test_a_fork_bomb_of_stubborn_orphans_is_ended(guarded: Guarded) -> None:
     assert guarded.stdout.read(6) == b"ready\n"
     guarded.send(b"s")
     guarded.hear(b"done")
-    assert guarded.end() == b""  # nobody holds the pipe any more
+    assert guarded.end() == b""  # no process holds the pipe any more
 
 
 def test_kept_work_goes_on_until_a_stop(guarded: Guarded, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_a_content_that_is_not_as_announced_is_not_attached(
     _, fields = announce(tested, b"model", **change)
     assert send_content(fields["url"], b"model" if change else b"other") == 412
     assert tested.files == {}
-    assert send_content(fields["url"], b"model") == 404  # nothing was kept: it must be announced anew
+    assert send_content(fields["url"], b"model") == 404  # it was discarded, and must be announced again
 
 
 def test_urls_of_contents_can_expire(server: JobServer, tested: TestedJob) -> None:

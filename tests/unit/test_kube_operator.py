@@ -98,7 +98,7 @@ def test_the_server_waits_for_a_first_report_only_as_it_was_asked_to() -> None:
     assert operator(startup_timeout_seconds=60).build_spec(runner).start_timeout is None
     asked = operator(start_timeout=60).build_spec(runner).start_timeout
     assert asked is not None
-    assert asked > timedelta(seconds=60)  # the cluster's own word comes first
+    assert asked > timedelta(seconds=60)  # the cluster's own timeout comes first
     assert operator().build_spec(runner).adoptable
 
 

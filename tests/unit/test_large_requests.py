@@ -39,7 +39,7 @@ ANSWER = (
 
 
 class Resetting:
-    """A server that closes each connection while a body comes: whoever sends it is reset.
+    """A server that closes each connection while it receives a body, so that the sender is reset.
 
     :param answer: sent before that
     :param certificate: speak TLS, with the certificate and key of this file

@@ -29,7 +29,7 @@ READ = PodRequests("jobs").read_pod("p")
 
 @contextmanager
 def answering(*answers: tuple[int, str]) -> Iterator[tuple[k8s.CoreV1Api, list[str]]]:
-    """Serve these answers in turn; yield a client, and what was asked for."""
+    """Serve these responses in turn. Yield a client and the requests."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -36,7 +36,7 @@ TEXTS = {"first": ["done"], "second": numbers(1, 30), "base": ["base"]}
 
 @dataclass
 class Logs:
-    """The logs of a pod, as the cluster gives them; who reads is an object of its own at every read."""
+    """The logs of a pod, as the cluster returns them. Each read creates another reader."""
 
     reads: list[str] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class Answer:
         """Nothing is open."""
 
     def release_conn(self) -> None:
-        """There is none."""
+        """The pod has no such container."""
 
 
 async def _chunks(content: bytes) -> AsyncIterator[bytes]:
@@ -163,7 +163,7 @@ def test_a_worker_and_a_trigger_copy_the_same_lines(
     assert by_worker == by_trigger
     if get_logs:
         assert by_worker == (lines, tuple(tail))
-    else:  # then only what is asked for by name is copied
+    else:  # then only containers requested by name are copied
         assert all(line.startswith("[") for line in by_worker[0])
         assert "base" not in by_worker[1]
 

@@ -10,7 +10,7 @@ from airflow_asyncaction.web.rate_limits import TokenBuckets
 
 
 def used(limit: TokenBuckets, key: str, at_most: int) -> int:
-    """Use tokens until there are none; return how many there were."""
+    """Take all tokens of a bucket, and return how many it had."""
     for count in range(at_most):
         if limit.is_used_up(key):
             return count

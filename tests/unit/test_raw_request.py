@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from airflow_asyncaction.exceptions import SignatureError
 from airflow_asyncaction.web.raw_request import WireRequest, raw_path, raw_query
 
-# What may stand between two slashes: letters, and octets that are encoded though they need not be.
+# Segments between slashes: letters, and bytes that are escaped without need.
 _plain = st.text(st.sampled_from("abz019-._~!$&'()*+,;=:@"), min_size=1, max_size=4)
 _encoded = st.binary(min_size=1, max_size=3).map(
     lambda octets: "".join(f"%{octet:02X}" for octet in octets) + "".join(f"%{octet:02x}" for octet in octets)
@@ -28,7 +28,7 @@ prefixes = st.just("") | st.lists(_plain | st.just("a%20b"), min_size=1, max_siz
 
 
 def routed(path: str) -> str:
-    """Return a path as WSGI has it: decoded, its octets as characters."""
+    """Return a path as in WSGI: decoded, with its bytes as characters."""
     return unquote_to_bytes(path).decode("latin-1")
 
 

@@ -634,7 +634,7 @@ WEBDA_OPERATIONS = {
 
 @pytest.fixture
 def webda(new_hook: NewHook, remote: RemoteDeployment) -> AsyncActionHook:
-    """Return a hook to a webda server, which answers as ``remote.faults`` says."""
+    """Return a hook to a webda server whose responses ``remote.faults`` determines."""
     return new_hook(host=f"{remote.url}/jobs", extra={"kind": "webda"})
 
 

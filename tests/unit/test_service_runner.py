@@ -130,7 +130,7 @@ def test_an_end_that_it_reports_itself_stands(
     results: str | None,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What it returns then, such as None, is no second end, and nobody is warned of it."""
+    """The value that it then returns, such as None, is no second end and causes no warning."""
     caplog.set_level(logging.INFO)
     carried_out(runner(end), tested)
     action = tested.action

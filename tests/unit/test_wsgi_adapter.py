@@ -22,7 +22,7 @@ GONE: Message = {"type": "http.disconnect"}
 
 
 def refusing(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer how much of the body came."""
+    """Respond with the number of received bytes."""
     body = str(len(environ["wsgi.input"].read())).encode()
     status = "413 Payload Too Large" if int(environ.get("CONTENT_LENGTH") or body) > MOST else "200 OK"
     start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
@@ -36,9 +36,9 @@ def exchange(
     headers: Iterable[tuple[bytes, bytes]] = (),
     wrap: Callable[[ASGIApp], Any] | None = None,
 ) -> Sequence[tuple[str, Any]]:
-    """Serve one request, and return what happened: ``read`` a size, ``start`` a status, ``body`` and ``end``.
+    """Serve one request. Return its events: ``read`` a size, ``start`` with a status, ``body``, ``end``.
 
-    An empty piece is the end of the body; without one, the client goes away.
+    An empty piece ends the body. Without one, the client disconnects.
     """
     app: Any = BufferedWsgi(
         refusing, max_body_bytes=MOST, threads=1, patience=timedelta(minutes=1), throttle=Throttle(0)
@@ -110,7 +110,7 @@ def test_a_body_within_the_limit_is_read_completely() -> None:
 
 
 def test_a_length_is_ignored_for_chunked_bodies() -> None:
-    """A signature of the time alone would be valid for the empty body that an app gets if nothing is read."""
+    """A v1 signature, which does not cover the body, would be valid for an empty body that was never read."""
     chunked = (b"transfer-encoding", b"chunked")
     events = exchange([b"x" * 400, b"x" * 400, b""], declared=10**6, headers=[chunked])
     assert events[:3] == [("read", 400), ("read", 400), ("read", 0)]
