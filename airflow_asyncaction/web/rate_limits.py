@@ -145,7 +145,7 @@ class Sender:
         wait for its row anyway.
     """
 
-    name: bytes
+    name: str
     is_user: bool = False
     max_concurrency: int = 1
 
@@ -181,7 +181,7 @@ class Throttle:
     """
 
     def __init__(self, per_second: float) -> None:
-        self._waiting: dict[bytes, tuple[asyncio.Semaphore, int]] = {}
+        self._waiting: dict[str, tuple[asyncio.Semaphore, int]] = {}
         self._users = TokenBuckets(per_second)
         self._refused = TokenBuckets(per_second)
         self._refused_by_sender = TokenBuckets(per_second * _SENDER_SHARE)
@@ -198,7 +198,7 @@ class Throttle:
         try:
             async with semaphore:
                 if sender.is_user:
-                    await asyncio.sleep(self._users.seconds_until(_key(sender)))
+                    await asyncio.sleep(self._users.seconds_until(name))
                 yield
         finally:
             semaphore, count = self._waiting.pop(name)
@@ -213,7 +213,7 @@ class Throttle:
         if exchange.status == _NOT_MODIFIED:
             tokens = _POLL_TOKENS
         tokens += exchange.received_bytes // _TOKEN_BYTES_IN + exchange.sent_bytes // _TOKEN_BYTES_OUT
-        self._users.use(_key(sender), tokens)
+        self._users.use(sender.name, tokens)
 
     async def delay_response(self, sender: Sender, exchange: Exchange) -> None:
         """Wait if the response has to be delayed."""
@@ -224,14 +224,10 @@ class Throttle:
 
     def _exceeds_limit(self, sender: Sender, exchange: Exchange) -> bool:
         """Count a refusal, and return whether it exceeds a limit. Delayed refusals are not counted."""
-        key = _key(sender)
+        key = sender.name
         if self._refused.is_used_up("") or (key and self._refused_by_sender.is_used_up(key)):
             return True
         self._refused.use("", 1 + exchange.received_bytes // _TOKEN_BYTES_OUT)
         if key:
             self._refused_by_sender.use(key)
         return False
-
-
-def _key(sender: Sender) -> str:
-    return sender.name.decode("latin-1")

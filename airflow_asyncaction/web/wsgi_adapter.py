@@ -193,12 +193,13 @@ def _identify_sender(scope: Scope) -> Sender:
     headers = dict(scope["headers"])
     header = next((name for name in _SENDERS if name in headers), None)
     if header is None:
-        return Sender(b"")
+        return Sender("")
     first = mounted_path(scope).split("/")[1:2]
-    group = first[0].encode() if first and first[0] in _ROUTE_GROUPS else b""
+    group = first[0] if first and first[0] in _ROUTE_GROUPS else ""
     is_user = _SENDERS[header]
     max_concurrency = _CONCURRENCY if is_user or group else 1
-    return Sender(headers[header].lower() + group, is_user=is_user, max_concurrency=max_concurrency)
+    name = headers[header].lower().decode("latin-1") + group
+    return Sender(name, is_user=is_user, max_concurrency=max_concurrency)
 
 
 async def _discard(receive: Receive) -> None:

@@ -48,6 +48,7 @@ from airflow_asyncaction.operators.remote import RemoteActionOperator
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED
 from airflow_asyncaction.triggers import remote_follower
 from airflow_asyncaction.triggers.remote import RemoteActionTrigger
+from tests.unit.live_processes import eventually
 from tests.unit.remote_deployment import PASSWORD, Remote, RemoteDeployment, certify, refused
 from tests.unit.task_server import Answer, Request
 
@@ -114,13 +115,6 @@ def once(is_so: Callable[[], object], do: Callable[[], object]) -> None:
 def run_out_of_time() -> None:
     """Have Airflow's ``timeout`` end now."""
     os.kill(os.getpid(), signal.SIGALRM)
-
-
-def eventually(look: Callable[[], Any]) -> None:
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
-    while not look():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
 
 
 @pytest.fixture

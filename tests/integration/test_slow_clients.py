@@ -158,8 +158,8 @@ def test_one_actions_reports_take_one_thread() -> None:
     assert asyncio.run(exchange()) == [200] * 19
 
 
-ONE = Sender(b"one")
-USER = Sender(b"bearer x", is_user=True)
+ONE = Sender("one")
+USER = Sender("bearer x", is_user=True)
 
 
 def answered(status: int, method: str = "POST", **sizes: int) -> Exchange:
@@ -183,7 +183,7 @@ def test_many_that_are_refused_wait_for_their_answers(monkeypatch: pytest.Monkey
     async def refused() -> None:
         throttle = Throttle(20)
         for number in range(1000):
-            await throttle.delay_response(Sender(b"%d" % number), answered(401))
+            await throttle.delay_response(Sender(str(number)), answered(401))
         await throttle.delay_response(ONE, answered(200))
 
     asyncio.run(refused())
@@ -200,9 +200,9 @@ def test_refusals_of_one_sender_or_of_large_bodies_wait_sooner(monkeypatch: pyte
             await throttle.delay_response(sender, exchange)
         return 200 - len(slept)
 
-    assert asyncio.run(at_once(Sender(b""), answered(400))) == 200
+    assert asyncio.run(at_once(Sender(""), answered(400))) == 200
     assert asyncio.run(at_once(ONE, answered(400))) == 20
-    assert asyncio.run(at_once(Sender(b""), answered(400, received_bytes=1024 * 1024))) == 12
+    assert asyncio.run(at_once(Sender(""), answered(400, received_bytes=1024 * 1024))) == 12
 
 
 def test_a_flood_that_was_held_back_leaves_no_debt(monkeypatch: pytest.MonkeyPatch) -> None:
