@@ -31,7 +31,7 @@ help: ## Show this help
 demo: $(READY) ## Run the example Dags on a temporary Airflow (KEEP=1 leaves it running)
 	@$(DEV) dev.demo $(if $(filter-out 0,$(KEEP)),--keep)
 
-# Some processes wait while others compute: three keep two cores busy.
+# Tests often wait: three processes keep two cores busy.
 WORKERS ?= $(if $(ARGS),0,3)
 PYTEST = $(DEV) pytest --numprocesses $(WORKERS) --no-loadscope-reorder
 
@@ -97,7 +97,7 @@ docs: $(READY) ## Build the documentation into build/site
 .PHONY: asyncaction.pyz
 asyncaction.pyz: dist/asyncaction.pyz ## Build the job client as one file
 
-# As in dev/zipapp.py, which says what is packed.
+# The same files as in dev/zipapp.py.
 PACKED := __init__.py exceptions.py protocol/*.py job/*.py
 dist/asyncaction.pyz: $(READY) dev/zipapp.py $(wildcard $(addprefix airflow_asyncaction/,$(PACKED)))
 	@mkdir -p dist

@@ -39,7 +39,7 @@ class TaskKey:
 class LogEntry:
     """One line of a task's log.
 
-    :param error: class and message of the exception that it is about, if it is
+    :param error: class and message of the exception that was logged, if any
     """
 
     event: str
@@ -81,7 +81,7 @@ class AirflowApi:
         body = {"username": self._user, "password": self._password}
         answer = self._send("POST", "/auth/token", json=body)
         if not answer.ok:
-            raise AirflowApiError(f"/auth/token answered {answer.status_code}: {answer.text[:500]}")
+            raise AirflowApiError(f"/auth/token returned {answer.status_code}: {answer.text[:500]}")
         self._session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     def dag(self, dag_id: str) -> dict[str, Any]:
@@ -108,7 +108,9 @@ class AirflowApi:
             if time.monotonic() > deadline:
                 if errors := self.import_errors():
                     raise AirflowApiError("\n".join(f"{file}:\n{trace}" for file, trace in errors.items()))
-                raise TimeoutError(f"not parsed within {timeout_seconds:g} s: {', '.join(sorted(missing))}")
+                raise TimeoutError(
+                    f"Dags not parsed within {timeout_seconds:g} s: {', '.join(sorted(missing))}"
+                )
             time.sleep(0.3)
 
     def unpause(self, dag_id: str) -> None:
@@ -129,7 +131,7 @@ class AirflowApi:
     def wait_for_run(self, dag_id: str, run_id: str, *, timeout_seconds: float = 120) -> str:
         """Wait until a Dag run ends; return its state.
 
-        :raises TimeoutError: it has not ended in time
+        :raises TimeoutError: it did not end in time
         """
         deadline = time.monotonic() + timeout_seconds
         while (state := self.dag_run(dag_id, run_id)["state"]) not in DAG_RUN_ENDS:
@@ -149,9 +151,9 @@ class AirflowApi:
         return self._call("GET", key.path)
 
     def wait_for_task(self, key: TaskKey, states: frozenset[str], *, timeout_seconds: float = 60) -> str:
-        """Wait until a task instance is in one of the given states; return that state.
+        """Wait until a task instance is in one of these states; return its state.
 
-        :raises TimeoutError: it is in none of them in time
+        :raises TimeoutError: it did not reach any of them in time
         """
         deadline = time.monotonic() + timeout_seconds
         while (state := self.task_instance(key)["state"]) not in states:
@@ -232,7 +234,7 @@ class AirflowApi:
             self.sign_in()
         answer = self._send(method, f"{root}{path}", json=body, params=query)
         if not answer.ok:
-            raise AirflowApiError(f"{method} {path} answered {answer.status_code}: {answer.text[:1000]}")
+            raise AirflowApiError(f"{method} {path} returned {answer.status_code}: {answer.text[:1000]}")
         parsed: dict[str, Any] = answer.json() if answer.content else {}
         return parsed
 
@@ -241,4 +243,6 @@ class AirflowApi:
             return self._session.request(method, self.base_url + path, timeout=_TIMEOUT_SECONDS, **options)
         except requests.RequestException as error:
             reason = type(error).__name__
-            raise AirflowApiError(f"{method} {path} got no answer from the API server ({reason})") from error
+            raise AirflowApiError(
+                f"{method} {path} failed, the API server did not respond ({reason})"
+            ) from error

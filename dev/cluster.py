@@ -56,29 +56,29 @@ class ClusterError(Exception):
 class Cluster:
     """``with Cluster() as cluster``: a namespace with the rights of docs/kubernetes/rbac.yaml.
 
-    How it works: an administrator's kubeconfig, by default the one that :data:`KUBECONFIG` names, makes the
-    namespace, the ServiceAccount with its role, and the ConfigMap :data:`ZIPAPP`. ``kubeconfig`` is a file
-    with that ServiceAccount's token and the namespace as the default one: what Airflow is to use.
+    How it works: with an administrator's kubeconfig, by default that of :data:`KUBECONFIG`, it creates the
+    namespace, the ServiceAccount with its role, and the ConfigMap :data:`ZIPAPP`. Airflow uses
+    ``kubeconfig``, which has that ServiceAccount's token and this namespace as the default.
 
-    What it does not do: start a cluster, or wait until the namespace is gone.
+    What it does not do: start a cluster, or wait until the namespace has been deleted.
 
-    :param can_be_away: whether whoever uses ``kubeconfig`` goes through a forwarder, for :meth:`away`; the
-        cluster's certificate must be valid for 127.0.0.1, as those of local clusters are
+    :param with_forwarder: whether ``kubeconfig`` connects through a forwarder, as :meth:`outage` needs. The
+        cluster's certificate must be valid for 127.0.0.1, as it is for local clusters
     """
 
-    def __init__(self, admin_kubeconfig: Path | None = None, *, can_be_away: bool = False) -> None:
+    def __init__(self, admin_kubeconfig: Path | None = None, *, with_forwarder: bool = False) -> None:
         if admin_kubeconfig is None:
             admin_kubeconfig = Path(os.environ.get(KUBECONFIG, ""))
         if not admin_kubeconfig.is_file():
             raise ClusterError(
-                f"no Kubernetes cluster: set {KUBECONFIG} to the kubeconfig of any (for example of kind)"
+                f"No Kubernetes cluster: set {KUBECONFIG} to the kubeconfig of one, for example of kind"
             )
         self.admin_kubeconfig = admin_kubeconfig.resolve()
         self.namespace = f"asyncaction-{secrets.token_hex(4)}"
         self.image = os.environ.get(IMAGE, "python:3-slim")
         self._client = kube_config.new_client_from_config(config_file=str(self.admin_kubeconfig))
         self.core = k8s.CoreV1Api(self._client)
-        self._forwarder = self._make_forwarder() if can_be_away else None
+        self._forwarder = self._make_forwarder() if with_forwarder else None
         self._folder: Path | None = None
         self._open = ExitStack()
 
@@ -113,9 +113,9 @@ class Cluster:
 
     @cached_property
     def host(self) -> str:
-        """The address at which pods reach this machine."""
-        if given := os.environ.get(HOST):
-            return given
+        """Address at which pods reach this machine."""
+        if configured := os.environ.get(HOST):
+            return configured
         node = self.core.list_node(limit=1).items[0]
         address = next(each.address for each in node.status.addresses if each.type == "InternalIP")
         if not ipaddress.ip_address(address).is_loopback:
@@ -123,14 +123,14 @@ class Cluster:
         return _address_towards(self._address_of_a_pod())  # the node is this machine
 
     @contextmanager
-    def away(self) -> Iterator[None]:
+    def outage(self) -> Iterator[None]:
         """Make the Kubernetes API unreachable for users of ``kubeconfig``."""
-        assert self._forwarder is not None, "it was not made with can_be_away"
+        assert self._forwarder is not None, "create the Cluster with_forwarder"
         with self._forwarder.cut():
             yield
 
     def stop(self) -> None:
-        """Delete the namespace, without waiting until it is gone."""
+        """Delete the namespace. Do not wait until that is done."""
         if self._folder is None:
             return
         try:
@@ -138,7 +138,7 @@ class Cluster:
             self.core.delete_namespace(self.namespace)
         except (k8s.ApiException, HTTPError) as error:
             if getattr(error, "status", None) != 404:
-                print(f"the namespace {self.namespace} may be left behind: {error}")
+                print(f"Could not delete the namespace {self.namespace}: {error}")
         self._client.rest_client.pool_manager.clear()
         self._open.close()
         self._folder = None
@@ -147,7 +147,7 @@ class Cluster:
         try:
             self.core.create_namespace({"metadata": {"name": self.namespace}}, _request_timeout=30)
         except HTTPError as error:
-            message = f"the Kubernetes cluster of {self.admin_kubeconfig} does not answer"
+            message = f"The Kubernetes cluster of {self.admin_kubeconfig} does not respond"
             raise ClusterError(message) from error
         folder = tempfile.TemporaryDirectory(prefix="asyncaction-cluster-")
         self._folder = Path(self._open.enter_context(folder))
@@ -163,14 +163,16 @@ class Cluster:
 
     def _account(self) -> dict[str, Any]:
         """Return a kubeconfig of the ServiceAccount, as JSON."""
-        asked = {"spec": {"expirationSeconds": _TOKEN_SECONDS}}
-        token = self.core.create_namespaced_service_account_token(ACCOUNT, self.namespace, asked).status.token
-        used = self._client.configuration
-        server = used.host if self._forwarder is None else f"https://127.0.0.1:{self._forwarder.port}"
+        request = {"spec": {"expirationSeconds": _TOKEN_SECONDS}}
+        token = self.core.create_namespaced_service_account_token(
+            ACCOUNT, self.namespace, request
+        ).status.token
+        admin = self._client.configuration
+        server = admin.host if self._forwarder is None else f"https://127.0.0.1:{self._forwarder.port}"
         cluster: dict[str, Any] = {"server": server}
-        if used.ssl_ca_cert:
-            cluster["certificate-authority-data"] = _base64(Path(used.ssl_ca_cert).read_bytes())
-        if not used.verify_ssl:
+        if admin.ssl_ca_cert:
+            cluster["certificate-authority-data"] = _base64(Path(admin.ssl_ca_cert).read_bytes())
+        if not admin.verify_ssl:
             cluster["insecure-skip-tls-verify"] = True
         context = {"cluster": "cluster", "user": ACCOUNT, "namespace": self.namespace}
         return {
@@ -187,14 +189,14 @@ class Cluster:
         return Forwarder(str(server.hostname), server.port or 443)
 
     def _wait_for_default_account(self) -> None:
-        """Wait for the default ServiceAccount, and its token on older clusters: pods need both."""
+        """Wait for the default ServiceAccount, which pods need."""
         deadline = time.monotonic() + _POD_SECONDS
         while True:
             accounts = self.core.list_namespaced_service_account(self.namespace).items
             if any(each.metadata.name == "default" for each in accounts):
                 return
             if time.monotonic() > deadline:
-                raise ClusterError(f"the cluster made no default ServiceAccount in {_POD_SECONDS} s")
+                raise ClusterError(f"The default ServiceAccount was not created within {_POD_SECONDS} s")
             time.sleep(0.1)
 
     def _address_of_a_pod(self) -> str:
@@ -212,7 +214,7 @@ class Cluster:
                 time.sleep(0.2)
         finally:
             self.core.delete_namespaced_pod("address", self.namespace, grace_period_seconds=0)
-        raise ClusterError(f"a pod of {SMALL_IMAGE} got no address in {_POD_SECONDS} s: set {HOST}")
+        raise ClusterError(f"A pod of {SMALL_IMAGE} got no IP address within {_POD_SECONDS} s: set {HOST}")
 
 
 def _address_towards(address: str) -> str:

@@ -39,10 +39,10 @@ CONFIG = {
 class Part:
     """An example Dag.
 
-    :param needs: programs without which it is left out
-    :param stop_at: a log line at which its task is marked failed, as a user would in the UI
-    :param state: how its tasks should end
-    :param line: what one of its tasks must have logged in the end
+    :param needs: programs that it requires; it is skipped if one is not installed
+    :param stop_at: a log line after which its task is marked as failed, as a user can do in the UI
+    :param state: the state in which its tasks should end
+    :param line: a line that one of its tasks must log
     """
 
     dag_id: str
@@ -56,7 +56,7 @@ class Part:
 PARTS = (
     Part(
         dag_id="stopping",
-        about="a job of an hour, marked failed after a moment: it is told to stop, and may tidy up",
+        about="a job that takes an hour is marked as failed: it receives SIGTERM, cleans up and exits",
         stop_at="this takes an hour",
         state="failed",
         line="cleaned up before exit",
@@ -68,16 +68,16 @@ PARTS = (
     ),
     Part(
         dag_id="files",
-        about="a shell job reads a file and leaves another; the next job has that, and nothing is copied",
+        about="a shell job downloads a file and uploads another, which the next job uses without a copy",
         needs=("curl", "openssl"),
         line="input counts[0] counts.csv: 23 B, already stored",
     ),
-    Part(dag_id="unmodified_program", about="a program that knows nothing of Airflow, wrapped"),
-    Part(dag_id="python_callable", about="Python callables with progress, one of them async"),
+    Part(dag_id="unmodified_program", about="wraps a program that knows nothing about Airflow"),
+    Part(dag_id="python_callable", about="Python callables that report progress, one of them async"),
     Part(dag_id="node_job", about="a Node.js script with its arguments from the Dag", needs=("node",)),
     Part(dag_id="fan_out", about="one action for each element of a list", needs=("curl", "openssl")),
-    Part(dag_id="retries", about="fails at its first try, works at its second", line="the disk is full"),
-    Part(dag_id="nightly", about="a cron schedule (started by hand now), with a templated script"),
+    Part(dag_id="retries", about="fails on its first try, succeeds on its second", line="the disk is full"),
+    Part(dag_id="nightly", about="a cron schedule (triggered manually here) and a templated script"),
 )
 
 
@@ -85,9 +85,9 @@ PARTS = (
 class Result:
     """Result of one part.
 
-    :param outcomes: how each of its tasks ended
-    :param problem: why the part itself could not be run to its end
-    :param log: where to look, if something is wrong
+    :param outcomes: outcomes of its tasks
+    :param problem: why the part did not complete
+    :param log: the log that explains the problem
     """
 
     part: Part
@@ -96,18 +96,18 @@ class Result:
     log: Path | None = None
 
     def errors(self) -> list[str]:
-        """Return a line for each deviation from what the part should show."""
+        """Return a line for each deviation from the expected result."""
         if self.problem:
             return [f"{self.part.dag_id}: {self.problem}; see {_shown(self.log)}"]
         errors = [
-            f"{outcome.name} ended as {outcome.state}, not as {self.part.state}; see {_shown(outcome.log)}"
+            f"{outcome.name} ended as {outcome.state} instead of {self.part.state}; see {_shown(outcome.log)}"
             for outcome in self.outcomes
             if outcome.state != self.part.state
         ]
         lines = [line for outcome in self.outcomes for line in outcome.lines]
         if self.part.line and self.part.line not in lines:
             where = ", ".join(_shown(outcome.log) for outcome in self.outcomes)
-            errors.append(f"no task of {self.part.dag_id} has logged {self.part.line!r}; see {where}")
+            errors.append(f"no task of {self.part.dag_id} logged {self.part.line!r}; see {where}")
         return errors
 
 
@@ -122,7 +122,7 @@ class Demo:
         self._stopped: set[TaskKey] = set()
 
     def run(self, parts: Sequence[Part]) -> list[Result]:
-        """Run all parts, whatever the result of the others; return their results."""
+        """Run all parts, even if some fail. Return their results."""
         results = [Result(part=part) for part in parts]
         waiting, running = self._parsed(results), list[Result]()
         deadline = time.monotonic() + TIME_LIMIT_SECONDS
@@ -132,13 +132,15 @@ class Demo:
                 self._attempt(running[-1], self._begin)
             running = [result for result in running if not result.problem and not self._has_ended(result)]
             if time.monotonic() > deadline:
-                self._give_up([*running, *waiting], f"not ended after {TIME_LIMIT_SECONDS} s", "scheduler")
+                self._give_up(
+                    [*running, *waiting], f"it did not end within {TIME_LIMIT_SECONDS} s", "scheduler"
+                )
                 break
             time.sleep(0.4)
         return results
 
     def _parsed(self, results: Sequence[Result]) -> list[Result]:
-        """Return the results of those parts whose Dags have been parsed."""
+        """Return the results of the parts whose Dags have been parsed."""
         try:
             self._api.wait_for_dags({result.part.dag_id for result in results})
             return list(results)
@@ -154,7 +156,7 @@ class Demo:
 
     def _has_ended(self, result: Result) -> bool:
         watch = self._watches[result.part.dag_id]
-        has_ended = self._attempt(result, lambda _: watch.look())
+        has_ended = self._attempt(result, lambda _: watch.poll())
         result.outcomes = watch.outcomes
         return has_ended or bool(result.problem)
 
@@ -178,7 +180,7 @@ class Demo:
             if part.stop_at and line == part.stop_at and key not in self._stopped:
                 self._stopped.add(key)
                 self._api.set_state(key, "failed")
-                self._screen.line(f"  (marked {part.dag_id}.{key.task_id} failed through Airflow's API)")
+                self._screen.line(f"  (marked {part.dag_id}.{key.task_id} as failed through Airflow's API)")
 
         logs = self._deployment.home / "logs"
         self._watches[part.dag_id] = RunWatch(self._api, self._screen, part.dag_id, run_id, stop_at, logs)
@@ -188,7 +190,7 @@ class Demo:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; return 0 if every part ended as expected."""
     parser = argparse.ArgumentParser(prog="python -m dev.demo", description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave Airflow running until Ctrl-C")
+    parser.add_argument("--keep", action="store_true", help="keep Airflow running until Ctrl-C")
     options = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
     screen = Screen()
@@ -196,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _demonstrate(screen, keep=options.keep, began=began)
     except KeyboardInterrupt:
-        screen.line("Interrupted: everything was stopped")
+        screen.line("Interrupted. Everything was stopped")
         return 130
     except DeploymentError as error:
         screen.line(screen.colour(f"✘ {error.reason}; see {_shown(error.log)}", "red", bold=True))
@@ -220,9 +222,9 @@ def _demonstrate(screen: Screen, *, keep: bool, began: float) -> int:
         _report(screen, results, errors, seconds=time.monotonic() - began)
         screen.line(_where(deployment))
         if keep:
-            screen.line("It runs on until Ctrl-C")
+            screen.line("Airflow keeps running until you press Ctrl-C")
             _wait_for_interrupt()
-    screen.line("Everything is stopped again" + ("" if keep else "; make demo KEEP=1 leaves it running"))
+    screen.line("Everything was stopped" + ("" if keep else ". make demo KEEP=1 leaves Airflow running"))
     return 1 if errors else 0
 
 
@@ -231,7 +233,7 @@ def _possible_parts(screen: Screen) -> list[Part]:
     for part in PARTS:
         missing = [program for program in part.needs if shutil.which(program) is None]
         if missing:
-            screen.line(f"{part.dag_id} is left out: there is no {' and no '.join(missing)} here")
+            screen.line(f"{part.dag_id} is skipped: {' and '.join(missing)} not found on PATH")
         else:
             possible.append(part)
     return possible
@@ -244,13 +246,13 @@ def _report(screen: Screen, results: Sequence[Result], errors: Sequence[str], *,
         for result in results
         for outcome in result.outcomes
     ]
-    rows += [(result.part.dag_id, "not run to its end", "", "") for result in results if result.problem]
+    rows += [(result.part.dag_id, "did not complete", "", "") for result in results if result.problem]
     screen.table(("task", "state", "result", "seconds"), rows)
     screen.line()
     for error in errors:
         screen.line(screen.colour(f"✘ {error}", "red", bold=True))
     if not errors:
-        screen.line(screen.colour(f"✔ All as it should be, in {seconds:.0f} s", "green", bold=True))
+        screen.line(screen.colour(f"✔ All parts ended as expected, in {seconds:.0f} s", "green", bold=True))
 
 
 def _last_line(error: Exception) -> str:

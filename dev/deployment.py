@@ -22,7 +22,7 @@ from typing import Self
 
 from dev.airflow_api import AirflowApi, AirflowApiError
 from dev.postgres import Postgres, PostgresError
-from dev.processes import Process, free_ports, kill_remains, stop
+from dev.processes import Process, free_ports, kill_leftovers, stop
 
 MARK = "ASYNCACTION_DEPLOYMENT"
 """Environment variable that identifies every process of a deployment."""
@@ -62,10 +62,10 @@ class Deployment:
     How it works: ``with Deployment(home, dags=[...]) as airflow:`` starts a PostgreSQL server, writes
     ``airflow.cfg``, migrates the database, starts the processes, and returns when all are healthy. Each
     process writes to ``home/<name>.log`` and may be killed and restarted alone
-    (``airflow.scheduler.kill()``). Everything that any of them started is gone afterwards, also after an
-    exception or a Ctrl-C. It never uses SQLite: Airflow's API server deadlocks on it under load.
+    (``airflow.scheduler.kill()``). Everything that any of them started is gone afterwards, even after an
+    exception or Ctrl-C. It never uses SQLite: Airflow's API server deadlocks on it under load.
 
-    What it does not do: remove ``home``, or create the database that ``database_url`` names.
+    What it does not do: remove ``home``, or create the database of ``database_url``.
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class Deployment:
 
         :param home: AIRFLOW_HOME
         :param dags: folders of Dag files
-        :param database_url: of an empty PostgreSQL database; by default of a server of its own, which is
-            gone with the deployment
-        :param is_migrated: whether the database has its tables already
-        :param config: options beside or instead of ours
+        :param database_url: of an empty PostgreSQL database; by default, the deployment starts its own
+            server, and stops it at the end
+        :param is_migrated: whether the database is already migrated
+        :param config: options that extend or override the defaults
         :param environ: variables for all processes
         :param preload: modules that the scheduler and the dag processor import when they start. The processes
             that they fork, one for each task and each Dag file, need not import them again.
-        :param pods_reach_us_at: the address of this machine for jobs elsewhere: the API server then listens
-            on all interfaces, and jobs are told this address (``Cluster.host``)
+        :param pods_reach_us_at: this machine's address for jobs on other machines (``Cluster.host``). The API
+            server then listens on all interfaces
         """
         self.home = home.resolve()
         self.dags = [folder.resolve() for folder in dags]
@@ -122,7 +122,7 @@ class Deployment:
 
     @property
     def database_url(self) -> str:
-        """SQLAlchemy URL of the metadata database; its own server must have been started."""
+        """SQLAlchemy URL of the metadata database. Start a deployment with its own server first."""
         assert self._database_url is not None, "the deployment has not started"
         return self._database_url
 
@@ -148,7 +148,7 @@ class Deployment:
     def start(self) -> None:
         """Start the deployment, as the ``with`` statement does.
 
-        :raises DeploymentError: it does not come up
+        :raises DeploymentError: a process failed, or is not healthy in time
         """
         self.home.mkdir(parents=True, exist_ok=True)
         if self._own_server is not None:
@@ -157,7 +157,7 @@ class Deployment:
                 self._database_url = self._own_server.create("airflow")
         self._write_config()
         if not self._is_migrated:
-            self._migrate("db", "migrate")
+            self._migrate()
         for process in self.processes:
             process.start()
         self.wait_until_healthy()
@@ -177,7 +177,7 @@ class Deployment:
         self._migrate(*migrate)
         self._use(python)
         self.api_server.start()
-        self._wait_until_it_answers(self.api_server, self.api)  # or tasks would use up their tries
+        self._wait_until_responding(self.api_server, self.api)  # or tasks would use up their tries
         for process in self.processes[1:]:
             process.start()
         self.wait_until_healthy()
@@ -185,7 +185,7 @@ class Deployment:
     def stop(self) -> None:
         """Stop all processes and their children, ignoring Ctrl-C.
 
-        :raises DeploymentError: the database server did not end by itself
+        :raises DeploymentError: the database server did not stop in time, and was killed
         """
         with _uninterrupted():
             self._stop_airflow()
@@ -196,7 +196,7 @@ class Deployment:
     def _stop_airflow(self) -> None:
         stop(self.processes, grace_seconds=STOP_GRACE_SECONDS)
         self._sessions.update(*(process.sessions for process in self.processes))
-        while kill_remains(self._sessions, MARK, self._mark):
+        while kill_leftovers(self._sessions, MARK, self._mark):
             time.sleep(0.05)
 
     def _use(self, python: Path) -> None:
@@ -221,9 +221,9 @@ class Deployment:
     def another_api_server(self, name: str, environ: Mapping[str, str]) -> Iterator[str]:
         """Run another API server on the same database; yield its URL once it responds.
 
-        :param name: of its log
-        :param environ: variables that make it another
-        :raises DeploymentError: it does not come up
+        :param name: name of its log file
+        :param environ: variables that differ from the first API server's
+        :raises DeploymentError: it failed, or does not respond in time
         """
         (port,) = free_ports(1)
         url = f"http://127.0.0.1:{port}"
@@ -241,7 +241,7 @@ class Deployment:
         process = Process(name, command, environ=environ, log=self.home / f"{name}.log")
         process.start()
         try:
-            self._wait_until_it_answers(process, AirflowApi(url, user="", password=""))
+            self._wait_until_responding(process, AirflowApi(url, user="", password=""))
             yield url
         finally:
             stop([process], grace_seconds=STOP_GRACE_SECONDS)
@@ -264,7 +264,7 @@ class Deployment:
     def wait_until_healthy(self, timeout_seconds: float | None = None) -> None:
         """Wait until every started process has sent a heartbeat.
 
-        :raises DeploymentError: one of them ended, or the time is over
+        :raises DeploymentError: one of them ended, or the timeout expired
         """
         limit = self._start_timeout_seconds if timeout_seconds is None else timeout_seconds
         deadline = time.monotonic() + limit
@@ -276,7 +276,7 @@ class Deployment:
                 raise DeploymentError(f"{late.name} is not healthy after {limit:g} s", late.log, late.tail())
             time.sleep(0.2)
 
-    def _wait_until_it_answers(self, process: Process, api: AirflowApi) -> None:
+    def _wait_until_responding(self, process: Process, api: AirflowApi) -> None:
         deadline = time.monotonic() + self._start_timeout_seconds
         while True:
             try:
@@ -300,7 +300,8 @@ class Deployment:
                 return process
         return None
 
-    def _migrate(self, *command: str) -> None:
+    def _migrate(self, *arguments: str) -> None:
+        command = arguments or ("db", "migrate")
         log = self.home / "migrate.log"
         try:
             migrated = self.cli(*command, timeout_seconds=self._migrate_timeout_seconds)

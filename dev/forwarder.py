@@ -14,7 +14,7 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class Forwarder:
-    """``with Forwarder(host, port) as way``: ``way.port`` of 127.0.0.1 leads to the server."""
+    """``with Forwarder(host, port) as forwarder``: forwards ``forwarder.port`` of 127.0.0.1 to the server."""
 
     def __init__(self, host: str, port: int) -> None:
         self._address = (host, port)
@@ -71,10 +71,10 @@ class Forwarder:
             writer.transport.abort()
             return
         self._writers.add(to_writer)
-        await asyncio.gather(self._pass_on(reader, to_writer), self._pass_on(to_reader, writer))
+        await asyncio.gather(self._copy(reader, to_writer), self._copy(to_reader, writer))
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Forward bytes until one side closes, then close the other."""
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Copy bytes until one side closes, then close the other."""
         with suppress(OSError):
             while chunk := await reader.read(_CHUNK_BYTES):
                 writer.write(chunk)

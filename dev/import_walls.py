@@ -70,12 +70,12 @@ def imported_modules(path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _strings(field: object) -> set[str]:
-    """Return the value of a set field: import-linter puts it in the field's place."""
+    """Return the value of a set field, which import-linter assigns in place of the field."""
     return {str(value) for value in cast("set[str]", field)}
 
 
 def _folder(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
-        raise ValueError(f"There is no package {package!r}")
+        raise ValueError(f"The package {package!r} does not exist")
     return Path(next(iter(spec.submodule_search_locations)))

@@ -41,13 +41,13 @@ class PostgresError(Exception):
     def of_tool(cls, command: Sequence[str], code: int, output: str) -> Self:
         """Return the error of a tool that exited with a nonzero code."""
         lines = [line.strip() for line in output.splitlines() if line.strip()]
-        return cls(f"{Path(command[0]).name} ended with code {code}: {lines[-1] if lines else ''}", output)
+        return cls(f"{Path(command[0]).name} exited with code {code}: {lines[-1] if lines else ''}", output)
 
 
 def find_binaries() -> Path:
     """Return the folder of ``initdb``, ``pg_ctl`` and ``pgbench``: Debian's newest version, else the wheel's.
 
-    :raises PostgresError: there are none
+    :raises PostgresError: PostgreSQL is not installed
     """
     installed = sorted(_DEBIAN.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if installed:
@@ -61,9 +61,10 @@ def find_binaries() -> Path:
 class Postgres:
     """``with Postgres() as server: engine = create_engine(server.create("airflow"))``.
 
-    It listens on a free port of 127.0.0.1. As root, who may not run it, it runs as an unprivileged user.
+    It listens on a free port of 127.0.0.1. PostgreSQL refuses to run as root, so root
+    starts it as an unprivileged user.
 
-    :param durable: whether a commit waits for the disk, as in production; tests need not
+    :param durable: whether a commit waits for the disk, as in production; tests do not need that
     """
 
     def __init__(self, *, durable: bool = False, max_connections: int = 200) -> None:
@@ -91,7 +92,7 @@ class Postgres:
         self.stop()
 
     def to_json(self) -> dict[str, Any]:
-        """Return what another process needs to use the server, or to stop it."""
+        """Return the fields from which another process can use or stop the server."""
         return {
             "bin": str(self.bin),
             "port": self.port,
@@ -101,7 +102,7 @@ class Postgres:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
-        """Return a server that another process started."""
+        """Return the server that another process started, from its :meth:`to_json`."""
         server = cls()
         server.bin, server.port, server.password = Path(fields["bin"]), fields["port"], fields["password"]
         server._folder = Path(fields["folder"])
@@ -114,7 +115,7 @@ class Postgres:
     def create(self, database: str, *, template: str = "template1") -> str:
         """Create a database and return its URL.
 
-        :param template: the database to copy, which nobody may use meanwhile; an empty one by default
+        :param template: the database to copy, which must not be in use meanwhile; by default an empty one
         """
         self.run("createdb", "--template", template, database)
         return self.url(database)
@@ -134,7 +135,7 @@ class Postgres:
     def stop(self) -> None:
         """Stop the server and delete its files.
 
-        :raises PostgresError: it did not end in time, and was killed
+        :raises PostgresError: it did not stop in time, and was killed
         """
         if self._folder is None:
             return
@@ -151,8 +152,8 @@ class Postgres:
             self._folder = None
 
     @contextmanager
-    def away(self, database: str) -> Iterator[None]:
-        """Close all connections to a database and refuse new ones in the block, as if the server was down."""
+    def outage(self, database: str) -> Iterator[None]:
+        """Make a database unreachable in the block, and close its connections, as if the server were down."""
         self._sql(f"ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false")
         self._sql(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")  # noqa: S608 - ours
         try:
@@ -207,8 +208,8 @@ def _owner() -> pwd.struct_passwd | None:
         if name in known:
             return known[name]
     raise PostgresError(
-        f"PostgreSQL must not run as root, and there is no user {' or '.join(_UNPRIVILEGED)}: run this as"
-        " another user, or add one of them"
+        f"PostgreSQL cannot run as root, and no user {' or '.join(_UNPRIVILEGED)} exists: run this as another"
+        " user, or add one of them"
     )
 
 

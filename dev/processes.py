@@ -38,7 +38,7 @@ def free_ports(count: int) -> list[int]:
 class Process:
     """A restartable command whose output goes to one file.
 
-    It leads a session of its own, so that a Ctrl-C in the terminal ends it only through whoever started it.
+    It runs in a session of its own: Ctrl-C in the terminal only reaches its parent, which has to stop it.
     """
 
     def __init__(self, name: str, command: Sequence[str], *, environ: Mapping[str, str], log: Path) -> None:
@@ -82,7 +82,7 @@ class Process:
     def kill(self) -> None:
         """Kill and reap the process with SIGKILL, as the out-of-memory killer would.
 
-        What it had started stays, as it would in real life.
+        Its child processes keep running, as they would in production.
         """
         self._send(signal.SIGKILL)
         self.wait(10)
@@ -123,13 +123,13 @@ def stop(processes: Iterable[Process], *, grace_seconds: float) -> None:
             process.kill()
 
 
-def kill_remains(sessions: AbstractSet[int], variable: str, value: str) -> list[int]:
-    """Kill every process in the given sessions or with ``variable=value`` in its environment.
+def kill_leftovers(sessions: AbstractSet[int], variable: str, value: str) -> list[int]:
+    """Kill every process of these sessions or with ``variable=value`` in its environment.
 
-    Neither alone finds all: Airflow's workers overwrite their environment when they set their title, and
-    jobs lead sessions of their own. Linux only (``/proc``).
+    Neither criterion alone finds all: Airflow's workers overwrite their environment when they set their
+    title, and jobs lead sessions of their own. Linux only (``/proc``).
 
-    :returns: the ids of those killed
+    :returns: the ids of the killed processes
     """
     mark = f"{variable}={value}".encode()
     killed: list[int] = []

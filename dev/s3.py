@@ -20,7 +20,7 @@ from dev.processes import Process, free_ports, stop
 
 REGION = "us-east-1"
 
-_MEANS = ("moto", "flask_cors")  # the second belongs to its extra
+_MODULES = ("moto", "flask_cors")  # the second belongs to its extra
 _START_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 
@@ -43,7 +43,7 @@ class S3Server:
         self._process: Process | None = None
 
     def __enter__(self) -> Self:
-        for module in _MEANS:
+        for module in _MODULES:
             if importlib.util.find_spec(module) is None:
                 raise S3Error("no S3 server: install moto[server], which this project's dev group has")
         self._folder = Path(tempfile.mkdtemp(prefix="asyncaction-s3-"))
@@ -72,7 +72,7 @@ class S3Server:
     def connection_to(self, endpoint_url: str, **config: Any) -> str:
         """Return the connection with another endpoint, such as a proxy or an unused port.
 
-        :param config: of botocore's ``Config``
+        :param config: options of botocore's ``Config``
         """
         extra = {"endpoint_url": endpoint_url, "region_name": REGION, "config_kwargs": config}
         return json.dumps(
@@ -87,20 +87,20 @@ class S3Server:
     def create_bucket(self, name: str) -> None:
         """Create an empty bucket.
 
-        :raises S3Error: it may not have that name, or is there already
+        :raises S3Error: the name is invalid, or the bucket exists
         """
         status = self._status("PUT", f"/{name}")
         if status != 200:
-            raise S3Error(f"no bucket {name}: the S3 server answers {status}")
+            raise S3Error(f"Cannot create the bucket {name}: the S3 server returned {status}")
 
     def put(self, bucket: str, key: str, content: bytes) -> None:
         """Put an object.
 
-        :raises S3Error: it does not take it
+        :raises S3Error: the server refuses it
         """
         status = self._status("PUT", f"/{bucket}/{key}", content)
         if status != 200:
-            raise S3Error(f"no object {key}: the S3 server answers {status}")
+            raise S3Error(f"Cannot put the object {key}: the S3 server returned {status}")
 
     def stop(self) -> None:
         """Stop the server and discard all objects."""
@@ -116,12 +116,12 @@ class S3Server:
         self._process = Process("s3", command, environ=dict(os.environ), log=folder / "log")
         self._process.start()
         deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
+        while not self._is_responding():
             if not self._process.is_running or time.monotonic() > deadline:
-                raise S3Error(f"moto's server does not answer:\n{self._process.tail()}")
+                raise S3Error(f"The S3 server (moto) does not respond:\n{self._process.tail()}")
             time.sleep(_POLL_SECONDS)
 
-    def _answers(self) -> bool:
+    def _is_responding(self) -> bool:
         try:
             return self._status("GET", "/") == 200
         except OSError:

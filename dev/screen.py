@@ -17,8 +17,8 @@ NAME_COLOURS = ("cyan", "magenta", "blue", "yellow")
 class Screen:
     """Output of the demo.
 
-    On a terminal, bars are redrawn in place under the lines. Else a bar is a line of its own whenever it
-    changes, and no control codes are written.
+    On a terminal, bars are redrawn in place below the lines. Otherwise, each change of a bar is a new line,
+    and no control codes are written.
     """
 
     def __init__(self, out: TextIO | None = None) -> None:

@@ -17,16 +17,16 @@ TIMES = 20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the arguments name; return 0 if everything succeeded."""
+    """Run the race tests or the demo; return 0 if all runs succeeded."""
     parser = argparse.ArgumentParser(prog="python -m dev.soak", description=__doc__)
     parser.add_argument("--demo", action="store_true", help="run the demo instead of the tests")
-    parser.add_argument("--times", type=int, default=TIMES, help=f"how often ({TIMES})")
+    parser.add_argument("--times", type=int, default=TIMES, help=f"number of repetitions ({TIMES})")
     options, pytest_arguments = parser.parse_known_args(argv)
     if options.demo:
         return _demos(options.times)
-    quiet = _races(options.times, pytest_arguments)
+    idle = _races(options.times, pytest_arguments)
     with _busy():
-        return _races(options.times, pytest_arguments) or quiet
+        return _races(options.times, pytest_arguments) or idle
 
 
 def _races(times: int, arguments: Sequence[str]) -> int:

@@ -17,9 +17,9 @@ from dev.screen import Screen
 _PROGRESS = re.compile(r"progress (\d+(?:\.\d+)?) %(?: (.*))?")
 _OF_OPERATOR = re.compile(r"(Registered action|Action) [0-9a-f-]{36} (of type|ended as) ")
 _SHOWN_STATES = frozenset({"running", "up_for_retry", *TASK_ENDS})
-_QUIET_LOOKS = {False: 1, True: 6}
-"""Number of polls without news after which the log of an ended task counts as complete; more if it failed,
-since a task that was marked failed still stops its job."""
+_QUIET_POLLS = {False: 1, True: 6}
+"""Number of polls without new lines after which the log of an ended task counts as complete, by whether it
+failed: a task that was marked as failed still has to stop its job."""
 _OPERATORS = "airflow.task.operators.airflow_asyncaction"
 _SIGNS = {"success": ("✔", "green"), "failed": ("✘", "red"), "skipped": ("↷", "grey")}
 
@@ -28,9 +28,9 @@ _SIGNS = {"success": ("✔", "green"), "failed": ("✘", "red"), "skipped": ("�
 class Outcome:
     """How one task instance ended.
 
-    :param tries: how often it was tried
-    :param lines: all that its tries logged
-    :param log: the file with the log of its last try
+    :param tries: number of tries
+    :param lines: log lines of all tries
+    :param log: log file of the last try
     """
 
     name: str
@@ -46,7 +46,7 @@ class RunWatch:
     """A Dag run in progress.
 
     :param on_line: called with each log line of the run's tasks
-    :param logs: Airflow's folder of logs
+    :param logs: Airflow's log folder
     """
 
     def __init__(
@@ -67,23 +67,23 @@ class RunWatch:
         self._logs = logs
         self._lines: dict[tuple[TaskKey, int], list[str]] = {}
         self._ended: set[TaskKey] = set()
-        self._quiet_looks: dict[TaskKey, int] = {}
+        self._quiet_polls: dict[TaskKey, int] = {}
 
-    def look(self) -> bool:
-        """Show what is new; return whether the run has ended and was shown completely."""
+    def poll(self) -> bool:
+        """Show what is new. Return whether the run has ended and all of it has been shown."""
         has_ended = self._api.dag_run(self.dag_id, self.run_id)["state"] in DAG_RUN_ENDS
         instances = self._api.task_instances(self.dag_id, self.run_id)
         for instance in instances:
             key = TaskKey(self.dag_id, self.run_id, instance["task_id"], instance["map_index"])
             if key not in self._ended and instance["state"] in _SHOWN_STATES:
-                self._look_at(key, instance)
+                self._poll_task(key, instance)
         return has_ended and len(self._ended) == len(instances)
 
-    def _look_at(self, key: TaskKey, instance: dict[str, Any]) -> None:
+    def _poll_task(self, key: TaskKey, instance: dict[str, Any]) -> None:
         state = instance["state"]
         has_more = [self._show_log(key, number) for number in range(1, instance["try_number"] + 1)]
-        self._quiet_looks[key] = 0 if any(has_more) else self._quiet_looks.get(key, 0) + 1
-        if state in TASK_ENDS and self._quiet_looks[key] >= _QUIET_LOOKS[state == "failed"]:
+        self._quiet_polls[key] = 0 if any(has_more) else self._quiet_polls.get(key, 0) + 1
+        if state in TASK_ENDS and self._quiet_polls[key] >= _QUIET_POLLS[state == "failed"]:
             self._ended.add(key)
             self._show_end(key, instance)
 
@@ -116,11 +116,11 @@ class RunWatch:
         result = json.dumps(values["return_value"]) if "return_value" in values else ""
         name = task_name(key)
         sign, colour = _SIGNS.get(state, ("•", "grey"))
-        after = f" at try {tries}" if tries > 1 else ""
+        attempt = f" on try {tries}" if tries > 1 else ""
         self._screen.remove_bar(name)
-        said = f"{sign} {state}{after} in {seconds:.1f} s"
+        summary = f"{sign} {state}{attempt} in {seconds:.1f} s"
         self._screen.event(
-            name, self._screen.colour(said, colour, bold=True) + (f"  {result}" if result else "")
+            name, self._screen.colour(summary, colour, bold=True) + (f"  {result}" if result else "")
         )
         for file in (file for files in values.get("files", {}).values() for file in files):
             size, digest = format_size(file["size"]), file["sha256"][:12]
@@ -144,7 +144,7 @@ def task_name(key: TaskKey) -> str:
 
 
 def is_of_job(entry: LogEntry) -> bool:
-    """Return whether a line is from the job or its operator, and not from Airflow itself."""
+    """Return whether a line comes from the job or its operator rather than from Airflow itself."""
     if entry.logger.startswith(_OPERATORS):
         return True
     return not entry.logger.startswith("airflow.") and entry.logger not in ("task", "")

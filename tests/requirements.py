@@ -71,7 +71,7 @@ def kube_or_skip() -> Iterator[Cluster]:
     from dev.cluster import Cluster, ClusterError
 
     try:
-        cluster = Cluster(can_be_away=True).__enter__()
+        cluster = Cluster(with_forwarder=True).__enter__()
     except ClusterError as error:
         leave_out(str(error))
     try:

@@ -14,7 +14,8 @@ from airflow_asyncaction import links, settings
 from airflow_asyncaction.json_schema import dialect  # noqa: F401 - registers the dialect that Params use
 
 if TYPE_CHECKING:
-    from airflow_asyncaction.web.asgi import AsgiApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
     from airflow_asyncaction.web.reconciler import Reconciler
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class LazyApp:
     """
 
     def __init__(self) -> None:
-        self._app: AsgiApp | None = None
+        self._app: ASGIApp | None = None
         self._reconciler: Reconciler | None = None
         self._lock = threading.Lock()
 
@@ -38,7 +39,7 @@ class LazyApp:
         _strip_prefix(scope)
         await app(scope, receive, send)
 
-    def build(self) -> AsgiApp:
+    def build(self) -> ASGIApp:
         """Return the app. Build it on the first call."""
         with self._lock:
             if self._app is None:
@@ -50,7 +51,7 @@ class LazyApp:
         if self._reconciler is not None:
             self._reconciler.stop()
 
-    def _build(self) -> AsgiApp:
+    def _build(self) -> ASGIApp:
         from airflow_asyncaction.airflow_internals import compatibility
         from airflow_asyncaction.web.unsupported import UnsupportedAirflow
 
@@ -62,7 +63,7 @@ class LazyApp:
             return UnsupportedAirflow(message)
         return self._build_supported()
 
-    def _build_supported(self) -> AsgiApp:
+    def _build_supported(self) -> ASGIApp:
         from airflow_asyncaction.services import open_services
         from airflow_asyncaction.web.app import create_asgi_app
         from airflow_asyncaction.web.reconciler import Reconciler
@@ -81,7 +82,7 @@ class MountRoot:
     mounted app: the app's reconciler must run for deferred tasks, even if no job reports.
     """
 
-    def __init__(self, app: AsgiApp, url: str) -> None:
+    def __init__(self, app: ASGIApp, url: str) -> None:
         self._app = app
         self._url = url
         self._is_first = True

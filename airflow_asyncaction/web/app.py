@@ -4,34 +4,61 @@
 from __future__ import annotations
 
 import gc
-import threading
-from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from enum import Enum
+from itertools import count
 
-from flask import Flask, Request, Response
+from flask import Flask, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import BaseConverter, Map
 
 from airflow_asyncaction import settings as our_settings
+from airflow_asyncaction.protocol.files import MAX_INDEX
 from airflow_asyncaction.services import Services, open_services
-from airflow_asyncaction.web.asgi import AsgiApp, Receive, Scope, Send, mounted_path, serve_other
+from airflow_asyncaction.web.asgi import mounted_path
 from airflow_asyncaction.web.content import ContentApp
-from airflow_asyncaction.web.converters import register_converters
-from airflow_asyncaction.web.lanes import Lane, Lanes
 from airflow_asyncaction.web.rate_limits import Throttle, limit_requests
-from airflow_asyncaction.web.raw_request import WireRequest, end_chunked_input, requested_hook_url
+from airflow_asyncaction.web.raw_request import WireRequest, requested_hook_url
 from airflow_asyncaction.web.refusals import register_error_handlers
-from airflow_asyncaction.web.routes.files import HookUrl, contents_blueprint, files_blueprint
+from airflow_asyncaction.web.routes.files import (
+    HookUrl,
+    contents_blueprint,
+    files_blueprint,
+    task_files_blueprint,
+)
 from airflow_asyncaction.web.routes.jobs import jobs_blueprint
 from airflow_asyncaction.web.routes.openapi import openapi_blueprint
 from airflow_asyncaction.web.routes.page import page_blueprint
-from airflow_asyncaction.web.routes.task_files import task_files_blueprint
 from airflow_asyncaction.web.routes.tasks import tasks_blueprint
 from airflow_asyncaction.web.routes.users import users_blueprint
-from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi, WsgiApp
+from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 _WARM_REQUESTS = 50
+
+
+class Lane(Enum):
+    """Groups of routes. Users may wait for Airflow, and contents for slow clients, without delaying jobs."""
+
+    JOBS = "jobs"  # signed by a job or its task
+    CONTENTS = "contents"  # streamed on the event loop
+    USERS = "users"  # people and services, and unknown routes
+
+
+_LANES = {
+    "jobs": Lane.JOBS,
+    "files": Lane.JOBS,
+    "tasks": Lane.JOBS,
+    "task_files": Lane.JOBS,
+    "contents": Lane.CONTENTS,
+    "users": Lane.USERS,
+    "openapi": Lane.USERS,
+    "page": Lane.USERS,
+}
+"""Lane of each blueprint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +90,17 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     """
     services = services or open_services()
     actions, files, settings = services.actions, services.files, services.settings
-    hook_url = hook_url or (_configured_hook_url if our_settings.has_hook_url() else requested_hook_url)
+    if hook_url is None:
+        hook_url = (
+            (lambda _: our_settings.configured_hook_url())
+            if our_settings.has_hook_url()
+            else requested_hook_url
+        )
     app = Flask("airflow_asyncaction", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.request_class = WireRequest
-    register_converters(app)
+    app.url_map.converters |= {"operation": _OperationIdConverter, "index": _IndexConverter}
     app.url_map.merge_slashes = False  # "//" is not redirected: a signature covers the path
     app.register_blueprint(jobs_blueprint(actions, files, settings))
     app.register_blueprint(files_blueprint(files, settings, hook_url))
@@ -81,11 +113,10 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     register_error_handlers(app)
     limit_requests(app, actions, settings)
     app.after_request(_forbid_caching)
-    app.wsgi_app = _ChunkedBodies(app.wsgi_app)  # type: ignore[method-assign]
     return app
 
 
-def create_asgi_app(services: Services | None = None, serving: Serving | None = None) -> AsgiApp:
+def create_asgi_app(services: Services | None = None, serving: Serving | None = None) -> ASGIApp:
     """Return the ASGI app that the API server mounts.
 
     :param serving: threads and timeouts; tests use others
@@ -94,11 +125,10 @@ def create_asgi_app(services: Services | None = None, serving: Serving | None = 
     services, serving = services or open_services(), serving or Serving()
     settings = services.settings
     app = create_app(services)
-    wsgi_app = FreezeAfterWarmUp(app)
 
-    def buffered(lane: Lane, threads: int) -> AsgiApp:
+    def buffered(lane: Lane, threads: int) -> ASGIApp:
         return BufferedWsgi(
-            wsgi_app,
+            app,
             max_body_bytes=settings.limits.body_bytes,
             threads=threads,
             patience=serving.patience,
@@ -107,25 +137,25 @@ def create_asgi_app(services: Services | None = None, serving: Serving | None = 
         )
 
     threads = ThreadPoolExecutor(serving.file_threads, thread_name_prefix="asyncaction-files")
-    apps: dict[Lane, AsgiApp] = {
+    apps: dict[Lane, ASGIApp] = {
         Lane.JOBS: buffered(Lane.JOBS, serving.job_threads),
         Lane.USERS: buffered(Lane.USERS, serving.user_threads),
         Lane.CONTENTS: ContentApp(services.files, threads=threads, patience=serving.patience),
     }
-    lanes = Lanes(app.url_map)
+    lanes, requests = Lanes(app.url_map), count(1)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await serve_other(scope, receive, send)
-            return
-        lane = lanes.find(scope["method"], mounted_path(scope))
-        await apps[lane](scope, receive, send)
+        match scope["type"]:
+            case "http":
+                if next(requests) == _WARM_REQUESTS:
+                    _freeze_objects()
+                await apps[lanes.find(scope["method"], mounted_path(scope))](scope, receive, send)
+            case "websocket":
+                await WebSocketClose()(scope, receive, send)  # the server responds with 403
+            case other:
+                raise ValueError(f"ASGI scope {other!r} is not supported: send http requests only")
 
     return serve
-
-
-def _configured_hook_url(_: Request) -> str:
-    return our_settings.configured_hook_url()
 
 
 def _forbid_caching(response: Response) -> Response:
@@ -133,38 +163,68 @@ def _forbid_caching(response: Response) -> Response:
     return response
 
 
-class _ChunkedBodies:
-    """Makes chunked bodies readable to their end, under any WSGI server."""
-
-    def __init__(self, app: WsgiApp) -> None:
-        self._app = app
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        end_chunked_input(environ)
-        return self._app(environ, start_response)
-
-
-class FreezeAfterWarmUp:
-    """Freezes the objects of a warm API server once, so that the garbage collector ignores them.
+def _freeze_objects() -> None:
+    """Freeze the objects of a warm API server, so that the garbage collector ignores them.
 
     A full collection of Airflow's roughly 700,000 objects stops all requests for 0.4 s. Modules are loaded
-    lazily, so objects are frozen after the first 50 requests and not at startup.
+    lazily, so objects are frozen after the first requests and not at startup.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+class Lanes:
+    """Finds the lane of a request with Flask's own routing, so that both agree for every spelling of a path.
+
+    :param url_map: complete routing table of the Flask app
+    :raises LookupError: the blueprint of a route has no lane
     """
 
-    def __init__(self, app: WsgiApp) -> None:
-        self._app = app
-        self._left = _WARM_REQUESTS
-        self._lock = threading.Lock()
+    def __init__(self, url_map: Map) -> None:
+        self._lane_of = {rule.endpoint: _lane(rule.endpoint) for rule in url_map.iter_rules()}
+        self._adapter = url_map.bind("")
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Serve one request."""
-        if self._left > 0:
-            self._count()
-        return self._app(environ, start_response)
+    def find(self, method: str, path: str) -> Lane:
+        """Return the lane of a request.
 
-    def _count(self) -> None:
-        with self._lock:
-            self._left -= 1
-            if self._left == 0:
-                gc.collect()
-                gc.freeze()
+        :param path: decoded and relative to the mount, like WSGI's ``PATH_INFO`` as text
+        """
+        try:
+            return self._match(method, path)
+        except MethodNotAllowed as error:
+            lanes = {self._match(allowed, path) for allowed in error.valid_methods or ()}
+            # Only the contents lane keeps tokens out of the access log.
+            return Lane.CONTENTS if Lane.CONTENTS in lanes else Lane.USERS
+        except HTTPException:
+            return Lane.USERS
+
+    def _match(self, method: str, path: str) -> Lane:
+        endpoint, _ = self._adapter.match(path, method)
+        return self._lane_of[endpoint]
+
+
+def _lane(endpoint: str) -> Lane:
+    blueprint, _, name = endpoint.rpartition(".")
+    if blueprint not in _LANES:
+        raise LookupError(f"The route {name!r} of blueprint {blueprint!r} has no lane: add it to _LANES")
+    return _LANES[blueprint]
+
+
+class _OperationIdConverter(BaseConverter):
+    """Matches an operation's id: any Dag id, except the names of the job routes."""
+
+    regex = r"(?!(?:status|job)$)[.~-]*\w[\w.~-]*"  # unambiguous, so hostile paths cannot cause backtracking
+
+
+class _IndexConverter(BaseConverter):
+    """Matches a file's index. Werkzeug's ``int`` raises ValueError for more digits than Python converts."""
+
+    regex = rf"[0-9]{{1,{len(str(MAX_INDEX))}}}"
+
+    def to_python(self, value: str) -> int:
+        """Return the index."""
+        return int(value)
+
+    def to_url(self, value: int) -> str:
+        """Return the index as a path segment."""
+        return str(value)

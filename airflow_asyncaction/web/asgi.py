@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ASGI helpers: types, messages and a deadline for bodies, shared by the apps of this package."""
+"""ASGI helpers: JSON responses and a deadline for bodies, shared by the apps of this package."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from airflow_asyncaction.protocol.refusals import Refusal
+from starlette.responses import Response
+from starlette.types import Scope
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+from airflow_asyncaction.protocol.refusals import Refusal
 
 SLOWEST_BYTES_PER_SECOND = 1024
 
@@ -48,45 +45,14 @@ def mounted_path(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
-async def serve_other(scope: Scope, receive: Receive, send: Send) -> None:
-    """Handle a scope other than an HTTP request. WebSockets are refused, and lifespan events do nothing.
-
-    :raises ValueError: the scope is unknown, as ASGI requires
-    """
-    match scope["type"]:
-        case "websocket":
-            await send(
-                {"type": "websocket.close", "code": 1000, "reason": ""}
-            )  # the server responds with 403
-        case "lifespan":
-            await receive()
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-        case other:
-            raise ValueError(
-                f"Unknown ASGI scope {other!r}. Supported scopes are http, websocket and lifespan"
-            )
+def refusal_response(refusal: Refusal) -> Response:
+    """Return the refusal of a request whose body was not read to its end."""
+    return json_response(refusal.status, refusal.fields, {**refusal.headers, "Connection": "close"})
 
 
-async def send_refusal(refusal: Refusal, send: Send) -> None:
-    """Refuse a request whose body was not read to its end."""
-    await send_json(refusal.status, refusal.fields, {**refusal.headers, "Connection": "close"}, send)
-
-
-async def send_json(status: int, fields: Mapping[str, Any], headers: Mapping[str, str], send: Send) -> None:
-    """Send a JSON object."""
-    body = Refusal.encode(fields)
-    common = {
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        "Cache-Control": "no-store",
-    }
-    await send(response_start(status, {**common, **headers}))
-    await send({"type": "http.response.body", "body": body})
-
-
-def response_start(status: int, headers: Mapping[str, str]) -> Message:
-    """Return the message that starts a response."""
-    encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
-    return {"type": "http.response.start", "status": status, "headers": encoded}
+def json_response(
+    status: int, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return a response with a JSON object."""
+    headers = {"Cache-Control": "no-store", **(headers or {})}
+    return Response(Refusal.encode(fields), status, headers, "application/json")

@@ -13,21 +13,16 @@ from concurrent.futures import Executor
 from datetime import timedelta
 from typing import Any, BinaryIO, TypeVar
 
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.service import FileService
 from airflow_asyncaction.files.uploads import Receiving
 from airflow_asyncaction.protocol.content_responses import ContentResponse
 from airflow_asyncaction.protocol.refusals import Refusal
-from airflow_asyncaction.web.asgi import (
-    Message,
-    Receive,
-    Scope,
-    Send,
-    TransferDeadline,
-    response_start,
-    send_json,
-    send_refusal,
-)
+from airflow_asyncaction.web.asgi import TransferDeadline, json_response, refusal_response
 from airflow_asyncaction.web.refusals import to_refusal
 
 log = logging.getLogger(__name__)
@@ -71,15 +66,15 @@ class ContentApp:
             elif scope["method"] in _METHODS:
                 await self._get(token, scope, receive, sender)
             else:
-                await send_refusal(Refusal.method_not_allowed(_METHODS), sender)
+                await refusal_response(Refusal.method_not_allowed(_METHODS))(scope, receive, sender)
         except _Disconnected:
             if not sender.has_started:
-                await send_refusal(Refusal.incomplete(), sender)
+                await refusal_response(Refusal.incomplete())(scope, receive, sender)
         except Exception as error:
             if sender.has_started:
                 log.error("A download failed after its response had started: %s", error)
                 raise  # closes the connection: nothing else can tell the client
-            await send_refusal(to_refusal(error), sender)
+            await refusal_response(to_refusal(error))(scope, receive, sender)
 
     async def _put(self, token: str, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._looking_up:
@@ -91,7 +86,7 @@ class ContentApp:
             response = await self._run(receiving.finish)
         finally:
             await asyncio.shield(self._run(receiving.close))
-        await send_json(200, response, {}, send)
+        await json_response(200, response, {})(scope, receive, send)
 
     async def _receive(self, receiving: Receiving, receive: Receive) -> None:
         """Write the body to the file store. While a chunk is written, the next one is received."""
@@ -113,9 +108,9 @@ class ContentApp:
             download, content = await self._run(self._files.open, token)
         disconnected = asyncio.ensure_future(_wait_for_disconnect(receive))
         try:
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            answer = ContentResponse.of(download, headers)
-            await send(response_start(answer.status, answer.headers))
+            answer = ContentResponse.of(download, Headers(scope=scope))
+            headers = Response(headers=answer.headers).raw_headers
+            await send({"type": "http.response.start", "status": answer.status, "headers": headers})
             if scope["method"] == "GET":
                 await self._send_chunks(read_chunks(answer, content), send, disconnected)
             await send({"type": "http.response.body", "body": b""})

@@ -60,10 +60,7 @@ class TokenBuckets:
 
     def is_used_up(self, key: str) -> bool:
         """Return whether a bucket is empty."""
-        if self._per_second <= 0:
-            return False
-        with self._lock:
-            return self._tokens(key, time.monotonic()) < 1
+        return self.seconds_until(key) > 0
 
     def seconds_until(self, key: str) -> float:
         """Return the time until a bucket has a token; 0 if it has one now."""
@@ -94,7 +91,8 @@ class TokenBuckets:
 def limit_requests(app: Flask, actions: Actions, settings: Settings) -> None:
     """Refuse requests of a job or task that has used up its budget with 429, before the body is read.
 
-    For a job, the action's log gets a warning about it, at most once a minute.
+    A request counts once its signature is verified: ``SignedRequest.prove`` then sets
+    ``g.authenticated_bytes``. For a job, the action's log gets a warning, at most once a minute.
     """
     requests = TokenBuckets(settings.max_requests_per_second)
     bytes_ = TokenBuckets(settings.max_bytes_per_second)
@@ -126,14 +124,6 @@ def limit_requests(app: Flask, actions: Actions, settings: Settings) -> None:
         return response
 
 
-def count_request(size_bytes: int) -> None:
-    """Count the current request against its sender's budget. Call it once the signature is verified.
-
-    :param size_bytes: size of the body
-    """
-    g.authenticated_bytes = size_bytes
-
-
 def _action_id() -> JobId:
     return JobId(request.headers.get(JOB_ID_HEADER, "").lower())
 
@@ -155,7 +145,7 @@ class Sender:
         wait for its row anyway.
     """
 
-    name: bytes
+    name: str
     is_user: bool = False
     max_concurrency: int = 1
 
@@ -191,7 +181,7 @@ class Throttle:
     """
 
     def __init__(self, per_second: float) -> None:
-        self._waiting: dict[bytes, tuple[asyncio.Semaphore, int]] = {}
+        self._waiting: dict[str, tuple[asyncio.Semaphore, int]] = {}
         self._users = TokenBuckets(per_second)
         self._refused = TokenBuckets(per_second)
         self._refused_by_sender = TokenBuckets(per_second * _SENDER_SHARE)
@@ -208,7 +198,7 @@ class Throttle:
         try:
             async with semaphore:
                 if sender.is_user:
-                    await asyncio.sleep(self._users.seconds_until(_key(sender)))
+                    await asyncio.sleep(self._users.seconds_until(name))
                 yield
         finally:
             semaphore, count = self._waiting.pop(name)
@@ -223,7 +213,7 @@ class Throttle:
         if exchange.status == _NOT_MODIFIED:
             tokens = _POLL_TOKENS
         tokens += exchange.received_bytes // _TOKEN_BYTES_IN + exchange.sent_bytes // _TOKEN_BYTES_OUT
-        self._users.use(_key(sender), tokens)
+        self._users.use(sender.name, tokens)
 
     async def delay_response(self, sender: Sender, exchange: Exchange) -> None:
         """Wait if the response has to be delayed."""
@@ -234,14 +224,10 @@ class Throttle:
 
     def _exceeds_limit(self, sender: Sender, exchange: Exchange) -> bool:
         """Count a refusal, and return whether it exceeds a limit. Delayed refusals are not counted."""
-        key = _key(sender)
+        key = sender.name
         if self._refused.is_used_up("") or (key and self._refused_by_sender.is_used_up(key)):
             return True
         self._refused.use("", 1 + exchange.received_bytes // _TOKEN_BYTES_OUT)
         if key:
             self._refused_by_sender.use(key)
         return False
-
-
-def _key(sender: Sender) -> str:
-    return sender.name.decode("latin-1")

@@ -22,7 +22,16 @@ _ESCAPE = re.compile(rb"%[0-9A-Fa-f]{2}")
 
 
 class WireRequest(Request):
-    """Request whose query and cookies may contain any bytes. Werkzeug's own requires UTF-8."""
+    """Request whose query and cookies may contain any bytes. Werkzeug's own requires UTF-8.
+
+    A chunked body, which declares no length, is readable to its end under any WSGI server.
+    """
+
+    def __init__(self, environ: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        # For other bodies this would disable Werkzeug's check of the declared length.
+        if "CONTENT_LENGTH" not in environ and "chunked" in environ.get("HTTP_TRANSFER_ENCODING", ""):
+            environ["wsgi.input_terminated"] = True
+        super().__init__(environ, *args, **kwargs)
 
     @cached_property
     def args(self) -> MultiDict[str, str]:
@@ -115,15 +124,6 @@ def _sent_path(environ: dict[str, Any]) -> bytes:
 def requested_hook_url(request: Request) -> str:
     """Return the absolute URL of the mount, as the sender of a request uses it."""
     return request.root_url.rstrip("/")
-
-
-def end_chunked_input(environ: dict[str, Any]) -> None:
-    """Make a chunked body, which declares no length, readable to its end.
-
-    For other bodies this would disable Werkzeug's check of the declared length.
-    """
-    if "CONTENT_LENGTH" not in environ and "chunked" in environ.get("HTTP_TRANSFER_ENCODING", ""):
-        environ["wsgi.input_terminated"] = True
 
 
 def redirect_to(url: str) -> Response:

@@ -64,7 +64,8 @@ class Reconciler:
                 try:
                     step()
                 except StoreUnavailable:
-                    self._restart_grace()
+                    if self._reaper is not None:
+                        self._reaper.restart_grace()  # no task could report during the outage
                     log.warning("The database is unavailable; retrying in %g s", self._interval_seconds)
                 except Exception:  # the thread must not end: tasks depend on it
                     log.exception("Reconciliation failed in %s; retrying", step.__name__.removeprefix("_"))
@@ -80,11 +81,6 @@ class Reconciler:
         if self._reaper is not None and now - self._reaped_at >= self._reap_interval_seconds:
             self._reaped_at = now
             self._reaper.scan(datetime.now(UTC), clock_seconds=now)
-
-    def _restart_grace(self) -> None:
-        """Restart the grace period of orphaned actions: no task could report during the outage."""
-        if self._reaper is not None:
-            self._reaper.restart_grace()
 
     def _count_unended(self) -> None:
         now = time.monotonic()

@@ -7,24 +7,26 @@ read the action's row, so that authentication needs no extra query.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import cast
+from typing import Any, TypeVar, cast
 
-from flask import Request
+from flask import Request, g
 
 from airflow_asyncaction.exceptions import SignatureError
 from airflow_asyncaction.protocol.actions import unix_ms
 from airflow_asyncaction.protocol.job_info import JobId
+from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.protocol.signing import Claim, Content, Scheme, read_claim, report_key, verify
 from airflow_asyncaction.settings import Settings
-from airflow_asyncaction.store.proof import Credentials
+from airflow_asyncaction.store.proof import Credentials, Unseal
 from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.store.secret import Secrets
-from airflow_asyncaction.web.rate_limits import count_request
 from airflow_asyncaction.web.raw_request import raw_path, raw_query, read_body
+
+T = TypeVar("T")
 
 # Used for unknown actions, so that their requests take the same time.
 _NOBODY = Credentials(Secrets(job="nobody's", task="nobody's"), accept_v1=True)
@@ -86,8 +88,17 @@ class SignedRequest:
         )
         if credentials is None or not self._accepts_scheme(credentials):
             raise SignatureError
-        count_request(len(self.content.body))
+        g.authenticated_bytes = len(self.content.body)  # counts against the budget (web.rate_limits)
         return credentials
+
+    def unseal_with(self, parse: Callable[[dict[str, Any]], T]) -> Unseal[T]:
+        """Return a function that verifies the request, then parses its JSON object."""
+
+        def unseal(credentials: Credentials | None) -> T:
+            self.prove(credentials)
+            return parse(parse_object(self.content.body))
+
+        return unseal
 
     def _accepts_scheme(self, credentials: Credentials) -> bool:
         if self.claim.scheme is Scheme.V1 and not (credentials.accept_v1 and self.settings.accept_v1):
@@ -95,23 +106,12 @@ class SignedRequest:
         return self.claim.scheme in self.caller.value
 
 
-def parse_job_request(request: Request, settings: Settings) -> SignedRequest:
-    """Parse a request to a job route.
+def parse_signed_request(request: Request, settings: Settings, caller: Caller) -> SignedRequest:
+    """Parse a request to a signed route.
 
+    :param caller: the caller that the route belongs to
     :raises SignatureError: the headers are malformed
     """
-    return _parse(request, settings, Caller.JOB)
-
-
-def parse_task_request(request: Request, settings: Settings) -> SignedRequest:
-    """Parse a request to a task route. Tasks sign with the action's task key, using v2 only.
-
-    :raises SignatureError: the headers are malformed
-    """
-    return _parse(request, settings, Caller.TASK)
-
-
-def _parse(request: Request, settings: Settings, caller: Caller) -> SignedRequest:
     claim = read_claim(cast("Mapping[str, str]", request.headers))
     body = read_body(request, settings.limits.body_bytes)
     content = Content(request.method, raw_path(request.environ), raw_query(request.environ), body)

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from starlette.types import Receive, Scope, Send
+
 from airflow_asyncaction.protocol.refusals import Refusal
-from airflow_asyncaction.web.asgi import Receive, Scope, Send, mounted_path, send_refusal, serve_other
+from airflow_asyncaction.web.asgi import mounted_path, refusal_response
 
 _RETRY_AFTER = {"Retry-After": "60"}
 
@@ -23,10 +25,8 @@ class UnsupportedAirflow:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse one request."""
-        if scope["type"] != "http":
-            await serve_other(scope, receive, send)
-            return
         is_task = mounted_path(scope).startswith("/task/")
         status = HTTPStatus.FORBIDDEN if is_task else HTTPStatus.SERVICE_UNAVAILABLE
         headers = {} if is_task else _RETRY_AFTER
-        await send_refusal(Refusal(status, "unsupported_airflow", self._message, headers=headers), send)
+        refusal = Refusal(status, "unsupported_airflow", self._message, headers=headers)
+        await refusal_response(refusal)(scope, receive, send)

@@ -11,19 +11,19 @@ import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
-from os import SEEK_END
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from a2wsgi.wsgi import build_environ
+from starlette.types import Receive, Scope, Send
+from werkzeug.test import run_wsgi_app
 
 from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
 from airflow_asyncaction.protocol.signing import JOB_ID_HEADER
 from airflow_asyncaction.protocol.tasks import TASK_ID_HEADER
-from airflow_asyncaction.web.asgi import Receive, Scope, Send, TransferDeadline, mounted_path, send_refusal
+from airflow_asyncaction.web.asgi import TransferDeadline, mounted_path, refusal_response
 from airflow_asyncaction.web.rate_limits import Exchange, Sender, Throttle
 
 LOOP = "asyncaction.loop"
@@ -46,19 +46,10 @@ _SENDERS = {
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-@dataclass
-class _Response:
-    status: int = 500
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytes = b""
-
-    def start(self, status: str, headers: list[tuple[str, str]], _exc_info: Any = None) -> Callable[..., Any]:
-        self.status = int(status.split(" ", 1)[0])
-        self.headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-        return self._write
-
-    def _write(self, chunk: bytes) -> None:
-        self.body += chunk
+class _Response(NamedTuple):
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
 
 
 class _BodyMissing(Exception):
@@ -80,7 +71,7 @@ class BufferedWsgi:
         their length, so that the app refuses them. The rest is discarded after the response.
     :param threads: maximum number of requests that are served at the same time
     :param patience: how long a client may take overall, in addition to one second per KiB
-    :param throttle: limits concurrency and rate of each sender; ``None`` does not limit them
+    :param throttle: limits concurrency and rate of each sender
     :param name: prefix of the thread names
     """
 
@@ -91,7 +82,7 @@ class BufferedWsgi:
         max_body_bytes: int,
         threads: int,
         patience: timedelta,
-        throttle: Throttle | None = None,
+        throttle: Throttle,
         name: str = "asyncaction-web",
     ) -> None:
         self._app = app
@@ -108,9 +99,8 @@ class BufferedWsgi:
                 try:
                     is_whole = await self._read(receive, body)
                 except _BodyMissing as error:
-                    await send_refusal(error.refusal, send)
+                    await refusal_response(error.refusal)(scope, receive, send)
                     return
-            body.seek(0)
             response = await self._serve(scope, body)
         headers = response.headers if is_whole else [*response.headers, _NOT_COMPRESSED]
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -148,10 +138,8 @@ class BufferedWsgi:
 
     async def _serve(self, scope: Scope, body: IO[bytes]) -> _Response:
         loop = asyncio.get_running_loop()
-        if self._throttle is None:
-            return await loop.run_in_executor(self._threads, self._call_app, scope, body, loop)
         sender = _identify_sender(scope)
-        received_bytes = body.seek(0, SEEK_END)
+        received_bytes = body.tell()
         body.seek(0)
         async with self._throttle.admit(sender):
             response = await loop.run_in_executor(self._threads, self._call_app, scope, body, loop)
@@ -192,15 +180,9 @@ class BufferedWsgi:
         environ["asgi.scope"] = scope
         environ[LOOP] = loop
         environ["wsgi.input_terminated"] = True  # a chunked body has no declared length
-        response = _Response()
-        chunks = self._app(environ, response.start)
-        try:
-            response.body += b"".join(chunks)
-        finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
-        return response
+        chunks, status, headers = run_wsgi_app(self._app, environ, buffered=True)
+        encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+        return _Response(int(status.split(" ", 1)[0]), encoded, b"".join(chunks))
 
 
 def _identify_sender(scope: Scope) -> Sender:
@@ -211,12 +193,13 @@ def _identify_sender(scope: Scope) -> Sender:
     headers = dict(scope["headers"])
     header = next((name for name in _SENDERS if name in headers), None)
     if header is None:
-        return Sender(b"")
+        return Sender("")
     first = mounted_path(scope).split("/")[1:2]
-    group = first[0].encode() if first and first[0] in _ROUTE_GROUPS else b""
+    group = first[0] if first and first[0] in _ROUTE_GROUPS else ""
     is_user = _SENDERS[header]
     max_concurrency = _CONCURRENCY if is_user or group else 1
-    return Sender(headers[header].lower() + group, is_user=is_user, max_concurrency=max_concurrency)
+    name = headers[header].lower().decode("latin-1") + group
+    return Sender(name, is_user=is_user, max_concurrency=max_concurrency)
 
 
 async def _discard(receive: Receive) -> None:

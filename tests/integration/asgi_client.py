@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.types import ASGIApp, Message
+
 from airflow_asyncaction import settings
-from airflow_asyncaction.web.asgi import AsgiApp, Message
 from tests.integration.signed_jobs import Answer
 
 MOUNT = settings.load().url
@@ -25,7 +26,7 @@ class AsgiClient:
     :param sent: all messages that the app has sent
     """
 
-    app: AsgiApp
+    app: ASGIApp
     leaves_after: int | None = None
     sent: list[Message] = field(default_factory=list)
 

@@ -95,7 +95,7 @@ class Kept:
 
 
 class _Ready(LazyApp):
-    """The mounted app with the given services."""
+    """The mounted app with other services."""
 
     def __init__(self, services: Services, serving: Serving) -> None:
         super().__init__()

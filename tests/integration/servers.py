@@ -15,12 +15,13 @@ from airflow.api_fastapi.app import init_plugins
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from flask import Flask
+from starlette.types import ASGIApp
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.plugins.asyncaction import AsyncActionPlugin, LazyApp
 from airflow_asyncaction.web.app import Serving
-from airflow_asyncaction.web.asgi import AsgiApp
+from airflow_asyncaction.web.rate_limits import Throttle
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 PREFIX = "/af"
@@ -35,19 +36,20 @@ class _Quiet(WSGIRequestHandler):
 
 
 class Prepared(LazyApp):
-    """The mounted app with a given Flask app."""
+    """The mounted app with another Flask app."""
 
     def __init__(self, app: Flask) -> None:
         super().__init__()
         self._flask = app
 
-    def _build(self) -> AsgiApp:
+    def _build(self) -> ASGIApp:
         options = settings.load()
         return BufferedWsgi(
             self._flask,
             max_body_bytes=options.limits.body_bytes,
             threads=4,
             patience=Serving().patience,
+            throttle=Throttle(0),
         )
 
 
@@ -57,7 +59,7 @@ class Uncompleted(LazyApp):
     Its metrics and spans belong to the whole process, in which expired actions of other tests remain.
     """
 
-    def _build(self) -> AsgiApp:
+    def _build(self) -> ASGIApp:
         app = super()._build()
         self.close()
         return app

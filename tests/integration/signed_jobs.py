@@ -261,4 +261,4 @@ def job_of(answer: Answer, client: HookClient) -> SignedJob:
 
 
 NewJob = Callable[..., SignedJob]
-"""Registers an action of a new task with the given fields of :class:`ActionSpec`, and returns its job."""
+"""Registers an action of a new task with these fields of :class:`ActionSpec`, and returns its job."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Permissions: our lists compared with Airflow's own for each role, and Airflow's audit log."""
+"""Permissions: our lists match Airflow's own for each role, and Airflow's audit log records changes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _places(actions: list[dict[str, Any]]) -> set[tuple[str, str]]:
     return {(action["dagId"], action["runId"]) for action in actions}
 
 
-def test_a_list_has_what_airflows_own_has(server: AirflowServer) -> None:
+def test_a_list_matches_airflows_own(server: AirflowServer) -> None:
     everything = Client(server, "admin").listed()
     assert {action["dagId"] for action in everything if action["dagId"] != GONE} == {*DAGS}
     for name in server.tokens:
@@ -122,7 +122,7 @@ def test_a_page_does_not_tell_of_actions_that_a_user_may_not_see(server: Airflow
             assert page["nextCursor"] == (None if limit == len(listed) else listed[limit - 1]), (name, limit)
 
 
-def test_an_operation_is_listed_for_those_who_may_launch_it(server: AirflowServer) -> None:
+def test_an_operation_is_listed_for_users_who_may_launch_it(server: AirflowServer) -> None:
     for name in server.tokens:
         client = Client(server, name)
         launchable = [dag_id for dag_id in DAGS if client.may_launch(dag_id)]
@@ -183,7 +183,7 @@ def audited(client: Client, event: str, dag_id: str) -> list[dict[str, Any]]:
 
 
 def stops(client: Client, uuid: str) -> list[str | None]:
-    """Return who stopped an action, as its time line says."""
+    """Return the user who stopped an action, from its timeline."""
     reports = client.send("GET", f"/async/actions/{uuid}/reports").json()["reports"]
     return [report["requestedBy"] for report in reports if report["kind"] == "stop"]
 

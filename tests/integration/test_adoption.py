@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job that outlives its worker is adopted by the process that goes on with its task, and by no other."""
+"""Adoption: a job that outlives its worker continues under its task's next process, and no other."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_try_that_takes_nothing_over_starts_a_new_job(
 
 @pytest.mark.parametrize("completion", list(Completion))
 @pytest.mark.parametrize("end", [Exit(code=0), Abandon()], ids=["exit", "abandon"])
-def test_a_retry_takes_over_a_job_that_succeeded_after_its_try_had_failed(
+def test_a_retry_adopts_a_job_that_succeeded_after_its_try_failed(
     task: RunningTask, client: HookClient, completion: Completion, end: Exit | Abandon
 ) -> None:
     job = registered(task, client, adoptable=True, completion=completion)
@@ -96,9 +96,7 @@ def test_a_retry_takes_over_a_job_that_succeeded_after_its_try_had_failed(
     assert (view.state, view.is_done, view.results) == (State.SUCCESS, True, '{"rows":3}')
 
 
-def test_a_retry_takes_over_a_success_with_arguments_that_are_masked(
-    task: RunningTask, client: HookClient
-) -> None:
+def test_a_retry_adopts_a_success_with_masked_arguments(task: RunningTask, client: HookClient) -> None:
     arguments = JsonText('{"password":"x"}')
     job = registered(task, client, adoptable=True, arguments=arguments)
     retry = task.retried()
@@ -173,23 +171,21 @@ def test_a_deferred_task_that_was_cleared_starts_a_new_job(
     assert job.report().error == (410, "superseded")
 
 
-def test_a_resumed_task_goes_on_with_its_action(
-    task: RunningTask, job: SignedJob, client: HookClient
-) -> None:
+def test_a_resumed_task_continues_its_action(task: RunningTask, job: SignedJob, client: HookClient) -> None:
     job.send("POST", "/task/defer", DEFERRAL.to_json())
     job.tell(Exit(code=3))
     assert is_adopted(again(task, client, resumes=job.info.job_id), job)
     assert (job.view().state, job.view().is_deferred) == (State.ERROR, False)
 
 
-def test_a_task_that_the_scheduler_has_reset_on_its_way_goes_on_with_its_action(
+def test_a_task_that_the_scheduler_reset_continues_its_action(
     task: RunningTask, job: SignedJob, client: HookClient
 ) -> None:
     job.send("POST", "/task/defer", DEFERRAL.to_json())
     assert is_adopted(again(task.next_try(), client, resumes=job.info.job_id), job)
 
 
-def test_nobody_resumes_the_action_of_another_task(
+def test_an_action_of_another_task_cannot_be_resumed(
     job: SignedJob, client: HookClient, new_task: NewTask
 ) -> None:
     assert not is_adopted(again(new_task(), client, resumes=job.info.job_id), job)
@@ -208,7 +204,7 @@ def test_the_process_that_lost_its_job_has_no_say_any_more(
 
 
 @pytest.mark.parametrize("word", [Stop(StopReason.KILLED), Abandon()], ids=repr)
-def test_a_process_that_the_scheduler_gave_up_does_not_stop_what_the_next_try_adopts(
+def test_an_abandoned_process_does_not_stop_what_the_next_try_adopts(
     task: RunningTask, job: SignedJob, client: HookClient, word: Stop | Abandon
 ) -> None:
     second = task.next_try()  # its process does not run yet

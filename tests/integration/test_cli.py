@@ -105,7 +105,7 @@ def test_actions_are_listed_the_newest_first(run: Run, new_job: NewJob) -> None:
     assert [action["uuid"] for action in of_run] == [ids[1]]
 
 
-def test_a_list_goes_on_beyond_one_page(run: Run, new_job: NewJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_continues_beyond_one_page(run: Run, new_job: NewJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_asyncaction.cli.actions._PAGE", 2)
     ids = [new_job(type="etl.pages").info.job_id for _ in range(5)]
     listed = run("list", "--type", "etl.pages", "-o", "json").json
@@ -159,7 +159,7 @@ def test_logs_are_printed_line_by_line(run: Run, rich_job: SignedJob) -> None:
     assert message == r"[bold]not bold[/bold] \x1b[31mred\x07 \u202etxt <script>\r\nnext"
 
 
-def test_dropped_lines_are_told_of(run: Run, new_job: NewJob) -> None:
+def test_dropped_lines_are_reported(run: Run, new_job: NewJob) -> None:
     job = new_job(max_log_lines=2)
     job.report(logs=["one", "two", "three"])
     assert run("logs", job.info.job_id).out.splitlines() == [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deferred tasks are completed once, in the transaction that ends their action, as Airflow completes them."""
+"""Completion: deferred tasks resume exactly once, in the transaction that ends their action."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_a_job_that_must_stop_is_stopped_by_a_worker(
 
 
 @pytest.mark.parametrize("state", ["running", "failed", "success", "scheduled", None])
-def test_a_task_that_is_not_deferred_is_left_alone(
+def test_a_task_that_is_not_deferred_is_not_completed(
     task: RunningTask, deferred: NewDeferred, actions: Actions, state: TaskInstanceState | None
 ) -> None:
     job = deferred()
@@ -230,7 +230,7 @@ def test_a_task_that_is_not_deferred_is_left_alone(
     assert job.view().state is State.SUCCESS
 
 
-def test_a_task_that_waits_for_something_else_is_left_alone(
+def test_a_task_deferred_for_another_trigger_is_not_completed(
     task: RunningTask, deferred: NewDeferred, actions: Actions
 ) -> None:
     job = deferred(trigger="airflow.providers.standard.triggers.temporal.DateTimeTrigger")

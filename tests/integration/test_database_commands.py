@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own commands on a database in use, and its contents."""
+"""Airflow's database commands, run on a database that contains actions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs whose time is up, by a clock or by somebody: the server knows why before the job does."""
+"""Jobs that are ended by a timeout or a user: the server knows the reason before the job does."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class SlowHook(TaskHook):
 
 
 class TimedJob:
-    """A job that runs until its time is up, and reports ERROR then: at once, late or never.
+    """A job that runs until its timeout expires, then reports ERROR: immediately, late or never.
 
     Late is when the server has settled the matter as far as it does so by itself.
     """
@@ -177,7 +177,7 @@ class TimedJob:
         return self._hook.clone().read(self.registration.credentials, patience=LONG)
 
     def refusals(self) -> list[tuple[str, bool]]:
-        """Return the codes of the reports that were refused, and whether what they said is kept."""
+        """Return the codes of the refused reports, and whether their contents are stored."""
         columns = report_table.c
         query = select(columns.refused_with, columns.body).where(
             columns.action_id == self.action_id, columns.refused_with.is_not(None)
@@ -187,7 +187,7 @@ class TimedJob:
 
     @property
     def knew_before_the_server(self) -> bool:
-        """Whether the job was stopped before the server was told why; what is told again does not matter."""
+        """Whether the job was stopped before the server knew the reason. Resent messages do not matter."""
         return any(self._hook.knew_before[:1])
 
     def told_refusal(self) -> str | None:
@@ -268,7 +268,7 @@ ENDS: dict[tuple[Callable[[TimedJob], None], str], tuple[State, str]] = {
     (shut_worker_down, "late"): KILLED,
     (shut_worker_down, "never"): KILLED,
 }
-"""What PROTOCOL.md, 4, says of each."""
+"""Outcome of each, as in PROTOCOL.md, section 4."""
 CASES = [
     (kind, end, how)
     for kind in ("command", "callable")
@@ -310,7 +310,7 @@ def test_the_end_of_a_job_whose_time_is_up(
     assert (view.state, view.error_name, view.is_done) == (*ENDS[end, how], True)
     is_refused = how != "never" and view.error_name != "Mine"
     assert job.told_refusal() == ("410 superseded" if is_refused else None)
-    if is_refused:  # what it said is on the action's time line
+    if is_refused:  # its content is on the action's timeline
         assert ("superseded", True) in job.refusals()
     if end is clear:
         job.run_again()
@@ -318,7 +318,7 @@ def test_the_end_of_a_job_whose_time_is_up(
 
 
 class OutOfTime(list[str]):
-    """Inputs that are still being given when Airflow's clock for the task runs out."""
+    """Inputs that are still being uploaded when Airflow's ``execution_timeout`` expires."""
 
     is_given = False
 

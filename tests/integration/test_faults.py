@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database goes away, jobs send too much, keys are lost: what the answers are, and that it passes."""
+"""Faults: database outages, excessive requests and lost keys get clear responses and are recovered from."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def served_with(job: SignedJob, options: Settings) -> Iterator[SignedJob]:
 def test_a_database_that_is_away_is_waited_for(job: SignedJob, postgres_server: Postgres) -> None:
     nonce = new_nonce()
     assert job.report(logs=["before"]).status == 200
-    with postgres_server.away(f"airflow_{WORKER}"):
+    with postgres_server.outage(f"airflow_{WORKER}"):
         for answer in (job.report(nonce=nonce, logs=["x"]), job.send("GET", "/job")):
             assert answer.error == (503, "unavailable")
             assert int(answer.headers["retry-after"]) > 0
@@ -53,7 +53,7 @@ def test_a_database_that_is_away_is_waited_for(job: SignedJob, postgres_server: 
 
 @on_postgresql
 def test_the_server_for_tests_is_away_in_the_same_way(job: SignedJob, postgres_server: Postgres) -> None:
-    with postgres_server.away(f"airflow_{WORKER}"):
+    with postgres_server.outage(f"airflow_{WORKER}"):
         away = job.report()
     with JobServer() as double, HookClient(double.hook_url) as client:
         double.pause()
@@ -151,7 +151,7 @@ def test_limits_are_those_of_the_configuration(job: SignedJob) -> None:
         assert line.message.endswith(" [cut: the line has 80 bytes]")
 
 
-def test_a_secret_that_cannot_be_decrypted_is_told_of(
+def test_an_unreadable_secret_is_reported(
     database: Database, job: SignedJob, caplog: pytest.LogCaptureFixture
 ) -> None:
     with database.engine.begin() as connection:

@@ -70,7 +70,9 @@ def test_a_client_that_goes_away_leaves_nothing(
     assert put_content(own_job, url, content).status == 200
 
 
-def test_a_client_that_asks_first_need_not_send_what_is_too_large(own_job: SignedJob, kept: Kept) -> None:
+def test_a_client_that_expects_100_continue_does_not_send_too_large_a_body(
+    own_job: SignedJob, kept: Kept
+) -> None:
     url = announce(own_job, "model", b"x").fields["url"]
     with begun(url, "PUT", f"Content-Length: {SIZE}", "Expect: 100-continue") as connection:
         answered = b""

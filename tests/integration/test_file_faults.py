@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import ASGIApp
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.files.garbage import collect
@@ -27,7 +28,6 @@ from airflow_asyncaction.protocol.digests import digests
 from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.web.app import create_app, create_asgi_app
-from airflow_asyncaction.web.asgi import AsgiApp
 from tests.integration.content_server import killed_server
 from tests.integration.databases import Database
 from tests.integration.file_servers import Folder, Kept, Serve
@@ -89,7 +89,7 @@ def test_what_is_not_what_was_announced_is_not_kept(
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 @pytest.mark.parametrize("too_many", [1, 3 * MIB])
-def test_more_than_was_announced_is_not_taken(
+def test_more_than_was_announced_is_refused(
     own_job: SignedJob, kept: Kept, is_chunked: bool, too_many: int
 ) -> None:
     content = secrets.token_bytes(SIZE + too_many)
@@ -100,7 +100,7 @@ def test_more_than_was_announced_is_not_taken(
     assert kept.is_nothing()
 
 
-def test_a_file_that_is_too_large_is_not_taken(
+def test_a_file_that_is_too_large_is_refused(
     serve: Serve, new_task: Callable[..., RunningTask], kept: Kept
 ) -> None:
     job = registered(new_task(), serve(max_file_bytes=SIZE))
@@ -144,7 +144,7 @@ def test_a_late_upload_does_not_undo_a_newer_announcement(own_job: SignedJob) ->
 class CancelledPut:
     """A PUT that the server cancels at some point after it has received the whole body, as on a shutdown."""
 
-    def __init__(self, app: AsgiApp, hook_path: str) -> None:
+    def __init__(self, app: ASGIApp, hook_path: str) -> None:
         self._app, self._root = app, hook_path
 
     def send(self, path: str, content: bytes, *, after_seconds: float) -> None:
@@ -267,7 +267,7 @@ def small_disk(folder: Folder) -> Iterator[Path]:
 
 @pytest.mark.parametrize("is_chunked", [False, True])
 @pytest.mark.usefixtures("small_disk")
-def test_a_full_disk_is_told_of(own_job: SignedJob, kept: Kept, folder: Folder, is_chunked: bool) -> None:
+def test_a_full_disk_is_reported(own_job: SignedJob, kept: Kept, folder: Folder, is_chunked: bool) -> None:
     content = secrets.token_bytes(3 * MIB)
     url = announce(own_job, "model", content).fields["url"]
     sent = put_content(own_job, url, iter([content]) if is_chunked else content)

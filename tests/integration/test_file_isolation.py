@@ -109,7 +109,7 @@ def test_a_job_has_its_own_files_and_those_upstream(lineage: Lineage, name: str)
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_a_job_has_nobody_elses_files(lineage: Lineage, name: str) -> None:
+def test_a_job_cannot_access_files_of_other_actions(lineage: Lineage, name: str) -> None:
     owner = lineage.owner(name)
     upload(owner, "model", secrets.token_bytes(SIZE))
     assert locate(lineage.reader, "model", of=owner.info.job_id).error == NOT_YOURS
@@ -136,7 +136,7 @@ def test_a_job_leaves_files_with_itself(job: SignedJob) -> None:
 
 
 @pytest.mark.parametrize("uuid", [UNKNOWN, *MALFORMED], ids=lambda uuid: uuid[:40])
-def test_a_uuid_of_nobody_is_nobodys(job: SignedJob, uuid: str) -> None:
+def test_an_unknown_uuid_belongs_to_no_action(job: SignedJob, uuid: str) -> None:
     upload(job, "model", secrets.token_bytes(SIZE))
     assert locate(job, "model", of=uuid).error == NOT_YOURS
     assert announce(job, "model", b"", of=uuid).error == NOT_YOURS
@@ -211,7 +211,7 @@ def test_a_signature_is_for_one_body_and_one_path(
 @pytest.mark.parametrize(
     ("method", "path", "body"), REQUESTS[:-1], ids=[path for _, path, _ in REQUESTS[:-1]]
 )
-def test_a_job_that_was_superseded_is_told_to_stop(
+def test_a_superseded_job_is_requested_to_stop(
     client: HookClient,
     new_task: Callable[..., RunningTask],
     method: str,

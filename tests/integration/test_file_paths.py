@@ -165,7 +165,7 @@ FIELDS = ["hash", "challenge", "sha256", "size", "name", "mimetype", "metadata"]
 
 @hostile
 @given(name=st.text(st.sampled_from("ab./\\\0 ~:é")) | st.text(max_size=300))
-def test_any_name_is_taken_or_malformed(job: SignedJob, name: str) -> None:
+def test_any_name_is_accepted_or_malformed(job: SignedJob, name: str) -> None:
     answer = announce(job, "model", secrets.token_bytes(SIZE), name=name)
     assert answer.status == 200 or answer.error == (400, "malformed")
 
@@ -228,7 +228,7 @@ def moved_behind_a_link(path: Path, elsewhere: Path) -> None:
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2], ids=["content", "its folder", "contents"])
-def test_a_content_behind_a_link_is_not_given(kept: KeptFile, elsewhere: Path, depth: int) -> None:
+def test_a_content_behind_a_symlink_is_not_served(kept: KeptFile, elsewhere: Path, depth: int) -> None:
     path = [kept.path, *kept.path.parents][depth]
     assert kept.get().status == 200
     moved_behind_a_link(path, elsewhere)
@@ -242,7 +242,7 @@ def test_what_took_the_place_of_a_content_is_not_given(kept: KeptFile) -> None:
     assert kept.get().status in {404, 503}
 
 
-def test_a_content_that_was_cut_is_not_given_as_whole(kept: KeptFile) -> None:
+def test_a_truncated_content_is_not_served_as_complete(kept: KeptFile) -> None:
     kept.path.write_bytes(kept.path.read_bytes()[:-1])
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
         kept.get()

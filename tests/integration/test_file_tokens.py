@@ -91,7 +91,7 @@ def test_a_url_can_be_used_more_than_once(urls: Urls) -> None:
 
 
 @pytest.mark.parametrize("url", ["to_get", "to_put"])
-def test_a_token_with_another_character_is_none(urls: Urls, url: str) -> None:
+def test_a_token_with_a_changed_character_is_invalid(urls: Urls, url: str) -> None:
     token = token_in(getattr(urls, url))
     method = "GET" if url == "to_get" else "PUT"
     places = {0, 1, len(token) - 1, token.index("."), *range(2, len(token), 9)}
@@ -121,7 +121,7 @@ def test_a_token_for_another_content_cannot_be_made_of_one(new_job: NewJob, urls
     assert urls.are_untouched()
 
 
-def test_a_token_of_another_deployment_is_none(urls: Urls) -> None:
+def test_a_token_of_another_deployment_is_invalid(urls: Urls) -> None:
     (kept,) = outputs(urls.job)
     content_id = kept["uri"].rpartition("/")[2]
     wanted = DownloadToken(content_id, kept["store"], SIZE, kept["sha256"], "name", "text/csv")
@@ -142,7 +142,7 @@ def test_garbage_of_any_length_is_no_token(urls: Urls, length: int) -> None:
             assert is_refused(urls.ask(method, garbage), method)
 
 
-def test_no_token_is_none(urls: Urls) -> None:
+def test_an_empty_token_is_invalid(urls: Urls) -> None:
     for method in METHODS:
         assert urls.ask(method, "").status in {403, 404}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files through the API server: announced, uploaded, attached, downloaded."""
+"""Files through the API server: announce, upload, attach, download."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ def test_what_was_announced_and_never_sent_holds_nothing_up(job: SignedJob) -> N
     "changes",
     [{"hash": "0" * 32}, {"sha256": "0" * 64}, {"size": SIZE - 1}, {"hash": "0" * 32, "sha256": None}],
 )
-def test_a_content_that_is_not_what_was_announced_is_not_kept(
+def test_a_content_that_differs_from_its_announcement_is_discarded(
     job: SignedJob, s3: S3Server, changes: dict[str, Any]
 ) -> None:
     before = keys(s3)
@@ -293,7 +293,9 @@ def test_an_attached_content_cannot_be_changed_by_its_url(job: SignedJob, s3: S3
     assert file["sha256"] == announcement(content)["sha256"]
 
 
-def test_a_stored_content_is_not_sent_again_by_who_knows_its_sha256(new_job: NewJob, s3: S3Server) -> None:
+def test_a_stored_content_is_not_uploaded_again_if_its_sha256_is_announced(
+    new_job: NewJob, s3: S3Server
+) -> None:
     content = secrets.token_bytes(SIZE)
     leave(new_job(), s3, "model", content)
     before = keys(s3)
@@ -303,7 +305,7 @@ def test_a_stored_content_is_not_sent_again_by_who_knows_its_sha256(new_job: New
     assert keys(s3) == before
 
 
-def test_a_challenge_that_nobody_has_verified_links_nothing(new_job: NewJob, s3: S3Server) -> None:
+def test_an_unverified_challenge_links_nothing(new_job: NewJob, s3: S3Server) -> None:
     content = secrets.token_bytes(SIZE)
     leave(new_job(), s3, "model", content)
     before = keys(s3)
@@ -313,7 +315,7 @@ def test_a_challenge_that_nobody_has_verified_links_nothing(new_job: NewJob, s3:
     assert keys(s3) == before  # it is one content again
 
 
-def test_contents_that_collide_are_not_taken_for_each_other(new_job: NewJob, s3: S3Server) -> None:
+def test_colliding_contents_are_not_confused(new_job: NewJob, s3: S3Server) -> None:
     good, evil = COLLIDING
     known = announcement(good)
     forged = {"challenge": known["challenge"], "sha256": None}
@@ -412,7 +414,7 @@ def test_a_discarded_object_leaves_nothing(s3: S3Server, store: FileStore, size:
         assert b"<Upload>" not in client.send("GET", f"/{BUCKET}?uploads").body
 
 
-def test_a_connection_that_is_missing_is_told(job: SignedJob, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_connection_is_reported(job: SignedJob, caplog: pytest.LogCaptureFixture) -> None:
     with served_with(job, f"s3://aws_nowhere@{BUCKET}/prefix") as elsewhere:
         answer = announce(elsewhere, "model", secrets.token_bytes(SIZE))
     assert answer.error == (503, "file_store_unavailable")
@@ -434,9 +436,7 @@ def test_nothing_is_sent_without_credentials(
     assert "has no credentials" in caplog.text
 
 
-def test_a_bucket_that_is_missing_is_told(
-    job: SignedJob, s3: S3Server, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_missing_bucket_is_reported(job: SignedJob, s3: S3Server, caplog: pytest.LogCaptureFixture) -> None:
     with served_with(job, "s3://aws_test@nowhere/prefix") as elsewhere:
         url = announce(elsewhere, "model", secrets.token_bytes(SIZE)).fields["url"]
         assert to_s3(s3, "PUT", url, b"x").status == 404
@@ -447,7 +447,7 @@ def test_a_bucket_that_is_missing_is_told(
     _assert_no_secret(s3, answer, caplog)
 
 
-def test_a_server_that_is_away_is_told(
+def test_an_unreachable_server_is_reported(
     job: SignedJob, s3: S3Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (port,) = free_ports(1)

@@ -176,7 +176,7 @@ def test_contents_in_a_store_that_is_not_configured_are_left_alone(
             connection.execute(delete(content_table).where(content_table.c.store == "gone"))
 
 
-def test_a_content_of_which_only_the_row_is_left_is_reported_and_removed(
+def test_a_row_without_a_content_is_reported_and_removed(
     job: SignedJob, database: Database, folder: Folder, collect_later: Collect
 ) -> None:
     upload(job, "model", secrets.token_bytes(100))

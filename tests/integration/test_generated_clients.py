@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that well-known generators make from ``/openapi.json``: each calls a real server."""
+"""Clients generated from ``/openapi.json`` by common generators: each calls a real server."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever is sent to a route is answered, never with a 5xx, and nothing secret is logged."""
+"""Hostile input: every route responds, never with 5xx, and no secret is logged."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def hook(database: Database, request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def victim(new_job: NewJob, caplog: pytest.LogCaptureFixture, capfd: Any) -> Iterator[SignedJob]:
-    """Return a job of which the secret must not be told to anybody."""
+    """Return a job whose secret must not be revealed."""
     caplog.set_level(logging.DEBUG, "airflow_asyncaction")
     caplog.set_level(logging.DEBUG, "werkzeug")
     job = new_job()
@@ -240,7 +240,7 @@ def test_any_v1_header_is_answered(victim: SignedJob, time_text: str, digest: st
 
 
 @pytest.mark.parametrize("name", [JOB_ID_HEADER, TIME_HEADER, NONCE_HEADER, V2_HEADER])
-def test_a_header_that_comes_twice_is_none(victim: SignedJob, name: str) -> None:
+def test_a_repeated_header_invalidates_the_signature(victim: SignedJob, name: str) -> None:
     headers = victim.headers("POST", "/status", b"")
     lines = [f"{key}: {value}" for key, value in (*headers.items(), (name, headers[name]))]
     assert sent_raw(victim.client.hook, "POST", "/status", lines).error == (401, "bad_signature")
@@ -346,7 +346,7 @@ def test_any_method_is_answered(victim: SignedJob, method: str) -> None:
             assert sent_raw(victim.client.hook, method, path, []).error == (405, "method_not_allowed")
 
 
-def test_a_method_that_is_none_is_answered(victim: SignedJob) -> None:
+def test_an_unknown_method_gets_a_response(victim: SignedJob) -> None:
     for method in ("NONSENSE", "get", "P\xd6ST", "X" * 3_000):
         answer = sent_raw(victim.client.hook, method, "/status", [])
         assert answer.status in {400, 405}

@@ -73,7 +73,7 @@ def test_a_job_reads_its_arguments(new_job: NewJob) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{}"])
-def test_nothing_said_is_a_heartbeat(job: SignedJob, body: bytes) -> None:
+def test_an_empty_report_is_a_heartbeat(job: SignedJob, body: bytes) -> None:
     before = now_ms()
     answer = job.send("POST", "/status", body)
     assert answer.status == 200
@@ -97,7 +97,7 @@ def test_unknown_fields_are_ignored(job: SignedJob) -> None:
     assert job.report(status="RUNNING", whatever={"x": 1}).status == 200
 
 
-def test_an_error_is_told_with_name_and_message(job: SignedJob) -> None:
+def test_an_error_is_reported_with_name_and_message(job: SignedJob) -> None:
     answer = job.report(status="ERROR", errorName="Boom", errorMessage="it broke\0here")
     assert answer.fields["status"] == "ERROR"
     assert (answer.fields["errorName"], answer.fields["errorMessage"]) == ("Boom", "it broke\ufffdhere")
@@ -118,13 +118,13 @@ def test_after_the_end_only_log_lines_are_kept(job: SignedJob) -> None:
     assert job.view().status_details is None
 
 
-def test_a_job_is_asked_to_stop(job: SignedJob) -> None:
+def test_a_job_is_requested_to_stop(job: SignedJob) -> None:
     job.tell(Stop(StopReason.REQUESTED))
     assert job.report().fields["action"] == "STOP"
     assert job.send("GET", "/job").fields["action"] == "STOP"
 
 
-def test_a_job_that_airflow_ended_is_told_so(job: SignedJob) -> None:
+def test_a_job_that_airflow_ended_is_refused(job: SignedJob) -> None:
     job.tell(Abandon())
     assert job.report(status="SUCCESS").error == (410, "superseded")
     assert job.report().error == (410, "superseded")

@@ -135,14 +135,14 @@ def test_an_upload_and_a_download(peers: Peers, content: bytes) -> None:
     peers.agree(exchange)
 
 
-def test_files_are_numbered_and_may_be_announced_anew(peers: Peers) -> None:
+def test_files_are_numbered_and_may_be_announced_again(peers: Peers) -> None:
     contents = [secrets.token_bytes(1000) for _ in range(5)]
 
     def exchange(peer: Peer) -> Iterator[Answer]:
         first = peer.announce(contents[0], name="a")
         yield first
         yield peer.announce(contents[0], name="a")
-        yield peer.announce(contents[1], name="a")  # it has not arrived: it is announced anew
+        yield peer.announce(contents[1], name="a")  # announced again, as it was not uploaded
         yield peer.put(first.fields["url"], contents[0])  # which the earlier URL is not for
         yield peer.announce(contents[1], name="a")
         yield peer.announce(contents[2])

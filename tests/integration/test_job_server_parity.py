@@ -149,7 +149,7 @@ def test_the_paths_of_the_vectors(peers: Peers, server: str, vector: dict[str, A
     assert (answer.status == 200) is vector["is_accepted"]
 
 
-def test_a_job_finds_no_route_of_a_name_that_is_none(peers: Peers) -> None:
+def test_an_unknown_path_is_no_route_for_a_job(peers: Peers) -> None:
     (answer,) = peers.agree(lambda peer: [peer.job.send("GET", "/nothing")])
     assert answer.error == (404, "no_such_route")
 

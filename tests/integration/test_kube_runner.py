@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods on a real cluster: what the runner makes of them, and that nothing of it is left."""
+"""Kubernetes runner on a real cluster: pods run as specified and are cleaned up."""
 
 from __future__ import annotations
 
@@ -315,7 +315,7 @@ def test_an_init_container_that_fails_tells_its_last_lines(scene: Scene) -> None
         (["absent"], ["base"]),
     ],
 )
-def test_logs_of_init_containers_that_are_asked_for_come_first(
+def test_requested_logs_of_init_containers_come_first(
     scene: Scene, caplog: pytest.LogCaptureFixture, wanted: list[str] | bool, texts: list[str]
 ) -> None:
     init = {"first": "echo done", "second": "echo done"}
@@ -352,7 +352,7 @@ def test_a_pod_that_somebody_deletes(scene: Scene, grace_seconds: int) -> None:
     exit_ = scene.ended("sleep 100")
     thread.join()
     assert exit_.reason == "PodDeleted"
-    assert exit_.is_seen is (exit_.code is not None)  # without grace, it may be gone before its node has told
+    assert exit_.is_seen is (exit_.code is not None)  # without grace, it may be deleted before a report
 
 
 def test_the_pods_secret_holds_what_airflow_masks_of_what_the_pod_is_given(
@@ -385,7 +385,7 @@ def test_the_next_worker_adopts_the_running_pod_and_goes_on_with_its_log(scene: 
     assert scene.texts == ["one", "two"]
 
 
-def test_a_pod_that_should_be_there_and_is_gone_was_not_seen(scene: Scene) -> None:
+def test_an_expected_pod_that_is_missing_counts_as_deleted(scene: Scene) -> None:
     runner = scene.runner()
     runner.expect_job()
     exit_ = scene.run(runner)
@@ -464,7 +464,7 @@ def _wait_for_quota(cluster: Cluster) -> None:
     time.sleep(1)  # the API server sees it a little later
 
 
-def test_a_webhook_that_does_not_answer_is_said_with_each_retry(
+def test_an_unresponsive_webhook_is_reported_with_each_retry(
     scene: Scene, kube: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     label = {"asyncaction-test": kube.namespace}

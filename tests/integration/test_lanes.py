@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which threads serve a request, how other scopes are answered, and what clients cost that leave early."""
+"""Lanes: which threads serve a request. Also other ASGI scopes, and clients that disconnect early."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from urllib.parse import quote, unquote
 
 import pytest
 from flask import Flask
+from starlette.types import ASGIApp, Message
 
 from airflow_asyncaction.services import Services, open_services
-from airflow_asyncaction.web.app import Serving, create_app, create_asgi_app
-from airflow_asyncaction.web.asgi import AsgiApp, Message
+from airflow_asyncaction.web.app import Lane, Lanes, Serving, create_app, create_asgi_app
 from airflow_asyncaction.web.content import CHUNK_BYTES
-from airflow_asyncaction.web.lanes import Lane, Lanes
 from tests.integration.asgi_client import GONE, MOUNT, PART, AsgiClient
 from tests.integration.databases import Database
 from tests.integration.file_servers import Folder
@@ -113,7 +112,7 @@ def services(database: Database, folder: Folder) -> Services:  # noqa: ARG001
 
 
 @pytest.fixture
-def asgi_app(services: Services) -> AsgiApp:
+def asgi_app(services: Services) -> ASGIApp:
     return create_asgi_app(services, Serving(file_threads=2))
 
 
@@ -134,7 +133,7 @@ def threads() -> set[threading.Thread]:
         ("//task/action", Lane.JOBS),
     ],
 )
-def test_a_request_takes_a_thread_of_its_lane(asgi_app: AsgiApp, path: str, lane: Lane) -> None:
+def test_a_request_takes_a_thread_of_its_lane(asgi_app: ASGIApp, path: str, lane: Lane) -> None:
     before = threads()
     assert 200 <= AsgiClient(asgi_app).request("GET", path).status < 500
     (served_by,) = threads() - before
@@ -145,23 +144,17 @@ def test_a_request_takes_a_thread_of_its_lane(asgi_app: AsgiApp, path: str, lane
 
 
 @pytest.mark.parametrize("path", ["/job", "/", "/actions", "/content/t", "/nothing"])
-def test_a_websocket_is_refused(asgi_app: AsgiApp, path: str) -> None:
+def test_a_websocket_is_refused(asgi_app: ASGIApp, path: str) -> None:
     client = AsgiClient(asgi_app)
     scope = {"type": "websocket", "path": MOUNT + path, "root_path": MOUNT, "headers": []}
     client.run(scope, [{"type": "websocket.connect"}])
     assert client.sent == [{"type": "websocket.close", "code": 1000, "reason": ""}]
 
 
-def test_there_is_nothing_to_start_and_to_end(asgi_app: AsgiApp) -> None:
-    client = AsgiClient(asgi_app)
-    client.run({"type": "lifespan"}, [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
-    said = [message["type"] for message in client.sent]
-    assert said == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
-
-
-def test_a_scope_that_nobody_knows_is_an_error(asgi_app: AsgiApp) -> None:
-    with pytest.raises(ValueError, match="Unknown ASGI scope 'smtp'"):
-        AsgiClient(asgi_app).run({"type": "smtp"}, [])
+@pytest.mark.parametrize("scope", ["lifespan", "smtp"])
+def test_another_scope_is_an_error(asgi_app: ASGIApp, scope: str) -> None:
+    with pytest.raises(ValueError, match=f"ASGI scope '{scope}' is not supported"):
+        AsgiClient(asgi_app).run({"type": scope}, [])
 
 
 # --- clients that leave
@@ -172,7 +165,7 @@ def test_a_scope_that_nobody_knows_is_an_error(asgi_app: AsgiApp) -> None:
     ("method", "path"), [("POST", "/status"), ("PUT", "/etl.load"), ("POST", "/nothing")]
 )
 def test_a_client_that_leaves_before_its_body_is_complete_is_answered(
-    asgi_app: AsgiApp, method: str, path: str, messages: tuple[Message, ...]
+    asgi_app: ASGIApp, method: str, path: str, messages: tuple[Message, ...]
 ) -> None:
     """Airflow's middleware takes an app that returns without an answer for broken: two tracebacks."""
     answer = AsgiClient(asgi_app).request(method, path, messages=messages)
@@ -182,7 +175,7 @@ def test_a_client_that_leaves_before_its_body_is_complete_is_answered(
 
 @pytest.mark.parametrize("messages", [(GONE,), (PART, GONE)], ids=len)
 def test_a_client_that_leaves_an_upload_is_answered_and_leaves_nothing(
-    asgi_app: AsgiApp, services: Services, folder: Folder, new_job: NewJob, messages: tuple[Message, ...]
+    asgi_app: ASGIApp, services: Services, folder: Folder, new_job: NewJob, messages: tuple[Message, ...]
 ) -> None:
     with served_alone(create_app(services)) as hook, HookClient(hook) as client:
         url = announce(new_job().on(client), "model", b"content").fields["url"]
@@ -193,7 +186,7 @@ def test_a_client_that_leaves_an_upload_is_answered_and_leaves_nothing(
 
 @pytest.mark.parametrize("leaves_after", [1, 2, 3])
 def test_nothing_is_read_for_a_client_that_has_left(
-    asgi_app: AsgiApp, services: Services, new_job: NewJob, leaves_after: int
+    asgi_app: ASGIApp, services: Services, new_job: NewJob, leaves_after: int
 ) -> None:
     content = bytes(50 * CHUNK_BYTES)
     with served_alone(create_app(services)) as hook, HookClient(hook) as client:
@@ -207,7 +200,7 @@ def test_nothing_is_read_for_a_client_that_has_left(
 
 
 def test_why_a_content_broke_off_is_logged(
-    asgi_app: AsgiApp,
+    asgi_app: ASGIApp,
     services: Services,
     folder: Folder,
     new_job: NewJob,
@@ -226,7 +219,7 @@ def test_why_a_content_broke_off_is_logged(
 
 
 @pytest.mark.parametrize("size", [b"9" * 5000, b"9" * 30, b"-1", b"1e3", b"\xb2", b""])
-def test_any_length_that_is_declared_is_answered(asgi_app: AsgiApp, size: bytes) -> None:
+def test_any_length_that_is_declared_is_answered(asgi_app: ASGIApp, size: bytes) -> None:
     for method, path in (("PUT", "/content/t"), ("POST", "/status"), ("PUT", "/etl.load")):
         answer = AsgiClient(asgi_app).request(method, path, headers=[(b"content-length", size)])
         assert 400 <= answer.status < 500

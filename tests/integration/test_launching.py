@@ -293,7 +293,7 @@ def test_an_action_that_was_stopped_in_time_is_never_launched(database: Database
 
 
 class Stopping:
-    """A user who stops an action as they have read it, and what Airflow is asked to do about it."""
+    """A user who stops an action that they read before, and the resulting requests to Airflow."""
 
     def __init__(self, actions: Actions, action: ActionRecord) -> None:
         self._actions = actions

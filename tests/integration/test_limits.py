@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No hop refuses what the hop before it has taken: output, results and names of any size and any letters."""
+"""Limits: whatever one component accepts, the next accepts: output, results, names of any size and script."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LONG_OUTPUT = {
 
 
 def told(job: SignedJob, word: RunnerMessage) -> TaskView:
-    """Say a runner's word as a worker does, once."""
+    """Send a runner's message once, as a worker does."""
     return TaskHook(job.info.hook_url).tell(job.task, word, patience=NO_PATIENCE)
 
 
@@ -123,13 +123,13 @@ def test_a_failed_job_is_explained_by_the_end_of_its_output(job: SignedJob) -> N
     assert MAX_MESSAGE_CHARS // 2 < len(message) < MAX_MESSAGE_CHARS
 
 
-def test_a_message_of_any_length_is_told(job: SignedJob) -> None:
+def test_a_message_of_any_length_is_reported(job: SignedJob) -> None:
     view = told(job, Exit(code=1, reason="R" * 10**6, message="\u20ac" * 10**6, tail=["\u20ac" * 10**6] * 20))
     assert view.error_name == "R" * 250
     assert len(view.error_message or "") <= MAX_MESSAGE_CHARS + 1
 
 
-def test_names_that_are_no_utf_8_are_told(job: SignedJob, tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8_are_reported(job: SignedJob, tmp_path: Path) -> None:
     odd = os.fsdecode(b"gone-\xff")
     assert told(job, Launched({"host": odd})).job == '{"host":"gone-?"}'
     view = told(job, ran(job, str(tmp_path / odd)))

@@ -72,7 +72,7 @@ def stored(database: Database, job: SignedJob) -> dict[str, Any]:
 
 
 def all_lines(actions: Actions, job_id: JobId, after: int = 0) -> tuple[int, list[int]]:
-    """Return the number of the first line that is kept after the given one, and all lines from there."""
+    """Return the number of the first stored line after this one, and all lines from there."""
     kept: list[int] = []
     first: int | None = None
     while True:

@@ -95,7 +95,7 @@ def _parsed(text: str) -> list[Received]:
 
 
 def close_client() -> None:
-    """Close the socket that Airflow leaves open when metrics are configured anew."""
+    """Close the socket that Airflow leaves open when metrics are configured again."""
     client = getattr(shared_stats._backend, "statsd", None)
     if client is not None:
         client.close()

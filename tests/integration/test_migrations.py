@@ -167,7 +167,7 @@ def test_a_downgrade_asks_for_confirmation(
     run_cli("upgrade")
     with pytest.raises(SystemExit, match="--to-revision is required"):
         run_cli("downgrade", "-y")
-    for answer in ("\n", ""):  # nobody can answer
+    for answer in ("\n", ""):  # no terminal
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
         with pytest.raises(SystemExit, match="Nothing was changed"):
             run_cli("downgrade", "--to-revision", "base")

@@ -133,7 +133,7 @@ def test_what_is_stored_is_found_and_can_be_removed(
     assert files() == set()
 
 
-def test_a_file_system_that_writes_in_place_is_left_clean_too(tmp_path: Path) -> None:
+def test_a_file_system_that_writes_in_place_is_cleaned_up_as_well(tmp_path: Path) -> None:
     disk = fsspec.filesystem("local", auto_mkdir=True)
     attach("local", alias="local", fs=fsspec.filesystem("dir", path=str(tmp_path), fs=disk))
     store = open_store("disk", "local:///prefix")
@@ -172,7 +172,7 @@ def test_contents_pass_through_the_server_both_ways(
     assert (part.status, part.body) == ((206, content[-1:]) if size else (416, b""))
 
 
-def test_a_content_that_is_not_what_was_announced_is_not_kept(
+def test_a_content_that_differs_from_its_announcement_is_discarded(
     job: SignedJob, files: Callable[[], set[str]]
 ) -> None:
     url = announce(job, "model", b"one").fields["url"]
@@ -187,7 +187,7 @@ def test_an_upload_that_is_too_large_leaves_nothing(job: SignedJob, files: Calla
     assert files() == set()
 
 
-def test_a_content_that_is_lost_is_told(job: SignedJob) -> None:
+def test_a_lost_content_is_reported(job: SignedJob) -> None:
     upload(job, "model", b"content")
     fsspec.filesystem("memory").store.clear()
     url = locate(job, "model").fields["Location"]

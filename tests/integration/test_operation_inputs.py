@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs that once kept the API server from all others, sent to a real one by each route that takes them."""
+"""Operation inputs that once blocked the API server, sent to a real server through each route."""
 
 from __future__ import annotations
 

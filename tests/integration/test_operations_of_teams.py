@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teams of Dags, if Airflow has teams."""
+"""Operations in deployments with Airflow's teams."""
 
 from __future__ import annotations
 

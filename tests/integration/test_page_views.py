@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page in a browser, on a phone, a tablet and a desktop: nothing is clipped, and what it shows is true.
+"""Page in a browser, at the sizes of a phone, a tablet and a desktop: correct and never clipped.
 
 Jobs report over HTTP, as everywhere. There is no Airflow around the page here: see ``tests/system``.
 """
@@ -184,7 +184,7 @@ def test_an_error_opens_at_its_cause(browser: Browser, site: UserSite, uuids: di
         pane.focus()
         page.keyboard.press("Home")
         expect(pane).not_to_have_js_property("scrollTop", 0)
-        page.wait_for_timeout(2_500)  # it is asked for again, and stays where its reader is
+        page.wait_for_timeout(2_500)  # it is fetched again, and keeps its scroll position
         expect(pane).not_to_have_js_property("scrollTop", 0)
         bar = page.locator("header .progress")
         expect(bar.locator("progress")).to_have_js_property("value", 60.9)
@@ -192,7 +192,7 @@ def test_an_error_opens_at_its_cause(browser: Browser, site: UserSite, uuids: di
 
 
 @pytest.mark.usefixtures("uuids")
-def test_a_skipped_action_is_told_from_one_that_failed(browser: Browser, site: UserSite) -> None:
+def test_a_skipped_action_is_distinguished_from_a_failed_one(browser: Browser, site: UserSite) -> None:
     with opened(browser, site, f"dag/{DAG_ID}") as page:
         row = row_of(page, "etl.skips")
         expect(row.locator(".state")).to_have_text("SKIPPED")
@@ -213,7 +213,7 @@ def test_a_mapped_task_is_shown_by_its_name(
         expect(row_of(page, "etl.skips").get_by_role("link", name=name)).to_be_visible()
         page.get_by_role("link", name="etl.skips").click()
         expect(page.get_by_role("navigation", name="Breadcrumbs")).to_contain_text(name)
-        page.goto(f"{site.hook}/ui/action/{uuids['long']}")  # nobody has given it a name
+        page.goto(f"{site.hook}/ui/action/{uuids['long']}")  # without a name
         expect(page.get_by_role("navigation", name="Breadcrumbs")).to_contain_text(f"group.{LONG} [1234]")
 
 

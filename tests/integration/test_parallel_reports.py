@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Concurrent reports: no line is lost, nothing is counted twice, and there is one end."""
+"""Concurrent reports: no line is lost or counted twice, and an action ends once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hook(mounted: str) -> str:
 
 
 def at_once(job: SignedJob, count: int, do: Callable[[SignedJob, int], T]) -> list[T]:
-    """Do something in ``count`` threads, each with a connection of its own, from the same moment on."""
+    """Call a function in ``count`` threads at the same moment, each with its own connection."""
     barrier = threading.Barrier(count)
 
     def work(number: int) -> T:
@@ -39,7 +39,7 @@ def at_once(job: SignedJob, count: int, do: Callable[[SignedJob, int], T]) -> li
 
 
 def until_taken(send: Callable[[], Answer]) -> Answer:
-    """Send again, as every client must, while the server says that it cannot just now."""
+    """Resend while the server is unavailable, as every client must."""
     while (answer := send()).status == 503:
         assert answer.headers["retry-after"]
     return answer

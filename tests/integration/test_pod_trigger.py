@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trigger on a real cluster, with a real server: it is run as Airflow's triggerer runs it."""
+"""Pod trigger on a real cluster with a real server, run as the triggerer runs it."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Started:
 
 async def until(is_so: Callable[[], object], *, seconds: float = _SECONDS) -> None:
     async with asyncio.timeout(seconds):
-        while not await asyncio.to_thread(is_so):  # noqa: ASYNC110 - nobody else tells
+        while not await asyncio.to_thread(is_so):  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.1)
 
 
@@ -207,7 +207,7 @@ async def see_through(deferred: Deferred, *, start_within_ms: int | None = None,
     await started.cancel()
 
 
-def test_a_failure_is_told_with_the_last_lines(defer: NewDeferred) -> None:
+def test_a_failure_is_reported_with_the_last_lines(defer: NewDeferred) -> None:
     deferred = defer("echo so it goes; exit 3")
 
     run(see_through(deferred))
@@ -319,7 +319,7 @@ def test_a_triggerer_that_starts_after_the_end_tells_it(defer: NewDeferred) -> N
     run(check())
 
 
-def test_another_triggerer_goes_on_where_the_first_one_died(defer: NewDeferred) -> None:
+def test_another_triggerer_continues_where_the_first_one_died(defer: NewDeferred) -> None:
     deferred = defer("echo before; sleep 4; echo after")
 
     async def check() -> None:
@@ -334,7 +334,7 @@ def test_another_triggerer_goes_on_where_the_first_one_died(defer: NewDeferred) 
     run(check())
 
 
-def test_a_server_that_is_away_at_the_end_is_told_later(
+def test_an_end_is_sent_once_the_server_is_reachable_again(
     defer: NewDeferred, mounted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deferred = defer("sleep 2; exit 4")
@@ -350,7 +350,7 @@ def test_a_server_that_is_away_at_the_end_is_told_later(
             await asyncio.sleep(0.5)
             async with relay.away():
                 await asyncio.sleep(20)
-                assert not deferred.pod.is_going()  # nobody knows the end yet
+                assert not deferred.pod.is_going()  # the end is not known yet
             await until(lambda: deferred.job.view().exit_seen)
             await until(deferred.pod.is_going)
             await started.cancel()
@@ -380,7 +380,7 @@ def test_a_pod_that_does_not_start_in_time_is_deleted_even_if_pods_are_kept(defe
     assert "did not start in time" in (deferred.job.view().error_message or "")
 
 
-def test_a_pod_that_does_not_start_in_time_is_told_with_its_events(defer: NewDeferred) -> None:
+def test_a_pod_that_does_not_start_in_time_is_reported_with_its_events(defer: NewDeferred) -> None:
     volume = k8s.V1Volume(name="v", config_map=k8s.V1ConfigMapVolumeSource(name="absent"))
     deferred = defer("true", volumes=[volume])
 
@@ -402,7 +402,7 @@ def test_an_init_container_that_hangs_is_named_and_read(defer: NewDeferred) -> N
     assert lines(logs).count("[prepare] waiting for the db") == 1
 
 
-def test_an_init_container_that_fails_is_told_with_its_last_lines(defer: NewDeferred) -> None:
+def test_a_failed_init_container_is_reported_with_its_last_lines(defer: NewDeferred) -> None:
     script = f"{SHOWS_SECRETS}; sleep 0.8; echo no db > /dev/termination-log; exit 7"
     deferred = defer("true", init={"prepare": script})
 
@@ -449,7 +449,7 @@ def test_a_success_though_a_child_used_too_much_memory_is_warned_of(defer: NewDe
     assert deferred.job.view().exit == '{"code":0}'
 
 
-def test_a_pod_whose_secret_is_gone_is_given_back_to_a_worker(
+def test_a_pod_whose_secret_was_deleted_returns_to_a_worker(
     defer: NewDeferred, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deferred = defer(scheduler=NOBODY)
@@ -498,13 +498,13 @@ def test_what_airflow_masks_is_masked_in_the_log_and_the_error_of_a_deferred_pod
     assert deferred.job.view().error_message == "The job exited with code 3\nit is ***"
 
 
-def test_a_v1_job_of_a_deferred_pod_goes_on_with_v1_to_its_end(defer: NewDeferred) -> None:
+def test_a_v1_job_of_a_deferred_pod_keeps_v1_to_its_end(defer: NewDeferred) -> None:
     deferred = defer(f"sleep 3; {SHOWS_SECRETS}")
     job = deferred.job
 
     async def check() -> None:
         started = Triggerer().start(deferred.trigger())
-        await until(lambda: job.view().state is State.RUNNING)  # the trigger has told that it is up
+        await until(lambda: job.view().state is State.RUNNING)  # reported by the trigger
         assert job.send_v1("POST", "/status", {"logs": ["by v1"]}).status == 200
         assert job.send_v1("POST", "/status", {"status": "SUCCESS", "results": 7}).status == 200
         await until(lambda: deferred.state == "success")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one watch of a namespace's pods, on a real cluster."""
+"""Pod watch on a real cluster: one watch per namespace serves all actions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CLOSING_SECONDS = 0.3  # connections with TLS are closed in the background
 
 
 class Seen:
-    """An observer that keeps what it is told."""
+    """An observer that records its events."""
 
     def __init__(self) -> None:
         self.changes: list[tuple[str, Pod]] = []
@@ -48,7 +48,7 @@ class Seen:
 
 async def until(is_so: Callable[[], object], *, seconds: float = _SECONDS) -> None:
     async with asyncio.timeout(seconds):
-        while not is_so():  # noqa: ASYNC110 - nobody else tells
+        while not is_so():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
 
 
@@ -78,7 +78,7 @@ def run(check: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(limited())
 
 
-def test_each_change_is_told_to_who_waits_for_the_pod_alone(pods: JobPods) -> None:
+def test_each_change_reaches_only_the_observer_of_its_pod(pods: JobPods) -> None:
     one, other = pods.create(scheduler=NOBODY), pods.create(scheduler=NOBODY)
 
     async def check() -> None:
@@ -99,7 +99,7 @@ def test_each_change_is_told_to_who_waits_for_the_pod_alone(pods: JobPods) -> No
     run(check)
 
 
-def test_a_late_observer_is_told_at_once_what_is_known(pods: JobPods) -> None:
+def test_a_late_observer_receives_the_known_state_immediately(pods: JobPods) -> None:
     pod = pods.create(scheduler=NOBODY)
 
     async def check() -> None:
@@ -113,7 +113,7 @@ def test_a_late_observer_is_told_at_once_what_is_known(pods: JobPods) -> None:
     run(check)
 
 
-def test_a_pod_that_is_gone_before_it_is_asked_for_is_not_there(pods: JobPods) -> None:
+def test_a_pod_that_was_deleted_before_it_is_read_is_missing(pods: JobPods) -> None:
     pod, gone = pods.create(scheduler=NOBODY), pods.create(scheduler=NOBODY)
     gone.delete()
 
@@ -128,7 +128,7 @@ def test_a_pod_that_is_gone_before_it_is_asked_for_is_not_there(pods: JobPods) -
 
 
 def test_a_version_that_is_too_old_means_a_new_list(pods: JobPods) -> None:
-    """The cluster answers 410 Gone, or with an ERROR event, and what has changed meanwhile is told."""
+    """After 410 Gone or an ERROR event, the watch reports what has changed meanwhile."""
     pod, deleted = pods.create(scheduler=NOBODY), pods.create(scheduler=NOBODY)
 
     async def check() -> None:

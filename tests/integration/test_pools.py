@@ -36,7 +36,7 @@ def test_a_pool_is_created_and_follows_the_configuration(database: Database, nam
     assert pools_of(database.engine, f"{name}_2") == [(1, True)]
 
 
-def test_other_pools_are_left_alone(database: Database, name: str) -> None:
+def test_other_pools_are_not_changed(database: Database, name: str) -> None:
     ensure_pools(database.engine, {name: 3})
     ensure_pools(database.engine, {})
     assert pools_of(database.engine, name) == [(3, True)]

@@ -52,7 +52,7 @@ def _nothing_else(database: Database) -> None:
 
 
 def look(reaper: Reaper, moment: datetime) -> None:
-    """Let it look at a moment that has come by itself: nobody has set a clock."""
+    """Scan at this moment, by both clocks."""
     reaper.scan(moment, clock_seconds=moment.timestamp())
 
 
@@ -326,7 +326,7 @@ def test_the_grace_period_restarts_after_a_database_outage(
     task.set_state(TaskInstanceState.FAILED)
     reconciler.start()
     time.sleep(0.2)
-    with postgres_server.away(f"airflow_{WORKER}"):
+    with postgres_server.outage(f"airflow_{WORKER}"):
         time.sleep(1)
         back_at = datetime.now(UTC)
     give_up_at = time.monotonic() + 60

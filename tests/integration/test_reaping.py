@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unwatched actions are ended, and no others."""
+"""Reaping: ends orphaned actions, and no others."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_action_of_a_deleted_try_is_ended(
     assert not is_unwatched(actions, newer)
 
 
-def test_an_action_with_a_recent_report_is_left_alone(
+def test_an_action_with_a_recent_report_is_not_ended(
     task: RunningTask, job: SignedJob, actions: Actions
 ) -> None:
     task.set_state(TaskInstanceState.FAILED)
@@ -105,7 +105,7 @@ def test_an_action_with_a_recent_report_is_left_alone(
     assert is_unwatched(actions, job, later=timedelta(minutes=6))
 
 
-def test_an_action_that_is_done_is_left_alone(task: RunningTask, job: SignedJob, actions: Actions) -> None:
+def test_an_ended_action_is_not_changed(task: RunningTask, job: SignedJob, actions: Actions) -> None:
     job.report(status="SUCCESS")
     task.set_state(TaskInstanceState.SUCCESS)
     assert is_unwatched(actions, job)  # it has reported its end, but may run on
@@ -209,7 +209,7 @@ def test_a_task_may_reap_an_action_unless_it_is_watched(
     assert job.send("POST", "/task/reap").fields["isDone"] is True
 
 
-def test_nobody_else_may_have_an_action_reaped(client: HookClient, job: SignedJob) -> None:
+def test_only_its_task_may_reap_an_action(client: HookClient, job: SignedJob) -> None:
     assert client.send("POST", "/task/reap", b"").status == 401
     assert not job.view().is_done
 

@@ -188,7 +188,7 @@ def test_an_end_stays_as_it_was_when_a_new_try_takes_over(client: HookClient, ta
     assert first.report(status="ERROR").error == (410, "superseded")
 
 
-def test_other_tasks_are_left_alone(client: HookClient, new_task: NewTask) -> None:
+def test_other_tasks_are_not_changed(client: HookClient, new_task: NewTask) -> None:
     one, other = registered(new_task(), client), registered(new_task(), client)
     assert (one.report().status, other.report().status) == (200, 200)
 

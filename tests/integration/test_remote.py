@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator and its trigger against a real HTTP server that speaks the routes of another deployment."""
+"""Remote operator and trigger, against a real HTTP server with the user routes."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ from airflow_asyncaction.operators.remote import RemoteActionOperator
 from airflow_asyncaction.protocol.tasks import RESULTS_CHANGED
 from airflow_asyncaction.triggers import remote_follower
 from airflow_asyncaction.triggers.remote import RemoteActionTrigger
+from tests.unit.live_processes import eventually
 from tests.unit.remote_deployment import PASSWORD, Remote, RemoteDeployment, certify, refused
 from tests.unit.task_server import Answer, Request
 
@@ -102,7 +103,7 @@ def looked(remote: RemoteDeployment, times: int = 1) -> Callable[[], bool]:
 
 
 def once(is_so: Callable[[], object], do: Callable[[], object]) -> None:
-    """Do something in a thread of its own, as soon as a condition holds."""
+    """Call a function in another thread as soon as a condition holds."""
 
     def wait() -> None:
         eventually(is_so)
@@ -114,13 +115,6 @@ def once(is_so: Callable[[], object], do: Callable[[], object]) -> None:
 def run_out_of_time() -> None:
     """Have Airflow's ``timeout`` end now."""
     os.kill(os.getpid(), signal.SIGALRM)
-
-
-def eventually(look: Callable[[], Any]) -> None:
-    give_up_at = time.monotonic() + PATIENCE_SECONDS
-    while not look():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -265,7 +259,7 @@ def test_a_task_need_not_wait(serve: Serve) -> None:
     assert task.store == {}
 
 
-def test_a_process_that_takes_a_try_over_goes_on_with_its_action(serve: Serve) -> None:
+def test_a_process_that_takes_over_a_try_continues_its_action(serve: Serve) -> None:
     remote, task = serve(run_on), Task()
     operator(wait_for_completion=False).execute(task.context)
     remote.action().end(results="once")
@@ -273,7 +267,7 @@ def test_a_process_that_takes_a_try_over_goes_on_with_its_action(serve: Serve) -
     assert len(remote.actions) == 1
 
 
-def test_a_new_try_stops_what_the_last_one_has_left(serve: Serve) -> None:
+def test_a_new_try_stops_the_job_of_the_previous_one(serve: Serve) -> None:
     remote, task = serve(run_on), Task()
     with pytest.raises(TaskDeferred):
         operator(deferrable=True, defer_after=0).execute(task.context)  # and then its triggerer dies
@@ -301,7 +295,7 @@ def test_the_other_deployment_may_be_away(serve: Serve) -> None:
     assert "The other deployment answers again." in events
 
 
-def test_a_refusal_fails_the_task_and_what_it_started_is_stopped(serve: Serve) -> None:
+def test_a_refusal_fails_the_task_and_stops_its_job(serve: Serve) -> None:
     remote = serve(run_on)
     once(looked(remote), lambda: remote.faults.append(refused(403, "forbidden")))
     with pytest.raises(ServerError, match="403 forbidden"):
@@ -350,7 +344,7 @@ def fail_for_now(action: Remote) -> None:
     action.end("ERROR", errorName="Late", isFinal=False)
 
 
-def test_a_waiting_task_goes_on_with_the_next_try(serve: Serve) -> None:
+def test_a_waiting_task_continues_with_the_next_try(serve: Serve) -> None:
     remote, task = serve(fail_for_now), Task()
     once(looked(remote), lambda: remote.try_again(remote.action()))
 
@@ -521,7 +515,7 @@ def test_a_trigger_trusts_whom_the_worker_trusts(tmp_path: Path, monkeypatch: py
         assert event["action_id"] == remote.action().uuid
 
 
-def test_a_certificate_that_cannot_be_verified_is_said_and_not_waited_for_for_ever(
+def test_an_invalid_certificate_is_retried_for_a_limited_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote_follower, "_UNVERIFIED_PATIENCE_SECONDS", 0.3)
@@ -677,7 +671,7 @@ def fail(task: Task, error: TriggerFailureReason, **parameters: Any) -> Any:
 
 
 @pytest.mark.parametrize(("stops", "status"), [(True, "STOPPED"), (False, "QUEUED")])
-def test_a_deferral_has_the_time_that_is_left_and_then_stops_the_action(
+def test_a_deferral_has_the_remaining_time_then_stops_the_action(
     serve: Serve, stops: bool, status: str
 ) -> None:
     remote, task = serve(run_on), Task()

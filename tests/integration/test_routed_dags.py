@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example of routed actions, and of the runners that are configured for it, by ``dag.test()``."""
+"""Example Dag of routed actions, run by ``dag.test()`` with its documented runners."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PROTOCOL.md, section 2, over real HTTP: who is believed, and what is sent twice."""
+"""PROTOCOL.md, section 2, over real HTTP: signatures and resent reports."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.secret import Secrets
 from airflow_asyncaction.web.app import create_app
 from airflow_asyncaction.web.refusals import register_error_handlers
-from airflow_asyncaction.web.security import parse_job_request
+from airflow_asyncaction.web.security import Caller, parse_signed_request
 from tests.integration.databases import Database
 from tests.integration.file_transfers import announcement
 from tests.integration.servers import PREFIX, Prepared, served_alone, served_mounted
@@ -111,7 +111,9 @@ def test_a_deployment_may_refuse_v1(job: SignedJob) -> None:
 
 @pytest.mark.parametrize("signed_with", ["v1", "v2"])
 @pytest.mark.parametrize("minutes", [-6, 6])
-def test_a_wrong_clock_is_told_the_time(job: SignedJob, minutes: int, signed_with: str) -> None:
+def test_a_wrong_clock_is_corrected_with_the_servers_time(
+    job: SignedJob, minutes: int, signed_with: str
+) -> None:
     wrong_ms = now_ms() + minutes * 60_000
     nonce = new_nonce()
     if signed_with == "v1":
@@ -131,7 +133,7 @@ def test_a_clock_within_the_skew_is_right(job: SignedJob) -> None:
     assert job.send("POST", "/status", time_ms=now_ms() + 290_000).status == 200
 
 
-def test_a_wrong_time_is_not_told_to_who_did_not_sign(job: SignedJob) -> None:
+def test_a_wrong_time_is_not_revealed_without_a_valid_signature(job: SignedJob) -> None:
     headers = job.headers("POST", "/status", b"", time_ms=1)
     headers[V2_HEADER] = "v2=" + "0" * 64
     assert job.client.send("POST", "/status", headers=headers).error == UNSIGNED
@@ -236,7 +238,7 @@ def app_that_proves(vectors: list[dict[str, Any]]) -> Flask:
 
     def prove(path: str) -> Response:
         del path
-        signed = parse_job_request(request, options)
+        signed = parse_signed_request(request, options, Caller.JOB)
         known = Secrets(job=secret_of[signed.claim.digest], task="another's")
         signed.prove(Credentials(known, accept_v1=True))
         path_as_sent = signed.content.path
@@ -268,7 +270,7 @@ def proven_path(vector: dict[str, Any], client: HookClient) -> Any:
 
 
 def spellings_of(client: HookClient, paths: list[dict[str, Any]]) -> None:
-    """Send each path with the signature of a path, and expect what PROTOCOL.md says of it."""
+    """Send each path with the signature of a path, and expect the response of PROTOCOL.md."""
     for path in paths:
         answer = send_vector({**VECTORS[0], "path": path["sent"], "v2": path["v2"]}, client)
         if path["is_accepted"]:
@@ -278,7 +280,7 @@ def spellings_of(client: HookClient, paths: list[dict[str, Any]]) -> None:
 
 
 def routed_path(signed: str) -> str:
-    """Return the path that the server sees: nobody can tell whether ``/`` or nothing was signed."""
+    """Return the path that the server sees: it cannot distinguish ``/`` from an empty path."""
     return "" if signed == "/" else signed
 
 

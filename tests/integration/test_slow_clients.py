@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How small requests pass from ASGI to WSGI: clients that are slow, many, or send too much."""
+"""WSGI adapter and throttle: clients that are slow, many, or send too much."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ MAX_BODY = 1024 * 1024
 PIECE = 64 * 1024
 
 
-def served(app: WsgiApp, *, threads: int = 4, patience: float = 30, **options: Any) -> BufferedWsgi:
+def served(app: WsgiApp, *, threads: int = 4, patience: float = 30, per_second: float = 0) -> BufferedWsgi:
     return BufferedWsgi(
-        app, max_body_bytes=MAX_BODY, threads=threads, patience=timedelta(seconds=patience), **options
+        app,
+        max_body_bytes=MAX_BODY,
+        threads=threads,
+        patience=timedelta(seconds=patience),
+        throttle=Throttle(per_second),
     )
 
 
@@ -50,20 +54,20 @@ def test_a_body_comes_and_an_answer_goes_in_pieces(size: int) -> None:
 
 
 def test_of_a_body_that_is_too_long_the_rest_is_discarded() -> None:
-    """Its sender, which reads nothing before it has sent everything, would get no answer."""
+    """Otherwise a sender that reads nothing before it has sent everything would get no response."""
     body = iter(pieces(20 * MAX_BODY))
     answer = AsgiClient(served(echo)).request("POST", "/", messages=body)
     assert len(answer.body) == MAX_BODY + 1  # which the app refuses
     assert next(body, None) is None
 
 
-def test_a_body_without_end_is_not_read_for_ever() -> None:
+def test_an_endless_body_is_not_read_to_its_end() -> None:
     body = iter(pieces(200 * MAX_BODY))
     assert len(AsgiClient(served(echo)).request("POST", "/", messages=body).body) == MAX_BODY + 1
     assert len(list(body)) * PIECE > 100 * MAX_BODY
 
 
-def test_a_body_that_comes_too_slowly_is_given_up() -> None:
+def test_a_body_that_arrives_too_slowly_is_refused() -> None:
     answer = AsgiClient(served(echo, patience=0.05)).request("POST", "/", messages=[PART])
     assert answer.error == (408, "too_slow")
 
@@ -126,7 +130,7 @@ async def ask(app: BufferedWsgi, job_id: str, path: str = "/") -> int:
 def test_what_takes_long_holds_up_no_other_part_of_an_action(path: str) -> None:
     async def exchange() -> None:
         gate = Gate()
-        app = served(gate, threads=8, throttle=Throttle(20))
+        app = served(gate, threads=8, per_second=20)
         flood = [asyncio.create_task(ask(app, "one", path)) for _ in range(4)]
         report = asyncio.create_task(ask(app, "one", "/status"))
         try:
@@ -141,7 +145,7 @@ def test_what_takes_long_holds_up_no_other_part_of_an_action(path: str) -> None:
 def test_one_actions_reports_take_one_thread() -> None:
     async def exchange() -> list[int]:
         gate = Gate()
-        app = served(gate, throttle=Throttle(20))
+        app = served(gate, per_second=20)
         flood = [asyncio.create_task(ask(app, "one")) for _ in range(16)]
         try:
             others = [await ask(app, "other") for _ in range(3)]  # while the flood waits
@@ -154,8 +158,8 @@ def test_one_actions_reports_take_one_thread() -> None:
     assert asyncio.run(exchange()) == [200] * 19
 
 
-ONE = Sender(b"one")
-USER = Sender(b"bearer x", is_user=True)
+ONE = Sender("one")
+USER = Sender("bearer x", is_user=True)
 
 
 def answered(status: int, method: str = "POST", **sizes: int) -> Exchange:
@@ -165,7 +169,7 @@ def answered(status: int, method: str = "POST", **sizes: int) -> Exchange:
 @pytest.mark.parametrize(
     ("status", "is_held"), [(200, False), (400, False), (401, False), (503, False), (429, True)]
 )
-def test_a_sender_who_is_to_slow_down_waits_for_its_answer(
+def test_a_throttled_sender_waits_for_its_response(
     monkeypatch: pytest.MonkeyPatch, status: int, is_held: bool
 ) -> None:
     slept = slept_for(monkeypatch)
@@ -179,7 +183,7 @@ def test_many_that_are_refused_wait_for_their_answers(monkeypatch: pytest.Monkey
     async def refused() -> None:
         throttle = Throttle(20)
         for number in range(1000):
-            await throttle.delay_response(Sender(b"%d" % number), answered(401))
+            await throttle.delay_response(Sender(str(number)), answered(401))
         await throttle.delay_response(ONE, answered(200))
 
     asyncio.run(refused())
@@ -196,9 +200,9 @@ def test_refusals_of_one_sender_or_of_large_bodies_wait_sooner(monkeypatch: pyte
             await throttle.delay_response(sender, exchange)
         return 200 - len(slept)
 
-    assert asyncio.run(at_once(Sender(b""), answered(400))) == 200
+    assert asyncio.run(at_once(Sender(""), answered(400))) == 200
     assert asyncio.run(at_once(ONE, answered(400))) == 20
-    assert asyncio.run(at_once(Sender(b""), answered(400, received_bytes=1024 * 1024))) == 12
+    assert asyncio.run(at_once(Sender(""), answered(400, received_bytes=1024 * 1024))) == 12
 
 
 def test_a_flood_that_was_held_back_leaves_no_debt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spans of actions in an OpenTelemetry collector, over HTTP, from Airflow's own tracer."""
+"""Spans of actions, exported by Airflow's own tracer to an OpenTelemetry collector over HTTP."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def tracing() -> Iterator[pytest.MonkeyPatch]:
-    """Let tracing be configured anew: OpenTelemetry means it to be once in a process."""
+    """Allow tracing to be configured again: OpenTelemetry allows it only once per process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trace, "_TRACER_PROVIDER", None)
         patch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
@@ -150,7 +150,7 @@ def test_an_action_is_a_span_with_its_reports_as_events(collector: Collector, ne
     assert attributes(span.events[1]) == {"scheme": "v2", "log_lines": 2}
     assert attributes(span.events[2])["refused_with"] == "malformed"
     times = [event.time_unix_nano for event in span.events]
-    # The exit is told after the end, which is the report's.
+    # The exit is reported after the end, which comes from the report.
     assert times == sorted(times)
     assert span.start_time_unix_nano <= times[0]
     assert times[-2] == span.end_time_unix_nano

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real processes that are stopped while they report their end: the outcome is what they reported."""
+"""Jobs that are stopped while they report their end: the reported outcome counts."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ job.fail("it tidied up for a second", name="Cancelled")
 
 
 class Stopped:
-    """One job that is asked to stop once it runs, carried out to its end as a task does."""
+    """A job that is requested to stop once it runs, and that a task runs to its end."""
 
     def __init__(self, actions: Actions, hook_url: str, task: RunningTask, script: str) -> None:
         self._actions = actions

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that a task gives to its job, or gives on to it, and the outputs that it sees."""
+"""Task files: inputs that a task uploads or links for its job, and the outputs that it lists."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_task_gives_its_job_a_file(job: SignedJob) -> None:
     assert outputs(job) == []
 
 
-def test_a_file_is_given_on_without_a_copy(
+def test_a_file_is_passed_on_without_a_copy(
     own_job: SignedJob, new_task: Callable[..., RunningTask], folder: Folder
 ) -> None:
     content = secrets.token_bytes(SIZE)
@@ -68,7 +68,7 @@ def test_a_file_is_given_on_without_a_copy(
     ],
     ids=str,
 )
-def test_a_file_that_is_not_there_cannot_be_given_on(new_job: NewJob, change: dict[str, Any]) -> None:
+def test_a_missing_file_cannot_be_passed_on(new_job: NewJob, change: dict[str, Any]) -> None:
     job, later = new_job(), new_job()
     upload(job, "model", secrets.token_bytes(SIZE))
     (record,) = outputs(job)
@@ -84,7 +84,7 @@ def test_what_names_no_action_cannot_be_given_on(new_job: NewJob, action: Any) -
     assert link_input(later, "data", {**record, "action": action}).error == (400, "malformed")
 
 
-def test_a_file_that_has_not_arrived_cannot_be_given_on(new_job: NewJob) -> None:
+def test_a_file_that_was_not_uploaded_cannot_be_passed_on(new_job: NewJob) -> None:
     job, later = new_job(), new_job()
     content = secrets.token_bytes(SIZE)
     announce(job, "model", content)
@@ -119,7 +119,7 @@ def test_a_job_does_not_take_over_an_input_that_has_not_arrived(job: SignedJob) 
     assert outputs(job) == []
 
 
-def test_a_task_sees_what_its_job_has_left(own_job: SignedJob, folder: Folder) -> None:
+def test_a_task_lists_the_outputs_of_its_job(own_job: SignedJob, folder: Folder) -> None:
     content = secrets.token_bytes(SIZE)
     give_input(own_job, "data", secrets.token_bytes(SIZE))
     upload(own_job, "model", content, name="a/m.bin", mimetype="text/csv", metadata={"b": [2]})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job and its task have a secret each, and each secret opens its owner's routes alone."""
+"""Task keys: job and task have a secret each, which is only valid for their own routes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNSIGNED = (401, "bad_signature")
 DEFERRAL = Deferral(needs_worker=NeedsWorker.ALWAYS).to_json()
 OF_JOBS, OF_TASKS = {"jobs", "files"}, {"tasks", "task_files"}
 OF_OTHERS = {"contents", "openapi", "page", "users"}
-UNSIGNED_ROUTES = {"tasks.registration"}  # proven otherwise
+UNSIGNED_ROUTES = {"tasks.register_action"}  # the task state store authenticates it
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def as_before_task_keys(database: Database, job: SignedJob) -> SignedJob:
     return SignedJob(job.info, known.task, job.client)
 
 
-def test_an_action_that_runs_during_the_upgrade_goes_on(
+def test_an_action_that_runs_during_the_upgrade_continues(
     database: Database, new_task: Callable[..., RunningTask], client: HookClient
 ) -> None:
     task = new_task()

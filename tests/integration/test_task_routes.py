@@ -61,7 +61,7 @@ def test_an_invalid_line_number_means_all_lines(job: SignedJob, after: str) -> N
     assert (answer.status, len(answer.fields["logs"]), answer.fields["firstLine"]) == (200, 1, 1)
 
 
-def test_a_line_number_beyond_all_means_none(job: SignedJob) -> None:
+def test_a_line_number_beyond_the_last_returns_no_lines(job: SignedJob) -> None:
     job.report(logs=["one"])
     answer = job.send("GET", "/task/action", query=f"after={10**30}")
     assert (answer.status, answer.fields["logs"]) == (200, [])

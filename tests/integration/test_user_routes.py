@@ -23,7 +23,7 @@ from tests.shared import WORKER
 
 pytestmark = [
     pytest.mark.integration,
-    # It minds more of what it is given than SQLite does.
+    # PostgreSQL refuses more input than SQLite.
     pytest.mark.parametrize("database", ["postgresql"], indirect=True, scope="session"),
 ]
 
@@ -133,12 +133,12 @@ def test_where_there_is_no_auth_manager_nobody_is_known(app: Flask, client: Asgi
         assert client.request(method, path, query=NONSENSE, headers=[bearer(b"x")]).status == 503
 
 
-def test_a_user_is_told_that_the_database_is_away(
+def test_a_user_learns_that_the_database_is_unavailable(
     app: Flask, client: AsgiClient, token: bytes, postgres_server: Postgres
 ) -> None:
     """Airflow looks there for revoked tokens, before we look for anything."""
     all_routes = routes(app, NOBODY)
-    with postgres_server.away(f"airflow_{WORKER}"):
+    with postgres_server.outage(f"airflow_{WORKER}"):
         answers = [client.request(*route, headers=[bearer(token)]) for route in all_routes]
     assert {answer.status for answer in answers} == {503}
     assert client.request("GET", "/actions", headers=[bearer(token)]).status == 200

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker that waits for its pod, on a real cluster with a real server, and what becomes of both."""
+"""Worker that waits for its pod, on a real cluster with a real server."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_pod_whose_run_is_deleted_is_stopped_and_its_action_ends(waiting: Wait
     until(waiting.is_pod_going)
 
 
-def test_a_pod_whose_action_is_gone_is_stopped(waiting: Waiting, database: Database) -> None:
+def test_a_pod_whose_action_was_deleted_is_stopped(waiting: Waiting, database: Database) -> None:
     with database.engine.begin() as connection:
         connection.execute(delete(action_table).where(action_table.c.id == waiting.registration.info.job_id))
     waiting.kill()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dag.test()``, ``airflow dags test`` and ``airflow tasks test``: all works as if an API server ran."""
+"""``dag.test()``, ``airflow dags test`` and ``airflow tasks test``: work without an API server."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_actions_id_is_an_xcom(local: DagRun) -> None:
         assert UUID(local.xcoms[task]["action_id"]) == UUID(local.actions[task][-1].id)
 
 
-def test_small_arguments_are_in_the_environment_and_large_ones_are_asked_for(local: DagRun) -> None:
+def test_small_arguments_are_in_the_environment_and_large_ones_are_fetched(local: DagRun) -> None:
     assert local.result("templated")["in_environment"] is True
     large = local.result("large_arguments")
     assert large["in_environment"] is False
@@ -231,7 +231,7 @@ def test_an_asset_that_airflow_cannot_know_of_is_refused_before_the_job_is_launc
     assert "Pass output_assets to the decorator, not to override()" in edges.log
 
 
-def test_a_folder_may_be_given_as_a_path(edges: DagRun) -> None:
+def test_a_folder_can_be_specified_as_a_path(edges: DagRun) -> None:
     assert edges.result("folder")["cwd"] == str(DAGS / "jobs")
 
 
@@ -273,7 +273,7 @@ def test_a_decorated_function_may_return_text_for_the_shell(edges: DagRun) -> No
     assert edges.said("hello from load.sh") == 1
 
 
-def test_a_decorated_function_that_returns_no_command_is_told_so(edges: DagRun) -> None:
+def test_a_decorated_function_must_return_a_command(edges: DagRun) -> None:
     assert edges.states["returns_nothing"] == "failed"
     assert "returns_nothing returned nothing (None)" in edges.log
     assert "a function of @task.async_action_local must return the command" in edges.log

@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 from sqlalchemy import create_engine
 
 from dev.deployment import USER, Deployment
@@ -20,6 +21,7 @@ from dev.s3 import S3Server
 from tests.airflow_release import HAS_REGIONS
 from tests.requirements import kube_or_skip, s3_or_skip
 from tests.shared import SharedServices
+from tests.system.browser import browser_or_skip
 from tests.system.command_lines import CommandLines
 from tests.system.kube_scene import KubeScene
 from tests.system.runners import in_pods, on_laptop
@@ -228,3 +230,9 @@ def kube(shared: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> It
                 yield scene
         finally:
             engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browser_or_skip() as browser:
+        yield browser

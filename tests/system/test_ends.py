@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How actions and their tasks end (PROTOCOL.md, 4), and what becomes of results and arguments."""
+"""Ends of actions and their tasks (PROTOCOL.md, section 4), with results and arguments."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_only_a_success_leaves_its_result_as_xcom(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(("map_index", "value"), list(enumerate([0, False, "", None, []])))
-def test_a_falsy_result_is_kept_as_what_it_is(scene: Scene, map_index: int, value: Any) -> None:
+def test_a_falsy_result_is_kept_unchanged(scene: Scene, map_index: int, value: Any) -> None:
     scene.end_of("results")
     assert scene.action("results", "falsy", map_index).results == json.dumps(value)
     xcoms = scene.api.xcoms(scene.key("results", "falsy", map_index))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every example Dag runs as it is and ends as it should, through Airflow's public REST API."""
+"""Every example Dag runs unchanged and ends as expected, through Airflow's public REST API."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of Airflow are killed while jobs run: no job is left behind, no report is lost."""
+"""Airflow's processes are killed while jobs run: no job is orphaned and no report lost."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of jobs in a whole Airflow, on the local store and on an S3 server."""
+"""Files of jobs in a complete Airflow, on the local store and on S3."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's own trigger form, as people fill it in for operations with arguments of every kind."""
+"""Airflow's trigger form for operations, filled in by a user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from dev.airflow_api import TaskKey
-from tests.system.browser import browser_or_skip
 from tests.system.page_scene import simple_scene
 from tests.system.scene import PATIENCE_SECONDS, Scene
 
@@ -62,12 +61,6 @@ CAME = {
 }
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browser_or_skip() as browser:
-        yield browser
-
-
 class Form:
     """The form of a Dag in a browser."""
 
@@ -108,7 +101,7 @@ class Form:
         return self.page.locator(f"#element_{name}")
 
     def _paste(self, name: str, text: str) -> None:
-        """Write into an editor at once: it formats what it has after each key."""
+        """Write into an editor in one step: it formats its content after each key."""
         self._box(name).locator(".view-lines").click()
         self.page.keyboard.press("Control+A")
         self.page.evaluate("text => navigator.clipboard.writeText(text)", text)
@@ -134,7 +127,7 @@ def results_of(scene: Scene, dag_id: str, run_id: str) -> Any:
 
 
 @pytest.mark.parametrize("dag_id", OPERATIONS)
-def test_each_kind_of_argument_has_a_field_whose_value_is_taken(
+def test_each_kind_of_argument_has_a_field_whose_value_is_used(
     scene: Scene, browser: Browser, dag_id: str
 ) -> None:
     with opened(scene, browser, dag_id) as form:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations: launched by people and services, as Airflow permits, and followed to their end."""
+"""Operations: users and services launch them, as Airflow's permissions allow, and follow them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DESCRIBED = (
 
 @pytest.fixture(scope="module")
 def ann(scene: Scene) -> User:
-    """Return somebody who may do everything; all operations are parsed."""
+    """Return a user with all permissions, once all operations are parsed."""
     scene.api.wait_for_dags(OPERATIONS, timeout_seconds=PATIENCE_SECONDS)
     for dag_id in ("tagged", "tagged_later", "tagged_mapped"):
         scene.api.unpause(dag_id)
@@ -55,7 +55,7 @@ def ann(scene: Scene) -> User:
 
 @pytest.fixture(scope="module")
 def viewer(scene: Scene, ann: User) -> User:  # noqa: ARG001 - what it waits for
-    """Return somebody who may look at everything, and change nothing."""
+    """Return a user who may see everything and change nothing."""
     return User(scene.deployment, "viewer")
 
 
@@ -66,7 +66,7 @@ def loaded(ann: User) -> dict[str, Any]:
     return ann.wait(action["uuid"])
 
 
-def test_operations_are_told_with_what_they_take(ann: User) -> None:
+def test_operations_are_listed_with_their_schemas(ann: User) -> None:
     ids = ann.get("/")
     assert set(ids) >= OPERATIONS
     assert ids == sorted(ids)
@@ -86,7 +86,7 @@ def test_operations_are_told_with_what_they_take(ann: User) -> None:
     assert told["tagged_later"]["type"] == "echo.second"
 
 
-def test_an_operation_runs_and_gives_what_it_returns(ann: User, scene: Scene, loaded: dict[str, Any]) -> None:
+def test_an_operation_runs_and_returns_its_results(ann: User, scene: Scene, loaded: dict[str, Any]) -> None:
     assert (loaded["status"], loaded["results"]) == ("SUCCESS", {"table": "orders", "weekday": 2})
     assert (loaded["type"], loaded["requestedBy"]) == ("etl.load", USER)
     run = scene.api.dag_run("etl.load", loaded["runId"])
@@ -135,7 +135,7 @@ def test_the_action_is_there_at_once(ann: User) -> None:
     assert ann.wait(action["uuid"])["results"] == {"type": "echo.said", "text": "at once"}
 
 
-def test_an_input_is_nobodys_template(ann: User) -> None:
+def test_an_input_is_never_rendered_as_a_template(ann: User) -> None:
     action = ann.launch("echo.said", {"text": "{{ 6 * 7 }} {% raw %}"})
     assert ann.wait(action["uuid"])["results"]["text"] == "{{ 6 * 7 }} {% raw %}"
 
@@ -234,7 +234,7 @@ def test_another_origin_cannot_make_a_browser_launch_anything(ann: User) -> None
     assert launched.status_code == 202
 
 
-def test_a_running_action_is_asked_to_stop(ann: User) -> None:
+def test_a_running_action_is_requested_to_stop(ann: User) -> None:
     action = ann.launch("etl.load", {"table": "t", "seconds": 300})
     ann.wait(action["uuid"], "RUNNING")
     stopping = ann.send("PUT", f"/actions/{action['uuid']}/stop").json()
@@ -316,7 +316,7 @@ def test_what_has_not_changed_is_not_sent_again(ann: User, loaded: dict[str, Any
         assert (first.status_code, again.status_code, again.content) == (200, 304, b""), path
 
 
-def test_a_list_goes_on_where_it_was(ann: User, loaded: dict[str, Any]) -> None:  # noqa: ARG001
+def test_a_list_continues_at_its_cursor(ann: User, loaded: dict[str, Any]) -> None:  # noqa: ARG001
     whole = [action["uuid"] for action in ann.get("/actions?limit=200&status=SUCCESS")["actions"]]
     pages, cursor = [], ""
     while True:

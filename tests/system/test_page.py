@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page, as people use it in a browser, inside Airflow's UI and alone."""
+"""Page in a browser, inside Airflow's UI and on its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from playwright.sync_api import Browser, FrameLocator, Page, Request, Route, expect
 
 from dev.deployment import USER
-from tests.system.browser import browser_or_skip
 from tests.system.conftest import PAGES
 from tests.system.page_dags.pages import MARKUP, ROWS
 from tests.system.page_scene import (
@@ -53,12 +52,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with browser_or_skip() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def scene(request: pytest.FixtureRequest, shared_scene: Scene, browser: Browser) -> Iterator[PageScene]:
     """Return an API server of the auth manager that the parameter names."""
     if request.param == "simple":
@@ -78,7 +71,7 @@ def runs(shared_scene: Scene) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def running(shared_scene: Scene) -> Iterator[str]:
-    """Return a run whose job goes on until these tests are over."""
+    """Return a run whose job runs until these tests end."""
     run_id = shared_scene.api.trigger("page_load")
     yield run_id
     shared_scene.api.set_run_state("page_load", run_id, "failed")
@@ -111,7 +104,7 @@ def see_again(page: Page) -> None:
 
 
 def open_load(scene: PageScene, page: Page, run_id: str) -> None:
-    """Open the action that goes on, in a window of its own."""
+    """Open the running action in a separate window."""
     scene.open_alone(page, f"task/page_load/{quote(run_id, safe='')}/load/-1")
     expect_to_move(page)
 
@@ -288,7 +281,7 @@ def test_a_viewer_sees_and_cannot_stop(scene: PageScene, running: str) -> None:
         expect(page.locator(".title .state")).to_have_text("RUNNING")
 
 
-def test_nobody_is_stopped_from_another_site(scene: PageScene, running: str) -> None:
+def test_another_site_cannot_stop_an_action(scene: PageScene, running: str) -> None:
     with scene.page() as page:
         view = scene.open_task(page, "page_load", running, "load")
         uuid = view.locator(".facts code").inner_text()
@@ -328,7 +321,7 @@ def test_who_is_not_signed_in_is_told_where(scene: PageScene) -> None:
         expect(page.locator("input[type=password]")).to_be_visible()
 
 
-def test_a_page_goes_on_once_its_reader_is_signed_in_again(scene: PageScene, running: str) -> None:
+def test_a_page_continues_once_its_user_signs_in_again(scene: PageScene, running: str) -> None:
     with scene.page() as page:
         open_load(scene, page, running)
         cookies: Any = page.context.cookies()
@@ -340,7 +333,7 @@ def test_a_page_goes_on_once_its_reader_is_signed_in_again(scene: PageScene, run
         expect_to_move(page)
 
 
-def test_a_page_that_has_shown_nothing_yet_goes_on_as_well(scene: PageScene, running: str) -> None:
+def test_a_page_that_was_opened_signed_out_continues_as_well(scene: PageScene, running: str) -> None:
     with scene.page() as page:
         cookies: Any = page.context.cookies()
         page.context.clear_cookies()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow's processes are killed while pods run, people interfere: one pod, and its end is not lost."""
+"""Airflow's processes are killed while pods run: no second pod starts, and no end is lost."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_a_cluster_that_is_away_at_the_end_loses_nothing(kube: KubeScene) -> Non
     actions = [kube.attempt(dag_id, task_id) for task_id in task_ids]
     for action in actions:
         kube.running_pod(action)
-    with kube.cluster.away():
+    with kube.cluster.outage():
         time.sleep(OUTAGE_SECONDS)
     for task_id, action in zip(task_ids, actions, strict=True):
         assert kube.state_of(dag_id, task_id) == "success"

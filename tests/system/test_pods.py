@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods end as they end, on a real cluster, waited for and deferred: the task says so, and nothing is left."""
+"""Pods on a real cluster, for waiting and deferred tasks: each end is reported, and pods are cleaned up."""
 
 from __future__ import annotations
 

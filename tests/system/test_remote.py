@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks that end with an operation of another deployment: of this one, as its users' routes show it."""
+"""Remote operations: tasks wait for operations of another deployment, here of the same one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def started(scene: Scene, hook: AsyncActionHook) -> None:
 
 
 def await_trigger(scene: Scene, task_id: str) -> None:
-    """Wait until the triggerer watches the action of a task: of an earlier kill it is not told."""
+    """Wait until the triggerer watches the action of a task. It does not notice an earlier kill."""
     key = scene.key("remote_stops", task_id)
     scene.api.wait_for_task(key, frozenset({"deferred"}), timeout_seconds=PATIENCE_SECONDS)
     look = f"/async/actions/{scene.api.xcoms(key)['action_id']}/changes"

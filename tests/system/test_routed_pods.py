@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Dags of test_routing.py and test_webda.py in pods, by configuration alone, their tasks deferred."""
+"""Dags of test_routing.py and test_webda.py in pods, chosen by configuration alone, with deferred tasks."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Dag, two deployments: the configuration decides what runs its actions. Here, processes and calls."""
+"""Routing: the configuration selects the runners of a Dag. Here, processes and calls."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""After all that: no job's secret is anywhere in clear, while a planted one is found everywhere."""
+"""Secrets: after all other tests, no job's secret is readable anywhere, while a planted one is found."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A job ends with its task, whoever or whatever ends that; nothing of it is left."""
+"""Stopping: a job ends with its task, however that ends, and all its processes with it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def assert_stopped(scene: Scene, dag_id: str, task_id: str) -> StoredAction:
     return action
 
 
-def test_a_job_is_told_to_stop_when_its_task_is_marked_failed(scene: Scene) -> None:
+def test_a_job_is_requested_to_stop_when_its_task_is_marked_failed(scene: Scene) -> None:
     action = assert_stopped(scene, "stops", "obedient")
     assert scene.mark(action, "verb") == "STOP"
     assert scene.reported_lines(action) == ["asked to stop"]
@@ -44,7 +44,7 @@ def test_a_job_is_told_to_stop_when_its_task_is_marked_failed(scene: Scene) -> N
 
 
 @pytest.mark.parametrize(("task_id", "error_name"), [("polite", "InterruptedError"), ("deaf", "Killed")])
-def test_a_callable_is_told_to_stop_and_interrupted_if_it_does_not(
+def test_a_callable_is_requested_to_stop_then_interrupted(
     scene: Scene, task_id: str, error_name: str
 ) -> None:
     action = scene.ended("stops", task_id)

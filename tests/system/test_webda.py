@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs of a real webda application, unchanged: what its methods return, raise, and are stopped in."""
+"""Jobs of an unmodified webda application: results, errors and stops of its methods."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def started(scene: Scene) -> None:
 
 @pytest.fixture(scope="module")
 def ann(scene: Scene) -> User:
-    """Return somebody who may do everything."""
+    """Return a user with all permissions."""
     return User(scene.deployment, USER)
 
 

@@ -50,7 +50,7 @@ class User:
         return action
 
     def wait(self, uuid: str, *states: str) -> dict[str, Any]:
-        """Wait until an action is in one of these states. If none are given, wait until it is done."""
+        """Wait until an action is in one of these states, or without states, until it is done."""
 
         def look() -> dict[str, Any] | None:
             action: dict[str, Any] = self.get(f"/actions/{uuid}")

@@ -36,7 +36,7 @@ STUBBORN = "trap '' TERM; while :; do sleep 0.05; done"
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-def eventually(look: Callable[[], T], seconds: float = 30.0) -> T:
+def eventually(look: Callable[[], T], seconds: float = 60.0) -> T:
     """Poll ``look`` until its result is true, and return the result."""
     give_up_at = time.monotonic() + seconds
     while not (found := look()):

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from flask import Flask, request
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp
 from werkzeug.test import TestResponse
 
 from airflow_asyncaction.exceptions import StoreUnavailable
 from airflow_asyncaction.store.launching import WantedRun
 from airflow_asyncaction.web import airflow_api
-from airflow_asyncaction.web.asgi import AsgiApp
 from airflow_asyncaction.web.refusals import register_error_handlers
 from airflow_asyncaction.web.wsgi_adapter import LOOP
 
@@ -41,7 +41,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def launch(airflow: AsgiApp, loop: asyncio.AbstractEventLoop) -> TestResponse:
+def launch(airflow: ASGIApp, loop: asyncio.AbstractEventLoop) -> TestResponse:
     """Send a request whose route creates a Dag run with Airflow's API."""
     app = Flask(__name__)
     register_error_handlers(app)

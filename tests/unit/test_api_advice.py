@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Advice on a refusal fits its reason: the messages are those of Kubernetes."""
+"""Advice in error messages about Kubernetes API errors, for real messages of Kubernetes."""
 
 from __future__ import annotations
 

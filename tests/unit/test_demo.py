@@ -36,7 +36,7 @@ def test_an_api_server_that_does_not_answer_is_a_line_for_each_part(tmp_path: Pa
     assert len(errors) == len(PARTS)
     for part, error in zip(PARTS, errors, strict=True):
         assert error.startswith(f"{part.dag_id}: ")
-        assert "got no answer from the API server (ConnectionError)" in error
+        assert "the API server did not respond (ConnectionError)" in error
         assert error.endswith(f"; see {tmp_path / 'dag-processor.log'}")
         assert "\n" not in error
 
@@ -44,7 +44,7 @@ def test_an_api_server_that_does_not_answer_is_a_line_for_each_part(tmp_path: Pa
 def test_a_task_that_ends_otherwise_is_a_line_with_its_log() -> None:
     result = Result(part=Part(dag_id="dag", about=""), outcomes=[outcome(), outcome("failed")])
 
-    assert result.errors() == [f"dag.task ended as failed, not as success; see {LOG}"]
+    assert result.errors() == [f"dag.task ended as failed instead of success; see {LOG}"]
 
 
 def test_a_missing_log_line_is_a_line() -> None:
@@ -52,7 +52,7 @@ def test_a_missing_log_line_is_a_line() -> None:
 
     assert Result(part=part, outcomes=[outcome("success", "the disk is full")]).errors() == []
     assert Result(part=part, outcomes=[outcome()]).errors() == [
-        f"no task of dag has logged 'the disk is full'; see {LOG}"
+        f"no task of dag logged 'the disk is full'; see {LOG}"
     ]
 
 
@@ -102,7 +102,7 @@ def test_a_database_server_that_does_not_start_is_a_line_with_its_log(
     write(tools, initdb=FAILS)
     assert main([]) == 1
     *_, line = capsys.readouterr().out.splitlines()
-    reason = "PostgreSQL did not start: initdb ended with code 1: no space left"
+    reason = "PostgreSQL did not start: initdb exited with code 1: no space left"
     assert line == f"✘ {reason}; see {home / 'postgres.log'}"
     assert "creating directory" in (home / "postgres.log").read_text()
 
@@ -115,9 +115,7 @@ def test_no_user_to_run_the_database_server_is_a_line(
     monkeypatch.setattr(postgres, "_UNPRIVILEGED", ("no-such-user",))
     assert main([]) == 1
     *_, line = capsys.readouterr().out.splitlines()
-    assert line.startswith(
-        "✘ PostgreSQL did not start: PostgreSQL must not run as root, and there is no user"
-    )
+    assert line.startswith("✘ PostgreSQL did not start: PostgreSQL cannot run as root, and no user")
     assert line.endswith(f"; see {home / 'postgres.log'}")
 
 
@@ -133,7 +131,7 @@ def test_no_database_server_is_a_line(
     assert not home.exists()
 
 
-def test_a_database_server_that_does_not_stop_leaves_no_data_and_is_told(tools: Path, home: Path) -> None:
+def test_a_database_server_that_does_not_stop_is_reported_and_leaves_no_data(tools: Path, home: Path) -> None:
     write(tools, initdb=INITDB, pg_ctl=PG_CTL)
     deployment = Deployment(home, dags=[])
     home.mkdir()
@@ -145,7 +143,7 @@ def test_a_database_server_that_does_not_stop_leaves_no_data_and_is_told(tools: 
     assert data.exists()
     with pytest.raises(DeploymentError) as caught:
         deployment.stop()
-    reason = "PostgreSQL did not stop: pg_ctl ended with code 1: server does not shut down"
+    reason = "PostgreSQL did not stop: pg_ctl exited with code 1: server does not shut down"
     assert (caught.value.reason, caught.value.log) == (reason, home / "postgres.log")
     assert "waiting" in caught.value.log.read_text()
     assert not data.exists()
@@ -157,7 +155,7 @@ def test_a_migration_that_does_not_end_is_a_line_with_its_log(home: Path) -> Non
     home.mkdir()
     with pytest.raises(DeploymentError) as caught:
         deployment._migrate()
-    assert caught.value.reason == "airflow db migrate has not ended after 0.05 s"
+    assert caught.value.reason == "airflow db migrate did not end within 0.05 s"
     assert caught.value.log.read_bytes() == b""
 
 

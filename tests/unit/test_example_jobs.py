@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example jobs in other languages, as they are, against a real server of the protocol."""
+"""Example jobs in other languages, run unchanged against a real protocol server."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def takes(schema: Any, value: Any) -> bool:
 
 
 @pytest.mark.parametrize("schema", [*SCHEMAS, {"$ref": "#"}], ids=str)
-def test_a_field_takes_what_its_schema_takes(schema: Any) -> None:
+def test_a_field_accepts_what_its_schema_accepts(schema: Any) -> None:
     whole = {**schema, "$defs": DEFS}
     if schema in ({"$ref": "#"}, {"$ref": "#/$defs/nowhere"}):
         assert to_form_field(whole)["$ref"] == schema["$ref"]  # it is left to who says it
@@ -232,7 +232,7 @@ def test_references_that_lead_to_themselves_by_many_ways_are_not_all_followed() 
 
 @pytest.mark.parametrize("hint", [*FIELDS, *ITEMS], ids=str)
 @pytest.mark.parametrize("or_none", [False, True])
-def test_a_field_takes_what_its_annotation_takes(hint: Any, or_none: bool) -> None:
+def test_a_field_accepts_what_its_annotation_accepts(hint: Any, or_none: bool) -> None:
     hint = hint | None if or_none else hint
 
     def function(argument: Any) -> None: ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The guard as a process of its own, spoken to as the task process does."""
+"""Guard: runs as a separate process, and is controlled as the task process does."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Guarded:
                 data = data[self.process.stdin.write(data) :]
 
     def hear(self, word: bytes, seconds: float = 30) -> GuardStatus:
-        """Return what was said once ``word`` is."""
+        """Return the output once it contains ``word``."""
         give_up_at = time.monotonic() + seconds
         while b"\n" + word not in b"\n" + self.heard:
             left = give_up_at - time.monotonic()
@@ -97,7 +97,7 @@ def guarded() -> Iterator[Guarded]:
     guarded.end()
 
 
-def test_an_exit_code_is_told(guarded: Guarded) -> None:
+def test_an_exit_code_is_reported(guarded: Guarded) -> None:
     guarded.give(["sh", "-c", "exit 7"])
     said = guarded.hear(b"done")
     assert said == GuardStatus(pid=said.pid, code=7, left=0)
@@ -105,12 +105,12 @@ def test_an_exit_code_is_told(guarded: Guarded) -> None:
     assert guarded.process.wait(timeout=30) == 0
 
 
-def test_a_signal_is_told(guarded: Guarded) -> None:
+def test_a_signal_is_reported(guarded: Guarded) -> None:
     guarded.give(["sh", "-c", "kill -USR2 $$"])
     assert guarded.hear(b"done").signum == signal.SIGUSR2
 
 
-def test_a_failed_exec_is_told(guarded: Guarded) -> None:
+def test_a_failed_exec_is_reported(guarded: Guarded) -> None:
     guarded.give(["/no/such/program"])
     assert guarded.hear(b"failed").failure == ("exec", 2)
 
@@ -177,7 +177,7 @@ def test_nothing_is_started_if_the_parent_dies_within_the_order(guarded: Guarded
     assert not (tmp_path / "x").exists()
 
 
-def test_a_job_may_write_while_it_cleans_up_though_its_task_is_gone(guarded: Guarded, tmp_path: Path) -> None:
+def test_a_job_may_write_while_it_cleans_up_after_its_task_has_died(guarded: Guarded, tmp_path: Path) -> None:
     cleaning = f"head -c 1000000 /dev/zero && echo saved > {tmp_path}/saved; exit 5"
     guarded.give(["sh", "-c", f"trap '{cleaning}' TERM; echo ready; while :; do sleep 0.05; done"])
     assert guarded.stdout.read(6) == b"ready\n"
@@ -250,7 +250,7 @@ def test_a_fork_bomb_of_stubborn_orphans_is_ended(guarded: Guarded) -> None:
     assert guarded.stdout.read(6) == b"ready\n"
     guarded.send(b"s")
     guarded.hear(b"done")
-    assert guarded.end() == b""  # nobody holds the pipe any more
+    assert guarded.end() == b""  # no process holds the pipe any more
 
 
 def test_kept_work_goes_on_until_a_stop(guarded: Guarded, tmp_path: Path) -> None:
@@ -288,5 +288,5 @@ def test_a_release_means_nothing_to_other_jobs(guarded: Guarded) -> None:
     assert not is_alive(pid)
 
 
-def test_an_incomplete_line_is_not_taken_for_a_word() -> None:
+def test_an_incomplete_line_is_not_parsed_as_a_message() -> None:
     assert parse_status(b"started 12\nexited 1") == GuardStatus(pid=12)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook over real HTTP: it sends again, corrects its clock, and says what to do."""
+"""Hook over real HTTP: retries, corrects its clock, and raises errors with advice."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_an_answer_that_may_pass_is_waited_for(status: int) -> None:
         assert len(server.requests) == 2
 
 
-def test_a_server_is_left_alone_for_as_long_as_it_wants() -> None:
+def test_a_servers_retry_after_is_respected() -> None:
     busy = Answer(503, {"error": "unavailable", "message": "m"}, headers={"Retry-After": "1"})
     with TaskServer([busy, SEEN]) as server:
         started = time.monotonic()
@@ -164,7 +164,7 @@ def test_a_page_of_somebody_else_is_waited_for() -> None:
         assert TaskHook(server.url).tell(new_task(), Exit(code=0)) == VIEW
 
 
-def test_an_exit_too_large_for_the_server_is_told_without_its_output() -> None:
+def test_an_exit_too_large_for_the_server_is_sent_without_its_output() -> None:
     too_large = Answer(413, {"error": "too_large", "message": "make it smaller"})
     with TaskServer([too_large, SEEN]) as server:
         TaskHook(server.url).tell(new_task(), Exit(code=3, message="m" * 9000, tail=["last", "words"]))
@@ -212,7 +212,7 @@ def test_a_registered_task_masks_its_jobs_secret_and_its_own_key() -> None:
     assert redact("{} and {}".format(*secrets)) == "*** and ***"
 
 
-def test_registration_returns_what_the_job_is_given() -> None:
+def test_registration_returns_the_jobs_credentials() -> None:
     given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "taskKey": TASK_KEY, "orchestrator": "here"}
     with TaskServer([Answer(fields={**given, "wasLaunched": False})]) as server:
         spec = ActionSpec(type="t", runner="local", traceparent="00-a-b-01")
@@ -265,7 +265,7 @@ def test_a_word_arrives_though_secrets_could_not_be_shared(mask: Callable[[str],
     assert b"known later" not in sent[2][1]
 
 
-def test_secrets_that_are_too_many_are_told_of(
+def test_too_many_secrets_are_reported(
     mask: Callable[[list[str]], None],
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],

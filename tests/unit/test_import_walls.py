@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract that keeps Airflow's internals in one package sees every import statement."""
+"""Import contract ``public_imports``: finds every import statement."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job's client against a real server, with real outages."""
+"""Job client, against a real server with real outages."""
 
 from __future__ import annotations
 
@@ -29,14 +29,11 @@ from airflow_asyncaction.job import (
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.reports import Limits, ReportedStatus
 from airflow_asyncaction.testing import JobServer, TestedJob
+from tests.unit.tested_jobs import sent_logs
 
 QUICK = Timing(flush_seconds=0.02, report_patience_seconds=60)
 LONG_AGO_SECONDS = 60.0
 ROOT = Path(__file__).parent.parent.parent
-
-
-def sent_logs(tested: TestedJob) -> list[str]:
-    return [line.message for line in tested.logs]
 
 
 def test_public_names() -> None:
@@ -201,7 +198,7 @@ def test_no_heartbeat_after_the_end(tested: TestedJob) -> None:
     assert sent_logs(tested) == ["afterthought"]
 
 
-def test_arguments_come_from_the_environment_or_are_asked_for(server: JobServer) -> None:
+def test_arguments_come_from_the_environment_or_the_server(server: JobServer) -> None:
     small, large = server.new_job({"a": 1}), server.new_job(["x" * 40_000])
     with open_job(small.environ) as job:
         assert job.arguments == {"a": 1}
@@ -213,7 +210,7 @@ def test_arguments_come_from_the_environment_or_are_asked_for(server: JobServer)
     assert [request.path for request in large.requests if request.method == "GET"] == ["/job"]
 
 
-def test_other_routes_can_be_asked(job: Job) -> None:
+def test_other_routes_can_be_called(job: Job) -> None:
     with pytest.raises(ServerError) as caught:
         job.send(Request("GET", "/download/x%20y", query="redirect=false"))
     assert caught.value.status == 404
@@ -308,7 +305,7 @@ def poll(is_met: Any) -> None:
         time.sleep(0.01)
 
 
-def test_an_unusable_hook_is_told_at_once(tested: TestedJob) -> None:
+def test_an_unusable_hook_url_is_reported_immediately(tested: TestedJob) -> None:
     for hook in ("http://", "http://h:port", "http://[", "http:///path"):
         with pytest.raises(JobInfoError, match="JOB_HOOK"):
             open_job({**tested.environ, "JOB_HOOK": hook})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job's files against a real server, with connections that are really cut."""
+"""Job files, against a real server that cuts connections."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.testing import JobServer, TestedJob
 from airflow_asyncaction.testing.files import StoredFile
 from tests.requirements import need
+from tests.unit.tested_jobs import sent_logs
 
 ROOT = Path(__file__).parent.parent.parent
 MIB = 1024 * 1024
@@ -45,10 +46,6 @@ def write(path: Path, content: bytes = b"content") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
-
-
-def sent_logs(tested: TestedJob) -> list[str]:
-    return [line.message for line in tested.logs]
 
 
 def paths(tested: TestedJob) -> list[tuple[str, str]]:
@@ -145,7 +142,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(
 
 
 @pytest.mark.parametrize("after_bytes", [0, 1])
-def test_a_download_that_is_cut_is_gone_on_with(
+def test_a_cut_download_resumes(
     server: JobServer, tested: TestedJob, job: Job, tmp_path: Path, after_bytes: int
 ) -> None:
     tested.add_file("data", "x", CONTENT)
@@ -156,7 +153,7 @@ def test_a_download_that_is_cut_is_gone_on_with(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_download_goes_on_where_it_stopped(
+def test_an_interrupted_download_resumes(
     server: JobServer, tested: TestedJob, job: Job, tmp_path: Path
 ) -> None:
     tested.add_file("data", "x", CONTENT)
@@ -199,7 +196,7 @@ def plain_store() -> Iterator[str]:
         thread.join()
 
 
-def test_a_download_begins_anew_where_there_are_no_ranges(plain_store: str, tmp_path: Path) -> None:
+def test_a_download_restarts_if_the_server_has_no_ranges(plain_store: str, tmp_path: Path) -> None:
     known = digests([CONTENT])
     described = {"name": "x", "size": known.size_bytes, "mimetype": "a/b", "metadata": {}, "index": 0}
     answer = {"Location": plain_store, "Map": {**described, "hash": known.md5, "sha256": known.sha256}}
@@ -213,7 +210,7 @@ def test_a_download_begins_anew_where_there_are_no_ranges(plain_store: str, tmp_
     assert _PlainStore.asked_for == [None, f"bytes={MIB}-"]
 
 
-def test_an_object_stores_refusal_is_told_without_what_it_may_quote(plain_store: str) -> None:
+def test_an_object_stores_refusal_is_reported_without_quotes_of_secrets(plain_store: str) -> None:
     answer = {"done": False, "index": 0, "url": plain_store, "method": "PUT", "complete": True}
     source = Source("m", lambda: io.BytesIO(b"x"))
     with pytest.raises(ServerError, match="refused the content with status 403 AccessDenied") as caught:
@@ -234,7 +231,7 @@ def test_files_of_an_action_that_has_ended(tested: TestedJob, job: Job, tmp_path
             transfer("model", tmp_path / "m")
 
 
-def test_a_url_that_is_not_taken_any_more_is_asked_for_again(
+def test_an_expired_url_is_requested_again(
     server: JobServer, tested: TestedJob, job: Job, tmp_path: Path
 ) -> None:
     tested.add_file("data", "x", CONTENT)
@@ -299,7 +296,7 @@ def test_an_upload_survives_an_outage(
         (410, "superseded", "superseded"),
     ],
 )
-def test_a_refused_content_is_told_with_what_to_do(
+def test_a_refused_content_is_reported_with_advice(
     server: JobServer, tested: TestedJob, job: Job, tmp_path: Path, status: int, code: str, advice: str
 ) -> None:
     server.refuse_transfers(1, status, code)
@@ -384,7 +381,7 @@ class Mislabelled(StoredFile):
         return digests([self.content[::-1]])
 
 
-def test_a_content_that_is_not_what_the_server_says_is_not_kept(
+def test_a_content_that_differs_from_the_servers_description_is_discarded(
     server: JobServer, tested: TestedJob, job: Job, tmp_path: Path
 ) -> None:
     server._files.add(tested.info.job_id, "data", Mislabelled("x", CONTENT))

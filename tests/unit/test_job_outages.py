@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job's client while the server is away, slow, wrong about the time, or not ours."""
+"""Job client while the server is unreachable, slow, has a wrong clock, or is another server."""
 
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ from airflow_asyncaction.job.log_queue import MAX_LOG_LINES
 from airflow_asyncaction.job.transport import Backoff
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
-
-
-def sent_logs(tested: TestedJob) -> list[str]:
-    return [line.message for line in tested.logs]
+from tests.unit.tested_jobs import sent_logs
 
 
 def test_outage_of_three_seconds_loses_nothing(server: JobServer, tested: TestedJob, job: Job) -> None:
@@ -59,7 +56,7 @@ def test_lost_answers_repeat_nothing(server: JobServer, tested: TestedJob, job: 
     assert times[-1] > times[0]
 
 
-def test_a_server_away_for_good_is_given_up(server: JobServer, tested: TestedJob) -> None:
+def test_a_server_that_stays_unreachable_is_given_up(server: JobServer, tested: TestedJob) -> None:
     timing = Timing(report_patience_seconds=0.3, exit_patience_seconds=0.1)
     with Job(tested.info, timing=timing) as job:
         server.go_away()
@@ -68,7 +65,9 @@ def test_a_server_away_for_good_is_given_up(server: JobServer, tested: TestedJob
     assert caught.value.status == 0
 
 
-def test_an_end_given_up_is_sent_when_the_server_is_back(server: JobServer, tested: TestedJob) -> None:
+def test_an_end_that_was_given_up_is_sent_when_the_server_returns(
+    server: JobServer, tested: TestedJob
+) -> None:
     with Job(tested.info, timing=Timing(report_patience_seconds=0.1, flush_seconds=0.02)) as job:
         server.go_away()
         with pytest.raises(ServerUnreachable):

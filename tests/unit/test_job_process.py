@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job's client in processes of its own: without Airflow, at exit, forked, signalled, over HTTPS."""
+"""Job client in separate processes: without Airflow, at exit, after fork, with signals, over HTTPS."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from airflow_asyncaction.job import ServerUnreachable, Timing, open_job
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
 from tests.requirements import need
+from tests.unit.tested_jobs import sent_logs
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def sent_logs(tested: TestedJob) -> list[str]:
-    return [line.message for line in tested.logs]
 
 
 def run_python(code: str, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs whose only way to Airflow is a web proxy: a real one; and curl, which chooses proxies as we do."""
+"""Jobs behind a real web proxy. curl shows that our choice of proxies is the usual one."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_a_tunnel_that_is_refused_is_an_error_at_once(tested: TestedJob) -> None
         ({"http_proxy": "http://[pass-word"}, "http_proxy is not the URL of a proxy"),
     ],
 )
-def test_a_proxy_that_cannot_be_used_is_said_at_once(
+def test_an_unusable_proxy_is_reported_immediately(
     tested: TestedJob, variables: dict[str, str], said: str
 ) -> None:
     with pytest.raises(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server that ships for tests keeps to PROTOCOL.md, seen from a client that does not."""
+"""Test server: follows PROTOCOL.md, checked with a client that violates it."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_ends_and_a_newer_attempt(tested: TestedJob) -> None:
     assert tested.action.state is State.SUCCESS
 
 
-def test_a_stale_time_is_told_the_servers(server: JobServer, tested: TestedJob) -> None:
+def test_a_stale_time_is_refused_with_the_servers_time(server: JobServer, tested: TestedJob) -> None:
     server.clock_offset = timedelta(days=1)
     status, fields = v2(tested)
     assert (status, fields["error"]) == (401, "stale_time")
@@ -195,7 +195,7 @@ def test_a_content_that_is_not_as_announced_is_not_attached(
     _, fields = announce(tested, b"model", **change)
     assert send_content(fields["url"], b"model" if change else b"other") == 412
     assert tested.files == {}
-    assert send_content(fields["url"], b"model") == 404  # nothing was kept: it must be announced anew
+    assert send_content(fields["url"], b"model") == 404  # it was discarded, and must be announced again
 
 
 def test_urls_of_contents_can_expire(server: JobServer, tested: TestedJob) -> None:
@@ -217,7 +217,7 @@ def test_refused_announcements(server: JobServer, tested: TestedJob) -> None:
     assert announce(tested, b"m", path=own + "-x")[1]["field"] == "property"
 
 
-def test_a_direct_upload_counts_when_it_is_said_to_be_complete() -> None:
+def test_a_direct_upload_counts_once_it_is_completed() -> None:
     with JobServer(direct_uploads=True) as server:
         tested = server.new_job()
         complete = f"/upload/default/{tested.info.job_id}/model/0/complete"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Airflow's masker knows, by its rules, is what this package masks."""
+"""Known secrets: this package masks what Airflow's masker masks."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_names_get_a_suffix_unless_it_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_a_refusal_says_what_to_use_instead(name: str) -> None:
+def test_a_refusal_names_an_alternative(name: str) -> None:
     with pytest.raises(ValueError, match=f"KubeActionOperator does not support {name}: .{{10}}"):
         operator(**{name: 1})
     operator(**{name: None})
@@ -209,7 +209,7 @@ def test_a_try_takes_over_an_earlier_pod_only_if_it_may() -> None:
         assert not operator(reattach_on_restart=False).build_spec(RUNNER).takes_over
 
 
-def test_a_file_of_results_is_read_where_it_was_asked_for() -> None:
+def test_a_results_file_is_read_where_it_was_configured() -> None:
     def path(**given: Any) -> Any:
         return pod(operator(**given))["spec"]["containers"][0]["termination_message_path"]
 

@@ -97,7 +97,7 @@ def test_the_server_waits_for_a_first_report_only_as_it_was_asked_to() -> None:
     assert operator(startup_timeout_seconds=60).build_spec(runner).start_timeout is None
     asked = operator(start_timeout=60).build_spec(runner).start_timeout
     assert asked is not None
-    assert asked > timedelta(seconds=60)  # the cluster's own word comes first
+    assert asked > timedelta(seconds=60)  # the cluster's own timeout comes first
     assert operator().build_spec(runner).adoptable
 
 
@@ -193,5 +193,5 @@ def test_a_list_of_strings_or_a_string_is_a_command(returned: Any, command: Any)
     ("given", "wanted"),
     [(None, False), (True, True), ("one", ["one"]), (["one", "two"], ["one", "two"]), (("one",), ["one"])],
 )
-def test_logs_of_init_containers_can_be_asked_for(given: Any, wanted: Any) -> None:
+def test_logs_of_init_containers_can_be_requested(given: Any, wanted: Any) -> None:
     assert _parse_init_logs(operator(init_container_logs=given).init_container_logs) == wanted

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is too large is sent once at most, and whoever refuses it is heard, whichever client has sent it."""
+"""Requests that are too large: sent at most once, and every client receives the refusal."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ANSWER = (
 
 
 class Resetting:
-    """A server that closes each connection while a body comes: whoever sends it is reset.
+    """A server that closes each connection while it receives a body, so that the sender is reset.
 
     :param answer: sent before that
     :param certificate: speak TLS, with the certificate and key of this file
@@ -123,7 +123,7 @@ def test_a_refusal_that_comes_before_the_end_of_a_body_is_heard(send: Send) -> N
 
 
 @pytest.mark.parametrize("answer", [b"", ANSWER])
-def test_a_job_is_told_over_tls_as_well(
+def test_a_job_receives_a_refusal_over_tls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
 ) -> None:
     certificate = certify(tmp_path / "server.pem")
@@ -165,7 +165,7 @@ def test_a_trigger_does_not_wait_for_who_finds_it_too_large(status: int, is_wait
     assert is_outage(ServerError(status=status)) is is_waited_for
 
 
-def test_a_connection_that_was_idle_is_not_taken_for_a_refusal() -> None:
+def test_a_closed_idle_connection_is_not_mistaken_for_a_refusal() -> None:
     """A server closes idle connections; it may have been configured to take more than others."""
     with JobServer(limits=Limits(body_bytes=8 * LARGE)) as server:
         tested = server.new_job()

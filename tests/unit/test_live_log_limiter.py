@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slots for logs that are followed live: none is lost, and nobody waits while one is free."""
+"""Live log limiter: no slot is lost, and nobody waits while one is free."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Waiting:
         self.times_woken += 1
 
 
-def test_a_slot_goes_to_who_has_waited_longest() -> None:
+def test_a_slot_goes_to_the_longest_waiting() -> None:
     slots, one, two, three = LiveLogLimiter(1), Waiting(), Waiting(), Waiting()
     assert slots.acquire(one.wake)
     assert not slots.acquire(two.wake)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real commands under real guards."""
+"""Local runner: real commands under real guards."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_a_progress_bar_is_not_a_flood() -> None:
 
 @needs_proc
 def test_100_mb_pass_in_constant_memory() -> None:
-    """In a process of its own, whose peak memory is looked at."""
+    """Measured in a separate process, by its peak memory."""
     script = f"""
         import resource, sys, os
         from tests.unit.live_processes import Run
@@ -280,7 +280,7 @@ def test_stop_kills_after_the_grace() -> None:
 
 
 def test_a_handler_may_stop_and_wait(on_alarm: Callable[[Callable[[], None], float], None]) -> None:
-    """What the job says while it ends is read by the handler."""
+    """The handler reads what the job prints while it ends."""
     run = Run("trap 'seq 1 100000; exit 4' TERM; echo ready; while :; do sleep 0.05; done")
     seen: list[Exit | None] = []
 
@@ -337,7 +337,7 @@ class OutOfTime(BaseException):
     """As Airflow raises it from a signal handler when execution_timeout is over."""
 
 
-def test_an_exception_out_of_a_handler_leaves_the_job_to_whoever_catches_it(
+def test_an_exception_from_a_handler_propagates_to_the_caller(
     on_alarm: Callable[[Callable[[], None], float], None],
 ) -> None:
     """They tell the server why before they stop the job."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Variables of webda's KubeRunner in manifests: replaced or refused, never left as they are, never data."""
+"""Variables of webda's KubeRunner in manifests: replaced or refused, and values are never expanded again."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ OPTIONS: Mapping[str, Any] = {
     "stop_grace": 3,
 }
 RUNNER = {"name": "here", "kind": "local", "command": "true", "queue": "big", "concurrency_limit": 2}
-# How Airflow itself writes a mapped task otherwise: it is not about what was given.
+# Fields that Airflow itself serializes differently for mapped tasks, whatever the arguments.
 WRITTEN_OTHERWISE = {"task_id", "_needs_expansion", "has_retry_policy", "retry_delay"}
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
-from dev.zipapp import PACKAGE, PARTS, build_zipapp
+from dev.zipapp import PACKAGE, PARTS
 from tests.unit.old_pythons import OLDEST, installed, newer_expressions, newer_names, newer_than
 from tests.unit.web_proxy import WebProxy
 
@@ -30,11 +30,6 @@ def python(request: pytest.FixtureRequest) -> str:
     if request.param not in OLD:
         pytest.skip("an older Python is not installed: pyenv install 3.8 3.9 3.10, or apt-get install pypy3")
     return OLD[request.param]
-
-
-@pytest.fixture(scope="module")
-def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_zipapp(tmp_path_factory.mktemp("dist") / "asyncaction.pyz")
 
 
 def execute(

@@ -53,7 +53,7 @@ def names(given: Any) -> list[str]:
     return [each.name for each in resolve_input("data", given) if not isinstance(each, FileReference)]
 
 
-def test_a_file_is_given_by_its_path(folder: Path) -> None:
+def test_a_file_can_be_specified_by_its_path(folder: Path) -> None:
     path = folder / "a.csv"
     for given in (path, str(path), path.as_uri(), ObjectStoragePath(path.as_uri())):
         assert names(given) == ["a.csv"]
@@ -118,7 +118,7 @@ def test_inputs_must_be_a_mapping() -> None:
         check_inputs(["/x"])  # type: ignore[arg-type]
 
 
-def test_nothing_is_asked_of_the_server_without_inputs() -> None:
+def test_without_inputs_the_server_gets_no_request() -> None:
     attach_inputs(TaskHook("http://127.0.0.1:9"), SimpleNamespace(hook=""), {}, store="default")  # type: ignore[arg-type]
 
 

@@ -59,7 +59,7 @@ def test_durations_are_seconds_or_timedeltas() -> None:
     ("given", "codes"),
     [(None, ()), (99, (99,)), (0, (0,)), ([99, 3], (3, 99)), ({7}, (7,)), (range(3, 5), (3, 4)), ([], ())],
 )
-def test_exit_codes_to_skip_on_are_given_as_in_airflow(given: Any, codes: tuple[int, ...]) -> None:
+def test_exit_codes_to_skip_on_are_specified_as_in_airflow(given: Any, codes: tuple[int, ...]) -> None:
     assert local(skip_on_exit_code=given).skip_on_exit_code == codes
 
 

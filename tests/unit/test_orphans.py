@@ -76,7 +76,7 @@ def test_kill_9_of_the_task_leaves_nothing(
     assert time.monotonic() - killed_at >= 1
 
 
-def test_a_job_gets_its_grace_though_its_whole_task_is_gone(
+def test_a_job_gets_its_grace_period_after_its_task_has_died(
     tmp_path: Path, task: Callable[[str, float], subprocess.Popen[bytes]]
 ) -> None:
     """SIGTERM and SIGKILL to the task's group, as the supervisor sends them, reach neither guard nor job."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A runner's requests to the Kubernetes API, which answers here over real HTTP as it is told to."""
+"""Pod API: requests to the Kubernetes API, against a real HTTP server with scripted responses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ READ = PodRequests("jobs").read_pod("p")
 
 @contextmanager
 def answering(*answers: tuple[int, str]) -> Iterator[tuple[k8s.CoreV1Api, list[str]]]:
-    """Serve these answers in turn; yield a client, and what was asked for."""
+    """Serve these responses in turn. Yield a client and the requests."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -85,7 +85,7 @@ def test_what_is_not_tried_again_is_said_once(
     assert not caplog.records
 
 
-def test_a_log_or_watch_that_is_refused_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_log_or_watch_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     user = 'User "a" cannot'
     said = f'pods "p" is forbidden: {user} get resource "pods/log" in API group "" in the namespace "jobs"'
     with answering(*[(403, said)] * 100) as (client, asked):

@@ -82,7 +82,7 @@ def test_a_pod_that_need_not_report_is_warned_about_it(
     assert f"Pods cannot reach {LOCAL[0]}" in str(warning)
 
 
-def test_another_address_is_taken_as_it_is() -> None:
+def test_another_address_causes_no_warning() -> None:
     with capture_logs() as logs, pytest.raises(ClusterNotConfigured):
         operator(require_report=True).make_runner({})
     assert not [entry for entry in logs if entry["log_level"] == "warning"]

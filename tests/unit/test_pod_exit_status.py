@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How pods end: on what a real cluster said of real pods (vectors/pods)."""
+"""Exit status of pods, from recorded statuses of a real cluster (vectors/pods)."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_the_cause_of_a_pull_error_is_kept_when_the_cluster_forgets_it() -> None
     assert lifecycle.is_stuck
 
 
-def test_an_image_that_is_not_there_is_told_at_once() -> None:
+def test_a_missing_image_is_reported_immediately() -> None:
     exit_ = PodLifecycle("base").observe("MODIFIED", _pod("no-image-first"), NOW)
     assert exit_ is not None
     assert exit_.reason == "ImagePull"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs: each line once, whatever breaks."""
+"""Pod log: each line is read exactly once, whatever fails."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_log_that_breaks_anywhere_and_is_read_again_gives_each_line_once(
 
 
 @given(LINES, st.integers(0, 2000))
-def test_another_process_goes_on_at_the_position(lines: list[tuple[int, str]], cut: int) -> None:
+def test_another_process_continues_at_the_position(lines: list[tuple[int, str]], cut: int) -> None:
     content, first = _log(*lines), LogReader()
     seen = _fed(first, content[:cut])
     second = LogReader(LogPosition.from_json(first.position.to_json()))
@@ -196,13 +196,13 @@ def test_a_container_that_is_not_started_is_waited_for() -> None:
     assert container.texts == ["a"]
 
 
-def test_a_log_that_is_gone_ends_at_once() -> None:
+def test_a_deleted_log_ends_immediately() -> None:
     container = _Container(LogReadResult.ABSENT, ends_before=0)
     container.follow(LogReader())
     assert container.paused_seconds == 0
 
 
-def test_a_kubelet_that_is_away_is_given_up_after_a_while() -> None:
+def test_an_unreachable_kubelet_is_given_up_eventually() -> None:
     container = _Container(*[LogReadResult.BROKE] * 50, ends_before=0)
     container.follow(LogReader())
     assert 30 <= container.paused_seconds < 60

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which containers' lines a worker and a trigger copy, in what order: both the same."""
+"""Containers whose logs worker and trigger copy: both the same, in the same order."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TEXTS = {"first": ["done"], "second": numbers(1, 30), "base": ["base"]}
 
 @dataclass
 class Logs:
-    """The logs of a pod, as the cluster gives them; who reads is an object of its own at every read."""
+    """The logs of a pod, as the cluster returns them. Each read creates another reader."""
 
     reads: list[str] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class Answer:
         """Nothing is open."""
 
     def release_conn(self) -> None:
-        """There is none."""
+        """The pod has no such container."""
 
 
 async def _chunks(content: bytes) -> AsyncIterator[bytes]:
@@ -163,7 +163,7 @@ def test_a_worker_and_a_trigger_copy_the_same_lines(
     assert by_worker == by_trigger
     if get_logs:
         assert by_worker == (lines, tuple(tail))
-    else:  # then only what is asked for by name is copied
+    else:  # then only containers requested by name are copied
         assert all(line.startswith("[") for line in by_worker[0])
         assert "base" not in by_worker[1]
 
@@ -198,7 +198,7 @@ def test_the_log_of_a_lost_node_is_not_asked_for() -> None:
     assert kept.reads == []
 
 
-def test_a_name_that_no_init_container_has_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_init_container_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     lifecycle, exit_ = ended({"first": DONE}, FAILED, "Failed")
     of_worker(lifecycle, exit_, ["first", "absent"], True)
     assert "init_container_logs: no init container absent has ended" in caplog.text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods as jobs: variables, Secret, labels; and manifests."""
+"""Pod specs of jobs: variables, Secret, labels and manifests."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_the_secrets_are_read_back() -> None:
 
 
 @pytest.mark.parametrize("secret_in_env", [True, False])
-def test_a_pod_of_before_tasks_had_keys_has_its_jobs_secret(secret_in_env: bool) -> None:
+def test_a_pod_from_before_task_keys_has_its_jobs_secret(secret_in_env: bool) -> None:
     pod = _pod()
     add_job(pod, INFO, task_key=None, secret_in_env=secret_in_env, on_finish="delete_pod")
     data = {"data": {JOB_SECRET_KEY: base64.b64encode(b"topsecret").decode()}}
@@ -208,6 +208,6 @@ def test_a_job_gives_its_pod() -> None:
         ("nowhere.yaml", "'nowhere.yaml' cannot be read"),
     ],
 )
-def test_bad_manifests_are_refused_with_what_to_do(manifest: Any, said: str) -> None:
+def test_bad_manifests_are_refused_with_advice(manifest: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         parse_manifest(manifest, VARIABLES)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why pods do not start: in words of the cluster, under names that are exceptions."""
+"""Pods that do not start: the cluster's reason becomes a named error."""
 
 from __future__ import annotations
 
@@ -104,9 +104,7 @@ def late_end(pod: dict[str, Any]) -> tuple[PodLifecycle, Exit]:
         ({"metadata": {"name": "p"}}, "PodFailed", "it is Pending, and the cluster gives no reason"),
     ],
 )
-def test_a_pod_that_is_late_is_told_under_the_name_of_an_exception(
-    pod: dict[str, Any], name: str, text: str
-) -> None:
+def test_a_late_pod_is_reported_by_a_named_exception(pod: dict[str, Any], name: str, text: str) -> None:
     assert describe_waiting(pod) == describe_waiting(trim_pod(pod)) == (name, text)
     assert issubclass(getattr(exceptions, name), exceptions.PodFailed)
     lifecycle, exit_ = late_end(pod)
@@ -185,7 +183,7 @@ def test_that_the_jobs_own_secret_came_later_is_no_reason() -> None:
     assert add_events(LATE, [event("Failed", other)], own_secret="p").reason == "CreateContainerConfigError"
 
 
-def test_an_image_that_is_still_being_pulled_is_told() -> None:
+def test_an_image_that_is_still_being_pulled_is_reported() -> None:
     pulling = {
         "type": "Normal",
         "reason": "Pulling",
@@ -262,7 +260,7 @@ def test_whatever_a_cluster_says_an_end_is_named_by_an_exception(
         assert exit_.message
 
 
-def test_events_that_cannot_be_read_are_told_with_a_way_out() -> None:
+def test_unreadable_events_are_reported_with_a_solution() -> None:
     exit_ = note_unreadable_events(LATE, "events is forbidden")
     assert exit_.reason == "PodFailed"
     for part in (LATE.message or "", "events is forbidden", "rbac.yaml"):

@@ -74,7 +74,7 @@ def test_lines_are_written_once_and_in_order_over_an_outage(caplog: pytest.LogCa
     assert not stopped.is_set()
 
 
-def test_more_lines_are_asked_for_at_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_more_lines_are_fetched_immediately(caplog: pytest.LogCaptureFixture) -> None:
     answers = [answer("one", has_more_logs=True), answer("two", first_line=2, has_more_logs=True), SEEN]
     with TaskServer(answers) as server, caplog.at_level(logging.INFO, "task"):
         poller, _ = follow(server)
@@ -92,7 +92,7 @@ def test_lines_that_are_in_the_task_log_already_are_not_copied(caplog: pytest.Lo
     assert said == ["progress 40 %"]
 
 
-def test_progress_is_said_once_for_each_step(caplog: pytest.LogCaptureFixture) -> None:
+def test_progress_is_logged_once_per_step(caplog: pytest.LogCaptureFixture) -> None:
     steps = [answer(status_details=JsonText(text)) for text in ("1", "1", "2", "2")]
     with TaskServer(steps) as server, caplog.at_level(logging.INFO, "task"):
         poller, _ = follow(server)
@@ -103,7 +103,7 @@ def test_progress_is_said_once_for_each_step(caplog: pytest.LogCaptureFixture) -
     assert said == ["progress 1 %", "progress 2 %"]
 
 
-def test_dropped_lines_are_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_dropped_lines_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     with TaskServer([answer("late", first_line=11), SEEN]) as server, caplog.at_level(logging.INFO, "task"):
         poller, _ = follow(server)
         poller.finish()

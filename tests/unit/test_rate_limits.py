@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much an action may send."""
+"""Token buckets that limit how much an action may send."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow_asyncaction.web.rate_limits import TokenBuckets
 
 
 def used(limit: TokenBuckets, key: str, at_most: int) -> int:
-    """Use tokens until there are none; return how many there were."""
+    """Take all tokens of a bucket, and return how many it had."""
     for count in range(at_most):
         if limit.is_used_up(key):
             return count
@@ -18,7 +18,7 @@ def used(limit: TokenBuckets, key: str, at_most: int) -> int:
     return at_most
 
 
-def test_a_bucket_holds_ten_seconds_worth() -> None:
+def test_a_bucket_holds_the_tokens_of_ten_seconds() -> None:
     limit = TokenBuckets(0.5)
     assert used(limit, "a", 100) == 5
     assert limit.is_used_up("a")
@@ -30,7 +30,7 @@ def test_each_action_has_its_own() -> None:
     assert used(limit, "b", 100) == 1
 
 
-def test_tokens_come_back_with_time() -> None:
+def test_a_bucket_refills_over_time() -> None:
     limit = TokenBuckets(100)
     used(limit, "a", 10_000)
     time.sleep(0.05)
@@ -47,12 +47,12 @@ def test_no_limit_is_never_used_up() -> None:
     assert used(TokenBuckets(0), "a", 1_000) == 1_000
 
 
-def test_looking_uses_nothing() -> None:
+def test_checking_a_bucket_takes_no_tokens() -> None:
     limit = TokenBuckets(0.1)
     assert not any(limit.is_used_up("a") for _ in range(1_000))
 
 
-def test_the_oldest_are_forgotten_first() -> None:
+def test_the_oldest_buckets_are_dropped_first() -> None:
     limit = TokenBuckets(0.1)
     for number in range(10_001):
         limit.use(str(number))

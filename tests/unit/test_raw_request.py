@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The path that was signed is found again in what the server tells of a request."""
+"""Raw requests: the signed path is restored from what the server provides."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_asyncaction.exceptions import SignatureError
-from airflow_asyncaction.web.raw_request import WireRequest, end_chunked_input, raw_path, raw_query
+from airflow_asyncaction.web.raw_request import WireRequest, raw_path, raw_query
 
-# What may stand between two slashes: letters, and octets that are encoded though they need not be.
+# Segments between slashes: letters, and bytes that are escaped without need.
 _plain = st.text(st.sampled_from("abz019-._~!$&'()*+,;=:@"), min_size=1, max_size=4)
 _encoded = st.binary(min_size=1, max_size=3).map(
     lambda octets: "".join(f"%{octet:02X}" for octet in octets) + "".join(f"%{octet:02x}" for octet in octets)
@@ -28,7 +28,7 @@ prefixes = st.just("") | st.lists(_plain | st.just("a%20b"), min_size=1, max_siz
 
 
 def routed(path: str) -> str:
-    """Return a path as WSGI has it: decoded, its octets as characters."""
+    """Return a path as in WSGI: decoded, with its bytes as characters."""
     return unquote_to_bytes(path).decode("latin-1")
 
 
@@ -56,13 +56,13 @@ def test_a_prefix_that_a_proxy_added_or_took_away_changes_nothing(prefix: str, p
 
 
 @given(path=paths)
-def test_without_the_raw_path_it_is_encoded_as_most_do(path: str) -> None:
+def test_without_a_raw_path_the_decoded_one_is_encoded(path: str) -> None:
     expected = "" if is_hook(path) else quote(unquote_to_bytes(path))
     assert raw_path({"PATH_INFO": routed(path)}) == expected.encode()
 
 
 @pytest.mark.parametrize("sent", ["/async", "/async/", "/", "", "/async?a=1", "/async%2Fb", "/%2F/"])
-def test_the_hook_itself_is_the_empty_path(sent: str) -> None:
+def test_the_hook_url_itself_is_the_empty_path(sent: str) -> None:
     for path in ("", "/"):
         assert raw_path({"PATH_INFO": path, "RAW_URI": sent}) == b""
 
@@ -86,7 +86,7 @@ def test_a_path_that_was_routed_otherwise_is_not_signed(path: str) -> None:
         st.sampled_from(["PATH_INFO", "RAW_URI", "REQUEST_URI"]), st.text(st.characters(max_codepoint=255))
     )
 )
-def test_whatever_a_server_says_there_is_a_path_or_no_signature(environ: dict[str, str]) -> None:
+def test_any_environ_has_a_path_or_raises_signature_error(environ: dict[str, str]) -> None:
     with suppress(SignatureError):
         assert isinstance(raw_path(dict(environ)), bytes)
 
@@ -98,7 +98,7 @@ def test_the_query_is_what_was_sent(query: str) -> None:
 
 
 @given(query=st.binary(), cookie=st.binary())
-def test_any_bytes_are_a_query_and_cookies(query: bytes, cookie: bytes) -> None:
+def test_any_bytes_are_accepted_as_query_and_cookies(query: bytes, cookie: bytes) -> None:
     environ = {"QUERY_STRING": query.decode("latin-1"), "HTTP_COOKIE": cookie.decode("latin-1")}
     request = WireRequest(environ)
     assert all(isinstance(value, str) for value in [*request.args.values(), *request.cookies.values()])
@@ -115,15 +115,15 @@ def test_a_query_is_the_same_escaped_or_not(
     assert request.args["a"] == text
 
 
-def test_cookies_are_read_as_others_read_them() -> None:
+def test_cookies_are_parsed_as_usual() -> None:
     request = WireRequest({"HTTP_COOKIE": 'a=1; _token=x.y; b="\xff"; \xff=2; c'})
     assert (request.cookies["a"], request.cookies["_token"]) == ("1", "x.y")
 
 
-def test_only_a_chunked_body_ends_by_itself() -> None:
+def test_only_a_chunked_body_is_input_terminated() -> None:
     chunked: dict[str, Any] = {"HTTP_TRANSFER_ENCODING": "chunked"}
-    end_chunked_input(chunked)
+    WireRequest(chunked)
     assert chunked["wsgi.input_terminated"] is True
     for sized in ({}, {"CONTENT_LENGTH": "3", "HTTP_TRANSFER_ENCODING": "chunked"}):
-        end_chunked_input(sized)
+        WireRequest(sized)
         assert "wsgi.input_terminated" not in sized

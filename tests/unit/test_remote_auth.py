@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authentication of requests to another deployment, without a server."""
+"""Authentication of requests to another deployment, without a server."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook to other deployments over real HTTP: what it sends, sends again, and never sends."""
+"""Remote hook over real HTTP: what it sends, retries, and never sends."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_logs_go_on_after_a_line(hook: AsyncActionHook, remote: RemoteDeployment
 
 
 @pytest.mark.parametrize("time_ms", [-1, 10**20, "now", 1.5])
-def test_a_line_whose_time_makes_no_sense_has_none(
+def test_a_line_with_an_invalid_time_has_no_time(
     hook: AsyncActionHook, remote: RemoteDeployment, time_ms: Any
 ) -> None:
     uuid = hook.launch("etl.load", DAYS).uuid
@@ -178,7 +178,7 @@ def test_a_line_whose_time_makes_no_sense_has_none(
     assert hook.logs(uuid).lines[0].time_ms is None
 
 
-def test_a_look_shows_what_is_new_and_costs_nothing_if_nothing_is(
+def test_a_poll_returns_changes_and_is_cheap_without_any(
     hook: AsyncActionHook, remote: RemoteDeployment
 ) -> None:
     uuid = hook.launch("etl.load", DAYS).uuid
@@ -215,7 +215,7 @@ def test_waiting_ends_with_the_action_however_that_ends(
     ("status", "error_name", "is_skipped"),
     [("STOPPED", "Skipped", True), ("STOPPED", "Killed", False), ("ERROR", "Skipped", False)],
 )
-def test_a_skipped_action_is_told_from_one_that_failed(
+def test_a_skipped_action_is_distinguished_from_a_failed_one(
     hook: AsyncActionHook, remote: RemoteDeployment, status: str, error_name: str, is_skipped: bool
 ) -> None:
     uuid = hook.launch("etl.load", DAYS).uuid
@@ -329,7 +329,7 @@ def test_a_content_elsewhere_is_not_trusted_as_the_deployment_is(new_hook: NewHo
         assert elsewhere.requests == []
 
 
-def test_a_certificate_that_cannot_be_verified_is_said_at_once(
+def test_an_invalid_certificate_is_reported_immediately(
     new_hook: NewHook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificate = certify(tmp_path / "c.pem")
@@ -382,7 +382,7 @@ def test_threads_that_share_a_token_fetch_one_once_it_is_refused(
     assert len(remote.seen("POST", "/auth/token")) == 2
 
 
-def test_one_token_serves_many_requests_and_is_fetched_anew_once_it_is_refused(
+def test_one_token_serves_many_requests_and_is_replaced_when_refused(
     hook: AsyncActionHook, remote: RemoteDeployment
 ) -> None:
     for _ in range(3):
@@ -393,7 +393,7 @@ def test_one_token_serves_many_requests_and_is_fetched_anew_once_it_is_refused(
     assert len(remote.seen("POST", "/auth/token")) == 2
 
 
-def test_a_new_token_that_is_refused_is_not_fetched_for_ever(
+def test_a_refused_new_token_is_not_fetched_again_and_again(
     hook: AsyncActionHook, remote: RemoteDeployment
 ) -> None:
     signed_in = Answer(201, {"access_token": "useless"})
@@ -403,7 +403,7 @@ def test_a_new_token_that_is_refused_is_not_fetched_for_ever(
     assert len(remote.requests) == 4
 
 
-def test_a_wrong_password_is_said_at_once(new_hook: NewHook, remote: RemoteDeployment) -> None:
+def test_a_wrong_password_is_reported_immediately(new_hook: NewHook, remote: RemoteDeployment) -> None:
     hook = new_hook(password="wrong")
     with pytest.raises(
         ServerError, match="/af/auth/token answered 401: it refused login and password"
@@ -422,7 +422,7 @@ def test_a_connection_can_be_tested(hook: AsyncActionHook, remote: RemoteDeploym
     assert len(remote.requests) == 1
 
 
-def test_a_given_token_is_used_as_it_is(new_hook: NewHook, remote: RemoteDeployment) -> None:
+def test_a_configured_token_is_used_unchanged(new_hook: NewHook, remote: RemoteDeployment) -> None:
     remote.tokens.append("given")
     assert new_hook(extra={"token": "given"}).operations() == ["etl.load"]
     with pytest.raises(ServerError, match="401 not_signed_in"):
@@ -621,7 +621,7 @@ def test_a_connection_that_makes_no_sense_is_refused(fields: dict[str, Any], sai
         ("/ca", "/ca"),
     ],
 )
-def test_certificates_are_verified_unless_said_otherwise(given: Any, verify: bool | str) -> None:
+def test_certificates_are_verified_by_default(given: Any, verify: bool | str) -> None:
     assert target(host="a", extra={"verify": given}).verify == verify
 
 
@@ -634,7 +634,7 @@ WEBDA_OPERATIONS = {
 
 @pytest.fixture
 def webda(new_hook: NewHook, remote: RemoteDeployment) -> AsyncActionHook:
-    """Return a hook to a webda server, which answers as ``remote.faults`` says."""
+    """Return a hook to a webda server whose responses ``remote.faults`` determines."""
     return new_hook(host=f"{remote.url}/jobs", extra={"kind": "webda"})
 
 

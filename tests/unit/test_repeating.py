@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks go on after a run that fails, and say so."""
+"""Benchmarks continue after a failed run and report it."""
 
 from __future__ import annotations
 

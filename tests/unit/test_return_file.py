@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a container left in /airflow/xcom/return.json, as the pod's status has it."""
+"""``/airflow/xcom/return.json`` of a container, as the pod's status contains it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INFO = JobInfo(job_id=JobId("a"), secret_key="s", hook_url="http://nobody")
 
 
 def ended_pod(message: str, *, code: int = 0, others: int = 0, asked: bool = True) -> dict[str, Any]:
-    """Return a pod whose base container left this message, as the cluster says it."""
+    """Return a pod whose base container has this termination message."""
     container = k8s.V1Container(name="base")
     pod = k8s.V1Pod(metadata=k8s.V1ObjectMeta(name="p"), spec=k8s.V1PodSpec(containers=[container]))
     if asked:

@@ -458,7 +458,7 @@ def test_templates_insert_data_into_a_manifest_not_variables(
     assert only.args == ["${env.REGION}"]
 
 
-def test_a_pods_options_that_are_refused_are_said_together(configure: Configure) -> None:
+def test_all_refused_pod_options_are_reported_together(configure: Configure) -> None:
     pod = {"name": "pods", "kind": "kubernetes", "image": "shop:7", "log_events_on_startup": False}
     configure({**pod, "logging_interval": 3, "schedule_timeout_seconds": 5})
     with pytest.raises(ValueError, match="runners: pods: pods do not support") as caught:
@@ -528,7 +528,7 @@ def test_options_of_pods_are_those_of_the_operator(configure: Configure, option:
     assert said in str(raised.value)
 
 
-def test_every_plain_option_of_pods_is_taken(configure: Configure) -> None:
+def test_every_plain_pod_option_is_accepted(configure: Configure) -> None:
     options = {
         "image": "busybox",
         "cmds": ["true"],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions that call a method of a service: what operators ask for, and what webda jobs are told."""
+"""Actions that call a method of a service: operator arguments and the environment of webda jobs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_webda_job_must_report_unless_the_author_says_otherwise(given: bool | 
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"method": None}, "method is missing: give service_name and method together"),
+        ({"method": None}, "method is missing: pass service_name and method together"),
         ({"service_name": None}, "service_name is missing"),
         ({"arguments": {"a": 1}}, "arguments is of type dict: with service_name it must be a list"),
         ({"orchestrator": ""}, "orchestrator is ''"),

@@ -343,7 +343,7 @@ def test_it_runs_in_other_threads_too(tested: TestedJob) -> None:
     assert service.returned == "other"
 
 
-def test_a_server_that_is_away_does_not_change_what_it_returned(server: JobServer, tested: TestedJob) -> None:
+def test_an_outage_does_not_change_the_results(server: JobServer, tested: TestedJob) -> None:
     def call(_: Job) -> int:
         server.go_away()
         threading.Timer(1.0, server.come_back).start()

@@ -90,7 +90,7 @@ def test_a_value_that_makes_no_sense_is_named(configure: Configure, name: str, v
     assert "asyncaction" in str(raised.value)
 
 
-def test_nobody_looks_without_pause(configure: Configure) -> None:
+def test_polling_always_pauses(configure: Configure) -> None:
     configure(poll_interval="0")
     with pytest.raises(ValueError, match=r"\[asyncaction\] poll_interval is 0"):
         settings.load()

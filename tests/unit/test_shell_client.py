@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""signing.sh and files.sh in all common shells: they report, mind their names, and show no secret."""
+"""signing.sh and files.sh in all common shells: they report, keep their names apart, and leak no secret."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ output = x", "index": 7}' url
     assert (tmp_path / "orders.csv").read_bytes() == b"1,2,3\n"
 
 
-def test_a_content_that_is_another_is_told(tested: TestedJob, tmp_path: Path) -> None:
+def test_a_replaced_content_is_reported(tested: TestedJob, tmp_path: Path) -> None:
     tested.add_file("orders", "orders.csv", b"1,2,3\n")
     script = '_aa_md5() { cat >/dev/null; echo other; }; download orders "$FOLDER/orders.csv" || echo refused'
     done = run("sh", script, {**tested.environ, "FOLDER": str(tmp_path)})
@@ -239,7 +239,9 @@ def test_a_clock_that_is_off_is_corrected_once(
 
 
 @in_each_shell
-def test_refusals_are_told_with_the_servers_words(server: JobServer, tested: TestedJob, shell: str) -> None:
+def test_refusals_are_reported_with_the_servers_message(
+    server: JobServer, tested: TestedJob, shell: str
+) -> None:
     script = """
     report '[]' || echo refused
     upload 1a /dev/null || echo refused
@@ -259,7 +261,7 @@ def test_refusals_are_told_with_the_servers_words(server: JobServer, tested: Tes
     "server_time", ["", ', "serverTime": "a[$(touch $FOLDER/x)]1234567890123"', ', "serverTime": 12']
 )
 @in_each_shell
-def test_a_time_that_is_none_is_not_evaluated(
+def test_an_invalid_time_is_not_evaluated(
     server: JobServer, tested: TestedJob, tmp_path: Path, shell: str, server_time: str
 ) -> None:
     # ... as an answer of anybody who stands between

@@ -77,7 +77,7 @@ def test_tidy_leaves_good_text_alone() -> None:
     assert clean_text("ü😀 \0") == "ü😀 \0"
 
 
-def test_a_pump_passes_on_until_its_reader_is_gone() -> None:
+def test_a_pump_copies_until_its_reader_closes() -> None:
     lines: list[str] = []
     (source, feed), (sink, target) = os.pipe(), os.pipe()
     pump = Pump(source, target, lines.append)

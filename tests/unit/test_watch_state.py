@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of a watch: which changes its bytes are, where it goes on, and when."""
+"""Watch state: changes, resume positions and delays."""
 
 from __future__ import annotations
 

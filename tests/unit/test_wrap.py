@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``run -- CMD`` with real programs: it must be as if it were not there."""
+"""``run -- CMD`` with real programs: transparent for the program and its caller."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_stop_ends_the_group_and_is_reported(tested: TestedJob) -> None:
     assert (tested.action.state, tested.action.error_name) == (State.STOPPED, "Stopped")
 
 
-def test_a_program_that_ends_well_after_it_was_asked_to_stop_has_not_succeeded(tested: TestedJob) -> None:
+def test_a_program_that_exits_with_0_after_a_stop_request_has_not_succeeded(tested: TestedJob) -> None:
     wrapper = start(tested, "sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.05; done")
     wait_for_line(tested, "up")
     tested.stop()

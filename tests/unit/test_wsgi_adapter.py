@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A body that is too large is answered before it is read, and then read so far that the answer arrives."""
+"""WSGI adapter: responds to too large a body before reading it, then reads enough to deliver the response."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import ASGIApp, Message
 
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES
-from airflow_asyncaction.web.asgi import AsgiApp, Message
+from airflow_asyncaction.web.rate_limits import Throttle
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 MOST = 1000
@@ -21,7 +22,7 @@ GONE: Message = {"type": "http.disconnect"}
 
 
 def refusing(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Answer how much of the body came."""
+    """Respond with the number of received bytes."""
     body = str(len(environ["wsgi.input"].read())).encode()
     status = "413 Payload Too Large" if int(environ.get("CONTENT_LENGTH") or body) > MOST else "200 OK"
     start_response(status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))])
@@ -33,13 +34,15 @@ def exchange(
     *,
     declared: int | None = None,
     headers: Iterable[tuple[bytes, bytes]] = (),
-    wrap: Callable[[AsgiApp], Any] | None = None,
+    wrap: Callable[[ASGIApp], Any] | None = None,
 ) -> Sequence[tuple[str, Any]]:
-    """Serve one request, and return what happened: ``read`` a size, ``start`` a status, ``body`` and ``end``.
+    """Serve one request. Return its events: ``read`` a size, ``start`` with a status, ``body``, ``end``.
 
-    An empty piece is the end of the body; without one, the client goes away.
+    An empty piece ends the body. Without one, the client disconnects.
     """
-    app: Any = BufferedWsgi(refusing, max_body_bytes=MOST, threads=1, patience=timedelta(minutes=1))
+    app: Any = BufferedWsgi(
+        refusing, max_body_bytes=MOST, threads=1, patience=timedelta(minutes=1), throttle=Throttle(0)
+    )
     app = wrap(app) if wrap else app
     length = [] if declared is None else [(b"content-length", str(declared).encode())]
     scope = {
@@ -73,7 +76,7 @@ def exchange(
     return events
 
 
-def test_a_declared_length_is_answered_before_anything_is_read() -> None:
+def test_a_declared_length_is_refused_before_anything_is_read() -> None:
     events = exchange([b"x" * MOST] * 3, declared=3 * MOST)
     read = [("read", MOST)] * 3
     assert events == [("start", 413), ("body", b"0"), *read, ("read", 0), ("end", None)]
@@ -93,21 +96,21 @@ def test_no_more_is_read_than_clients_send(declared: int) -> None:
     assert events[-1] == ("end", None)
 
 
-def test_an_answer_is_not_held_back_by_who_compresses_it() -> None:
+def test_a_response_is_not_delayed_by_compression() -> None:
     events = exchange(
         [b"x" * MOST] * 2, declared=2 * MOST, wrap=lambda app: GZipMiddleware(app, minimum_size=1)
     )
     assert events[:2] == [("start", 413), ("body", b"0")]
 
 
-def test_what_is_not_too_large_is_read_whole() -> None:
+def test_a_body_within_the_limit_is_read_completely() -> None:
     events = exchange([b"x" * 400, b"x" * 600, b""], declared=MOST)
     read = [("read", 400), ("read", 600), ("read", 0)]
     assert events == [*read, ("start", 200), ("body", b"1000"), ("end", None)]
 
 
-def test_a_length_beside_chunks_is_no_length() -> None:
-    """A signature of the time alone would be valid for the empty body that an app gets if nothing is read."""
+def test_a_length_is_ignored_for_chunked_bodies() -> None:
+    """A v1 signature, which does not cover the body, would be valid for an empty body that was never read."""
     chunked = (b"transfer-encoding", b"chunked")
     events = exchange([b"x" * 400, b"x" * 400, b""], declared=10**6, headers=[chunked])
     assert events[:3] == [("read", 400), ("read", 400), ("read", 0)]

@@ -8,19 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob
 from dev.zipapp import PACKAGE, PARTS, build_zipapp
 from tests.requirements import need
 
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("JOB_", "PYTHON"))}
-
-
-@pytest.fixture(scope="module")
-def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_zipapp(tmp_path_factory.mktemp("dist") / "asyncaction.pyz")
 
 
 def execute(tested: TestedJob, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of job files (PROTOCOL.md, section 3): signed by the job, or authorized by the token in the URL."""
+"""Routes of files (PROTOCOL.md, section 3).
+
+A job uploads outputs and downloads inputs, and its task uploads or links inputs and lists outputs: both sign
+their requests. The token in its URL authorizes a request for a content.
+"""
 
 from __future__ import annotations
 
@@ -12,42 +16,70 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from airflow_asyncaction.files.service import FileService, FileTarget
 from airflow_asyncaction.protocol.content_responses import ContentResponse
-from airflow_asyncaction.protocol.files import Announcement, Role
+from airflow_asyncaction.protocol.files import Announcement, FileReference, Role
 from airflow_asyncaction.protocol.reports import parse_object
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.web.content import CHUNK_BYTES, CONTENT_PATH, read_chunks
-from airflow_asyncaction.web.security import SignedRequest, parse_job_request
+from airflow_asyncaction.web.security import Caller, SignedRequest, parse_signed_request
 
 HookUrl = Callable[[Request], str]
 """Returns the absolute hook URL as the sender of a request reaches it."""
 
 
 def files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -> Blueprint:
-    """Return the routes ``/upload`` and ``/download``."""
+    """Return the routes of jobs, ``/upload`` and ``/download``."""
     blueprint = Blueprint("files", __name__)
 
     @blueprint.put("/upload/<store>/<uuid>/<property_>")
     def announce(store: str, uuid: str, property_: str) -> Response:
-        signed = parse_job_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.JOB)
         target = FileTarget(store, property_, Role.OUTPUT, uuid)
-        unseal = unseal_announcement(signed)
-        return jsonify(files.announce(signed, target, unseal, content_url(request, hook_url)))
+        return _announce(files, signed, target, hook_url(request) + CONTENT_PATH)
 
     @blueprint.post("/upload/<store>/<uuid>/<property_>/<index:index>/complete")
     def complete(store: str, uuid: str, property_: str, index: int) -> Response:
-        signed = parse_job_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.JOB)
         target = FileTarget(store, property_, Role.OUTPUT, uuid)
         return jsonify(files.complete(signed, target, index, signed.prove))
 
     @blueprint.get("/download/<store>/<uuid>/<property_>/<index:index>")
     def download(store: str, uuid: str, property_: str, index: int) -> AnyResponse:
-        signed = parse_job_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.JOB)
         wanted = FileTarget(store, property_, Role.INPUT, uuid)
-        location = files.locate(signed, wanted, index, signed.prove, content_url(request, hook_url))
+        location = files.locate(signed, wanted, index, signed.prove, hook_url(request) + CONTENT_PATH)
         if request.args.get("redirect") == "true":
             return redirect(location["Location"])
         return jsonify(location)
+
+    return blueprint
+
+
+def task_files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -> Blueprint:
+    """Return the routes of tasks, ``/task/inputs`` and ``/task/outputs``."""
+    blueprint = Blueprint("task_files", __name__, url_prefix="/task")
+
+    @blueprint.put("/inputs/<store>/<property_>")
+    def announce_input(store: str, property_: str) -> Response:
+        signed = parse_signed_request(request, settings, Caller.TASK)
+        target = FileTarget(store, property_, Role.INPUT)
+        return _announce(files, signed, target, hook_url(request) + CONTENT_PATH)
+
+    @blueprint.post("/inputs/<store>/<property_>/<index:index>/complete")
+    def complete_input(store: str, property_: str, index: int) -> Response:
+        signed = parse_signed_request(request, settings, Caller.TASK)
+        target = FileTarget(store, property_, Role.INPUT)
+        return jsonify(files.complete(signed, target, index, signed.prove))
+
+    @blueprint.post("/inputs/<property_>/link")
+    def link_input(property_: str) -> Response:
+        signed = parse_signed_request(request, settings, Caller.TASK)
+        return jsonify(files.link(signed, property_, signed.unseal_with(FileReference.from_json)))
+
+    @blueprint.get("/outputs")
+    def outputs() -> Response:
+        signed = parse_signed_request(request, settings, Caller.TASK)
+        return jsonify({"files": [file.to_json() for file in files.outputs(signed, signed.prove)]})
 
     return blueprint
 
@@ -75,19 +107,12 @@ def contents_blueprint(files: FileService) -> Blueprint:
     return blueprint
 
 
-def unseal_announcement(signed: SignedRequest) -> Callable[[Credentials | None], Announcement]:
-    """Return a function that verifies a request and parses the announcement in its body."""
-
+def _announce(files: FileService, signed: SignedRequest, target: FileTarget, content_url: str) -> Response:
     def unseal(credentials: Credentials | None) -> Announcement:
         proven = signed.prove(credentials)
         return Announcement.from_json(parse_object(proven.masked(signed.content.body)))
 
-    return unseal
-
-
-def content_url(request: Request, hook_url: HookUrl) -> str:
-    """Return the URL that a token is appended to."""
-    return hook_url(request) + CONTENT_PATH
+    return jsonify(files.announce(signed, target, unseal, content_url))
 
 
 def _read_and_close(answer: ContentResponse, opened: BinaryIO) -> Iterator[bytes]:

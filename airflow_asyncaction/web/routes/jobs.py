@@ -16,7 +16,7 @@ from airflow_asyncaction.store import metrics
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.web.refusals import ReportRefused
-from airflow_asyncaction.web.security import parse_job_request
+from airflow_asyncaction.web.security import Caller, parse_signed_request
 
 
 def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> Blueprint:
@@ -29,7 +29,7 @@ def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> 
     @blueprint.post("/")
     @blueprint.post("/status")
     def status() -> Response:
-        signed = parse_job_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.JOB)
 
         def unseal(credentials: Credentials | None) -> Report:
             proven = signed.prove(credentials)
@@ -44,7 +44,7 @@ def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> 
 
     @blueprint.get("/job")
     def job() -> Response:
-        signed = parse_job_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.JOB)
         return _answer(actions.read_for_job(signed.action_id, signed.prove, signed.claim.scheme), signed.now)
 
     return blueprint

@@ -7,7 +7,6 @@ the action's task key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -33,7 +32,7 @@ from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.reaping import reap_if_unwatched
 from airflow_asyncaction.store.registration import Claimant, Registered, RegistrationRequest, register
 from airflow_asyncaction.web.raw_request import read_body
-from airflow_asyncaction.web.security import parse_task_request
+from airflow_asyncaction.web.security import Caller, parse_signed_request
 
 _MAX_LINE = 2**31 - 1
 
@@ -43,7 +42,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
     blueprint = Blueprint("tasks", __name__, url_prefix="/task")
 
     @blueprint.post("/register")
-    def registration() -> Response:
+    def register_action() -> Response:
         claimant, body = _parse_claimant(request.headers), read_body(request, settings.limits.body_bytes)
         registered = register(
             actions.database, claimant, lambda: _parse_registration(body, settings), datetime.now(UTC)
@@ -51,8 +50,8 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
         return jsonify(_registered_to_json(registered, settings))
 
     @blueprint.get("/action")
-    def action() -> Response:
-        signed = parse_task_request(request, settings)
+    def show_action() -> Response:
+        signed = parse_signed_request(request, settings, Caller.TASK)
         after_line = min(max(0, request.args.get("after", 0, type=int)), _MAX_LINE)
         view = actions.read_for_task(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
         page = view.log_page
@@ -66,43 +65,34 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
         return jsonify(task_view.to_json())
 
     @blueprint.post("/word")
-    def word() -> Response:
-        signed = parse_task_request(request, settings)
+    def apply_runner_message() -> Response:
+        signed = parse_signed_request(request, settings, Caller.TASK)
 
         def unseal(credentials: Credentials | None) -> RunnerMessage:
             proven = signed.prove(credentials)
-            told = message_from_json(parse_object(proven.masked(signed.content.body)))
-            return mask_message(told, proven.masker)
+            message = message_from_json(parse_object(proven.masked(signed.content.body)))
+            return mask_message(message, proven.masker)
 
-        told = actions.apply_runner_message(
+        action = actions.apply_runner_message(
             signed.action_id, unseal, signed.now, ti_id=request.args.get("ti")
         )
-        return jsonify(TaskView.of(told).to_json())
+        return jsonify(TaskView.of(action).to_json())
 
     @blueprint.post("/secrets")
-    def secrets() -> Response:
-        signed = parse_task_request(request, settings)
-
-        def unseal(credentials: Credentials | None) -> Sequence[str]:
-            signed.prove(credentials)
-            return secrets_from_json(parse_object(signed.content.body))
-
-        actions.add_secrets(signed.action_id, unseal)
+    def add_secrets() -> Response:
+        signed = parse_signed_request(request, settings, Caller.TASK)
+        actions.add_secrets(signed.action_id, signed.unseal_with(secrets_from_json))
         return jsonify({})
 
     @blueprint.post("/defer")
     def defer() -> Response:
-        signed = parse_task_request(request, settings)
-
-        def unseal(credentials: Credentials | None) -> Deferral:
-            signed.prove(credentials)
-            return Deferral.from_json(parse_object(signed.content.body))
-
-        return jsonify(TaskView.of(actions.defer(signed.action_id, unseal, signed.now)).to_json())
+        signed = parse_signed_request(request, settings, Caller.TASK)
+        action = actions.defer(signed.action_id, signed.unseal_with(Deferral.from_json), signed.now)
+        return jsonify(TaskView.of(action).to_json())
 
     @blueprint.post("/reap")
     def reap() -> Response:
-        signed = parse_task_request(request, settings)
+        signed = parse_signed_request(request, settings, Caller.TASK)
         ended = reap_if_unwatched(actions, signed.action_id, signed.now, prove=signed.prove)
         return jsonify(TaskView.of(ended.after).to_json())
 

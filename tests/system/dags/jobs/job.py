@@ -130,7 +130,7 @@ def talk() -> None:
 
 
 def outlive() -> None:
-    """Log and print without a pause until the job is asked to stop."""
+    """Log and print without a pause until the job is requested to stop."""
     with open_job() as job:
         mark("up")
         number = 0
