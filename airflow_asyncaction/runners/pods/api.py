@@ -16,6 +16,7 @@ from kubernetes import client as k8s
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from airflow_asyncaction.retrying import ExponentialBackoff, as_sentence
 from airflow_asyncaction.runners.pods.api_requests import (
     ApiRequest,
     ClusterUnavailable,
@@ -23,7 +24,6 @@ from airflow_asyncaction.runners.pods.api_requests import (
     describe_unreachable,
     parse_response,
 )
-from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class PodApi:
                     raise RequestAbandoned(str(error)) from error
                 pause = min(backoff.next_pause(), left)
                 limit = "" if math.isinf(left) else f", for at most {left:.0f} s"
-                log.warning("%s. Retrying in %.1f s%s", str(error).rstrip("."), pause, limit)
+                log.warning("%s Retrying in %.1f s%s", as_sentence(str(error)), pause, limit)
                 time.sleep(pause)
 
     def send_once(self, request: ApiRequest) -> Any:

@@ -18,8 +18,8 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
+from airflow_asyncaction.retrying import ExponentialBackoff
 from airflow_asyncaction.runners.pods.api_requests import ClusterError, ClusterRefused
-from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 
 log = logging.getLogger(__name__)
 

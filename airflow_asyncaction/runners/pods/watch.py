@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from queue import Empty, SimpleQueue
 
+from airflow_asyncaction.retrying import ExponentialBackoff
 from airflow_asyncaction.runners.pods.api import PodApi, ResponseStream
 from airflow_asyncaction.runners.pods.api_requests import (
     ClusterError,
@@ -23,7 +24,6 @@ from airflow_asyncaction.runners.pods.api_requests import (
     ClusterUnavailable,
     PodRequests,
 )
-from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 from airflow_asyncaction.runners.pods.exit_status import Pod
 
 log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from kubernetes_asyncio import client as k8s
 from kubernetes_asyncio.config import ConfigException
 
 from airflow_asyncaction import settings
+from airflow_asyncaction.retrying import as_sentence, pause_seconds
 from airflow_asyncaction.runners.pods.api_requests import (
     ApiRequest,
     ClusterError,
@@ -29,7 +30,6 @@ from airflow_asyncaction.runners.pods.api_requests import (
     describe_unreachable,
     parse_response,
 )
-from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 from airflow_asyncaction.runners.pods.spec import PodSecrets, parse_secrets
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,6 @@ async def retry_requests(call: Callable[[], Awaitable[T]]) -> T:
 
     :raises ClusterRefused: it has refused them for half a minute
     """
-    backoff = ExponentialBackoff(_PAUSE_SECONDS, _PAUSE_SECONDS, jitter=True)
     refused_since: float | None = None
     logged = ""
     while True:
@@ -182,8 +181,8 @@ async def retry_requests(call: Callable[[], Awaitable[T]]) -> T:
                 raise
             if (text := str(error)) != logged:  # once: thousands of triggers may have the same error
                 logged = text
-                log.warning("%s. Retrying", text.rstrip("."))
-            await asyncio.sleep(backoff.next_pause())
+                log.warning("%s Retrying", as_sentence(text))
+            await asyncio.sleep(pause_seconds(1, first_seconds=_PAUSE_SECONDS))
 
 
 async def read_pod_secrets(api: AsyncPodApi, pod_name: str) -> PodSecrets | None:

@@ -18,6 +18,7 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage
 from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
+from airflow_asyncaction.retrying import as_sentence
 from airflow_asyncaction.runners.pods.api_requests import ClusterError, ClusterRefused
 from airflow_asyncaction.runners.pods.exit_status import Pod, should_keep_pod
 from airflow_asyncaction.runners.pods.lifecycle import PodLifecycle
@@ -179,7 +180,7 @@ class DeferredPod:
         except Superseded:
             raise
         except ServerError as error:  # the server no longer knows the action, so nothing else cleans up
-            self._log.warning("%s. Deleting the pod", str(error).rstrip("."))
+            self._log.warning("%s Deleting the pod", as_sentence(str(error)))
             await self._delete_killed()
             return
         if view is None:
