@@ -85,7 +85,7 @@ class PodApi:
         return parse_response(request, status, body)
 
     def open_stream(self, request: ApiRequest) -> ResponseStream:
-        """Return a response that is read piece by piece.
+        """Return a response whose body is streamed.
 
         :raises ClusterError: the request failed
         """
@@ -98,7 +98,7 @@ class PodApi:
 
 
 class ResponseStream:
-    """The body of a response, as it comes. A context manager that closes the connection."""
+    """Streamed body of a response. A context manager that closes the connection."""
 
     def __init__(self, response: Any) -> None:
         self._response = response
@@ -121,7 +121,7 @@ class ResponseStream:
             raise describe_unreachable(error) from error
 
     def interrupt(self) -> None:
-        """End the iteration in another thread, as far as urllib3 can: else the connection's end does."""
+        """End the iteration in another thread. If urllib3 cannot, it ends with the connection."""
         if hasattr(self._response, "shutdown"):
             with suppress(HTTPError, OSError, ValueError, RuntimeError):
                 self._response.shutdown()

@@ -98,7 +98,7 @@ class AsyncPodApi:
 
     @asynccontextmanager
     async def open_stream(self, request: ApiRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open a response that is read piece by piece.
+        """Open a response whose body is streamed.
 
         :raises ClusterError: the request failed, or the connection broke
         """
@@ -107,7 +107,7 @@ class AsyncPodApi:
 
     @asynccontextmanager
     async def _response(self, request: ApiRequest) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Yield a response that is no error, or one that the request ignores."""
+        """Yield a response that is successful, or whose status the request ignores."""
         try:
             response: aiohttp.ClientResponse = await request.call(await self._connect())
         except (*_NO_RESPONSE, RuntimeError) as error:  # RuntimeError: the session was closed
@@ -186,7 +186,7 @@ async def retry_requests(call: Callable[[], Awaitable[T]]) -> T:
 
 
 async def read_pod_secrets(api: AsyncPodApi, pod_name: str) -> PodSecrets | None:
-    """Return the secrets of the action of a pod, which a trigger's arguments must not have.
+    """Return the secrets of a pod's action, which must not be in the arguments of a trigger.
 
     ``None`` if the pod is gone.
 
@@ -197,7 +197,7 @@ async def read_pod_secrets(api: AsyncPodApi, pod_name: str) -> PodSecrets | None
     try:
         secret = await api.send(api.requests.read_secret(pod_name))
     except ClusterRefused as refused:
-        refusal = refused  # they may be in the pod itself
+        refusal = refused  # the secrets may be in the pod itself
     if secret is None:
         pod = await api.send(api.requests.read_pod(pod_name))
         if pod is None:

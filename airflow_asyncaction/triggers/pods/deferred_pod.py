@@ -57,7 +57,7 @@ class WorkerRequired(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeferredPodOptions:
-    """What a trigger knows about its pod.
+    """Arguments of a trigger that describe its pod.
 
     :param start_by: when the container must have started
     :param on_finish: what to do with the pod at its end: an ``on_finish_action`` of KubernetesPodOperator
@@ -79,7 +79,7 @@ class DeferredPodOptions:
 
 
 class DeferredPod:
-    """One pod, from the task's deferral to its end.
+    """Follows one pod from the task's deferral to the pod's end.
 
     Purpose: it costs nothing while nothing happens. The watch calls :meth:`pod_changed`.
 
