@@ -61,13 +61,41 @@ def pause_seconds(
     *,
     first_seconds: float = FIRST_PAUSE_SECONDS,
     longest_seconds: float = LONGEST_PAUSE_SECONDS,
+    jitter: bool = True,
 ) -> float:
-    """Return how long to pause after some failures in a row: exponential backoff with jitter.
+    """Return how long to pause after a number of failures in a row: exponential backoff.
 
-    The pause doubles with each failure, less up to a half at random.
+    The pause doubles with each failure.
+
+    :param jitter: shorten each pause at random, down to its half, so that many clients do not retry at once
     """
     doublings = min(max(failures, 1) - 1, _MOST_DOUBLINGS)
-    return min(first_seconds * 2.0**doublings, longest_seconds) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+    pause = min(first_seconds * 2.0**doublings, longest_seconds)
+    return pause * random.uniform(0.5, 1.0) if jitter else pause  # noqa: S311 - not a secret
+
+
+class ExponentialBackoff:
+    """Counts failures in a row, and returns the :func:`pause_seconds` after each."""
+
+    def __init__(self, first_seconds: float, longest_seconds: float, *, jitter: bool = False) -> None:
+        self._first_seconds = first_seconds
+        self._longest_seconds = longest_seconds
+        self._jitter = jitter
+        self._failures = 0
+
+    def reset(self) -> None:
+        """Begin with the first pause again, after a success."""
+        self._failures = 0
+
+    def next_pause(self) -> float:
+        """Return the next pause, in seconds."""
+        self._failures += 1
+        return pause_seconds(
+            self._failures,
+            first_seconds=self._first_seconds,
+            longest_seconds=self._longest_seconds,
+            jitter=self._jitter,
+        )
 
 
 def backoff(

@@ -12,7 +12,7 @@ _running: set[asyncio.Task[None]] = set()
 
 
 async def run_uncancelled(work: Coroutine[Any, Any, None]) -> None:
-    """Wait for some work, however often this is cancelled, and raise what it raises.
+    """Wait for a coroutine to finish, however often this is cancelled, and raise what it raises.
 
     The triggerer cancels a trigger, and with it its ``on_kill()``, every second until it has ended. So the
     work runs in a task of its own.

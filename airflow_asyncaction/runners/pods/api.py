@@ -16,6 +16,7 @@ from kubernetes import client as k8s
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from airflow_asyncaction.retrying import ExponentialBackoff, as_sentence
 from airflow_asyncaction.runners.pods.api_requests import (
     ApiRequest,
     ClusterUnavailable,
@@ -23,7 +24,6 @@ from airflow_asyncaction.runners.pods.api_requests import (
     describe_unreachable,
     parse_response,
 )
-from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class PodApi:
                     raise RequestAbandoned(str(error)) from error
                 pause = min(backoff.next_pause(), left)
                 limit = "" if math.isinf(left) else f", for at most {left:.0f} s"
-                log.warning("%s. Retrying in %.1f s%s", str(error).rstrip("."), pause, limit)
+                log.warning("%s Retrying in %.1f s%s", as_sentence(str(error)), pause, limit)
                 time.sleep(pause)
 
     def send_once(self, request: ApiRequest) -> Any:
@@ -85,7 +85,7 @@ class PodApi:
         return parse_response(request, status, body)
 
     def open_stream(self, request: ApiRequest) -> ResponseStream:
-        """Return a response that is read piece by piece.
+        """Return a response whose body is streamed.
 
         :raises ClusterError: the request failed
         """
@@ -98,7 +98,7 @@ class PodApi:
 
 
 class ResponseStream:
-    """The body of a response, as it comes. A context manager that closes the connection."""
+    """Streamed body of a response. A context manager that closes the connection."""
 
     def __init__(self, response: Any) -> None:
         self._response = response
@@ -121,7 +121,7 @@ class ResponseStream:
             raise describe_unreachable(error) from error
 
     def interrupt(self) -> None:
-        """End the iteration in another thread, as far as urllib3 can: else the connection's end does."""
+        """End the iteration in another thread. If urllib3 cannot, it ends with the connection."""
         if hasattr(self._response, "shutdown"):
             with suppress(HTTPError, OSError, ValueError, RuntimeError):
                 self._response.shutdown()

@@ -24,7 +24,6 @@ from airflow_asyncaction.runners.pods.log import (
     PodLine,
     ReadLog,
     follow_steps,
-    snapshot_steps,
 )
 from airflow_asyncaction.runners.pods.log_selection import LogOptions, LogSelection, LogSource
 
@@ -87,9 +86,8 @@ class ContainerLogs:
 
     def _copy(self, source: LogSource) -> None:
         reader = LogReader()
-        steps = follow_steps(reader, lambda: True) if source.has_ended else snapshot_steps()
         open_log = partial(self._open_log, container=source.container, **source.options)
-        copy_log(open_log, steps, reader, source.write)
+        copy_log(open_log, source.steps(reader), reader, source.write)
 
 
 class LogThread:

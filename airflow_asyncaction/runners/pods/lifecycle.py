@@ -39,9 +39,8 @@ _NODE_SILENCE = timedelta(seconds=30)
 class PodLifecycle:
     """The state of one pod between observations.
 
-    How it works: the caller watches the pod, and calls :meth:`observe` with each event, and from time to time
-    without one, because of the deadlines. It returns the exit once there is one, and the same one from then
-    on.
+    How it works: the caller watches the pod, and calls :meth:`observe` with each event, and periodically
+    without one, because of the deadlines. Once there is an exit, each call returns it.
 
     :param container: name of the base container
     :param start_by: when it must have started; ``None``: there is no deadline

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Container log: each line exactly once, up to the last one, across broken connections. No I/O.
 
-``runners.pods.container_logs`` reads logs in a worker as this says, ``triggers.pods.container_logs`` in a
-triggerer.
+``runners.pods.container_logs`` drives it in a worker, ``triggers.pods.container_logs`` in a triggerer.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
+from airflow_asyncaction.retrying import ExponentialBackoff
 from airflow_asyncaction.runners.pods.api_requests import ClusterError, ClusterRefused
-from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,14 @@ from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import TAIL_LINES
 from airflow_asyncaction.runners.pods.exit_status import list_ended_init_containers
 from airflow_asyncaction.runners.pods.lifecycle import PodLifecycle
-from airflow_asyncaction.runners.pods.log import LogPosition, PodLine
+from airflow_asyncaction.runners.pods.log import (
+    LogPosition,
+    LogReader,
+    LogSteps,
+    PodLine,
+    follow_steps,
+    snapshot_steps,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +52,10 @@ class LogSource:
     has_ended: bool
     options: dict[str, Any] = field(default_factory=dict)
     write: Callable[[PodLine], None]
+
+    def steps(self, reader: LogReader) -> LogSteps:
+        """Return the steps that copy the log: to its end, or as far as it is written now."""
+        return follow_steps(reader, lambda: True) if self.has_ended else snapshot_steps()
 
 
 class LogSelection:

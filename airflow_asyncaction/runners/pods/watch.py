@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watch of pods, which is opened again whenever it ends, breaks or expires.
+"""Watch of pods that is reopened whenever it ends, breaks or expires.
 
 :class:`WatchState` decides, and does no I/O. :class:`PodWatchThread` watches one pod from a worker,
 ``triggers.pods.watch`` all pods of a namespace.
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from queue import Empty, SimpleQueue
 
+from airflow_asyncaction.retrying import ExponentialBackoff
 from airflow_asyncaction.runners.pods.api import PodApi, ResponseStream
 from airflow_asyncaction.runners.pods.api_requests import (
     ClusterError,
@@ -23,7 +24,6 @@ from airflow_asyncaction.runners.pods.api_requests import (
     ClusterUnavailable,
     PodRequests,
 )
-from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 from airflow_asyncaction.runners.pods.exit_status import Pod
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class PodChange:
     """An event of a watch.
 
     :param kind: ``ADDED``, ``MODIFIED`` or ``DELETED``
-    :param pod: as it is now, or was last; ``None`` if that is unknown
+    :param pod: its current or last known state; ``None`` if that is unknown
     """
 
     kind: str

@@ -20,6 +20,7 @@ from kubernetes_asyncio import client as k8s
 from kubernetes_asyncio.config import ConfigException
 
 from airflow_asyncaction import settings
+from airflow_asyncaction.retrying import as_sentence, pause_seconds
 from airflow_asyncaction.runners.pods.api_requests import (
     ApiRequest,
     ClusterError,
@@ -29,7 +30,6 @@ from airflow_asyncaction.runners.pods.api_requests import (
     describe_unreachable,
     parse_response,
 )
-from airflow_asyncaction.runners.pods.backoff import ExponentialBackoff
 from airflow_asyncaction.runners.pods.spec import PodSecrets, parse_secrets
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class AsyncPodApi:
 
     @asynccontextmanager
     async def open_stream(self, request: ApiRequest) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open a response that is read piece by piece.
+        """Open a response whose body is streamed.
 
         :raises ClusterError: the request failed, or the connection broke
         """
@@ -107,7 +107,7 @@ class AsyncPodApi:
 
     @asynccontextmanager
     async def _response(self, request: ApiRequest) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Yield a response that is no error, or one that the request ignores."""
+        """Yield a response that is successful, or whose status the request ignores."""
         try:
             response: aiohttp.ClientResponse = await request.call(await self._connect())
         except (*_NO_RESPONSE, RuntimeError) as error:  # RuntimeError: the session was closed
@@ -169,7 +169,6 @@ async def retry_requests(call: Callable[[], Awaitable[T]]) -> T:
 
     :raises ClusterRefused: it has refused them for half a minute
     """
-    backoff = ExponentialBackoff(_PAUSE_SECONDS, _PAUSE_SECONDS, jitter=True)
     refused_since: float | None = None
     logged = ""
     while True:
@@ -182,12 +181,12 @@ async def retry_requests(call: Callable[[], Awaitable[T]]) -> T:
                 raise
             if (text := str(error)) != logged:  # once: thousands of triggers may have the same error
                 logged = text
-                log.warning("%s. Retrying", text.rstrip("."))
-            await asyncio.sleep(backoff.next_pause())
+                log.warning("%s Retrying", as_sentence(text))
+            await asyncio.sleep(pause_seconds(1, first_seconds=_PAUSE_SECONDS))
 
 
 async def read_pod_secrets(api: AsyncPodApi, pod_name: str) -> PodSecrets | None:
-    """Return the secrets of the action of a pod, which a trigger's arguments must not have.
+    """Return the secrets of a pod's action, which must not be in the arguments of a trigger.
 
     ``None`` if the pod is gone.
 
@@ -198,7 +197,7 @@ async def read_pod_secrets(api: AsyncPodApi, pod_name: str) -> PodSecrets | None
     try:
         secret = await api.send(api.requests.read_secret(pod_name))
     except ClusterRefused as refused:
-        refusal = refused  # they may be in the pod itself
+        refusal = refused  # the secrets may be in the pod itself
     if secret is None:
         pod = await api.send(api.requests.read_pod(pod_name))
         if pod is None:

@@ -22,7 +22,6 @@ from airflow_asyncaction.runners.pods.log import (
     PodLine,
     ReadLog,
     follow_steps,
-    snapshot_steps,
 )
 from airflow_asyncaction.runners.pods.log_selection import LogOptions, LogSelection, LogSource
 from airflow_asyncaction.runners.pods.spec import PodSecrets
@@ -157,9 +156,8 @@ class DeferredLogs:
 
     async def _copy(self, source: LogSource) -> None:
         reader = LogReader()
-        steps = follow_steps(reader, lambda: True) if source.has_ended else snapshot_steps()
         open_log = partial(self._open_log, container=source.container, **source.options)
-        await AsyncLogCopy(open_log, reader, source.write).run(steps)
+        await AsyncLogCopy(open_log, reader, source.write).run(source.steps(reader))
 
     def _write(self, line: PodLine) -> None:
         write_pod_line(self._log, replace(line, text=self._mask(line.text)))

@@ -18,6 +18,7 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage
 from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
+from airflow_asyncaction.retrying import as_sentence
 from airflow_asyncaction.runners.pods.api_requests import ClusterError, ClusterRefused
 from airflow_asyncaction.runners.pods.exit_status import Pod, should_keep_pod
 from airflow_asyncaction.runners.pods.lifecycle import PodLifecycle
@@ -56,7 +57,7 @@ class WorkerRequired(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeferredPodOptions:
-    """What a trigger knows about its pod.
+    """Arguments of a trigger that describe its pod.
 
     :param start_by: when the container must have started
     :param on_finish: what to do with the pod at its end: an ``on_finish_action`` of KubernetesPodOperator
@@ -78,7 +79,7 @@ class DeferredPodOptions:
 
 
 class DeferredPod:
-    """One pod, from the task's deferral to its end.
+    """Follows one pod from the task's deferral to the pod's end.
 
     Purpose: it costs nothing while nothing happens. The watch calls :meth:`pod_changed`.
 
@@ -179,7 +180,7 @@ class DeferredPod:
         except Superseded:
             raise
         except ServerError as error:  # the server no longer knows the action, so nothing else cleans up
-            self._log.warning("%s. Deleting the pod", str(error).rstrip("."))
+            self._log.warning("%s Deleting the pod", as_sentence(str(error)))
             await self._delete_killed()
             return
         if view is None:

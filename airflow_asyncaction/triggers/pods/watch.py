@@ -29,10 +29,14 @@ class PodObserver(Protocol):
     """Waits for a pod. The watch makes both calls: they must return at once, and raise nothing."""
 
     def pod_changed(self, event: str, pod: Pod) -> None:
-        """Take the pod as it is now. ``event``: ``ADDED``, ``MODIFIED``, or ``DELETED`` (how it was last)."""
+        """Handle a change to the pod.
+
+        :param event: ``ADDED``, ``MODIFIED``, or ``DELETED``
+        :param pod: its current state, or the last one before it was deleted
+        """
 
     def watch_refused(self, reason: str) -> None:
-        """Take note that the cluster does not allow watching here."""
+        """Handle a cluster that keeps refusing the watch."""
 
 
 class NamespaceWatch:
@@ -43,8 +47,8 @@ class NamespaceWatch:
     How it works: list, then watch from the list's resourceVersion (:class:`WatchState`). When that has
     expired (410 Gone), the pods are listed again, and the differences are reported as changes.
 
-    What it does not do: read pods that nobody observes. But it keeps all of them, trimmed, for late observers
-    and for the clean-up of orphaned pods.
+    Pods without an observer cost no call, but are kept as well, trimmed, for later observers and for the
+    clean-up of orphaned pods.
     """
 
     def __init__(self, api: AsyncPodApi) -> None:
@@ -63,7 +67,7 @@ class NamespaceWatch:
 
     @contextmanager
     def observed(self, uid: str, observer: PodObserver) -> Iterator[None]:
-        """Report each change to a pod to an observer from now on, and what is known already at once."""
+        """Report the pod, if it is known, and each later change to it to an observer."""
         self._observers.setdefault(uid, []).append(observer)
         try:
             if uid in self.pods:
