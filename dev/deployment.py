@@ -308,7 +308,7 @@ class Deployment:
         except subprocess.TimeoutExpired as error:
             said = b"".join(part for part in (error.stdout, error.stderr) if isinstance(part, bytes))
             log.write_bytes(said)
-            reason = f"airflow {' '.join(command)} has not ended after {error.timeout:g} s"
+            reason = f"airflow {' '.join(command)} did not end within {error.timeout:g} s"
             raise DeploymentError(reason, log, said.decode(errors="replace")[-4000:]) from error
         log.write_text(migrated.stdout + migrated.stderr)
         if migrated.returncode != 0:

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes.stream import stream
 from sqlalchemy import create_engine
 
 from dev.cluster import KUBECONFIG, Cluster
@@ -47,9 +49,11 @@ def cluster() -> Iterator[Cluster | None]:
 def scene(shared: SharedServices, cluster: Cluster | None, tmp_path: Path) -> Iterator[Scene]:
     folder = tmp_path / "marks"
     folder.mkdir()
+    stack = ExitStack()
     environ = {"ASYNCACTION_TEST_FOLDER": str(folder)}
     if cluster is not None:
-        environ |= {**cluster.environ, "ASYNCACTION_TEST_PODS": "1"}
+        port = stack.enter_context(served(folder))
+        environ |= {**cluster.environ, "ASYNCACTION_TEST_GO": f"http://{cluster.host}:{port}/go"}
     url = shared.migrated_postgres("upgrade")
     engine = create_engine(url)
     deployment = Deployment(
@@ -61,7 +65,7 @@ def scene(shared: SharedServices, cluster: Cluster | None, tmp_path: Path) -> It
         environ=environ,
         pods_reach_us_at=cluster.host if cluster else None,
     )
-    with ExitStack() as stack:
+    with stack:
         stack.callback(engine.dispose)
         command_lines = stack.enter_context(CommandLines())
         stack.enter_context(deployment)
@@ -78,18 +82,16 @@ def all_running(scene: Scene, task_id: str) -> Sequence[StoredAction] | None:
     return found if [action.state for action in found] == ["RUNNING"] * 5 else None
 
 
-def let_pods_go_on(cluster: Cluster) -> None:
-    for pod in cluster.core.list_namespaced_pod(cluster.namespace).items:
-        touch = stream(
-            cluster.core.connect_get_namespaced_pod_exec,
-            pod.metadata.name,
-            cluster.namespace,
-            container="base",
-            command=["touch", "/tmp/go"],
-            _preload_content=False,
-        )
-        touch.run_forever(timeout=30)
-        touch.close()
+@contextmanager
+def served(folder: Path) -> Iterator[int]:
+    """Serve a folder on all interfaces, for pods. Yield the port."""
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 def listed(scene: Scene) -> dict[str, Any]:
@@ -108,7 +110,6 @@ def test_ten_actions_outlive_an_upgrade_and_a_downgrade(scene: Scene, cluster: C
     after = {task: eventually(lambda: all_running(scene, task), f"five of {task} go on") for task in tasks}  # noqa: B023
     if cluster is not None:
         assert [each.id for each in after["pod"]] == [each.id for each in before["pod"]]
-        let_pods_go_on(cluster)
     (scene.folder / "go").touch()
     assert scene.end_of("upgrading") == "success"
     for task in tasks:

@@ -12,14 +12,15 @@ from airflow.sdk import DAG, task
 from airflow_asyncaction.operators import KubeActionOperator, LocalActionOperator
 
 WAIT = 'until [ -e "$ASYNCACTION_TEST_FOLDER/go" ]; do sleep 0.2; done'
-POD_WAIT = "until [ -e /tmp/go ]; do sleep 0.2; done; echo went on"
+GO = os.environ.get("ASYNCACTION_TEST_GO")
+"""URL that exists as soon as pods may go on; unset without a cluster."""
 RETRIED: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=1)}
 
 with DAG("upgrading", schedule=None, default_args=RETRIED):
     LocalActionOperator.partial(task_id="local").expand(command=[["sh", "-c", WAIT]] * 5)
-    if "ASYNCACTION_TEST_PODS" in os.environ:
+    if GO:
         KubeActionOperator.partial(task_id="pod", image="busybox", deferrable=True).expand(
-            cmds=[["sh", "-c", POD_WAIT]] * 5
+            cmds=[["sh", "-c", f"until wget -q -O /dev/null {GO}; do sleep 0.5; done"]] * 5
         )
 
 with DAG("short", schedule=None):
