@@ -11,6 +11,7 @@ operators, go on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 
@@ -127,6 +128,18 @@ def describe(missing: Sequence[str]) -> str:
         f" {installed} lacks {', '.join(missing)}. Install a release of airflow-asyncaction for this Airflow,"
         f" or return to Airflow {SUPPORTED[-1]}."
     )
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Import internals in the block. If one is missing, the error says which, and what to do.
+
+    :raises ImportError: with the sentence of :func:`describe`
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(f"{describe([f'parts of {error.name}'])} Details: {error.msg}") from error
 
 
 def _missing(used: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ast
 import logging
+import subprocess
+import sys
 import tomllib
 import urllib.error
 import urllib.request
@@ -66,6 +68,23 @@ def test_tasks_fail_with_the_reason(url: str) -> None:
     with pytest.raises(ServerError, match=f"lacks {GONE}") as refused:
         TaskHook(f"{url}/async").register("ti", "nonce", ActionSpec(type="t", runner="local"))
     assert refused.value.status == 403
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("airflow.sdk.bases.operator", "TRIGGER_FAIL_REPR"),
+        ("airflow.sdk._shared.secrets_masker", "_secrets_masker"),
+    ],
+)
+def test_a_dag_file_cannot_import_operators_and_says_why(module: str, name: str) -> None:
+    program = f"import {module} as m\ndel m.{name}\nimport airflow_asyncaction.operators.local"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: airflow-asyncaction")
+    assert name in last
+    assert "supports Airflow 3.3 and 3.4" in last
 
 
 def test_the_installed_airflow_lacks_nothing() -> None:

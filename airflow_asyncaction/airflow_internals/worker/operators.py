@@ -15,12 +15,15 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.bases.operator import OPERATOR_DEFAULTS, TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.configuration import conf
-from airflow.sdk.definitions.mappedoperator import OperatorPartial
-from airflow.sdk.definitions.param import ParamsDict
 
+from airflow_asyncaction.airflow_internals import compatibility
 from airflow_asyncaction.airflow_internals.worker.task_process import has_listeners
+
+with compatibility.explained():
+    from airflow.sdk.bases.operator import OPERATOR_DEFAULTS, TRIGGER_FAIL_REPR, TriggerFailureReason
+    from airflow.sdk.definitions.mappedoperator import OperatorPartial
+    from airflow.sdk.definitions.param import ParamsDict
 
 __all__ = [
     "OPERATOR_DEFAULTS",

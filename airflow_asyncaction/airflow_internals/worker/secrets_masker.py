@@ -16,7 +16,10 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from airflow.sdk._shared.secrets_masker import _secrets_masker
+from airflow_asyncaction.airflow_internals import compatibility
+
+with compatibility.explained():
+    from airflow.sdk._shared.secrets_masker import _secrets_masker
 
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 
