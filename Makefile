@@ -43,7 +43,7 @@ test: $(READY) ## Run all tests in WORKERS=3 processes, or those of ARGS="-k nam
 .PHONY: test-next
 test-next: ## Run unit and integration tests, and a deployment with Dags, on the newest pre-release of Airflow
 	@$(MAKE) test AIRFLOW=next WORKERS=$(WORKERS) \
-	  ARGS="tests/unit tests/integration tests/system/test_examples.py tests/system/test_loops.py $(ARGS)"
+	  ARGS="tests/unit tests/integration tests/system/test_examples.py tests/system/test_loops.py tests/system/test_loop_pods.py $(ARGS)"
 
 .PHONY: nightly
 nightly: $(READY) ## Run all tests with more generated inputs and larger tables

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,6 +196,11 @@ class AirflowApi:
         task: Any = key.task_id if key.map_index < 0 else [key.task_id, key.map_index]
         body = {"dry_run": False, "dag_run_id": key.run_id, "task_ids": [task], "only_failed": False}
         self._call("POST", f"/dags/{key.dag_id}/clearTaskInstances", body=body)
+
+    def clear_instances(self, dag_id: str, run_id: str, ids: Sequence[str]) -> None:
+        """Clear task instances by id, such as those of one iteration of a loop (Airflow 3.4)."""
+        body = {"dry_run": False, "dag_run_id": run_id, "task_instance_ids": list(ids), "only_failed": False}
+        self._call("POST", f"/dags/{dag_id}/clearTaskInstances", body=body)
 
     def set_state(self, key: TaskKey, state: str) -> None:
         """Mark a task instance ``success`` or ``failed``."""

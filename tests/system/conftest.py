@@ -42,7 +42,8 @@ LAST = (
 """Modules that disturb others run after them, and those that check everything run last."""
 
 LOOP_DAGS = [HERE / "loop_dags"] if HAS_REGIONS else []
-collect_ignore = [] if HAS_REGIONS else ["test_loops.py"]
+LOOP_POD_DAGS = [HERE / "loop_pod_dags"] if HAS_REGIONS else []
+collect_ignore = [] if HAS_REGIONS else ["test_loops.py", "test_loop_pods.py"]
 
 PAGES = ("page_leave", "page_harm", "page_silent", "page_talk")
 """Dags whose finished runs are shown in tests of the page."""
@@ -210,7 +211,7 @@ def kube(shared: SharedServices, tmp_path_factory: pytest.TempPathFactory) -> It
         engine = create_engine(url)
         deployment = Deployment(
             home,
-            dags=[HERE / "kube_dags"],
+            dags=[HERE / "kube_dags", *LOOP_POD_DAGS],
             database_url=url,
             is_migrated=True,
             config={

@@ -41,6 +41,26 @@ def test_each_iteration_has_actions_of_its_own(scene: Scene) -> None:
     assert messages == {iteration: f"iteration {iteration}" for iteration in range(3)}
 
 
+def test_a_cleared_iteration_runs_again_alone(scene: Scene) -> None:
+    scene.end_of("loops")
+    instances = scene.api.task_instances("loops", scene.runs["loops"])
+    (second,) = (
+        each["id"]
+        for each in instances
+        if each["task_id"] == "body.echo" and each["loop_iteration"]["iteration"] == 1
+    )
+    scene.api.clear_instances("loops", scene.runs["loops"], [second])
+
+    def tries() -> list[tuple[int, int, str]]:
+        found = (each for each in actions(scene, "loops") if each["taskId"] == "body.echo")
+        return sorted((each["iteration"], each["attempt"], each["status"]) for each in found)
+
+    expected = [(0, 1, "SUCCESS"), (1, 1, "SUCCESS"), (1, 2, "SUCCESS"), (2, 1, "SUCCESS")]
+    eventually(lambda: tries() == expected, "the second iteration runs again")
+    assert scene.end_of("loops") == "success"
+    assert tries() == expected
+
+
 def test_an_iteration_that_fails_is_tried_again_alone(scene: Scene) -> None:
     assert scene.end_of("retried_loops") == "success"
     found = actions(scene, "retried_loops")
