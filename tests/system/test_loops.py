@@ -15,7 +15,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture(scope="module", autouse=True)
 def runs(shared_scene: Scene) -> None:
-    dag_ids = ("loops", "retried_loops", "stopped_loops")
+    dag_ids = ("loops", "retried_loops", "stopped_loops", "waiting_loops", "waiting_mapped_loops")
     shared_scene.api.wait_for_dags(set(dag_ids))
     shared_scene.trigger(*dag_ids)
 
@@ -81,3 +81,15 @@ def test_a_stop_reaches_the_iteration(scene: Scene) -> None:
     assert scene.end_of("stopped_loops") == "failed"
     ends = {(each["iteration"], each["mapIndex"]): each["status"] for each in actions(scene, "stopped_loops")}
     assert ends == {(0, 0): "SUCCESS", (0, 1): "SUCCESS", (1, 0): "SUCCESS", (1, 1): "STOPPED"}
+
+
+@pytest.mark.parametrize("dag_id", ["waiting_loops", "waiting_mapped_loops"])
+def test_a_stop_keeps_an_iteration_from_its_next_try(scene: Scene, dag_id: str) -> None:
+    def failed() -> dict[str, Any] | None:
+        return next((each for each in actions(scene, dag_id) if each["status"] == "ERROR"), None)
+
+    action = eventually(failed, "the second iteration fails")
+    assert action["iteration"] == 1
+    scene.api.asyncaction("PUT", f"/actions/{action['uuid']}/stop")
+    assert scene.end_of(dag_id) == "failed"
+    assert {each["attempt"] for each in actions(scene, dag_id)} == {1}

@@ -11,6 +11,8 @@ from airflow.sdk import DAG, task, task_group
 from airflow_asyncaction.job import current_job
 from airflow_asyncaction.operators import LocalActionOperator
 
+FAILS: dict[str, Any] = {"retries": 1, "retry_delay": timedelta(hours=1)}
+
 
 def loop(group: Any, *, max_iterations: int) -> None:
     group.loop(max_iterations=max_iterations)  # the types are those of Airflow 3.3, which has no loops
@@ -58,3 +60,21 @@ with DAG("stopped_loops", schedule=None):
         )
 
     loop(sleeps, max_iterations=2)
+
+with DAG("waiting_loops", schedule=None):
+
+    @task_group
+    def waits() -> None:
+        LocalActionOperator(task_id="waits", command=["sh", "-c", "exit {{ loop.index }}"], **FAILS)
+
+    loop(waits, max_iterations=2)
+
+with DAG("waiting_mapped_loops", schedule=None):
+
+    @task_group
+    def waits_mapped() -> None:
+        LocalActionOperator.partial(task_id="waits", **FAILS).expand(
+            command=[["true"], ["sh", "-c", "exit {{ loop.index }}"]]
+        )
+
+    loop(waits_mapped, max_iterations=2)
