@@ -13,7 +13,7 @@ PIECE_CHARS = 64 * 1024
 """Longer lines are split into pieces of this length."""
 
 UPDATE_SECONDS = 1.0
-"""How often a line that overwrites itself (a progress bar) is shown before its end, at most."""
+"""Minimum interval at which a line that overwrites itself (a progress bar) is shown before its end."""
 
 _HELD_CHARS = 4 * 1024
 """Characters of an unfinished line that are held back, so that a secret of this length is not split."""
@@ -35,8 +35,8 @@ class OutputSplitter:
     def __init__(self, mask: Callable[[str], str] = str) -> None:
         self._mask = mask
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""  # the line that has no end yet ...
-        self._returned = False  # ... or a carriage return as its last character
+        self._rest = ""  # the unfinished line
+        self._returned = False  # whether a carriage return followed it
         self._updated_at: float | None = None
 
     def feed(self, data: bytes, now: float) -> list[str]:
@@ -103,7 +103,7 @@ class OutputSplitter:
 
 
 class OutputPipe:
-    """The reading end of a process's stdout or stderr.
+    """Read end of a process's stdout or stderr.
 
     A signal handler may interrupt any method and call the same methods. So bytes are read and stored in one
     step, and only one frame at a time splits lines: none is lost or out of order.
@@ -130,7 +130,7 @@ class OutputPipe:
         return not self.at_end and len(self._chunks) < BACKLOG_CHUNKS
 
     def receive(self) -> bool:
-        """Read once without waiting; return whether anything was read, even the end."""
+        """Read once without blocking; return whether anything was read, even the end of file."""
         try:
             # One call into C: no signal handler can run between reading and storing.
             self._chunks.extend(map(os.read, (self.fd,), (READ_BYTES,)))
@@ -141,7 +141,7 @@ class OutputPipe:
         return True
 
     def split(self) -> None:
-        """Split what was read into lines, unless a frame below is doing so."""
+        """Split what was read into lines, unless an outer frame is doing so."""
         if self._is_splitting:
             return
         self._is_splitting = True
@@ -153,6 +153,6 @@ class OutputPipe:
             self._is_splitting = False
 
     def flush(self) -> None:
-        """Take what followed the last newline as a line: the output has ended."""
+        """Append what followed the last newline as a line: the output has ended."""
         if not self._is_splitting:
             self.lines.extend(self._splitter.flush())
