@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Container log: each line exactly once, up to the last one, across broken connections. No I/O.
+"""Container log reader: yields each line exactly once, across broken connections. No I/O.
 
 ``runners.pods.container_logs`` drives it in a worker, ``triggers.pods.container_logs`` in a triggerer.
 """
@@ -104,7 +104,7 @@ class Pause:
 class LogReader:
     """Splits the bytes of a log into lines, and drops those that an earlier read has returned.
 
-    How it works: call :meth:`begin` for each read, and :meth:`feed` for each of its pieces. Lines that are
+    How it works: call :meth:`begin` for each read, and :meth:`feed` for each of its chunks. Lines that are
     clearly older than the newest time stamp are known. Lines close to it are compared. Clocks differ, so a
     read that does not reach back to a known line may miss some: it :attr:`has_gap`, yields nothing, and the
     whole log must be read.
@@ -136,18 +136,18 @@ class LogReader:
 
     @property
     def is_behind(self) -> bool:
-        """Whether this read has reached no known line, though there are some: see :attr:`has_gap`."""
+        """Whether this read has not reached a known line yet: see :attr:`has_gap`."""
         return self.has_gap or not self._reaches_back
 
     def since_seconds(self, now: datetime) -> int | None:
-        """Return the ``since_seconds`` that cover all new lines, and a few known ones."""
+        """Return the ``since_seconds`` that covers all new lines and a few known ones."""
         if self._newest_ns < 0:
             return None
         age_seconds = (now - _moment(self._newest_ns)).total_seconds()
         return math.ceil(max(0.0, age_seconds)) + _SINCE_MARGIN_SECONDS
 
     def begin(self, *, reads_all: bool) -> None:
-        """Begin a read. Drop an incomplete line: it is read again."""
+        """Begin a read. Discard an incomplete line, which is read again."""
         self._rest = bytearray()
         self._cut_bytes = 0
         self._reaches_back = reads_all or self._newest_ns < 0
@@ -157,7 +157,7 @@ class LogReader:
         self._known_of_before = self._of_before
 
     def feed(self, chunk: bytes) -> Iterator[PodLine]:
-        """Yield the new lines that a piece completes."""
+        """Yield the new lines that a chunk completes."""
         start = 0
         while not self.has_gap and (end := chunk.find(b"\n", start)) >= 0:
             self._keep(chunk[start:end])
@@ -166,7 +166,7 @@ class LogReader:
         self._keep(chunk[start:])
 
     def classify_failure(self, error: ClusterError) -> LogReadResult:
-        """Return how a read ended that failed; log the first refusal."""
+        """Return the result of a failed read; log the first refusal."""
         if not isinstance(error, ClusterRefused):
             return LogReadResult.BROKE
         if error.status in _NO_LOG:
@@ -187,15 +187,15 @@ class LogReader:
         self._cut_bytes += max(0, len(part) - max(0, room))
 
     def _completed(self) -> Iterator[PodLine]:
-        stamp, _, said = bytes(self._rest).partition(b" ")
-        cut_bytes = self._cut_bytes + max(0, len(said) - MAX_LINE_BYTES)
+        stamp, _, content = bytes(self._rest).partition(b" ")
+        cut_bytes = self._cut_bytes + max(0, len(content) - MAX_LINE_BYTES)
         self._rest.clear()
         self._cut_bytes = 0
         try:
             ns = _ns_of(stamp.decode("ascii"))
         except ValueError:
             return
-        text = said[:MAX_LINE_BYTES].decode("utf-8", "replace").removesuffix("\r")
+        text = content[:MAX_LINE_BYTES].decode("utf-8", "replace").removesuffix("\r")
         if cut_bytes:
             text += f" [{cut_bytes} bytes are cut]"
         if self._is_new(ns, text):
@@ -310,7 +310,7 @@ def _second(moment: str, zone: str) -> int:
 
 
 def _ns_of(stamp: str) -> int:
-    """Return the nanoseconds since 1970, to compare by: time stamps may omit trailing zeros.
+    """Return the nanoseconds since 1970: the text does not sort, since it may omit trailing zeros.
 
     :raises ValueError: the time stamp is invalid
     """

@@ -34,9 +34,9 @@ MASKED_SECRETS = "MASKED_SECRETS"
 
 @dataclass(frozen=True)
 class PodSecrets:
-    """The secrets of an action, which the cluster keeps beside its pod.
+    """The secrets of an action, which the cluster stores with its pod.
 
-    :param known: other secrets that the pod was given, to be masked in the task log
+    :param known: other secrets that the pod contains, to be masked in the task log
     """
 
     job: str = field(repr=False)
@@ -59,7 +59,7 @@ def add_job(
 
     All containers get the variables, but not the task key. The pod runs once: Airflow retries the task.
 
-    :param task_key: allows other processes than the worker to watch the pod
+    :param task_key: lets processes other than the worker watch the pod
     :param secret_in_env: put both secrets into the pod in plain text, not into :func:`build_job_secret`
     :param on_finish: what to do with it at its end: an ``on_finish_action`` of KubernetesPodOperator
     """
@@ -86,11 +86,11 @@ def add_job(
 def build_job_secret(
     pod: k8s.V1Pod, info: JobInfo, *, task_key: str | None, known: Iterable[str] = ()
 ) -> k8s.V1Secret:
-    """Return the Secret of a pod that exists. It has the pod's name, and the cluster deletes it with the pod.
+    """Return the Secret of an existing pod. It has the pod's name, and the cluster deletes it with the pod.
 
     The pod's containers refer only to the job's secret in it.
 
-    :param known: other secrets that the pod was given: a trigger masks them in the task log
+    :param known: other secrets that the pod contains: a trigger masks them in the task log
     """
     owner = k8s.V1OwnerReference(
         api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid, controller=True
