@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def redacted_traceback(error: BaseException) -> str:
-    """Return the type and traceback of an error without its message, which may quote a job's data."""
+    """Return the type and traceback of an error without its message, which may contain a job's data."""
     names = [type(error).__name__]
     if isinstance(error, DBAPIError) and error.orig is not None:
         names.append(type(error.orig).__name__)

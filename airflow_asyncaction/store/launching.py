@@ -41,7 +41,7 @@ from airflow_asyncaction.store.operations import Operation
 
 RUN_GRACE = timedelta(minutes=1)
 """Grace period for a queued action without a Dag run: the run may still be being created."""
-_CREATION = timedelta(seconds=2)  # rarely longer; a second attempt to create the run is harmless
+_CREATION = timedelta(seconds=2)  # rarely takes longer; a second attempt to create the run is harmless
 _PAUSE_SECONDS = 0.1
 _BATCH = 200
 
@@ -244,8 +244,8 @@ def queue(database: Database, wanted: Launch, now: datetime) -> Queued:
 def _needs_run(database: Database, queued: Queued) -> bool:
     """Return whether this request must create the Dag run of an action.
 
-    The first request creates it. A repeated request first waits a moment for that, and creates the run itself
-    if the first request failed or its server died.
+    The first request creates it. A repeated request waits briefly for the run, and creates it itself if the
+    first request failed or its server died.
     """
     action = queued.action
     if queued.is_new or not action.state.is_waiting:
@@ -312,7 +312,7 @@ def _find_by_key(database: Database, wanted: Launch) -> ActionRecord:
         query = select(_columns.id).where(_columns.idempotency_digest == wanted.idempotency_digest)
         action_id = connection.scalar(query)
     if action_id is None:
-        raise ActionNotFound("The action of this Idempotency-Key was deleted.")
+        raise ActionNotFound("The action launched with this Idempotency-Key was deleted.")
     return find(database, action_id)
 
 

@@ -55,17 +55,17 @@ _SHOWN = select(
 )
 
 
-def _shown_but(instead: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
+def _replace_columns(replacements: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
     """Return the query for the shown columns, some of them replaced by other expressions."""
     columns = _SHOWN.selected_columns
     return select(
-        *(instead[each.name].label(each.name) if each.name in instead else each for each in columns)
+        *(replacements[each.name].label(each.name) if each.name in replacements else each for each in columns)
     )
 
 
 _WITHOUT_LARGE = dict.fromkeys(("arguments", "results", "agent", "masks"), null())
-_SHORT = _shown_but(_WITHOUT_LARGE)
-_LISTED = _shown_but(
+_SHORT = _replace_columns(_WITHOUT_LARGE)
+_LISTED = _replace_columns(
     {
         **_WITHOUT_LARGE,
         "status_details": null(),
@@ -333,27 +333,27 @@ def _ranges(wanted: Filter, dag_ids: Collection[str] | None) -> list[list[Any]]:
     dags = dag_ids
     if wanted.dag_id is not None:
         dags = [wanted.dag_id] if dag_ids is None or wanted.dag_id in dag_ids else []
-    are_theirs: list[Any] = []
+    in_dags: list[Any] = []
     if dags is not None:
         if len(dags) * len(states) <= _MAX_RANGES:
             return [
                 [_columns.dag_id == dag, _columns.state == state] for dag in sorted(dags) for state in states
             ]
-        are_theirs = [_columns.dag_id.in_(dags)]
+        in_dags = [_columns.dag_id.in_(dags)]
     if wanted.type is not None or wanted.states:
-        return [[_columns.state == state, *are_theirs] for state in states]
-    return [are_theirs]
+        return [[_columns.state == state, *in_dags] for state in states]
+    return [in_dags]
 
 
 def _conditions(wanted: Filter, before: JobId | None) -> list[Any]:
-    given: Sequence[tuple[Any, Any]] = (
+    filters: Sequence[tuple[Any, Any]] = (
         (_columns.type, wanted.type),
         (_columns.run_id, wanted.run_id),
         (_columns.task_id, wanted.task_id),
         (_columns.map_index, wanted.map_index),
         (_columns.iteration, wanted.iteration),
     )
-    conditions = [column == value for column, value in given if value is not None]
+    conditions = [column == value for column, value in filters if value is not None]
     if before is not None:
         conditions.append(_columns.id < before)
     if wanted.since is not None:

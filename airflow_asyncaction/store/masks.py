@@ -72,9 +72,9 @@ def argument_columns(arguments: JsonText, masker: Masker = NO_SECRETS) -> dict[s
 
     Values of keys such as ``password`` are masked as well, as in Airflow's rendered fields.
     """
-    given = strict_json.loads(arguments)
-    shown = masker.json(_masked_by_name(given))
-    if shown == given:
+    unmasked = strict_json.loads(arguments)
+    shown = masker.json(_masked_by_name(unmasked))
+    if shown == unmasked:
         return {"arguments": arguments, "sealed_arguments": None}
     return {"arguments": strict_json.dumps(shown), "sealed_arguments": secret.encrypt(arguments)}
 

@@ -111,8 +111,8 @@ def initialize() -> None:
         airflow_metrics.initialize()
 
 
-def _harmless(emit: Callable[P, None]) -> Callable[P, None]:
-    """Return a function that does nothing if metrics are off, and logs errors."""
+def _without_raising(emit: Callable[P, None]) -> Callable[P, None]:
+    """Decorate a function so that it does nothing if metrics are off, and logs errors instead of raising."""
 
     @wraps(emit)
     def emit_if_on(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -130,7 +130,7 @@ def _warn_once(reason: str) -> None:
     log.warning("Could not send metrics; this is logged once. %s", reason)
 
 
-@_harmless
+@_without_raising
 def count_report(refused_with: str | None, latency: timedelta) -> None:
     """Count a report, and record its latency.
 
@@ -143,7 +143,7 @@ def count_report(refused_with: str | None, latency: timedelta) -> None:
     airflow_metrics.record_duration(REPORT_LATENCY.name, latency)
 
 
-@_harmless
+@_without_raising
 def count_end(action: Action) -> None:
     """Count an action that has ended, and record its duration."""
     tags = {"state": action.state.value.lower(), "type": _tag_value(action.type)}
@@ -153,7 +153,7 @@ def count_end(action: Action) -> None:
         airflow_metrics.record_duration(ACTION_DURATION.name, action.ended_at - since, tags)
 
 
-@_harmless
+@_without_raising
 def record_unended(counts: Mapping[State, int]) -> None:
     """Record the number of actions in each state that is not final."""
     # The total has no tags: servers without tags would overwrite the count of one state with the next.
@@ -170,5 +170,5 @@ def _count(metric: Metric, **tags: str) -> None:
 
 
 def _tag_value(text: str) -> str:
-    """Return a text as a tag value: characters that would end it are replaced."""
+    """Return a text as a tag value: invalid characters are replaced."""
     return airflow_metrics.tag_value(text)

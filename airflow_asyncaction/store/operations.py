@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations: reads Dags with the tag ``async-operation`` from Airflow's tables."""
+"""Operations: finds the Dags with the tag ``async-operation`` in Airflow's tables."""
 
 from __future__ import annotations
 

@@ -23,5 +23,5 @@ def ensure_pools(engine: Engine, slots: Mapping[str, int]) -> None:
     for name, count in slots.items():
         try:
             pools.create_or_resize(engine, name, count, _DESCRIPTION)
-        except IntegrityError:  # another process has created it in the meantime
+        except IntegrityError:  # another process has created the pool in the meantime
             pools.create_or_resize(engine, name, count, _DESCRIPTION)

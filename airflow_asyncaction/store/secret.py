@@ -41,7 +41,7 @@ def is_encrypting() -> bool:
 def decrypt(stored: str) -> str:
     """Decrypt a secret, with a cache.
 
-    :raises SecretUnreadable: its key is not in ``[core] fernet_key``, or no longer
+    :raises SecretUnreadable: its key is not, or no longer, in ``[core] fernet_key``
     """
     return decrypt_once(stored)
 
