@@ -269,7 +269,7 @@ class Guard:
         killing = now >= self._kill_at
         signum = signal.SIGKILL if killing else signal.SIGTERM
         children = self._children()
-        members = {pid for pid in children if _group_of(pid) == self._pid}
+        members = {pid for pid in children if _process_group(pid) == self._pid}
         if self._left_behind:
             self._left = max(self._left, len(children))
         # The id of a group with members is not reused; without members it may be another group's.
@@ -314,7 +314,7 @@ def _attempt(call: Callable[[int, int], None], target: int, argument: int) -> No
         pass
 
 
-def _group_of(pid: int) -> int:
+def _process_group(pid: int) -> int:
     try:
         return os.getpgid(pid)
     except OSError:

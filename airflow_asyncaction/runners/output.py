@@ -46,23 +46,23 @@ class OutputSplitter:
         """
         text = self._decoder.decode(data)
         if "\r" in text or self._returned:
-            return self._with_returns(text, now)
+            return self._feed_with_returns(text, now)
         *lines, rest = (self._rest + text).split("\n")
-        pieces = [piece for line in lines for piece in self._pieces(line)]
-        return pieces + self._keep(rest)
+        pieces = [piece for line in lines for piece in self._split_pieces(line)]
+        return pieces + self._hold_back(rest)
 
     def flush(self) -> list[str]:
         """Return what followed the last newline: the stream has ended."""
         rest = self._rest + self._decoder.decode(b"", final=True)
         self._decoder.reset()
         self._rest, self._returned = "", False
-        return self._pieces(rest) if rest else []
+        return self._split_pieces(rest) if rest else []
 
-    def _with_returns(self, text: str, now: float) -> list[str]:
+    def _feed_with_returns(self, text: str, now: float) -> list[str]:
         lines: list[str] = []
         for number, segment in enumerate(text.split("\n")):
             if number > 0:  # there is a newline before this segment
-                lines.extend(self._pieces(self._rest))
+                lines.extend(self._split_pieces(self._rest))
                 self._rest, self._returned = "", False
             self._add(segment, now, lines)
         return lines
@@ -75,16 +75,16 @@ class OutputSplitter:
                 continue
             if self._returned:
                 self._update(now, lines)
-            lines.extend(self._keep(self._rest + piece))
+            lines.extend(self._hold_back(self._rest + piece))
 
     def _update(self, now: float, lines: list[str]) -> None:
         due = self._updated_at is None or now - self._updated_at >= UPDATE_SECONDS
         if self._rest and due:
-            lines.extend(self._pieces(self._rest))
+            lines.extend(self._split_pieces(self._rest))
             self._updated_at = now
         self._rest, self._returned = "", False
 
-    def _keep(self, rest: str) -> list[str]:
+    def _hold_back(self, rest: str) -> list[str]:
         """Keep an unfinished line, and return the pieces that it has already filled."""
         pieces: list[str] = []
         if len(rest) > PIECE_CHARS + _HELD_CHARS:
@@ -95,7 +95,7 @@ class OutputSplitter:
         self._rest = rest
         return pieces
 
-    def _pieces(self, line: str) -> list[str]:
+    def _split_pieces(self, line: str) -> list[str]:
         line = self._mask(line)
         if len(line) <= PIECE_CHARS:
             return [line]

@@ -291,7 +291,7 @@ class Actions:
         before = rows.to_action(row)
         if without_v1(row, envelope.scheme):
             before = replace(before, accept_v1=False)
-        earlier = _earlier(connection, action_id, envelope.key) if is_resend else None
+        earlier = _find_earlier(connection, action_id, envelope.key) if is_resend else None
         decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
         match decision:
             case Duplicate():
@@ -316,7 +316,7 @@ class Actions:
         envelope: Envelope,
         now: datetime,
     ) -> None:
-        columns = reports.columns(row.id, envelope, now, kind=_kind(report, row))
+        columns = reports.columns(row.id, envelope, now, kind=_report_kind(report, row))
         changes.update(without_v1(row, envelope.scheme), report_count=row.report_count + 1)
         if report.status_details is not None and changes.get("status_details") is report.status_details:
             changes |= {"progress": report.progress, "message": report.message}
@@ -360,12 +360,12 @@ def _accepted(decision: Decision) -> Action:
     return decision.action
 
 
-def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
+def _find_earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
     row = connection.execute(_EARLIER, {"action_id": action_id, "report_key": key}).one_or_none()
     return None if row is None else Earlier(row.body_sha256, row.refused_with)
 
 
-def _kind(report: Report, row: Row[Any]) -> str:
+def _report_kind(report: Report, row: Row[Any]) -> str:
     if report.is_heartbeat:
         return "heartbeat"
     if report.status is None or State(row.state).is_end:  # the job may report its end again

@@ -211,7 +211,7 @@ def known_content(connection: Connection, file: FileRow) -> ContentRow | None:
     Equal md5 and challenge are not enough if the challenge was only announced: colliding content could then
     be substituted.
     """
-    for content in _of_digests(connection, file):
+    for content in _find_by_digests(connection, file):
         if file.size_bytes not in (None, content.size_bytes):
             continue
         if content.sha256 == file.sha256 or (file.sha256 is None and content.challenge_proven):
@@ -221,7 +221,7 @@ def known_content(connection: Connection, file: FileRow) -> ContentRow | None:
 
 def attach(connection: Connection, file: FileRow, content: ContentRow, now: datetime) -> ContentRow:
     """Attach a file to content, or to equal content that is already stored. Return the one used."""
-    for known in _of_digests(connection, file):
+    for known in _find_by_digests(connection, file):
         if (known.sha256, known.size_bytes) == (content.sha256, content.size_bytes):
             link(connection, file, known, now)
             return known
@@ -327,7 +327,7 @@ def _is_expired(before: datetime) -> ColumnElement[bool]:
     return or_(never_arrived, ~select(1).where(action_table.c.id == _files.action_id).exists())
 
 
-def _of_digests(connection: Connection, file: FileRow) -> list[ContentRow]:
+def _find_by_digests(connection: Connection, file: FileRow) -> list[ContentRow]:
     digests = {"md5": file.md5, "challenge": file.challenge, "store": file.store}
     return [ContentRow(*row) for row in connection.execute(_CONTENTS_OF_DIGESTS, digests)]
 

@@ -234,7 +234,7 @@ def queue(database: Database, wanted: Launch, now: datetime) -> Queued:
     action_id = JobId(str(uuid7()))
     try:
         with database.transaction() as connection:
-            connection.execute(insert(action_table), _row(action_id, wanted, now))
+            connection.execute(insert(action_table), _queued_columns(action_id, wanted, now))
             reports.add_message(connection, action_id, "queued", now, requested_by=wanted.requested_by)
     except IntegrityError:
         return Queued(_find_by_key(database, wanted), is_new=False)
@@ -277,7 +277,7 @@ def reconcile_queued(actions: Actions, now: datetime) -> None:
         found = connection.execute(_TO_RECONCILE, {"now": now, "missing_since": now - RUN_GRACE}).all()
     for row in found:
         with isolate_errors(row.id):
-            actions.apply_message(row.id, _message(row), now)
+            actions.apply_message(row.id, _reconcile_message(row), now)
             if row.run_state is None:
                 _free_key(actions.database, row.id)
 
@@ -290,7 +290,7 @@ def _free_key(database: Database, action_id: JobId) -> None:
         )
 
 
-def _message(row: Any) -> Due | Unlaunched:
+def _reconcile_message(row: Any) -> Due | Unlaunched:
     if row.run_state is None:
         return Unlaunched(State.STOPPED, "RunDeleted", "The Dag run was deleted or never created.")
     if row.run_state not in _ENDED_RUNS:
@@ -316,7 +316,7 @@ def _find_by_key(database: Database, wanted: Launch) -> ActionRecord:
     return find(database, action_id)
 
 
-def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
+def _queued_columns(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
     scheduled_at = wanted.scheduled_at
     is_later = scheduled_at is not None and scheduled_at > now
     return {

@@ -258,7 +258,7 @@ def find(database: Database, uuid: str, *, short: bool = False) -> ActionRecord:
     """
     query = _SHORT if short else _SHOWN
     with database.transaction() as connection:
-        row = connection.execute(query.where(_columns.id == _checked(uuid))).one_or_none()
+        row = connection.execute(query.where(_columns.id == _parse_id(uuid))).one_or_none()
     if row is None:
         raise _not_found(uuid)
     return ActionRecord(row)
@@ -270,7 +270,7 @@ def find_change(database: Database, uuid: str) -> Change:
     :raises ActionNotFound: the action does not exist
     """
     with database.transaction() as connection:
-        row = connection.execute(_CHANGED.where(_columns.id == _checked(uuid))).one_or_none()
+        row = connection.execute(_CHANGED.where(_columns.id == _parse_id(uuid))).one_or_none()
     if row is None:
         raise _not_found(uuid)
     return Change(row.dag_id, row.updated_at, State(row.state))
@@ -357,19 +357,19 @@ def _conditions(wanted: Filter, before: JobId | None) -> list[Any]:
     if before is not None:
         conditions.append(_columns.id < before)
     if wanted.since is not None:
-        conditions.append(_columns.id >= _first_id_of(wanted.since))
+        conditions.append(_columns.id >= _smallest_id(wanted.since))
     if wanted.until is not None:
-        conditions.append(_columns.id < _first_id_of(wanted.until))
+        conditions.append(_columns.id < _smallest_id(wanted.until))
     return conditions
 
 
-def _first_id_of(time: datetime) -> JobId:
+def _smallest_id(time: datetime) -> JobId:
     """Return the smallest UUIDv7 of a time."""
     ms = min(max(0, int(time.timestamp() * 1000)), 2**48 - 1)
     return JobId(str(UUID(int=ms << 80)))
 
 
-def _checked(uuid: str) -> JobId:
+def _parse_id(uuid: str) -> JobId:
     if not is_job_id(uuid):
         raise _not_found(uuid)
     return JobId(uuid.lower())

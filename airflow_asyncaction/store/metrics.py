@@ -146,7 +146,7 @@ def count_report(refused_with: str | None, latency: timedelta) -> None:
 @_without_raising
 def count_end(action: Action) -> None:
     """Count an action that has ended, and record its duration."""
-    tags = {"state": action.state.value.lower(), "type": _tag_value(action.type)}
+    tags = {"state": action.state.value.lower(), "type": airflow_metrics.tag_value(action.type)}
     _count(ACTIONS_ENDED, **tags)
     if action.ended_at is not None:
         since = action.started_at or action.created_at
@@ -167,8 +167,3 @@ def _count(metric: Metric, **tags: str) -> None:
     airflow_metrics.increment(metric.name, tags)
     if metric.suffix is not None:
         airflow_metrics.increment(f"{metric.name}.{tags[metric.suffix]}", tags)
-
-
-def _tag_value(text: str) -> str:
-    """Return a text as a tag value: invalid characters are replaced."""
-    return airflow_metrics.tag_value(text)

@@ -96,7 +96,7 @@ def find_unwatched(database: Database, *, older_than: timedelta, now: datetime) 
         with database.transaction() as connection:
             batch = _awaited(connection, after)
             unwatched = _unwatched(connection, batch)
-        yield from (_described(row) for row in unwatched if row.updated_at < now - older_than)
+        yield from (_to_unwatched(row) for row in unwatched if row.updated_at < now - older_than)
         if len(batch) < _BATCH:
             return
         after = batch[-1].id
@@ -231,5 +231,5 @@ def _unwatched(connection: Connection, batch: Sequence[Row[Any]]) -> list[Row[An
     return [row for row in unwatched if row.id not in adopted]
 
 
-def _described(row: Row[Any]) -> Unwatched:
+def _to_unwatched(row: Row[Any]) -> Unwatched:
     return Unwatched(row.id, row.type, row.dag_id, row.run_id, row.task_id, row.map_index)

@@ -46,7 +46,7 @@ def is_unclaimed_success(
         connection, row.ti_id, try_number=task.try_number - 1, max_tries=task.max_tries
     ):
         return False
-    done_at = _done_at(connection, action)
+    done_at = _find_done_at(connection, action)
     return done_at is not None and done_at > _created_at(task.id)
 
 
@@ -54,7 +54,7 @@ def _created_at(uuid7: UUID) -> datetime:
     return datetime.fromtimestamp((uuid7.int >> _UUID7_TIME_SHIFT) / 1000, UTC)
 
 
-def _done_at(connection: Connection, action: Action) -> datetime | None:
+def _find_done_at(connection: Connection, action: Action) -> datetime | None:
     if action.completion is Completion.REPORT:
         return action.ended_at
     query = select(func.min(_reports.received_at)).where(

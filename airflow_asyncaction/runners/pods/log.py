@@ -119,7 +119,7 @@ class LogReader:
         self.has_gap = False
         """Whether this read does not reach back to a known line: stop it."""
         self._is_refusal_logged = False
-        self._before_ns = _ns_of(position.stamp) if position.stamp else -1
+        self._before_ns = _parse_stamp(position.stamp) if position.stamp else -1
         self._of_before = position.of_stamp
         self._newest_ns = self._before_ns
         self._recent: deque[tuple[int, int]] = deque()
@@ -143,7 +143,7 @@ class LogReader:
         """Return the ``since_seconds`` that covers all new lines and a few known ones."""
         if self._newest_ns < 0:
             return None
-        age_seconds = (now - _moment(self._newest_ns)).total_seconds()
+        age_seconds = (now - _to_datetime(self._newest_ns)).total_seconds()
         return math.ceil(max(0.0, age_seconds)) + _SINCE_MARGIN_SECONDS
 
     def begin(self, *, reads_all: bool) -> None:
@@ -160,10 +160,10 @@ class LogReader:
         """Yield the new lines that a chunk completes."""
         start = 0
         while not self.has_gap and (end := chunk.find(b"\n", start)) >= 0:
-            self._keep(chunk[start:end])
-            yield from self._completed()
+            self._buffer(chunk[start:end])
+            yield from self._complete_line()
             start = end + 1
-        self._keep(chunk[start:])
+        self._buffer(chunk[start:])
 
     def classify_failure(self, error: ClusterError) -> LogReadResult:
         """Return the result of a failed read; log the first refusal."""
@@ -179,20 +179,20 @@ class LogReader:
     def finish(self) -> Iterator[PodLine]:
         """Yield the rest as a line: the log has ended."""
         if not self.has_gap:
-            yield from self._completed()
+            yield from self._complete_line()
 
-    def _keep(self, part: bytes) -> None:
+    def _buffer(self, part: bytes) -> None:
         room = MAX_LINE_BYTES + 64 - len(self._rest)
         self._rest += part[: max(0, room)]
         self._cut_bytes += max(0, len(part) - max(0, room))
 
-    def _completed(self) -> Iterator[PodLine]:
+    def _complete_line(self) -> Iterator[PodLine]:
         stamp, _, content = bytes(self._rest).partition(b" ")
         cut_bytes = self._cut_bytes + max(0, len(content) - MAX_LINE_BYTES)
         self._rest.clear()
         self._cut_bytes = 0
         try:
-            ns = _ns_of(stamp.decode("ascii"))
+            ns = _parse_stamp(stamp.decode("ascii"))
         except ValueError:
             return
         text = content[:MAX_LINE_BYTES].decode("utf-8", "replace").removesuffix("\r")
@@ -200,7 +200,7 @@ class LogReader:
             text += f" [{cut_bytes} bytes are cut]"
         if self._is_new(ns, text):
             self._note(ns, text)
-            yield PodLine(_moment(ns), text)
+            yield PodLine(_to_datetime(ns), text)
 
     def _is_new(self, ns: int, text: str) -> bool:
         if not self._reaches_back:
@@ -225,7 +225,7 @@ class LogReader:
             of_stamp = self.position.of_stamp + 1
         else:  # a line out of order
             of_stamp = self.position.of_stamp
-        self.position = LogPosition(_stamp_of(self._newest_ns), of_stamp)
+        self.position = LogPosition(_format_stamp(self._newest_ns), of_stamp)
         self.count += 1
         self._remember((ns, hash(text)))
         second, size = self._burst[-1]
@@ -309,7 +309,7 @@ def _second(moment: str, zone: str) -> int:
     return second
 
 
-def _ns_of(stamp: str) -> int:
+def _parse_stamp(stamp: str) -> int:
     """Return the nanoseconds since 1970: the text does not sort, since it may omit trailing zeros.
 
     :raises ValueError: the time stamp is invalid
@@ -321,10 +321,10 @@ def _ns_of(stamp: str) -> int:
     return _second(moment, zone) * _SECOND_NS + int((fraction or "").ljust(9, "0"))
 
 
-def _moment(ns: int) -> datetime:
+def _to_datetime(ns: int) -> datetime:
     return _EPOCH + timedelta(microseconds=ns // 1000)
 
 
-def _stamp_of(ns: int) -> str:
+def _format_stamp(ns: int) -> str:
     second, fraction = divmod(ns, _SECOND_NS)
-    return f"{_moment(second * _SECOND_NS):%Y-%m-%dT%H:%M:%S}.{fraction:09}Z"
+    return f"{_to_datetime(second * _SECOND_NS):%Y-%m-%dT%H:%M:%S}.{fraction:09}Z"

@@ -87,7 +87,7 @@ class LogSelection:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._are_init_logs_taken = False
         self.base = LogSource(
-            container=options.container, has_ended=True, write=partial(self._take, None, in_tail=True)
+            container=options.container, has_ended=True, write=partial(self._write_line, None, in_tail=True)
         )
         """The log of the base container."""
 
@@ -128,10 +128,10 @@ class LogSelection:
     def _init_source(
         self, name: str, *, in_tail: bool, has_ended: bool = True, options: dict[str, Any] | None = None
     ) -> LogSource:
-        write = partial(self._take, name, in_tail=in_tail)
+        write = partial(self._write_line, name, in_tail=in_tail)
         return LogSource(container=name, has_ended=has_ended, options=options or {}, write=write)
 
-    def _take(self, init_container: str | None, line: PodLine, *, in_tail: bool) -> None:
+    def _write_line(self, init_container: str | None, line: PodLine, *, in_tail: bool) -> None:
         if in_tail:
             self._tail.append(line.text)
         if init_container is not None:

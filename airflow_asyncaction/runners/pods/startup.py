@@ -137,7 +137,7 @@ def _running_init_container(pod: Pod) -> tuple[str, str] | None:
 
 def _select_newest(events: Iterable[Mapping[str, Any]], ignored: str) -> list[str]:
     """Return the newest warnings, each text once, after a newest event that an image is being pulled."""
-    newest_first = sorted(events, key=_moment_of, reverse=True)
+    newest_first = sorted(events, key=_last_observed_at, reverse=True)
     messages = [
         f"{event.get('reason')}: {get_message(event)}"
         for index, event in enumerate(newest_first)
@@ -152,7 +152,7 @@ def _is_warning(event: Mapping[str, Any], ignored: str) -> bool:
     return event.get("type") == "Warning" and not is_irrelevant
 
 
-def _moment_of(event: Mapping[str, Any]) -> str:
+def _last_observed_at(event: Mapping[str, Any]) -> str:
     """Return when an event last happened. The field depends on the reporter; all are UTC in one format."""
     series = event.get("series") or {}
     moments = (

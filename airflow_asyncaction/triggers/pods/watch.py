@@ -171,7 +171,7 @@ class NamespaceWatch:
         uid, trimmed = pod["metadata"]["uid"], trim_pod(pod)
         before = self.pods.get(uid)
         self.pods[uid] = trimmed
-        if before is None or _version_of(before) != _version_of(trimmed):
+        if before is None or _resource_version(before) != _resource_version(trimmed):
             self._notify(uid, event, trimmed)
 
     def _forget(self, uid: str, pod: Pod) -> None:
@@ -216,5 +216,5 @@ def get_watch(target: ClusterNamespace) -> NamespaceWatch:
     return watch
 
 
-def _version_of(pod: Pod) -> str:
+def _resource_version(pod: Pod) -> str:
     return str(pod["metadata"].get("resourceVersion"))
