@@ -67,7 +67,7 @@ class AdoptableRunner(Runner, Protocol):
         """Note that the action's job was started before: :meth:`run` must not start another one."""
 
     def detach(self) -> None:
-        """Make :meth:`run` return ``None`` soon: the worker has died, and the next try adopts the job."""
+        """Make :meth:`run` return ``None`` soon. The job keeps running, and the next try adopts it."""
 
 
 def drop_airflow_variables(environ: Mapping[str, str]) -> dict[str, str]:

@@ -53,8 +53,8 @@ def parse_status(text: bytes) -> GuardStatus:
     """Parse the guard's lines; ignore a last line that is incomplete."""
     facts = {line.split()[0]: line.split()[1:] for line in text.decode("ascii").split("\n")[:-1]}
 
-    def number(word: str) -> int | None:
-        return int(facts[word][0]) if word in facts else None
+    def number(event: str) -> int | None:
+        return int(facts[event][0]) if event in facts else None
 
     failed = facts.get("failed")
     return GuardStatus(
@@ -74,7 +74,7 @@ def encode_order(
     :raises ValueError: a part of it cannot be passed to a process
     """
     if not command:
-        raise ValueError("the command is empty")
+        raise ValueError("the command is an empty list")
     if any("=" in name or not name for name in environ):
         raise ValueError("a name in the environment is empty or contains '='")
     fields = [

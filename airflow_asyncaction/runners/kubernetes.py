@@ -171,7 +171,7 @@ class KubeRunner:
             log.warning("Pod %s or its Secret could not be deleted: %s", self._name, error)
 
     def detach(self) -> None:
-        """Make :meth:`run` return ``None`` soon: the pod keeps running, and the next try adopts it."""
+        """Make :meth:`run` return ``None`` soon. The pod keeps running, and the next try adopts it."""
         self._is_detached = True
         self._watch_thread.wake()
 
@@ -219,7 +219,7 @@ class KubeRunner:
                 return self._finish(exit_)
             if self._is_kept_running():
                 self._close()
-                message = "The job was asked to stop, but did not; its pod is kept"
+                message = "The job was asked to stop, but still runs. Its pod is kept"
                 self._exit = Exit(reason="Stopped", message=message, tail=self._logs.tail)
                 return self._exit
             is_time_up = watch_until is not None and time.monotonic() >= watch_until

@@ -40,7 +40,7 @@ from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
 
 RUN_GRACE = timedelta(minutes=1)
-"""Grace period for a queued action without a Dag run: the run may still be being created."""
+"""Grace period for a queued action without a Dag run: Airflow may still be creating the run."""
 _CREATION = timedelta(seconds=2)  # rarely takes longer; a second attempt to create the run is harmless
 _PAUSE_SECONDS = 0.1
 _BATCH = 200
@@ -169,9 +169,9 @@ def stop(
     fail_run: Callable[[ActionRecord], None],
     fail_task: Callable[[ActionRecord], None],
 ) -> ActionRecord:
-    """Ask the job of an action to stop. Do not launch a queued action, or retry a failed one.
+    """Ask the job of an action to stop. A queued action is then not launched, and a failed one not retried.
 
-    Airflow's audit log and the timeline of the action record the user.
+    Airflow's audit log and the timeline of the action record who requested the stop.
 
     :param requested_by: user name
     :param method: HTTP method or ``CLI``, for the audit log

@@ -44,7 +44,7 @@ _WATCHING = frozenset(
 )
 
 _columns = action_table.c
-# A range of the index on (awaited, id), however many actions are done.
+# A range of the index on (awaited, id): its cost does not grow with actions that are done.
 _AWAITED = (
     select(
         _columns.id,

@@ -53,7 +53,7 @@ class RemoteFollower:
     def on_look(self, look: Look) -> float:
         """Log new progress and log lines, and return the number of seconds until the next poll."""
         if self._failures:
-            self._log.info("The other deployment answers again.")
+            self._log.info("The other deployment is available again.")
         self._failures, self._last_code, self._unverified_at = 0, None, None
         if look.action is not None:
             self._log_progress(look.action.fields)

@@ -157,7 +157,7 @@ def parse_response(request: ApiRequest, status: int, body: bytes | str) -> Any:
 
 
 def describe_failure(status: int, body: bytes | str | None) -> ClusterError:
-    """Return the exception for a response that is an error, with advice where there is some."""
+    """Return the exception for an error response, with advice if there is any."""
     message = f"The Kubernetes API returned {status}: {add_advice(_parse_message(body), status)}"
     return ClusterUnavailable(message) if status in _TEMPORARY else ClusterRefused(message, status=status)
 

@@ -121,7 +121,7 @@ class PodLifecycle:
         if event == "DELETED":
             return self._describe_deletion(pod)
         if _is_lost(pod, now):
-            message = "The pod is being deleted, but its node does not answer"
+            message = "The pod is being deleted, but its node does not respond"
             return Exit(reason="NodeLost", message=message)
         if pod and not self.has_started and not pod["metadata"].get("deletionTimestamp"):
             stuck = self._find_start_failure(pod, now) or self._check_deadline(pod, now)

@@ -310,7 +310,7 @@ def _second(moment: str, zone: str) -> int:
 
 
 def _parse_stamp(stamp: str) -> int:
-    """Return the nanoseconds since 1970: the text does not sort, since it may omit trailing zeros.
+    """Return a time stamp as nanoseconds since 1970. Its text may omit trailing zeros, so it does not sort.
 
     :raises ValueError: the time stamp is invalid
     """

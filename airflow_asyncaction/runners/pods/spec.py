@@ -131,14 +131,14 @@ def _parse_known(data: Mapping[str, str]) -> frozenset[str]:
     try:
         return frozenset(map(str, json.loads(_decoded(data, MASKED_SECRETS))))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{MASKED_SECRETS} in the Secret was changed and is invalid") from error
+        raise ValueError(f"{MASKED_SECRETS} in the Secret was changed and is now invalid") from error
 
 
 def _decoded(data: Mapping[str, str], name: str) -> str:
     try:
         return base64.b64decode(data[name], validate=True).decode()
     except (binascii.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{name} in the Secret was changed and is invalid") from error
+        raise ValueError(f"{name} in the Secret was changed and is now invalid") from error
 
 
 def parse_manifest(
@@ -195,7 +195,7 @@ def _convert_job(job: Mapping[str, Any]) -> dict[str, Any]:
             )
     template = spec.get("template")
     if not isinstance(template, Mapping) or not isinstance(template.get("spec"), Mapping):
-        raise ValueError("The Job has no pod: add spec.template.spec")
+        raise ValueError("The Job has no pod template: add spec.template.spec")
     pod_metadata = dict(template.get("metadata") or {})
     pod_metadata["labels"] = {**(metadata.get("labels") or {}), **(pod_metadata.get("labels") or {})}
     for name in ("name", "namespace"):

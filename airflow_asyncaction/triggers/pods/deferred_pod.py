@@ -350,7 +350,7 @@ class DeferredPod:
             except ClusterRefused as refused:
                 raise WorkerRequired(str(refused)) from refused
             if secrets is None:
-                raise WorkerRequired("The pod no longer exists, and neither does the task's key")
+                raise WorkerRequired("The pod no longer exists, and the task's key was deleted with it")
             self._secrets = self._logs.secrets = secrets
         return TaskCredentials(JobId(self._options.action_id), self._secrets.task)
 

@@ -70,7 +70,7 @@ class PodSweep:
                 try:
                     await self._check(uid, pod)
                 except (ClusterError, ServerError) as error:
-                    log.debug("Pod %s is skipped for now: %s", pod.name, error)
+                    log.debug("Pod %s cannot be checked now, retrying: %s", pod.name, error)
                     if is_outage(error):
                         break
                 except Exception:  # nothing would restart this asyncio task
