@@ -40,7 +40,7 @@ class Runner(Protocol):
         """
 
     def stop(self) -> None:
-        """Start to terminate the job and everything it started, and return at once.
+        """Begin to terminate the job and everything that it started, and return at once.
 
         SIGTERM or its equivalent comes first, SIGKILL or its equivalent after the grace period. May be called
         more than once, before :meth:`run`, after the end, from another thread and from a signal handler.

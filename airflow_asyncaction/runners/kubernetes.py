@@ -208,7 +208,7 @@ class KubeRunner:
             self.stop()
 
     def _watch(self, on_launched: OnLaunched, watch_until: float | None) -> Exit | None:
-        """Return how the pod ended; ``None`` if this runner stops watching it."""
+        """Watch the pod until it has ended, and return its exit; ``None`` if it is left running."""
         change: PodChange | None = None
         while True:
             event, pod = ("", None) if change is None else (change.kind, change.pod)

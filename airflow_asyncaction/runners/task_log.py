@@ -48,9 +48,7 @@ class ReportLog:
             self._log.warning("%d reported lines were dropped (max_log_lines)", dropped)
         for line in view.logs:
             if line.stream == SERVER_STREAM or (self._copies_logs and line.stream is None):
-                write_log_line(
-                    self._log, line
-                )  # lines of a stream are already in the log, from the job's output
+                write_log_line(self._log, line)  # others are in the log as output of the job
         if view.logs:
             self.last_line = view.first_line + len(view.logs) - 1
 

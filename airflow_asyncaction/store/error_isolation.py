@@ -26,7 +26,7 @@ def redacted_traceback(error: BaseException) -> str:
 
 @contextmanager
 def isolate_errors(action_id: JobId) -> Iterator[None]:
-    """Log an error in one action of a batch, and continue. Ignore an action deleted in the meantime.
+    """Log an error in one action of a batch, and continue. Ignore an action that was deleted meanwhile.
 
     :raises StoreUnavailable: the database does not answer
     """

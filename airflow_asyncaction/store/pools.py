@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools: limit how many actions of a runner run at a time, with Airflow's pools."""
+"""Pools: limits how many actions of a runner run at a time, with Airflow's pools."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teams: find the team of a Dag if ``[core] multi_team`` is on."""
+"""Teams: finds the team of each Dag if ``[core] multi_team`` is on."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def is_unclaimed_success(
     """Return whether a retry adopts the success of an action instead of running the job again.
 
     It does if the action ended in SUCCESS after its try had failed, nobody asked it to stop, the
-    specification is the same, and Airflow itself retries the task. If a user clears the task, its job must
+    specification is the same, and Airflow itself retries the task. If a user clears the task, the job must
     run again.
 
     The time of the failure is read from the UUIDv7 that Airflow then assigned to the retry. The recorded end
