@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compatibility: finds out whether the installed Airflow has all internals that this package uses.
+"""Compatibility: checks that the installed Airflow has all internals that this package uses.
 
 Checked with Airflow 3.3.2 and 3.4.0b2, the newest release that the tests run with.
 
 Minor releases of Airflow move or remove internals without notice. If one is missing, the API server's app
-refuses all requests with the sentence that :func:`describe` returns. Airflow itself, and Dags without our
-operators, go on.
+refuses all requests with the message that :func:`describe` returns. Airflow itself, and Dags without our
+operators, keep running.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def find_missing() -> Sequence[str]:
 
 
 def describe(missing: Sequence[str]) -> str:
-    """Return a sentence for users and logs about what is missing, and what to do."""
+    """Return the error message for users and logs: what is missing, and what to do."""
     ours, installed = version("airflow-asyncaction"), version("apache-airflow-core")
     return (
         f"airflow-asyncaction {ours} supports Airflow {' and '.join(SUPPORTED)}, but the installed Airflow"

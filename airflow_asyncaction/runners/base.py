@@ -12,7 +12,7 @@ from airflow_asyncaction.protocol.lifecycle import Exit
 _AIRFLOW_PREFIXES = ("AIRFLOW__", "AIRFLOW_CONN_", "AIRFLOW_VAR_", "_AIRFLOW_", "__AIRFLOW_")
 
 OnLaunched = Callable[[Mapping[str, Any]], None]
-"""Takes what identifies the job (host, pid, pod) once it has started; must not block."""
+"""Called once the job has started, with what identifies it (host, pid, pod). It must not block."""
 
 
 class Runner(Protocol):
@@ -34,28 +34,28 @@ class Runner(Protocol):
         ``None`` means that the job still runs, and this runner no longer watches it
         (:class:`AdoptableRunner`).
 
-        An exception that leaves it, such as Airflow's ``execution_timeout``, does not end a process or pod.
-        The caller first tells the server why the job must end, and then calls :meth:`stop` and :meth:`wait`.
+        An exception that it raises, such as Airflow's ``execution_timeout``, does not end the process or pod.
+        The caller first reports why the job must end, and then calls :meth:`stop` and :meth:`wait`.
         Otherwise a job that reports as soon as it receives SIGTERM would seem to have failed by itself.
         """
 
     def stop(self) -> None:
-        """Begin to end the job and everything it started, and return at once.
+        """Begin to terminate the job and everything that it started, and return at once.
 
         SIGTERM or its equivalent comes first, SIGKILL or its equivalent after the grace period. May be called
         more than once, before :meth:`run`, after the end, from another thread and from a signal handler.
         """
 
     def wait(self) -> Exit | None:
-        """Wait until all of the job has ended, and return its exit; ``None`` if it was never started.
+        """Wait until all processes of the job have ended. Return its exit, or ``None`` if it never started.
 
         Used when :meth:`run` was interrupted, or returned while work continues. Called in the same thread.
         """
 
     def release(self) -> None:
-        """Clean up once the server knows the end, and leave running what still runs.
+        """Clean up once the server knows the end. Processes that still run keep running.
 
-        Only ``completion="report"`` leaves work running. Called after :meth:`run` has returned.
+        Only ``completion="report"`` leaves such processes. Called after :meth:`run` has returned.
         """
 
 
@@ -67,7 +67,7 @@ class AdoptableRunner(Runner, Protocol):
         """Note that the action's job was started before: :meth:`run` must not start another one."""
 
     def detach(self) -> None:
-        """Make :meth:`run` return ``None`` soon: the worker has died, and the next try adopts the job."""
+        """Make :meth:`run` return ``None`` soon. The job keeps running, and the next try adopts it."""
 
 
 def drop_airflow_variables(environ: Mapping[str, str]) -> dict[str, str]:

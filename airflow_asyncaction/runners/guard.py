@@ -47,7 +47,7 @@ PARENT_CHECK_SECONDS = 5.0
 """How often to check whether the parent has died, in case a fork of it holds standard input open."""
 
 TICK_SECONDS = 0.1
-"""How often to look for adopted processes while ending the job: the kernel does not announce them."""
+"""How often to poll for adopted processes while ending the job: the kernel does not announce them."""
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -97,7 +97,7 @@ class Guard:
         self._adopts = self._libc is not None and self._libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
         self._wake_fd = self._handle_signals()
         self._lifeline_open = True
-        self._stop_asked = False
+        self._stop_requested = False
         self._pid = 0
         self._main_runs = False
         self._term_at: float | None = None
@@ -118,10 +118,10 @@ class Guard:
         done = self._obey(control)
         while not done:
             done = self._reap() or self._step()
-        self._say(f"done {self._left}")
+        self._write_status(f"done {self._left}")
 
     def _handle_signals(self) -> int:
-        """Let signals wake the loop; signals that ask a process to terminate request a stop."""
+        """Let signals wake the loop. SIGTERM, SIGINT and SIGHUP request a stop."""
         read_fd, write_fd = os.pipe()
         os.set_blocking(read_fd, False)
         os.set_blocking(write_fd, False)
@@ -131,7 +131,7 @@ class Guard:
         return read_fd
 
     def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
-        self._stop_asked = self._stop_asked or signum in STOP_SIGNALS
+        self._stop_requested = self._stop_requested or signum in STOP_SIGNALS
 
     def _launch(self) -> bool:
         read_fd, write_fd = os.pipe()  # closed by exec: end of file means success
@@ -139,7 +139,7 @@ class Guard:
         try:
             self._pid = os.fork()
         except OSError as error:
-            self._say(f"failed fork {error.errno}")
+            self._write_status(f"failed fork {error.errno}")
             return False
         if self._pid == 0:
             self._become_job(write_fd)
@@ -148,13 +148,13 @@ class Guard:
         _attempt(os.setpgid, self._pid, self._pid)  # in both processes, whichever is first
         failure = os.read(read_fd, 64)
         os.close(read_fd)
-        self._let_go_of_output()
+        self._release_output()
         if failure:
             os.waitpid(self._pid, 0)
-            self._say(f"failed {failure.decode()}")
+            self._write_status(f"failed {failure.decode()}")
             return False
         self._main_runs = True
-        self._say(f"started {self._pid}")
+        self._write_status(f"started {self._pid}")
         return True
 
     def _become_job(self, failure_fd: int) -> None:
@@ -180,8 +180,8 @@ class Guard:
         finally:
             os._exit(127)
 
-    def _let_go_of_output(self) -> None:
-        """Release stdout and stderr, so that they end with the job, and the working directory."""
+    def _release_output(self) -> None:
+        """Redirect stdout and stderr, so that the pipes end with the job, and leave the working directory."""
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 1)
         os.dup2(null, 2)
@@ -201,7 +201,7 @@ class Guard:
 
     def _main_ended(self, code: int) -> None:
         self._main_runs = False
-        self._say(f"exited {code}" if code >= 0 else f"killed {-code}")
+        self._write_status(f"exited {code}" if code >= 0 else f"killed {-code}")
         if self._term_at is None and not self._order.keep:
             self._left_behind = True
             self._end(SETTLE_SECONDS)
@@ -219,7 +219,7 @@ class Guard:
         ready = self._wait(self._timeout())
         if self._wake_fd in ready:
             os.read(self._wake_fd, 4096)
-        if self._stop_asked:
+        if self._stop_requested:
             self._end()
         for fd in self._output_fds & ready:
             self._drop_output(fd)
@@ -269,7 +269,7 @@ class Guard:
         killing = now >= self._kill_at
         signum = signal.SIGKILL if killing else signal.SIGTERM
         children = self._children()
-        members = {pid for pid in children if _group_of(pid) == self._pid}
+        members = {pid for pid in children if _process_group(pid) == self._pid}
         if self._left_behind:
             self._left = max(self._left, len(children))
         # The id of a group with members is not reused; without members it may be another group's.
@@ -299,7 +299,7 @@ class Guard:
             return False
         return True
 
-    def _say(self, line: str) -> None:
+    def _write_status(self, line: str) -> None:
         try:  # noqa: SIM105 - importing contextlib takes time
             os.write(self._status_fd, line.encode() + b"\n")
         except OSError:  # the reader is gone
@@ -314,7 +314,7 @@ def _attempt(call: Callable[[int, int], None], target: int, argument: int) -> No
         pass
 
 
-def _group_of(pid: int) -> int:
+def _process_group(pid: int) -> int:
     try:
         return os.getpgid(pid)
     except OSError:
@@ -332,7 +332,7 @@ def _is_child(pid: int) -> bool:
 def main() -> None:
     """Run as ``guard.py STATUS_FD STDOUT_FD STDERR_FD LABEL``.
 
-    STDOUT_FD and STDERR_FD are the reading ends. The label (the job's id) is shown by ``ps``.
+    STDOUT_FD and STDERR_FD are the read ends of pipes. The label (the job's id) is shown by ``ps``.
     """
     parent = os.getppid()
     status_fd, *output_fds = map(int, sys.argv[1:4])

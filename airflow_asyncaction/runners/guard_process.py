@@ -26,7 +26,7 @@ _END_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class GuardStatus:
-    """What the guard has reported so far; see ``guard.py``.
+    """Status that the guard has reported so far; see ``guard.py``.
 
     :param failure: stage and errno, if the job could not be started
     :param left: how many processes outlived the main process, once the guard is done
@@ -50,11 +50,11 @@ class GuardStatus:
 
 
 def parse_status(text: bytes) -> GuardStatus:
-    """Parse the guard's lines, without an incomplete one."""
+    """Parse the guard's lines; ignore a last line that is incomplete."""
     facts = {line.split()[0]: line.split()[1:] for line in text.decode("ascii").split("\n")[:-1]}
 
-    def number(word: str) -> int | None:
-        return int(facts[word][0]) if word in facts else None
+    def number(event: str) -> int | None:
+        return int(facts[event][0]) if event in facts else None
 
     failed = facts.get("failed")
     return GuardStatus(
@@ -74,7 +74,7 @@ def encode_order(
     :raises ValueError: a part of it cannot be passed to a process
     """
     if not command:
-        raise ValueError("the command is empty")
+        raise ValueError("the command is an empty list")
     if any("=" in name or not name for name in environ):
         raise ValueError("a name in the environment is empty or contains '='")
     fields = [
@@ -90,8 +90,8 @@ def encode_order(
 class GuardProcess:
     """A guard, and the pipes to it and its job.
 
-    The order goes through a pipe. So the job's environment (``LD_LIBRARY_PATH``, secrets) affects neither the
-    guard's own environment nor any command line but the job's.
+    The order goes through a pipe. So the job's environment (``LD_LIBRARY_PATH``, secrets) neither affects the
+    guard nor appears on its command line.
 
     :param label: shown by ``ps``
     :param environ: environment of the guard itself
@@ -128,7 +128,7 @@ class GuardProcess:
     def send_order(self, order: bytes) -> None:
         """Send the order, followed by a stop if one was requested meanwhile."""
         rest = memoryview(order)
-        with contextlib.suppress(BrokenPipeError):  # it died, and the status pipe shows that
+        with contextlib.suppress(BrokenPipeError):  # the guard died, as the status pipe shows
             while rest:
                 rest = rest[os.write(self._lifeline.fileno(), rest) :]
         self._is_order_sent = True
@@ -146,14 +146,14 @@ class GuardProcess:
         self._send(_RELEASE)
 
     def withdraw(self) -> None:
-        """Prevent the start if the order was interrupted. A job that has started keeps running."""
+        """Prevent the start if sending the order was interrupted. A job that has started keeps running."""
         if not self._is_order_sent:
             self._lifeline.close()
 
     def receive(self, timeout_seconds: float) -> None:
         """Wait for data from the guard or the job, and read it.
 
-        A signal handler that calls this too may interrupt it.
+        Reentrant: a signal handler may interrupt it and call it again.
         """
         poller = select.poll()
         pipes = {pipe.fd: pipe for pipe in self.pipes if pipe.wants_reading}
@@ -166,7 +166,7 @@ class GuardProcess:
                 self._read_status()
 
     def drain(self, max_reads: int) -> None:
-        """Read what is already in the pipes. Escaped processes may keep writing, so this is limited."""
+        """Read what is already in the pipes. The limit is for escaped processes that keep writing."""
         for pipe in self.pipes:
             for _ in range(max_reads):
                 if not pipe.wants_reading or not pipe.receive():
@@ -186,7 +186,7 @@ class GuardProcess:
             self._process.wait(timeout=_END_SECONDS)
 
     def _send(self, byte: bytes) -> None:
-        with contextlib.suppress(OSError, ValueError):  # it has ended, or the pipe is closed
+        with contextlib.suppress(OSError, ValueError):  # the guard has exited, or the pipe is closed
             self._lifeline.write(byte)
 
     def _read_status(self) -> None:
@@ -196,13 +196,13 @@ class GuardProcess:
 
 
 def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[FileIO, FileIO]:
-    """Return the reading and the writing end of a new pipe; each stack closes one of them."""
+    """Return the read end and the write end of a new pipe; each stack closes one of them."""
     read_fd, write_fd = os.pipe()
     return reading.enter_context(FileIO(read_fd)), writing.enter_context(FileIO(write_fd, "w"))
 
 
 def _read_all(fd: int, kept: deque[bytes]) -> Iterable[bytes]:
-    """Read once without waiting, store it in the same step, and return all that was read so far."""
+    """Read once without blocking, store the chunk in the same step, and return all chunks read so far."""
     with contextlib.suppress(BlockingIOError):
         kept.extend(map(os.read, (fd,), (4096,)))
     return tuple(kept)

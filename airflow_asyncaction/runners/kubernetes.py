@@ -46,11 +46,11 @@ class KubeRunner:
     first.
 
     :param make_pod: builds the pod; called once
-    :param task_labels: labels that the pods of this task have, and no others
-    :param write_line: takes each line of the container's log
+    :param task_labels: labels that only the pods of this task have
+    :param write_line: called with each line of the container's log
     :param position: how far the log was read before
-    :param on_pod: takes the pod's ``name``, ``namespace`` and ``uid`` once it exists
-    :param return_file: reports the results that the container leaves in a file; ``None``: they are ignored
+    :param on_pod: called with the pod's ``name``, ``namespace`` and ``uid`` once it exists
+    :param return_file: reports the results that the container writes to a file; ``None`` ignores the file
     """
 
     name = "kubernetes"
@@ -92,7 +92,7 @@ class KubeRunner:
         self._deletion: threading.Thread | None = None
         self._exit: Exit | None = None
         self.task_key: str | None = None
-        """The task's key, to be kept beside the pod for the trigger. Set it before :meth:`run`."""
+        """The task's key, which is stored with the pod for the trigger. Set it before :meth:`run`."""
 
     @property
     def position(self) -> LogPosition:
@@ -106,13 +106,13 @@ class KubeRunner:
 
     @property
     def pending_init_logs(self) -> list[str] | bool:
-        """The init containers whose logs are still to be copied, as in :class:`PodOptions`."""
+        """The init containers whose logs must still be copied, as in :class:`PodOptions`."""
         requested = self._options.init_logs
         return False if self._is_launched else requested if isinstance(requested, bool) else list(requested)
 
     @property
     def start_by(self) -> datetime | None:
-        """When the container must have started, if it must; known once the pod exists."""
+        """Deadline for the container's start, if there is one; known once the pod exists."""
         return self._lifecycle.start_by
 
     def expect_job(self) -> None:
@@ -121,9 +121,9 @@ class KubeRunner:
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
         """Create or adopt the pod, and return how it ended; ``None`` if it still runs."""
-        self._info, let_go_at = info, None
+        self._info, watch_until = info, None
         if self._options.let_go_after is not None:
-            let_go_at = time.monotonic() + self._options.let_go_after.total_seconds()
+            watch_until = time.monotonic() + self._options.let_go_after.total_seconds()
         try:
             if self._stop_requested_at is not None and not self._expects_job:
                 raise RequestAbandoned("It was not started")
@@ -135,10 +135,10 @@ class KubeRunner:
             if not self._is_detached:
                 self._exit = Exit(reason="Stopped", message=f"The job was asked to stop. {error}")
             return self._exit
-        return self._watch(on_launched, let_go_at)
+        return self._watch(on_launched, watch_until)
 
     def stop(self) -> None:
-        """Delete the pod with its grace period, unless it has ended, or is to be kept."""
+        """Delete the pod with its grace period, unless it has ended or must be kept."""
         if self._stop_requested_at is None:
             self._stop_requested_at = time.monotonic()
         if self._uid and self._exit is None and not self._options.keep_on_kill:
@@ -146,7 +146,7 @@ class KubeRunner:
         self._watch_thread.wake()
 
     def wait(self) -> Exit | None:
-        """Return how the job ended, once it has; ``None`` if there is none."""
+        """Wait until the job has ended, and return its exit; ``None`` if it was never started."""
         if self._uid and self._exit is None:
             return self._watch(lambda _: None, None)
         if self._creation is not None and self._creation.name and self._exit is None:
@@ -155,7 +155,7 @@ class KubeRunner:
         return self._exit
 
     def release(self) -> None:
-        """Delete the pod, unless it is kept, and its Secret. The server knows the end.
+        """Delete the pod, unless it must be kept, and its Secret, once the server knows the end.
 
         The cluster deletes the Secret together with the pod, but that may take minutes.
         """
@@ -168,10 +168,10 @@ class KubeRunner:
             if not self._options.secret_in_env:
                 self._api.send(self._requests.delete_secret(self._name), patience=_CLEAN_UP_PATIENCE)
         except (ClusterError, RequestAbandoned) as error:
-            log.warning("Pod %s is left behind: %s", self._name, error)
+            log.warning("Pod %s or its Secret could not be deleted: %s", self._name, error)
 
     def detach(self) -> None:
-        """Make :meth:`run` return ``None`` soon: the pod keeps running, and the next try adopts it."""
+        """Make :meth:`run` return ``None`` soon. The pod keeps running, and the next try adopts it."""
         self._is_detached = True
         self._watch_thread.wake()
 
@@ -207,8 +207,8 @@ class KubeRunner:
         if self._stop_requested_at is not None:
             self.stop()
 
-    def _watch(self, on_launched: OnLaunched, let_go_at: float | None) -> Exit | None:
-        """Wait until the pod has ended, or is to be left running."""
+    def _watch(self, on_launched: OnLaunched, watch_until: float | None) -> Exit | None:
+        """Watch the pod until it has ended, and return its exit; ``None`` if it is left running."""
         change: PodChange | None = None
         while True:
             event, pod = ("", None) if change is None else (change.kind, change.pod)
@@ -219,19 +219,19 @@ class KubeRunner:
                 return self._finish(exit_)
             if self._is_kept_running():
                 self._close()
-                message = "The job was asked to stop, but did not; its pod is kept"
+                message = "The job was asked to stop, but still runs. Its pod is kept"
                 self._exit = Exit(reason="Stopped", message=message, tail=self._logs.tail)
                 return self._exit
-            lets_go = let_go_at is not None and time.monotonic() >= let_go_at
-            if self._is_detached or (lets_go and self._stop_requested_at is None):
+            is_time_up = watch_until is not None and time.monotonic() >= watch_until
+            if self._is_detached or (is_time_up and self._stop_requested_at is None):
                 self._close()
                 return None
-            change = self._watch_thread.next_change(self._wait_seconds(let_go_at))
+            change = self._watch_thread.next_change(self._wait_seconds(watch_until))
 
-    def _wait_seconds(self, let_go_at: float | None) -> float:
+    def _wait_seconds(self, watch_until: float | None) -> float:
         seconds = [_TICK_SECONDS]
-        if let_go_at is not None:
-            seconds.append(let_go_at - time.monotonic())
+        if watch_until is not None:
+            seconds.append(watch_until - time.monotonic())
         if self.start_by is not None and not self._is_launched:
             seconds.append((self.start_by - datetime.now(UTC)).total_seconds())
         if self._stop_requested_at is not None:
@@ -239,7 +239,7 @@ class KubeRunner:
         return max(0.05, min(seconds))
 
     def _is_kept_running(self) -> bool:
-        """Return whether the job was asked to stop, its grace period is over, and its pod is to be kept."""
+        """Return whether the pod must be kept although it still runs after a stop and its grace period."""
         if self._stop_requested_at is None or not self._options.keep_on_kill:
             return False
         return time.monotonic() - self._stop_requested_at >= self._options.stop_grace.total_seconds()
@@ -285,7 +285,7 @@ class KubeRunner:
         return should_keep_pod(self._options.on_finish, succeeded=exit_.is_clean)
 
     def _start_deletion(self) -> None:
-        """Delete the pod in a thread: the cluster may be unavailable, and the pod must not go on."""
+        """Delete the pod in a thread, with retries: the cluster may be unavailable."""
         self._lifecycle.expect_deletion()
         if self._deletion is None:
             self._deletion = threading.Thread(target=self._delete_stopped, name="asyncaction-pod-delete")
@@ -304,5 +304,5 @@ class KubeRunner:
         self._api.send(request, patience=patience)
 
     def _is_abandoned(self) -> bool:
-        """Return whether there is no pod yet, and none is needed any longer."""
+        """Return whether no pod exists yet, and none is needed any more."""
         return not self._uid and (self._is_detached or self._stop_requested_at is not None)

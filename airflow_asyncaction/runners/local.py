@@ -40,9 +40,9 @@ class LocalRunner:
     No process of the job outlives the task, even if the whole worker is killed.
 
     How it works: a guard process (``guard.py``) runs between this process and the job. It ends the job,
-    including processes that left its group, when it is asked to, when the job's main process ends, or when
+    including processes that left its group, on :meth:`stop`, when the job's main process ends, or when
     this process dies. The job's stdin is empty: the task's own is Airflow's channel to the API server. The
-    job's secret, and all that Airflow masks in this process, is masked in the output. Under
+    job's secret, and all that Airflow masks in this process, are masked in the output. Under
     ``Completion.REPORT`` the processes that the main process leaves behind are work: :meth:`run` returns, and
     the work continues until :meth:`stop`, the death of this process, or :meth:`release`, after which it
     outlives this process.
@@ -54,8 +54,8 @@ class LocalRunner:
     :param command: words, or a string for bash (sh if there is no bash)
     :param environ: the job's environment, to which the JOB_ variables are added
     :param cwd: working directory; that of the task process if ``None``
-    :param stop_grace: between SIGTERM and SIGKILL
-    :param write_line: takes ``stdout`` or ``stderr``, and a line without its newline
+    :param stop_grace: time between SIGTERM and SIGKILL
+    :param write_line: called with ``stdout`` or ``stderr``, and a line without its newline
     :raises ValueError: command, cwd or environ cannot be passed to a process
     """
 
@@ -122,10 +122,10 @@ class LocalRunner:
             self._guard.stop()
 
     def wait(self, timeout_seconds: float | None = None) -> Exit | None:
-        """Pass on output until all of the job has ended. Return how, or ``None`` if the time is up first.
+        """Pass on output until all processes have ended. Return the exit; ``None`` if the timeout expires.
 
         Call it in the thread of :meth:`run`, after it or in a signal handler that interrupts it. If the
-        handler interrupted ``write_line``, lines that come while it waits are written after it.
+        handler interrupted ``write_line``, lines that arrive meanwhile are written after that call.
         """
         guard = self._guard
         if guard is None or self._is_closed:
@@ -135,19 +135,19 @@ class LocalRunner:
         try:
             self._pump(guard, 0)
             while not self._is_over(guard, at_exit=False):
-                left = _POLL_SECONDS if wait_until is None else wait_until - time.monotonic()
-                if left <= 0:
+                remaining = _POLL_SECONDS if wait_until is None else wait_until - time.monotonic()
+                if remaining <= 0:
                     return None
-                self._pump(guard, min(left, _POLL_SECONDS))
+                self._pump(guard, min(remaining, _POLL_SECONDS))
             return self._conclude(guard)
         finally:
             self._frames -= 1
 
     def release(self) -> None:
-        """Let submitted work outlive this process: its action has ended.
+        """Let submitted work outlive this process, once its action has ended.
 
-        Otherwise the work is ended when this process exits. Afterwards :meth:`stop` cannot reach it. Does
-        nothing for other jobs, or while the main process runs.
+        Otherwise the guard ends the work when this process exits. Once released, :meth:`stop` cannot reach
+        it. Does nothing for other jobs, or while the main process runs.
         """
         guard = self._guard
         if guard is not None and self._keeps and guard.status.has_exited and not self._is_closed:
@@ -187,7 +187,7 @@ class LocalRunner:
         self._write_lines(guard)
 
     def _write_lines(self, guard: GuardProcess, *, flush: bool = False) -> None:
-        """Write the completed lines, unless a frame below is writing: loggers have locks."""
+        """Write the completed lines, unless an outer frame is writing: loggers hold locks."""
         if self._is_writing:
             return
         self._is_writing = True
@@ -216,7 +216,7 @@ class LocalRunner:
             self._is_closed = True
             guard.close()
             if guard.status.left:
-                log.warning("The job left %d processes behind, which were ended", guard.status.left)
+                log.warning("The job left %d processes behind, which were terminated", guard.status.left)
         return self._exit
 
 

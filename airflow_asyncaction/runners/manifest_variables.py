@@ -14,7 +14,7 @@ ENV = "env."
 _VARIABLE = re.compile(r"(?P<escape>[$\\]?)\$\{(?P<name>[^{}]*)(?P<end>\}?)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ENV_NAME = re.compile(r"env\.[A-Za-z_][A-Za-z0-9_]*")
-_OF_APPLICATION = ("package", "git", "deployment", "webda", "now")
+_APPLICATION_VARIABLES = ("package", "git", "deployment", "webda", "now")
 _OPENING = "${"
 _OPENING_OF_VARIABLE = re.compile(r"\$\{(?![{%#])")  # otherwise it is a dollar sign and a template
 
@@ -40,7 +40,7 @@ def replace_variables(document: Mapping[str, Any], variables: Mapping[str, str])
         advice = "; ".join(_find_advice(text) for text in unknown)
         known = ", ".join(sorted(f"${{{name}}}" for name in variables if not name.startswith(ENV)))
         raise ValueError(
-            f"The manifest contains unknown variables. {advice}. Known are {known} and, for the worker's"
+            f"The manifest contains unknown variables. {advice}. Known ones are {known} and, for the worker's"
             " environment, ${env.NAME}. Write $${NAME} to pass ${NAME} to the container"
         )
     return replaced
@@ -74,7 +74,7 @@ def _find_advice(variable: str) -> str:
         return f"{variable} needs an image: set it in the operator or its runner"
     if _ENV_NAME.fullmatch(name):
         return f"{variable} is not set in the worker's environment, or is part of Airflow's configuration"
-    if re.split(r"\W", name)[0] in _OF_APPLICATION:
+    if re.split(r"\W", name)[0] in _APPLICATION_VARIABLES:
         return f"{variable} exists only in a webda application: write its value instead"
     if _NAME.fullmatch(name):
         return f"{variable} is unknown"

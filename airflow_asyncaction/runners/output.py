@@ -13,7 +13,7 @@ PIECE_CHARS = 64 * 1024
 """Longer lines are split into pieces of this length."""
 
 UPDATE_SECONDS = 1.0
-"""How often a line that overwrites itself (a progress bar) is shown before its end, at most."""
+"""Minimum interval at which a line that overwrites itself (a progress bar) is shown before its end."""
 
 _HELD_CHARS = 4 * 1024
 """Characters of an unfinished line that are held back, so that a secret of this length is not split."""
@@ -35,8 +35,8 @@ class OutputSplitter:
     def __init__(self, mask: Callable[[str], str] = str) -> None:
         self._mask = mask
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._rest = ""  # the line that has no end yet ...
-        self._returned = False  # ... or a carriage return as its last character
+        self._rest = ""  # the unfinished line
+        self._returned = False  # whether a carriage return followed it
         self._updated_at: float | None = None
 
     def feed(self, data: bytes, now: float) -> list[str]:
@@ -46,23 +46,23 @@ class OutputSplitter:
         """
         text = self._decoder.decode(data)
         if "\r" in text or self._returned:
-            return self._with_returns(text, now)
+            return self._feed_with_returns(text, now)
         *lines, rest = (self._rest + text).split("\n")
-        pieces = [piece for line in lines for piece in self._pieces(line)]
-        return pieces + self._keep(rest)
+        pieces = [piece for line in lines for piece in self._split_pieces(line)]
+        return pieces + self._hold_back(rest)
 
     def flush(self) -> list[str]:
         """Return what followed the last newline: the stream has ended."""
         rest = self._rest + self._decoder.decode(b"", final=True)
         self._decoder.reset()
         self._rest, self._returned = "", False
-        return self._pieces(rest) if rest else []
+        return self._split_pieces(rest) if rest else []
 
-    def _with_returns(self, text: str, now: float) -> list[str]:
+    def _feed_with_returns(self, text: str, now: float) -> list[str]:
         lines: list[str] = []
         for number, segment in enumerate(text.split("\n")):
             if number > 0:  # there is a newline before this segment
-                lines.extend(self._pieces(self._rest))
+                lines.extend(self._split_pieces(self._rest))
                 self._rest, self._returned = "", False
             self._add(segment, now, lines)
         return lines
@@ -75,16 +75,16 @@ class OutputSplitter:
                 continue
             if self._returned:
                 self._update(now, lines)
-            lines.extend(self._keep(self._rest + piece))
+            lines.extend(self._hold_back(self._rest + piece))
 
     def _update(self, now: float, lines: list[str]) -> None:
         due = self._updated_at is None or now - self._updated_at >= UPDATE_SECONDS
         if self._rest and due:
-            lines.extend(self._pieces(self._rest))
+            lines.extend(self._split_pieces(self._rest))
             self._updated_at = now
         self._rest, self._returned = "", False
 
-    def _keep(self, rest: str) -> list[str]:
+    def _hold_back(self, rest: str) -> list[str]:
         """Keep an unfinished line, and return the pieces that it has already filled."""
         pieces: list[str] = []
         if len(rest) > PIECE_CHARS + _HELD_CHARS:
@@ -95,7 +95,7 @@ class OutputSplitter:
         self._rest = rest
         return pieces
 
-    def _pieces(self, line: str) -> list[str]:
+    def _split_pieces(self, line: str) -> list[str]:
         line = self._mask(line)
         if len(line) <= PIECE_CHARS:
             return [line]
@@ -103,7 +103,7 @@ class OutputSplitter:
 
 
 class OutputPipe:
-    """The reading end of a process's stdout or stderr.
+    """Read end of a process's stdout or stderr.
 
     A signal handler may interrupt any method and call the same methods. So bytes are read and stored in one
     step, and only one frame at a time splits lines: none is lost or out of order.
@@ -130,7 +130,7 @@ class OutputPipe:
         return not self.at_end and len(self._chunks) < BACKLOG_CHUNKS
 
     def receive(self) -> bool:
-        """Read once without waiting; return whether anything was read, even the end."""
+        """Read once without blocking; return whether anything was read, even the end of file."""
         try:
             # One call into C: no signal handler can run between reading and storing.
             self._chunks.extend(map(os.read, (self.fd,), (READ_BYTES,)))
@@ -141,7 +141,7 @@ class OutputPipe:
         return True
 
     def split(self) -> None:
-        """Split what was read into lines, unless a frame below is doing so."""
+        """Split what was read into lines, unless an outer frame is doing so."""
         if self._is_splitting:
             return
         self._is_splitting = True
@@ -153,6 +153,6 @@ class OutputPipe:
             self._is_splitting = False
 
     def flush(self) -> None:
-        """Take what followed the last newline as a line: the output has ended."""
+        """Append what followed the last newline as a line: the output has ended."""
         if not self._is_splitting:
             self.lines.extend(self._splitter.flush())

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 class RoutedAction:
     """The action that a custom runner is created for.
 
-    :param type: of the action
-    :param arguments: of the action; the job receives them in any case
+    :param type: the action's type
+    :param arguments: the action's arguments; the job receives them anyway
     :param service_name: the service whose ``method`` the job calls; ``arguments`` is then a list
     :param options: the other options in the runner's configuration, rendered
-    :param stop_grace: between asking the job to stop and killing it
+    :param stop_grace: time between asking the job to stop and killing it
     :param log: the task log, where the job's output should go
     """
 
@@ -117,7 +117,7 @@ def import_object(path: str) -> Any:
 
 
 class FailingRunner:
-    """Launches nothing: the action ends with the given error."""
+    """Launches nothing: the action ends with an error."""
 
     name = "none"
     copies_reported_logs = False
@@ -137,4 +137,4 @@ class FailingRunner:
         return self._exit
 
     def release(self) -> None:
-        """Do nothing: nothing is held."""
+        """Do nothing: there is nothing to clean up."""

@@ -47,9 +47,9 @@ class ServiceRunner:
     must stop, ``job.is_stopping()`` becomes true. After the grace period :class:`JobInterrupted` is raised in
     it. A callable that returns after it was asked to stop has stopped, not succeeded.
 
-    What it does not do: kill. A callable that is busy in C code notices neither.
+    What it does not do: kill. A callable that is busy in C code notices neither request nor exception.
 
-    :param call: takes the job, and returns the result or an awaitable of it
+    :param call: called with the job; returns the result or an awaitable of it
     """
 
     name = "service"
@@ -94,7 +94,7 @@ class ServiceRunner:
             self._interrupt.start()
 
     def wait(self) -> Exit | None:
-        """Return how the call ended: it runs in the same thread, so that it has ended."""
+        """Return how the call ended. It runs in the same thread, so it has ended by now."""
         return self._exit
 
     def release(self) -> None:
@@ -127,9 +127,9 @@ class ServiceRunner:
                 self._report_result(job)
         except AsyncActionError as error:
             if isinstance(error, ServerError) and error.status == HTTPStatus.CONFLICT:
-                self._log.info("The callable has reported its end itself")
+                self._log.info("The callable has already reported its end")
                 return
-            self._log.warning("The end could not be reported, and the exit is reported instead: %s", error)
+            self._log.warning("The end could not be reported. The exit is reported instead: %s", error)
 
     def _report_result(self, job: Job) -> None:
         self.returned_json = True
@@ -154,7 +154,7 @@ class ServiceRunner:
 
     @contextmanager
     def _forwarded_logging(self, job: Job) -> Iterator[None]:
-        """Send what this thread logs to the action's log too, except what came from there."""
+        """Send this thread's log records to the action's log too, except those of reported lines."""
         handler = _JobHandler(job)
         handler.addFilter(lambda _: not self._is_echoing)
         root = logging.getLogger()
@@ -218,7 +218,7 @@ class _MaskingJob(Job):
 
 
 class _JobHandler(logging.Handler):
-    """Takes the records of its own thread. Those of the reporting threads would cause more reports."""
+    """Reports the records of its own thread. Those of the reporting threads would cause more reports."""
 
     def __init__(self, job: Job) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ def parse_skip_codes(value: Any) -> tuple[int, ...]:
     """Return the exit codes of a ``skip_on_exit_code``, in ascending order.
 
     :param value: an exit code, a container of them, or ``None``
-    :raises ValueError: it is neither
+    :raises ValueError: it is none of these
     """
     if value is None:
         return ()
@@ -37,4 +37,6 @@ def mark_skip(exit_: Exit, codes: Collection[int]) -> Exit:
 
 
 def _invalid(value: Any) -> ValueError:
-    return ValueError(f"skip_on_exit_code is {value!r}: it must be an exit code from 0 to 255, or several")
+    return ValueError(
+        f"skip_on_exit_code is {value!r}: it must be an exit code from 0 to 255, or a collection of them"
+    )

@@ -26,9 +26,9 @@ _DONE_PERCENT = 100
 
 
 class ReportLog:
-    """Writes what a job has reported since the action was last read: each line once.
+    """Writes what a job has reported since the action was last read, each line once.
 
-    :param copies_logs: whether reported log lines are written; those of the server always are
+    :param copies_logs: whether reported log lines are written; the server's own lines always are
     :param after_line: number of the last line that was read before
     """
 
@@ -48,13 +48,13 @@ class ReportLog:
             self._log.warning("%d reported lines were dropped (max_log_lines)", dropped)
         for line in view.logs:
             if line.stream == SERVER_STREAM or (self._copies_logs and line.stream is None):
-                write_log_line(self._log, line)  # others are already in the log, from the job's output
+                write_log_line(self._log, line)  # others are in the log as output of the job
         if view.logs:
             self.last_line = view.first_line + len(view.logs) - 1
 
 
 def write_log_line(log: Logger, line: LogLine) -> None:
-    """Write a reported line at its level; a level that Python does not know becomes INFO."""
+    """Write a reported line at its level; a level unknown to ``logging`` becomes INFO."""
     log.log(logging.getLevelNamesMapping().get(line.level, logging.INFO), "%s", line.message)
 
 

@@ -31,7 +31,7 @@ if (isApplication()) {
   const { AsyncJobService } = await load("@webda/async");
   const { Session, SimpleOperationContext } = await load("@webda/core");
 
-  /** Run an operation like webda, and return its results: the return value, or what it wrote to its context. */
+  /** Run an operation as webda does. Return its return value, or else what it wrote to its context. */
   AsyncJobService.prototype.runOperation = async function (operationId, input) {
     const webda = this.getWebda();
     const operation = webda.operations[operationId];

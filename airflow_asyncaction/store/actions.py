@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Actions: applies messages to stored actions. Each one is a transaction: lock, ``decide``, write.
+"""Actions: applies messages to stored actions. Each message is one transaction: lock, ``decide``, write.
 
-``protocol.lifecycle`` holds all decisions about the life of an action.
+``protocol.lifecycle`` contains all decisions about the lifecycle of an action.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Transition:
 class ActionView:
     """An action and a page of its log lines, for its task.
 
-    :param is_deferred: whether the server completes the task
+    :param is_deferred: whether the task is deferred, so that the server completes it
     """
 
     action: Action
@@ -149,7 +149,7 @@ class Actions:
             rows.write(connection, action_id, {"masks": masks.added(row, secrets)})
 
     def log_warning(self, action_id: JobId, message: str, now: datetime) -> None:
-        """Write a warning of the server to the log of an action, unless the action was deleted."""
+        """Append a warning of the server to the log of an action, unless the action was deleted."""
         with self.database.transaction() as connection:
             row = rows.lock(connection, action_id)
             if row is not None:
@@ -180,7 +180,7 @@ class Actions:
 
         :param prove: authenticates the sender; ``None`` for the server itself and for users authenticated by
             Airflow. The action's secrets are then not decrypted, so it can end even if their key is lost
-        :param unless: called with the locked row; if it returns true, the action is left unchanged
+        :param unless: called with the locked row; if it returns true, the message is not applied
         :param audited: the user's event for Airflow's audit log
         :raises ActionNotFound: the action was deleted
         """
@@ -271,13 +271,13 @@ class Actions:
     ) -> ReportOutcome:
         try:
             with self.database.transaction() as connection:
-                return self._take(connection, action_id, unseal, envelope, now, is_resend=False)
+                return self._lock_and_apply(connection, action_id, unseal, envelope, now, is_resend=False)
         except IntegrityError:
             # The key exists: the report was resent, perhaps while the first one was being applied.
             with self.database.transaction() as connection:
-                return self._take(connection, action_id, unseal, envelope, now, is_resend=True)
+                return self._lock_and_apply(connection, action_id, unseal, envelope, now, is_resend=True)
 
-    def _take(
+    def _lock_and_apply(
         self,
         connection: Connection,
         action_id: JobId,
@@ -291,7 +291,7 @@ class Actions:
         before = rows.to_action(row)
         if without_v1(row, envelope.scheme):
             before = replace(before, accept_v1=False)
-        earlier = _earlier(connection, action_id, envelope.key) if is_resend else None
+        earlier = _find_earlier(connection, action_id, envelope.key) if is_resend else None
         decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
         match decision:
             case Duplicate():
@@ -301,13 +301,13 @@ class Actions:
                 return ReportOutcome(before, decision)
             case Accepted(after):
                 changes = rows.changes(before, after, now)
-                self._keep_report(connection, row, changes, report, envelope, now)
+                self._store_report(connection, row, changes, report, envelope, now)
                 end_events.collect(connection, before, after)
                 if report.is_terminal:
                     self._completer.complete(connection, row, after, now)
                 return ReportOutcome(masks.for_job(row, after), has_ended=report.is_terminal)
 
-    def _keep_report(
+    def _store_report(
         self,
         connection: Connection,
         row: Row[Any],
@@ -316,11 +316,11 @@ class Actions:
         envelope: Envelope,
         now: datetime,
     ) -> None:
-        kept = reports.columns(row.id, envelope, now, kind=_kind(report, row))
+        columns = reports.columns(row.id, envelope, now, kind=_report_kind(report, row))
         changes.update(without_v1(row, envelope.scheme), report_count=row.report_count + 1)
         if report.status_details is not None and changes.get("status_details") is report.status_details:
             changes |= {"progress": report.progress, "message": report.message}
-        reports.add(connection, row, kept, report.logs, changes, max_log_bytes=self._max_log_bytes)
+        reports.add(connection, row, columns, report.logs, changes, max_log_bytes=self._max_log_bytes)
         if changes["report_count"] % _PRUNE_EVERY == 0:
             reports.prune(connection, row.id, older_than=now - self._replay_window)
 
@@ -360,12 +360,12 @@ def _accepted(decision: Decision) -> Action:
     return decision.action
 
 
-def _earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
+def _find_earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
     row = connection.execute(_EARLIER, {"action_id": action_id, "report_key": key}).one_or_none()
     return None if row is None else Earlier(row.body_sha256, row.refused_with)
 
 
-def _kind(report: Report, row: Row[Any]) -> str:
+def _report_kind(report: Report, row: Row[Any]) -> str:
     if report.is_heartbeat:
         return "heartbeat"
     if report.status is None or State(row.state).is_end:  # the job may report its end again

@@ -19,7 +19,7 @@ TRIGGER = "trigger_dag_run"
 
 @dataclass(frozen=True, kw_only=True)
 class AuditEvent:
-    """Event caused by a user.
+    """User action to record in the audit log.
 
     :param owner: user name
     :param try_number: try of the task instance. It is ``None``, like ``task_id`` and ``map_index``, for an

@@ -78,7 +78,7 @@ class TaskCompleter:
     :param resume_delay: minimum time between deferral and resumption: the scheduler fails a task that resumes
         before it knows that the process that deferred it has ended
     :param exit_grace: how long a task waits for the exit of its job after the terminal report. If no runner
-        reports an exit in this time, the report is the end
+        reports an exit within this time, the report alone decides
     """
 
     resume_delay: timedelta = timedelta(seconds=10)
@@ -95,10 +95,10 @@ class TaskCompleter:
         """
         if row.deferral is None or row.ti_id is None or not self._is_due(action, now):
             return
-        for way in (self._complete, self._resume, self._resume_as_failed):
+        for step in (self._complete, self._resume, self._resume_as_failed):
             try:
                 with connection.begin_nested(), Session(bind=connection) as session:
-                    is_done = way(session, row, action, now)
+                    is_done = step(session, row, action, now)
                     session.commit()  # of the savepoint
                     if is_done:
                         rows.write(connection, action.id, {"deferral": None})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dag ids: find the Dags that have actions, with one index probe per Dag."""
+"""Dag ids: finds the Dags that have actions, with one index probe per Dag."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dag_ids_with_actions(database: Database) -> list[str]:
 
 
 def _probes() -> Select[Any]:
-    """Return the recursive query that looks up the next larger id in the index."""
+    """Return the recursive query that finds each next larger id in the index."""
     found = select(func.min(_dag_id).label("dag_id")).cte("found", recursive=True)
     following = select(func.min(_dag_id)).where(_dag_id > found.c.dag_id).scalar_subquery()
     found = found.union_all(select(following).where(found.c.dag_id.is_not(None)))

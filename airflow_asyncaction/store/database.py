@@ -55,7 +55,7 @@ class Database:
     def check_tables(self) -> None:
         """Check that the tables exist.
 
-        :raises TablesMissing: they do not
+        :raises TablesMissing: some do not
         """
         with self.transaction() as connection:
             if not set(metadata.tables) <= set(inspect(connection).get_table_names()):
@@ -93,7 +93,7 @@ def database_outages() -> Iterator[None]:
     except (OperationalError, PoolTimeout) as error:
         raise StoreUnavailable from error
     except DBAPIError as error:
-        error.hide_parameters = True  # they are a job's data, which must not be logged
+        error.hide_parameters = True  # the parameters contain a job's data, which must not be logged
         if error.connection_invalidated:
             raise StoreUnavailable from error
         raise

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def redacted_traceback(error: BaseException) -> str:
-    """Return the type and traceback of an error without its message, which may quote a job's data."""
+    """Return the type and traceback of an error without its message, which may contain a job's data."""
     names = [type(error).__name__]
     if isinstance(error, DBAPIError) and error.orig is not None:
         names.append(type(error.orig).__name__)
@@ -26,7 +26,7 @@ def redacted_traceback(error: BaseException) -> str:
 
 @contextmanager
 def isolate_errors(action_id: JobId) -> Iterator[None]:
-    """Log an error in one action of a batch, and continue. Ignore an action deleted in the meantime.
+    """Log an error in one action of a batch, and continue. Ignore an action that was deleted meanwhile.
 
     :raises StoreUnavailable: the database does not answer
     """

@@ -64,7 +64,7 @@ class FileRow:
 
 @dataclass(frozen=True)
 class ContentRow:
-    """A row of ``async_action_content``: the measured digests and size of a stored content.
+    """A row of ``async_action_content``: the measured digests and size of stored content.
 
     :param challenge_proven: whether the challenge was computed by a trusted party, not only announced
     """
@@ -206,12 +206,12 @@ def pending(connection: Connection, action_id: JobId, *, stores: frozenset[str])
 
 
 def known_content(connection: Connection, file: FileRow) -> ContentRow | None:
-    """Return the stored content that certainly equals the announced one.
+    """Return stored content that is certain to equal the announced content.
 
-    Equal md5 and challenge are not enough if the challenge was only announced: content made to collide
-    could then be substituted.
+    Equal md5 and challenge are not enough if the challenge was only announced: colliding content could then
+    be substituted.
     """
-    for content in _of_digests(connection, file):
+    for content in _find_by_digests(connection, file):
         if file.size_bytes not in (None, content.size_bytes):
             continue
         if content.sha256 == file.sha256 or (file.sha256 is None and content.challenge_proven):
@@ -221,7 +221,7 @@ def known_content(connection: Connection, file: FileRow) -> ContentRow | None:
 
 def attach(connection: Connection, file: FileRow, content: ContentRow, now: datetime) -> ContentRow:
     """Attach a file to content, or to equal content that is already stored. Return the one used."""
-    for known in _of_digests(connection, file):
+    for known in _find_by_digests(connection, file):
         if (known.sha256, known.size_bytes) == (content.sha256, content.size_bytes):
             link(connection, file, known, now)
             return known
@@ -231,12 +231,12 @@ def attach(connection: Connection, file: FileRow, content: ContentRow, now: date
 
 
 def link(connection: Connection, file: FileRow, content: ContentRow, now: datetime) -> None:
-    """Attach a file to a stored content."""
+    """Attach a file to stored content."""
     connection.execute(_UPDATE_FILE, {"file_id": file.id, "content_id": content.id, "attached_at": now})
 
 
 def delete_file(connection: Connection, file: FileRow) -> None:
-    """Delete a file that was announced."""
+    """Delete an announced file."""
     connection.execute(_DELETE_FILE, {"file_id": file.id})
 
 
@@ -269,7 +269,7 @@ def count_expired(connection: Connection, before: datetime) -> int:
 
 
 def delete_expired(connection: Connection, before: datetime) -> int:
-    """Delete files announced before a time that never arrived, and files of deleted actions."""
+    """Delete files announced before this time that never arrived, and files of deleted actions."""
     return connection.execute(delete(file_table).where(_is_expired(before))).rowcount
 
 
@@ -323,11 +323,11 @@ def _next_index(
 
 
 def _is_expired(before: datetime) -> ColumnElement[bool]:
-    never_came = and_(_files.attached_at.is_(None), _files.announced_at < before)
-    return or_(never_came, ~select(1).where(action_table.c.id == _files.action_id).exists())
+    never_arrived = and_(_files.attached_at.is_(None), _files.announced_at < before)
+    return or_(never_arrived, ~select(1).where(action_table.c.id == _files.action_id).exists())
 
 
-def _of_digests(connection: Connection, file: FileRow) -> list[ContentRow]:
+def _find_by_digests(connection: Connection, file: FileRow) -> list[ContentRow]:
     digests = {"md5": file.md5, "challenge": file.challenge, "store": file.store}
     return [ContentRow(*row) for row in connection.execute(_CONTENTS_OF_DIGESTS, digests)]
 

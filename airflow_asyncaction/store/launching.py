@@ -40,8 +40,8 @@ from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.operations import Operation
 
 RUN_GRACE = timedelta(minutes=1)
-"""Grace period for a queued action without a Dag run: the run may still be being created."""
-_CREATION = timedelta(seconds=2)  # rarely longer; a second attempt to create the run is harmless
+"""Grace period for a queued action without a Dag run: Airflow may still be creating the run."""
+_CREATION = timedelta(seconds=2)  # rarely takes longer; a second attempt to create the run is harmless
 _PAUSE_SECONDS = 0.1
 _BATCH = 200
 
@@ -169,9 +169,9 @@ def stop(
     fail_run: Callable[[ActionRecord], None],
     fail_task: Callable[[ActionRecord], None],
 ) -> ActionRecord:
-    """Ask the job of an action to stop. Do not launch a queued action, or retry a failed one.
+    """Ask the job of an action to stop. A queued action is then not launched, and a failed one not retried.
 
-    Airflow's audit log and the timeline of the action record the user.
+    Airflow's audit log and the timeline of the action record who requested the stop.
 
     :param requested_by: user name
     :param method: HTTP method or ``CLI``, for the audit log
@@ -234,7 +234,7 @@ def queue(database: Database, wanted: Launch, now: datetime) -> Queued:
     action_id = JobId(str(uuid7()))
     try:
         with database.transaction() as connection:
-            connection.execute(insert(action_table), _row(action_id, wanted, now))
+            connection.execute(insert(action_table), _queued_columns(action_id, wanted, now))
             reports.add_message(connection, action_id, "queued", now, requested_by=wanted.requested_by)
     except IntegrityError:
         return Queued(_find_by_key(database, wanted), is_new=False)
@@ -244,8 +244,8 @@ def queue(database: Database, wanted: Launch, now: datetime) -> Queued:
 def _needs_run(database: Database, queued: Queued) -> bool:
     """Return whether this request must create the Dag run of an action.
 
-    The first request creates it. A repeated request first waits a moment for that, and creates the run itself
-    if the first request failed or its server died.
+    The first request creates it. A repeated request waits briefly for the run, and creates it itself if the
+    first request failed or its server died.
     """
     action = queued.action
     if queued.is_new or not action.state.is_waiting:
@@ -277,7 +277,7 @@ def reconcile_queued(actions: Actions, now: datetime) -> None:
         found = connection.execute(_TO_RECONCILE, {"now": now, "missing_since": now - RUN_GRACE}).all()
     for row in found:
         with isolate_errors(row.id):
-            actions.apply_message(row.id, _message(row), now)
+            actions.apply_message(row.id, _reconcile_message(row), now)
             if row.run_state is None:
                 _free_key(actions.database, row.id)
 
@@ -290,7 +290,7 @@ def _free_key(database: Database, action_id: JobId) -> None:
         )
 
 
-def _message(row: Any) -> Due | Unlaunched:
+def _reconcile_message(row: Any) -> Due | Unlaunched:
     if row.run_state is None:
         return Unlaunched(State.STOPPED, "RunDeleted", "The Dag run was deleted or never created.")
     if row.run_state not in _ENDED_RUNS:
@@ -312,11 +312,11 @@ def _find_by_key(database: Database, wanted: Launch) -> ActionRecord:
         query = select(_columns.id).where(_columns.idempotency_digest == wanted.idempotency_digest)
         action_id = connection.scalar(query)
     if action_id is None:
-        raise ActionNotFound("The action of this Idempotency-Key was deleted.")
+        raise ActionNotFound("The action launched with this Idempotency-Key was deleted.")
     return find(database, action_id)
 
 
-def _row(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
+def _queued_columns(action_id: JobId, wanted: Launch, now: datetime) -> dict[str, Any]:
     scheduled_at = wanted.scheduled_at
     is_later = scheduled_at is not None and scheduled_at > now
     return {

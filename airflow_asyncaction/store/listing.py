@@ -55,17 +55,17 @@ _SHOWN = select(
 )
 
 
-def _shown_but(instead: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
+def _replace_columns(replacements: Mapping[str, ColumnElement[Any]]) -> Select[Any]:
     """Return the query for the shown columns, some of them replaced by other expressions."""
     columns = _SHOWN.selected_columns
     return select(
-        *(instead[each.name].label(each.name) if each.name in instead else each for each in columns)
+        *(replacements[each.name].label(each.name) if each.name in replacements else each for each in columns)
     )
 
 
 _WITHOUT_LARGE = dict.fromkeys(("arguments", "results", "agent", "masks"), null())
-_SHORT = _shown_but(_WITHOUT_LARGE)
-_LISTED = _shown_but(
+_SHORT = _replace_columns(_WITHOUT_LARGE)
+_LISTED = _replace_columns(
     {
         **_WITHOUT_LARGE,
         "status_details": null(),
@@ -258,7 +258,7 @@ def find(database: Database, uuid: str, *, short: bool = False) -> ActionRecord:
     """
     query = _SHORT if short else _SHOWN
     with database.transaction() as connection:
-        row = connection.execute(query.where(_columns.id == _checked(uuid))).one_or_none()
+        row = connection.execute(query.where(_columns.id == _parse_id(uuid))).one_or_none()
     if row is None:
         raise _not_found(uuid)
     return ActionRecord(row)
@@ -270,7 +270,7 @@ def find_change(database: Database, uuid: str) -> Change:
     :raises ActionNotFound: the action does not exist
     """
     with database.transaction() as connection:
-        row = connection.execute(_CHANGED.where(_columns.id == _checked(uuid))).one_or_none()
+        row = connection.execute(_CHANGED.where(_columns.id == _parse_id(uuid))).one_or_none()
     if row is None:
         raise _not_found(uuid)
     return Change(row.dag_id, row.updated_at, State(row.state))
@@ -333,43 +333,43 @@ def _ranges(wanted: Filter, dag_ids: Collection[str] | None) -> list[list[Any]]:
     dags = dag_ids
     if wanted.dag_id is not None:
         dags = [wanted.dag_id] if dag_ids is None or wanted.dag_id in dag_ids else []
-    are_theirs: list[Any] = []
+    in_dags: list[Any] = []
     if dags is not None:
         if len(dags) * len(states) <= _MAX_RANGES:
             return [
                 [_columns.dag_id == dag, _columns.state == state] for dag in sorted(dags) for state in states
             ]
-        are_theirs = [_columns.dag_id.in_(dags)]
+        in_dags = [_columns.dag_id.in_(dags)]
     if wanted.type is not None or wanted.states:
-        return [[_columns.state == state, *are_theirs] for state in states]
-    return [are_theirs]
+        return [[_columns.state == state, *in_dags] for state in states]
+    return [in_dags]
 
 
 def _conditions(wanted: Filter, before: JobId | None) -> list[Any]:
-    given: Sequence[tuple[Any, Any]] = (
+    filters: Sequence[tuple[Any, Any]] = (
         (_columns.type, wanted.type),
         (_columns.run_id, wanted.run_id),
         (_columns.task_id, wanted.task_id),
         (_columns.map_index, wanted.map_index),
         (_columns.iteration, wanted.iteration),
     )
-    conditions = [column == value for column, value in given if value is not None]
+    conditions = [column == value for column, value in filters if value is not None]
     if before is not None:
         conditions.append(_columns.id < before)
     if wanted.since is not None:
-        conditions.append(_columns.id >= _first_id_of(wanted.since))
+        conditions.append(_columns.id >= _smallest_id(wanted.since))
     if wanted.until is not None:
-        conditions.append(_columns.id < _first_id_of(wanted.until))
+        conditions.append(_columns.id < _smallest_id(wanted.until))
     return conditions
 
 
-def _first_id_of(time: datetime) -> JobId:
+def _smallest_id(time: datetime) -> JobId:
     """Return the smallest UUIDv7 of a time."""
     ms = min(max(0, int(time.timestamp() * 1000)), 2**48 - 1)
     return JobId(str(UUID(int=ms << 80)))
 
 
-def _checked(uuid: str) -> JobId:
+def _parse_id(uuid: str) -> JobId:
     if not is_job_id(uuid):
         raise _not_found(uuid)
     return JobId(uuid.lower())

@@ -71,7 +71,7 @@ def page(connection: Connection, action_id: JobId, after: int, *, dropped: int) 
     """
     begin = max(after, dropped, 0)
     while found := connection.execute(_AFTER, {"action_id": action_id, "after": begin}).all():
-        taken = _first_of(found)
+        taken = _first_page(found)
         kept = connection.execute(_LOGS, {"ids": [row.id for row in taken]}).all()
         if kept:
             lines = [LogLine.from_json(line) for row in kept for line in json.loads(row.logs)]
@@ -106,7 +106,7 @@ def free(connection: Connection, action_id: JobId, *, dropped: int) -> int:
     return int(size_bytes or 0)
 
 
-def _first_of(found: Sequence[Any]) -> list[Any]:
+def _first_page(found: Sequence[Any]) -> list[Any]:
     """Return the reports that fit on a page, at least one."""
     taken: list[Any] = []
     lines = size_bytes = 0

@@ -72,21 +72,21 @@ def argument_columns(arguments: JsonText, masker: Masker = NO_SECRETS) -> dict[s
 
     Values of keys such as ``password`` are masked as well, as in Airflow's rendered fields.
     """
-    given = strict_json.loads(arguments)
-    shown = masker.json(_masked_by_name(given))
-    if shown == given:
+    unmasked = strict_json.loads(arguments)
+    shown = masker.json(_mask_by_name(unmasked))
+    if shown == unmasked:
         return {"arguments": arguments, "sealed_arguments": None}
     return {"arguments": strict_json.dumps(shown), "sealed_arguments": secret.encrypt(arguments)}
 
 
-def _masked_by_name(value: Any, *, is_secret: bool = False) -> Any:
+def _mask_by_name(value: Any, *, is_secret: bool = False) -> Any:
     if isinstance(value, str):
         return MASK if is_secret else value
     if isinstance(value, list):
-        return [_masked_by_name(each, is_secret=is_secret) for each in value]
+        return [_mask_by_name(each, is_secret=is_secret) for each in value]
     if isinstance(value, dict):
         return {
-            name: _masked_by_name(each, is_secret=is_secret or is_secret_name(name))
+            name: _mask_by_name(each, is_secret=is_secret or is_secret_name(name))
             for name, each in value.items()
         }
     return value

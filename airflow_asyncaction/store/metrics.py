@@ -111,8 +111,8 @@ def initialize() -> None:
         airflow_metrics.initialize()
 
 
-def _harmless(emit: Callable[P, None]) -> Callable[P, None]:
-    """Return a function that does nothing if metrics are off, and logs errors."""
+def _without_raising(emit: Callable[P, None]) -> Callable[P, None]:
+    """Decorate a function so that it does nothing if metrics are off, and logs errors instead of raising."""
 
     @wraps(emit)
     def emit_if_on(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -130,7 +130,7 @@ def _warn_once(reason: str) -> None:
     log.warning("Could not send metrics; this is logged once. %s", reason)
 
 
-@_harmless
+@_without_raising
 def count_report(refused_with: str | None, latency: timedelta) -> None:
     """Count a report, and record its latency.
 
@@ -143,17 +143,17 @@ def count_report(refused_with: str | None, latency: timedelta) -> None:
     airflow_metrics.record_duration(REPORT_LATENCY.name, latency)
 
 
-@_harmless
+@_without_raising
 def count_end(action: Action) -> None:
     """Count an action that has ended, and record its duration."""
-    tags = {"state": action.state.value.lower(), "type": _tag_value(action.type)}
+    tags = {"state": action.state.value.lower(), "type": airflow_metrics.tag_value(action.type)}
     _count(ACTIONS_ENDED, **tags)
     if action.ended_at is not None:
         since = action.started_at or action.created_at
         airflow_metrics.record_duration(ACTION_DURATION.name, action.ended_at - since, tags)
 
 
-@_harmless
+@_without_raising
 def record_unended(counts: Mapping[State, int]) -> None:
     """Record the number of actions in each state that is not final."""
     # The total has no tags: servers without tags would overwrite the count of one state with the next.
@@ -167,8 +167,3 @@ def _count(metric: Metric, **tags: str) -> None:
     airflow_metrics.increment(metric.name, tags)
     if metric.suffix is not None:
         airflow_metrics.increment(f"{metric.name}.{tags[metric.suffix]}", tags)
-
-
-def _tag_value(text: str) -> str:
-    """Return a text as a tag value: characters that would end it are replaced."""
-    return airflow_metrics.tag_value(text)

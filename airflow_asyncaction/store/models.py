@@ -66,17 +66,18 @@ action_table = Table(
     Column("type", String(250), nullable=False),
     Column("runner", String(50), nullable=False),
     Column("attempt", Integer, nullable=False),
-    # Its task instance. No foreign key: Airflow's tables are not in this metadata, and a task instance gets a
+    # The task instance. No foreign key: Airflow's tables are not in this metadata, and a task instance gets a
     # new id when it is cleared, while its actions are kept.
     Column("ti_id", _action_id, nullable=True),
     Column("dag_id", String(250), nullable=False),
     Column("run_id", String(250), nullable=False),
     Column("task_id", String(250), nullable=False),
     Column("map_index", Integer, nullable=False),
-    # From 0, of the task's loop (Airflow 3.4). -1 outside loops, and for API servers of earlier releases.
+    # Iteration of the task's loop, from 0 (Airflow 3.4). -1 outside loops and in rows of earlier releases.
     Column("iteration", Integer, nullable=False, server_default="-1"),
-    # Hex sha256 of the nonce that registered the action. Next, the job's secret, Fernet-encrypted.
+    # Hex sha256 of the nonce that registered the action.
     Column("registration_digest", String(64), nullable=False),
+    # Signing key of the job, Fernet-encrypted.
     Column("secret", Text, nullable=False),
     # The request.
     Column("arguments", _json_text, nullable=False),
@@ -110,7 +111,7 @@ action_table = Table(
     Column("adoptable", Boolean(create_constraint=False), nullable=True),
     # protocol.tasks.Deferral: how the server completes the task. NULL if the task is not deferred.
     Column("deferral", Text, nullable=True),
-    # Only of launched actions: user, time of the request, and scheduled time. created_at is then the time of
+    # Only for launched actions: user, time of the request, and scheduled time. created_at is then the time of
     # registration, from which timeouts count.
     Column("requested_by", String(250), nullable=True),
     Column("requested_at", UtcDateTime, nullable=True),
@@ -121,12 +122,12 @@ action_table = Table(
     Column("request_digest", String(64), nullable=True),
     # W3C trace context of the task instance.
     Column("traceparent", String(55), nullable=True),
-    # Only of webda jobs: service and method to call with the arguments. Both or neither is set.
+    # Only for webda jobs: service and method to call with the arguments. Either both are set or neither.
     Column("service_name", String(250), nullable=True),
     Column("method", String(250), nullable=True),
     # Signing key of the task, Fernet-encrypted. NULL for workers of older releases: the job's secret.
     Column("task_key", Text, nullable=True),
-    # TRUE from registration until Action.is_done, then NULL: its partial index is small.
+    # TRUE from registration until Action.is_done, then NULL, so that its partial index is small.
     Column("awaited", Boolean(create_constraint=False), nullable=True),
     # Both Fernet-encrypted: the secrets to mask in reports, as a JSON list, and the unmasked arguments if
     # `arguments` is masked.
@@ -184,10 +185,10 @@ content_table = Table(
     "async_action_content",
     metadata,
     Column("id", _action_id, primary_key=True),
-    # Name of the file store. It stores contents by id, so that URLs do not reveal digests.
+    # Name of the file store. It stores content by id, so that URLs do not reveal digests.
     Column("store", String(50), nullable=False),
-    # Lower-case hex. A challenge is proven if the server or a trusted party has digested the content. A
-    # content uploaded directly to an object store has the announced challenge.
+    # Lower-case hex. A challenge is proven if the server or a trusted party has digested the content. Content
+    # uploaded directly to an object store has the announced challenge.
     Column("md5", String(32), nullable=False),
     Column("challenge", String(32), nullable=False),
     Column("challenge_proven", Boolean(create_constraint=False), nullable=False),
@@ -218,7 +219,7 @@ file_table = Table(
     Column("sha256", String(64), nullable=True),
     Column("size_bytes", BigInteger, nullable=True),
     Column("announced_at", UtcDateTime, nullable=False),
-    # The foreign key prevents the deletion of a content that a file refers to.
+    # The foreign key prevents the deletion of content that a file refers to.
     Column("content_id", _action_id, ForeignKey("async_action_content.id"), nullable=True),
     Column("attached_at", UtcDateTime, nullable=True),
     UniqueConstraint("action_id", "property", "file_index"),

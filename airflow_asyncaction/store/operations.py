@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operations: reads Dags with the tag ``async-operation`` from Airflow's tables."""
+"""Operations: finds the Dags with the tag ``async-operation`` in Airflow's tables."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def find_operations(database: Database, ids: Collection[str]) -> list[Operation]
 
 def _operations(connection: Connection, ids: Collection[str]) -> Iterator[Operation]:
     for row in connection.execute(dags.select_tagged(TAG, ids)).all():
-        declared = _declared(connection, row.dag_id)
+        declared = _find_declared(connection, row.dag_id)
         yield Operation(
             id=row.dag_id,
             task_id=declared.task_id,
@@ -86,20 +86,20 @@ def _operations(connection: Connection, ids: Collection[str]) -> Iterator[Operat
         )
 
 
-def _declared(connection: Connection, dag_id: str) -> _Declared:
+def _find_declared(connection: Connection, dag_id: str) -> _Declared:
     dag_hash = dags.newest_hash(connection, dag_id)
     known = _CACHE.get(dag_id)
     if known is not None and known[0] == dag_hash:
         return known[1]
     dag = dags.newest_version(connection, dag_id)
-    declared = _Declared("", Declaration(type=dag_id)) if dag is None else _declared_by(dag)
+    declared = _Declared("", Declaration(type=dag_id)) if dag is None else _parse_declared(dag)
     if len(_CACHE) >= _CACHED:
         _CACHE.clear()
     _CACHE[dag_id] = (dag_hash, declared)
     return declared
 
 
-def _declared_by(dag: DagVersion) -> _Declared:
+def _parse_declared(dag: DagVersion) -> _Declared:
     task_id, declaration = _declaration(dag)
     is_linear = all(param.schema.get("$schema") == DIALECT for param in dag.params.values())
     return _Declared(task_id, declaration, is_linear)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools: limit how many actions of a runner run at a time, with Airflow's pools."""
+"""Pools: limits how many actions of a runner run at a time, with Airflow's pools."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def ensure_pools(engine: Engine, slots: Mapping[str, int]) -> None:
     for name, count in slots.items():
         try:
             pools.create_or_resize(engine, name, count, _DESCRIPTION)
-        except IntegrityError:  # another process has created it in the meantime
+        except IntegrityError:  # another process has created the pool in the meantime
             pools.create_or_resize(engine, name, count, _DESCRIPTION)

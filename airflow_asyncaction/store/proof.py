@@ -33,7 +33,7 @@ class Credentials:
         return masks.masker(self.masks)
 
     def masked(self, body: bytes) -> bytes:
-        """Return a body without the job's and the task's secret, so that a job cannot reveal its own secret.
+        """Return a body with the secrets of job and task masked, so that a job cannot reveal its own secret.
 
         ``masker`` masks the other secrets of the task in the parsed fields, except for the results.
         """

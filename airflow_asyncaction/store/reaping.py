@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reaping: ends unwatched actions, whose task instance has ended or was deleted before they ended.
+"""Reaping: ends unwatched actions, whose task instance ended or was deleted before them.
 
-This happens if a worker is killed together with its task, and no next try takes over.
+This happens if a worker is killed together with its task, and no later try adopts the action.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _WATCHING = frozenset(
 )
 
 _columns = action_table.c
-# A range of the index on (awaited, id), however many actions are done.
+# A range of the index on (awaited, id): its cost does not grow with actions that are done.
 _AWAITED = (
     select(
         _columns.id,
@@ -96,7 +96,7 @@ def find_unwatched(database: Database, *, older_than: timedelta, now: datetime) 
         with database.transaction() as connection:
             batch = _awaited(connection, after)
             unwatched = _unwatched(connection, batch)
-        yield from (_described(row) for row in unwatched if row.updated_at < now - older_than)
+        yield from (_to_unwatched(row) for row in unwatched if row.updated_at < now - older_than)
         if len(batch) < _BATCH:
             return
         after = batch[-1].id
@@ -105,7 +105,7 @@ def find_unwatched(database: Database, *, older_than: timedelta, now: datetime) 
 def reap_if_unwatched(
     actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] | None = None
 ) -> Transition:
-    """End an action unless it is watched. If its job still runs, its next report is answered with 410.
+    """End an action unless it is watched. If its job still runs, the server answers its next report with 410.
 
     :param prove: authenticates the requesting task, see :meth:`Actions.apply_message`
     :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error
@@ -127,8 +127,8 @@ def find_done(
         with database.transaction() as connection:
             for row in connection.execute(query):
                 action = rows.to_action(row)
-                goes_on = action.completion is Completion.REPORT and action.state is State.SUCCESS
-                if action.is_done and not goes_on and row.updated_at < now - older_than:
+                may_run = action.completion is Completion.REPORT and action.state is State.SUCCESS
+                if action.is_done and not may_run and row.updated_at < now - older_than:
                     over.add(action.id)
     return over
 
@@ -141,8 +141,8 @@ class Reaper:
     How it works: each call of :meth:`scan` reads the next batch of actions that are not done, ordered by id,
     and starts over after the last one. An action is ended if every scan within the grace period found it
     unwatched, and it still is. This last check holds the lock that adoption also takes. During a rolling
-    upgrade, older API servers neither mark the actions that they register nor unmark those that they end:
-    each round first marks the former, and unmarks the latter when it reads them.
+    upgrade, older API servers neither mark the actions that they register as ``awaited`` nor unmark those
+    that they end: each round first marks the former, and unmarks the latter when it reads them.
 
     What it does not do: consider reports. A job that keeps reporting without a task is ended as well.
 
@@ -231,5 +231,5 @@ def _unwatched(connection: Connection, batch: Sequence[Row[Any]]) -> list[Row[An
     return [row for row in unwatched if row.id not in adopted]
 
 
-def _described(row: Row[Any]) -> Unwatched:
+def _to_unwatched(row: Row[Any]) -> Unwatched:
     return Unwatched(row.id, row.type, row.dag_id, row.run_id, row.task_id, row.map_index)

@@ -18,7 +18,7 @@ KEPT_REFUSALS = 100
 """Maximum number of refusals stored per action, so that a faulty job cannot fill the table."""
 KEPT_BODY_BYTES = 4096
 """Maximum size of the stored body of a refused report."""
-_REPLAYED = ("already_ended", "superseded")  # these refusals are repeated if the report is resent
+_REPLAYED = ("already_ended", "superseded")  # a resent report is refused in the same way
 
 
 def add_refusal(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration: creates one action for a running task instance, which needs no shared secret.
+"""Registration: creates one action for a running task instance, without a shared secret.
 
 The task writes sha256(nonce) to its own task state store, which only the task and users who may edit the task
 can write, and sends the nonce. The server deletes this commitment as soon as it has been used.
@@ -37,7 +37,7 @@ from airflow_asyncaction.store.unclaimed import is_unclaimed_success
 
 @dataclass(frozen=True)
 class Registered:
-    """A registered action with its decrypted secrets, for its task alone."""
+    """A registered action with its decrypted secrets, which only its task may receive."""
 
     action: Action
     secrets: Secrets
@@ -188,7 +188,7 @@ def _running_task(connection: Connection, ti_id: str) -> Row[Any]:
     task = task_instances.find(connection, ti_id)
     if task is None or task.state != TaskInstanceState.RUNNING:
         raise RegistrationRefused(
-            "The task instance does not exist or is not running", code="no_such_task_instance"
+            "The task instance does not exist or is not running.", code="no_such_task_instance"
         )
     return task
 
@@ -197,8 +197,8 @@ def _use_commitment(connection: Connection, task: Row[Any], digest: str) -> None
     committed = _commitment(task_state.read_value(connection, task, COMMITMENT_KEY))
     if committed is None or not hmac.compare_digest(committed.encode(), digest.encode()):
         raise RegistrationRefused(
-            "The task instance has not committed to this nonce in its task state store"
-            " (a custom [workers] state_store_backend must not apply to it)",
+            "The task instance has not committed to this nonce in its task state store."
+            " A custom [workers] state_store_backend must not apply to it.",
             code="not_proven",
         )
     task_state.delete_value(connection, task, COMMITMENT_KEY)

@@ -64,7 +64,7 @@ def own_envelope() -> Envelope:
 def columns(action_id: JobId, envelope: Envelope, now: datetime, **known: Any) -> dict[str, Any]:
     """Return all columns of a report row.
 
-    :param known: columns that differ from an accepted report without log lines
+    :param known: values of columns that differ from those of an accepted report without log lines
     """
     return {
         "action_id": action_id,
@@ -133,7 +133,7 @@ def add_message(
 def reread_and_add_line(
     connection: Connection, action_id: JobId, kind: str, line: LogLine, now: datetime
 ) -> None:
-    """Read the row of a locked action again, since it has changed, and append a line to the log."""
+    """Read the row of a locked action again, since it may have changed, and append a line to its log."""
     row = rows.read(connection, action_id)
     if row is not None:
         add_line(connection, row, kind, line, now)

@@ -41,7 +41,7 @@ def is_encrypting() -> bool:
 def decrypt(stored: str) -> str:
     """Decrypt a secret, with a cache.
 
-    :raises SecretUnreadable: its key is not in ``[core] fernet_key``, or no longer
+    :raises SecretUnreadable: its key is not, or no longer, in ``[core] fernet_key``
     """
     return decrypt_once(stored)
 
@@ -89,7 +89,7 @@ def rotate_all(engine: Engine) -> int:
     while True:
         with engine.begin() as connection:
             batch = _read_batch(connection, last_id)
-            rotated = [row for row in map(_rotated, batch) if row is not None]
+            rotated = [row for row in map(_rotate, batch) if row is not None]
             _write_batch(connection, rotated)
         if not batch:
             break
@@ -119,7 +119,7 @@ def _read_batch(connection: Connection, after_id: str | None) -> Sequence[Row[An
     return connection.execute(query.order_by(_columns.id).limit(_BATCH)).all()
 
 
-def _rotated(row: Row[Any]) -> _Rotated | None:
+def _rotate(row: Row[Any]) -> _Rotated | None:
     """Return the secrets of a row encrypted with the first key; ``None`` if they are unreadable."""
     stored = {name: getattr(row, name) for name in _ENCRYPTED}
     before = {name: value for name, value in stored.items() if value is not None}

@@ -97,7 +97,7 @@ def _emit(action: Action, transaction: Callable[[], AbstractContextManager[Conne
 
 
 def _attributes(action: Action, row: Any) -> dict[str, str | int]:
-    """Return the attributes of the span, named as in Airflow's own spans where these have them."""
+    """Return the attributes of the span. Those that Airflow's own spans have, too, have the same names."""
     attributes = {
         "airflow.dag_id": row.dag_id,
         "airflow.dag_run.run_id": row.run_id,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State counts: count the actions in each state that is not final."""
+"""State counts: counts the actions in each state that is not final."""
 
 from __future__ import annotations
 

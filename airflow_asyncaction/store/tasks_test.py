@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``airflow tasks test``: deletes its actions together with the temporary Dag run of the command."""
+"""``airflow tasks test``: deletes the actions of its temporary Dag run."""
 
 from __future__ import annotations
 

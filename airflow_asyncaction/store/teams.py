@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teams: find the team of a Dag if ``[core] multi_team`` is on."""
+"""Teams: finds the team of each Dag if ``[core] multi_team`` is on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from airflow_asyncaction.store.database import Database
 def teams_of(database: Database, dag_ids: Collection[str]) -> Mapping[str, str | None]:
     """Return the team of each Dag, ``None`` for a Dag without a team.
 
-    If ``multi_team`` is on, deleted Dags are left out: their team is unknown, so nobody may see them. If it
-    is off, all Dags are returned without a query.
+    If ``multi_team`` is on, deleted Dags are omitted: their team is unknown, so nobody may see them. If it is
+    off, all Dags are returned without a query.
 
     :raises StoreUnavailable: the database does not answer
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unclaimed successes: jobs that succeeded after the try of their task had failed.
 
-This happens while workers cannot reach the API server: Airflow fails the try, but the job goes on.
+This happens while workers cannot reach the API server: Airflow fails the try, but the job keeps running.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from airflow_asyncaction.store.models import report_table
 
 _reports = report_table.c
 _SAME = ("type", "arguments", "completion", "service_name", "method")
-_UUID7_TIME_SHIFT = 80  # its first 48 bits are milliseconds since 1970
+_UUID7_TIME_SHIFT = 80  # the first 48 of 128 bits are milliseconds since 1970
 _ENDING = ("exit", "abandon")
 """Kinds of messages that complete an action whose job has reported its end."""
 
@@ -27,13 +27,13 @@ _ENDING = ("exit", "abandon")
 def is_unclaimed_success(
     connection: Connection, action: Action, row: Row[Any], task: Row[Any], spec: ActionSpec
 ) -> bool:
-    """Return whether a retry takes over the success of an action instead of running the job again.
+    """Return whether a retry adopts the success of an action instead of running the job again.
 
     It does if the action ended in SUCCESS after its try had failed, nobody asked it to stop, the
-    specification is the same, and Airflow itself retries the task. If a user clears the task, its job has to
+    specification is the same, and Airflow itself retries the task. If a user clears the task, the job must
     run again.
 
-    The time of the failure is that in the UUIDv7 which Airflow then assigned to the retry. The recorded end
+    The time of the failure is read from the UUIDv7 that Airflow then assigned to the retry. The recorded end
     of a try comes from the clock of a worker, which may be wrong.
 
     :param task: running task instance
@@ -46,15 +46,15 @@ def is_unclaimed_success(
         connection, row.ti_id, try_number=task.try_number - 1, max_tries=task.max_tries
     ):
         return False
-    done_at = _done_at(connection, action)
-    return done_at is not None and done_at > _made_at(task.id)
+    done_at = _find_done_at(connection, action)
+    return done_at is not None and done_at > _created_at(task.id)
 
 
-def _made_at(uuid7: UUID) -> datetime:
+def _created_at(uuid7: UUID) -> datetime:
     return datetime.fromtimestamp((uuid7.int >> _UUID7_TIME_SHIFT) / 1000, UTC)
 
 
-def _done_at(connection: Connection, action: Action) -> datetime | None:
+def _find_done_at(connection: Connection, action: Action) -> datetime | None:
     if action.completion is Completion.REPORT:
         return action.ended_at
     query = select(func.min(_reports.received_at)).where(

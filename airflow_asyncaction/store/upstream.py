@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Upstream: finds out whether an action may read the files of another task in its Dag run."""
+"""Upstream check: whether an action may read the files of another task in its Dag run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pool of API server clients that the triggers of a process share: a few threads, none of them blocked."""
+"""Hook pool: API server clients that the triggers of a process share, in a few threads."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _THREADS = 4
 class TaskHookPool:
     """Sends requests to the API server, each on behalf of one task instance.
 
-    Purpose: thousands of triggers share a few connections. A request that waits to be retried holds no
+    Purpose: thousands of triggers share a few connections. A request that waits to be retried occupies no
     thread.
 
-    :param base_url: of the job routes
+    :param base_url: base URL of the job routes
     """
 
     def __init__(self, base_url: str) -> None:
@@ -45,7 +45,7 @@ class TaskHookPool:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._call, send, ti_id)
 
     async def call_until_answered(self, send: Callable[[TaskHook], T], *, ti_id: str | None = None) -> T:
-        """Return the result of a request; retry it for as long as the server is unavailable.
+        """Return the result of a request; retry it while the server is unavailable.
 
         :raises ServerError: the server refused it
         """

@@ -28,12 +28,12 @@ class RemoteActionTrigger(BaseTrigger):
 
     How it works: one small request per poll, over connections that all triggers of a process share. It
     tolerates outages of any length. If the operation's task is retried there, as a new action, it follows
-    that one. It fires when nothing more is to come, or when the other deployment refuses to answer, so that
-    the worker gets the same refusal. It never fires before the settle time is over.
+    that one. It fires when the last action has ended, or when the other deployment refuses a request, so that
+    the worker gets the same refusal. It never fires before the resume delay has passed.
 
     What it does not do: remember which retry it follows. A restarted trigger starts at the first action.
 
-    :param after_line: number of the last log line that is in the task log
+    :param after_line: number of the last log line that was copied to the task log
     :param stop_on_kill: whether to stop the action if a user marks or clears the task
     """
 
@@ -56,7 +56,7 @@ class RemoteActionTrigger(BaseTrigger):
         self.stop_on_kill = stop_on_kill
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments. None of them is secret."""
+        """Return the class path and the arguments, which contain no secrets."""
         kwargs = {
             "asyncaction_conn_id": self.asyncaction_conn_id,
             "action_id": self.action_id,
@@ -81,7 +81,7 @@ class RemoteActionTrigger(BaseTrigger):
             await run_uncancelled(self._stop_action())
 
     async def _follow(self) -> int:
-        """Poll until the end, and return the number of the last log line that was seen."""
+        """Poll until the end, and return the number of the last log line that was read."""
         follower = RemoteFollower(
             self.log,
             Watch(action_id=self.action_id, position=Position(line=self.after_line)),

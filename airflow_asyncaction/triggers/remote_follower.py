@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RemoteFollower: decides when to poll an action of another deployment, and logs what is new."""
+"""RemoteFollower: decides when to poll an action of another deployment, and logs its progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 _LONGEST_PAUSE_SECONDS = 30.0
-# Certificates are renewed, but somebody must learn of one that stays invalid for this long.
+# Certificates are renewed, but a task must fail if one stays invalid for this long.
 _UNVERIFIED_PATIENCE_SECONDS = 600.0
 
 
@@ -36,7 +36,7 @@ class RemoteFollower:
 
     :param copies_logs: whether to write the action's log lines to the task log; progress always is
     :ivar watch: what to poll next
-    :ivar is_done: whether nothing more is to come
+    :ivar is_done: whether polling is complete
     """
 
     def __init__(self, log: Logger, watch: Watch, *, poll_interval_seconds: float, copies_logs: bool) -> None:
@@ -51,9 +51,9 @@ class RemoteFollower:
         self._unverified_at: float | None = None
 
     def on_look(self, look: Look) -> float:
-        """Log what is new, and return the number of seconds until the next poll."""
+        """Log new progress and log lines, and return the number of seconds until the next poll."""
         if self._failures:
-            self._log.info("The other deployment answers again.")
+            self._log.info("The other deployment is available again.")
         self._failures, self._last_code, self._unverified_at = 0, None, None
         if look.action is not None:
             self._log_progress(look.action.fields)
@@ -69,7 +69,7 @@ class RemoteFollower:
         return 0.0 if look.has_more or look.is_last else jittered(self._poll_interval_seconds)
 
     def on_error(self, error: ServerError) -> float | None:
-        """Return the number of seconds until the next poll after a failed one; ``None`` if that is final.
+        """Return the number of seconds until the next poll; ``None`` if the error is final.
 
         Repeated errors are logged once.
         """

@@ -461,7 +461,7 @@ def test_a_pod_whose_secret_was_deleted_returns_to_a_worker(
         began_at = time.monotonic()
         started = Triggerer().start(deferred.trigger())
         await until(lambda: started.events)
-        assert time.monotonic() - began_at > 4  # not before the settle time
+        assert time.monotonic() - began_at > 4  # not before the resume delay
         assert "no longer exists" in started.events[0].payload["reason"]
         await started.cancel()
 

@@ -292,7 +292,7 @@ def test_the_other_deployment_may_be_away(serve: Serve) -> None:
         assert operator().execute(task.context) == "late"
     events = [entry["event"] for entry in logged]
     assert sum("this task keeps polling" in event for event in events) == 1
-    assert "The other deployment answers again." in events
+    assert "The other deployment is available again." in events
 
 
 def test_a_refusal_fails_the_task_and_stops_its_job(serve: Serve) -> None:

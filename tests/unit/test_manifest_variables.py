@@ -76,7 +76,10 @@ def test_names_in_braces_are_variables_unless_they_are_escaped(text: str, become
         ("${}", "${} is an expression"),
         ("${JOB_ID", "${JOB_ID has no closing brace"),
         ("${a ${JOB_ID}", "${a $ has no closing brace"),
-        ("${A} ${B}", "${A} is unknown; ${B} is unknown. Known are ${JOB_ID}, ${image}, ${serviceName} and"),
+        (
+            "${A} ${B}",
+            "${A} is unknown; ${B} is unknown. Known ones are ${JOB_ID}, ${image}, ${serviceName} and",
+        ),
     ],
 )
 def test_what_cannot_be_replaced_is_refused_with_what_to_write(text: str, said: str) -> None:

@@ -200,7 +200,7 @@ def test_a_job_gives_its_pod() -> None:
         ({"kind": "Job", "spec": {}}, "spec.template.spec"),
         (
             {"kind": "Pod", "x": "${NAME} ${JOB_ID}"},
-            r"{NAME. is unknown\. Known are ..JOB_HOOK., ..JOB_ID..*\$\$\{NAME\}",
+            r"{NAME. is unknown\. Known ones are ..JOB_HOOK., ..JOB_ID..*\$\$\{NAME\}",
         ),
         ("kind: Pod\n---\nkind: Pod\n", "single YAML document"),
         ("kind: [\n", "single YAML document"),

@@ -135,7 +135,7 @@ def test_an_end_that_it_reports_itself_stands(
     carried_out(runner(end), tested)
     action = tested.action
     assert (action.state, action.error_name, action.results) == (state, error_name, results)
-    levels = [each.levelname for each in caplog.records if "reported its end itself" in each.message]
+    levels = [each.levelname for each in caplog.records if "already reported its end" in each.message]
     assert levels == ["INFO"]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 

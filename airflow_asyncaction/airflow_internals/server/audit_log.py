@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Audit log: writes rows of Airflow's event log, as Airflow's own routes do for actions of users.
+"""Audit log: writes rows of Airflow's event log, as Airflow's own routes do for user actions.
 
 Uses: ``airflow.models.log.Log``.
 

@@ -10,8 +10,8 @@ Checked with Airflow 3.3.2, its simple auth manager, and the FAB provider 3.10.2
 ``BaseAuthManager`` is public for implementing an auth manager. Getting the configured one, and the user whom
 its middleware authenticated, is not public.
 
-Every access request names its Dag. Without one, an auth manager may allow what is permitted for *any* Dag, as
-FAB does. Call these functions outside any Flask app context: FAB's auth manager would mistake it for its own.
+Every access request names its Dag. Without one, an auth manager may allow a request that is permitted for
+*any* Dag, as FAB does. Call these functions outside any Flask app context: FAB would mistake it for its own.
 ``airflow.api_fastapi`` is only imported when needed, since it loads the whole API server.
 """
 
@@ -39,7 +39,7 @@ class NotAnApiServer(Exception):
 
 
 def authenticate_token(token: str) -> AirflowUser:
-    """Authenticate a user by token. This runs its own event loop: call it from a worker thread.
+    """Authenticate a user by token. Call it from a worker thread, since it runs its own event loop.
 
     :raises jwt.InvalidTokenError: the token is invalid or has expired
     :raises NotAnApiServer: no API server runs in this process

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dag runs: their table, and functions for commands that create them, or mark them or their tasks as failed.
+"""Dag runs: their table, and functions with which commands create them or mark them as failed.
 
 Uses: ``airflow.models.dagrun.DagRun``, ``airflow.api.common`` (``trigger_dag``,
 ``set_dag_run_state_to_failed``), ``SerializedDAG.set_task_instance_state``,
@@ -8,9 +8,9 @@ Uses: ``airflow.models.dagrun.DagRun``, ``airflow.api.common`` (``trigger_dag``,
 
 Checked with Airflow 3.3.2 and 3.4.0b2.
 
-Only commands, which can access the database but not an API server, call the functions that change something.
-These do the same as ``airflow dags trigger`` and Airflow's own routes. The API server calls Airflow's public
-REST API instead, on behalf of the user.
+Only commands call the functions that make changes: they can access the database, but not an API server. These
+functions do the same as ``airflow dags trigger`` and Airflow's own routes. The API server calls Airflow's
+public REST API instead, on behalf of the user.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def create_if_missing(
 
     :param user: name of the user who triggers it
     :raises airflow.exceptions.DagNotFound: Airflow does not know the Dag
-    :raises ValueError: Airflow refuses, for example because a Param is invalid
+    :raises ValueError: Airflow refuses the run, for example because a Param is invalid
     """
     with suppress(DagRunAlreadyExists):
         trigger_dag(

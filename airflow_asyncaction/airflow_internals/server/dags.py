@@ -48,7 +48,7 @@ _TEAMS = (
 )
 _dag_bag = CachedDBDagBag(
     load_op_links=False, cache_size=64, cache_ttl=3600, stats_prefix="asyncaction.dag_bag"
-)  # the defaults of the API server's own
+)  # the defaults of the API server's own Dag bag
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class CleanedTable:
 
     :param recency_column: time that determines the age of a row
     :param dag_id_column: column for ``--dag-ids``; ``None`` if that option does not select rows of this table
-    :param owner: own column, and the table and column that it refers to. A row is kept while its owner exists
+    :param owner: column of this table, and the table and column that it refers to. A row is kept while its
+        owner exists
     """
 
     name: str

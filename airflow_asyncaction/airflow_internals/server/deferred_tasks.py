@@ -45,7 +45,7 @@ class DeferredTask:
 
 
 def lock(session: Session, ti_id: str, *, classpath_prefix: str) -> DeferredTask | None:
-    """Lock and return the task instance if it is deferred with a trigger of these classes.
+    """Lock and return a task instance; ``None`` unless it is deferred with a trigger of these classes.
 
     :param classpath_prefix: beginning of the trigger's class path
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pools: creates or resizes pools.
+"""Pools: creates and resizes Airflow's pools.
 
 Uses: ``airflow.models.pool.Pool.create_or_update_pool``.
 
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 
 def create_or_resize(engine: Engine, name: str, slots: int, description: str) -> None:
-    """Create a pool, or change its number of slots. Deferred tasks occupy slots, too.
+    """Create a pool, or change its number of slots. Deferred tasks count, too (``include_deferred``).
 
     :raises sqlalchemy.exc.IntegrityError: another process has created it at the same time
     """

@@ -16,7 +16,7 @@ from airflow.models.crypto import get_fernet
 
 
 def encrypt(text: str) -> str:
-    """Encrypt a text to ASCII. Without a ``[core] fernet_key`` it is returned unchanged."""
+    """Encrypt a text; the result is ASCII. Without a ``[core] fernet_key`` it is returned unchanged."""
     return get_fernet().encrypt(text.encode()).decode()
 
 

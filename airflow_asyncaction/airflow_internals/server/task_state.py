@@ -7,7 +7,7 @@ Checked with Airflow 3.3.2 and 3.4.0b2.
 
 Only the task itself and users who may edit its task instances can write there. The scope is the coordinates
 of the task, and its region in Airflow 3.4, so all its tries share it. A custom ``[workers]
-state_store_backend`` keeps values where the server cannot see them.
+state_store_backend`` stores values where the server cannot read them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators: private parts of the Task SDK that concern operators.
+"""Operators: the Task SDK's private constants and classes for operators.
 
 Uses: ``airflow.sdk.bases.operator`` (``OPERATOR_DEFAULTS``, ``TRIGGER_FAIL_REPR``, ``TriggerFailureReason``),
 ``airflow.sdk.definitions`` (``mappedoperator.OperatorPartial``, ``param.ParamsDict``), and the attributes
@@ -40,7 +40,7 @@ _XCOM_BACKEND = "airflow.sdk.execution_time.xcom.BaseXCom"
 def needs_worker_after_success(operator: BaseOperator) -> bool:
     """Return whether a worker is still needed after the operator has succeeded.
 
-    These run on workers only: asset events, success callbacks, post-execute hooks, listeners, a custom XCom
+    Only a worker handles asset events, success callbacks, post-execute hooks, listeners, a custom XCom
     backend, and results that are split into several XComs or that tasks are mapped over.
     """
     needs: tuple[Any, ...] = (

@@ -37,7 +37,7 @@ def known_secrets() -> frozenset[str]:
 
 @cache
 def configured_secrets() -> frozenset[str]:
-    """Return the secrets of the server's configuration, for a task process that is the server, too."""
+    """Return the secrets of Airflow's configuration, for a task process that is also the API server."""
     from airflow.configuration import conf
 
     with conf.suppress_future_warnings():

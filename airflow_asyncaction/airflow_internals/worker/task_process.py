@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Task process: finds out whether it has a supervisor process and listeners.
+"""Task process: whether it has a supervisor process and listeners.
 
 Uses: ``airflow.sdk.execution_time`` (``task_runner.SUPERVISOR_COMMS``,
 ``supervisor.InProcessSupervisorComms``), ``airflow.sdk.listener.get_listener_manager``.

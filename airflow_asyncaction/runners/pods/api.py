@@ -34,13 +34,13 @@ _NO_RESPONSE = (HTTPError, HTTPException, OSError)
 
 
 class RequestAbandoned(Exception):
-    """The cluster is unavailable, and the runner no longer needs the response."""
+    """A failed request was not retried: the runner no longer needs the response."""
 
 
 class PodApi:
     """Sends requests to a cluster.
 
-    :param is_abandoned: whether a request that failed is no longer needed
+    :param is_abandoned: returns whether a failed request is no longer needed
     """
 
     def __init__(self, client: k8s.CoreV1Api, is_abandoned: Callable[[], bool] = lambda: False) -> None:
@@ -50,7 +50,7 @@ class PodApi:
     def send(self, request: ApiRequest, *, patience: timedelta | None) -> Any:
         """Return the response's JSON; retry while the cluster is unavailable.
 
-        :param patience: for how long; ``None``: without limit
+        :param patience: for how long to retry; ``None``: without limit
         :raises ClusterError: the cluster refused it, or was unavailable for too long
         :raises RequestAbandoned: the cluster is unavailable, and the response is no longer needed
         """
@@ -60,13 +60,13 @@ class PodApi:
             try:
                 return self.send_once(request)
             except ClusterUnavailable as error:
-                left = until - time.monotonic()
-                if left <= 0:
+                remaining = until - time.monotonic()
+                if remaining <= 0:
                     raise
                 if self._is_abandoned():
                     raise RequestAbandoned(str(error)) from error
-                pause = min(backoff.next_pause(), left)
-                limit = "" if math.isinf(left) else f", for at most {left:.0f} s"
+                pause = min(backoff.next_pause(), remaining)
+                limit = "" if math.isinf(remaining) else f", for at most {remaining:.0f} s"
                 log.warning("%s Retrying in %.1f s%s", as_sentence(str(error)), pause, limit)
                 time.sleep(pause)
 
@@ -110,7 +110,7 @@ class ResponseStream:
         self._response.close()
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield the pieces.
+        """Yield the chunks of the body.
 
         :raises ClusterUnavailable: the connection broke
         """
@@ -121,7 +121,7 @@ class ResponseStream:
             raise describe_unreachable(error) from error
 
     def interrupt(self) -> None:
-        """End the iteration in another thread. If urllib3 cannot, it ends with the connection."""
+        """End the iteration in another thread. Older urllib3: it ends when the connection closes."""
         if hasattr(self._response, "shutdown"):
             with suppress(HTTPError, OSError, ValueError, RuntimeError):
                 self._response.shutdown()

@@ -14,7 +14,7 @@ _VERBS: Mapping[str, tuple[str, ...]] = {
     "pods/log": ("get",),
     "secrets": ("create", "get", "delete"),
 }
-_WITHOUT_ONE = (
+_ALTERNATIVE = (
     'or set job_secret="env", which needs no Secret and puts the job\'s secret into the pod in plain text'
 )
 
@@ -45,8 +45,8 @@ def _advise_rule(found: re.Match[str]) -> str:
     verbs = sorted({*_VERBS.get(resource, ()), found["verb"]}, key=_in_order(resource))
     rule = json.dumps({"apiGroups": [""], "resources": [resource], "verbs": verbs})
     where = f"in the namespace {namespace}" if namespace else "in the pod's namespace"
-    advice = f"Grant Airflow's account this permission {where}: {rule} (docs/kubernetes/rbac.yaml has all)"
-    return f"{advice}, {_WITHOUT_ONE}" if resource == "secrets" else advice
+    advice = f"Grant Airflow's account this permission {where}: {rule} (docs/kubernetes/rbac.yaml lists all)"
+    return f"{advice}, {_ALTERNATIVE}" if resource == "secrets" else advice
 
 
 def _in_order(resource: str) -> Callable[[str], int]:
@@ -55,8 +55,8 @@ def _in_order(resource: str) -> Callable[[str], int]:
 
 
 def _advise_quota(found: re.Match[str]) -> str:
-    advice = "Raise the quota, or use retries and a retry_delay to wait until less runs in the namespace"
-    return f"{advice}; {_WITHOUT_ONE}" if found["kind"] == "secrets" else advice
+    advice = "Raise the quota, or set retries and retry_delay, so that the task waits for capacity"
+    return f"{advice}; {_ALTERNATIVE}" if found["kind"] == "secrets" else advice
 
 
 _Advise = str | Callable[[re.Match[str]], str]

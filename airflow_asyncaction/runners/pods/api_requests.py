@@ -55,7 +55,7 @@ class ApiRequest:
     """A call of ``CoreV1Api``, whose methods have the same names in both Kubernetes clients.
 
     :param ignored: HTTP statuses that mean that there is nothing to do or to return
-    :param timeout_seconds: to connect, and between two reads
+    :param timeout_seconds: timeouts for connecting, and between two reads
     """
 
     method: str
@@ -102,7 +102,7 @@ class PodRequests:
         return self._list("event", field_selector=f"involvedObject.uid={uid}")
 
     def read_pod(self, name: str) -> ApiRequest:
-        """Read a pod; ``None`` if there is none of that name."""
+        """Read a pod; ``None`` if no pod has that name."""
         return ApiRequest("read_namespaced_pod", (name, self.namespace), ignored=_GONE)
 
     def read_log(self, pod: str, **options: Any) -> ApiRequest:
@@ -119,7 +119,7 @@ class PodRequests:
         return ApiRequest("create_namespaced_pod", (self.namespace, pod))
 
     def delete_pod(self, name: str, uid: str, *, grace_seconds: int | None = None) -> ApiRequest:
-        """Delete a pod if it has this uid. It may be gone, or replaced by another one of its name."""
+        """Delete a pod if it has this uid. It may be gone, or replaced by another pod of that name."""
         preconditions = {"uid": uid} if uid else None
         body = _drop_unset({"gracePeriodSeconds": grace_seconds, "preconditions": preconditions})
         arguments = (name, self.namespace)
@@ -130,7 +130,7 @@ class PodRequests:
         return ApiRequest("create_namespaced_secret", (self.namespace, secret), ignored=_EXISTS)
 
     def read_secret(self, name: str) -> ApiRequest:
-        """Read a Secret; ``None`` if there is none of that name."""
+        """Read a Secret; ``None`` if no Secret has that name."""
         return ApiRequest("read_namespaced_secret", (name, self.namespace), ignored=_GONE)
 
     def delete_secret(self, name: str) -> ApiRequest:
@@ -157,7 +157,7 @@ def parse_response(request: ApiRequest, status: int, body: bytes | str) -> Any:
 
 
 def describe_failure(status: int, body: bytes | str | None) -> ClusterError:
-    """Return the exception for a response that is an error, with advice where there is some."""
+    """Return the exception for an error response, with advice if there is any."""
     message = f"The Kubernetes API returned {status}: {add_advice(_parse_message(body), status)}"
     return ClusterUnavailable(message) if status in _TEMPORARY else ClusterRefused(message, status=status)
 
@@ -172,7 +172,7 @@ def _drop_unset(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse_message(body: bytes | str | None) -> str:
-    """Return the API's own message, or the beginning of what a proxy answered in its place."""
+    """Return the API's own message, or the beginning of a proxy's response."""
     try:
         return str(json.loads(body or "")["message"])
     except (ValueError, KeyError, TypeError):

@@ -30,14 +30,14 @@ from airflow_asyncaction.runners.pods.log_selection import LogOptions, LogSelect
 log = logging.getLogger(__name__)
 
 OpenLog = Callable[..., ResponseStream]
-"""Opens the log of a container: takes ``follow``, and perhaps ``since_seconds``."""
+"""Opens the log of a container. Called with ``follow`` and, optionally, ``since_seconds``."""
 
 
 class ContainerLogs:
     """Follows the log of the base container in a thread, and copies those of init containers.
 
     :param open_log: opens the log of the pod's ``container``, with more options
-    :param write: takes each line for the task log
+    :param write: called with each line for the task log
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class ContainerLogs:
             self._thread.start()
 
     def leave(self) -> None:
-        """Write nothing more of the base container: the position stays as it is."""
+        """Stop writing lines of the base container. The position no longer changes."""
         self._thread.leave()
 
     def finish(self, exit_: Exit) -> None:
-        """Copy what is left of a pod that has ended, or does not start."""
+        """Copy the remaining logs of a pod that has ended or does not start."""
         self.leave()
         for source in self._selection.take_rest(exit_):
             if source is self._selection.base:
@@ -91,13 +91,13 @@ class ContainerLogs:
 
 
 class LogThread:
-    """Follows a log in a thread until it is left, or finished by the caller.
+    """Follows a log in a thread until the caller stops it, or reads the rest itself.
 
     Purpose: a stream that follows a log may end seconds after its container. The caller, which knows that the
     container has ended, must not wait for that.
 
-    How it works: the thread reads and writes piece by piece under a lock. When the caller takes the log over,
-    the thread stays behind with its stream, and discards what comes.
+    How it works: the thread reads and writes chunk by chunk under a lock. When the caller takes over the log,
+    the thread keeps its stream, discards the next chunk and ends.
     """
 
     def __init__(self, open_log: OpenLog, reader: LogReader, write: Callable[[PodLine], None]) -> None:
@@ -105,7 +105,7 @@ class LogThread:
         self._reader = reader
         self._write = write
         self._lock = threading.Lock()
-        self._is_left = threading.Event()
+        self._is_detached = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asyncaction-pod-log", daemon=True)
 
     def start(self) -> None:
@@ -113,9 +113,9 @@ class LogThread:
         self._thread.start()
 
     def leave(self) -> None:
-        """Write nothing more: the reader's position stays as it is."""
+        """Stop writing. The reader's position no longer changes."""
         with self._lock:
-            self._is_left.set()
+            self._is_detached.set()
 
     def finish(self) -> None:
         """Read the log to its end, in the calling thread. The container has ended."""
@@ -124,21 +124,21 @@ class LogThread:
 
     def _run(self) -> None:
         steps = follow_steps(self._reader, lambda: False)
-        with suppress(_Left):
+        with suppress(_Detached):
             copy_log(
                 self._open_log,
                 steps,
                 self._reader,
                 self._write,
                 guard=self._guard,
-                pause=self._is_left.wait,
+                pause=self._is_detached.wait,
             )
 
     @contextmanager
     def _guard(self) -> Iterator[None]:
         with self._lock:
-            if self._is_left.is_set():
-                raise _Left
+            if self._is_detached.is_set():
+                raise _Detached
             yield
 
 
@@ -151,9 +151,9 @@ def copy_log(
     guard: Callable[[], AbstractContextManager[object]] = nullcontext,
     pause: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Write the new lines of a log, as far as the steps go. Blocks.
+    """Perform the steps, and write the new lines of the log. Blocks.
 
-    :param write: takes each line; what it raises ends this
+    :param write: called with each line; an exception that it raises ends the copy
     :param guard: entered around each use of ``reader`` and ``write``
     """
     result: LogReadResult | None = None
@@ -172,8 +172,8 @@ def copy_log(
             write(line)
 
 
-class _Left(Exception):
-    """Another thread reads the log now."""
+class _Detached(Exception):
+    """Another thread has taken over the log."""
 
 
 def _read(

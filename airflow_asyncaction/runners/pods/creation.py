@@ -37,7 +37,7 @@ class PodOptions:
     """Options of a :class:`~airflow_asyncaction.runners.kubernetes.KubeRunner`.
 
     :param container: name of the base container
-    :param start_timeout: how long it may take to start; ``None``: without limit
+    :param start_timeout: how long the container may take to start; ``None``: without limit
     :param let_go_after: when ``KubeRunner.run`` returns although the pod still runs; ``None``: never
     :param secret_in_env: put the job's secret into the pod in plain text
     :param get_logs: copy the log
@@ -58,7 +58,7 @@ class PodOptions:
 
 
 class PodNotCreated(Exception):
-    """There is no pod. ``exit`` says why."""
+    """The pod does not exist, or cannot start without its Secret. ``exit`` says why."""
 
     def __init__(self, reason: str, message: str, *, is_seen: bool = True) -> None:
         super().__init__(message)
@@ -68,7 +68,7 @@ class PodNotCreated(Exception):
 class PodCreation:
     """Creates the pod of an action, unless it exists.
 
-    :param task_key: key of the task, to be kept beside the pod for the trigger
+    :param task_key: the task's key, which is stored with the pod for the trigger
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class PodCreation:
             if pod is not None:
                 return pod, version, True
             if must_exist:
-                message = "The pod no longer exists, and its end was not seen"
+                message = "The pod no longer exists, and its exit was not observed"
                 raise PodNotCreated("PodDeleted", message, is_seen=False)
             pod = self._create(body)
         except ClusterError as error:
@@ -111,7 +111,7 @@ class PodCreation:
         return pod, pod["metadata"]["resourceVersion"], False
 
     def ensure_secret(self, pod: Pod) -> None:
-        """Create the job's Secret, unless the pod keeps the secret itself, or has started with it.
+        """Create the job's Secret, unless the pod contains the secret itself, or has already started.
 
         :raises PodNotCreated: it could not be created, so that the pod cannot start
         :raises RequestAbandoned: the pod is no longer needed
@@ -119,10 +119,10 @@ class PodCreation:
         if self._options.secret_in_env or has_container_started(pod, self._options.container):
             return
         metadata = k8s.V1ObjectMeta(name=pod["metadata"]["name"], uid=pod["metadata"]["uid"])
-        # Only secrets that the pod was given: other users may be able to read Secrets of this namespace.
-        given = found_in(json.dumps(pod) + (self._info.arguments or ""), shared_secrets())
+        # Only secrets that the pod contains: other users may be able to read Secrets of this namespace.
+        known = found_in(json.dumps(pod) + (self._info.arguments or ""), shared_secrets())
         secret = build_job_secret(
-            k8s.V1Pod(metadata=metadata), self._info, task_key=self._task_key, known=given
+            k8s.V1Pod(metadata=metadata), self._info, task_key=self._task_key, known=known
         )
         try:
             self._api.send(self._requests.create_secret(secret), patience=self._options.start_timeout)

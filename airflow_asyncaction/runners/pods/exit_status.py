@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exit status of a pod, as the Kubernetes API describes it. No I/O.
 
-A pod is its JSON (camelCase). Only this module and ``startup`` read it, for the runner and for the trigger.
+Pods are the API's JSON (camelCase). This module and ``startup`` interpret it, for runner and trigger.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ _FALLBACK_BYTES = 2000  # from this length on, a termination message made of the
 def read_exit(pod: Pod, container: str) -> Exit | None:
     """Return the exit of a pod; ``None`` while it runs.
 
-    The base container counts: sidecars may still run. The pod's own reason (evicted, deadline exceeded, node
-    lost) takes precedence over its containers' states, which are only the consequence. A container that was
+    Only the base container counts: sidecars may still run. The pod's own reason (evicted, deadline exceeded,
+    node lost) takes precedence over its containers' states, which are a consequence. A container that was
     restarted has ended: a job runs once.
 
     :param container: name of the base container
@@ -82,7 +82,7 @@ def read_exit(pod: Pod, container: str) -> Exit | None:
 
 
 def has_container_started(pod: Pod, container: str) -> bool:
-    """Return whether the base container is running, or was."""
+    """Return whether the base container is or was running."""
     status = pod.get("status") or {}
     return "running" in _find_status(status, container, "state") or bool(_find_terminated(status, container))
 
@@ -95,7 +95,7 @@ def should_keep_pod(on_finish: str, *, succeeded: bool) -> bool:
 
 
 def find_warning(pod: Pod, container: str) -> str | None:
-    """Return a warning about a container that succeeded, if there is one."""
+    """Return a warning about a container that exited with code 0, if there is one."""
     terminated = _find_terminated(pod.get("status") or {}, container) or {}
     if terminated.get("exitCode") != 0 or terminated.get("reason") != "OOMKilled":
         return None
@@ -162,9 +162,9 @@ def trim_pod(pod: Pod) -> Pod:
 
 
 def _trim_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
-    kept = _some(spec, "nodeName")
+    kept = _pick(spec, "nodeName")
     sidecars = [
-        _some(each, "name", "restartPolicy")
+        _pick(each, "name", "restartPolicy")
         for each in spec.get("initContainers") or ()
         if each.get("restartPolicy") == "Always"
     ]
@@ -172,9 +172,9 @@ def _trim_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _trim_status(status: Mapping[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = _some(status, "phase", "reason", "message")
+    kept: dict[str, Any] = _pick(status, "phase", "reason", "message")
     conditions = [
-        _some(each, "type", "status", "reason", "message")
+        _pick(each, "type", "status", "reason", "message")
         for each in status.get("conditions") or ()
         if each.get("type") in ("PodScheduled", "DisruptionTarget")
     ]
@@ -182,11 +182,11 @@ def _trim_status(status: Mapping[str, Any]) -> dict[str, Any]:
         kept["conditions"] = conditions
     for kind in ("initContainerStatuses", "containerStatuses"):
         if status.get(kind):
-            kept[kind] = [_some(each, "name", "state", "lastState", "restartCount") for each in status[kind]]
+            kept[kind] = [_pick(each, "name", "state", "lastState", "restartCount") for each in status[kind]]
     return kept
 
 
-def _some(mapping: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def _pick(mapping: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: mapping[name] for name in names if mapping.get(name)}
 
 

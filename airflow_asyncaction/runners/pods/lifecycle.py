@@ -43,14 +43,14 @@ class PodLifecycle:
     without one, because of the deadlines. Once there is an exit, each call returns it.
 
     :param container: name of the base container
-    :param start_by: when it must have started; ``None``: there is no deadline
+    :param start_by: deadline for its start; ``None``: there is none
     :param has_secret: whether the job's Secret was created; until then the pod waits for it
     """
 
     def __init__(self, container: str, *, start_by: datetime | None = None, has_secret: bool = False) -> None:
         self._container = container
         self.start_by = start_by
-        """When the container must have started."""
+        """Deadline for the container's start."""
         self._has_secret = has_secret
         self._secret_missing_since: datetime | None = None
         self._pull_error = ""
@@ -61,7 +61,7 @@ class PodLifecycle:
         self.has_started = False
         """Whether the container has started."""
         self.is_stuck = False
-        """Whether the exit is that the pod does not start. It must be deleted, since it still might."""
+        """Whether the exit means that the pod did not start. Delete the pod: it still might."""
 
     def note_secret(self) -> None:
         """Note that the job's Secret was created."""
@@ -96,7 +96,7 @@ class PodLifecycle:
         return find_warning(self.pod or {}, self._container)
 
     def add_tail(self, exit_: Exit, tail: Sequence[str]) -> Exit:
-        """Return the exit with the last lines of output, without what its message repeats."""
+        """Return the exit with the last lines of output, without text that its message repeats."""
         return add_tail(exit_, get_termination_message(self.pod or {}, self._container), tail)
 
     def observe(self, event: str, pod: Pod | None, now: datetime) -> Exit | None:
@@ -104,7 +104,7 @@ class PodLifecycle:
 
         :param event: ``ADDED``, ``MODIFIED``, ``DELETED`` (``pod`` is then its last state, if that is known),
             or empty if only time has passed
-        :param now: aware, by the same clock as ``start_by``
+        :param now: aware time, from the same clock as ``start_by``
         """
         if self._exit is None:
             if pod is not None:
@@ -121,7 +121,7 @@ class PodLifecycle:
         if event == "DELETED":
             return self._describe_deletion(pod)
         if _is_lost(pod, now):
-            message = "The pod is being deleted, but its node does not answer"
+            message = "The pod is being deleted, but its node does not respond"
             return Exit(reason="NodeLost", message=message)
         if pod and not self.has_started and not pod["metadata"].get("deletionTimestamp"):
             stuck = self._find_start_failure(pod, now) or self._check_deadline(pod, now)

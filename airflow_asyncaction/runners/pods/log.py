@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Container log: each line exactly once, up to the last one, across broken connections. No I/O.
+"""Container log reader: yields each line exactly once, across broken connections. No I/O.
 
 ``runners.pods.container_logs`` drives it in a worker, ``triggers.pods.container_logs`` in a triggerer.
 """
@@ -104,7 +104,7 @@ class Pause:
 class LogReader:
     """Splits the bytes of a log into lines, and drops those that an earlier read has returned.
 
-    How it works: call :meth:`begin` for each read, and :meth:`feed` for each of its pieces. Lines that are
+    How it works: call :meth:`begin` for each read, and :meth:`feed` for each of its chunks. Lines that are
     clearly older than the newest time stamp are known. Lines close to it are compared. Clocks differ, so a
     read that does not reach back to a known line may miss some: it :attr:`has_gap`, yields nothing, and the
     whole log must be read.
@@ -119,7 +119,7 @@ class LogReader:
         self.has_gap = False
         """Whether this read does not reach back to a known line: stop it."""
         self._is_refusal_logged = False
-        self._before_ns = _ns_of(position.stamp) if position.stamp else -1
+        self._before_ns = _parse_stamp(position.stamp) if position.stamp else -1
         self._of_before = position.of_stamp
         self._newest_ns = self._before_ns
         self._recent: deque[tuple[int, int]] = deque()
@@ -136,18 +136,18 @@ class LogReader:
 
     @property
     def is_behind(self) -> bool:
-        """Whether this read has reached no known line, though there are some: see :attr:`has_gap`."""
+        """Whether this read has not reached a known line yet: see :attr:`has_gap`."""
         return self.has_gap or not self._reaches_back
 
     def since_seconds(self, now: datetime) -> int | None:
-        """Return the ``since_seconds`` that cover all new lines, and a few known ones."""
+        """Return the ``since_seconds`` that covers all new lines and a few known ones."""
         if self._newest_ns < 0:
             return None
-        age_seconds = (now - _moment(self._newest_ns)).total_seconds()
+        age_seconds = (now - _to_datetime(self._newest_ns)).total_seconds()
         return math.ceil(max(0.0, age_seconds)) + _SINCE_MARGIN_SECONDS
 
     def begin(self, *, reads_all: bool) -> None:
-        """Begin a read. Drop an incomplete line: it is read again."""
+        """Begin a read. Discard an incomplete line, which is read again."""
         self._rest = bytearray()
         self._cut_bytes = 0
         self._reaches_back = reads_all or self._newest_ns < 0
@@ -157,16 +157,16 @@ class LogReader:
         self._known_of_before = self._of_before
 
     def feed(self, chunk: bytes) -> Iterator[PodLine]:
-        """Yield the new lines that a piece completes."""
+        """Yield the new lines that a chunk completes."""
         start = 0
         while not self.has_gap and (end := chunk.find(b"\n", start)) >= 0:
-            self._keep(chunk[start:end])
-            yield from self._completed()
+            self._buffer(chunk[start:end])
+            yield from self._complete_line()
             start = end + 1
-        self._keep(chunk[start:])
+        self._buffer(chunk[start:])
 
     def classify_failure(self, error: ClusterError) -> LogReadResult:
-        """Return how a read ended that failed; log the first refusal."""
+        """Return the result of a failed read; log the first refusal."""
         if not isinstance(error, ClusterRefused):
             return LogReadResult.BROKE
         if error.status in _NO_LOG:
@@ -179,28 +179,28 @@ class LogReader:
     def finish(self) -> Iterator[PodLine]:
         """Yield the rest as a line: the log has ended."""
         if not self.has_gap:
-            yield from self._completed()
+            yield from self._complete_line()
 
-    def _keep(self, part: bytes) -> None:
+    def _buffer(self, part: bytes) -> None:
         room = MAX_LINE_BYTES + 64 - len(self._rest)
         self._rest += part[: max(0, room)]
         self._cut_bytes += max(0, len(part) - max(0, room))
 
-    def _completed(self) -> Iterator[PodLine]:
-        stamp, _, said = bytes(self._rest).partition(b" ")
-        cut_bytes = self._cut_bytes + max(0, len(said) - MAX_LINE_BYTES)
+    def _complete_line(self) -> Iterator[PodLine]:
+        stamp, _, content = bytes(self._rest).partition(b" ")
+        cut_bytes = self._cut_bytes + max(0, len(content) - MAX_LINE_BYTES)
         self._rest.clear()
         self._cut_bytes = 0
         try:
-            ns = _ns_of(stamp.decode("ascii"))
+            ns = _parse_stamp(stamp.decode("ascii"))
         except ValueError:
             return
-        text = said[:MAX_LINE_BYTES].decode("utf-8", "replace").removesuffix("\r")
+        text = content[:MAX_LINE_BYTES].decode("utf-8", "replace").removesuffix("\r")
         if cut_bytes:
             text += f" [{cut_bytes} bytes are cut]"
         if self._is_new(ns, text):
             self._note(ns, text)
-            yield PodLine(_moment(ns), text)
+            yield PodLine(_to_datetime(ns), text)
 
     def _is_new(self, ns: int, text: str) -> bool:
         if not self._reaches_back:
@@ -225,7 +225,7 @@ class LogReader:
             of_stamp = self.position.of_stamp + 1
         else:  # a line out of order
             of_stamp = self.position.of_stamp
-        self.position = LogPosition(_stamp_of(self._newest_ns), of_stamp)
+        self.position = LogPosition(_format_stamp(self._newest_ns), of_stamp)
         self.count += 1
         self._remember((ns, hash(text)))
         second, size = self._burst[-1]
@@ -309,8 +309,8 @@ def _second(moment: str, zone: str) -> int:
     return second
 
 
-def _ns_of(stamp: str) -> int:
-    """Return the nanoseconds since 1970, to compare by: time stamps may omit trailing zeros.
+def _parse_stamp(stamp: str) -> int:
+    """Return a time stamp as nanoseconds since 1970. Its text may omit trailing zeros, so it does not sort.
 
     :raises ValueError: the time stamp is invalid
     """
@@ -321,10 +321,10 @@ def _ns_of(stamp: str) -> int:
     return _second(moment, zone) * _SECOND_NS + int((fraction or "").ljust(9, "0"))
 
 
-def _moment(ns: int) -> datetime:
+def _to_datetime(ns: int) -> datetime:
     return _EPOCH + timedelta(microseconds=ns // 1000)
 
 
-def _stamp_of(ns: int) -> str:
+def _format_stamp(ns: int) -> str:
     second, fraction = divmod(ns, _SECOND_NS)
-    return f"{_moment(second * _SECOND_NS):%Y-%m-%dT%H:%M:%S}.{fraction:09}Z"
+    return f"{_to_datetime(second * _SECOND_NS):%Y-%m-%dT%H:%M:%S}.{fraction:09}Z"

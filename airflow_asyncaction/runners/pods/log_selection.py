@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selection of the container logs of a pod that go into the task log, and in what order. No I/O."""
+"""Log selection: which container logs of a pod go into the task log, and in what order. No I/O."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class LogOptions:
 class LogSource:
     """The log of one container.
 
-    :param has_ended: whether the container has: else only what it has written so far is copied
-    :param options: of the request that reads the log
-    :param write: takes each line
+    :param has_ended: whether the container has ended; if not, only what it has written so far is copied
+    :param options: further options of the request that reads the log
+    :param write: called with each line
     """
 
     container: str
@@ -61,13 +61,13 @@ class LogSource:
 class LogSelection:
     """Selects the logs to copy, and keeps the last lines for the error message.
 
-    How it works: the requested logs of init containers are copied as a whole, before that of the base
-    container. Of an init container that keeps the base container from starting, at least the last lines are
+    How it works: the requested logs of init containers are copied completely, before that of the base
+    container. If an init container keeps the base container from starting, at least its last lines are
     copied. Lines of init containers get the container's name as a prefix.
 
-    :param write: takes each line for the task log
+    :param write: called with each line for the task log
     :param mask: removes secrets from a line
-    :param warn: logs a warning: a format and its argument
+    :param warn: logs a warning; called with a format string and its argument
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LogSelection:
         self._tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._are_init_logs_taken = False
         self.base = LogSource(
-            container=options.container, has_ended=True, write=partial(self._take, None, in_tail=True)
+            container=options.container, has_ended=True, write=partial(self._write_line, None, in_tail=True)
         )
         """The log of the base container."""
 
@@ -109,7 +109,7 @@ class LogSelection:
         return [self._init_source(name, in_tail=name == blamed) for name in names]
 
     def take_rest(self, exit_: Exit | None) -> list[LogSource]:
-        """Return the logs left to copy of a pod that has ended or does not start, :attr:`base` included."""
+        """Return the remaining logs of a pod that has ended or does not start, including :attr:`base`."""
         lifecycle = self._lifecycle
         if exit_ is not None and exit_.reason == "NodeLost" and exit_.code is None:
             return []  # the logs are lost with the node
@@ -128,10 +128,10 @@ class LogSelection:
     def _init_source(
         self, name: str, *, in_tail: bool, has_ended: bool = True, options: dict[str, Any] | None = None
     ) -> LogSource:
-        write = partial(self._take, name, in_tail=in_tail)
+        write = partial(self._write_line, name, in_tail=in_tail)
         return LogSource(container=name, has_ended=has_ended, options=options or {}, write=write)
 
-    def _take(self, init_container: str | None, line: PodLine, *, in_tail: bool) -> None:
+    def _write_line(self, init_container: str | None, line: PodLine, *, in_tail: bool) -> None:
         if in_tail:
             self._tail.append(line.text)
         if init_container is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orphaned pods: pods whose action has ended, but which nothing was left to delete."""
+"""Orphaned pods: pods whose action has ended, but which neither worker nor triggerer has deleted."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class JobPod:
 
     @property
     def should_be_deleted(self) -> bool:
-        """Whether it should be deleted, if its action has ended."""
+        """Whether to delete the pod if its action has ended."""
         return self.phase not in ENDED_PHASES or not should_keep_pod(
             self.on_finish, succeeded=self.phase == "Succeeded"
         )
 
 
 def parse_job_pod(pod: Pod) -> JobPod:
-    """Return what the clean-up needs to know of a pod of an action."""
+    """Return the fields of an action's pod that the clean-up needs."""
     metadata, labels = pod["metadata"], pod["metadata"]["labels"]
     return JobPod(
         action_id=JobId(labels[ACTION_LABEL]),

@@ -2,7 +2,7 @@
 """Return file: results that a program writes to ``/airflow/xcom/return.json``, as for KubernetesPodOperator.
 
 The file is the container's termination message. The kubelet creates it before the container starts, and puts
-its content into the pod's status. So no sidecar is needed to wait for, to read with ``exec``, or to kill.
+its content into the pod's status. So there is no sidecar to wait for, to read with ``exec``, or to kill.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def add_return_file(pod: k8s.V1Pod, container: str) -> None:
 
 
 def read_return_file(exit_: Exit, pod: Pod, container: str) -> tuple[Exit, strict_json.JsonText | None]:
-    """Return the exit of a pod, and the results in its return file if the pod succeeded and wrote any.
+    """Return a pod's exit, and the results in its return file if it succeeded and wrote any.
 
     If the file is invalid, the exit becomes the error :class:`ReturnFileInvalid`.
     """
@@ -65,7 +65,7 @@ def read_return_file(exit_: Exit, pod: Pod, container: str) -> tuple[Exit, stric
         return exit_, None
     exit_ = replace(exit_, message=None) if exit_.message == text.strip() else exit_
     if len(text.encode()) >= limit_bytes:
-        reason = f"it has {limit_bytes} bytes or more, and the cluster truncates it there"
+        reason = f"it has {limit_bytes} bytes or more, and the cluster truncates it at that size"
         return _mark_invalid(exit_, f"{reason}. Report larger results with the job client"), None
     try:
         return exit_, strict_json.dumps(strict_json.loads(text))
@@ -85,7 +85,7 @@ class ReturnFile:
         self._report = report
 
     def report(self, exit_: Exit, pod: Pod, info: JobInfo) -> Exit:
-        """Report the results of a pod that has ended. Return its exit, which an invalid file changes."""
+        """Report the results of a pod that has ended. Return its exit, or an error if the file is invalid."""
         exit_, results = read_return_file(exit_, pod, self._container)
         if results is None:
             return exit_

@@ -34,9 +34,9 @@ MASKED_SECRETS = "MASKED_SECRETS"
 
 @dataclass(frozen=True)
 class PodSecrets:
-    """The secrets of an action, which the cluster keeps beside its pod.
+    """The secrets of an action, which the cluster stores with its pod.
 
-    :param known: other secrets that the pod was given, to be masked in the task log
+    :param known: other secrets that the pod contains, to be masked in the task log
     """
 
     job: str = field(repr=False)
@@ -59,7 +59,7 @@ def add_job(
 
     All containers get the variables, but not the task key. The pod runs once: Airflow retries the task.
 
-    :param task_key: allows other processes than the worker to watch the pod
+    :param task_key: lets processes other than the worker watch the pod
     :param secret_in_env: put both secrets into the pod in plain text, not into :func:`build_job_secret`
     :param on_finish: what to do with it at its end: an ``on_finish_action`` of KubernetesPodOperator
     """
@@ -86,11 +86,11 @@ def add_job(
 def build_job_secret(
     pod: k8s.V1Pod, info: JobInfo, *, task_key: str | None, known: Iterable[str] = ()
 ) -> k8s.V1Secret:
-    """Return the Secret of a pod that exists. It has the pod's name, and the cluster deletes it with the pod.
+    """Return the Secret of an existing pod. It has the pod's name, and the cluster deletes it with the pod.
 
     The pod's containers refer only to the job's secret in it.
 
-    :param known: other secrets that the pod was given: a trigger masks them in the task log
+    :param known: other secrets that the pod contains: a trigger masks them in the task log
     """
     owner = k8s.V1OwnerReference(
         api_version="v1", kind="Pod", name=pod.metadata.name, uid=pod.metadata.uid, controller=True
@@ -131,14 +131,14 @@ def _parse_known(data: Mapping[str, str]) -> frozenset[str]:
     try:
         return frozenset(map(str, json.loads(_decoded(data, MASKED_SECRETS))))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{MASKED_SECRETS} in the Secret was changed and is invalid") from error
+        raise ValueError(f"{MASKED_SECRETS} in the Secret was changed and is now invalid") from error
 
 
 def _decoded(data: Mapping[str, str], name: str) -> str:
     try:
         return base64.b64decode(data[name], validate=True).decode()
     except (binascii.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{name} in the Secret was changed and is invalid") from error
+        raise ValueError(f"{name} in the Secret was changed and is now invalid") from error
 
 
 def parse_manifest(
@@ -195,7 +195,7 @@ def _convert_job(job: Mapping[str, Any]) -> dict[str, Any]:
             )
     template = spec.get("template")
     if not isinstance(template, Mapping) or not isinstance(template.get("spec"), Mapping):
-        raise ValueError("The Job has no pod: add spec.template.spec")
+        raise ValueError("The Job has no pod template: add spec.template.spec")
     pod_metadata = dict(template.get("metadata") or {})
     pod_metadata["labels"] = {**(metadata.get("labels") or {}), **(pod_metadata.get("labels") or {})}
     for name in ("name", "namespace"):

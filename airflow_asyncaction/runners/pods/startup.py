@@ -28,7 +28,7 @@ _FAILURES = {
     "CreateContainerError": "StartError",
     "RunContainerError": "StartError",
 }
-# Failures of a registry (as KubernetesPodOperator lists them) or a busy node that may pass by themselves
+# Failures of a registry (as KubernetesPodOperator lists them) or of a busy node that may resolve themselves
 # before ``start_timeout`` expires.
 _TRANSIENT: Mapping[str, tuple[str, ...]] = {
     "ImagePull": (
@@ -40,9 +40,9 @@ _TRANSIENT: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 _EXPLAINS_NOTHING = frozenset({"PodInitializing", "ContainerCreating"})
 _MAX_EVENTS = 3
-# Once a node has taken the pod, FailedScheduling is over. Pods run without the cluster's DNS.
+# FailedScheduling is obsolete once a node has accepted the pod. Pods also run without the cluster's DNS.
 _IRRELEVANT_EVENTS = frozenset({"FailedScheduling", "MissingClusterDNS"})
-_ABSENT = re.compile(
+_MISSING = re.compile(
     r'\b(?:config ?maps?|secrets?) "[^"]+" not found|references non-existent (?:config|secret) key',
     re.IGNORECASE,
 )
@@ -51,8 +51,8 @@ _ABSENT = re.compile(
 def find_start_failure(pod: Pod) -> Exit | None:
     """Return why a pod will never start as it is; ``None`` if it may.
 
-    Kubernetes itself never gives up. A pod that no node can take now may be scheduled later, so that this is
-    no failure; :func:`describe_waiting` reports it.
+    Kubernetes itself never gives up. A pod that no node accepts now may be scheduled later, so this is not a
+    failure; :func:`describe_waiting` reports it.
     """
     for name, waiting in list_waiting_containers(pod):
         reason = waiting.get("reason") or ""
@@ -64,7 +64,7 @@ def find_start_failure(pod: Pod) -> Exit | None:
 
 
 def may_recover(failure: Exit) -> bool:
-    """Return whether a failure may pass by itself."""
+    """Return whether a failure may resolve itself."""
     text = (failure.message or "").lower()
     return any(each in text for each in _TRANSIENT.get(failure.reason or "", ()))
 
@@ -97,14 +97,14 @@ def add_events(exit_: Exit, events: Iterable[Mapping[str, Any]], *, own_secret: 
     """Return the exit of a pod that did not start in time, with the messages of its events.
 
     :param events: of the pod, as JSON, in any order
-    :param own_secret: name of the job's Secret, which is created after the pod. That it is missing at first
-        is normal
+    :param own_secret: name of the job's Secret. It is created after the pod, so it is normal that it is
+        missing at first
     """
     messages = _select_newest(events, f'secret "{own_secret}" not found')
     if not messages:
         return exit_
     text = "; ".join(messages)
-    name = "CreateContainerConfigError" if _ABSENT.search(text) else exit_.reason
+    name = "CreateContainerConfigError" if _MISSING.search(text) else exit_.reason
     return replace(exit_, reason=name, message=f"{exit_.message}: {text}")
 
 
@@ -125,7 +125,7 @@ def list_waiting_containers(pod: Pod) -> Iterator[tuple[str, Mapping[str, Any]]]
 
 
 def _running_init_container(pod: Pod) -> tuple[str, str] | None:
-    """Return the init container that is running, and since when. All but sidecars run one by one."""
+    """Return the running init container, and since when. Except for sidecars, they run one by one."""
     declared = (pod.get("spec") or {}).get("initContainers") or ()
     sidecars = {each["name"] for each in declared if each.get("restartPolicy") == "Always"}
     for each in (pod.get("status") or {}).get("initContainerStatuses") or ():
@@ -136,8 +136,8 @@ def _running_init_container(pod: Pod) -> tuple[str, str] | None:
 
 
 def _select_newest(events: Iterable[Mapping[str, Any]], ignored: str) -> list[str]:
-    """Return the newest warnings, each text once; first of all that an image is being pulled now."""
-    newest_first = sorted(events, key=_moment_of, reverse=True)
+    """Return the newest warnings, each text once, after a newest event that an image is being pulled."""
+    newest_first = sorted(events, key=_last_observed_at, reverse=True)
     messages = [
         f"{event.get('reason')}: {get_message(event)}"
         for index, event in enumerate(newest_first)
@@ -152,7 +152,7 @@ def _is_warning(event: Mapping[str, Any], ignored: str) -> bool:
     return event.get("type") == "Warning" and not is_irrelevant
 
 
-def _moment_of(event: Mapping[str, Any]) -> str:
+def _last_observed_at(event: Mapping[str, Any]) -> str:
     """Return when an event last happened. The field depends on the reporter; all are UTC in one format."""
     series = event.get("series") or {}
     moments = (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watch of pods that is reopened whenever it ends, breaks or expires.
+"""Pod watch: reopened whenever it ends, breaks or expires.
 
 :class:`WatchState` decides, and does no I/O. :class:`PodWatchThread` watches one pod from a worker,
 ``triggers.pods.watch`` all pods of a namespace.
@@ -49,9 +49,10 @@ class PodChange:
 class WatchState:
     """The resourceVersion that a watch has reached, and when the next one is opened.
 
-    How it works: while :attr:`version` is ``None``, the caller reads the present state and sets it; else it
-    watches from there, and feeds what comes to :meth:`feed`. A version that is too old (410 Gone) is dropped.
-    Bookmarks keep it young while nothing happens. After either, :meth:`end_attempt` says how long to pause.
+    How it works: while :attr:`version` is ``None``, the caller reads the current state and sets it. Otherwise
+    it watches from there, and passes the response to :meth:`feed`. A version that is too old (410 Gone) is
+    dropped. Bookmarks keep it recent while nothing happens. After a read or a watch, :meth:`end_attempt`
+    returns how long to pause.
     """
 
     def __init__(
@@ -69,11 +70,11 @@ class WatchState:
         self._rest = b""
 
     def feed(self, chunk: bytes) -> Iterator[PodChange]:
-        """Yield the changes that a piece of the response completes.
+        """Yield the changes that a chunk of the response completes.
 
-        The stream is useless once :attr:`version` is unset: stop reading it.
+        Stop reading the stream once :attr:`version` is unset.
 
-        :raises ClusterUnavailable: a line is no event
+        :raises ClusterUnavailable: a line is not a watch event
         """
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in filter(None, lines):
@@ -84,7 +85,7 @@ class WatchState:
             except (ValueError, KeyError, TypeError) as error:
                 raise ClusterUnavailable("The Kubernetes API sent an invalid watch event") from error
             self.version = version
-            if version is None:  # mostly 410 Gone
+            if version is None:  # usually 410 Gone
                 return
             self.failures = 0
             self._backoff.reset()
@@ -149,7 +150,7 @@ class PodWatchThread:
         self._changes.put(None)
 
     def next_change(self, timeout_seconds: float) -> PodChange | None:
-        """Return the next change; ``None`` once the time is up, or if woken."""
+        """Return the next change; ``None`` if the timeout expires or :meth:`wake` is called."""
         try:
             return self._changes.get(timeout=timeout_seconds)
         except Empty:
@@ -186,7 +187,7 @@ class PodWatchThread:
             self._changes.put(PodChange("MODIFIED", pod))
 
     def _watch(self) -> Iterator[PodChange]:
-        """Yield the changes of the pod until the stream ends. Another pod of its name is ignored."""
+        """Yield the changes of the pod until the stream ends. Ignore another pod of that name."""
         if self._closed.is_set() or self._state.version is None:
             return
         self._state.begin_stream()

@@ -35,7 +35,7 @@ from airflow_asyncaction.runners.pods.spec import PodSecrets, parse_secrets
 log = logging.getLogger(__name__)
 
 REFUSED_FOR = timedelta(seconds=30)
-"""How long requests that are refused are retried: a cluster that is starting refuses, too."""
+"""How long refused requests are retried: a cluster that is starting refuses requests, too."""
 
 _LOG_SILENCE_SECONDS = 3600  # the watch sees when a silent container ends
 _CONCURRENT_REQUESTS = 8
@@ -65,8 +65,8 @@ class ClusterNamespace:
 class AsyncPodApi:
     """Sends requests for the pods of one :class:`ClusterNamespace`. It belongs to one event loop.
 
-    Purpose: all that watch its pods share connections and credentials. When the cluster no longer accepts
-    the credentials, they are loaded again.
+    Purpose: all triggers of the namespace share connections and credentials. When the cluster no longer
+    accepts the credentials, they are loaded again.
     """
 
     def __init__(self, target: ClusterNamespace) -> None:
@@ -167,7 +167,7 @@ class AsyncPodApi:
 async def retry_requests(call: Callable[[], Awaitable[T]]) -> T:
     """Return the result of requests to a cluster; wait without limit while it is unavailable.
 
-    :raises ClusterRefused: it has refused them for half a minute
+    :raises ClusterRefused: the cluster has refused them for ``REFUSED_FOR``
     """
     refused_since: float | None = None
     logged = ""

@@ -30,16 +30,16 @@ from airflow_asyncaction.runners.task_log import write_pod_line
 if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
-_PIECE_BYTES = 1024  # Airflow needs a millisecond or more to log a line: other triggers must get their turn
+_PIECE_BYTES = 1024  # Airflow takes a millisecond or more to log a line: other triggers must be able to run
 
 OpenLog = Callable[..., AbstractAsyncContextManager[AsyncIterator[bytes]]]
-"""Opens the log of a container: takes ``follow``, and perhaps ``since_seconds``."""
+"""Opens the log of a container. Called with ``follow`` and, optionally, ``since_seconds``."""
 
 
 class AsyncLogCopy:
     """Copies the log of one container.
 
-    :param write: takes each line, once
+    :param write: called once with each line
     """
 
     def __init__(self, open_log: OpenLog, reader: LogReader, write: Callable[[PodLine], None]) -> None:
@@ -56,7 +56,7 @@ class AsyncLogCopy:
             self._following.reschedule(0)
 
     async def run(self, steps: LogSteps) -> None:
-        """Write the new lines, as far as the steps go."""
+        """Perform the steps, and write the new lines of the log."""
         result: LogReadResult | None = None
         while True:
             try:
@@ -102,7 +102,7 @@ class DeferredLogs:
     """Follows the log of the base container, and copies those of init containers.
 
     :param open_log: opens the log of the pod's ``container``, with more options
-    :param log: of the task
+    :param log: the task log
     """
 
     def __init__(self, open_log: OpenLog, options: LogOptions, lifecycle: PodLifecycle, log: Logger) -> None:
@@ -127,7 +127,7 @@ class DeferredLogs:
 
     @property
     def can_be_followed(self) -> bool:
-        """Whether the base container is running, and its log is not followed yet."""
+        """Whether the base container has started, and its log is not followed yet."""
         return self._get_logs and self._lifecycle.has_started and not self._is_followed
 
     def end_follow(self) -> None:
@@ -147,7 +147,7 @@ class DeferredLogs:
             await self._copy(source)
 
     async def finish(self, exit_: Exit | None) -> None:
-        """Copy what is left of a pod that has ended, or does not start."""
+        """Copy the remaining logs of a pod that has ended or does not start."""
         for source in self._selection.take_rest(exit_):
             if source is not self._selection.base:
                 await self._copy(source)
@@ -167,10 +167,10 @@ class DeferredLogs:
 
 
 class LiveLogLimiter:
-    """Slots for the logs that a triggerer follows at a time: each needs connections to cluster and kubelet.
+    """Limits how many logs a triggerer follows at a time: each needs connections to cluster and kubelet.
 
-    Waiters without a slot wait in line until their container ends. A waiter is known by the callback that
-    wakes it.
+    Waiters without a slot wait in line until their container ends. A waiter is identified by the callback
+    that wakes it.
     """
 
     def __init__(self, slots: int) -> None:
@@ -193,7 +193,7 @@ class LiveLogLimiter:
             self._wake_next()
 
     def release(self) -> None:
-        """Free a slot, and wake the waiter that has waited longest."""
+        """Free a slot, and wake the first waiter in line."""
         self._free += 1
         self._wake_next()
 

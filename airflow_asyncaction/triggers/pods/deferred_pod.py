@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pod of a deferred task: waits for its end, reports it to the server and cleans up; or kills the pod."""
+"""Pod of a deferred task: waits for its end, reports it to the server and cleans up, or kills the pod."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ _LONGEST_STOP_SECONDS = 20.0  # Airflow gives on_kill 30 s
 
 
 class WorkerRequired(Exception):
-    """The triggerer cannot follow this pod to its end: a worker must."""
+    """The triggerer cannot follow this pod to its end, so a worker must."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeferredPodOptions:
     """Arguments of a trigger that describe its pod.
 
-    :param start_by: when the container must have started
+    :param start_by: deadline for the container's start
     :param on_finish: what to do with the pod at its end: an ``on_finish_action`` of KubernetesPodOperator
     :param keep_on_kill: do not delete the pod when the task is killed
     :param skip_on_exit_code: exit codes that skip the task
@@ -81,10 +81,10 @@ class DeferredPodOptions:
 class DeferredPod:
     """Follows one pod from the task's deferral to the pod's end.
 
-    Purpose: it costs nothing while nothing happens. The watch calls :meth:`pod_changed`.
+    Purpose: an idle pod costs nothing. The watch calls :meth:`pod_changed`.
 
     How it works: :meth:`follow` waits until the container has started, follows its log if a slot is free, and
-    reports the exit once the log was read to its end. The server then completes the task.
+    reports the exit once the log has been read to its end. The server then completes the task.
 
     What it does not do: complete the task.
     """
@@ -114,14 +114,14 @@ class DeferredPod:
         self._is_cleaned_up = False
 
     def pod_changed(self, event: str, pod: Pod | None) -> None:
-        """Take a change that the watch has seen."""
+        """Handle a change that the watch has reported."""
         self._exit = self._lifecycle.observe(event, pod, datetime.now(UTC))
         if self._exit is not None:
             self._logs.end_follow()
         self._changed.set()
 
     def watch_refused(self, reason: str) -> None:
-        """Give up: the cluster does not allow watching."""
+        """Give up: the cluster refuses the watch."""
         self._refusal = reason
         self._changed.set()
 
@@ -154,7 +154,7 @@ class DeferredPod:
         self._is_exit_reported = True
         if view.is_skipped:
             self._log.info("%s", view.error_message)
-        elif view.state not in (State.SUCCESS, State.RUNNING):  # a worker raises it later
+        elif view.state not in (State.SUCCESS, State.RUNNING):  # a worker raises the error later
             self._log.error("%s: %s", view.error_name, view.error_message)
         await self._clean_up(succeeded=exit_.is_clean)
 
@@ -162,7 +162,7 @@ class DeferredPod:
         """Clean up after a task that is no longer deferred, whatever ended the deferral.
 
         If the server completed the task, the pod has ended and is cleaned up. If the server resumed the task
-        on a worker, that takes care of the pod. Otherwise somebody killed the task: the job is asked to stop,
+        on a worker, the worker handles the pod. Otherwise a user killed the task: the job is asked to stop,
         and its pod is deleted.
         """
         if self._is_exit_reported and self._is_cleaned_up:
@@ -184,7 +184,7 @@ class DeferredPod:
             await self._delete_killed()
             return
         if view is None:
-            self._log.warning("The API server does not answer: the pod is cleaned up later")
+            self._log.warning("The API server does not respond. The pod is cleaned up later")
         elif view.exit_seen:
             self._exit = self._exit or parse_exit(view)
             await self._logs.finish(self._exit)
@@ -210,7 +210,7 @@ class DeferredPod:
             await self._report(task, Abandon())
 
     async def _delete_killed(self) -> None:
-        """Delete the pod of a task that was killed, unless it is to be kept."""
+        """Delete the pod of a killed task, unless it must be kept."""
         if not self._options.keep_on_kill:
             await self._delete_pod(grace_seconds=int(self._options.stop_grace.total_seconds()))
             await self._delete_secret()
@@ -233,7 +233,7 @@ class DeferredPod:
             self._limiter.leave(self._changed.set)
 
     async def _report_launch(self) -> None:
-        """Report that the container has started: the worker may not have seen it."""
+        """Report that the container has started: the worker may not have reported it."""
         task, options = await self._read_credentials(), self._options
         node = (self._lifecycle.pod or {}).get("spec", {}).get("nodeName")
         job = {"pod": options.name, "namespace": self._api.target.namespace}
@@ -264,12 +264,12 @@ class DeferredPod:
             return None
         seconds = [_CHECK_STARTING_SECONDS] if pod.get("status", {}).get("containerStatuses") else []
         if self._options.start_by is not None:
-            left = (self._options.start_by - datetime.now(UTC)).total_seconds()
-            seconds.append(max(left, 0.0) + 0.1)
+            remaining = (self._options.start_by - datetime.now(UTC)).total_seconds()
+            seconds.append(max(remaining, 0.0) + 0.1)
         return min(seconds, default=None)
 
     async def _explain(self, exit_: Exit) -> Exit:
-        """Return the exit with all that explains it; copy what is left of the logs."""
+        """Copy the remaining logs, and return the exit with its events and the last lines of output."""
         if self._lifecycle.needs_events:
             exit_ = await self._add_events(exit_)
         await self._logs.finish(self._exit)
@@ -297,7 +297,7 @@ class DeferredPod:
         return exit_
 
     async def _copy_reports(self, task: TaskCredentials) -> None:
-        """Write what the job has reported since the worker last read the action."""
+        """Write what the job has reported since a worker last read the action."""
         reports = ReportLog(self._log, copies_logs=True, after_line=self._options.after_line)
         while True:
             after_line = reports.last_line
@@ -311,11 +311,11 @@ class DeferredPod:
                 return
 
     async def _clean_up(self, *, succeeded: bool) -> None:
-        """Delete the pod, unless it is to be kept, and its Secret."""
+        """Delete the pod, unless it must be kept, and its Secret."""
         if self._is_cleaned_up:
             return
         try:
-            if self._lifecycle.is_stuck:  # a kubelet may take a minute for the grace of what never started
+            if self._lifecycle.is_stuck:  # a kubelet may take a minute for the grace period of such a pod
                 await self._delete_pod(grace_seconds=0)
             elif not should_keep_pod(self._options.on_finish, succeeded=succeeded):
                 await self._delete_pod()
@@ -325,7 +325,7 @@ class DeferredPod:
         self._is_cleaned_up = True
 
     async def _delete_secret(self) -> None:
-        """Delete the job's Secret. The cluster does so with the pod, if it is deleted, but within minutes."""
+        """Delete the job's Secret. The cluster deletes it with the pod, but that may take minutes."""
         with suppress(ClusterError):
             await self._api.send(self._api.requests.delete_secret(self._options.name))
 
@@ -335,7 +335,7 @@ class DeferredPod:
         await retry_requests(lambda: self._api.send(request))
 
     async def _wait_at_most(self, seconds: float) -> None:
-        """Wait for the exit, but not longer than this."""
+        """Wait for the exit, for a limited time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._exit is None:
@@ -350,7 +350,7 @@ class DeferredPod:
             except ClusterRefused as refused:
                 raise WorkerRequired(str(refused)) from refused
             if secrets is None:
-                raise WorkerRequired("The pod no longer exists, and neither does the task's key")
+                raise WorkerRequired("The pod no longer exists, and the task's key was deleted with it")
             self._secrets = self._logs.secrets = secrets
         return TaskCredentials(JobId(self._options.action_id), self._secrets.task)
 
@@ -361,7 +361,7 @@ class DeferredPod:
         return await self._hooks.call_until_answered(send, ti_id=self._options.ti_id)
 
     async def _call_briefly(self, send: Callable[[TaskHook], T]) -> T | None:
-        """Return the server's answer; ``None`` if it does not answer within some seconds.
+        """Return the server's response; ``None`` if it does not respond within 15 seconds.
 
         :raises Superseded: another process of the task has taken over
         :raises ServerError: the server refused the request
@@ -371,10 +371,10 @@ class DeferredPod:
                 return await self._call(send)
         return None
 
-    async def _report(self, task: TaskCredentials, word: RunnerMessage) -> bool:
-        """Report to the server; return whether it took the report."""
+    async def _report(self, task: TaskCredentials, message: RunnerMessage) -> bool:
+        """Send a message to the server; return whether it was accepted."""
         try:
-            view = await self._call_briefly(lambda hook: hook.tell(task, word, patience=_NO_PATIENCE))
+            view = await self._call_briefly(lambda hook: hook.tell(task, message, patience=_NO_PATIENCE))
         except Superseded:
             raise
         except ServerError as error:

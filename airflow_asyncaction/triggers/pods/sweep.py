@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clean-up of orphaned pods: deletes pods whose task has ended, or no longer exists."""
+"""Pod sweep: deletes orphaned pods, whose task has ended or no longer exists."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _NO_PATIENCE = timedelta(0)
 class SweepIntervals:
     """How often pods are checked, in seconds.
 
-    :param unobserved_seconds: how long no trigger here must have waited for a pod before its first check
-    :param recheck_seconds: between two checks of a pod
-    :param pause_seconds: between the checks of two pods
-    :param round_seconds: between two rounds
+    :param unobserved_seconds: how long no trigger here must have followed a pod before its first check
+    :param recheck_seconds: time between two checks of a pod
+    :param pause_seconds: time between the checks of two pods
+    :param round_seconds: time between two rounds
     """
 
     unobserved_seconds: float = 120.0
@@ -47,10 +47,10 @@ class SweepIntervals:
 
 
 class PodSweep:
-    """Cleans up the pods of a watch that no trigger in this process waits for.
+    """Cleans up the pods of a watch that no trigger in this process follows.
 
     How it works: the server ends the action of such a pod if no task watches it. The pod of an action that
-    has ended is deleted, unless it is to be kept. Pods without a task key, and pods that the server does not
+    has ended is deleted, unless it must be kept. Pods without a task key, and pods that the server does not
     know because they belong to another deployment, are ignored.
     """
 
@@ -70,10 +70,10 @@ class PodSweep:
                 try:
                     await self._check(uid, pod)
                 except (ClusterError, ServerError) as error:
-                    log.debug("Pod %s is skipped for now: %s", pod.name, error)
+                    log.debug("Pod %s cannot be checked now, retrying: %s", pod.name, error)
                     if is_outage(error):
                         break
-                except Exception:  # nothing would restart this task
+                except Exception:  # nothing would restart this asyncio task
                     log.exception("Pod %s could not be checked", pod.name)
                 await asyncio.sleep(self._intervals.pause_seconds)
 
@@ -83,8 +83,8 @@ class PodSweep:
         self._check_at = {uid: self._check_at.get(uid, first) for uid in pods}
         for uid, pod in pods.items():
             job_pod = parse_job_pod(pod)
-            is_going = bool(pod["metadata"].get("deletionTimestamp"))
-            if self._check_at[uid] <= now and job_pod.should_be_deleted and not is_going:
+            is_terminating = bool(pod["metadata"].get("deletionTimestamp"))
+            if self._check_at[uid] <= now and job_pod.should_be_deleted and not is_terminating:
                 self._check_at[uid] = now + self._intervals.recheck_seconds
                 if uid in self._watch.pods and not self._watch.is_observed(uid):
                     yield uid, job_pod
@@ -108,8 +108,8 @@ class PodSweep:
 def _may_keep_running(view: TaskView, pod: JobPod) -> bool:
     """Return whether the pod of an action that has ended may keep running.
 
-    Submitted work may, until it ends by itself (``completion="report"``). So may the sidecars of a pod that
-    was kept when its container exited.
+    Submitted work (``completion="report"``) may, until it ends by itself, and so may the sidecars of a pod
+    that was kept when its container exited.
     """
     if pod.phase in ENDED_PHASES:
         return False

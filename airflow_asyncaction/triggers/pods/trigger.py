@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trigger of deferred tasks whose job is a pod."""
+"""PodActionTrigger: waits for the pod of a deferred task."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _POD_KEYS = ("name", "namespace", "uid", "init_containers")
 
 
 class PodEndOptions(TypedDict):
-    """What the end of a pod means, and what to do with it then: arguments of :class:`PodActionTrigger`."""
+    """Options for the end of a pod: arguments of :class:`PodActionTrigger`."""
 
     on_finish: str
     """What to do with the pod at its end: an ``on_finish_action`` of KubernetesPodOperator."""
@@ -45,19 +45,19 @@ class PodActionTrigger(BaseEventTrigger):
 
     Purpose: thousands of deferred tasks cost a triggerer one watch per cluster and namespace.
 
-    How it works: a :class:`DeferredPod` does the work. The shared stream is the watch, which calls each of
-    them directly: nothing is broadcast, and no events are filtered.
+    How it works: a :class:`DeferredPod` does the work. The shared stream is the watch, which calls each
+    ``DeferredPod`` directly: no events are broadcast or filtered.
 
-    What it does not do: fire. Only if the triggerer cannot follow the pod to its end, it fires after the
-    settle time, so that the task resumes on a worker.
+    What it does not do: fire when the pod ends. It fires only if the triggerer cannot follow the pod to its
+    end: once the resume delay has passed, so that the task resumes on a worker.
 
-    :param pod: ``name``, ``namespace`` and ``uid``; and ``init_containers`` if logs of init containers are
-        still to be copied: their names, or whether all are
+    :param pod: ``name``, ``namespace`` and ``uid``; and ``init_containers`` if logs of init containers must
+        still be copied: their names, or whether all are
     :param cluster: ``conn_id``, ``in_cluster``, ``cluster_context`` and ``config_file``
     :param log: how far the worker has read the pod's log (``LogPosition.to_json``)
     :param after_line: number of the last reported line that the worker has written
-    :param start_by_ms: when the container must have started, in ms since 1970
-    :param end_options: what the end means, and what to do with the pod then
+    :param start_by_ms: deadline for the container's start, in ms since 1970
+    :param end_options: what the end of the pod means, and what to do with the pod then
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class PodActionTrigger(BaseEventTrigger):
         self._pod: DeferredPod | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments, which contain no secret."""
+        """Return the class path and the arguments, which contain no secrets."""
         return f"{type(self).__module__}.{type(self).__qualname__}", self._kwargs
 
     def shared_stream_key(self) -> Hashable:
@@ -116,7 +116,7 @@ class PodActionTrigger(BaseEventTrigger):
             yield event
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Follow the pod, with a watch of its own unless one is running."""
+        """Follow the pod without a shared stream: start the watch unless it is running."""
         async with get_watch(_parse_target(self._kwargs)).running():
             async for event in self._follow():
                 yield event

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Watch of a namespace: one for all pods of actions, shared by the triggers that wait for them."""
+"""Namespace watch: one watch for all pods of actions, shared by the triggers that follow them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LONGEST_PAUSE_SECONDS = 30.0
 
 
 class PodObserver(Protocol):
-    """Waits for a pod. The watch makes both calls: they must return at once, and raise nothing."""
+    """Observes a pod. The watch calls both methods. They must return at once, and not raise."""
 
     def pod_changed(self, event: str, pod: Pod) -> None:
         """Handle a change to the pod.
@@ -47,8 +47,8 @@ class NamespaceWatch:
     How it works: list, then watch from the list's resourceVersion (:class:`WatchState`). When that has
     expired (410 Gone), the pods are listed again, and the differences are reported as changes.
 
-    Pods without an observer cost no call, but are kept as well, trimmed, for later observers and for the
-    clean-up of orphaned pods.
+    Pods without an observer are kept as well, trimmed, for later observers and for the clean-up of orphaned
+    pods.
     """
 
     def __init__(self, api: AsyncPodApi) -> None:
@@ -67,7 +67,7 @@ class NamespaceWatch:
 
     @contextmanager
     def observed(self, uid: str, observer: PodObserver) -> Iterator[None]:
-        """Report the pod, if it is known, and each later change to it to an observer."""
+        """Report the pod, if it is known, and each later change of it to an observer."""
         self._observers.setdefault(uid, []).append(observer)
         try:
             if uid in self.pods:
@@ -79,9 +79,9 @@ class NamespaceWatch:
                 del self._observers[uid]
 
     async def has_pod(self, name: str, uid: str) -> bool:
-        """Return whether a pod exists: wait for the list, and read a pod that is not in it.
+        """Return whether a pod exists. Wait for the list, and read a pod that is not in it.
 
-        :raises ClusterError: the cluster did not answer
+        :raises ClusterError: the cluster is unavailable, or refuses the request
         """
         await self._listed.wait()
         if self._refusal is not None:
@@ -93,7 +93,7 @@ class NamespaceWatch:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Run it in a task of its own, in case no shared stream does."""
+        """Run the watch in a separate asyncio task, in case no shared stream runs it."""
         task = asyncio.create_task(self.run(), name="asyncaction-pod-watch", context=contextvars.Context())
         try:
             yield
@@ -103,8 +103,8 @@ class NamespaceWatch:
                 await task
 
     async def run(self) -> None:
-        """Watch until cancelled. If it is running already, take over when that ends."""
-        clear_contextvars()  # its log lines belong to no single task
+        """Watch until cancelled. If another task runs the watch, wait, and take over when that ends."""
+        clear_contextvars()  # its log lines do not belong to a single task
         async with self._running:
             try:
                 while True:
@@ -125,7 +125,7 @@ class NamespaceWatch:
         except ClusterError as error:
             failure = error
         except Exception:  # otherwise all triggers of this namespace would fail with it
-            log.exception("The watch of pods in %s failed: starting again", self.api.target.namespace)
+            log.exception("The watch of pods in %s failed. Restarting it", self.api.target.namespace)
             self.state.version = None
         pause = self.state.end_attempt(failure, lasted_seconds=time.monotonic() - began_at)
         if failure is not None:
@@ -171,7 +171,7 @@ class NamespaceWatch:
         uid, trimmed = pod["metadata"]["uid"], trim_pod(pod)
         before = self.pods.get(uid)
         self.pods[uid] = trimmed
-        if before is None or _version_of(before) != _version_of(trimmed):
+        if before is None or _resource_version(before) != _resource_version(trimmed):
             self._notify(uid, event, trimmed)
 
     def _forget(self, uid: str, pod: Pod) -> None:
@@ -198,7 +198,7 @@ class NamespaceWatch:
         self._refused_since = self._refused_since or now
         if now - self._refused_since > REFUSED_FOR.total_seconds():
             self._refusal = error
-            self._listed.set()  # nothing must wait for the list any longer
+            self._listed.set()  # no observer may wait for the list any longer
             for observers in tuple(self._observers.values()):
                 for observer in tuple(observers):
                     observer.watch_refused(str(error))
@@ -208,7 +208,7 @@ _watches: WeakValueDictionary[tuple[int, ClusterNamespace], NamespaceWatch] = We
 
 
 def get_watch(target: ClusterNamespace) -> NamespaceWatch:
-    """Return the watch of a namespace: the same one for all in this event loop that hold it."""
+    """Return the watch of a namespace, which all callers in this event loop share."""
     key = (id(asyncio.get_running_loop()), target)
     watch = _watches.get(key)
     if watch is None:
@@ -216,5 +216,5 @@ def get_watch(target: ClusterNamespace) -> NamespaceWatch:
     return watch
 
 
-def _version_of(pod: Pod) -> str:
+def _resource_version(pod: Pod) -> str:
     return str(pod["metadata"].get("resourceVersion"))
