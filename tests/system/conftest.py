@@ -45,6 +45,9 @@ LOOP_DAGS = [HERE / "loop_dags"] if HAS_REGIONS else []
 LOOP_POD_DAGS = [HERE / "loop_pod_dags"] if HAS_REGIONS else []
 collect_ignore = [] if HAS_REGIONS else ["test_loops.py", "test_loop_pods.py"]
 
+PRELOADED = [f"airflow_asyncaction.operators.{name}" for name in ("local", "remote", "routed", "service")]
+"""Modules of operators, whose imports take a second of each task process."""
+
 PAGES = ("page_leave", "page_harm", "page_silent", "page_talk")
 """Dags whose finished runs are shown in tests of the page."""
 
@@ -177,7 +180,7 @@ def shared_scene(
             "AIRFLOW_CONN_AWS_TEST": s3.connection,
             "AIRFLOW_CONN_MASKED": json.dumps({"conn_type": "generic", "password": password}),
         },
-        preload=["airflow_asyncaction.operators"],
+        preload=PRELOADED,
     )
     try:
         with CommandLines() as command_lines, deployment:
