@@ -50,11 +50,11 @@ os.environ.update(
 FIRST = (
     "system",
     "pods",
-    "test_upgrade",
     "test_pod_trigger",
     "test_kube_runner",
     "test_pod_watch",
     "test_without_api_server",
+    "test_upgrade",
 )
 """Groups of tests that take longest."""
 
