@@ -9,11 +9,13 @@ import re
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from xdist.remote import Producer
@@ -143,13 +145,25 @@ def postgres_server(shared: SharedServices) -> Postgres:
     return shared.postgres()
 
 
+@pytest.fixture(autouse=True)
+def no_new_secrets() -> Iterator[None]:
+    """Remove the secrets that Airflow's maskers learn in a test: they may be words of other tests' texts."""
+    before = {name: (masker.patterns.copy(), masker.replacer) for name, masker in _maskers()}
+    yield
+    for name, masker in _maskers():
+        masker.patterns, masker.replacer = before.get(name, (set(), None))
+
+
+def _maskers() -> Iterator[tuple[str, Any]]:
+    """Yield the maskers of this process for tasks and servers, as far as they are in use."""
+    for name in ("airflow.sdk._shared.secrets_masker", "airflow._shared.secrets_masker"):
+        if module := sys.modules.get(name):
+            yield name, module._secrets_masker()
+
+
 @pytest.fixture
-def mask() -> Iterator[Callable[..., None]]:
-    """Return Airflow's ``mask_secret``. Its secrets are removed after the test."""
-    from airflow.sdk._shared.secrets_masker import _secrets_masker
+def mask() -> Callable[..., None]:
+    """Return Airflow's ``mask_secret``."""
     from airflow.sdk.log import mask_secret
 
-    masker = _secrets_masker()
-    before = masker.patterns.copy(), masker.replacer
-    yield mask_secret
-    masker.patterns, masker.replacer = before
+    return mask_secret

@@ -44,6 +44,7 @@ class RunningTask:
     map_index: int = -1
     try_number: int = 1
     iteration: int | None = None  # of its loop (Airflow 3.4)
+    has_region: bool = HAS_REGIONS  # those that ran before an upgrade from Airflow 3.3 have none
 
     @property
     def scope(self) -> TaskScope:
@@ -134,7 +135,7 @@ class RunningTask:
 
     def _place(self) -> dict[str, Any]:
         """Return the columns of its row that tell it from others of the same task in the run."""
-        if not HAS_REGIONS:
+        if not self.has_region:
             return {INDEX_COLUMN: self.map_index}
         from tests.integration import regions
 
@@ -202,10 +203,22 @@ def running_task(
     map_index: int = -1,
     iteration: int | None = None,
     run_id: str | None = None,
+    has_region: bool = HAS_REGIONS,
 ) -> RunningTask:
-    """Return a running task of a new Dag run."""
+    """Return a running task of a new Dag run.
+
+    :param has_region: false for a mapped task whose Dag is not known to map it
+    """
     run_id = run_id or f"manual__{secrets.token_hex(8)}"
-    task = RunningTask(engine, str(uuid7()), run_id, dag_id=dag_id, map_index=map_index, iteration=iteration)
+    task = RunningTask(
+        engine,
+        str(uuid7()),
+        run_id,
+        dag_id=dag_id,
+        map_index=map_index,
+        iteration=iteration,
+        has_region=has_region,
+    )
     with engine.begin() as connection:
         connection.execute(
             insert(_runs).values(

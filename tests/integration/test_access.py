@@ -204,7 +204,7 @@ def test_a_stop_is_in_the_audit_log_as_a_marked_task_is(
 ) -> None:
     name = next(name for name in server.tokens if name.startswith("user"))
     client, admin = Client(server, name), Client(server, "admin")
-    task = running_task(own_database.engine, dag_id="dag_a", map_index=5)
+    task = running_task(own_database.engine, dag_id="dag_a", map_index=5, has_region=False)
     with HookClient(server.hook) as hook_client:
         job = registered(task, hook_client)
         stop(client, job.info.job_id)
