@@ -17,7 +17,7 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.remote_api import Exchange, RemoteApi
 from airflow_asyncaction.hooks.remote_connection import DeploymentKind, RemoteConnection
 from airflow_asyncaction.hooks.remote_models import (
-    Look,
+    PollResult,
     RemoteAction,
     RemoteFile,
     RemoteLogs,
@@ -150,12 +150,12 @@ class AsyncActionHook(BaseHook):
         """
         return self._run(self._api.get(uuid))
 
-    def look(self, watch: Watch) -> Look:
-        """Return what is new about an action since the last look. The request is not retried.
+    def poll(self, watch: Watch) -> PollResult:
+        """Return what is new about an action since the last poll. The request is not retried.
 
         :raises ServerError: the server refuses, or cannot be reached
         """
-        return self._run(self._api.look(watch), _NO_PATIENCE)
+        return self._run(self._api.poll(watch), _NO_PATIENCE)
 
     def logs(self, uuid: str, after: int = 0) -> RemoteLogs:
         """Return log lines after the given one. If there are many, only the first (``has_more``).
@@ -215,13 +215,13 @@ class AsyncActionHook(BaseHook):
         give_up_at = None if timeout is None else time.monotonic() + timeout.total_seconds()
         watch = Watch(action_id=uuid)
         while True:
-            look = self._run(self._api.look(watch))
-            if look.is_last:
+            result = self._run(self._api.poll(watch))
+            if result.is_last:
                 return self.get(watch.action_id)
-            watch = watch.after(look)
+            watch = watch.after(result)
             if give_up_at is not None and time.monotonic() >= give_up_at:
                 raise TimeoutError(f"Action {watch.action_id} is not done after {timeout}")
-            if not look.has_more:
+            if not result.has_more:
                 time.sleep(jittered(poll_interval.total_seconds()))
 
     def list(

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from airflow_asyncaction.exceptions import ServerError, ServerUnreachable
 from airflow_asyncaction.hooks.remote_connection import RemoteConnection, origin_of
 from airflow_asyncaction.hooks.remote_models import (
-    Look,
+    PollResult,
     Position,
     RemoteAction,
     RemoteFile,
@@ -121,21 +121,21 @@ class RemoteApi:
         request = self._request("GET", "/actions", query=query)
         return _parse(request, (yield request), _page)
 
-    def look(self, watch: Watch) -> Exchange[Look]:
+    def poll(self, watch: Watch) -> Exchange[PollResult]:
         """Return what is new about an action: a small request, which many may send."""
         position = watch.position
         if self.connection.is_webda:
             request = self._request("GET", _path("actions", watch.action_id))
-            return _parse(request, (yield request), lambda fields: _webda_look(fields, position))
+            return _parse(request, (yield request), lambda fields: _webda_poll_result(fields, position))
         headers = {"If-None-Match": position.etag} if position.etag else {}
         query = {"afterLine": position.line, "afterReport": position.report}
         path = _path("actions", watch.action_id, "changes")
         request = self._request("GET", path, query=query, headers=headers)
         response = yield request
         if response.status == HTTPStatus.NOT_MODIFIED:
-            return Look(position=position)
+            return PollResult(position=position)
         etag = response.headers.get("etag")
-        return _parse(request, response, lambda fields: _look(fields, position, etag))
+        return _parse(request, response, lambda fields: _poll_result(fields, position, etag))
 
     def logs(self, uuid: str, after: int) -> Exchange[RemoteLogs]:
         """Return log lines after the given one."""
@@ -299,13 +299,15 @@ def _page(fields: Mapping[str, Any]) -> tuple[Sequence[RemoteAction], str | None
     return [RemoteAction.from_json(action) for action in fields["actions"]], fields.get("nextCursor")
 
 
-def _look(fields: Any, position: Position, etag: str | None) -> Look:
+def _poll_result(fields: Any, position: Position, etag: str | None) -> PollResult:
     logs = RemoteLogs.from_json(fields["logs"], after=position.line)
     reports = [int(report["id"]) for report in fields.get("reports", {}).get("reports", ())]
     seen = Position(line=logs.last_line, report=max([position.report, *reports]), etag=etag)
-    return Look(position=seen, action=RemoteAction.from_json(fields["action"]), logs=logs)
+    return PollResult(position=seen, action=RemoteAction.from_json(fields["action"]), logs=logs)
 
 
-def _webda_look(fields: Any, position: Position) -> Look:
+def _webda_poll_result(fields: Any, position: Position) -> PollResult:
     logs = RemoteLogs.from_list(fields.get("logs"), after=position.line)
-    return Look(position=Position(line=logs.last_line), action=RemoteAction.from_json(fields), logs=logs)
+    return PollResult(
+        position=Position(line=logs.last_line), action=RemoteAction.from_json(fields), logs=logs
+    )

@@ -22,7 +22,7 @@ from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.remote_api import Exchange, RemoteApi, RemoteRequest, unreachable
 from airflow_asyncaction.hooks.remote_auth import TOKEN_HEADERS, Authorize, RemoteAuth
 from airflow_asyncaction.hooks.remote_connection import RemoteConnection, origin_of
-from airflow_asyncaction.hooks.remote_models import Look, Watch
+from airflow_asyncaction.hooks.remote_models import PollResult, Watch
 from airflow_asyncaction.hooks.remote_session import environment_of
 from airflow_asyncaction.protocol.responses import ServerResponse
 
@@ -77,12 +77,12 @@ class RemoteClient:
         self._http = _new_http(connection)
         self.users = 0
 
-    async def look(self, watch: Watch) -> Look:
-        """Return what is new about an action since the last look.
+    async def poll(self, watch: Watch) -> PollResult:
+        """Return what is new about an action since the last poll.
 
         :raises ServerError: the server refuses, or cannot be reached
         """
-        return await self._run(self._api.look(watch))
+        return await self._run(self._api.poll(watch))
 
     async def stop(self, uuid: str) -> None:
         """Ask an action to stop; if it has ended, its last retry.

@@ -192,7 +192,7 @@ class Position:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class PollResult:
     """What one poll of an action returned that was not seen before.
 
     :param action: ``None`` if nothing is new
@@ -236,11 +236,11 @@ class Watch:
     action_id: str
     position: Position = Position()
 
-    def after(self, look: Look) -> Watch:
+    def after(self, result: PollResult) -> Watch:
         """Return what to poll next."""
-        if look.next_attempt is not None:
-            return Watch(action_id=look.next_attempt)
-        return Watch(action_id=self.action_id, position=look.position)
+        if result.next_attempt is not None:
+            return Watch(action_id=result.next_attempt)
+        return Watch(action_id=self.action_id, position=result.position)
 
 
 def _line(line: Any) -> LogLine:

@@ -127,8 +127,8 @@ class TaskHook(BaseHook):
         content = Content("GET", "/task/action", f"after={after_line}")
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
-    def tell(
-        self, credentials: TaskCredentials, word: RunnerMessage, *, patience: timedelta = PATIENCE
+    def send_message(
+        self, credentials: TaskCredentials, message: RunnerMessage, *, patience: timedelta = PATIENCE
     ) -> TaskView:
         """Report what happened to the job, with secrets masked, and return the action's new state.
 
@@ -138,20 +138,22 @@ class TaskHook(BaseHook):
         """
         with suppress(ServerError):  # they are masked in this message, and shared with the next one
             self.share_secrets(credentials, patience=timedelta(0))
-        word = mask_message(word, current_masker())
+        message = mask_message(message, current_masker())
         try:
-            return self._tell(credentials, word, patience)
+            return self._send_message(credentials, message, patience)
         except ServerError as error:
             is_too_large = error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            if not (is_too_large and isinstance(word, Exit) and word.tail):
+            if not (is_too_large and isinstance(message, Exit) and message.tail):
                 raise
             self.log.warning("%s Sending the exit without the last lines of output.", as_sentence(str(error)))
-        message = None if word.message is None else word.message[:_SHORT_MESSAGE_CHARS]
-        return self._tell(credentials, replace(word, message=message, tail=()), patience)
+        text = None if message.message is None else message.message[:_SHORT_MESSAGE_CHARS]
+        return self._send_message(credentials, replace(message, message=text, tail=()), patience)
 
-    def _tell(self, credentials: TaskCredentials, word: RunnerMessage, patience: timedelta) -> TaskView:
+    def _send_message(
+        self, credentials: TaskCredentials, message: RunnerMessage, patience: timedelta
+    ) -> TaskView:
         query = f"ti={self.ti_id}" if self.ti_id else ""
-        content = Content("POST", "/task/word", query, body=_encode(message_to_json(word)))
+        content = Content("POST", "/task/word", query, body=_encode(message_to_json(message)))
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
     def share_secrets(self, credentials: TaskCredentials, *, patience: timedelta = PATIENCE) -> None:

@@ -163,7 +163,7 @@ class Attempt:
             self._report_or_log(Stop(StopReason.KILLED))  # again: the first attempt had little time
         if exit_ is None:
             return None
-        view = self._hook.tell(self._credentials, mark_skip(exit_, self._skip_codes))
+        view = self._hook.send_message(self._credentials, mark_skip(exit_, self._skip_codes))
         if not view.is_done:
             self._poller.wait_until_done()
             view = self._hook.read(self._credentials, patience=PATIENCE)
@@ -254,7 +254,7 @@ class Attempt:
     def _report_or_log(self, message: RunnerMessage) -> ServerError | None:
         """Send a message to the server. Log and return its error, if any."""
         try:
-            self._hook.clone().tell(self._credentials, message, patience=_REPORT_PATIENCE)
+            self._hook.clone().send_message(self._credentials, message, patience=_REPORT_PATIENCE)
         except ServerError as error:
             self._log.warning("%s", error)
             return error

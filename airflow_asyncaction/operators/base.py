@@ -254,9 +254,9 @@ class BaseActionOperator(ArgumentsOperator):
             with suppress(ServerError):
                 if isinstance(error, AirflowTaskTimeout):
                     stop = Stop(StopReason.EXECUTION_TIMEOUT)
-                    hook.tell(credentials, stop, patience=_INPUT_FAILURE_PATIENCE)
+                    hook.send_message(credentials, stop, patience=_INPUT_FAILURE_PATIENCE)
                 exit_ = Exit(reason="InputFailed", message=str(error))
-                hook.tell(credentials, exit_, patience=_INPUT_FAILURE_PATIENCE)
+                hook.send_message(credentials, exit_, patience=_INPUT_FAILURE_PATIENCE)
             raise
 
     def _publish_outputs(

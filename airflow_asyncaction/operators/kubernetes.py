@@ -153,7 +153,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self._check_hook_url()
         can_defer = self.deferrable and not is_in_process()
         after = settings.load().defer_after if self.defer_after is None else self.defer_after
-        return self._runner(context, let_go_after=after if can_defer else None)
+        return self._runner(context, watch_for=after if can_defer else None)
 
     def build_spec(self, runner: Runner) -> ActionSpec:
         """Return the action as it is registered with the server."""
@@ -248,16 +248,16 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             "config_file": self.config_file,
         }
 
-    def pod_options(self, *, let_go_after: timedelta | None = None) -> PodOptions:
+    def pod_options(self, *, watch_for: timedelta | None = None) -> PodOptions:
         """Return the options of the runner.
 
-        :param let_go_after: how long it watches the pod; ``None``: to its end
+        :param watch_for: how long it watches the pod; ``None``: to its end
         """
         return PodOptions(
             container=self.base_container_name,
             stop_grace=self.stop_grace,
             start_timeout=self.options.start_timeout,
-            let_go_after=let_go_after,
+            watch_for=watch_for,
             secret_in_env=self.job_secret == _IN_ENV,
             get_logs=self.get_logs,
             on_finish=self.on_finish_action.value,
@@ -269,7 +269,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         self,
         context: Mapping[str, Any],
         *,
-        let_go_after: timedelta | None = None,
+        watch_for: timedelta | None = None,
         position: LogPosition | None = None,
     ) -> KubeRunner:
         self.name = self._set_name(self.name)
@@ -287,7 +287,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             connect_to_cluster(lambda: self.client, self.cluster_arguments()),
             make_pod,
             task_labels=self._get_ti_pod_labels(cast("Context", context), include_try_number=False),
-            options=self.pod_options(let_go_after=let_go_after),
+            options=self.pod_options(watch_for=watch_for),
             write_line=lambda line: write_pod_line(self.log, line),
             position=position or LogPosition(),
             on_pod=lambda pod: self._push_pod(context, pod),
@@ -339,7 +339,9 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         registration = register(hook, context, self.build_spec(runner), resumes=action_id)
         credentials = registration.credentials
         view = (
-            hook.read(credentials, patience=PATIENCE) if stop is None else hook.tell(credentials, Stop(stop))
+            hook.read(credentials, patience=PATIENCE)
+            if stop is None
+            else hook.send_message(credentials, Stop(stop))
         )
         if view.is_done and view.exit_seen:  # the trigger has read the log, and cleaned up
             return self.finish(hook, registration, runner, view, context)

@@ -140,12 +140,12 @@ class ActionPoller:
         :raises ServerError: the server refuses, or is unavailable
         """
         try:
-            self._hook.tell(self._credentials, launched, patience=_NO_PATIENCE)
+            self._hook.send_message(self._credentials, launched, patience=_NO_PATIENCE)
         except ServerError as error:
             if is_transient(error) or isinstance(error, Superseded) or not launched.job:
                 raise
             self._log.warning("%s Reporting the launch without its description", as_sentence(str(error)))
-            self._hook.tell(self._credentials, Launched({}), patience=_NO_PATIENCE)
+            self._hook.send_message(self._credentials, Launched({}), patience=_NO_PATIENCE)
 
     def _handle_lost_worker(self) -> None:
         """Stop the job of a task whose worker was killed, unless the next attempt adopts it.
@@ -159,7 +159,7 @@ class ActionPoller:
             return
         try:
             with suppress(ServerError):  # the next attempt supersedes the action anyway
-                self._hook.tell(self._credentials, Stop(StopReason.KILLED), patience=_NO_PATIENCE)
+                self._hook.send_message(self._credentials, Stop(StopReason.KILLED), patience=_NO_PATIENCE)
         finally:
             self._on_stop()
             self._done.set()  # nothing waits for the end

@@ -197,19 +197,19 @@ class RemoteActionOperator(BaseOperator):
         )
         while True:
             try:
-                look = hook.look(follower.watch)
+                result = hook.poll(follower.watch)
             except ServerError as error:
                 pause = follower.on_error(error)
                 if pause is None:
                     raise
             else:
-                pause = follower.on_look(look)
+                pause = follower.on_result(result)
                 self._watch = follower.watch
                 if follower.is_done:
                     return True
-                if look.next_attempt is not None:
-                    self._remember(context, look.next_attempt)
-                elif look.is_idle:
+                if result.next_attempt is not None:
+                    self._remember(context, result.next_attempt)
+                elif result.is_idle:
                     defer_at = 0.0
             if defers and time.monotonic() >= defer_at:
                 return False

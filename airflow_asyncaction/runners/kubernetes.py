@@ -122,8 +122,8 @@ class KubeRunner:
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
         """Create or adopt the pod, and return how it ended; ``None`` if it still runs."""
         self._info, watch_until = info, None
-        if self._options.let_go_after is not None:
-            watch_until = time.monotonic() + self._options.let_go_after.total_seconds()
+        if self._options.watch_for is not None:
+            watch_until = time.monotonic() + self._options.watch_for.total_seconds()
         try:
             if self._stop_requested_at is not None and not self._expects_job:
                 raise RequestAbandoned("It was not started")
@@ -274,7 +274,7 @@ class KubeRunner:
 
     def _close(self) -> None:
         self._watch_thread.close()
-        self._logs.leave()
+        self._logs.detach()
 
     def _open_log(self, **options: Any) -> ResponseStream:
         return self._api.open_stream(self._requests.read_log(self._name, **options))

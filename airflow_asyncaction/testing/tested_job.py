@@ -80,17 +80,17 @@ class TestedJob:
 
     def stop(self, reason: StopReason = StopReason.REQUESTED) -> None:
         """Ask the job to stop: the response to its next report has the verb STOP."""
-        self.tell(Stop(reason))
+        self.send_message(Stop(reason))
 
     def supersede(self) -> None:
         """Let a newer attempt take over: the response to the next report is 410."""
-        self.tell(Supersede())
+        self.send_message(Supersede())
 
     def exit(self, exit_: Exit) -> None:
         """Report how the job's process ended, like a runner."""
-        self.tell(exit_)
+        self.send_message(exit_)
 
-    def tell(self, message: Message) -> None:
+    def send_message(self, message: Message) -> None:
         """Apply a message other than a report."""
         with self.changed:
             decision = decide(self.action, message, datetime.now(UTC))

@@ -91,14 +91,14 @@ class RemoteActionTrigger(BaseTrigger):
         async with remote_client(self.asyncaction_conn_id) as client:
             while not follower.is_done:
                 try:
-                    look = await client.look(follower.watch)
+                    result = await client.poll(follower.watch)
                 except ServerError as error:
                     pause = follower.on_error(error)
                     if pause is None:
                         self.log.warning("%s", error)
                         break
                 else:
-                    pause = follower.on_look(look)
+                    pause = follower.on_result(result)
                     self.action_id = follower.watch.action_id
                 await asyncio.sleep(pause)
         return follower.watch.position.line

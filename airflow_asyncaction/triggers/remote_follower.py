@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_asyncaction.exceptions import ServerError
 from airflow_asyncaction.hooks.remote_api import UNVERIFIED
-from airflow_asyncaction.hooks.remote_models import Look, Watch
+from airflow_asyncaction.hooks.remote_models import PollResult, Watch
 from airflow_asyncaction.protocol.reports import LogLine
 from airflow_asyncaction.retrying import as_sentence, is_outage, jittered, pause_seconds
 from airflow_asyncaction.runners.task_log import describe_progress
@@ -29,7 +29,7 @@ class RemoteFollower:
     """Follows an action of another deployment, and its retries, to the end.
 
     It performs no I/O except logging, so that workers and triggers share it. The caller polls ``watch``,
-    passes the outcome to :meth:`on_look` or :meth:`on_error`, and sleeps for as long as these return.
+    passes the outcome to :meth:`on_result` or :meth:`on_error`, and sleeps for as long as these return.
 
     Log lines keep their original time. Airflow shows lines of the same time and text once, so a line that
     two triggerers wrote, because the first one was killed, appears once.
@@ -50,23 +50,23 @@ class RemoteFollower:
         self._last_code: str | None = None
         self._unverified_at: float | None = None
 
-    def on_look(self, look: Look) -> float:
+    def on_result(self, result: PollResult) -> float:
         """Log new progress and log lines, and return the number of seconds until the next poll."""
         if self._failures:
             self._log.info("The other deployment is available again.")
         self._failures, self._last_code, self._unverified_at = 0, None, None
-        if look.action is not None:
-            self._log_progress(look.action.fields)
+        if result.action is not None:
+            self._log_progress(result.action.fields)
         if self._copies_logs:
-            self._log_lines(look)
-        if look.action is not None and look.next_attempt is not None:
-            ended = look.action
+            self._log_lines(result)
+        if result.action is not None and result.next_attempt is not None:
+            ended = result.action
             self._log.info(
-                "Action %s ended as %s. Its retry is action %s.", ended.uuid, ended.state, look.next_attempt
+                "Action %s ended as %s. Its retry is action %s.", ended.uuid, ended.state, result.next_attempt
             )
-        self.watch = self.watch.after(look)
-        self.is_done = look.is_last
-        return 0.0 if look.has_more or look.is_last else jittered(self._poll_interval_seconds)
+        self.watch = self.watch.after(result)
+        self.is_done = result.is_last
+        return 0.0 if result.has_more or result.is_last else jittered(self._poll_interval_seconds)
 
     def on_error(self, error: ServerError) -> float | None:
         """Return the number of seconds until the next poll; ``None`` if the error is final.
@@ -107,11 +107,11 @@ class RemoteFollower:
             self._last_progress = text
             self._log.info("%s", text)
 
-    def _log_lines(self, look: Look) -> None:
-        missing = look.logs.first_line - self.watch.position.line - 1
-        if missing > 0 and look.logs.lines:
+    def _log_lines(self, result: PollResult) -> None:
+        missing = result.logs.first_line - self.watch.position.line - 1
+        if missing > 0 and result.logs.lines:
             self._log.warning("The other deployment discarded %d log lines (max_log_lines).", missing)
-        for line in look.logs.lines:
+        for line in result.logs.lines:
             self._log_line(line)
 
     def _log_line(self, line: LogLine) -> None:

@@ -118,7 +118,7 @@ def _run_actions(database: Database, client: HookClient, dag_id: str) -> None:
     running.report(statusDetails={"progress": 40, "message": f"progress of {dag_id}"}, logs=["a line"])
     failed = registered(running_task(database.engine, dag_id=dag_id, map_index=3), client, type="any")
     failed.report(status="ERROR", errorMessage=f"error of {dag_id}\nits output")
-    failed.tell(Exit(code=1))
+    failed.send_message(Exit(code=1))
 
 
 class Client:

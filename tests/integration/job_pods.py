@@ -38,7 +38,7 @@ OPTIONS = PodOptions(
     container="base",
     stop_grace=timedelta(seconds=2),
     start_timeout=timedelta(seconds=60),
-    let_go_after=None,
+    watch_for=None,
     secret_in_env=False,
     get_logs=True,
     on_finish="delete_pod",

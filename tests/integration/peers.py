@@ -24,7 +24,7 @@ class Peer:
     """A job on one of the servers, with the requests of its task and runner."""
 
     job: SignedJob
-    tell: Callable[[RunnerMessage], object]
+    send_message: Callable[[RunnerMessage], object]
     give_input: Callable[[str, bytes], None]
 
     def path(self, verb: str, *rest: object, store: str = "default", of: str | None = None) -> str:
@@ -69,12 +69,14 @@ def peers_of(job: SignedJob, **options: Any) -> Iterator[Peers]:
 
     :param options: options of the test server
     """
-    real = Peer(job, job.tell, lambda name, content: give_input(job, name, content, name=f"{name}.csv"))
+    real = Peer(
+        job, job.send_message, lambda name, content: give_input(job, name, content, name=f"{name}.csv")
+    )
     with JobServer(**options) as server, HookClient(server.hook_url) as client:
         tested = server.new_job({"day": 1})
         double = Peer(
             SignedJob.without_task(tested.info, client),
-            tested.tell,
+            tested.send_message,
             lambda name, content: tested.add_file(name, f"{name}.csv", content),
         )
         yield Peers(real, double)

@@ -224,9 +224,9 @@ class SignedJob:
         assert answer.status == 200, answer
         return TaskView.from_json(answer.fields)
 
-    def tell(self, word: RunnerMessage) -> TaskView:
+    def send_message(self, message: RunnerMessage) -> TaskView:
         """Send a runner message."""
-        answer = self.send("POST", "/task/word", message_to_json(word))
+        answer = self.send("POST", "/task/word", message_to_json(message))
         assert answer.status == 200, answer
         return TaskView.from_json(answer.fields)
 

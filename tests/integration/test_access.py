@@ -229,7 +229,7 @@ def test_who_keeps_a_failed_action_from_its_next_try_is_known(
     with HookClient(server.hook) as hook_client:
         job = registered(task, hook_client)
         job.report(status="ERROR")
-        job.tell(Exit(code=1))
+        job.send_message(Exit(code=1))
     task.set_state(TaskInstanceState.UP_FOR_RETRY)
     path = f"/async/actions/{job.info.job_id}"
     seen = admin.send("GET", f"{path}/changes?afterLine=9&afterReport=9")

@@ -46,7 +46,7 @@ def task(new_task: NewTask) -> RunningTask:
 def job(task: RunningTask, client: HookClient) -> SignedJob:
     """Return the job of the task, launched."""
     job = registered(task, client, adoptable=True)
-    job.tell(Launched({"pod": "x"}))
+    job.send_message(Launched({"pod": "x"}))
     return job
 
 
@@ -89,9 +89,11 @@ def test_a_retry_adopts_a_job_that_succeeded_after_its_try_failed(
     job = registered(task, client, adoptable=True, completion=completion)
     retry = task.retried()
     assert job.report(status="SUCCESS", results={"rows": 3}).status == 200
-    job.tell(end)
+    job.send_message(end)
     assert is_adopted(again(retry, client, completion=completion), job)
-    job.tell(Exit(reason="PodDeleted", message="The pod is gone", is_seen=False))  # so its runner finds
+    job.send_message(
+        Exit(reason="PodDeleted", message="The pod is gone", is_seen=False)
+    )  # so its runner finds
     view = job.view()
     assert (view.state, view.is_done, view.results) == (State.SUCCESS, True, '{"rows":3}')
 
@@ -101,32 +103,32 @@ def test_a_retry_adopts_a_success_with_masked_arguments(task: RunningTask, clien
     job = registered(task, client, adoptable=True, arguments=arguments)
     retry = task.retried()
     assert job.report(status="SUCCESS").status == 200
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     assert is_adopted(again(retry, client, arguments=arguments), job)
 
 
 def _took_the_end(job: SignedJob, task: RunningTask) -> RunningTask:
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     return task.retried(says_it_ended_at=datetime.now(UTC) - MINUTE)  # by its worker's clock, which is late
 
 
 def _was_cleared(job: SignedJob, task: RunningTask) -> RunningTask:
     retry = task.retried(is_cleared=True)
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     return retry
 
 
 def _was_asked_to_stop(job: SignedJob, task: RunningTask) -> RunningTask:
     retry = task.retried()
     job.report(status="SUCCESS")
-    job.tell(Stop(StopReason.REQUESTED))
-    job.tell(Exit(code=0))
+    job.send_message(Stop(StopReason.REQUESTED))
+    job.send_message(Exit(code=0))
     return retry
 
 
 def _failed(job: SignedJob, task: RunningTask) -> RunningTask:
     retry = task.retried()
-    job.tell(Exit(code=1))
+    job.send_message(Exit(code=1))
     return retry
 
 
@@ -141,25 +143,25 @@ def test_a_retry_that_asks_for_something_else_takes_nothing_over(
     task: RunningTask, job: SignedJob, client: HookClient
 ) -> None:
     retry = task.retried()
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     assert not is_adopted(again(retry, client, arguments=JsonText('{"table": "other"}')), job)
 
 
 def test_a_job_that_cannot_outlive_its_worker_is_superseded(task: RunningTask, client: HookClient) -> None:
     job = registered(task, client)
-    job.tell(Launched({"pid": 1}))
+    job.send_message(Launched({"pid": 1}))
     answer = register(task.next_try(), client, task.commit())
     assert answer.fields["actionId"] != job.info.job_id
     assert job.report().error == (410, "superseded")
 
 
 @pytest.mark.parametrize(
-    "word", [Exit(code=1), Stop(StopReason.KILLED), Stop(StopReason.REQUESTED), Abandon()], ids=repr
+    "message", [Exit(code=1), Stop(StopReason.KILLED), Stop(StopReason.REQUESTED), Abandon()], ids=repr
 )
 def test_a_job_that_has_ended_or_is_to_is_not_adopted(
-    task: RunningTask, job: SignedJob, client: HookClient, word: Exit | Stop | Abandon
+    task: RunningTask, job: SignedJob, client: HookClient, message: Exit | Stop | Abandon
 ) -> None:
-    job.tell(word)
+    job.send_message(message)
     assert not is_adopted(again(task.next_try(), client), job)
 
 
@@ -173,7 +175,7 @@ def test_a_deferred_task_that_was_cleared_starts_a_new_job(
 
 def test_a_resumed_task_continues_its_action(task: RunningTask, job: SignedJob, client: HookClient) -> None:
     job.send("POST", "/task/defer", DEFERRAL.to_json())
-    job.tell(Exit(code=3))
+    job.send_message(Exit(code=3))
     assert is_adopted(again(task, client, resumes=job.info.job_id), job)
     assert (job.view().state, job.view().is_deferred) == (State.ERROR, False)
 
@@ -196,19 +198,19 @@ def test_the_process_that_lost_its_job_has_no_say_any_more(
     task: RunningTask, job: SignedJob, client: HookClient
 ) -> None:
     assert is_adopted(again(task.next_try(), client), job)
-    for word in (Stop(StopReason.KILLED), Exit(code=1), Abandon()):
-        answer = job.send("POST", "/task/word", message_to_json(word), query=f"ti={task.ti_id}")
+    for message in (Stop(StopReason.KILLED), Exit(code=1), Abandon()):
+        answer = job.send("POST", "/task/word", message_to_json(message), query=f"ti={task.ti_id}")
         assert answer.error == (410, "superseded")
     view = job.view()
     assert (view.state, view.verb) == (State.RUNNING, None)
 
 
-@pytest.mark.parametrize("word", [Stop(StopReason.KILLED), Abandon()], ids=repr)
+@pytest.mark.parametrize("message", [Stop(StopReason.KILLED), Abandon()], ids=repr)
 def test_an_abandoned_process_does_not_stop_what_the_next_try_adopts(
-    task: RunningTask, job: SignedJob, client: HookClient, word: Stop | Abandon
+    task: RunningTask, job: SignedJob, client: HookClient, message: Stop | Abandon
 ) -> None:
     second = task.next_try()  # its process does not run yet
-    answer = job.send("POST", "/task/word", message_to_json(word), query=f"ti={task.ti_id}")
+    answer = job.send("POST", "/task/word", message_to_json(message), query=f"ti={task.ti_id}")
     assert answer.error == (410, "superseded")
     assert "next try" in answer.fields["message"]
     assert is_adopted(again(second, client), job)
@@ -248,8 +250,8 @@ def test_a_process_whose_run_was_deleted_stops_its_job(
         task.set_state(mark)
     task.delete_run()
     words = [
-        job.send("POST", "/task/word", message_to_json(word), query=f"ti={task.ti_id}")
-        for word in (Stop(StopReason.KILLED), Exit(code=143))
+        job.send("POST", "/task/word", message_to_json(message), query=f"ti={task.ti_id}")
+        for message in (Stop(StopReason.KILLED), Exit(code=143))
     ]
     assert [answer.status for answer in words] == [200, 200]
     assert words[0].fields["verb"] == "STOP"

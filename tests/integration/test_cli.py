@@ -81,7 +81,7 @@ def hook(mounted: str) -> str:
 def rich_job(new_job: NewJob) -> SignedJob:
     """Return a job that has reported every kind of field."""
     job = new_job(type="etl.rich", arguments='{"days": [1, 2]}')
-    job.tell(Launched({"pid": 7}))
+    job.send_message(Launched({"pid": 7}))
     job.report(
         logs=["first", {"level": "ERROR", "message": HOSTILE, "time": 1_700_000_000_123}],
         statusDetails={"progress": 40.5, "message": HOSTILE},
@@ -93,7 +93,7 @@ def rich_job(new_job: NewJob) -> SignedJob:
 
 def test_actions_are_listed_the_newest_first(run: Run, new_job: NewJob) -> None:
     jobs = [new_job(type="etl.listed") for _ in range(3)]
-    jobs[0].tell(Exit(code=3))
+    jobs[0].send_message(Exit(code=3))
     ids = [job.info.job_id for job in reversed(jobs)]
     listed = run("list", "--type", "etl.listed", "-o", "json").json
     assert [action["uuid"] for action in listed] == ids
@@ -179,7 +179,7 @@ def test_logs_are_followed_until_the_end(run: Run, job: SignedJob, monkeypatch: 
             for number in range(3):
                 same.report(logs=[f"line {number}"])
             same.report(status="SUCCESS", logs=["after"])
-            same.tell(Exit(code=0))
+            same.send_message(Exit(code=0))
 
     timer = threading.Timer(0.2, go_on)
     timer.start()
@@ -232,7 +232,7 @@ def test_an_action_is_stopped(run: Run, job: SignedJob, database: Database, acti
     stopped = run("stop", job.info.job_id, "-y", "-o", "json").json
     assert (stopped["action"], stopped["stopReason"]) == ("STOP", "Requested")
     assert job.report().fields["action"] == "STOP"
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     again = run("stop", job.info.job_id, "-y")
     assert again.said == "The action has already ended as STOPPED."
     with database.engine.connect() as connection:

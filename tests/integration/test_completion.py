@@ -89,14 +89,14 @@ def test_an_exit_ends_a_task_whose_job_has_succeeded(
     job = deferred()
     assert job.report(status="SUCCESS", results=results).status == 200
     assert state_of(task) == "deferred"
-    job.tell(CLEAN)
+    job.send_message(CLEAN)
     row = task.row()
     assert (state_of(task), row.trigger_id, row.end_date is not None) == ("success", None, True)
     assert task.xcoms() == {"return_value": results}
 
 
 def test_a_program_that_never_reports_has_no_results(task: RunningTask, deferred: NewDeferred) -> None:
-    deferred().tell(CLEAN)
+    deferred().send_message(CLEAN)
     assert state_of(task) == "success"
     assert task.xcoms() == {}
 
@@ -104,14 +104,14 @@ def test_a_program_that_never_reports_has_no_results(task: RunningTask, deferred
 def test_results_are_not_pushed_unless_the_deferral_says_so(task: RunningTask, deferred: NewDeferred) -> None:
     job = deferred(Deferral(needs_worker=NeedsWorker.ON_FAILURE, pushes_results=False))
     job.report(status="SUCCESS", results=1)
-    job.tell(CLEAN)
+    job.send_message(CLEAN)
     assert (state_of(task), task.xcoms()) == ("success", {})
 
 
 def test_results_that_airflow_would_deserialize_are_text(task: RunningTask, deferred: NewDeferred) -> None:
     job, results = deferred(), {"__classname__": "builtins.set", "__data__": [1]}
     job.report(status="SUCCESS", results=results)
-    job.tell(CLEAN)
+    job.send_message(CLEAN)
     assert json.loads(task.xcoms()["return_value"]) == results
 
 
@@ -131,7 +131,7 @@ def test_results_that_an_xcom_cannot_hold_are_text(
 ) -> None:
     job = deferred()
     assert job.report(status="SUCCESS", results=results, logs=["last line"]).status == 200
-    view = job.tell(CLEAN)
+    view = job.send_message(CLEAN)
     assert state_of(task) == "success"
     assert task.xcoms() == {"return_value": pushed}
     assert strict_json.loads(view.results or "") == results
@@ -141,7 +141,7 @@ def test_results_that_an_xcom_cannot_hold_are_text(
 
 def test_the_report_is_the_end_under_completion_report(task: RunningTask, deferred: NewDeferred) -> None:
     job = deferred(completion=protocol.Completion.REPORT)
-    job.tell(CLEAN)
+    job.send_message(CLEAN)
     assert state_of(task) == "deferred"
     job.report(status="SUCCESS", results=1)
     assert (state_of(task), task.xcoms()) == ("success", {"return_value": 1})
@@ -177,7 +177,7 @@ def test_a_task_that_needs_a_worker_is_resumed_after_the_resume_delay(
     task: RunningTask, deferred: NewDeferred, actions: Actions, deferral: Deferral, exit_: Exit
 ) -> None:
     job = deferred(deferral)
-    job.tell(exit_)
+    job.send_message(exit_)
     assert state_of(task) == "deferred"
     assert later(actions, task, timedelta(seconds=5)) == "deferred"
     assert later(actions, task) == "scheduled"
@@ -192,7 +192,7 @@ def test_files_are_read_on_a_worker(task: RunningTask, deferred: NewDeferred, ac
     announced = {"hash": "0" * 32, "challenge": "1" * 32, "metadata": {}, "name": "x", "size": 1}
     path = f"/upload/default/{job.info.job_id}/model"
     assert job.send("PUT", path, announced).status == 200
-    job.tell(CLEAN)
+    job.send_message(CLEAN)
     assert state_of(task) == "deferred"
     assert later(actions, task) == "scheduled"
 
@@ -214,8 +214,8 @@ def test_a_job_that_must_stop_is_stopped_by_a_worker(
     task: RunningTask, deferred: NewDeferred, actions: Actions
 ) -> None:
     job = deferred()
-    job.tell(Launched({}))
-    job.tell(Stop(StopReason.REQUESTED))
+    job.send_message(Launched({}))
+    job.send_message(Stop(StopReason.REQUESTED))
     assert later(actions, task) == "scheduled"
 
 
@@ -225,7 +225,7 @@ def test_a_task_that_is_not_deferred_is_not_completed(
 ) -> None:
     job = deferred()
     task.set_state(state)
-    job.tell(CLEAN)
+    job.send_message(CLEAN)
     assert (state_of(task), later(actions, task)) == (state, state)
     assert job.view().state is State.SUCCESS
 
@@ -234,7 +234,7 @@ def test_a_task_deferred_for_another_trigger_is_not_completed(
     task: RunningTask, deferred: NewDeferred, actions: Actions
 ) -> None:
     job = deferred(trigger="airflow.providers.standard.triggers.temporal.DateTimeTrigger")
-    job.tell(CLEAN)
+    job.send_message(CLEAN)
     assert (state_of(task), later(actions, task)) == ("deferred", "deferred")
 
 
@@ -244,7 +244,7 @@ def test_an_end_before_the_deferral_is_not_lost(
     job = registered(task, client, adoptable=True)
     assert job.send("POST", "/task/defer", ALONE.to_json()).status == 200
     job.report(status="SUCCESS")
-    job.tell(CLEAN)
+    job.send_message(CLEAN)
     assert state_of(task) == "running"
     task.defer()
     assert later(actions, task, timedelta(0)) == "success"
@@ -269,7 +269,7 @@ def test_a_report_is_kept_even_if_airflow_cannot_end_the_task(
     with database.engine.begin() as connection:  # what no version of this package can read
         broken = update(action_table).where(action_table.c.id == job.info.job_id).values(deferral="{}")
         connection.execute(broken)
-    job.tell(CLEAN)
+    job.send_message(CLEAN)
     assert job.view().state is State.SUCCESS
     assert state_of(task) == "deferred"
     repaired = json.dumps(ALONE.to_json())
@@ -327,7 +327,7 @@ def test_a_worker_completes_what_the_server_cannot(
     job = deferred()
     refusing(table, event, when)
     job.report(status="SUCCESS", results={"card": SECRET})
-    assert job.tell(CLEAN).state is State.SUCCESS
+    assert job.send_message(CLEAN).state is State.SUCCESS
     assert state_of(task) == "deferred"
     assert later(actions, task) == "scheduled"
     assert (task.row().next_method, task.row().trigger_id, task.xcoms()) == (next_method, None, {})
@@ -342,7 +342,7 @@ def test_a_task_ends_even_if_its_deferral_is_unreadable(
     with database.engine.begin() as connection:
         broken = update(action_table).where(action_table.c.id == job.info.job_id).values(deferral="{}")
         connection.execute(broken)
-    job.tell(CLEAN)
+    job.send_message(CLEAN)
     assert later(actions, task) == "scheduled"
 
 

@@ -204,7 +204,7 @@ def test_no_secret_is_in_the_database_in_plain_text(database: Database, job: Sig
     job.send_v1("POST", "/status", {"status": "RUNNING", "logs": ["line"], "agent": {"host": "h"}})
     job.report(logs=[f"JOB_SECRET_KEY={secret}"], statusDetails=secret, agent={"env": secret})
     job.send("POST", "/status", b"no json: " + secret.encode())
-    job.tell(Launched({"environ": secret}))
+    job.send_message(Launched({"environ": secret}))
     job.report(status="SUCCESS", results={secret: 1}, errorMessage=secret)
     job.report(status="ERROR")
     job.send("POST", "/status", b"no json")

@@ -83,11 +83,11 @@ class SlowHook(TaskHook):
         hook.knew_before = self.knew_before
         return hook
 
-    def tell(self, credentials: TaskCredentials, word: RunnerMessage, **options: Any) -> TaskView:
-        if isinstance(word, Stop):
+    def send_message(self, credentials: TaskCredentials, message: RunnerMessage, **options: Any) -> TaskView:
+        if isinstance(message, Stop):
             time.sleep(A_MOMENT)
             self.knew_before.append(self._signalled.exists())
-        return super().tell(credentials, word, **options)
+        return super().send_message(credentials, message, **options)
 
 
 class TimedJob:

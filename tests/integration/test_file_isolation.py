@@ -161,7 +161,7 @@ def test_files_of_an_upstream_job_that_has_ended_can_be_had(lineage: Lineage) ->
     owner, content = lineage.owner("near"), secrets.token_bytes(SIZE)
     upload(owner, "model", content)
     owner.report(status="SUCCESS")
-    owner.tell(Exit(code=0))
+    owner.send_message(Exit(code=0))
     assert download(lineage.reader, "model", of=owner.info.job_id).content == content
 
 
@@ -233,7 +233,7 @@ def test_an_action_that_has_ended_takes_and_gives_no_more_files(
 ) -> None:
     upload(job, "model", secrets.token_bytes(SIZE))
     job.report(status="SUCCESS")
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     assert job.send(method, path.format(id=job.info.job_id), body).error == (409, "already_ended")
     assert [file["property"] for file in outputs(job)] == ["model"]
 
@@ -256,7 +256,7 @@ def test_a_content_on_its_way_when_its_action_ended_is_not_kept(
     job, content = registered(new_task(), serve()), secrets.token_bytes(SIZE)
     url = announce(job, "model", content).fields["url"]
     job.report(status="SUCCESS")
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     assert put_content(job, url, content).error == (409, "already_ended")
     assert outputs(job) == []
     assert folder.names() == set()

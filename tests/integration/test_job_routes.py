@@ -119,13 +119,13 @@ def test_after_the_end_only_log_lines_are_kept(job: SignedJob) -> None:
 
 
 def test_a_job_is_requested_to_stop(job: SignedJob) -> None:
-    job.tell(Stop(StopReason.REQUESTED))
+    job.send_message(Stop(StopReason.REQUESTED))
     assert job.report().fields["action"] == "STOP"
     assert job.send("GET", "/job").fields["action"] == "STOP"
 
 
 def test_a_job_that_airflow_ended_is_refused(job: SignedJob) -> None:
-    job.tell(Abandon())
+    job.send_message(Abandon())
     assert job.report(status="SUCCESS").error == (410, "superseded")
     assert job.report().error == (410, "superseded")
 

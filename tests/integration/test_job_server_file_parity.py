@@ -77,7 +77,7 @@ def test_a_job_may_upload_after_its_own_end_until_its_process_has_ended(
         yield peer.job.report(**fields)
         yield from peer.upload(content)
         yield peer.locate("counts", 0)
-        peer.tell(Exit(code=0))
+        peer.send_message(Exit(code=0))
         yield peer.announce(content, name="late")
 
     *answers, late = peers.agree(exchange)

@@ -334,7 +334,7 @@ def test_a_second_end(peers: Peers, vector: dict[str, Any]) -> None:
 
 def test_an_end_that_comes_after_the_exit(peers: Peers) -> None:
     def exchange(peer: Peer) -> Iterator[Answer]:
-        peer.tell(Exit(code=0))
+        peer.send_message(Exit(code=0))
         yield peer.job.report(status="SUCCESS", results=1)
         yield peer.job.report(status="SUCCESS")
 
@@ -348,7 +348,7 @@ def test_a_job_of_v1_may_end_twice(peers: Peers) -> None:
     def exchange(peer: Peer) -> Iterator[Answer]:
         for fields in ({"results": 1}, {"results": 1}, {"results": 2}, {}):
             yield peer.job.send_v1("POST", "/status", {"status": "SUCCESS", **fields})
-        peer.tell(Exit(code=0))
+        peer.send_message(Exit(code=0))
         yield peer.job.send_v1("POST", "/status", {"status": "SUCCESS", "results": 3})
 
     answers = peers.agree(exchange)
@@ -356,20 +356,20 @@ def test_a_job_of_v1_may_end_twice(peers: Peers) -> None:
 
 
 @pytest.mark.parametrize(
-    "word",
+    "message",
     [Stop(StopReason.REQUESTED), Stop(StopReason.EXECUTION_TIMEOUT), Abandon(), Exit(code=0), Exit(code=3)],
     ids=str,
 )
 @pytest.mark.parametrize("reported", [None, "SUCCESS", "ERROR"])
 def test_what_is_answered_after_a_word_of_the_runner(
-    peers: Peers, content: bytes, word: RunnerMessage, reported: str | None
+    peers: Peers, content: bytes, message: RunnerMessage, reported: str | None
 ) -> None:
     def exchange(peer: Peer) -> Iterator[Answer]:
         peer.give_input("orders", ORDERS)
         announced = peer.announce(content)
         if reported is not None:
             yield peer.job.report(status=reported)
-        peer.tell(word)
+        peer.send_message(message)
         yield peer.job.report()
         yield peer.job.send("GET", "/job")
         yield peer.announce(content)

@@ -506,8 +506,8 @@ def test_a_pod_that_the_cluster_refuses(scene: Scene) -> None:
     assert "must be greater than or equal to 0" in (exit_.message or "")
 
 
-def test_a_pod_is_let_go_after_a_while(scene: Scene) -> None:
-    runner = scene.runner("echo one; sleep 4; echo two", let_go_after=timedelta(seconds=2))
+def test_a_pod_is_detached_after_its_watch_time(scene: Scene) -> None:
+    runner = scene.runner("echo one; sleep 4; echo two", watch_for=timedelta(seconds=2))
     assert scene.run(runner) is None
     assert len(scene.pods()) == 1
     time.sleep(0.5)
@@ -543,7 +543,7 @@ def test_a_stop_before_the_start_starts_nothing(scene: Scene) -> None:
 
 
 def test_a_stop_before_an_adopted_pod_is_looked_at_deletes_it(scene: Scene) -> None:
-    first = scene.runner("sleep 100", let_go_after=timedelta(seconds=0))
+    first = scene.runner("sleep 100", watch_for=timedelta(seconds=0))
     assert scene.run(first) is None
     second = scene.runner()
     second.expect_job()

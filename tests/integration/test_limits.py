@@ -45,9 +45,9 @@ LONG_OUTPUT = {
 }
 
 
-def told(job: SignedJob, word: RunnerMessage) -> TaskView:
+def told(job: SignedJob, message: RunnerMessage) -> TaskView:
     """Send a runner's message once, as a worker does."""
-    return TaskHook(job.info.hook_url).tell(job.task, word, patience=NO_PATIENCE)
+    return TaskHook(job.info.hook_url).send_message(job.task, message, patience=NO_PATIENCE)
 
 
 def ran(job: SignedJob, *command: str, cwd: str | None = None) -> Exit:

@@ -51,7 +51,7 @@ def iteration(task: RunningTask, number: int) -> RunningTask:
 
 def ended(job: SignedJob, status: str = "SUCCESS") -> SignedJob:
     assert job.report(status=status).status == 200
-    job.tell(Exit(code=0 if status == "SUCCESS" else 1))
+    job.send_message(Exit(code=0 if status == "SUCCESS" else 1))
     return job
 
 

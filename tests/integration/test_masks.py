@@ -104,10 +104,10 @@ def test_reports_are_stored_masked_except_for_results(
         ).status
         == 200
     )
-    job.tell(Launched({"host": said}))
+    job.send_message(Launched({"host": said}))
     answer = job.report(status="ERROR", errorName=PASSWORD, errorMessage=said)
     assert (answer.fields["errorName"], answer.fields["errorMessage"]) == ("***", "it is ***!")
-    view = job.tell(Exit(code=1, message=said, tail=(said,)))
+    view = job.send_message(Exit(code=1, message=said, tail=(said,)))
     assert [line.message for line in view.logs] == []
     assert [line.message for line in job.view().logs] == ["it is ***!"] * 2
     assert view.job == '{"host":"it is ***!"}'
@@ -118,7 +118,7 @@ def test_reports_are_stored_masked_except_for_results(
 
 
 def test_messages_of_a_runner_are_masked(database: Database, job: SignedJob) -> None:
-    view = job.tell(Exit(code=1, message=f"no {PASSWORD}", tail=("one", PASSWORD)))
+    view = job.send_message(Exit(code=1, message=f"no {PASSWORD}", tail=("one", PASSWORD)))
     assert view.error_message == "The job exited with code 1: no ***\none\n***"
     assert not shows_secret(stored(database, job.info.job_id))
 
@@ -211,7 +211,7 @@ def test_the_xcom_of_a_deferred_task_is_unmasked(database: Database, client: Hoo
     assert job.send("POST", "/task/defer", deferral.to_json()).status == 200
     task.defer()
     job.report(status="SUCCESS", results={"dsn": PASSWORD})
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     assert task.xcoms() == {"return_value": {"dsn": PASSWORD}}
 
 
@@ -236,7 +236,7 @@ def test_no_route_of_users_shows_a_secret(site: UserSite) -> None:
         job.report(status=PASSWORD)
         upload(job, "orders", b"1", name="orders.csv", metadata={"dsn": PASSWORD})
         job.report(status="ERROR", errorMessage=PASSWORD, results=[PASSWORD])
-        job.tell(Exit(code=1, tail=(PASSWORD,)))
+        job.send_message(Exit(code=1, tail=(PASSWORD,)))
         uuid = job.info.job_id
     shown = {
         path: site.get(f"/actions/{uuid}{path}") for path in ("", "/logs", "/reports", "/changes", "/files")

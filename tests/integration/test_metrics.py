@@ -170,9 +170,9 @@ def ended(statsd: StatsdServer) -> dict[str, int]:
 def test_an_end_is_counted_when_nothing_more_can_change_it(statsd: StatsdServer, job: SignedJob) -> None:
     job.report(status="SUCCESS")
     assert ended(statsd) == {}
-    job.tell(Exit(code=3))
+    job.send_message(Exit(code=3))
     assert ended(statsd) == {"error": 1}
-    job.tell(Exit(code=3))
+    job.send_message(Exit(code=3))
     job.report(status="ERROR")
     assert ended(statsd) == {"error": 1}
     (duration,) = statsd.of(metrics.ACTION_DURATION)
@@ -189,9 +189,9 @@ def test_a_resent_report_is_not_a_second_end(statsd: StatsdServer, new_job: NewJ
 
 def test_every_end_is_counted_once(statsd: StatsdServer, new_job: NewJob, actions: Actions) -> None:
     stopped = new_job()
-    stopped.tell(Stop(StopReason.REQUESTED))
-    stopped.tell(Exit(code=0))
-    stopped.tell(Abandon())
+    stopped.send_message(Stop(StopReason.REQUESTED))
+    stopped.send_message(Exit(code=0))
+    stopped.send_message(Abandon())
     late = new_job(start_timeout=timedelta(milliseconds=1))
     time.sleep(0.01)
     assert late.view().is_done
@@ -224,7 +224,7 @@ def test_a_rollback_is_not_counted(statsd: StatsdServer, job: SignedJob, actions
 
 def test_tags_are_type_and_state(statsd: StatsdServer, configure: Configure, new_job: NewJob) -> None:
     configure(statsd_influxdb_enabled="True")
-    new_job(type="etl.load, all=1").tell(Exit(code=0))
+    new_job(type="etl.load, all=1").send_message(Exit(code=0))
     new_job().report(status="NONSENSE")
     (counted,) = statsd.of(metrics.ACTIONS_ENDED)
     assert counted.tags == ",state=success,type=etl.load__all_1"
@@ -258,7 +258,7 @@ def test_a_server_records_how_many_have_not_ended(
 def test_all_metrics_are_described(statsd: StatsdServer, job: SignedJob) -> None:
     job.report()
     job.send("POST", "/status", b"no json")
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     metrics.record_unended({State.QUEUED: 1})
     described = {metric.name: metric for metric in METRICS}
     sent = statsd.received()
@@ -288,7 +288,7 @@ def test_a_failing_metrics_server_fails_no_report(
     with caplog.at_level(logging.WARNING, "airflow_asyncaction"):
         assert job.report().status == 200
         assert job.report(status="SUCCESS").status == 200
-        assert job.tell(Exit(code=0)).is_done
+        assert job.send_message(Exit(code=0)).is_done
     assert caplog.text.count("Could not send metrics") <= 1
 
 
@@ -299,7 +299,7 @@ def test_nothing_is_counted_if_metrics_are_off(
     configure(statsd_host="127.0.0.1", statsd_port=str(server.port))
     job = new_job()
     job.report(status="SUCCESS")
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     reconciler = Reconciler(actions, interval_seconds=0.02)
     reconciler.start()
     time.sleep(0.1)

@@ -59,7 +59,7 @@ def site(database: Database) -> Iterator[UserSite]:
 
 
 def started(job: SignedJob, **fields: Any) -> JobId:
-    job.tell(Launched({"host": "worker-1", "pid": 4711}))
+    job.send_message(Launched({"host": "worker-1", "pid": 4711}))
     assert job.report(**fields).status == 200
     return job.info.job_id
 
@@ -73,13 +73,13 @@ def uuids(site: UserSite) -> dict[str, JobId]:
         uuids["starting"] = job.info.job_id
     with site.job(DAG_ID, type="etl.fails") as job:
         uuids["failed"] = started(job, statusDetails=part, logs=["one line"])
-        job.tell(Exit(code=1, tail=TAIL))
+        job.send_message(Exit(code=1, tail=TAIL))
     with site.job(DAG_ID, map_index=3, map_name="orders of <b>May</b>", type="etl.skips") as job:
         uuids["skipped"] = started(job, statusDetails=part)
-        job.tell(Exit(code=99, is_skip=True))
+        job.send_message(Exit(code=99, is_skip=True))
     with site.job(DAG_ID, type="etl.succeeds") as job:
         uuids["succeeded"] = started(job, statusDetails=part)
-        job.tell(Exit(code=0))
+        job.send_message(Exit(code=0))
     with site.job(DAG_ID, f"group.{LONG}", map_index=1234, type=LONG, runner="kubernetes") as job:
         message = "w" * 1000
         uuids["long"] = started(job, statusDetails={"progress": 99.6, "message": message})

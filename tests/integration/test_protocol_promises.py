@@ -25,13 +25,13 @@ def test_a_malformed_report_does_not_use_up_its_nonce(job: SignedJob) -> None:
 def test_a_resent_report_returns_the_action_as_it_is_now(job: SignedJob) -> None:
     nonce = new_nonce()
     job.report(nonce=nonce, status="RUNNING")
-    job.tell(Abandon())
+    job.send_message(Abandon())
     resent = job.report(nonce=nonce, status="RUNNING")
     assert (resent.status, resent.fields["status"]) == (200, "STOPPED")
 
 
 def test_an_action_can_be_read_after_airflow_ended_it(job: SignedJob) -> None:
-    job.tell(Abandon())
+    job.send_message(Abandon())
     read = job.send("GET", "/job")
     assert (read.status, read.fields["status"], read.fields["action"]) == (200, "STOPPED", None)
 

@@ -82,7 +82,7 @@ def task(new_task: NewTask) -> RunningTask:
 def job(task: RunningTask, client: HookClient) -> SignedJob:
     """Return the job of a task, launched."""
     job = registered(task, client)
-    job.tell(Launched({"pid": 1}))
+    job.send_message(Launched({"pid": 1}))
     return job
 
 
@@ -122,7 +122,7 @@ def test_the_last_message_of_a_task_is_not_overtaken(
 ) -> None:
     task.set_state(TaskInstanceState.FAILED)
     look(reaper, NOW)
-    job.tell(Exit(code=3))
+    job.send_message(Exit(code=3))
     look(reaper, LONG_AFTER)
     assert (job.view().state, job.view().error_name) == (State.ERROR, "ExitCode")
 
@@ -170,7 +170,7 @@ def test_a_job_that_no_try_will_adopt_is_ended(
     if how == "deferred":
         assert job.send("POST", "/task/defer", DEFERRAL).status == 200
     if how == "stopping":
-        job.tell(Stop(StopReason.KILLED))
+        job.send_message(Stop(StopReason.KILLED))
     task.next_try().set_state(TaskInstanceState.FAILED if how == "task failed" else None)
     for moment in (NOW, LONG_AFTER):
         look(reaper, moment)
@@ -231,11 +231,11 @@ def test_an_action_is_awaited_from_its_registration_until_it_is_done(
         registered(task.next_try(), client),
         *(registered(new_task(), client) for _ in "1234"),
     ]
-    jobs[2].tell(Exit(code=1))
-    jobs[3].tell(Abandon())
+    jobs[2].send_message(Exit(code=1))
+    jobs[3].send_message(Abandon())
     jobs[4].report(status="SUCCESS")
     jobs[5].report(status="SUCCESS")
-    jobs[5].tell(Exit(code=0))
+    jobs[5].send_message(Exit(code=0))
     query = select(action_table).where(action_table.c.id.in_([job.info.job_id for job in jobs]))
     with database.engine.connect() as connection:
         found = {row.id: row for row in connection.execute(query)}
@@ -287,7 +287,7 @@ def test_an_action_registered_by_an_older_server_is_marked_by_its_end(
     set_columns(database, job, awaited=None)
     job.report(status="SUCCESS")
     assert is_marked(database, job) is True
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     assert is_marked(database, job) is None
 
 
@@ -300,7 +300,7 @@ def test_an_action_ended_by_an_older_server_is_unmarked_silently(
     caplog: pytest.LogCaptureFixture,
     word: Exit | Abandon,
 ) -> None:
-    before = job.tell(word)
+    before = job.send_message(word)
     set_columns(database, job, awaited=True)
     task.set_state(TaskInstanceState.SUCCESS)
     for moment in (NOW, LONG_AFTER):

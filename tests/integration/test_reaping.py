@@ -61,7 +61,7 @@ def reap(actions: Actions, job: SignedJob) -> State:
 def test_an_action_is_ended_whose_task_has_failed(
     task: RunningTask, job: SignedJob, actions: Actions
 ) -> None:
-    job.tell(Launched({"pid": 1}))
+    job.send_message(Launched({"pid": 1}))
     task.set_state(TaskInstanceState.FAILED)
     assert is_unwatched(actions, job)
     assert reap(actions, job) is State.STOPPED
@@ -109,7 +109,7 @@ def test_an_ended_action_is_not_changed(task: RunningTask, job: SignedJob, actio
     job.report(status="SUCCESS")
     task.set_state(TaskInstanceState.SUCCESS)
     assert is_unwatched(actions, job)  # it has reported its end, but may run on
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     assert not is_unwatched(actions, job)
 
 
@@ -218,7 +218,7 @@ def test_pods_are_left_over_once_their_action_is_done(
     actions: Actions, new_job: Callable[..., SignedJob]
 ) -> None:
     jobs = [new_job() for _ in range(3)]
-    jobs[0].tell(Exit(code=0))
+    jobs[0].send_message(Exit(code=0))
     detached = new_job(completion=Completion.REPORT)
     detached.report(status="SUCCESS")
     ids = [job.info.job_id for job in (*jobs, detached)]

@@ -105,7 +105,7 @@ def test_other_jobs_get_no_method(database: Database, client: HookClient, task: 
 
 def test_a_webda_job_that_found_no_service_has_failed(client: HookClient, task: RunningTask) -> None:
     call = {"service_name": "ShopService", "method": "add", "require_report": True}
-    view = registered(task, client, **call).tell(Exit(code=0))
+    view = registered(task, client, **call).send_message(Exit(code=0))
     assert (view.state, view.error_name) == (State.ERROR, "NoReport")
     assert "named 'airflow', the value of JOB_ORCHESTRATOR" in (view.error_message or "")
 

@@ -122,12 +122,12 @@ def attributes(of: Any) -> dict[str, str | int]:
 
 def test_an_action_is_a_span_with_its_reports_as_events(collector: Collector, new_job: NewJob) -> None:
     job = new_job(type="etl.load", traceparent=TRACEPARENT)
-    job.tell(Launched({"pid": 1}))
+    job.send_message(Launched({"pid": 1}))
     job.report(logs=["one", "two"])
     job.send("POST", "/status", b"no json")
     job.report(status="SUCCESS", results=1)
     assert collector.ours() == []
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     span = collector.the_only()
     assert (span.name, span.kind) == ("async_action etl.load", Span.SPAN_KIND_CONSUMER)
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
@@ -157,7 +157,7 @@ def test_an_action_is_a_span_with_its_reports_as_events(collector: Collector, ne
 
 
 def test_a_span_has_the_error_of_its_action(collector: Collector, new_job: NewJob) -> None:
-    new_job(traceparent=TRACEPARENT).tell(Exit(code=3))
+    new_job(traceparent=TRACEPARENT).send_message(Exit(code=3))
     span = collector.the_only()
     assert (span.status.code, span.status.message) == (Status.STATUS_CODE_ERROR, "ExitCode")
     assert attributes(span)["asyncaction.error_name"] == "ExitCode"
@@ -183,12 +183,12 @@ def test_the_last_reports_of_many_are_events(
 def test_an_action_without_a_task_trace_is_one_of_its_own(
     collector: Collector, new_job: NewJob, traceparent: str | None
 ) -> None:
-    new_job(traceparent=traceparent).tell(Exit(code=0))
+    new_job(traceparent=traceparent).send_message(Exit(code=0))
     assert collector.the_only().parent_span_id == b""
 
 
 def test_a_trace_that_is_not_sampled_gets_no_span(collector: Collector, new_job: NewJob) -> None:
-    new_job(traceparent=TRACEPARENT[:-2] + "00").tell(Exit(code=0))
+    new_job(traceparent=TRACEPARENT[:-2] + "00").send_message(Exit(code=0))
     assert collector.ours() == []
 
 
@@ -221,5 +221,5 @@ def test_a_span_that_cannot_be_emitted_fails_no_report(
 
 def test_nothing_is_emitted_if_traces_are_disabled(tracing: pytest.MonkeyPatch, new_job: NewJob) -> None:
     tracing.setenv("AIRFLOW__TRACES__OTEL_ON", "False")
-    new_job(traceparent=TRACEPARENT).tell(Exit(code=0))
+    new_job(traceparent=TRACEPARENT).send_message(Exit(code=0))
     assert not isinstance(trace.get_tracer_provider(), TracerProvider)

@@ -125,12 +125,12 @@ def test_an_action_that_runs_during_the_upgrade_continues(
 ) -> None:
     task = new_task()
     job = as_before_task_keys(database, registered(task, client, adoptable=True))
-    job.tell(Launched({"pod": "x"}))
+    job.send_message(Launched({"pod": "x"}))
     assert job.send("POST", "/task/defer", DEFERRAL).status == 200
     fields = register(task, client, task.commit(), adoptable=True).fields
     assert fields["taskKey"] == fields["secretKey"] == job.info.secret_key
     assert job.report(status="SUCCESS").status == 200
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     assert job.view().is_done
 
 
@@ -147,7 +147,7 @@ def test_a_v1_job_is_not_locked_out_by_what_its_task_does(job: SignedJob, new_jo
     task: list[Callable[[], Any]] = [
         lambda: give_input(job, "given", content, name="g"),
         lambda: link_input(job, "linked", outputs(upstream)[0]),
-        lambda: job.tell(Launched({"pid": 1})),
+        lambda: job.send_message(Launched({"pid": 1})),
         lambda: job.send("POST", "/task/defer", DEFERRAL),
         lambda: job.send("POST", "/task/reap"),
         job.view,
@@ -162,7 +162,7 @@ def test_a_v1_job_is_not_locked_out_by_what_its_task_does(job: SignedJob, new_jo
     assert v1_upload(job, "left", content + b"!").status == 200
     assert job.send_v1("POST", "/status", {"status": "SUCCESS", "results": 7}).status == 200
     assert [file["property"] for file in outputs(job)] == ["left"]
-    job.tell(Exit(code=0))
+    job.send_message(Exit(code=0))
     view = job.view()
     assert (view.state, view.results, view.is_done) == (State.SUCCESS, "7", True)
     assert [line.message for line in view.logs if line.message.startswith("line ")] == [

@@ -68,37 +68,37 @@ def test_a_line_number_beyond_the_last_returns_no_lines(job: SignedJob) -> None:
 
 
 def test_a_runner_reports_start_and_exit(job: SignedJob) -> None:
-    assert job.tell(Launched({"pid": 4711})).state is State.RUNNING
+    assert job.send_message(Launched({"pid": 4711})).state is State.RUNNING
     assert job.report(status="SUCCESS", results=[1]).fields["job"] == {"pid": 4711}
     assert (job.view().state, job.view().is_done) == (State.SUCCESS, False)
-    view = job.tell(Exit(code=0))
+    view = job.send_message(Exit(code=0))
     assert (view.state, view.is_done, view.results) == (State.SUCCESS, True, "[1]")
 
 
 def test_an_exit_that_differs_from_the_report_is_an_error(job: SignedJob) -> None:
     job.report(status="SUCCESS")
-    view = job.tell(Exit(code=3, tail=("last words",)))
+    view = job.send_message(Exit(code=3, tail=("last words",)))
     assert (view.state, view.error_name) == (State.ERROR, "ExitCodeMismatch")
     assert view.error_message == "The job exited with code 3\nlast words"
 
 
 def test_an_exit_reported_twice_counts_once(job: SignedJob) -> None:
-    first = job.tell(Exit(signal="SIGKILL"))
-    assert job.tell(Exit(code=0)) == first
+    first = job.send_message(Exit(signal="SIGKILL"))
+    assert job.send_message(Exit(code=0)) == first
     assert (first.state, first.error_name) == (State.ERROR, "Signal")
 
 
 def test_a_report_alone_ends_work_that_was_submitted(new_job: NewJob) -> None:
     job = new_job(completion=Completion.REPORT)
-    assert job.tell(Exit(code=0)).is_done is False
+    assert job.send_message(Exit(code=0)).is_done is False
     job.report(status="SUCCESS")
     assert job.view().is_done is True
 
 
 def test_a_task_asks_its_job_to_stop(job: SignedJob) -> None:
-    view = job.tell(Stop(StopReason.KILLED))
+    view = job.send_message(Stop(StopReason.KILLED))
     assert (view.verb, view.stop_reason, view.is_done) == (Verb.STOP, StopReason.KILLED, False)
-    view = job.tell(Abandon())
+    view = job.send_message(Abandon())
     assert (view.state, view.error_name, view.is_done) == (State.STOPPED, "Killed", True)
 
 

@@ -61,7 +61,7 @@ def test_a_request_is_signed_with_v2_over_its_path_query_and_body() -> None:
 
 def test_what_must_arrive_is_sent_again_over_an_outage_under_one_nonce() -> None:
     with TaskServer([AWAY, Answer(502, text="<html>"), SEEN]) as server:
-        view = TaskHook(server.url).tell(new_task(), Exit(code=0))
+        view = TaskHook(server.url).send_message(new_task(), Exit(code=0))
         assert view == VIEW
         nonces = {request.headers["X-Job-Nonce"] for request in server.requests}
         assert (len(server.requests), len(nonces)) == (3, 1)
@@ -135,7 +135,7 @@ def test_neither_an_outage_nor_its_warnings_show_the_secret(
 ) -> None:
     with TaskServer([AWAY, SEEN]) as server, caplog.at_level(logging.DEBUG):
         task = new_task()
-        TaskHook(server.url).tell(task, Exit(code=0))
+        TaskHook(server.url).send_message(task, Exit(code=0))
     with pytest.raises(ServerUnreachable) as raised:
         TaskHook(server.url).read(task, patience=timedelta(seconds=0.3))
     shown = "".join(traceback.format_exception(raised.value)) + caplog.text + "".join(capsys.readouterr())
@@ -146,7 +146,7 @@ def test_neither_an_outage_nor_its_warnings_show_the_secret(
 @pytest.mark.parametrize("status", [408, 429, 500, 501, 502, 503, 504, 507, 599])
 def test_an_answer_that_may_pass_is_waited_for(status: int) -> None:
     with TaskServer([Answer(status, {"error": "code", "message": "m"}), SEEN]) as server:
-        assert TaskHook(server.url).tell(new_task(), Exit(code=0)) == VIEW
+        assert TaskHook(server.url).send_message(new_task(), Exit(code=0)) == VIEW
         assert len(server.requests) == 2
 
 
@@ -154,20 +154,22 @@ def test_a_servers_retry_after_is_respected() -> None:
     busy = Answer(503, {"error": "unavailable", "message": "m"}, headers={"Retry-After": "1"})
     with TaskServer([busy, SEEN]) as server:
         started = time.monotonic()
-        assert TaskHook(server.url).tell(new_task(), Exit(code=0)) == VIEW
+        assert TaskHook(server.url).send_message(new_task(), Exit(code=0)) == VIEW
         assert time.monotonic() - started >= 1
         assert len(server.requests) == 2
 
 
 def test_a_page_of_somebody_else_is_waited_for() -> None:
     with TaskServer([Answer(text="<html>Sign in</html>"), SEEN]) as server:
-        assert TaskHook(server.url).tell(new_task(), Exit(code=0)) == VIEW
+        assert TaskHook(server.url).send_message(new_task(), Exit(code=0)) == VIEW
 
 
 def test_an_exit_too_large_for_the_server_is_sent_without_its_output() -> None:
     too_large = Answer(413, {"error": "too_large", "message": "make it smaller"})
     with TaskServer([too_large, SEEN]) as server:
-        TaskHook(server.url).tell(new_task(), Exit(code=3, message="m" * 9000, tail=["last", "words"]))
+        TaskHook(server.url).send_message(
+            new_task(), Exit(code=3, message="m" * 9000, tail=["last", "words"])
+        )
         words = [json.loads(request.body) for request in server.requests]
     assert [word["tail"] for word in words] == [["last", "words"], []]
     assert [(word["code"], len(word["message"])) for word in words] == [(3, 9000), (3, 200)]
@@ -177,7 +179,7 @@ def test_an_exit_too_large_for_the_server_is_sent_without_its_output() -> None:
 def test_a_refusal_is_not_sent_again(status: int) -> None:
     with TaskServer([Answer(status, {"error": "code", "message": "do this"}), SEEN]) as server:
         with pytest.raises(ServerError, match=f"answered {status} code: do this"):
-            TaskHook(server.url).tell(new_task(), Exit(code=0))
+            TaskHook(server.url).send_message(new_task(), Exit(code=0))
         assert len(server.requests) == 1
 
 
@@ -239,10 +241,10 @@ def test_a_task_shares_what_airflow_masks_once(mask: Callable[[str], None]) -> N
         mask(SECRET)
         mask(TASK_KEY)
         clone, task = hook.clone(), registration.credentials
-        clone.tell(task, Exit(code=1))
+        clone.send_message(task, Exit(code=1))
         mask("known later")
         for _ in range(2):
-            hook.tell(task, Exit(code=1, message="known before, known later", tail=("known later",)))
+            hook.send_message(task, Exit(code=1, message="known before, known later", tail=("known later",)))
         sent = [(request.path.partition("?")[0], json.loads(request.body)) for request in server.requests]
     assert "known before" in sent[0][1]["spec"]["secrets"]
     paths = [path.removeprefix("/async") for path, _ in sent]
@@ -257,7 +259,7 @@ def test_a_word_arrives_though_secrets_could_not_be_shared(mask: Callable[[str],
         hook = TaskHook(server.url)
         task = hook.register("ti", "nonce", ActionSpec(type="t", runner="local")).credentials
         mask("known later")
-        hook.tell(task, Exit(code=1, message="known later"))
+        hook.send_message(task, Exit(code=1, message="known later"))
         hook.share_secrets(task)
         hook.share_secrets(task)
         sent = [(request.path.partition("?")[0], request.body) for request in server.requests]

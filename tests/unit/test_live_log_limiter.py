@@ -30,7 +30,7 @@ def test_who_left_the_line_is_not_woken() -> None:
     slots.acquire(one.wake)
     slots.acquire(two.wake)
     slots.acquire(three.wake)
-    slots.leave(two.wake)
+    slots.stop_waiting(two.wake)
     slots.release()
     assert (two.times_woken, three.times_woken) == (0, 1)
 
@@ -41,6 +41,6 @@ def test_who_was_woken_and_needs_no_slot_leaves_it_to_the_next() -> None:
     slots.acquire(two.wake)
     slots.acquire(three.wake)
     slots.release()
-    slots.leave(two.wake)
+    slots.stop_waiting(two.wake)
     assert three.times_woken == 1
     assert slots.acquire(three.wake)

@@ -92,7 +92,7 @@ def test_a_refused_log_or_watch_is_reported_once(caplog: pytest.LogCaptureFixtur
         log = LogThread(partial(open_log, PodApi(client)), LogReader(), lambda _: None)
         log.start()
         _wait_for(lambda: len(asked) >= 3)
-        log.leave()
+        log.detach()
     assert _warnings(caplog, "The pod's log cannot be read now") == 1
     assert '"resources": ["pods/log"], "verbs": ["get"]' in caplog.text
     with answering(*[(403, said.replace("pods/log", "pods"))] * 100) as (client, asked):

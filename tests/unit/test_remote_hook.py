@@ -184,18 +184,18 @@ def test_a_poll_returns_changes_and_is_cheap_without_any(
     uuid = hook.launch("etl.load", DAYS).uuid
     remote.action().say("one", "two", "three", "four")
     watch = Watch(action_id=uuid)
-    first = hook.look(watch)
+    first = hook.poll(watch)
     assert ([line.message for line in first.logs.lines], first.logs.has_more) == (
         ["one", "two", "three"],
         True,
     )
     watch = watch.after(first)
-    second = hook.look(watch)
+    second = hook.poll(watch)
     watch = watch.after(second)
-    third = hook.look(watch)
+    third = hook.poll(watch)
     assert [line.message for line in second.logs.lines] == ["four"]
     assert third.action is not None
-    assert hook.look(watch.after(third)).action is None
+    assert hook.poll(watch.after(third)).action is None
     assert third.position.report == 7
     assert "afterReport=7" in remote.requests[-1].path
 

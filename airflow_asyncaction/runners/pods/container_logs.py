@@ -66,19 +66,19 @@ class ContainerLogs:
 
     def start(self) -> None:
         """Copy the logs of the init containers, and begin to follow the base container, which is running."""
-        for source in self._selection.take_init_logs():
+        for source in self._selection.take_init_sources():
             self._copy(source)
         if self._get_logs:
             self._thread.start()
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Stop writing lines of the base container. The position no longer changes."""
-        self._thread.leave()
+        self._thread.detach()
 
     def finish(self, exit_: Exit) -> None:
         """Copy the remaining logs of a pod that has ended or does not start."""
-        self.leave()
-        for source in self._selection.take_rest(exit_):
+        self.detach()
+        for source in self._selection.take_remaining_sources(exit_):
             if source is self._selection.base:
                 self._thread.finish()
             else:
@@ -112,14 +112,14 @@ class LogThread:
         """Begin to follow."""
         self._thread.start()
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Stop writing. The reader's position no longer changes."""
         with self._lock:
             self._is_detached.set()
 
     def finish(self) -> None:
         """Read the log to its end, in the calling thread. The container has ended."""
-        self.leave()
+        self.detach()
         copy_log(self._open_log, follow_steps(self._reader, lambda: True), self._reader, self._write)
 
     def _run(self) -> None:

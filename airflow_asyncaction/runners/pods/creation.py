@@ -38,7 +38,7 @@ class PodOptions:
 
     :param container: name of the base container
     :param start_timeout: how long the container may take to start; ``None``: without limit
-    :param let_go_after: when ``KubeRunner.run`` returns although the pod still runs; ``None``: never
+    :param watch_for: when ``KubeRunner.run`` returns although the pod still runs; ``None``: never
     :param secret_in_env: put the job's secret into the pod in plain text
     :param get_logs: copy the log
     :param on_finish: what to do with a pod that has ended: an ``on_finish_action`` of KubernetesPodOperator
@@ -49,7 +49,7 @@ class PodOptions:
     container: str
     stop_grace: timedelta
     start_timeout: timedelta | None
-    let_go_after: timedelta | None
+    watch_for: timedelta | None
     secret_in_env: bool
     get_logs: bool
     on_finish: str

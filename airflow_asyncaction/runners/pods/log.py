@@ -44,21 +44,21 @@ class LogPosition:
     """How far a log was read.
 
     :param stamp: the newest time stamp, UTC with nine decimals and ``Z``; empty if nothing was read
-    :param of_stamp: how many lines with this time stamp were read
+    :param lines_at_stamp: how many lines with this time stamp were read
     """
 
     stamp: str = ""
-    of_stamp: int = 0
+    lines_at_stamp: int = 0
 
     def to_json(self) -> list[Any]:
         """Return the position as a JSON array."""
-        return [self.stamp, self.of_stamp]
+        return [self.stamp, self.lines_at_stamp]
 
     @classmethod
     def from_json(cls, value: list[Any]) -> LogPosition:
         """Return the position of a JSON array made by :meth:`to_json`."""
-        stamp, of_stamp = value
-        return cls(str(stamp), int(of_stamp))
+        stamp, lines_at_stamp = value
+        return cls(str(stamp), int(lines_at_stamp))
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class LogReader:
         """Whether this read does not reach back to a known line: stop it."""
         self._is_refusal_logged = False
         self._before_ns = _parse_stamp(position.stamp) if position.stamp else -1
-        self._of_before = position.of_stamp
+        self._lines_before = position.lines_at_stamp
         self._newest_ns = self._before_ns
         self._recent: deque[tuple[int, int]] = deque()
         self._recent_counts: Counter[tuple[int, int]] = Counter()
@@ -154,7 +154,7 @@ class LogReader:
         self.has_gap = False
         self._known = self._recent_counts.copy()
         self._known_until_ns = max(self._before_ns, self._newest_ns - _SLACK_NS)
-        self._known_of_before = self._of_before
+        self._known_before_count = self._lines_before
 
     def feed(self, chunk: bytes) -> Iterator[PodLine]:
         """Yield the new lines that a chunk completes."""
@@ -208,8 +208,8 @@ class LogReader:
             self.has_gap = not self._reaches_back
         if self.has_gap or ns < self._known_until_ns:
             return False
-        if ns == self._before_ns and self._known_of_before > 0:
-            self._known_of_before -= 1
+        if ns == self._before_ns and self._known_before_count > 0:
+            self._known_before_count -= 1
             return False
         key = (ns, hash(text))
         if self._known[key] > 0:
@@ -218,14 +218,14 @@ class LogReader:
         return True
 
     def _note(self, ns: int, text: str) -> None:
-        of_stamp = 1
+        lines_at_stamp = 1
         if ns > self._newest_ns:
             self._newest_ns = ns
         elif ns == self._newest_ns:
-            of_stamp = self.position.of_stamp + 1
+            lines_at_stamp = self.position.lines_at_stamp + 1
         else:  # a line out of order
-            of_stamp = self.position.of_stamp
-        self.position = LogPosition(_format_stamp(self._newest_ns), of_stamp)
+            lines_at_stamp = self.position.lines_at_stamp
+        self.position = LogPosition(_format_stamp(self._newest_ns), lines_at_stamp)
         self.count += 1
         self._remember((ns, hash(text)))
         second, size = self._burst[-1]

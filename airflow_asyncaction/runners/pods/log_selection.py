@@ -96,7 +96,7 @@ class LogSelection:
         """The last lines, of the base container or of the init container that kept it from starting."""
         return tuple(map(self._mask, self._tail))
 
-    def take_init_logs(self) -> list[LogSource]:
+    def take_init_sources(self) -> list[LogSource]:
         """Return the requested logs of init containers, once. They have ended."""
         if self._are_init_logs_taken:
             return []
@@ -108,12 +108,12 @@ class LogSelection:
         blamed = self._lifecycle.blamed_init_container
         return [self._init_source(name, in_tail=name == blamed) for name in names]
 
-    def take_rest(self, exit_: Exit | None) -> list[LogSource]:
+    def take_remaining_sources(self, exit_: Exit | None) -> list[LogSource]:
         """Return the remaining logs of a pod that has ended or does not start, including :attr:`base`."""
         lifecycle = self._lifecycle
         if exit_ is not None and exit_.reason == "NodeLost" and exit_.code is None:
             return []  # the logs are lost with the node
-        sources = [] if lifecycle.is_stuck else self.take_init_logs()
+        sources = [] if lifecycle.is_stuck else self.take_init_sources()
         if not self._options.get_logs:
             return sources
         if lifecycle.has_started:

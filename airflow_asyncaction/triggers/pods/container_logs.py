@@ -143,12 +143,12 @@ class DeferredLogs:
 
     async def copy_init_logs(self) -> None:
         """Copy the requested logs of init containers, once. They have ended."""
-        for source in self._selection.take_init_logs():
+        for source in self._selection.take_init_sources():
             await self._copy(source)
 
     async def finish(self, exit_: Exit | None) -> None:
         """Copy the remaining logs of a pod that has ended or does not start."""
-        for source in self._selection.take_rest(exit_):
+        for source in self._selection.take_remaining_sources(exit_):
             if source is not self._selection.base:
                 await self._copy(source)
             elif not self._is_complete:
@@ -186,7 +186,7 @@ class LiveLogLimiter:
         self._waiting[wake] = None
         return False
 
-    def leave(self, wake: Callable[[], None]) -> None:
+    def stop_waiting(self, wake: Callable[[], None]) -> None:
         """Leave the line; if a slot is free, wake the next waiter, since this one may have been woken."""
         self._waiting.pop(wake, None)
         if self._free > 0:

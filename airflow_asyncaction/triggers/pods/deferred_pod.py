@@ -144,7 +144,7 @@ class DeferredPod:
                 await self._clean_up(succeeded=False)
             exit_ = mark_skip(await self._report_results(exit_), self._options.skip_on_exit_code)
             await self._copy_reports(task)
-            view = await self._call(lambda hook: hook.tell(task, exit_, patience=_NO_PATIENCE))
+            view = await self._call(lambda hook: hook.send_message(task, exit_, patience=_NO_PATIENCE))
         except ClusterRefused as refused:
             raise WorkerRequired(str(refused)) from refused
         except Superseded:
@@ -230,7 +230,7 @@ class DeferredPod:
                 await self._wait_for_change()
             return self._exit
         finally:
-            self._limiter.leave(self._changed.set)
+            self._limiter.stop_waiting(self._changed.set)
 
     async def _report_launch(self) -> None:
         """Report that the container has started: the worker may not have reported it."""
@@ -238,7 +238,7 @@ class DeferredPod:
         node = (self._lifecycle.pod or {}).get("spec", {}).get("nodeName")
         job = {"pod": options.name, "namespace": self._api.target.namespace}
         launched = Launched({**job, "node": node, "uid": options.uid})
-        await self._call(lambda hook: hook.tell(task, launched, patience=_NO_PATIENCE))
+        await self._call(lambda hook: hook.send_message(task, launched, patience=_NO_PATIENCE))
         self._is_launch_reported = True
         await self._logs.copy_init_logs()
 
@@ -374,7 +374,9 @@ class DeferredPod:
     async def _report(self, task: TaskCredentials, message: RunnerMessage) -> bool:
         """Send a message to the server; return whether it was accepted."""
         try:
-            view = await self._call_briefly(lambda hook: hook.tell(task, message, patience=_NO_PATIENCE))
+            view = await self._call_briefly(
+                lambda hook: hook.send_message(task, message, patience=_NO_PATIENCE)
+            )
         except Superseded:
             raise
         except ServerError as error:
