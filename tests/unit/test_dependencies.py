@@ -6,7 +6,7 @@ from __future__ import annotations
 import ast
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -34,13 +34,16 @@ def imported_modules(path: Path) -> Iterator[str]:
             yield node.module
 
 
-def distributions_of(module: str) -> set[str]:
-    """Return the distributions any of which provides a module; none for Python's and our own."""
+def distributions_of(module: str, installed: Mapping[str, list[str]]) -> set[str]:
+    """Return the distributions any of which provides a module; none for Python's and our own.
+
+    :param installed: the distributions of each top-level package
+    """
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top == PACKAGE.name:
         return set()
     provider = next((name for name in PROVIDERS if f"{module}.".startswith(f"{name}.")), top)
-    known = OWNERS.get(provider) or packages_distributions().get(top, [top])
+    known = OWNERS.get(provider) or installed.get(top, [top])
     return {canonicalize_name(name) for name in known}
 
 
@@ -48,7 +51,8 @@ def distributions_of(module: str) -> set[str]:
 def imported() -> dict[str, set[str]]:
     """Return the distributions of each imported module."""
     modules = {module for path in PACKAGE.rglob("*.py") for module in imported_modules(path)}
-    return {module: found for module in modules if (found := distributions_of(module))}
+    installed = packages_distributions()
+    return {module: found for module in modules if (found := distributions_of(module, installed))}
 
 
 def test_each_imported_distribution_is_declared(imported: dict[str, set[str]]) -> None:
