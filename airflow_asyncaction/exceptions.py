@@ -2,7 +2,7 @@
 """Exceptions of this package.
 
 AsyncActionError
-├── ProtocolError               a request of a job is invalid
+├── ProtocolError               a job's request is invalid
 │   ├── SignatureError          its signature is invalid
 │   │   └── StaleTime           its time differs too much from the server's
 │   ├── MalformedRequest         its body is malformed
@@ -11,9 +11,9 @@ AsyncActionError
 ├── ServerError                 the API server refused a request
 │   ├── ServerUnreachable       ... or did not respond
 │   └── Superseded              ... because a newer attempt took over: stop
-├── ActionEnded                 an action did not end as SUCCESS
+├── ActionEnded                 an action ended in a state other than SUCCESS
 │   ├── ActionFailed            ERROR
-│   │   ├── PodFailed           ... of a pod, for the reason that the cluster gives
+│   │   ├── PodFailed           ... because its pod failed, for the reason that the cluster gives
 │   │   │   ├── OOMKilled, Evicted, DeadlineExceeded, NodeLost, PodDeleted
 │   │   │   ├── ImagePull, InvalidImageName, CreateContainerConfigError, StartError, InitContainerFailed
 │   │   │   └── Unschedulable, PodRefused, SecretRefused, ReturnFileInvalid
@@ -32,7 +32,7 @@ AsyncActionError
 ├── ActionAdopted               another process of the task has adopted the action
 ├── RequestRefused              the server refuses a request
 │   ├── RegistrationRefused     ... of a task instance that could not prove its identity
-│   ├── UserRefused             ... of a user
+│   ├── UserRefused             ... from a user
 │   └── FileRefused             ... to upload or download a file
 ├── FileStoreUnavailable        a file store does not respond or is full
 ├── SecretUnreadable            a job's secret was encrypted with another key
@@ -51,7 +51,7 @@ class AsyncActionError(Exception):
 
 
 class ProtocolError(AsyncActionError):
-    """The request of a job is invalid.
+    """A job's request is invalid.
 
     ``code`` is the ``error`` of the response body.
     """
@@ -66,7 +66,7 @@ class SignatureError(ProtocolError):
 
 
 class StaleTime(SignatureError):
-    """X-Job-Time differs too much from the server's clock: set the clock, or correct it with serverTime."""
+    """X-Job-Time differs too much from the server's clock: set this machine's clock, or use serverTime."""
 
     code = "stale_time"
 
@@ -121,7 +121,7 @@ class Superseded(ServerError):
 
 
 class ActionEnded(AsyncActionError):
-    """An action did not end as SUCCESS.
+    """An action ended in a state other than SUCCESS.
 
     ``error_name`` and ``error_message`` are those of the action.
     """
@@ -291,7 +291,7 @@ class RegistrationRefused(RequestRefused):
 
 
 class UserRefused(RequestRefused):
-    """The request of a user was refused. ``more`` is added to the response body."""
+    """A user's request was refused. ``more`` is added to the response body."""
 
     def __init__(self, message: str, *, code: str, **more: str) -> None:
         super().__init__(message, code=code)
@@ -303,7 +303,7 @@ class FileRefused(RequestRefused):
 
 
 class FileStoreUnavailable(AsyncActionError):
-    """A file store does not respond or failed: try again, and see the log of the API server.
+    """A file store failed or did not respond. Retry; if it persists, see the API server's log.
 
     ``is_full``: whether it has no space left.
     """

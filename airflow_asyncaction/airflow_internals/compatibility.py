@@ -126,15 +126,15 @@ def describe(missing: Sequence[str]) -> str:
     return (
         f"airflow-asyncaction {ours} supports Airflow {' and '.join(SUPPORTED)}, but the installed Airflow"
         f" {installed} lacks {', '.join(missing)}. Install a release of airflow-asyncaction for this Airflow,"
-        f" or return to Airflow {SUPPORTED[-1]}."
+        f" or use Airflow {SUPPORTED[-1]}."
     )
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Import internals in the block. If one is missing, the error says which, and what to do.
+def explain_import_errors() -> Iterator[None]:
+    """Turn an ImportError in the block into one that says what is missing, and what to do.
 
-    :raises ImportError: with the sentence of :func:`describe`
+    :raises ImportError: with the message of :func:`describe`
     """
     try:
         yield

@@ -44,7 +44,7 @@ def downgrade(args: Namespace) -> None:
         raise SystemExit("--to-revision is required: a revision such as 0001, or 'base'")
     if not args.yes:
         question = f"Downgrade the tables of async actions in {database.engine().url!r}"
-        if not confirm(f"{question} to {args.to_revision}? Data in newer columns is lost."):
+        if not confirm(f"{question} to {args.to_revision}? Data in newer columns will be lost."):
             raise SystemExit("Nothing was changed")
     with _manager() as manager:
         manager.downgrade(args.to_revision)

@@ -13,7 +13,7 @@ from airflow_asyncaction.services import open_services
 
 
 def gc(args: Namespace) -> None:
-    """Remove unused contents and remains of uploads."""
+    """Remove unused stored files and leftovers of uploads."""
     if not args.older_than >= 0:
         raise SystemExit("--older-than must be a number of hours, 0 or more")
     collect_garbage(older_than=timedelta(hours=args.older_than), dry_run=args.dry_run)
@@ -26,9 +26,9 @@ def collect_garbage(*, older_than: timedelta = OLDER_THAN, dry_run: bool = False
     now = datetime.now(UTC)
     done = collect(services.database, services.stores, older_than=older_than, now=now, dry_run=dry_run)
     print(
-        f"{'Would remove' if dry_run else 'Removed'} {done.contents} contents of"
-        f" {format_size(done.size_bytes)}, {done.files} files without content or action,"
-        f" {done.remains} remains of uploads"
+        f"{'Would remove' if dry_run else 'Removed'} {done.contents} stored objects"
+        f" ({format_size(done.size_bytes)} in total), {done.files} file records without content or action,"
+        f" {done.remains} leftovers of uploads"
     )
     if done.unconfigured:
-        print(f"Skipped {done.unconfigured} contents in file stores that are not configured")
+        print(f"Skipped {done.unconfigured} stored objects in file stores that are not configured")

@@ -20,7 +20,7 @@ from airflow_asyncaction.protocol.job_info import JobId
 # Server code in a worker module: imported by name, as only this case has both in one process.
 _APP = "airflow_asyncaction.web.app"
 _REQUEST = "airflow_asyncaction.web.raw_request"
-_TASKS_TEST = "airflow_asyncaction.store.tasks_test"
+_TASKS_TEST = "airflow_asyncaction.store.temporary_runs"
 
 _registered: list[JobId] = []
 """Actions that this process registered, if it is all of Airflow."""

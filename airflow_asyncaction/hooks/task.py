@@ -153,7 +153,7 @@ class TaskHook(BaseHook):
         self, credentials: TaskCredentials, message: RunnerMessage, patience: timedelta
     ) -> TaskView:
         query = f"ti={self.ti_id}" if self.ti_id else ""
-        content = Content("POST", "/task/word", query, body=_encode(message_to_json(message)))
+        content = Content("POST", "/task/message", query, body=_encode(message_to_json(message)))
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
     def share_secrets(self, credentials: TaskCredentials, *, patience: timedelta = PATIENCE) -> None:

@@ -124,8 +124,8 @@ class Attempt:
     def run(self) -> TaskView | None:
         """Run the job until the action is done, and return the action.
 
-        Return ``None`` if the runner stopped watching a job that still runs. An exception that Airflow raises
-        in here, such as for ``execution_timeout``, stops the job before it propagates.
+        Return ``None`` if the runner stopped watching a job that is still running. An exception that Airflow
+        raises in here, such as for ``execution_timeout``, stops the job before it propagates.
 
         :raises SystemExit: the worker is gone, and the next attempt adopts the job
         """

@@ -195,7 +195,7 @@ class BaseActionOperator(ArgumentsOperator):
     def defer_attempt(
         self, hook: TaskHook, registration: Registration, runner: Runner, context: Any, *, after_line: int
     ) -> NoReturn:
-        """Defer the task, because its runner stopped watching a job that still runs.
+        """Defer the task, because its runner stopped watching a job that is still running.
 
         :param after_line: the number of the last reported line that the task log already has
         """

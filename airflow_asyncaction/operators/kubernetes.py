@@ -215,7 +215,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
         return self._resume(context, action_id, position=LogPosition.from_json(log), after_line=after_line)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Any) -> Any:
-        """Resume after a deferral, even if it failed: the job still runs.
+        """Resume after a deferral, even if it failed: the job is still running.
 
         It is stopped if ``execution_timeout`` has expired. Otherwise the worker watches it instead.
         """

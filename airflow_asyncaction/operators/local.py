@@ -13,7 +13,7 @@ from airflow_asyncaction.runners.local import LocalRunner
 
 
 class LocalActionOperator(BaseActionOperator):
-    """Run a command as a child process of the worker. The program, in any language, may report back.
+    """Run a command as a child process of the worker. The program can be written in any language.
 
     The job inherits the worker's environment, except Airflow's configuration, connections and variables
     (``AIRFLOW__*``, ``AIRFLOW_CONN_*``, ``AIRFLOW_VAR_*``). ``env`` and the JOB_ variables are added. Its
@@ -79,7 +79,7 @@ class LocalActionOperator(BaseActionOperator):
         self.prepare_template()
 
     def render_template(self, content: Any, *args: Any, **kwargs: Any) -> Any:
-        """Render a value as text, even if it looks like the name of a template file."""
+        """Render a value as text, even if it ends like the name of a template file, except ``command``."""
         if isinstance(content, str) and content.endswith(tuple(self.template_ext)):
             if content is self.command and _names_file(content, self.template_ext):
                 return super().render_template(content, *args, **kwargs)
@@ -101,7 +101,7 @@ def check_command(command: Any) -> list[str] | str:
             return command
         raise ValueError("an empty string")
     if command is None:
-        raise ValueError("nothing (None)")
+        raise ValueError("None")
     if not isinstance(command, Sequence) or isinstance(command, bytes):
         raise ValueError(f"a value of type {type(command).__name__}")
     if not command:
@@ -118,8 +118,10 @@ def _checked_env(env: Any) -> dict[str, str]:
     if not isinstance(env, Mapping):
         raise ValueError("env must be a mapping of strings to strings")
     for name, value in env.items():
-        if not isinstance(name, str) or not isinstance(value, str):
-            raise ValueError(f"env must map strings to strings: {name!r} is of type {type(value).__name__}")
+        if not isinstance(name, str):
+            raise ValueError(f"env must map strings to strings, but has the name {name!r}")
+        if not isinstance(value, str):
+            raise ValueError(f"env must map strings to strings, but {name} is of type {type(value).__name__}")
     return dict(env)
 
 
@@ -128,4 +130,4 @@ def _checked_cwd(cwd: Any) -> str | None:
         return cwd
     if isinstance(cwd, os.PathLike) and isinstance(path := os.fspath(cwd), str):
         return path
-    raise ValueError(f"cwd must be a path, not of type {type(cwd).__name__}")
+    raise ValueError(f"cwd must be a path, but is of type {type(cwd).__name__}")

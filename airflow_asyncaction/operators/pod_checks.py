@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_GUIDE = "docs/kubernetes/first-pod.md shows it step by step"
+_GUIDE = "See docs/kubernetes/first-pod.md for step-by-step instructions"
 
 UNSUPPORTED: Mapping[str, str] = {
-    "callbacks": "they belong to KubernetesPodOperator's own steps: use on_success_callback and the like",
+    "callbacks": "this operator has no such steps: use on_success_callback, on_failure_callback etc.",
     "progress_callback": "report progress from the job",
     "container_logs": "the log of the base container goes into the task log",
     "trigger_kwargs": "this operator's own trigger takes none",
@@ -37,7 +37,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "xcom_sidecar_container_security_context": "there is no sidecar",
     "is_delete_operator_pod": "use on_finish_action",
 }
-"""Arguments of KubernetesPodOperator that KubeActionOperator rejects, and what to do instead.
+"""Arguments of KubernetesPodOperator that KubeActionOperator rejects, and why, or what to do instead.
 
 Values that have no effect are accepted.
 """
@@ -45,7 +45,7 @@ Values that have no effect are accepted.
 POLL_INTERVALS = frozenset(
     {"poll_interval", "startup_check_interval_seconds", "base_container_status_polling_interval"}
 )
-"""Intervals at which KubernetesPodOperator polls. A watch meets any of them: it sees changes at once."""
+"""Intervals at which KubernetesPodOperator polls. They are ignored: a watch sees changes at once."""
 
 _BASE_CONTAINER = "base"
 
@@ -53,7 +53,7 @@ _BASE_CONTAINER = "base"
 def find_unsupported(arguments: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each argument that is rejected.
 
-    :param arguments: those of ``default_args`` included
+    :param arguments: including those from ``default_args``
     """
     base_container = arguments.get("base_container_name") or _BASE_CONTAINER
     return [
@@ -109,7 +109,7 @@ def check_hook_url(hook_url: str, *, is_in_process: bool, must_report: bool, log
     )
     if must_report:
         raise ValueError(message)
-    log.warning("%s. A job that does not report can ignore this", message)
+    log.warning("%s. Ignore this if the job does not report", message)
 
 
 def _is_loopback(host: str) -> bool:

@@ -16,7 +16,7 @@ _REFUSALS = {
 
 
 @dataclass(frozen=True)
-class Earlier:
+class EarlierReport:
     """A report with the same key (nonce) that was received before.
 
     :param body_sha256: hex
@@ -29,7 +29,7 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Accepted:
-    """The message was accepted. ``action`` is the action after it."""
+    """The message was accepted. ``action`` is the resulting action."""
 
     action: Action
 

@@ -22,7 +22,7 @@ from airflow_asyncaction.protocol.actions import (
     Verb,
 )
 from airflow_asyncaction.protocol.compat import keyword_dataclass
-from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, Earlier, Refused
+from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, EarlierReport, Refused
 from airflow_asyncaction.protocol.reports import (
     MAX_MESSAGE_CHARS,
     MAX_NAME_CHARS,
@@ -116,7 +116,7 @@ def decide(
     message: Message,
     now: datetime,
     *,
-    earlier: Earlier | None = None,
+    earlier: EarlierReport | None = None,
     body_sha256: str = "",
 ) -> Decision:
     """Return how a message changes an action.
@@ -148,7 +148,7 @@ def _apply(action: Action, message: OtherMessage, now: datetime) -> Action:
     return _apply_to_waiting(action, message, now)
 
 
-def _decide_duplicate(earlier: Earlier, body_sha256: str) -> Decision:
+def _decide_duplicate(earlier: EarlierReport, body_sha256: str) -> Decision:
     if earlier.body_sha256 != body_sha256:
         return Refused.because("nonce_reused")
     if earlier.refused_with is not None:

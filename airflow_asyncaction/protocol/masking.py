@@ -23,7 +23,7 @@ _PART_CHARS = 5
 _TREE_LEVELS = 3
 _LONGEST_IN_TREE = 64
 """Longer secrets are not in the regular expression, which may compare each character with all of theirs."""
-_CUT = re.compile(r" \[(?:cut: the line has \d+ bytes|\d+ bytes are cut)\]\Z")
+_CUT = re.compile(r" \[(?:cut: the line has \d+ bytes|\d+ bytes truncated)\]\Z")
 
 
 class Masker:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runner messages: reports of a runner to the API server about a job, and their JSON form.
+"""Runner messages: what a runner tells the API server about a job, and their JSON form.
 
 The JSON form is not part of PROTOCOL.md: see ``tasks``.
 """
@@ -32,16 +32,16 @@ def mask_message(message: RunnerMessage, masker: Masker) -> RunnerMessage:
 
 
 def message_to_json(message: RunnerMessage) -> dict[str, Any]:
-    """Return the body of ``POST /task/word``."""
+    """Return the body of ``POST /task/message``."""
     if isinstance(message, Launched):
-        return {"word": "launched", "job": dict(message.job)}
+        return {"kind": "launched", "job": dict(message.job)}
     if isinstance(message, Exit):
-        return {"word": "exit", **vars(message), **_shortened(message)}
+        return {"kind": "exit", **vars(message), **_shortened(message)}
     if isinstance(message, Stop):
-        return {"word": "stop", "reason": message.reason.value}
+        return {"kind": "stop", "reason": message.reason.value}
     if not isinstance(message, Abandon):
         assert_never(message)
-    return {"word": "abandon"}
+    return {"kind": "abandon"}
 
 
 def message_from_json(fields: Mapping[str, Any]) -> RunnerMessage:
@@ -49,16 +49,16 @@ def message_from_json(fields: Mapping[str, Any]) -> RunnerMessage:
 
     :raises MalformedRequest: the body is invalid
     """
-    word = typed_field(fields, "word", str)
-    if word == "launched":
+    kind = typed_field(fields, "kind", str)
+    if kind == "launched":
         return Launched(typed_field(fields, "job", dict))
-    if word == "exit":
+    if kind == "exit":
         return _exit(fields)
-    if word == "stop":
+    if kind == "stop":
         return Stop(enum_field(fields, "reason", StopReason))
-    if word == "abandon":
+    if kind == "abandon":
         return Abandon()
-    raise MalformedRequest("word must be launched, exit, stop or abandon", field="word")
+    raise MalformedRequest("kind must be launched, exit, stop or abandon", field="kind")
 
 
 def _shortened(exit_: Exit) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Runner(Protocol):
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
         """Start the job, wait for it, and return its exit. Called in the main thread.
 
-        ``None`` means that the job still runs, and this runner no longer watches it
+        ``None`` means that the job is still running, and this runner no longer watches it
         (:class:`AdoptableRunner`).
 
         An exception that it raises, such as Airflow's ``execution_timeout``, does not end the process or pod.

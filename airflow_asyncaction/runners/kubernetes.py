@@ -38,12 +38,13 @@ _BEGINNING = LogPosition()
 class KubeRunner:
     """Runs one pod, or adopts the pod of its action.
 
-    How it works: one list finds the pods of the task. The pod of this action is adopted, others are deleted.
-    The pod is created before its Secret, which it owns and waits for: a crash leaves a pod at most, never a
-    Secret alone. A watch reports the pod's changes, and a thread follows its log.
+    How it works: a single list request finds the pods of the task. The pod of this action is
+    adopted, others are deleted.
+    The pod is created before its Secret, which it owns and waits for: a crash leaves at most a pod, never
+    a Secret without its pod. A watch reports the pod's changes, and a thread follows its log.
 
-    What it does not do: delete a pod that has ended before :meth:`release`. The server must know the end
-    first.
+    What it does not do: delete an ended pod on its own. The caller calls :meth:`release` once the server
+    knows the end.
 
     :param make_pod: builds the pod; called once
     :param task_labels: labels that only the pods of this task have
@@ -120,7 +121,7 @@ class KubeRunner:
         self._expects_job = True
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
-        """Create or adopt the pod, and return how it ended; ``None`` if it still runs."""
+        """Create or adopt the pod, and return how it ended; ``None`` if it is still running."""
         self._info, watch_until = info, None
         if self._options.watch_for is not None:
             watch_until = time.monotonic() + self._options.watch_for.total_seconds()
@@ -150,12 +151,12 @@ class KubeRunner:
         if self._uid and self._exit is None:
             return self._watch(lambda _: None, None)
         if self._creation is not None and self._creation.name and self._exit is None:
-            self._name = self._creation.name  # interrupted while the pod was created
+            self._name = self._creation.name  # interrupted while the pod was being created
             self._start_deletion()
         return self._exit
 
     def release(self) -> None:
-        """Delete the pod, unless it must be kept, and its Secret, once the server knows the end.
+        """Delete the Secret, and the pod unless it must be kept. Call this once the server knows the end.
 
         The cluster deletes the Secret together with the pod, but that may take minutes.
         """
@@ -219,7 +220,7 @@ class KubeRunner:
                 return self._finish(exit_)
             if self._is_kept_running():
                 self._close()
-                message = "The job was asked to stop, but still runs. Its pod is kept"
+                message = "The job was asked to stop, but is still running. Its pod was kept"
                 self._exit = Exit(reason="Stopped", message=message, tail=self._logs.tail)
                 return self._exit
             is_time_up = watch_until is not None and time.monotonic() >= watch_until
@@ -239,7 +240,7 @@ class KubeRunner:
         return max(0.05, min(seconds))
 
     def _is_kept_running(self) -> bool:
-        """Return whether the pod must be kept although it still runs after a stop and its grace period."""
+        """Return whether a pod that is still running after a stop and its grace period must be kept."""
         if self._stop_requested_at is None or not self._options.keep_on_kill:
             return False
         return time.monotonic() - self._stop_requested_at >= self._options.stop_grace.total_seconds()
@@ -298,7 +299,7 @@ class KubeRunner:
             log.warning("Pod %s could not be deleted: %s", self._name, error)
 
     def _delete(self, patience: timedelta) -> None:
-        # A kubelet may take a minute for the grace period of a pod that never started.
+        # Otherwise a kubelet may take a minute to delete a pod whose container never started.
         grace_seconds = 0 if self._lifecycle.is_stuck else int(self._options.stop_grace.total_seconds())
         request = self._requests.delete_pod(self._name, self._uid, grace_seconds=grace_seconds)
         self._api.send(request, patience=patience)

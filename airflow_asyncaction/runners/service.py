@@ -84,7 +84,7 @@ class ServiceRunner:
         return self._exit
 
     def stop(self) -> None:
-        """Ask the callable to stop, and interrupt it after the grace period if it still runs."""
+        """Ask the callable to stop, and interrupt it after the grace period if it is still running."""
         self._stop_requested = True
         if self._job is not None:
             self._job.ask_to_stop()

@@ -23,7 +23,7 @@ from airflow_asyncaction.exceptions import (
 )
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, State, find_expired_timeout
-from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, Earlier, Refused
+from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, EarlierReport, Refused
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Message, Supersede, decide
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, Limits, LogLine, Report
@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ReportOutcome:
-    """Outcome of a report: the action after it, and the refusal if it was refused.
+    """Outcome of a report: the resulting action, and the refusal if the report was refused.
 
     :param has_ended: whether the job reported its end
     """
@@ -73,7 +73,7 @@ class Transition:
 class ActionView:
     """An action and a page of its log lines, for its task.
 
-    :param is_deferred: whether the task is deferred, so that the server completes it
+    :param is_deferred: whether the task is deferred, in which case the server completes it
     """
 
     action: Action
@@ -108,7 +108,7 @@ class Actions:
     ) -> ReportOutcome:
         """Apply one report of a job. A resent report is not applied again.
 
-        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
+        :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing
         :raises MalformedRequest: raised by ``unseal``; the report is stored as refused
         :raises RequestTooLarge: likewise
         """
@@ -124,10 +124,10 @@ class Actions:
     def apply_runner_message(
         self, action_id: JobId, unseal: Unseal[Message], now: datetime, *, ti_id: str | None = None
     ) -> Action:
-        """Apply a runner's message, which unlike a report has no key, and return the action after it.
+        """Apply a runner's message, and return the resulting action. Unlike a report, it has no key.
 
         :param ti_id: the task instance of the runner, if the request names it
-        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
+        :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing
         :raises ActionAdopted: another try has adopted the action, or is about to
         """
         with self.database.transaction() as connection:
@@ -143,13 +143,13 @@ class Actions:
     def add_secrets(self, action_id: JobId, unseal: Unseal[Sequence[str]]) -> None:
         """Add secrets to mask from now on.
 
-        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
+        :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing
         """
         with self.locked(action_id, unseal) as (connection, row, secrets):
             rows.write(connection, action_id, {"masks": masks.added(row, secrets)})
 
     def log_warning(self, action_id: JobId, message: str, now: datetime) -> None:
-        """Append a warning of the server to the log of an action, unless the action was deleted."""
+        """Append a warning from the server to the log of an action, unless the action was deleted."""
         with self.database.transaction() as connection:
             row = rows.lock(connection, action_id)
             if row is not None:
@@ -159,7 +159,7 @@ class Actions:
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
         """Record that the task is about to be deferred, and return the action.
 
-        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
+        :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing
         """
         with self.locked(action_id, unseal) as (connection, row, deferral):
             rows.write(connection, action_id, {"deferral": strict_json.dumps(deferral.to_json())})
@@ -196,7 +196,7 @@ class Actions:
             return Transition(before, self._follow_up(connection, row, after, now))
 
     def complete_due(self, now: datetime) -> None:
-        """Complete the deferred tasks that are due without a message.
+        """Complete the deferred tasks that are due although no message has arrived.
 
         A timeout or the grace period for an exit expired, or the task could not be resumed right after it was
         deferred.
@@ -213,7 +213,7 @@ class Actions:
         """Return an action for its job, with unmasked arguments.
 
         :param scheme: signature scheme of the job's request
-        :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error
+        :raises ActionNotFound: the action does not exist, and ``prove(None)`` raised nothing
         """
         with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
@@ -230,7 +230,7 @@ class Actions:
         transaction is rolled back, but v1 stays locked out if the job used v2.
 
         :param job_scheme: signature scheme of the job's request; ``None`` if the job did not send it
-        :raises ActionNotFound: the action does not exist, unless ``unseal`` raises another error
+        :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing
         """
         try:
             with self.database.transaction() as connection:
@@ -248,7 +248,7 @@ class Actions:
     ) -> ActionView:
         """Return an action and its log lines after ``after_line``; end it if its timeout expired.
 
-        :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error
+        :raises ActionNotFound: the action does not exist, and ``prove(None)`` raised nothing
         """
         with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
@@ -360,9 +360,9 @@ def _accepted(decision: Decision) -> Action:
     return decision.action
 
 
-def _find_earlier(connection: Connection, action_id: JobId, key: str) -> Earlier | None:
+def _find_earlier(connection: Connection, action_id: JobId, key: str) -> EarlierReport | None:
     row = connection.execute(_EARLIER, {"action_id": action_id, "report_key": key}).one_or_none()
-    return None if row is None else Earlier(row.body_sha256, row.refused_with)
+    return None if row is None else EarlierReport(row.body_sha256, row.refused_with)
 
 
 def _report_kind(report: Report, row: Row[Any]) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listing: reads one action or a page of actions for users, at a cost independent of the table size."""
+"""Listing: reads one action or a page of actions for users, mostly independent of the table size."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Filter:
 class ActionRecord:
     """An action as users see it.
 
-    :param row: row of ``async_action`` without the secret columns
+    :param row: row of ``_SHOWN`` or ``_SHORT``; its ``masks`` are for :meth:`masked` only
     """
 
     row: Any
@@ -209,7 +209,9 @@ class ActionRecord:
 
 @dataclass(frozen=True)
 class Outlook:
-    """Outlook of an ended action: whether another try follows. Each try has an action of its own.
+    """Outlook of an ended action: whether another try follows.
+
+    Each try has an action of its own, unless it adopts that of the last try.
 
     :param next_attempt: the action of the next try, if it exists
     :param is_final: whether the task has ended as well and Airflow plans no further try

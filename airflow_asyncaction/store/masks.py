@@ -37,7 +37,7 @@ def masker(stored: str | None) -> Masker:
 
     :raises SecretUnreadable: see :func:`secret.decrypt`
     """
-    return NO_SECRETS if stored is None else _masker(secret.decrypt_once(stored))
+    return NO_SECRETS if stored is None else _masker(secret.decrypt_uncached(stored))
 
 
 @lru_cache(maxsize=128)  # mapped tasks share secrets, whose ciphertexts differ
@@ -48,8 +48,8 @@ def _masker(secrets: str) -> Masker:
 def encrypted(secrets: Iterable[str], arguments: str, *, known: Masker = NO_SECRETS) -> str | None:
     """Merge secrets with those already known, and return them in their stored form.
 
-    Without a ``[core] fernet_key``, only secrets contained in the arguments are stored: the arguments are
-    stored in plain text as well.
+    Without a ``[core] fernet_key``, only secrets that occur in the arguments are stored, since those are
+    in the database in plain text anyway.
     """
     kept = bounded(known.values.union(secrets))
     if not secret.is_encrypting():
@@ -63,7 +63,7 @@ def added(row: Row[Any], secrets: Iterable[str]) -> str | None:
     :raises SecretUnreadable: see :func:`secret.decrypt`
     """
     sealed = row.sealed_arguments
-    arguments = row.arguments if sealed is None else secret.decrypt_once(sealed)
+    arguments = row.arguments if sealed is None else secret.decrypt_uncached(sealed)
     return encrypted(secrets, arguments, known=masker_of(row))
 
 
@@ -99,4 +99,4 @@ def for_job(row: Row[Any], action: Action) -> Action:
     """
     if row.sealed_arguments is None:
         return action
-    return replace(action, arguments=JsonText(secret.decrypt_once(row.sealed_arguments)))
+    return replace(action, arguments=JsonText(secret.decrypt_uncached(row.sealed_arguments)))

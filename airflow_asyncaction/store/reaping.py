@@ -105,7 +105,9 @@ def find_unwatched(database: Database, *, older_than: timedelta, now: datetime) 
 def reap_if_unwatched(
     actions: Actions, action_id: JobId, now: datetime, *, prove: Unseal[object] | None = None
 ) -> Transition:
-    """End an action unless it is watched. If its job still runs, the server answers its next report with 410.
+    """End an action unless it is watched.
+
+    If its job is still running, the server answers the next report with 410.
 
     :param prove: authenticates the requesting task, see :meth:`Actions.apply_message`
     :raises ActionNotFound: the action does not exist, unless ``prove`` raises another error

@@ -18,7 +18,8 @@ KEPT_REFUSALS = 100
 """Maximum number of refusals stored per action, so that a faulty job cannot fill the table."""
 KEPT_BODY_BYTES = 4096
 """Maximum size of the stored body of a refused report."""
-_REPLAYED = ("already_ended", "superseded")  # a resent report is refused in the same way
+# They keep their key, so that a resent report gets the same refusal, and is not stored again.
+_REPLAYED = ("already_ended", "superseded")
 
 
 def add_refusal(

@@ -43,10 +43,10 @@ def decrypt(stored: str) -> str:
 
     :raises SecretUnreadable: its key is not, or no longer, in ``[core] fernet_key``
     """
-    return decrypt_once(stored)
+    return decrypt_uncached(stored)
 
 
-def decrypt_once(stored: str) -> str:
+def decrypt_uncached(stored: str) -> str:
     """Decrypt without the cache, for large values and those cached elsewhere.
 
     :raises SecretUnreadable: see :func:`decrypt`
@@ -81,7 +81,7 @@ def secrets_of(row: Row[Any]) -> Secrets:
 def rotate_all(engine: Engine) -> int:
     """Re-encrypt all secrets with the first configured key, and return the number of actions.
 
-    ``airflow rotate-fernet-key`` does not know these columns. Jobs may report while it runs.
+    ``airflow rotate-fernet-key`` does not know these columns. Jobs may report while this runs.
 
     :raises SecretUnreadable: some were encrypted with a key that is not configured; all others are rotated
     """
@@ -125,7 +125,7 @@ def _rotate(row: Row[Any]) -> _Rotated | None:
     before = {name: value for name, value in stored.items() if value is not None}
     try:  # with the current keys, not those of a cached read
         return _Rotated(
-            row.id, before, {name: encrypt(decrypt_once(value)) for name, value in before.items()}
+            row.id, before, {name: encrypt(decrypt_uncached(value)) for name, value in before.items()}
         )
     except SecretUnreadable:
         return None

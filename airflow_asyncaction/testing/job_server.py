@@ -27,7 +27,7 @@ from urllib.parse import parse_qs, unquote
 from airflow_asyncaction.exceptions import FileRefused, ProtocolError, RequestTooLarge, SignatureError
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.actions import Action, action_to_json, unix_ms
-from airflow_asyncaction.protocol.decisions import Accepted, Earlier, Refused
+from airflow_asyncaction.protocol.decisions import Accepted, EarlierReport, Refused
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.lifecycle import decide
 from airflow_asyncaction.protocol.refusals import Refusal
@@ -330,7 +330,7 @@ class JobServer:
         earlier = job.earlier.get(key)
         decision = decide(job.action, report, self.now(), earlier=earlier, body_sha256=digest)
         refused_with = decision.code if isinstance(decision, Refused) else None
-        job.earlier.setdefault(key, Earlier(digest, refused_with))
+        job.earlier.setdefault(key, EarlierReport(digest, refused_with))
         if isinstance(decision, Refused):
             return HttpResponse.of(Refusal.of_report(decision))
         if isinstance(decision, Accepted):

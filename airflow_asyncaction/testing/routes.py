@@ -58,7 +58,7 @@ _ROUTES: tuple[tuple[str, _Methods], ...] = (
     (f"/download/{_FILE}", {"GET": Endpoint.LOCATE}),
     ("/task/register", {"POST": _NOT_PROVEN}),
     ("/task/(?:action|outputs)", {"GET": Endpoint.TASK}),
-    ("/task/(?:word|secrets|defer|reap)", {"POST": Endpoint.TASK}),
+    ("/task/(?:message|secrets|defer|reap)", {"POST": Endpoint.TASK}),
     ("/task/inputs/[^/]+/link", {"POST": Endpoint.TASK, "PUT": Endpoint.TASK}),
     ("/task/inputs/[^/]+/[^/]+", {"PUT": Endpoint.TASK}),
     (f"/task/inputs/[^/]+/[^/]+/{_INDEX}/complete", {"POST": Endpoint.TASK}),

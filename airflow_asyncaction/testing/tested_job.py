@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow_asyncaction.protocol.actions import Action, StopReason
-from airflow_asyncaction.protocol.decisions import Accepted, Earlier
+from airflow_asyncaction.protocol.decisions import Accepted, EarlierReport
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.lifecycle import Exit, Message, Stop, Supersede, decide
 from airflow_asyncaction.protocol.reports import LogLine, Report
@@ -46,7 +46,7 @@ class TestedJob:
     _files: InMemoryFiles = field(repr=False)
     reports: list[Report] = field(default_factory=list)
     requests: list[Received] = field(default_factory=list)
-    earlier: dict[str, Earlier] = field(default_factory=dict, repr=False)
+    earlier: dict[str, EarlierReport] = field(default_factory=dict, repr=False)
     changed: threading.Condition = field(default_factory=threading.Condition, repr=False)
 
     @property

@@ -39,7 +39,7 @@ class TaskHookPool:
     async def call(self, send: Callable[[TaskHook], T], *, ti_id: str | None = None) -> T:
         """Return the result of one request.
 
-        :param send: called in a thread; its own patience must be zero
+        :param send: called in a thread; it must call the hook with no patience
         :raises ServerError: the server refused it, or cannot be reached
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._call, send, ti_id)

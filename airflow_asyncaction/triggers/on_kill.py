@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``on_kill()`` of triggers: runs work to its end although Airflow cancels it."""
+"""``on_kill()`` of triggers: runs work to completion even if Airflow cancels it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _running: set[asyncio.Task[None]] = set()
 
 
 async def run_uncancelled(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end, however often the caller is cancelled, and propagate its exception.
+    """Run a coroutine to completion, however often the caller is cancelled, and propagate its exception.
 
     The triggerer cancels a trigger, and with it its ``on_kill()``, every second until it has ended. So the
     work runs in a separate asyncio task.

@@ -35,7 +35,7 @@ class TransferDeadline:
         return max(0.0, self._deadline - time.monotonic())
 
     def seconds_to_wait(self) -> float:
-        """Return how long to wait for the next data."""
+        """Return how long to wait for the next chunk."""
         return min(self.seconds_left(), self._patience_seconds)
 
 

@@ -115,7 +115,7 @@ def _unreadable(error: SecretUnreadable) -> Refusal:
 
 
 def _method_not_allowed(error: MethodNotAllowed) -> Refusal:
-    """Refuse a method. For jobs, the launch route, which matches any operation name, does not exist."""
+    """Refuse a method. The launch route matches any path of one segment, but jobs cannot use it."""
     is_operation = request.path.count("/") == 1 and list(error.valid_methods or ()) == ["PUT"]
     if is_operation and JOB_ID_HEADER in request.headers:
         return Refusal.no_such_route()

@@ -74,7 +74,7 @@ class SignedRequest:
         return Envelope(report_key(self.claim, body), self.claim.scheme, body)
 
     def prove(self, credentials: Credentials | None) -> Credentials:
-        """Verify the signature with the action's credentials, and return these.
+        """Verify the signature with the action's credentials, and return them.
 
         :param credentials: ``None`` if the action does not exist
         :raises SignatureError: the signature is invalid. The message does not reveal why.

@@ -63,12 +63,11 @@ class _BodyMissing(Exception):
 class BufferedWsgi:
     """Serves a WSGI app as an ASGI app.
 
-    A client that sends or reads slowly occupies a connection, but no thread and little memory: bodies over
-    64 KiB are spooled to a temporary file, and responses are sent in chunks.
-    :class:`TransferDeadline` limits its time.
+    A slow client occupies a connection, but no thread. Request bodies over 64 KiB are spooled to a temporary
+    file, and responses are sent in chunks. :class:`TransferDeadline` limits how long the client may take.
 
-    :param max_body_bytes: longer bodies are cut one byte after this limit, or not read at all if they declare
-        their length, so that the app refuses them. The rest is discarded after the response.
+    :param max_body_bytes: longer bodies are read up to one byte past this limit, or not at all if
+        ``Content-Length`` exceeds it. The app then refuses them. The rest is discarded after the response.
     :param threads: maximum number of requests that are served at the same time
     :param patience: how long a client may take overall, in addition to one second per KiB
     :param throttle: limits concurrency and rate of each sender
@@ -186,7 +185,7 @@ class BufferedWsgi:
 
 
 def _identify_sender(scope: Scope) -> Sender:
-    """Return the sender of a request: an action or task instance with a group of routes, or a user.
+    """Return the sender of a request: a user, or an action or task instance, separately per group of routes.
 
     Slow requests about a job's files do not delay its reports, and requests of a job do not delay its task.
     """

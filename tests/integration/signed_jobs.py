@@ -226,7 +226,7 @@ class SignedJob:
 
     def send_message(self, message: RunnerMessage) -> TaskView:
         """Send a runner message."""
-        answer = self.send("POST", "/task/word", message_to_json(message))
+        answer = self.send("POST", "/task/message", message_to_json(message))
         assert answer.status == 200, answer
         return TaskView.from_json(answer.fields)
 

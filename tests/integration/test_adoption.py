@@ -199,7 +199,7 @@ def test_the_process_that_lost_its_job_has_no_say_any_more(
 ) -> None:
     assert is_adopted(again(task.next_try(), client), job)
     for message in (Stop(StopReason.KILLED), Exit(code=1), Abandon()):
-        answer = job.send("POST", "/task/word", message_to_json(message), query=f"ti={task.ti_id}")
+        answer = job.send("POST", "/task/message", message_to_json(message), query=f"ti={task.ti_id}")
         assert answer.error == (410, "superseded")
     view = job.view()
     assert (view.state, view.verb) == (State.RUNNING, None)
@@ -210,7 +210,7 @@ def test_an_abandoned_process_does_not_stop_what_the_next_try_adopts(
     task: RunningTask, job: SignedJob, client: HookClient, message: Stop | Abandon
 ) -> None:
     second = task.next_try()  # its process does not run yet
-    answer = job.send("POST", "/task/word", message_to_json(message), query=f"ti={task.ti_id}")
+    answer = job.send("POST", "/task/message", message_to_json(message), query=f"ti={task.ti_id}")
     assert answer.error == (410, "superseded")
     assert "next try" in answer.fields["message"]
     assert is_adopted(again(second, client), job)
@@ -222,11 +222,11 @@ def test_a_worker_that_shuts_down_leaves_its_job_to_the_next_try_if_there_is_one
 ) -> None:
     task.set_retries(retries)
     answer = job.send(
-        "POST", "/task/word", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
+        "POST", "/task/message", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
     )
     assert answer.status == status
     over_time = message_to_json(Stop(StopReason.EXECUTION_TIMEOUT))
-    assert job.send("POST", "/task/word", over_time, query=f"ti={task.ti_id}").fields["verb"] == "STOP"
+    assert job.send("POST", "/task/message", over_time, query=f"ti={task.ti_id}").fields["verb"] == "STOP"
 
 
 @pytest.mark.parametrize("state", ["restarting", "failed", "success", "skipped"])
@@ -236,7 +236,7 @@ def test_a_process_that_is_killed_for_a_person_stops_its_job(
     task.set_retries(1)
     task.set_state(state)
     answer = job.send(
-        "POST", "/task/word", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
+        "POST", "/task/message", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
     )
     assert (answer.status, answer.fields["verb"]) == (200, "STOP")
 
@@ -250,7 +250,7 @@ def test_a_process_whose_run_was_deleted_stops_its_job(
         task.set_state(mark)
     task.delete_run()
     words = [
-        job.send("POST", "/task/word", message_to_json(message), query=f"ti={task.ti_id}")
+        job.send("POST", "/task/message", message_to_json(message), query=f"ti={task.ti_id}")
         for message in (Stop(StopReason.KILLED), Exit(code=143))
     ]
     assert [answer.status for answer in words] == [200, 200]
@@ -262,7 +262,7 @@ def test_a_process_whose_run_was_deleted_ends_its_action_if_it_cannot_see_the_ex
     task: RunningTask, job: SignedJob
 ) -> None:
     task.delete_run()
-    answer = job.send("POST", "/task/word", message_to_json(Abandon()), query=f"ti={task.ti_id}")
+    answer = job.send("POST", "/task/message", message_to_json(Abandon()), query=f"ti={task.ti_id}")
     assert answer.status == 200
     assert (job.view().state, job.view().is_done) == (State.STOPPED, True)
 
@@ -273,7 +273,7 @@ def test_a_next_try_that_was_marked_before_it_ran_adopts_nothing(
 ) -> None:
     task.next_try().set_state(state)
     answer = job.send(
-        "POST", "/task/word", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
+        "POST", "/task/message", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
     )
     assert (answer.status, answer.fields["verb"]) == (200, "STOP")
 
@@ -282,7 +282,7 @@ def test_the_job_of_a_deferred_task_that_was_cleared_is_stopped(task: RunningTas
     job.send("POST", "/task/defer", DEFERRAL.to_json())
     task.next_try()
     answer = job.send(
-        "POST", "/task/word", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
+        "POST", "/task/message", message_to_json(Stop(StopReason.KILLED)), query=f"ti={task.ti_id}"
     )
     assert (answer.status, answer.fields["verb"]) == (200, "STOP")
 

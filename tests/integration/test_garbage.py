@@ -208,7 +208,7 @@ def test_airflows_commands_collect_garbage(
         *(options if command == ("db", "clean") else ()),
         environ={"AIRFLOW__ASYNCACTION__FILE_STORES": stores},
     )
-    assert "Removed 1 contents of 100 B" in done.stdout
+    assert "Removed 1 stored objects (100 B in total)" in done.stdout
     assert folder.names() == set()
 
 
@@ -221,4 +221,4 @@ def test_nonsense_is_no_age(hours: float) -> None:
 @pytest.mark.usefixtures("database")
 def test_a_dry_run_of_the_command_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     gc(Namespace(older_than=24.0, dry_run=True))
-    assert capsys.readouterr().out.startswith("Would remove 0 contents")
+    assert capsys.readouterr().out.startswith("Would remove 0 stored objects")

@@ -34,9 +34,9 @@ ROUTES = [
     ("GET", "/job"),
     ("POST", "/task/register"),
     ("GET", "/task/action"),
-    ("POST", "/task/word"),
+    ("POST", "/task/message"),
 ]
-TAKING_BODIES = ["/status", "", "/task/word"]
+TAKING_BODIES = ["/status", "", "/task/message"]
 
 DEEP = 10_000
 DIGITS = b"9" * 5_000
@@ -93,12 +93,12 @@ ODD_VALUES: list[Any] = [
     {"__class__": "x", "__type": "y", "constructor": {}},
 ]
 REPORT_FIELDS = ["status", "statusDetails", "results", "errorMessage", "errorName", "logs", "agent"]
-WORD_FIELDS = ["word", "job", "code", "signal", "reason", "message", "tail"]
+MESSAGE_FIELDS = ["kind", "job", "code", "signal", "reason", "message", "tail"]
 SPEC_FIELDS = sorted(ActionSpec(type="t", runner="r").to_json())
-WORDS: list[dict[str, Any]] = [
-    {"word": "launched", "job": {}},
-    {"word": "exit", "tail": [], "code": 1},
-    {"word": "stop", "reason": "Killed"},
+MESSAGES: list[dict[str, Any]] = [
+    {"kind": "launched", "job": {}},
+    {"kind": "exit", "tail": [], "code": 1},
+    {"kind": "stop", "reason": "Killed"},
 ]
 
 json_values = st.recursive(
@@ -189,12 +189,12 @@ def test_any_report_is_answered(victim: SignedJob, fields: dict[str, Any]) -> No
     assert lives(victim)
 
 
-@pytest.mark.parametrize("field", WORD_FIELDS)
+@pytest.mark.parametrize("field", MESSAGE_FIELDS)
 def test_any_value_in_a_word_is_answered(new_job: NewJob, victim: SignedJob, field: str) -> None:
     for value in ODD_VALUES:
-        for word in WORDS:
+        for word in MESSAGES:
             job = new_job()
-            answer = job.send("POST", "/task/word", {**word, field: value})
+            answer = job.send("POST", "/task/message", {**word, field: value})
             assert is_ours(answer), (value, answer)
             assert lives(job), (word, value)
     assert lives(victim)
@@ -323,7 +323,7 @@ def test_what_may_be_an_operation_is_for_people(victim: SignedJob, path: str) ->
     assert lives(victim)
 
 
-@pytest.mark.parametrize("path", ["/%73tatus", "/%2fstatus", "//status", "/task%2fword", "/%6aob"])
+@pytest.mark.parametrize("path", ["/%73tatus", "/%2fstatus", "//status", "/task%2fmessage", "/%6aob"])
 def test_another_spelling_of_a_route_must_be_signed_as_well(victim: SignedJob, path: str) -> None:
     for method in ("GET", "POST"):
         answer = sent_raw(victim.client.hook, method, path, [])

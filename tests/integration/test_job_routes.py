@@ -201,7 +201,7 @@ def test_a_long_line_is_cut_and_marked(job: SignedJob) -> None:
         ("PUT", "/status", (405, "method_not_allowed")),
         ("OPTIONS", "/status", (405, "method_not_allowed")),
         ("POST", "/job", (405, "method_not_allowed")),
-        ("DELETE", "/task/word", (405, "method_not_allowed")),
+        ("DELETE", "/task/message", (405, "method_not_allowed")),
     ],
 )
 def test_what_is_no_route_says_so(client: HookClient, method: str, path: str, error: tuple[int, str]) -> None:

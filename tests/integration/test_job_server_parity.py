@@ -114,7 +114,7 @@ def test_the_routes_of_the_protocol(peers: Peers, content: bytes, methods_and_pa
         "/task",
         "/task/register",
         "/task/action",
-        "/task/word",
+        "/task/message",
         "/task/inputs/default/orders",
         "/task/inputs/default/link",
         "/task/inputs/default/orders/0/complete",

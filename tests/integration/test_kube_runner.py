@@ -322,7 +322,7 @@ def test_requested_logs_of_init_containers_come_first(
     exit_ = scene.ended("echo base; exit 1", init=init, init_logs=wanted)
     assert scene.texts == texts
     assert exit_.tail == ("base",)
-    assert ("no init container absent has ended" in caplog.text) == (wanted == ["absent"])
+    assert ("do not exist or have not ended: absent" in caplog.text) == (wanted == ["absent"])
 
 
 def test_the_whole_log_of_a_failed_init_container_that_is_asked_for(scene: Scene) -> None:

@@ -142,7 +142,7 @@ def test_names_that_are_not_utf_8_are_reported(job: SignedJob, tmp_path: Path) -
     [
         ("/status", 1_200_000),
         ("/status", 50_000_000),
-        ("/task/word", 6_000_000),
+        ("/task/message", 6_000_000),
         ("/task/register", 6_000_000),
     ],
 )

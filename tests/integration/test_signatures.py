@@ -169,7 +169,7 @@ def test_who_guesses_the_secret_of_nobody_is_nobody(job: SignedJob) -> None:
     assert nobody.send("GET", "/job").error == UNSIGNED
     assert nobody.send_v1("POST", "/status").error == UNSIGNED
     assert nobody.send("GET", "/task/action").error == UNSIGNED
-    assert nobody.send("POST", "/task/word", {"word": "abandon"}).error == UNSIGNED
+    assert nobody.send("POST", "/task/message", {"kind": "abandon"}).error == UNSIGNED
 
 
 @pytest.mark.parametrize("name", [JOB_ID_HEADER, TIME_HEADER, NONCE_HEADER, V2_HEADER])

@@ -74,7 +74,7 @@ def test_the_others_secret_opens_no_route(job: SignedJob, blueprints: set[str]) 
 
 
 def test_a_job_cannot_say_how_it_exited(job: SignedJob) -> None:
-    assert job.swapped().send("POST", "/task/word", message_to_json(Exit(code=0))).error == UNSIGNED
+    assert job.swapped().send("POST", "/task/message", message_to_json(Exit(code=0))).error == UNSIGNED
     assert not job.view().exit_seen
 
 

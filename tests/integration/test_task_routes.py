@@ -123,7 +123,7 @@ def test_an_expired_timeout_ends_the_action_when_its_task_polls(
 
 def test_v1_is_not_enough_for_a_task(job: SignedJob) -> None:
     assert job.send_v1("GET", "/task/action").error == UNSIGNED
-    assert job.send_v1("POST", "/task/word", {"word": "abandon"}).error == UNSIGNED
+    assert job.send_v1("POST", "/task/message", {"kind": "abandon"}).error == UNSIGNED
     assert job.report().status == 200
 
 
@@ -131,34 +131,34 @@ def test_another_job_may_not_read_or_write(new_job: NewJob) -> None:
     job, other = new_job(), new_job()
     thief = other.forged(job_id=job.info.job_id)
     assert thief.send("GET", "/task/action").error == UNSIGNED
-    assert thief.send("POST", "/task/word", {"word": "abandon"}).error == UNSIGNED
-    headers = other.headers("POST", "/task/word", b'{"word": "abandon"}')
+    assert thief.send("POST", "/task/message", {"kind": "abandon"}).error == UNSIGNED
+    headers = other.headers("POST", "/task/message", b'{"kind": "abandon"}')
     headers[JOB_ID_HEADER] = job.info.job_id
-    assert other.client.send("POST", "/task/word", b'{"word": "abandon"}', headers).error == UNSIGNED
+    assert other.client.send("POST", "/task/message", b'{"kind": "abandon"}', headers).error == UNSIGNED
     assert job.report().status == 200
 
 
 @pytest.mark.parametrize(
     ("word", "field"),
     [
-        ({}, "word"),
-        ({"word": "hello"}, "word"),
-        ({"word": "launched"}, "job"),
-        ({"word": "exit", "tail": "x"}, "tail"),
-        ({"word": "exit", "tail": [], "code": "0"}, "code"),
-        ({"word": "stop", "reason": "bored"}, "reason"),
-        ({"word": "stop", "reason": {}}, "reason"),
+        ({}, "kind"),
+        ({"kind": "hello"}, "kind"),
+        ({"kind": "launched"}, "job"),
+        ({"kind": "exit", "tail": "x"}, "tail"),
+        ({"kind": "exit", "tail": [], "code": "0"}, "code"),
+        ({"kind": "stop", "reason": "bored"}, "reason"),
+        ({"kind": "stop", "reason": {}}, "reason"),
     ],
 )
 def test_an_invalid_message_is_malformed(job: SignedJob, word: dict[str, object], field: str) -> None:
-    answer = job.send("POST", "/task/word", word)
+    answer = job.send("POST", "/task/message", word)
     assert (answer.error, answer.fields["field"]) == ((400, "malformed"), field)
 
 
 def test_a_message_may_have_any_characters(job: SignedJob) -> None:
-    assert job.send("POST", "/task/word", encoded({"word": "launched", "job": {"\0": "\0"}})).status == 200
-    exit_ = {"word": "exit", "reason": "Odd\0" + "x" * 300, "message": "m\0", "tail": ["t\0", "é"]}
-    answer = job.send("POST", "/task/word", exit_)
+    assert job.send("POST", "/task/message", encoded({"kind": "launched", "job": {"\0": "\0"}})).status == 200
+    exit_ = {"kind": "exit", "reason": "Odd\0" + "x" * 300, "message": "m\0", "tail": ["t\0", "é"]}
+    answer = job.send("POST", "/task/message", exit_)
     assert answer.status == 200
     assert answer.fields["errorName"] == "Odd\ufffd" + "x" * 246
     assert answer.fields["errorMessage"] == "m\ufffd\nt\ufffd\né"

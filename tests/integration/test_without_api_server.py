@@ -116,7 +116,7 @@ def test_an_exit_code_may_skip_the_task_and_its_action(local: DagRun, task_id: s
     ("task_id", "said"),
     [
         ("not_json", "arguments must be JSON-serializable"),
-        ("wrong_env", "env must map strings to strings: 'N' is of type int"),
+        ("wrong_env", "env must map strings to strings, but N is of type int"),
     ],
 )
 def test_what_no_job_can_be_given_fails_before_anything_is_registered(
@@ -275,7 +275,7 @@ def test_a_decorated_function_may_return_text_for_the_shell(edges: DagRun) -> No
 
 def test_a_decorated_function_must_return_a_command(edges: DagRun) -> None:
     assert edges.states["returns_nothing"] == "failed"
-    assert "returns_nothing returned nothing (None)" in edges.log
+    assert "returns_nothing returned None" in edges.log
     assert "a function of @task.async_action_local must return the command" in edges.log
 
 

@@ -142,4 +142,4 @@ def test_garbage_can_be_collected_meanwhile(scene: Scene) -> None:
     scene.end_of("files_on_default")
     done = scene.deployment.cli("asyncaction", "files", "gc", "--older-than", "0")
     assert done.returncode == 0, done.stderr
-    assert "Removed 0 contents of 0 B" in done.stdout
+    assert "Removed 0 stored objects (0 B in total)" in done.stdout

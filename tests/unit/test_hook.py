@@ -65,7 +65,7 @@ def test_what_must_arrive_is_sent_again_over_an_outage_under_one_nonce() -> None
         assert view == VIEW
         nonces = {request.headers["X-Job-Nonce"] for request in server.requests}
         assert (len(server.requests), len(nonces)) == (3, 1)
-        assert json.loads(server.requests[-1].body)["word"] == "exit"
+        assert json.loads(server.requests[-1].body)["kind"] == "exit"
 
 
 def test_without_patience_an_outage_is_an_error_at_once() -> None:
@@ -248,7 +248,7 @@ def test_a_task_shares_what_airflow_masks_once(mask: Callable[[str], None]) -> N
         sent = [(request.path.partition("?")[0], json.loads(request.body)) for request in server.requests]
     assert "known before" in sent[0][1]["spec"]["secrets"]
     paths = [path.removeprefix("/async") for path, _ in sent]
-    assert paths == ["/task/register", "/task/word", "/task/secrets", "/task/word", "/task/word"]
+    assert paths == ["/task/register", "/task/message", "/task/secrets", "/task/message", "/task/message"]
     assert sent[2][1] == {"secrets": ["known later"]}
     assert (sent[3][1]["message"], sent[3][1]["tail"]) == ("***, ***", ["***"])
 
@@ -263,7 +263,7 @@ def test_a_word_arrives_though_secrets_could_not_be_shared(mask: Callable[[str],
         hook.share_secrets(task)
         hook.share_secrets(task)
         sent = [(request.path.partition("?")[0], request.body) for request in server.requests]
-    assert [path.removeprefix("/async/task/") for path, _ in sent[1:]] == ["secrets", "word", "secrets"]
+    assert [path.removeprefix("/async/task/") for path, _ in sent[1:]] == ["secrets", "message", "secrets"]
     assert b"known later" not in sent[2][1]
 
 

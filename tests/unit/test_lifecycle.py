@@ -26,7 +26,7 @@ from airflow_asyncaction.protocol.actions import (
     action_to_json,
     find_expired_timeout,
 )
-from airflow_asyncaction.protocol.decisions import Accepted, Duplicate, Earlier, Refused
+from airflow_asyncaction.protocol.decisions import Accepted, Duplicate, EarlierReport, Refused
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Message, Stop, Supersede, decide
 from airflow_asyncaction.protocol.reports import (
@@ -432,12 +432,12 @@ def test_no_clock_runs_after_the_end() -> None:
 
 
 def test_replays() -> None:
-    accepted = Earlier("digest", None)
+    accepted = EarlierReport("digest", None)
     assert decide(action(), SUCCESS, NOW, earlier=accepted, body_sha256="digest") == Duplicate()
     reused = decide(action(), SUCCESS, NOW, earlier=accepted, body_sha256="other")
     assert isinstance(reused, Refused)
     assert (reused.code, reused.repeated) == ("nonce_reused", False)
-    refused = Earlier("digest", "already_ended")
+    refused = EarlierReport("digest", "already_ended")
     again = decide(action(), SUCCESS, NOW, earlier=refused, body_sha256="digest")
     assert isinstance(again, Refused)
     assert (again.code, again.repeated) == ("already_ended", True)

@@ -94,7 +94,7 @@ def test_the_rest_of_a_secret_in_a_cut_line_is_masked(kept: int) -> None:
     assert masked.endswith(" [cut: the line has 265 bytes]")
     assert "a-lon" not in masked
     assert masked.startswith("x" * 40)
-    assert Masker(["a-long-secret"]).line("x a-long-se [9 bytes are cut]") == "x *** [9 bytes are cut]"
+    assert Masker(["a-long-secret"]).line("x a-long-se [9 bytes truncated]") == "x *** [9 bytes truncated]"
 
 
 def test_so_many_values_are_kept_the_shortest_first() -> None:

@@ -106,9 +106,9 @@ def test_what_is_no_command_is_refused_before_it_is_run(command: object) -> None
     ("env", "said"),
     [
         ([("A", "b")], "env must be a mapping of strings to strings"),
-        ({"N": 1}, "env must map strings to strings: 'N' is of type int"),
-        ({"N": None}, "env must map strings to strings: 'N' is of type NoneType"),
-        ({1: "n"}, "env must map strings to strings: 1 is of type"),
+        ({"N": 1}, "env must map strings to strings, but N is of type int"),
+        ({"N": None}, "env must map strings to strings, but N is of type NoneType"),
+        ({1: "n"}, "env must map strings to strings, but has the name 1"),
         ({"A=B": "c"}, "a name in the environment is empty or contains '='"),
         ({"": "c"}, "a name in the environment is empty or contains '='"),
     ],

@@ -110,7 +110,7 @@ def test_a_rest_is_a_line_only_at_the_end() -> None:
 def test_a_long_line_is_cut_and_says_so() -> None:
     content = _log((1, "é" * MAX_LINE_BYTES), (2, "next"))
     long, following = _fed(LogReader(), content, piece=1000)
-    assert long == "é" * (MAX_LINE_BYTES // 2) + f" [{MAX_LINE_BYTES} bytes are cut]"
+    assert long == "é" * (MAX_LINE_BYTES // 2) + f" [{MAX_LINE_BYTES} bytes truncated]"
     assert following == "next"
 
 

@@ -201,9 +201,11 @@ def test_the_log_of_a_lost_node_is_not_asked_for() -> None:
 def test_an_unknown_init_container_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     lifecycle, exit_ = ended({"first": DONE}, FAILED, "Failed")
     of_worker(lifecycle, exit_, ["first", "absent"], True)
-    assert "init_container_logs: no init container absent has ended" in caplog.text
+    assert "init_container_logs: these init containers do not exist or have not ended: absent" in caplog.text
     options = LogOptions(container="base", get_logs=True, init_containers=["absent"])
     task_log = TaskLog()
     logs = DeferredLogs(Logs().open_async, options, lifecycle, cast("Any", task_log))
     asyncio.run(logs.finish(exit_))
-    assert task_log.warnings == ["init_container_logs: no init container absent has ended"]
+    assert task_log.warnings == [
+        "init_container_logs: these init containers do not exist or have not ended: absent"
+    ]

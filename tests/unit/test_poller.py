@@ -143,7 +143,7 @@ def test_it_tells_that_the_job_is_up_and_waits_for_the_end() -> None:
         poller.wait_until_done()
         poller.finish()
         words = [request.body for request in server.requests if request.method == "POST"]
-    assert words == [b'{"word": "launched", "job": {"pid": 7}}']
+    assert words == [b'{"kind": "launched", "job": {"pid": 7}}']
 
 
 def test_a_job_whose_description_is_refused_is_up_all_the_same() -> None:

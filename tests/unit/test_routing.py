@@ -494,7 +494,9 @@ def test_a_deferred_task_needs_the_runner_that_has_its_job(configure: Configure)
     configure(LOCAL)
     with DAG("resumed", schedule=None):
         made = operator()
-    with pytest.raises(ValueError, match=r"runners no longer has .pods., whose job still runs: restore it"):
+    with pytest.raises(
+        ValueError, match=r"runners no longer has .pods., whose job is still running: restore it"
+    ):
         made.resume_execution("resume", {"runner": "pods", "action_id": "x"}, {})
 
 

@@ -24,7 +24,7 @@ from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.protocol.tasks import ActionSpec, TaskView
 
 RESERVED = ("__classname__", "__version__", "__data__", "__type", "__var", "__id__", "__source__")
-WORD_FIELDS = ("word", "job", "code", "signal", "reason", "message", "tail")
+MESSAGE_FIELDS = ("kind", "job", "code", "signal", "reason", "message", "tail")
 
 # Neither NUL, which PostgreSQL does not store, nor lone surrogates.
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=50)
@@ -155,12 +155,12 @@ def test_a_wrong_request_is_malformed_and_nothing_else(fields: dict[str, Any]) -
 
 @given(
     fields=st.dictionaries(
-        st.sampled_from(WORD_FIELDS),
+        st.sampled_from(MESSAGE_FIELDS),
         values | st.sampled_from(["launched", "exit", "stop", "abandon"]),
     )
 )
 def test_an_invalid_runner_message_is_malformed(fields: dict[str, Any]) -> None:
-    assert refused_field(message_from_json, fields) in {None, *WORD_FIELDS}
+    assert refused_field(message_from_json, fields) in {None, *MESSAGE_FIELDS}
 
 
 def fits(value: Any) -> bool:

@@ -7,8 +7,8 @@ Uses: ``airflow.api_fastapi.app.get_auth_manager``, ``airflow.api_fastapi.auth.m
 
 Checked with Airflow 3.3.2, its simple auth manager, and the FAB provider 3.10.2.
 
-``BaseAuthManager`` is public for implementing an auth manager. Getting the configured one, and the user whom
-its middleware authenticated, is not public.
+``BaseAuthManager`` is a public interface for implementing auth managers. No public API returns the
+configured one, or the user whom its middleware authenticated.
 
 Every access request names its Dag. Without one, an auth manager may allow a request that is permitted for
 *any* Dag, as FAB does. Call these functions outside any Flask app context: FAB would mistake it for its own.

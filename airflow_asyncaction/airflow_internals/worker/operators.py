@@ -20,7 +20,7 @@ from airflow.sdk.configuration import conf
 from airflow_asyncaction.airflow_internals import compatibility
 from airflow_asyncaction.airflow_internals.worker.task_process import has_listeners
 
-with compatibility.explained():
+with compatibility.explain_import_errors():
     from airflow.sdk.bases.operator import OPERATOR_DEFAULTS, TRIGGER_FAIL_REPR, TriggerFailureReason
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from airflow.sdk.definitions.param import ParamsDict
@@ -41,7 +41,8 @@ def needs_worker_after_success(operator: BaseOperator) -> bool:
     """Return whether a worker is still needed after the operator has succeeded.
 
     Only a worker handles asset events, success callbacks, post-execute hooks, listeners, a custom XCom
-    backend, and results that are split into several XComs or that tasks are mapped over.
+    backend, and results that are split into several XComs, that tasks are mapped over, or that become the
+    result of the Dag.
     """
     needs: tuple[Any, ...] = (
         operator.outlets,

@@ -18,7 +18,7 @@ from functools import cache
 
 from airflow_asyncaction.airflow_internals import compatibility
 
-with compatibility.explained():
+with compatibility.explain_import_errors():
     from airflow.sdk._shared.secrets_masker import _secrets_masker
 
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)

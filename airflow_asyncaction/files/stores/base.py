@@ -24,7 +24,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredObject:
     """Object in a file store.
 
     :param key: key for :meth:`FileStore.remove`
@@ -81,7 +81,7 @@ class FileStore(Protocol):
         """Return a URL for uploading by PUT without headers; ``None`` if the store cannot sign one."""
 
     def accept(self, upload_id: str, content_id: str, *, md5: str) -> Digests:
-        """Copy an upload to a signed URL to where that URL cannot change it, and return its digests.
+        """Move what was uploaded to a signed URL beyond the reach of that URL, and return its digests.
 
         :param md5: announced MD5, for stores that can verify it without reading the content
         """
@@ -95,7 +95,7 @@ class FileStore(Protocol):
     def remove_content(self, content_id: str) -> None:
         """Delete content, if it exists."""
 
-    def list_stored(self) -> Iterator[Stored]:
+    def list_stored(self) -> Iterator[StoredObject]:
         """Yield all objects in the store."""
 
     def remove(self, key: str) -> None:

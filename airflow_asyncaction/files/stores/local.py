@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from uuid6 import uuid7
 
-from airflow_asyncaction.files.stores.base import Stored, get_shard, parse_content_id
+from airflow_asyncaction.files.stores.base import StoredObject, get_shard, parse_content_id
 from airflow_asyncaction.protocol.digests import Digests
 
 _CONTENTS = "contents"
@@ -76,7 +76,7 @@ class LocalFileStore:
         """Delete content, if it exists."""
         self.remove(f"{_CONTENTS}/{get_shard(content_id)}/{content_id}")
 
-    def list_stored(self) -> Iterator[Stored]:
+    def list_stored(self) -> Iterator[StoredObject]:
         """Yield all files in ``incoming`` and ``contents``."""
         yield from self._list_folder(_INCOMING)
         for name in self._list_names(_CONTENTS):
@@ -114,11 +114,11 @@ class LocalFileStore:
             return os.listdir(folder)  # noqa: PTH208 - pathlib takes no descriptor
         return []
 
-    def _list_folder(self, *folders: str) -> Iterator[Stored]:
+    def _list_folder(self, *folders: str) -> Iterator[StoredObject]:
         for name in self._list_names(*folders):
             with suppress(FileNotFoundError), self.open_folder(*folders) as folder:
                 seconds = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime
-                yield Stored(
+                yield StoredObject(
                     "/".join((*folders, name)),
                     datetime.fromtimestamp(seconds, UTC),
                     is_unfinished=folders[0] == _INCOMING,

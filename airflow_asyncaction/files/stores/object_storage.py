@@ -18,7 +18,7 @@ from airflow.sdk import BaseHook, ObjectStoragePath
 from airflow.sdk.exceptions import AirflowNotFoundException
 from uuid6 import uuid7
 
-from airflow_asyncaction.files.stores.base import CHUNK_BYTES, Stored, get_shard, parse_content_id
+from airflow_asyncaction.files.stores.base import CHUNK_BYTES, StoredObject, get_shard, parse_content_id
 from airflow_asyncaction.protocol.digests import Digests, digests
 
 _CONTENTS = "contents"
@@ -112,13 +112,13 @@ class ObjectFileStore:
         """Delete the object, if it exists."""
         self.remove(self._content(content_id))
 
-    def list_stored(self) -> Iterator[Stored]:
+    def list_stored(self) -> Iterator[StoredObject]:
         """Yield all objects below ``incoming/`` and ``contents/``."""
         for kind in (_INCOMING, _CONTENTS):
             with convert_errors():
                 found = self._fs.find(f"{self._base.path}/{kind}", detail=True)
             for key, info in found.items():
-                yield Stored(
+                yield StoredObject(
                     key,
                     self._modified_at(key, info),
                     is_unfinished=kind == _INCOMING,

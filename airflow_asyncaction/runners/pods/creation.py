@@ -38,7 +38,7 @@ class PodOptions:
 
     :param container: name of the base container
     :param start_timeout: how long the container may take to start; ``None``: without limit
-    :param watch_for: when ``KubeRunner.run`` returns although the pod still runs; ``None``: never
+    :param watch_for: when ``KubeRunner.run`` returns although the pod is still running; ``None``: never
     :param secret_in_env: put the job's secret into the pod in plain text
     :param get_logs: copy the log
     :param on_finish: what to do with a pod that has ended: an ``on_finish_action`` of KubernetesPodOperator

@@ -29,7 +29,7 @@ _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND_NS = 1_000_000_000
 _SLACK_NS = 100_000_000  # stdout and stderr get their time stamps separately, and may be out of order
-_BURST_BYTES = 32 * 1024  # after more than this in the last seconds, the container runtime may lag behind
+_BURST_BYTES = 32 * 1024  # after more output than this within two seconds, the runtime may lag behind
 _QUIET_SECONDS = 0.25
 _QUIET_AFTER_BURST_SECONDS = 2.0
 _FIRST_PAUSE_SECONDS = 0.25
@@ -56,7 +56,7 @@ class LogPosition:
 
     @classmethod
     def from_json(cls, value: list[Any]) -> LogPosition:
-        """Return the position of a JSON array made by :meth:`to_json`."""
+        """Return the position from a JSON array made by :meth:`to_json`."""
         stamp, lines_at_stamp = value
         return cls(str(stamp), int(lines_at_stamp))
 
@@ -106,8 +106,8 @@ class LogReader:
 
     How it works: call :meth:`begin` for each read, and :meth:`feed` for each of its chunks. Lines that are
     clearly older than the newest time stamp are known. Lines close to it are compared. Clocks differ, so a
-    read that does not reach back to a known line may miss some: it :attr:`has_gap`, yields nothing, and the
-    whole log must be read.
+    read that does not reach back to a known line may miss some: then :attr:`has_gap` is true, nothing is
+    yielded, and the whole log must be read.
 
     What it does not do: return lines without a time stamp. These are messages of the kubelet.
     """
@@ -135,7 +135,7 @@ class LogReader:
         return bool(self._rest) or size > _BURST_BYTES
 
     @property
-    def is_behind(self) -> bool:
+    def may_have_gap(self) -> bool:
         """Whether this read has not reached a known line yet: see :attr:`has_gap`."""
         return self.has_gap or not self._reaches_back
 
@@ -197,7 +197,7 @@ class LogReader:
             return
         text = content[:MAX_LINE_BYTES].decode("utf-8", "replace").removesuffix("\r")
         if cut_bytes:
-            text += f" [{cut_bytes} bytes are cut]"
+            text += f" [{cut_bytes} bytes truncated]"
         if self._is_new(ns, text):
             self._note(ns, text)
             yield PodLine(_to_datetime(ns), text)
@@ -260,7 +260,7 @@ def follow_steps(
 ) -> LogSteps:
     """Yield the steps that read a log to its end.
 
-    When the container ends, interrupt a read that follows and send ``ENDED``: some clusters end the stream
+    When the container ends, interrupt a read with ``follow`` and send ``ENDED``: some clusters end the stream
     only seconds later. The runtime may still be copying the last output, so the log is read until nothing new
     has come for a while.
 
@@ -268,21 +268,21 @@ def follow_steps(
     """
     backoff = ExponentialBackoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     reads_all = False
-    news_at = failing_since = now()
+    quiet_since = failing_since = now()
     while True:
         is_over, before = has_ended(), reader.count
         since_seconds = None if reads_all else reader.since_seconds(now())
         result = yield ReadLog(follow=not is_over, since_seconds=since_seconds)
         if reader.count > before or not is_over:
-            news_at = now()
+            quiet_since = now()
         if reader.count > before:
             backoff.reset()
-        reads_all = reader.has_gap or (is_over and result is LogReadResult.ENDED and reader.is_behind)
+        reads_all = reader.has_gap or (is_over and result is LogReadResult.ENDED and reader.may_have_gap)
         if reads_all:
             continue
         if result is LogReadResult.ENDED or not is_over:
             failing_since = now()
-        if is_over and _is_complete(reader, result, quiet=now() - news_at, failing=now() - failing_since):
+        if is_over and _is_complete(reader, result, quiet=now() - quiet_since, failing=now() - failing_since):
             return
         if is_over or not has_ended():
             yield Pause(backoff.next_pause())
@@ -310,7 +310,7 @@ def _second(moment: str, zone: str) -> int:
 
 
 def _parse_stamp(stamp: str) -> int:
-    """Return a time stamp as nanoseconds since 1970. Its text may omit trailing zeros, so it does not sort.
+    """Return a time stamp as nanoseconds since 1970. Texts may omit trailing zeros, so they do not sort.
 
     :raises ValueError: the time stamp is invalid
     """

@@ -97,14 +97,17 @@ class LogSelection:
         return tuple(map(self._mask, self._tail))
 
     def take_init_sources(self) -> list[LogSource]:
-        """Return the requested logs of init containers, once. They have ended."""
+        """Return the requested logs of init containers that have ended. Later calls return none."""
         if self._are_init_logs_taken:
             return []
         self._are_init_logs_taken = True
         requested = self._options.init_containers
         names = list_ended_init_containers(self._lifecycle.pod or {}, requested)
         if not isinstance(requested, bool) and (missing := set(requested) - set(names)):
-            self._warn("init_container_logs: no init container %s has ended", ", ".join(sorted(missing)))
+            self._warn(
+                "init_container_logs: these init containers do not exist or have not ended: %s",
+                ", ".join(sorted(missing)),
+            )
         blamed = self._lifecycle.blamed_init_container
         return [self._init_source(name, in_tail=name == blamed) for name in names]
 

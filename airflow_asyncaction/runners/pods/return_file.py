@@ -108,7 +108,7 @@ def _mark_invalid(exit_: Exit, why: str) -> Exit:
     return replace(
         exit_,
         reason=ReturnFileInvalid.__name__,
-        message=f"The job exited with code 0, but {RETURN_FILE} cannot become its XCom: {why}",
+        message=f"The job exited with code 0, but {RETURN_FILE} cannot be used as its XCom: {why}",
     )
 
 

@@ -47,7 +47,7 @@ class PodChange:
 
 
 class WatchState:
-    """The resourceVersion that a watch has reached, and when the next one is opened.
+    """The resourceVersion that a watch has reached, and when to open the next watch.
 
     How it works: while :attr:`version` is ``None``, the caller reads the current state and sets it. Otherwise
     it watches from there, and passes the response to :meth:`feed`. A version that is too old (410 Gone) is

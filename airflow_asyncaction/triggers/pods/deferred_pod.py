@@ -18,7 +18,6 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Abandon, Exit, Launched, Stop
 from airflow_asyncaction.protocol.runner_messages import RunnerMessage
 from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
-from airflow_asyncaction.retrying import as_sentence
 from airflow_asyncaction.runners.pods.api_requests import ClusterError, ClusterRefused
 from airflow_asyncaction.runners.pods.exit_status import Pod, should_keep_pod
 from airflow_asyncaction.runners.pods.lifecycle import PodLifecycle
@@ -84,9 +83,9 @@ class DeferredPod:
     Purpose: an idle pod costs nothing. The watch calls :meth:`pod_changed`.
 
     How it works: :meth:`follow` waits until the container has started, follows its log if a slot is free, and
-    reports the exit once the log has been read to its end. The server then completes the task.
+    reports the exit once the log has been read to its end.
 
-    What it does not do: complete the task.
+    What it does not do: complete the task. The server does so once it knows the exit.
     """
 
     def __init__(
@@ -170,7 +169,7 @@ class DeferredPod:
         try:
             await self._kill_or_clean_up(await self._read_credentials())
         except WorkerRequired:
-            return  # the pod is gone
+            return  # the pod is gone, or its Secret cannot be read
         except Superseded:
             self._log.info("Another process of this task watches the pod")
 
@@ -180,11 +179,13 @@ class DeferredPod:
         except Superseded:
             raise
         except ServerError as error:  # the server no longer knows the action, so nothing else cleans up
-            self._log.warning("%s Deleting the pod", as_sentence(str(error)))
+            self._log.warning("%s", error)
             await self._delete_killed()
             return
         if view is None:
-            self._log.warning("The API server does not respond. The pod is cleaned up later")
+            self._log.warning(
+                "The API server does not respond. A later sweep of the namespace will clean up the pod"
+            )
         elif view.exit_seen:
             self._exit = self._exit or parse_exit(view)
             await self._logs.finish(self._exit)
@@ -212,6 +213,7 @@ class DeferredPod:
     async def _delete_killed(self) -> None:
         """Delete the pod of a killed task, unless it must be kept."""
         if not self._options.keep_on_kill:
+            self._log.info("Deleting the pod")
             await self._delete_pod(grace_seconds=int(self._options.stop_grace.total_seconds()))
             await self._delete_secret()
 
@@ -315,7 +317,7 @@ class DeferredPod:
         if self._is_cleaned_up:
             return
         try:
-            if self._lifecycle.is_stuck:  # a kubelet may take a minute for the grace period of such a pod
+            if self._lifecycle.is_stuck:  # with a grace period, a kubelet may take a minute to delete it
                 await self._delete_pod(grace_seconds=0)
             elif not should_keep_pod(self._options.on_finish, succeeded=succeeded):
                 await self._delete_pod()

@@ -2,7 +2,7 @@
 """Routes of files (PROTOCOL.md, section 3).
 
 A job uploads outputs and downloads inputs, and its task uploads or links inputs and lists outputs: both sign
-their requests. The token in its URL authorizes a request for a content.
+their requests. Requests to ``/content`` are authorized by the token in their URL.
 """
 
 from __future__ import annotations

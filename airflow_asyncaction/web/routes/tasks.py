@@ -64,7 +64,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
         )
         return jsonify(task_view.to_json())
 
-    @blueprint.post("/word")
+    @blueprint.post("/message")
     def apply_runner_message() -> Response:
         signed = parse_signed_request(request, settings, Caller.TASK)
 
