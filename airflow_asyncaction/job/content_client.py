@@ -20,24 +20,19 @@ from urllib.parse import urlsplit
 from airflow_asyncaction import __version__
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.job.proxies import Proxies, Proxy, tunnel_refusal
-from airflow_asyncaction.job.transport import (
-    BROKEN,
-    Backoff,
-    describe_error,
-    describe_place,
-)
+from airflow_asyncaction.job.transport import BROKEN, Backoff, describe_error, describe_place
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.responses import error_of, is_worth_resending, retry_after_seconds
 
 CHUNK_BYTES = 1024 * 1024
 
 _MAX_REFUSAL_BYTES = 64 * 1024
-_MAX_STALE_URLS = 3  # if this many new URLs are refused, their age is not the reason
+_MAX_STALE_URLS = 3  # if so many new URLs are refused, expiry is not the reason
 _XML_CODE = re.compile(rb"<Code>([A-Za-z0-9_.-]{1,100})</Code>")
 _ADVICE = {
     409: "upload files before you report the end of the job",
     412: "the file changed or was damaged during the upload: upload it again",
-    413: "upload a smaller file, or have the limit raised",
+    413: "upload a smaller file, or raise the server's limit",
     507: "free space in the file store",
 }
 
@@ -233,10 +228,10 @@ def _describe(error: Exception) -> str:
 
 
 def _error_of_refusal(
-    place: str, status: int, answer: BinaryIO | urllib.error.HTTPError, retry_after: str | None = None
+    place: str, status: int, response: BinaryIO | urllib.error.HTTPError, retry_after: str | None = None
 ) -> ContentOutage | ServerError:
     """Return the error for a response that refuses the content."""
-    code, message = _read_refusal(answer)
+    code, message = _read_refusal(response)
     text = f"{place} refused the content with status {status}"
     text += (f" {code}" if code else "") + (f": {message}" if message else "")
     if status == HTTPStatus.FORBIDDEN:
@@ -250,10 +245,10 @@ def _error_of_refusal(
     return ServerError(f"{text} ({advice})" if advice else text, status=status, code=code)
 
 
-def _read_refusal(answer: BinaryIO | urllib.error.HTTPError) -> tuple[str, str]:
+def _read_refusal(response: BinaryIO | urllib.error.HTTPError) -> tuple[str, str]:
     """Return code and message. Ignore the message of an object store's XML, which may contain the URL."""
     try:
-        body = answer.read(_MAX_REFUSAL_BYTES)
+        body = response.read(_MAX_REFUSAL_BYTES)
     except BROKEN:
         return "", ""
     if found := _XML_CODE.search(body):
