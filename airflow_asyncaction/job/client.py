@@ -21,11 +21,10 @@ from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job.content_client import ContentClient
 from airflow_asyncaction.job.file_transfer import File
 from airflow_asyncaction.job.files import JobFiles, NamedFile, find_files
-from airflow_asyncaction.job.log_queue import clean_text
+from airflow_asyncaction.job.outgoing_reports import clean_text
 from airflow_asyncaction.job.proxies import Proxies
-from airflow_asyncaction.job.reporter import Reporter
+from airflow_asyncaction.job.reporter import Reporter, Timing
 from airflow_asyncaction.job.stderr import NOT_A_JOB, print_stderr
-from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.transport import Request, Transport
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.files import DEFAULT_STORE

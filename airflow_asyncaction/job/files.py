@@ -19,9 +19,8 @@ from airflow_asyncaction.exceptions import AsyncActionError, ServerError
 from airflow_asyncaction.job.content_client import ContentClient
 from airflow_asyncaction.job.download import Progress
 from airflow_asyncaction.job.file_transfer import File, Send, Source, describe_source, fetch_file, send_file
-from airflow_asyncaction.job.log_queue import clean_text
-from airflow_asyncaction.job.reporter import Reporter
-from airflow_asyncaction.job.timing import Timing
+from airflow_asyncaction.job.outgoing_reports import clean_text
+from airflow_asyncaction.job.reporter import Reporter, Timing
 from airflow_asyncaction.job.transport import Request
 from airflow_asyncaction.protocol.digests import digests
 from airflow_asyncaction.protocol.files import (

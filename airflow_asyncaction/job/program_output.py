@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from airflow_asyncaction.job.log_queue import LINE_BYTES
+from airflow_asyncaction.job.outgoing_reports import LINE_BYTES
 from airflow_asyncaction.protocol.reports import cut_mark
 
 CHUNK_BYTES = 64 * 1024

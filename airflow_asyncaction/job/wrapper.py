@@ -19,11 +19,11 @@ from typing import Any
 
 from airflow_asyncaction.exceptions import JobInfoError, ServerError, Superseded
 from airflow_asyncaction.job.client import Job, this_agent
-from airflow_asyncaction.job.log_queue import clean_text
+from airflow_asyncaction.job.outgoing_reports import clean_text
 from airflow_asyncaction.job.program_output import Pump
 from airflow_asyncaction.job.proxies import Proxies
+from airflow_asyncaction.job.reporter import Timing
 from airflow_asyncaction.job.stderr import NOT_A_JOB, print_stderr
-from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.wrapper_files import (
     FROM_TERMINAL,
     Binding,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_asyncaction.job.log_queue import MAX_LOG_LINES
+from airflow_asyncaction.job.outgoing_reports import MAX_LOG_LINES
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import ReportedStatus
