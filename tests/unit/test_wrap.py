@@ -273,7 +273,7 @@ def test_a_program_that_exits_with_0_after_a_stop_request_has_not_succeeded(test
 def test_the_help_says_what_happens(arguments: list[str]) -> None:
     done = subprocess.run([*RUN[:-1], *arguments], capture_output=True, text=True, check=True)
     said = " ".join(done.stdout.split())
-    assert "If Airflow has asked the job to stop, the end is ERROR with the name Stopped" in said
+    assert "If Airflow asked the job to stop, the end is ERROR with the name Stopped" in said
     assert "If the end cannot be reported, the wrapper prints an error" in said
     assert max(map(len, done.stdout.splitlines())) <= 110
 
