@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from airflow_asyncaction import __version__
+from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job import wrapper
 from airflow_asyncaction.job.stderr import print_stderr
 from airflow_asyncaction.job.wrapper_files import Binding
+from airflow_asyncaction.protocol.files import checked_property
 
 _DESCRIPTION = """\
 Run an unmodified program as an Airflow job.
@@ -122,10 +124,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _binding(text: str) -> Binding:
+    name, _, path = text.partition("=")
+    if not path:
+        raise argparse.ArgumentTypeError(f"expected NAME=PATH, got {text!r}")
     try:
-        return Binding.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        return Binding(checked_property(name), path)
+    except AsyncActionError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def _seconds(text: str) -> float:

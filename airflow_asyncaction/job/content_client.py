@@ -26,6 +26,7 @@ from airflow_asyncaction.protocol.responses import error_of, is_worth_resending,
 
 CHUNK_BYTES = 1024 * 1024
 
+_TIMEOUT_SECONDS = 60.0  # for connecting, for each read and for the response
 _MAX_REFUSAL_BYTES = 64 * 1024
 _MAX_STALE_URLS = 3  # if so many new URLs are refused, expiry is not the reason
 _XML_CODE = re.compile(rb"<Code>([A-Za-z0-9_.-]{1,100})</Code>")
@@ -95,15 +96,11 @@ class Patience:
 
 @keyword_dataclass
 class ContentClient:
-    """Transfers content to and from content URLs. Errors only name the host and the proxy.
-
-    :param timeout_seconds: for connecting, for each read and for the response
-    """
+    """Transfers content to and from content URLs. Errors only name the host and the proxy."""
 
     proxies: Proxies = field(default_factory=Proxies)
-    timeout_seconds: float = 60.0
 
-    def put(self, url: str, chunks: Iterable[bytes], *, size_bytes: int, method: str = "PUT") -> None:
+    def put(self, url: str, chunks: Iterable[bytes], *, size_bytes: int, method: str) -> None:
         """Upload content.
 
         :raises ContentOutage: a temporary error
@@ -128,7 +125,7 @@ class ContentClient:
             opener = urllib.request.build_opener(
                 urllib.request.ProxyHandler({}), route, _NoContentType, *_HANDLERS
             )
-            response: http.client.HTTPResponse = opener.open(request, timeout=self.timeout_seconds)
+            response: http.client.HTTPResponse = opener.open(request, timeout=_TIMEOUT_SECONDS)
         except urllib.error.HTTPError as refusal:
             with refusal:
                 retry_after = refusal.headers.get("Retry-After")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import mimetypes
 import os
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -130,7 +130,7 @@ class JobFiles:
         source = Source(named.name, lambda: named.path.open("rb"))
         if self._reporter is None:
             return describe_source(target.property, source, digests(source.chunks()), mimetype, metadata)
-        with _TransferProgress(self._reporter, f"uploading {target.property}: {named.name}") as show:
+        with _showing_progress(self._reporter, f"uploading {target.property}: {named.name}") as show:
             return send_file(
                 self._reporter.call,
                 target.path("upload"),
@@ -147,7 +147,7 @@ class JobFiles:
             raise AsyncActionError("This process was not started by Airflow, so it has no files to download")
         title = f"{target.property}[{index}]"
         began_at = time.monotonic()
-        with _TransferProgress(self._reporter, f"downloading {title}") as show:
+        with _showing_progress(self._reporter, f"downloading {title}") as show:
             file, path = fetch_file(
                 self._reporter.call,
                 f"{target.path('download')}/{index}",
@@ -161,31 +161,26 @@ class JobFiles:
         return path
 
 
-class _TransferProgress:
-    """Reports the progress of a transfer as that of the job, at most once per second."""
+@contextlib.contextmanager
+def _showing_progress(reporter: Reporter, message: str) -> Iterator[Progress]:
+    """Show the progress of a transfer as that of the job, at most once per second."""
+    text = clean_text(message)
+    is_shown = False
+    next_at = time.monotonic() + _PROGRESS_SECONDS
 
-    def __init__(self, reporter: Reporter, message: str) -> None:
-        self._reporter = reporter
-        self._message = clean_text(message)
-        self._is_shown = False
-        self._next_at = time.monotonic() + _PROGRESS_SECONDS
-
-    def __enter__(self) -> Progress:
-        return self._show
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._is_shown:
-            self._reporter.end_transfer()
-
-    def _show(self, moved: int, size_bytes: int) -> None:
-        if time.monotonic() < self._next_at:
+    def show(transferred_bytes: int, size_bytes: int) -> None:
+        nonlocal is_shown, next_at
+        if time.monotonic() < next_at:
             return
-        self._next_at = time.monotonic() + _PROGRESS_SECONDS
-        self._is_shown = True
-        percent = round(100 * moved / max(size_bytes, 1), 1)
-        self._reporter.show_transfer({"progress": percent, "message": self._message})
+        is_shown, next_at = True, time.monotonic() + _PROGRESS_SECONDS
+        percent = round(100 * transferred_bytes / max(size_bytes, 1), 1)
+        reporter.show_transfer({"progress": percent, "message": text})
+
+    try:
+        yield show
+    finally:
+        if is_shown:
+            reporter.end_transfer()
 
 
 def has_file(send: Send, target: FileProperty, index: int) -> bool:
@@ -212,29 +207,18 @@ def find_files(path: str | os.PathLike[str]) -> list[NamedFile]:
     """
     root = Path(path)
     if root.is_file():
-        found = [NamedFile(root.name, root)]
+        base, paths = root.parent, [root]
     elif root.is_dir():
-        found = [_named(root, each) for each in _walk(root)]
+        base, paths = root, [Path(parent, name) for parent, _, names in os.walk(root) for name in names]
     else:
         base = _before_wildcards(root)
-        found = [_named(base, Path(each)) for each in glob.glob(str(root), recursive=True)]  # noqa: PTH207
-        found = [each for each in found if each.path.is_file()]
+        paths = [Path(each) for each in glob.glob(str(root), recursive=True)]  # noqa: PTH207
+    found = [NamedFile(each.relative_to(base).as_posix(), each) for each in paths if each.is_file()]
     if not found:
         raise FileNotFoundError(f"No such file: {os.fspath(path)}")
     for each in found:
         _check_name(each.name)
     return sorted(found, key=lambda each: each.name)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        for path in (Path(parent, name) for name in names):
-            if path.is_file():
-                yield path
-
-
-def _named(base: Path, path: Path) -> NamedFile:
-    return NamedFile(path.relative_to(base).as_posix(), path)
 
 
 def _before_wildcards(pattern: Path) -> Path:

@@ -92,13 +92,12 @@ class Transport:
         self,
         info: JobInfo,
         *,
-        timeout_seconds: float = 10.0,
-        backoff: Backoff | None = None,
+        timeout_seconds: float,
         proxies: Proxies | None = None,
     ) -> None:
         self._info = info
         self._timeout_seconds = timeout_seconds
-        self._backoff = backoff or Backoff()
+        self._backoff = Backoff()
         self._clock_offset_ms = 0
         self._connection: http.client.HTTPConnection | None = None
         try:

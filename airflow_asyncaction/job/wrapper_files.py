@@ -15,7 +15,7 @@ from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job.client import Job
 from airflow_asyncaction.job.files import FileProperty, has_file
 from airflow_asyncaction.job.stderr import print_stderr
-from airflow_asyncaction.protocol.files import DEFAULT_STORE, checked_property
+from airflow_asyncaction.protocol.files import DEFAULT_STORE
 
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 """Signals that shells ignore in background processes. Jobs handle them nevertheless."""
@@ -31,20 +31,6 @@ class Binding:
 
     property: str
     path: str
-
-    @classmethod
-    def parse(cls, text: str) -> Binding:
-        """Parse ``NAME=PATH``.
-
-        :raises ValueError: the text is invalid
-        """
-        name, _, path = text.partition("=")
-        if not path:
-            raise ValueError(f"expected NAME=PATH, got {text!r}")
-        try:
-            return cls(checked_property(name), path)
-        except AsyncActionError as error:
-            raise ValueError(f"{text!r}: {error}") from None
 
 
 class TransferFailed(Exception):
