@@ -117,7 +117,7 @@ class Job:
         return self._arguments
 
     def start(self) -> None:
-        """Report that the job is running, and send heartbeats from now on. Reporting anything does so too."""
+        """Report that the job is running, and send heartbeats from now on. Logs and progress do so too."""
         if self._reporter is not None:
             self._reporter.start()
 
