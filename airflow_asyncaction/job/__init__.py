@@ -14,7 +14,7 @@ from __future__ import annotations
 from airflow_asyncaction.exceptions import JobInfoError, ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.job.client import Job, current_job, open_job, use_job
 from airflow_asyncaction.job.file_transfer import File
-from airflow_asyncaction.job.timing import Timing
+from airflow_asyncaction.job.reporter import Timing
 from airflow_asyncaction.job.transport import Request
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.reports import LogLine

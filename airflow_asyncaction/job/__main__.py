@@ -4,22 +4,22 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from airflow_asyncaction import __version__
+from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job import wrapper
 from airflow_asyncaction.job.stderr import print_stderr
 from airflow_asyncaction.job.wrapper_files import Binding
+from airflow_asyncaction.protocol.files import checked_property
 
 _DESCRIPTION = """\
-Run an unmodified program as a job of Airflow.
+Run an unmodified program as an Airflow job.
 
 The program's output is passed through and reported as log lines. Its end is reported as SUCCESS (exit code
-0) or ERROR. If the program reports its own end, that end stands. If Airflow has asked the job to stop, the
+0) or ERROR. If the program reports its own end, that takes precedence. If Airflow asked the job to stop, the
 end is ERROR with the name Stopped, whatever the exit code. If the end cannot be reported, the wrapper prints
 an error and still exits with the program's exit code.
 
@@ -28,8 +28,8 @@ program.
 
 Files: inputs are downloaded before the program starts. If PATH is a folder or ends in /, all files of the
 property NAME are downloaded into it, otherwise its only file to PATH. Outputs are uploaded to the property
-NAME after the program has exited with code 0, unless it was asked to stop. PATH is a file, a folder (uploaded
-with all files below it) or a glob pattern.
+NAME after the program exits with code 0, unless it was asked to stop. PATH is a file, a folder (uploaded with
+all files below it) or a glob pattern.
 
 Proxies: the same environment variables apply as for curl: http_proxy, https_proxy, all_proxy, no_proxy.
 
@@ -49,19 +49,18 @@ class _Parser(argparse.ArgumentParser):
         raise _UsageError(message)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Run the command line; return the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     try:
-        own, command = _split(arguments)
-        options = parser.parse_args(own)
+        arguments, command = _split(sys.argv[1:])
+        options = parser.parse_args(arguments)
         if not command or not command[0]:
             raise _UsageError('specify the program to run after "--"')
     except _UsageError as error:
         parser.print_usage(sys.stderr)
         print_stderr(str(error))
-        wrapper.report_failure(f"The command line of the wrapper is invalid: {error}", os.environ)
+        wrapper.report_wrapper_failure(f"The command line of the wrapper is invalid: {error}")
         return wrapper.WRAPPER_FAILED
     return wrapper.run(
         command,
@@ -73,7 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             outputs=options.output,
             output_on_failure=options.output_on_failure,
         ),
-        os.environ,
     )
 
 
@@ -87,40 +85,35 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 
 def _parser() -> argparse.ArgumentParser:
     defaults = wrapper.Options()
-    started = Path(sys.argv[0]).name
-    parser = _Parser(prog=started if started.endswith(".pyz") else "python -m airflow_asyncaction.job")
+    script = Path(sys.argv[0]).name
+    parser = _Parser(prog=script if script.endswith(".pyz") else "python -m airflow_asyncaction.job")
     parser.add_argument("--version", action="version", version=__version__)
-    verbs = parser.add_subparsers(dest="verb", required=True, parser_class=_Parser)
-    run = verbs.add_parser("run", usage="%(prog)s [options] -- CMD ...", help="run a program as a job")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    run = commands.add_parser("run", usage="%(prog)s [options] -- CMD ...", help="run a program as a job")
     for each in (parser, run):
         each.description, each.formatter_class = _DESCRIPTION, argparse.RawDescriptionHelpFormatter
-    for name, default, meaning in (
-        ("--heartbeat-interval", defaults.heartbeat_seconds, "between two reports, at most"),
-        ("--stop-grace", defaults.stop_grace_seconds, "between SIGTERM and SIGKILL if Airflow stops the job"),
+    for name, default, text in (
+        ("--heartbeat-interval", defaults.heartbeat_seconds, "maximum time between two reports"),
         (
-            "--report-timeout",
-            defaults.report_timeout_seconds,
-            "during which the end is resent if the server is unreachable",
+            "--stop-grace",
+            defaults.stop_grace_seconds,
+            "time from SIGTERM to SIGKILL if Airflow stops the job",
         ),
+        ("--report-timeout", defaults.report_timeout_seconds, "how long to resend the terminal report"),
     ):
         run.add_argument(
             name,
             type=_seconds,
             default=default,
             metavar="S",
-            help=f"seconds {meaning} (default: {default:g})",
+            help=f"{text}, in seconds (default: {default:g})",
         )
-    for name, meaning in (
+    for name, text in (
         ("--input", "files to download before the program starts"),
-        ("--output", "files to upload after the program has succeeded"),
+        ("--output", "files to upload after the program succeeds"),
     ):
         run.add_argument(
-            name,
-            type=_binding,
-            action="append",
-            default=[],
-            metavar="NAME=PATH",
-            help=f"{meaning}; repeatable",
+            name, type=_binding, action="append", default=[], metavar="NAME=PATH", help=f"{text}; repeatable"
         )
     run.add_argument(
         "--output-on-failure",
@@ -131,10 +124,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _binding(text: str) -> Binding:
+    name, _, path = text.partition("=")
+    if not path:
+        raise argparse.ArgumentTypeError(f"expected NAME=PATH, got {text!r}")
     try:
-        return Binding.parse(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        return Binding(checked_property(name), path)
+    except AsyncActionError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
 def _seconds(text: str) -> float:

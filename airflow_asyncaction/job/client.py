@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import platform
 import socket
@@ -13,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,39 +21,37 @@ from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job.content_client import ContentClient
 from airflow_asyncaction.job.file_transfer import File
 from airflow_asyncaction.job.files import JobFiles, NamedFile, find_files
-from airflow_asyncaction.job.log_queue import clean_text
+from airflow_asyncaction.job.outgoing_reports import clean_text
 from airflow_asyncaction.job.proxies import Proxies
-from airflow_asyncaction.job.reporter import Reporter
+from airflow_asyncaction.job.reporter import Reporter, Timing
 from airflow_asyncaction.job.stderr import NOT_A_JOB, print_stderr
-from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.transport import Request, Transport
 from airflow_asyncaction.protocol import strict_json
 from airflow_asyncaction.protocol.files import DEFAULT_STORE
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.reports import MAX_MESSAGE_CHARS, MAX_NAME_CHARS, LogLine
 
-_DONE = 100  # percent
+_DONE_PERCENT = 100
 
 
 class Job:
     """The job that this process runs.
 
     As a context manager, it starts the job on entry, and flushes and closes it on exit. An exception that
-    leaves the block is reported with :meth:`fail` and propagates. If the block is left by ``sys.exit``, or
-    normally without :meth:`result`, :meth:`succeed` or :meth:`fail`, the exit code of the process ends the
-    job.
+    leaves the block is reported with :meth:`fail` and propagates. After ``sys.exit``, or without a call of
+    :meth:`result`, :meth:`succeed` or :meth:`fail`, the exit code of the process decides how the job ends.
 
     Forked child processes may log and report too. They send no heartbeats, and leaving the ``with`` block in
     a child does not end the job.
 
-    What it does not do: handle signals or stop the program. Poll :meth:`is_stopping`, and call
-    :meth:`ask_to_stop` from a SIGTERM handler.
+    It does not handle signals or stop the program: poll :meth:`is_stopping`, and call :meth:`ask_to_stop`
+    from a SIGTERM handler.
 
-    :param info: identity of the job; ``None`` outside Airflow: nothing is sent
+    :param info: identity of the job; ``None`` outside Airflow, where nothing is sent
     :param echo: called with each log line in the thread that logs it
     :param agent: description of this process; default: hostname, platform, pid and Python version
     :param proxies: default: the proxies of this process's environment
-    :raises JobInfoError: the hook's URL or its proxy cannot be used
+    :raises JobInfoError: the hook URL or its proxy cannot be used
     """
 
     def __init__(
@@ -103,7 +101,7 @@ class Job:
 
     @property
     def arguments(self) -> Any:
-        """Arguments of the action, from ``JOB_ARGUMENTS`` or else from the server. ``{}`` outside Airflow.
+        """Arguments of the action, from ``JOB_ARGUMENTS`` or the server. ``{}`` outside Airflow.
 
         :raises ServerError: the server refused the request or did not respond
         :raises json.JSONDecodeError: ``JOB_ARGUMENTS`` is not JSON
@@ -119,7 +117,7 @@ class Job:
         return self._arguments
 
     def start(self) -> None:
-        """Report that the job is running, and send heartbeats from now on. All other methods do so too."""
+        """Report that the job is running, and send heartbeats from now on. Logs and progress do so too."""
         if self._reporter is not None:
             self._reporter.start()
 
@@ -143,13 +141,13 @@ class Job:
         :raises ValueError: ``percent`` is out of range
         """
         percent = int(percent) if isinstance(percent, int) else float(percent)
-        if not math.isfinite(percent) or not 0 <= percent <= _DONE:
+        if not 0 <= percent <= _DONE_PERCENT:
             raise ValueError(f"The progress must be a number from 0 to 100, not {percent!r}")
         details: dict[str, Any] = {"progress": percent}
         if message is not None:
             details["message"] = clean_text(str(message))
         if self._reporter is not None:
-            self._reporter.set_details(details, is_urgent=percent == _DONE)
+            self._reporter.set_details(details, is_urgent=percent == _DONE_PERCENT)
 
     def result(self, value: Any) -> None:
         """Report SUCCESS with a result, and wait until the report has arrived.
@@ -239,7 +237,7 @@ class Job:
         """Download all files of a property, at least one, into a folder. See :meth:`download`.
 
         :param to: folder; it is created, with the subfolders in the files' names
-        :raises AsyncActionError: two files have the same name. Earlier files are downloaded
+        :raises AsyncActionError: two files have the same name. The files before the second are kept
         """
         return self._files.download_all(self._files.file_property(property, of, store), to)
 
@@ -273,7 +271,7 @@ class Job:
         metadata: Mapping[str, Any] | None = None,
         store: str = DEFAULT_STORE,
     ) -> list[File]:
-        """Upload all files of a folder, or that match a pattern. Raises like :meth:`upload`.
+        """Upload all files of a folder, or all that match a pattern. Raises like :meth:`upload`.
 
         :param path: a file, a folder (with all files below it) or a glob pattern, in which ``**`` matches any
             folders. Names are relative to the folder, or to the part before the first wildcard
@@ -317,7 +315,6 @@ _innermost: list[Job] = []  # for threads, which do not inherit context variable
 _current: ContextVar[Job | None] = ContextVar("asyncaction_job", default=None)
 _opened: Job | None = None
 _opening = threading.RLock()
-_has_warned = False
 
 
 def open_job(environ: Mapping[str, str] | None = None, *, timing: Timing | None = None) -> Job:
@@ -363,11 +360,9 @@ def use_job(job: Job) -> Iterator[Job]:
         _current.reset(token)
 
 
+@lru_cache  # once per process
 def _warn_outside_airflow() -> None:
-    global _has_warned  # noqa: PLW0603 - once per process
-    if not _has_warned:
-        _has_warned = True
-        print_stderr(NOT_A_JOB)
+    print_stderr(NOT_A_JOB)
 
 
 def _as_json(value: Any) -> Any:

@@ -20,24 +20,20 @@ from urllib.parse import urlsplit
 from airflow_asyncaction import __version__
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError, ServerUnreachable, Superseded
 from airflow_asyncaction.job.proxies import Proxies, Proxy, tunnel_refusal
-from airflow_asyncaction.job.transport import (
-    BROKEN,
-    Backoff,
-    describe_error,
-    describe_place,
-)
+from airflow_asyncaction.job.transport import BROKEN, Backoff, describe_error, describe_place
 from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.responses import error_of, is_worth_resending, retry_after_seconds
 
 CHUNK_BYTES = 1024 * 1024
 
+_TIMEOUT_SECONDS = 60.0  # for connecting, for each read and for the response
 _MAX_REFUSAL_BYTES = 64 * 1024
-_MAX_STALE_URLS = 3  # if this many new URLs are refused, their age is not the reason
+_MAX_STALE_URLS = 3  # if so many new URLs are refused, expiry is not the reason
 _XML_CODE = re.compile(rb"<Code>([A-Za-z0-9_.-]{1,100})</Code>")
 _ADVICE = {
     409: "upload files before you report the end of the job",
     412: "the file changed or was damaged during the upload: upload it again",
-    413: "upload a smaller file, or have the limit raised",
+    413: "upload a smaller file, or raise the server's limit",
     507: "free space in the file store",
 }
 
@@ -100,15 +96,11 @@ class Patience:
 
 @keyword_dataclass
 class ContentClient:
-    """Transfers content to and from content URLs. Errors only name the host and the proxy.
-
-    :param timeout_seconds: for connecting, for each read and for the response
-    """
+    """Transfers content to and from content URLs. Errors only name the host and the proxy."""
 
     proxies: Proxies = field(default_factory=Proxies)
-    timeout_seconds: float = 60.0
 
-    def put(self, url: str, chunks: Iterable[bytes], *, size_bytes: int, method: str = "PUT") -> None:
+    def put(self, url: str, chunks: Iterable[bytes], *, size_bytes: int, method: str) -> None:
         """Upload content.
 
         :raises ContentOutage: a temporary error
@@ -133,7 +125,7 @@ class ContentClient:
             opener = urllib.request.build_opener(
                 urllib.request.ProxyHandler({}), route, _NoContentType, *_HANDLERS
             )
-            response: http.client.HTTPResponse = opener.open(request, timeout=self.timeout_seconds)
+            response: http.client.HTTPResponse = opener.open(request, timeout=_TIMEOUT_SECONDS)
         except urllib.error.HTTPError as refusal:
             with refusal:
                 retry_after = refusal.headers.get("Retry-After")
@@ -233,10 +225,10 @@ def _describe(error: Exception) -> str:
 
 
 def _error_of_refusal(
-    place: str, status: int, answer: BinaryIO | urllib.error.HTTPError, retry_after: str | None = None
+    place: str, status: int, response: BinaryIO | urllib.error.HTTPError, retry_after: str | None = None
 ) -> ContentOutage | ServerError:
     """Return the error for a response that refuses the content."""
-    code, message = _read_refusal(answer)
+    code, message = _read_refusal(response)
     text = f"{place} refused the content with status {status}"
     text += (f" {code}" if code else "") + (f": {message}" if message else "")
     if status == HTTPStatus.FORBIDDEN:
@@ -250,10 +242,10 @@ def _error_of_refusal(
     return ServerError(f"{text} ({advice})" if advice else text, status=status, code=code)
 
 
-def _read_refusal(answer: BinaryIO | urllib.error.HTTPError) -> tuple[str, str]:
+def _read_refusal(response: BinaryIO | urllib.error.HTTPError) -> tuple[str, str]:
     """Return code and message. Ignore the message of an object store's XML, which may contain the URL."""
     try:
-        body = answer.read(_MAX_REFUSAL_BYTES)
+        body = response.read(_MAX_REFUSAL_BYTES)
     except BROKEN:
         return "", ""
     if found := _XML_CODE.search(body):

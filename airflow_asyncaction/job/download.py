@@ -21,7 +21,7 @@ from airflow_asyncaction.protocol.digests import new_md5
 Progress = Callable[[int, int], None]
 """Called with the number of bytes transferred so far, and their total number."""
 
-_KEPT_PART_NAME_BYTES = 100
+_PART_NAME_PREFIX_BYTES = 100  # file systems limit names, commonly to 255 bytes
 
 
 @keyword_dataclass
@@ -39,11 +39,11 @@ class ExpectedContent:
 
 
 class WrongRange(Exception):
-    """The file store returned another range than the requested one."""
+    """The file store did not return the requested range."""
 
 
 class Download:
-    """Content that is written to a file, and whose digests are computed as it arrives."""
+    """Writes content to a file, and computes its digests as it arrives."""
 
     def __init__(
         self, output: BinaryIO, expected: ExpectedContent, on_progress: Progress | None = None
@@ -79,13 +79,13 @@ class Download:
         """Process the status and headers of a response. A response without a range restarts the download.
 
         :param headers: with names in lower case
-        :raises WrongRange: the range is not the requested one: send the request again
+        :raises WrongRange: it is not the requested range: send the request again
         """
         if status != HTTPStatus.PARTIAL_CONTENT:
             self._restart()
         elif not headers.get("content-range", "").startswith(f"bytes {self.received_bytes}-"):
             self._restart()
-            raise WrongRange("The file store returned another range than the requested one")
+            raise WrongRange("The file store did not return the requested range")
         self._etag = headers.get("etag")
 
     def add(self, chunk: bytes) -> None:
@@ -120,13 +120,13 @@ class Download:
 def downloading(
     path: Path, expected: ExpectedContent, on_progress: Progress | None = None
 ) -> Iterator[Download]:
-    """Open a download to a path. The file is only replaced on success, by the complete, verified content.
+    """Open a download to a path. An existing file is only replaced by the complete, verified content.
 
     :raises AsyncActionError: the content does not match its digests
     :raises OSError: the file cannot be written
     """
-    kept = path.name.encode()[:_KEPT_PART_NAME_BYTES].decode(errors="ignore")  # names have a limit
-    part = path.parent / f".{kept}.{secrets.token_hex(4)}.part"
+    prefix = path.name.encode()[:_PART_NAME_PREFIX_BYTES].decode(errors="ignore")
+    part = path.parent / f".{prefix}.{secrets.token_hex(4)}.part"
     try:
         with part.open("xb") as output:
             download = Download(output, expected, on_progress)

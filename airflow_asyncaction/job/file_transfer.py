@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
@@ -43,7 +42,7 @@ class File:
 
     @classmethod
     def from_map(cls, property: str, fields: Mapping[str, Any]) -> File:  # noqa: A002
-        """Parse the ``Map`` of a response."""
+        """Parse the ``Map`` object of a response."""
         return cls(
             name=fields["name"],
             property=property,
@@ -58,15 +57,13 @@ class File:
 
 @dataclass(frozen=True)
 class Source:
-    """Source of an upload: a path, or anything that can be opened repeatedly."""
+    """Source of an upload. It can be opened repeatedly.
+
+    :param name: relative POSIX path under which the file is attached
+    """
 
     name: str
     open: Callable[[], BinaryIO]
-
-    @classmethod
-    def from_path(cls, path: Path) -> Source:
-        """Return the source for a local file."""
-        return cls(path.name, lambda: path.open("rb"))
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the content in chunks."""
@@ -75,80 +72,53 @@ class Source:
                 yield chunk
 
 
-@dataclass(frozen=True)
-class Sent:
-    """An uploaded file.
-
-    :param was_stored: whether the content was already stored, and therefore not sent
-    :param seconds: duration, including the digests
-    """
-
-    file: File
-    was_stored: bool
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """A downloaded file."""
-
-    file: File
-    path: Path
-    seconds: float
-
-
 def send_file(
     send: Send,
     target: str,
     source: Source,
     *,
     contents: ContentClient,
-    name: str | None = None,
     metadata: Mapping[str, Any] | None = None,
     mimetype: str = DEFAULT_MIMETYPE,
     on_progress: Progress | None = None,
     patience_seconds: float = 330.0,
-) -> Sent:
+) -> File:
     """Announce a file, and send its content unless it is already stored.
 
     :param target: path of the announcement, which ends with the property
-    :param name: default: the name of the source
     :param patience_seconds: how long to retry during an outage
     :raises Superseded: a newer attempt took over: stop
     :raises ServerUnreachable: the outage lasted longer
     :raises ServerError: the upload was refused, or the source changed during it
     :raises OSError: the source cannot be read
     """
-    began_at = time.monotonic()
-    known = digests(source.chunks())
-    file = file_of(target.rpartition("/")[2], name or source.name, known, mimetype, metadata)
-    upload = _Upload(send, target, source, contents, file, known, on_progress)
+    announced = digests(source.chunks())
+    file = describe_source(target.rpartition("/")[2], source, announced, mimetype, metadata)
+    upload = _Upload(send, target, source, contents, file, announced, on_progress)
     patience = Patience(patience_seconds)
     while True:
         try:
-            index, was_stored = upload.attempt()
+            return replace(file, index=upload.attempt())
         except ContentOutage as outage:
             patience.wait(outage)
-        else:
-            return Sent(replace(file, index=index), was_stored, time.monotonic() - began_at)
 
 
-def file_of(
+def describe_source(
     property: str,  # noqa: A002
-    name: str,
-    known: Digests,
+    source: Source,
+    computed: Digests,
     mimetype: str,
     metadata: Mapping[str, Any] | None,
 ) -> File:
     """Return the description of a file that is not attached yet."""
     return File(
-        name=name,
+        name=source.name,
         property=property,
         index=0,
-        size_bytes=known.size_bytes,
+        size_bytes=computed.size_bytes,
         mimetype=mimetype,
-        md5=known.md5,
-        sha256=known.sha256,
+        md5=computed.md5,
+        sha256=computed.sha256,
         metadata=dict(metadata or {}),
     )
 
@@ -164,23 +134,23 @@ class _Upload:
     source: Source
     contents: ContentClient
     file: File
-    known: Digests
+    announced: Digests
     on_progress: Progress | None
 
-    def attempt(self) -> tuple[int, bool]:
-        """Announce, send and complete the file. Return its index, and whether its content was already stored.
+    def attempt(self) -> int:
+        """Announce, send and complete the file. Return its index.
 
         :raises ContentOutage: a temporary error: announce the file again
         """
-        answer = self.send(Request("PUT", self.target, self._announcement()))
-        index = int(answer["index"])
-        if answer["done"]:
-            return index, True
+        response = self.send(Request("PUT", self.target, self._announcement()))
+        index = int(response["index"])
+        if response["done"]:  # the content is already stored
+            return index
         try:
             self.contents.put(
-                answer["url"], self._chunks(), size_bytes=self.file.size_bytes, method=answer["method"]
+                response["url"], self._chunks(), size_bytes=self.file.size_bytes, method=response["method"]
             )
-            if answer.get("complete"):
+            if response.get("complete"):
                 self._complete(index)
         except _Changed:
             raise self._changed() from None
@@ -188,14 +158,14 @@ class _Upload:
             if error.status == HTTPStatus.PRECONDITION_FAILED and self._has_changed():
                 raise self._changed() from None
             raise
-        return index, False
+        return index
 
     def _announcement(self) -> bytes:
         fields = {
-            "hash": self.known.md5,
-            "challenge": self.known.challenge,
-            "sha256": self.known.sha256,
-            "size": self.known.size_bytes,
+            "hash": self.announced.md5,
+            "challenge": self.announced.challenge,
+            "sha256": self.announced.sha256,
+            "size": self.announced.size_bytes,
             "name": self.file.name,
             "mimetype": self.file.mimetype,
             "metadata": self.file.metadata,
@@ -221,7 +191,7 @@ class _Upload:
                 sent += len(chunk)
                 if self.on_progress is not None:
                     self.on_progress(sent, self.file.size_bytes)
-        except OSError as error:  # unchanged, it would look like an error of the connection
+        except OSError as error:  # urllib would take it for a connection error
             raise AsyncActionError(
                 f"The file {self.source.name} cannot be read: {describe_error(error)}"
             ) from error
@@ -229,7 +199,7 @@ class _Upload:
             raise _Changed
 
     def _has_changed(self) -> bool:
-        return digests(self.source.chunks()) != self.known
+        return digests(self.source.chunks()) != self.announced
 
     def _changed(self) -> ServerError:
         return ServerError(
@@ -247,8 +217,8 @@ def fetch_file(
     contents: ContentClient,
     on_progress: Progress | None = None,
     patience_seconds: float = 330.0,
-) -> Fetched:
-    """Download a file. An existing file at its path is only replaced by a complete, verified one.
+) -> tuple[File, Path]:
+    """Download a file, and return it with its path. An existing file is only replaced on success.
 
     :param origin: path of the request for its URL: ``.../property/index``
     :param choose: returns the path of the file from its description; folders are created
@@ -257,25 +227,20 @@ def fetch_file(
     :raises AsyncActionError: the content does not match its size and digests
     :raises OSError: the file cannot be written
     """
-    began_at = time.monotonic()
-    file, url = _request_url(send, origin)
+    response = send(Request("GET", origin))
+    file = File.from_map(origin.split("/")[-2], response["Map"])
     target = choose(file)
     target.parent.mkdir(parents=True, exist_ok=True)
     expected = ExpectedContent(name=file.name, size_bytes=file.size_bytes, md5=file.md5, sha256=file.sha256)
     patience = Patience(patience_seconds)
     with downloading(target, expected, on_progress) as download:
-        while not _receive(download, contents, url, patience):
-            _, url = _request_url(send, origin)
-    return Fetched(file, target, time.monotonic() - began_at)
-
-
-def _request_url(send: Send, origin: str) -> tuple[File, str]:
-    answer = send(Request("GET", origin))
-    return File.from_map(origin.split("/")[-2], answer["Map"]), answer["Location"]
+        while not _receive(download, contents, response["Location"], patience):
+            response = send(Request("GET", origin))
+    return file, target
 
 
 def _receive(download: Download, contents: ContentClient, url: str, patience: Patience) -> bool:
-    """Resume a download. Return whether it is complete; if not, it is time to try again."""
+    """Start or resume a download. Return whether it is complete. Otherwise, wait before returning."""
     before = download.received_bytes
     try:
         with contents.get(url, download.request_headers()) as response:
@@ -308,5 +273,5 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     except BROKEN as error:
         raise ContentOutage(f"The connection broke: {describe_error(error)}") from None
     if not chunk:
-        raise ContentOutage("The connection ended before the content did")
+        raise ContentOutage("The connection was closed before the whole content was received")
     return chunk

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import mimetypes
 import os
@@ -11,25 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError
 from airflow_asyncaction.job.content_client import ContentClient
 from airflow_asyncaction.job.download import Progress
-from airflow_asyncaction.job.file_transfer import (
-    Fetched,
-    File,
-    Send,
-    Source,
-    fetch_file,
-    file_of,
-    send_file,
-)
-from airflow_asyncaction.job.log_queue import clean_text
-from airflow_asyncaction.job.reporter import Reporter
-from airflow_asyncaction.job.timing import Timing
+from airflow_asyncaction.job.file_transfer import File, Send, Source, describe_source, fetch_file, send_file
+from airflow_asyncaction.job.outgoing_reports import clean_text
+from airflow_asyncaction.job.reporter import Reporter, Timing
 from airflow_asyncaction.job.transport import Request
 from airflow_asyncaction.protocol.digests import digests
 from airflow_asyncaction.protocol.files import (
@@ -41,7 +32,7 @@ from airflow_asyncaction.protocol.files import (
 from airflow_asyncaction.protocol.human_readable import format_transfer
 from airflow_asyncaction.protocol.job_info import JobInfo
 
-_SHOW_SECONDS = 1.0
+_PROGRESS_SECONDS = 1.0
 _MIMETYPES_OF_ENCODINGS = {
     "gzip": "application/gzip",
     "bzip2": "application/x-bzip2",
@@ -136,69 +127,60 @@ class JobFiles:
         """Upload one file. See :meth:`Job.upload`."""
         _check_name(named.name)
         mimetype = mimetype or guess_mimetype(named.name)
-        source = Source.from_path(named.path)
+        source = Source(named.name, lambda: named.path.open("rb"))
         if self._reporter is None:
-            return file_of(target.property, named.name, digests(source.chunks()), mimetype, metadata)
-        with _TransferProgress(self._reporter, f"uploading {target.property}: {named.name}") as show:
-            sent = send_file(
+            return describe_source(target.property, source, digests(source.chunks()), mimetype, metadata)
+        with _showing_progress(self._reporter, f"uploading {target.property}: {named.name}") as show:
+            return send_file(
                 self._reporter.call,
                 target.path("upload"),
                 source,
                 contents=self._contents,
-                name=named.name,
                 metadata=metadata,
                 mimetype=mimetype,
                 on_progress=show,
                 patience_seconds=self._patience_seconds,
             )
-        return sent.file
 
     def _fetch(self, target: FileProperty, index: int, choose: Callable[[File], Path]) -> Path:
-        reporter = self._server()
+        if self._reporter is None:
+            raise AsyncActionError("This process was not started by Airflow, so it has no files to download")
         title = f"{target.property}[{index}]"
-        with _TransferProgress(reporter, f"downloading {title}") as show:
-            fetched = fetch_file(
-                reporter.call,
+        began_at = time.monotonic()
+        with _showing_progress(self._reporter, f"downloading {title}") as show:
+            file, path = fetch_file(
+                self._reporter.call,
                 f"{target.path('download')}/{index}",
                 choose,
                 contents=self._contents,
                 on_progress=show,
                 patience_seconds=self._patience_seconds,
             )
-        self._log(f"downloaded {title} {_describe(fetched)}")
-        return fetched.path
-
-    def _server(self) -> Reporter:
-        if self._reporter is None:
-            raise AsyncActionError("This process was not started by Airflow, so it has no files to download")
-        return self._reporter
+        transfer = format_transfer(file.size_bytes, time.monotonic() - began_at)
+        self._log(f"downloaded {title} {file.name}: {transfer}")
+        return path
 
 
-class _TransferProgress:
-    """Reports the progress of a transfer as that of the job, at most once per second."""
+@contextlib.contextmanager
+def _showing_progress(reporter: Reporter, message: str) -> Iterator[Progress]:
+    """Show the progress of a transfer as that of the job, at most once per second."""
+    text = clean_text(message)
+    is_shown = False
+    next_at = time.monotonic() + _PROGRESS_SECONDS
 
-    def __init__(self, reporter: Reporter, message: str) -> None:
-        self._reporter = reporter
-        self._message = clean_text(message)
-        self._is_shown = False
-        self._next_at = time.monotonic() + _SHOW_SECONDS
-
-    def __enter__(self) -> Progress:
-        return self._show
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._is_shown:
-            self._reporter.end_transfer()
-
-    def _show(self, moved: int, size_bytes: int) -> None:
-        if time.monotonic() < self._next_at:
+    def show(transferred_bytes: int, size_bytes: int) -> None:
+        nonlocal is_shown, next_at
+        if time.monotonic() < next_at:
             return
-        self._next_at = time.monotonic() + _SHOW_SECONDS
-        self._is_shown = True
-        percent = round(100 * moved / max(size_bytes, 1), 1)
-        self._reporter.show_transfer({"progress": percent, "message": self._message})
+        is_shown, next_at = True, time.monotonic() + _PROGRESS_SECONDS
+        percent = round(100 * transferred_bytes / max(size_bytes, 1), 1)
+        reporter.show_transfer({"progress": percent, "message": text})
+
+    try:
+        yield show
+    finally:
+        if is_shown:
+            reporter.end_transfer()
 
 
 def has_file(send: Send, target: FileProperty, index: int) -> bool:
@@ -225,29 +207,18 @@ def find_files(path: str | os.PathLike[str]) -> list[NamedFile]:
     """
     root = Path(path)
     if root.is_file():
-        found = [NamedFile(root.name, root)]
+        base, paths = root.parent, [root]
     elif root.is_dir():
-        found = [_named(root, each) for each in _walk(root)]
+        base, paths = root, [Path(parent, name) for parent, _, names in os.walk(root) for name in names]
     else:
         base = _before_wildcards(root)
-        found = [_named(base, Path(each)) for each in glob.glob(str(root), recursive=True)]  # noqa: PTH207
-        found = [each for each in found if each.path.is_file()]
+        paths = [Path(each) for each in glob.glob(str(root), recursive=True)]  # noqa: PTH207
+    found = [NamedFile(each.relative_to(base).as_posix(), each) for each in paths if each.is_file()]
     if not found:
         raise FileNotFoundError(f"No such file: {os.fspath(path)}")
     for each in found:
         _check_name(each.name)
     return sorted(found, key=lambda each: each.name)
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        for path in (Path(parent, name) for name in names):
-            if path.is_file():
-                yield path
-
-
-def _named(base: Path, path: Path) -> NamedFile:
-    return NamedFile(path.relative_to(base).as_posix(), path)
 
 
 def _before_wildcards(pattern: Path) -> Path:
@@ -262,13 +233,13 @@ def _before_wildcards(pattern: Path) -> Path:
 def _below(folder: Path, file: File) -> Path:
     """Return the path of a file in a folder.
 
-    :raises AsyncActionError: the file's name or an existing link leads out of the folder
+    :raises AsyncActionError: the file's name or an existing link points outside the folder
     """
     path = folder / file.name
     within = path.parent.resolve()
     if not is_file_name(file.name) or folder.resolve() not in (within, *within.parents):
         raise AsyncActionError(
-            f"The file name {file.name!r} leads out of the folder {folder}. Specify the path of the file"
+            f"The file name {file.name!r} points outside the folder {folder}. Specify the path of the file"
         )
     return path
 
@@ -277,7 +248,7 @@ def _check_name(name: str) -> None:
     if not is_file_name(name):
         raise AsyncActionError(
             f"Invalid file name {name!r}: it must be a relative path of at most {MAX_FILE_NAME_CHARS}"
-            " characters, without '..', backslashes and control characters"
+            " characters, without '..', backslashes or control characters"
         )
 
 
@@ -291,7 +262,3 @@ def guess_mimetype(name: str) -> str:
 
 def _is_no_such_file(error: ServerError) -> bool:
     return (error.status, error.code) == (HTTPStatus.NOT_FOUND, "no_such_file")
-
-
-def _describe(fetched: Fetched) -> str:
-    return f"{fetched.file.name}: {format_transfer(fetched.file.size_bytes, fetched.seconds)}"

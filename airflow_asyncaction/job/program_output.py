@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from airflow_asyncaction.job.log_queue import LINE_BYTES
+from airflow_asyncaction.job.outgoing_reports import LINE_BYTES
 from airflow_asyncaction.protocol.reports import cut_mark
 
 CHUNK_BYTES = 64 * 1024
@@ -23,7 +23,7 @@ class OutputLineSplitter:
     """Splits a byte stream into text lines, in constant memory. Pure: no I/O.
 
     If a line overwrites itself with carriage returns (a progress bar), only its last state is used, as on a
-    terminal. Longer lines are cut and marked. Invalid UTF-8 becomes U+FFFD.
+    terminal. Lines longer than ``LINE_BYTES`` are cut and marked. Invalid UTF-8 becomes U+FFFD.
     """
 
     def __init__(self, emit: Callable[[str], None]) -> None:
@@ -48,14 +48,14 @@ class OutputLineSplitter:
     def _append(self, part: bytes) -> None:
         body = part.rstrip(b"\r")
         if body:
-            shown = body.rpartition(b"\r")[2]
-            if self._has_return or len(shown) < len(body):  # it overwrites what came before
+            visible = body.rpartition(b"\r")[2]
+            if self._has_return or len(visible) < len(body):  # it overwrites what came before
                 self._kept.clear()
                 self._size = 0
             room = LINE_BYTES - len(self._kept)
             if room > 0:
-                self._kept += shown[:room]
-            self._size += len(shown)
+                self._kept += visible[:room]
+            self._size += len(visible)
         if part:
             self._has_return = len(body) < len(part)
 
@@ -73,7 +73,7 @@ class OutputLineSplitter:
 class Pump(threading.Thread):
     """Copies one output stream of the program until its end.
 
-    It only waits for the reader of the wrapper's own output. If that reader closes the stream, the program
+    It only blocks on the reader of the wrapper's own output. If that reader closes the stream, the program
     gets SIGPIPE or EPIPE, as it would without the wrapper.
 
     :param source: file descriptor to read; it is closed at the end
@@ -101,8 +101,7 @@ class Pump(threading.Thread):
     def finish(self, since: float, quiet_seconds: float) -> None:
         """Wait for the end of the source, or until it is quiet: an orphaned child may keep it open.
 
-        A child that keeps writing is waited for only for a limited time. A slow reader is waited for without
-        limit.
+        The wait is limited for a child that keeps writing, but not for a slow reader.
 
         :param since: monotonic time at which the program ended
         :param quiet_seconds: how long without output counts as quiet

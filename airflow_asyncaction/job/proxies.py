@@ -58,11 +58,11 @@ class Proxy:
             url = urlsplit(text if "://" in text else f"http://{text}")
             host, port = url.hostname or "", url.port or _DEFAULT_PORT
         except ValueError:
-            raise ValueError("is not the URL of a proxy") from None
+            raise ValueError("is not a valid proxy URL") from None
         if url.scheme != "http":
             raise ValueError("names a proxy that is not http://, which this client does not support")
         if not _HOST.fullmatch(host):
-            raise ValueError("is not the URL of a proxy")
+            raise ValueError("is not a valid proxy URL")
         if url.username is None:
             return cls(host, port)
         pair = f"{unquote(url.username)}:{unquote(url.password or '')}"

@@ -10,19 +10,37 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 from airflow_asyncaction.exceptions import AsyncActionError, ServerError, ServerUnreachable, Superseded
-from airflow_asyncaction.job.log_queue import LogQueue
-from airflow_asyncaction.job.outgoing_report import OutgoingReport, encode_report, heartbeat
+from airflow_asyncaction.job.outgoing_reports import LogQueue, OutgoingReport, encode_report
 from airflow_asyncaction.job.stderr import print_stderr
-from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.transport import Request, ServerKeepsFailing, Transport
+from airflow_asyncaction.protocol.compat import keyword_dataclass
 from airflow_asyncaction.protocol.reports import LogLine
 
-_TOO_LARGE = 413
 _SUSPICIOUS_SERVER_ERRORS = 6  # in a row; fits into the default heartbeat interval with the default backoff
 _SHORTEST_INTERVAL_SECONDS = 0.01
+
+
+@keyword_dataclass
+class Timing:
+    """Intervals and timeouts of a job's requests.
+
+    :param heartbeat_seconds: send a heartbeat this long after the last report
+    :param flush_seconds: how long log lines and progress are collected before they are sent
+    :param report_patience_seconds: how long to resend the terminal report, and requests the job waits for
+    :param exit_patience_seconds: how long to resend the last log lines of a job that ends without a terminal
+        report
+    :param timeout_seconds: for connecting, and for each read from the server
+    """
+
+    heartbeat_seconds: float = 10.0
+    flush_seconds: float = 1.0
+    report_patience_seconds: float = 330.0
+    exit_patience_seconds: float = 30.0
+    timeout_seconds: float = 10.0
 
 
 class Reporter:
@@ -37,14 +55,14 @@ class Reporter:
 
     After a fork, the child starts with an empty queue: the parent sends what was queued, and the heartbeats.
 
-    What it does not do: raise in the background. If the server refuses a report there, an error is printed to
-    stderr, once.
+    What it does not do: raise in the background. If the server refuses a report there, the first such error
+    is printed to stderr.
     """
 
     def __init__(self, transport: Transport, *, agent: Mapping[str, Any], timing: Timing) -> None:
         self._transport = transport
         self._timing = timing
-        self._first: dict[str, Any] = {"status": "RUNNING", "agent": dict(agent)}
+        self._first_fields: dict[str, Any] = {"status": "RUNNING", "agent": dict(agent)}
         self._owner_pid = os.getpid()
         self.is_stopping = False
         self._has_ended = False
@@ -67,11 +85,11 @@ class Reporter:
         self._unsent: OutgoingReport | None = None
         self._sent_at = time.monotonic()
 
-    def after_fork(self) -> None:
-        """Start with an empty queue if this process was forked since the last call."""
+    def _after_fork(self) -> None:
+        """Start with an empty queue in a newly forked child process."""
         if self._pid != os.getpid():
             self._transport.close()
-            self._first = {}
+            self._first_fields = {}
             self._reset()
 
     @property
@@ -86,7 +104,7 @@ class Reporter:
 
     def start(self) -> None:
         """Start the background thread if it is not running."""
-        self.after_fork()
+        self._after_fork()
         with self._starting:
             if self._thread is not None:
                 return
@@ -95,8 +113,8 @@ class Reporter:
                 self._thread.start()
             except RuntimeError:  # the interpreter is shutting down: the atexit handler sends what is queued
                 self._thread = None
-            atexit.unregister(self._at_exit)
-            atexit.register(self._at_exit)
+            atexit.unregister(self.close)
+            atexit.register(self.close)
 
     def add(self, line: LogLine) -> None:
         """Queue a log line."""
@@ -129,7 +147,7 @@ class Reporter:
 
         :raises ServerError: it was refused or could not be delivered
         """
-        self.after_fork()
+        self._after_fork()
         self._ending = dict(fields)
         self._drain(self._timing.report_patience_seconds)
 
@@ -138,7 +156,7 @@ class Reporter:
 
         :raises ServerError: a report was refused or could not be delivered
         """
-        self.after_fork()
+        self._after_fork()
         patience = self._timing.exit_patience_seconds if patience_seconds is None else patience_seconds
         self._drain(patience)
 
@@ -147,20 +165,20 @@ class Reporter:
 
         :raises ServerError: it was refused or could not be delivered
         """
-        self.after_fork()
+        self._after_fork()
         with self._take_connection():
             return self._transport.send(request, patience_seconds=self._timing.report_patience_seconds)
 
     def discard(self) -> None:
         """Discard all queued reports."""
-        self.after_fork()
+        self._after_fork()
         with self._take_connection():
             self._log_queue = LogQueue()
-            self._first, self._details, self._ending, self._unsent = {}, None, None, None
+            self._first_fields, self._details, self._ending, self._unsent = {}, None, None, None
 
     def close(self) -> None:
         """Flush the queue and stop the thread. Never raises: errors are printed to stderr."""
-        self.after_fork()
+        self._after_fork()
         try:
             self.flush()
         except AsyncActionError as error:
@@ -171,10 +189,7 @@ class Reporter:
             thread.join(self._timing.timeout_seconds)
         with self._sending:
             self._transport.close()
-        atexit.unregister(self._at_exit)
-
-    def _at_exit(self) -> None:
-        self.close()
+        atexit.unregister(self.close)
 
     def _wake_thread(self) -> None:
         self._woken = True
@@ -203,9 +218,7 @@ class Reporter:
     def _send_due(self) -> None:
         """Send a queued report, or a heartbeat if one is due. Continue while a full report is queued."""
         with self._sending:
-            is_first = True
-            while (is_first or self._log_queue.is_full) and not self._waiting_callers:
-                is_first = False
+            while not self._waiting_callers:
                 report = self._next()
                 if report is None:
                     return
@@ -215,29 +228,28 @@ class Reporter:
                     return
                 except ServerError as error:
                     self._warn_once(error)
+                if not self._log_queue.is_full:
+                    return
 
     def _drain(self, patience_seconds: float) -> None:
         deadline = time.monotonic() + patience_seconds
         with self._take_connection():
             terminal = self._ending
-            is_done = False
-            while not is_done:
-                report = self._next(terminal, is_flush=True)
-                if report is None:
-                    return
-                is_done = terminal is not None and report.terminal is terminal
+            while (report := self._next(terminal, is_flush=True)) is not None:
+                is_end = terminal is not None and report.terminal is terminal
                 try:
-                    is_done = self._deliver_until(deadline, report) and is_done
+                    if self._deliver_until(deadline, report) and is_end:
+                        self._ending, self._has_ended = None, True
+                        return
                 except ServerUnreachable:
                     raise
                 except ServerError as error:
-                    if is_done:
+                    if is_end:
                         self._log_queue.put_back(report.lines)  # only the end was refused
-                    if is_done or isinstance(error, Superseded):
+                    if is_end or isinstance(error, Superseded):
                         self._ending = None
                         raise
                     self._warn_once(error)
-            self._ending, self._has_ended = None, True
 
     def _next(
         self, terminal: Mapping[str, Any] | None = None, *, is_flush: bool = False
@@ -252,19 +264,19 @@ class Reporter:
             return None
         if self._unsent is not None:
             return self._unsent
-        fields = dict(self._first)
+        fields = dict(self._first_fields)
         details, self._details = self._details, None
         if details is not None:
             fields["statusDetails"] = details
         ending = {**fields, **(terminal or {})}
-        lines = self._log_queue.take(less_bytes=len(encode_report(ending)) if terminal else 0)
+        lines = self._log_queue.take(reserved_bytes=len(encode_report(ending)) if terminal else 0)
         if terminal is not None and self._log_queue:  # not all lines fit into it
             lines, terminal = lines or self._log_queue.take(), None
         if terminal is not None:
             fields = ending
         if not fields and not lines and (is_flush or not self._is_heartbeat_due()):
             return None
-        self._first = {}
+        self._first_fields = {}
         return OutgoingReport.of(fields, lines, terminal)
 
     def _is_heartbeat_due(self) -> bool:
@@ -280,8 +292,8 @@ class Reporter:
         max_server_errors = _SUSPICIOUS_SERVER_ERRORS
         while True:
             try:
-                left = max(0.0, deadline - time.monotonic())
-                return self._deliver_or_skip(report, left, max_server_errors=max_server_errors)
+                remaining = max(0.0, deadline - time.monotonic())
+                return self._deliver_or_skip(report, remaining, max_server_errors=max_server_errors)
             except ServerUnreachable:
                 if time.monotonic() >= deadline:
                     raise
@@ -302,10 +314,10 @@ class Reporter:
         :raises ServerUnreachable: the patience expired; or there was no response to this report, although the
             server has just responded to a heartbeat
         """
-        most = max_server_errors if report.can_be_skipped and self.is_owner else None
+        limit = max_server_errors if report.can_be_skipped and self.is_owner else None
         try:
             return self._deliver(
-                report, patience_seconds, max_server_errors=most, in_background=in_background
+                report, patience_seconds, max_server_errors=limit, in_background=in_background
             )
         except ServerKeepsFailing:
             if not self._accepts_heartbeat(report):
@@ -322,7 +334,7 @@ class Reporter:
 
     def _accepts_heartbeat(self, unsent: OutgoingReport) -> bool:
         try:
-            return self._deliver(heartbeat(), 0.0)
+            return self._deliver(OutgoingReport.of({}, (), None), 0.0)
         except ServerUnreachable:
             return False
         finally:
@@ -339,7 +351,7 @@ class Reporter:
         """Send a report. Return ``False`` if it was too large and has to be split."""
         self._unsent = None if report.is_heartbeat else report
         try:
-            answer = self._transport.send(
+            response = self._transport.send(
                 report.request,
                 patience_seconds=patience_seconds,
                 max_server_errors=max_server_errors,
@@ -352,14 +364,14 @@ class Reporter:
             raise
         except ServerError as error:
             self._unsent = None
-            if error.status != _TOO_LARGE or not report.lines:
+            if error.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE or not report.lines:
                 raise
             self._split(report)
             return False
         finally:
             self._sent_at = time.monotonic()
         self._unsent = None
-        self.is_stopping = self.is_stopping or answer.get("action") == "STOP"
+        self.is_stopping = self.is_stopping or response.get("action") == "STOP"
         return True
 
     def _split(self, report: OutgoingReport) -> None:
@@ -372,7 +384,7 @@ class Reporter:
     def _restore(self, report: OutgoingReport) -> None:
         """Put the fields of a skipped report into the next one, except for log lines and the end."""
         if "agent" in report.fields:
-            self._first = {"status": "RUNNING", "agent": report.fields["agent"]}
+            self._first_fields = {"status": "RUNNING", "agent": report.fields["agent"]}
         if self._details is None:
             self._details = report.fields.get("statusDetails")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import random
 import re
@@ -23,33 +24,29 @@ from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
 from airflow_asyncaction.protocol.responses import ServerResponse, is_hang_up, too_large
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 
-MAX_ANSWER_BYTES = 7 * LARGEST_BODY_BYTES
-"""Maximum size of a response: arguments and results of one body each, up to three times as long escaped."""
-
 BROKEN = (OSError, http.client.HTTPException)
+
+# Arguments and results of one request body each, which JSON escapes make up to three times as long.
+_MAX_RESPONSE_BYTES = 7 * LARGEST_BODY_BYTES
 
 _POLL_SECONDS = 0.05
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def new_nonce() -> str:
-    """Return a random nonce, which identifies a report even if it is resent."""
-    return secrets.token_urlsafe(18)
-
-
 @dataclass(frozen=True)
 class Request:
-    """A request to the hook. Resending it uses the same nonce.
+    """A request to the API server.
 
-    :param path: relative to the hook, percent-encoded
+    :param path: relative to the hook URL, percent-encoded
     :param query: without ``?``
+    :param nonce: identifies the request, also if it is resent
     """
 
     method: str
     path: str
     body: bytes = b""
     query: str = ""
-    nonce: str = field(default_factory=new_nonce)
+    nonce: str = field(default_factory=lambda: secrets.token_urlsafe(18))
 
 
 @keyword_dataclass
@@ -60,7 +57,7 @@ class Backoff:
     longest_seconds: float = 15.0
 
     def delays(self) -> Iterator[float]:
-        """Yield delays without end."""
+        """Yield delays indefinitely."""
         delay = self.first_seconds
         while True:
             yield delay * random.uniform(0.5, 1.0)  # noqa: S311 - only to spread load
@@ -82,26 +79,25 @@ class ServerKeepsFailing(ServerUnreachable):
 
 
 class Transport:
-    """Sends signed requests to one hook, on a persistent connection.
+    """Sends signed requests to one hook URL, on a persistent connection.
 
     Callers must send from one thread at a time. Errors never contain a secret, a header or a body.
 
     :param timeout_seconds: for connecting, and for each read
     :param proxies: default: the proxies of this process's environment
-    :raises JobInfoError: the hook's URL or its proxy cannot be used
+    :raises JobInfoError: the hook URL or its proxy cannot be used
     """
 
     def __init__(
         self,
         info: JobInfo,
         *,
-        timeout_seconds: float = 10.0,
-        backoff: Backoff | None = None,
+        timeout_seconds: float,
         proxies: Proxies | None = None,
     ) -> None:
         self._info = info
         self._timeout_seconds = timeout_seconds
-        self._backoff = backoff or Backoff()
+        self._backoff = Backoff()
         self._clock_offset_ms = 0
         self._connection: http.client.HTTPConnection | None = None
         try:
@@ -129,7 +125,7 @@ class Transport:
     ) -> dict[str, Any]:
         """Send a request, resend it after transient errors, and return the response object.
 
-        After a server error, it is resent on a new connection, which may reach another server.
+        After a server error, it is resent on a new connection, which may reach another replica.
 
         :param patience_seconds: how long to resend during an outage; 0 for a single attempt
         :param max_server_errors: give up after this many 5xx responses
@@ -171,28 +167,31 @@ class Transport:
             connection.close()
 
     def _exchange_with_clock(self, request: Request) -> ServerResponse:
-        """Send a request. If the server finds the time stale, correct the clock offset and send it again."""
-        answer = self._exchange(request)
-        offset_ms = answer.clock_offset_ms(_now_ms())
+        """Send a request. If the server reports a stale time, correct the clock offset and resend it."""
+        response = self._exchange(request)
+        offset_ms = response.clock_offset_ms(_now_ms())
         if offset_ms is None:
-            return answer
+            return response
         self._clock_offset_ms = offset_ms
         return self._exchange(request)
 
     def _exchange(self, request: Request) -> ServerResponse:
-        """Send a request. Resend it at once if the server had closed the idle connection."""
+        """Send a request. Resend it at once if the server had closed the idle connection.
+
+        :raises _Outage: there was no response
+        """
         if _may_be_too_large(request):
-            self.close()  # so that a broken connection cannot be an idle one
-        reused = self._connection is not None
+            self.close()  # an idle connection that breaks must not look like a refusal
+        if self._connection is not None:
+            with contextlib.suppress(*BROKEN):
+                return self._round_trip(request)
         try:
             return self._round_trip(request)
         except BROKEN as error:
-            if not reused:
-                return _answer_of_proxy(error)
-        try:
-            return self._round_trip(request)
-        except BROKEN as error:
-            return _answer_of_proxy(error)
+            status = tunnel_refusal(error)
+            if status is None:
+                raise _Outage(describe_error(error)) from None
+            return ServerResponse(status)
 
     def _round_trip(self, request: Request) -> ServerResponse:
         target = self._prefix + request.path or "/"
@@ -207,8 +206,8 @@ class Transport:
             if connection.sock is None:
                 connection.connect()
             response = _response(connection, request, target, headers)
-            payload = response.read(MAX_ANSWER_BYTES)
-        except BaseException:  # an exception of a signal handler makes the connection unusable, too
+            payload = response.read(_MAX_RESPONSE_BYTES)
+        except BaseException:  # an exception raised by a signal handler makes the connection unusable, too
             connection.close()
             raise
         self.close()
@@ -242,19 +241,19 @@ class Transport:
             headers["traceparent"] = self._info.traceparent
         return headers
 
-    def _parse_response(self, answer: ServerResponse) -> dict[str, Any]:
-        fields = answer.fields
-        if answer.is_success:
+    def _parse_response(self, response: ServerResponse) -> dict[str, Any]:
+        status, fields = response.status, response.fields
+        if response.is_success:
             if fields is None:  # a captive portal, or a proxy's page: not the API server
-                raise _Outage("the response is not a JSON object", status=answer.status)
+                raise _Outage("the response is not a JSON object", status=status)
             return fields
-        code, said = answer.error
-        text = f"it answered {answer.status}" + (f" {code}" if code else "") + (f": {said}" if said else "")
-        if answer.is_transient:
-            raise _Outage(text, status=answer.status, code=code, retry_after=answer.retry_after_seconds)
-        kind = Superseded if answer.status == HTTPStatus.GONE else ServerError
+        code, message = response.error
+        text = f"status {status}" + (f" {code}" if code else "") + (f": {message}" if message else "")
+        if response.is_transient:
+            raise _Outage(text, status=status, code=code, retry_after=response.retry_after_seconds)
+        kind = Superseded if status == HTTPStatus.GONE else ServerError
         place = describe_place(self._host, self._proxy)
-        raise kind(f"{place} refused the request: {text}", status=answer.status, code=code)
+        raise kind(f"{place} refused the request with {text}", status=status, code=code)
 
 
 def _response(
@@ -281,17 +280,6 @@ def _may_be_too_large(request: Request) -> bool:
     return len(request.body) > Limits().body_bytes
 
 
-def _answer_of_proxy(error: Exception) -> ServerResponse:
-    """Return the response of a proxy that refused a tunnel.
-
-    :raises _Outage: there was no response
-    """
-    status = tunnel_refusal(error)
-    if status is None:
-        raise _Outage(describe_error(error)) from None
-    return ServerResponse(status)
-
-
 def describe_place(host: str, proxy: Proxy | None) -> str:
     """Return the host, and the proxy if there is one, for error messages."""
     return host if proxy is None else f"{host} (through the proxy {proxy.place})"
@@ -299,10 +287,10 @@ def describe_place(host: str, proxy: Proxy | None) -> str:
 
 def _wait(until: float, should_give_up: Callable[[], bool]) -> bool:
     """Sleep. Return ``False`` to give up. It polls because signal handlers must not take locks."""
-    while (left := until - time.monotonic()) > 0:
+    while (remaining := until - time.monotonic()) > 0:
         if should_give_up():
             return False
-        time.sleep(min(left, _POLL_SECONDS))
+        time.sleep(min(remaining, _POLL_SECONDS))
     return not should_give_up()
 
 

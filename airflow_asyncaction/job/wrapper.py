@@ -13,22 +13,22 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
 from airflow_asyncaction.exceptions import JobInfoError, ServerError, Superseded
 from airflow_asyncaction.job.client import Job, this_agent
-from airflow_asyncaction.job.log_queue import clean_text
+from airflow_asyncaction.job.outgoing_reports import clean_text
 from airflow_asyncaction.job.program_output import Pump
-from airflow_asyncaction.job.proxies import Proxies
+from airflow_asyncaction.job.reporter import Timing
 from airflow_asyncaction.job.stderr import NOT_A_JOB, print_stderr
-from airflow_asyncaction.job.timing import Timing
 from airflow_asyncaction.job.wrapper_files import (
     FROM_TERMINAL,
     Binding,
-    TransferEnded,
     TransferFailed,
+    TransferInterrupted,
     fetch_inputs,
     upload_existing_outputs,
     upload_outputs,
@@ -47,7 +47,6 @@ _POLL_SECONDS = 0.2
 _QUIET_SECONDS = 5.0
 _KILLED_SECONDS = 5.0  # processes that survive SIGKILL this long cannot be killed
 _PR_SET_PDEATHSIG = 1
-_CONFLICT = 409
 
 
 @keyword_dataclass
@@ -58,8 +57,8 @@ class Options:
     :param stop_grace_seconds: between SIGTERM and SIGKILL if the server asks the job to stop
     :param report_timeout_seconds: how long to resend the end if the server is unreachable
     :param inputs: files to download before the program starts
-    :param outputs: files to upload after the program has succeeded
-    :param output_on_failure: whether to upload existing outputs also after any other end
+    :param outputs: files to upload after the program succeeds
+    :param output_on_failure: whether to also upload existing outputs if the program fails or is stopped
     """
 
     heartbeat_seconds: float = 10.0
@@ -70,66 +69,63 @@ class Options:
     output_on_failure: bool = False
 
 
-def run(command: Sequence[str], options: Options, environ: Mapping[str, str]) -> int:
+def run(command: Sequence[str], options: Options) -> int:
     """Run a program, report on its behalf, and return the exit code of the wrapper.
 
     If a signal killed the program, the wrapper kills itself with the same signal, so that its parent process
-    sees the real reason. If that is impossible (as process 1), it returns 128 + signal.
+    sees the real cause. If that is impossible (as process 1), it returns 128 + signal.
 
     :returns: the program's exit code; 125: the wrapper failed; 126: the program cannot be run; 127: the
         program was not found
     """
     try:
-        info = JobInfo.from_environ(environ)
+        info = JobInfo.from_environ(os.environ)
         if info is None:
             print_stderr(NOT_A_JOB)
             if options.inputs or options.outputs:
                 print_stderr("Inputs and outputs are ignored: files only exist in a job")
-            return _exec(command, environ)
+            return _exec(command)
         agent = {**this_agent(), "program": clean_text(command[0])}
-        job = Job(info, agent=agent, timing=_timing(options), proxies=Proxies(environ))
+        job = Job(info, agent=agent, timing=_timing(options))
     except JobInfoError as error:
         print_stderr(str(error))
         return WRAPPER_FAILED
     try:
-        return _run_job(command, options, environ, job)
+        return _run_job(command, options, job)
     except TransferFailed as failure:
-        text, name = str(failure), failure.name
-        print_stderr(text)
-        _report(lambda: job.fail(text, name=name), job)
+        print_stderr(str(failure))
+        _report_failure(job, str(failure), failure.name)
         return WRAPPER_FAILED
-    except TransferEnded as ended:
-        text, name = str(ended), "Stopped" if job.is_stopping() else "Signal"
-        _report(lambda: job.fail(text, name=name), job)
-        return _exit_as(-ended.number)
+    except TransferInterrupted as interruption:
+        _report_failure(job, str(interruption), "Stopped" if job.is_stopping() else "Signal")
+        return _exit_as(-interruption.number)
 
 
-def _run_job(command: Sequence[str], options: Options, environ: Mapping[str, str], job: Job) -> int:
+def _run_job(command: Sequence[str], options: Options, job: Job) -> int:
     fetch_inputs(job, options.inputs)
     try:
-        program = _Program(command, environ, job, options)
+        program = _Program(command, job, options)
     except OSError as error:
         code, text = _cannot_start(command[0], error)
         print_stderr(text)
-        _report(lambda: job.fail(text, name="NotFound" if code == NOT_FOUND else "CannotRun"), job)
+        _report_failure(job, text, "NotFound" if code == NOT_FOUND else "CannotRun")
         return code
     returncode = program.wait()
     if returncode == 0 and not job.is_stopping():
         upload_outputs(job, options.outputs)
     elif options.output_on_failure:
         upload_existing_outputs(job, options.outputs)
-    _report(functools.partial(_report_end, job, returncode, tuple(program.tail)), job)
+    _report_end(job, returncode, program.tail)
     return _exit_as(returncode)
 
 
-def report_failure(message: str, environ: Mapping[str, str]) -> None:
+def report_wrapper_failure(message: str) -> None:
     """Report that the wrapper itself failed, if this process is a job."""
     with contextlib.suppress(JobInfoError):
-        info = JobInfo.from_environ(environ)
+        info = JobInfo.from_environ(os.environ)
         if info is not None:
-            timing = _timing(Options(report_timeout_seconds=10.0))
-            job = Job(info, timing=timing, proxies=Proxies(environ))
-            _report(lambda: job.fail(message, name="WrapperFailed"), job)
+            job = Job(info, timing=_timing(Options(report_timeout_seconds=10.0)))
+            _report_failure(job, message, "WrapperFailed")
 
 
 class _Program:
@@ -138,26 +134,23 @@ class _Program:
     It is started before any thread: code between fork and exec must not wait for a lock of another thread.
     """
 
-    def __init__(
-        self, command: Sequence[str], environ: Mapping[str, str], job: Job, options: Options
-    ) -> None:
+    def __init__(self, command: Sequence[str], job: Job, options: Options) -> None:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._job = job
         self._stop_grace_seconds = options.stop_grace_seconds
-        self._early_signals: list[int] = []
+        self._early_signals: list[int] | None = []  # None once the program is running
         self._is_over = False
-        self._process: subprocess.Popen[bytes] | None = None
         self._wake_fd = _wake_on_signals(self._forward)
         self._process = process = subprocess.Popen(
             command,
-            env=environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
             close_fds=False,
             preexec_fn=_before_exec(),  # noqa: PLW1509 - there is no other thread yet
         )
-        for number in self._early_signals:
+        early_signals, self._early_signals = self._early_signals, None
+        for number in early_signals:
             self._forward(number, None)
         assert process.stdout is not None  # noqa: S101
         assert process.stderr is not None  # noqa: S101
@@ -173,7 +166,6 @@ class _Program:
 
     def wait(self) -> int:
         """Wait for the program and its output. Return its exit code, or the negative number of a signal."""
-        assert self._process is not None  # noqa: S101
         kill_at: float | None = None
         while self._process.poll() is None:
             kill_at = self._check_stop(kill_at)
@@ -190,17 +182,15 @@ class _Program:
 
     def _end_group(self, kill_at: float) -> None:
         """Wait for the program's children, within the same grace period."""
-        assert self._process is not None  # noqa: S101
         while self._signal_group(0) and time.monotonic() < kill_at + _KILLED_SECONDS:
             self._check_stop(kill_at)
-            with contextlib.suppress(
-                ChildProcessError
-            ):  # process 1 of a container inherits orphaned processes
+            # Process 1 of a container inherits orphaned processes.
+            with contextlib.suppress(ChildProcessError):
                 os.waitpid(-self._process.pid, os.WNOHANG)
             time.sleep(0.05)
 
     def _check_stop(self, kill_at: float | None) -> float | None:
-        """Stop the process group if the server asks for it. Return when to kill it."""
+        """Stop the process group if the server asks for it. Return the time at which to kill it."""
         if kill_at is None:
             if not self._job.is_stopping():
                 return None
@@ -212,29 +202,24 @@ class _Program:
 
     def _signal_group(self, number: int) -> bool:
         """Signal the process group. Return whether it still has processes."""
-        assert self._process is not None  # noqa: S101
         try:
             os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # macOS: only zombies are left
+        except (ProcessLookupError, PermissionError):  # macOS refuses if only zombies remain
             return False
         return True
 
     def _forward(self, number: int, _frame: FrameType | None) -> None:
-        process = self._process
-        if process is None:
+        if self._early_signals is not None:
             self._early_signals.append(number)
-        elif process.returncode is None:
+        elif self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if number in _TO_GROUP:
-                    os.killpg(process.pid, number)
+                    os.killpg(self._process.pid, number)
                 else:
-                    os.kill(process.pid, number)
-        elif (
-            number in _TO_GROUP and self._is_over
-        ):  # a signal after the program's end cancels waiting for the server
-            os._exit(_shell_code(process.returncode))
+                    os.kill(self._process.pid, number)
+        elif number in _TO_GROUP and self._is_over:
+            # The program has ended: do not wait for the server any longer.
+            os._exit(_shell_code(self._process.returncode))
 
     def _take_line(self, stream: str, text: str) -> None:
         self.tail.append(text)
@@ -249,15 +234,13 @@ def _timing(options: Options) -> Timing:
     )
 
 
-def _exec(command: Sequence[str], environ: Mapping[str, str]) -> int:
+def _exec(command: Sequence[str]) -> int:
     """Replace this process with the program: outside Airflow, there is nothing to report."""
     try:
-        for number in (
-            signal.SIGPIPE,
-            signal.SIGXFSZ,
-        ):  # Python ignores them, and the program would inherit that
+        # Python ignores these signals, and the program would inherit that.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
             signal.signal(number, signal.SIG_DFL)
-        os.execvpe(command[0], list(command), environ)  # noqa: S606 - the purpose of the wrapper
+        os.execvp(command[0], list(command))  # noqa: S606 - the purpose of the wrapper
     except OSError as error:
         code, text = _cannot_start(command[0], error)
         print_stderr(text)
@@ -269,10 +252,10 @@ def _cannot_start(program: str, error: OSError) -> tuple[int, str]:
     return code, f"{program}: {error.strerror}"
 
 
-def _report_end(job: Job, returncode: int, tail: Sequence[str]) -> None:
+def _report_end(job: Job, returncode: int, tail: Iterable[str]) -> None:
     """Report the end of the program. If it was asked to stop, that is ERROR whatever its exit code."""
     if returncode == 0 and not job.is_stopping():
-        job.succeed()
+        _report(job, job.succeed)
         return
     name, text = "ExitCode", f"The program exited with code {returncode}"
     if returncode < 0:
@@ -280,18 +263,22 @@ def _report_end(job: Job, returncode: int, tail: Sequence[str]) -> None:
     if job.is_stopping():
         name, text = "Stopped", f"{text} after it was asked to stop"
     tail_text = "\n".join(cut_tail(list(tail)))
-    job.fail(f"{text}\n{tail_text}" if tail_text else text, name=name)
+    _report_failure(job, f"{text}\n{tail_text}" if tail_text else text, name)
 
 
-def _report(send: Callable[[], None], job: Job) -> None:
-    """Report the end. An end that the program has reported itself stands; other errors are printed."""
+def _report_failure(job: Job, message: str, name: str) -> None:
+    _report(job, functools.partial(job.fail, message, name))
+
+
+def _report(job: Job, send: Callable[[], None]) -> None:
+    """Report the end, unless the program has reported its own. Errors are printed."""
     try:
         send()
         job.flush()
     except Superseded:
         job.discard()  # the program was stopped for this reason, or ended before it
     except ServerError as error:
-        if error.status != _CONFLICT:
+        if error.status != HTTPStatus.CONFLICT:  # the program has reported its own end
             print_stderr(f"The end could not be reported: {error}")
             job.discard()
     job.close()
@@ -299,9 +286,9 @@ def _report(send: Callable[[], None], job: Job) -> None:
 
 def _close_output() -> None:
     """Close stdout, so that its readers do not wait until the end is reported."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.close(devnull)
 
 
 def _exit_as(returncode: int) -> int:

@@ -15,12 +15,12 @@ from airflow_asyncaction.exceptions import AsyncActionError
 from airflow_asyncaction.job.client import Job
 from airflow_asyncaction.job.files import FileProperty, has_file
 from airflow_asyncaction.job.stderr import print_stderr
-from airflow_asyncaction.protocol.files import DEFAULT_STORE, checked_property
+from airflow_asyncaction.protocol.files import DEFAULT_STORE
 
 FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
-"""Signals that shells ignore in background processes. Jobs receive them nevertheless."""
+"""Signals that shells ignore in background processes. Jobs handle them nevertheless."""
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_INTERRUPTING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _IGNORED = (signal.SIGUSR1, signal.SIGUSR2)  # for the program, which is not running
 _POLL_SECONDS = 0.2
 
@@ -31,20 +31,6 @@ class Binding:
 
     property: str
     path: str
-
-    @classmethod
-    def parse(cls, text: str) -> Binding:
-        """Parse ``NAME=PATH``.
-
-        :raises ValueError: the text is invalid
-        """
-        name, _, path = text.partition("=")
-        if not path:
-            raise ValueError(f"expected NAME=PATH, got {text!r}")
-        try:
-            return cls(checked_property(name), path)
-        except AsyncActionError as error:
-            raise ValueError(f"{text!r}: {error}") from None
 
 
 class TransferFailed(Exception):
@@ -58,7 +44,7 @@ class TransferFailed(Exception):
         self.name = name
 
 
-class TransferEnded(BaseException):
+class TransferInterrupted(BaseException):
     """A signal or a stop of the job interrupted a transfer. ``except Exception`` does not catch it.
 
     :param number: number of the signal; SIGTERM if Airflow stopped the job
@@ -73,12 +59,12 @@ def fetch_inputs(job: Job, inputs: Sequence[Binding]) -> None:
     """Download all inputs. The job sends reports meanwhile; its thread has ended when this returns.
 
     :raises TransferFailed: an input could not be downloaded
-    :raises TransferEnded: the transfer was interrupted
+    :raises TransferInterrupted: a signal or a stop interrupted the transfer
     """
     if not inputs:
         return
     job.start()
-    with _ended_by_signals(job, "inputs were downloaded"):
+    with _interrupted_by_signals(job, "downloading inputs"):
         for binding in inputs:
             try:
                 _fetch(job, binding)
@@ -90,14 +76,14 @@ def fetch_inputs(job: Job, inputs: Sequence[Binding]) -> None:
 
 def upload_outputs(job: Job, outputs: Sequence[Binding]) -> None:
     """Upload all outputs. Raises like :func:`fetch_inputs`, also for a missing output."""
-    with _ended_by_signals(job, "outputs were uploaded"):
+    with _interrupted_by_signals(job, "uploading outputs"):
         for binding in outputs:
             _upload(job, binding)
 
 
 def upload_existing_outputs(job: Job, outputs: Sequence[Binding]) -> None:
-    """Upload the existing outputs of a program that has failed. Errors are only logged."""
-    with contextlib.suppress(TransferEnded), _ended_by_signals(job, "outputs were uploaded"):
+    """Upload the existing outputs of a program that failed or was stopped. Errors are only logged."""
+    with contextlib.suppress(TransferInterrupted), _interrupted_by_signals(job, "uploading outputs"):
         for binding in outputs:
             try:
                 _upload(job, binding)
@@ -125,20 +111,22 @@ def _upload(job: Job, binding: Binding) -> None:
 
 
 @contextlib.contextmanager
-def _ended_by_signals(job: Job, doing: str) -> Iterator[None]:
-    """Make signals and a stop of the job raise :exc:`TransferEnded` anywhere in the transfer."""
+def _interrupted_by_signals(job: Job, activity: str) -> Iterator[None]:
+    """Make signals and a stop of the job raise :exc:`TransferInterrupted` anywhere in the transfer."""
     was_stopping = job.is_stopping()
 
-    def end(number: int, _frame: FrameType | None) -> None:
-        raise TransferEnded(number, f"{signal.Signals(number).name} arrived while {doing}")
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise TransferInterrupted(
+            number, f"The wrapper received {signal.Signals(number).name} while {activity}"
+        )
 
     def check_stop(_number: int, _frame: FrameType | None) -> None:
         if job.is_stopping() and not was_stopping:
             signal.setitimer(signal.ITIMER_REAL, 0)
-            raise TransferEnded(signal.SIGTERM, f"The job was asked to stop while {doing}")
+            raise TransferInterrupted(signal.SIGTERM, f"The job was asked to stop while {activity}")
 
     handlers: dict[int, Any] = {
-        **dict.fromkeys(_ENDING, end),
+        **dict.fromkeys(_INTERRUPTING, interrupt),
         **dict.fromkeys(_IGNORED, lambda _number, _frame: None),
         signal.SIGALRM: check_stop,
     }

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from airflow_asyncaction.job import Job, ServerError, ServerUnreachable, Timing, open_job
-from airflow_asyncaction.job.log_queue import MAX_LOG_LINES
+from airflow_asyncaction.job.outgoing_reports import MAX_LOG_LINES
 from airflow_asyncaction.job.transport import Backoff
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.testing import JobServer, TestedJob

@@ -204,10 +204,10 @@ def test_a_tunnel_that_is_refused_is_an_error_at_once(tested: TestedJob) -> None
     [
         ({"http_proxy": "socks5://user:pass-word@h"}, "http_proxy names a proxy that is not http://"),
         ({"ALL_PROXY": "https://user:pass-word@h"}, "ALL_PROXY names a proxy that is not http://"),
-        ({"all_proxy": "http://user:pass-word@h:port"}, "all_proxy is not the URL of a proxy"),
-        ({"http_proxy": "http://user:pass-word@"}, "http_proxy is not the URL of a proxy"),
-        ({"http_proxy": "http://user:pass-word@h h"}, "http_proxy is not the URL of a proxy"),
-        ({"http_proxy": "http://[pass-word"}, "http_proxy is not the URL of a proxy"),
+        ({"all_proxy": "http://user:pass-word@h:port"}, "all_proxy is not a valid proxy URL"),
+        ({"http_proxy": "http://user:pass-word@"}, "http_proxy is not a valid proxy URL"),
+        ({"http_proxy": "http://user:pass-word@h h"}, "http_proxy is not a valid proxy URL"),
+        ({"http_proxy": "http://[pass-word"}, "http_proxy is not a valid proxy URL"),
     ],
 )
 def test_an_unusable_proxy_is_reported_immediately(

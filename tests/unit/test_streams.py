@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_asyncaction.job.log_queue import LINE_BYTES, clean_text
+from airflow_asyncaction.job.outgoing_reports import LINE_BYTES, clean_text
 from airflow_asyncaction.job.program_output import OutputLineSplitter, Pump
 
 

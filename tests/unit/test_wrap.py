@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_asyncaction.job.log_queue import MAX_LOG_LINES
+from airflow_asyncaction.job.outgoing_reports import MAX_LOG_LINES
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.protocol.reports import ReportedStatus
@@ -273,7 +273,7 @@ def test_a_program_that_exits_with_0_after_a_stop_request_has_not_succeeded(test
 def test_the_help_says_what_happens(arguments: list[str]) -> None:
     done = subprocess.run([*RUN[:-1], *arguments], capture_output=True, text=True, check=True)
     said = " ".join(done.stdout.split())
-    assert "If Airflow has asked the job to stop, the end is ERROR with the name Stopped" in said
+    assert "If Airflow asked the job to stop, the end is ERROR with the name Stopped" in said
     assert "If the end cannot be reported, the wrapper prints an error" in said
     assert max(map(len, done.stdout.splitlines())) <= 110
 

@@ -155,7 +155,7 @@ def test_a_long_download_is_ended_by_a_signal_or_by_airflow(
     code, out, _ = finish(wrapper)
     assert (-code, out) == (signal.SIGTERM if how == "stop" else signal.Signals[how], "")
     assert tested.action.error_name == ("Stopped" if how == "stop" else "Signal")
-    assert "while inputs were downloaded" in (tested.action.error_message or "")
+    assert "while downloading inputs" in (tested.action.error_message or "")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
