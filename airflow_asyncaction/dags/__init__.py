@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operation Dags: created from a function, from a type and a JSON Schema, or from a webda operations file.
 
-Importing this package is enough for the Dag processor, which skips files that do not contain "dag".
+The Dag processor skips files that do not contain "airflow" and "dag": an import of this package has both.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class _DecoratedKube(DecoratedOperator, KubeActionOperator):
         super().__init__(cmds=[SET_DURING_EXECUTION], **kwargs)
 
     def make_runner(self, context: Any) -> Runner:
-        """Call the function. A string that it returns is a shell command, a list is the command's words."""
+        """Call the function, which returns a string for the shell or a list of command and arguments."""
         command = returned_command(self, context)
         self.cmds = ["sh", "-c", command] if isinstance(command, str) else command
         return super().make_runner(context)

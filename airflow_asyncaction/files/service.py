@@ -17,8 +17,8 @@ from airflow_asyncaction.files.stores.base import FileStore, convert_store_error
 from airflow_asyncaction.files.stores.configured import FileStores
 from airflow_asyncaction.files.tokens import DownloadToken, Tokens, UploadToken
 from airflow_asyncaction.files.uploads import (
+    IncomingUpload,
     ReceivedContent,
-    Receiving,
     attach,
     link,
     read_attached,
@@ -86,8 +86,8 @@ class FileTarget:
 class FileService:
     """Files of all actions.
 
-    Purpose: a file is only attached once its content is stored and verified, and is only accessible to its
-    action and the tasks downstream of it.
+    Purpose: a file is attached only after its content has been stored and verified. Jobs download the files
+    of their own and of upstream actions only.
 
     How it works: content is written before its row, so that a crash in between leaves at most content without
     a row, which garbage collection deletes. No transaction is open while content is transferred.
@@ -142,7 +142,7 @@ class FileService:
             _check_own(signed, target.action_id)
             check_not_ended(rows.to_action(row))
             self._stores.get(target.store)
-            key = checked_property(target.property), _check_index(index)
+            key = checked_property(target.property), _checked_index(index)
             file = files.by_index(connection, signed.action_id, *key)
             if file is None or file.role != target.role:
                 raise no_such_file()
@@ -181,11 +181,11 @@ class FileService:
             check_not_ended(rows.to_action(row))
             self._stores.get(wanted.store)
             owner = _find_readable_owner(connection, signed, wanted)
-            key = owner, checked_property(wanted.property), _check_index(index)
+            key = owner, checked_property(wanted.property), _checked_index(index)
             found = files.attached(connection, *key)
-            late = files.by_index(connection, *key) if found is None else None
-        if late is not None and late.store in self._stores.direct:
-            self._complete_all([late])
+            pending = files.by_index(connection, *key) if found is None else None
+        if pending is not None and pending.store in self._stores.direct:
+            self._complete_all([pending])
             found = self._find_attached(*key)
         if found is None:
             raise no_such_file()
@@ -194,8 +194,8 @@ class FileService:
     def outputs(self, signed: Signed, prove: Unseal[object]) -> list[FileRecord]:
         """Return the outputs of a job, including direct uploads that were not completed by the job."""
         with self._locked(signed, prove) as (connection, _, _):
-            late = files.pending(connection, signed.action_id, stores=self._stores.direct)
-        self._complete_all(late)
+            pending = files.pending(connection, signed.action_id, stores=self._stores.direct)
+        self._complete_all(pending)
         with self._actions.database.transaction() as connection:
             found = files.attached_in(connection, signed.action_id, Role.OUTPUT)
         return [self._record(*each) for each in found]
@@ -215,7 +215,7 @@ class FileService:
 
         :raises FileRefused: the file does not exist
         """
-        found = self._find_attached(action_id, checked_property(property_), _check_index(index))
+        found = self._find_attached(action_id, checked_property(property_), _checked_index(index))
         if found is None:
             raise no_such_file()
         return self._sign_url(*found, content_url, now)
@@ -225,11 +225,11 @@ class FileService:
         if not self._stores.direct:
             return
         with self._actions.database.transaction() as connection:
-            late = files.pending(connection, action_id, stores=self._stores.direct)
-        self._complete_all(late)
+            pending = files.pending(connection, action_id, stores=self._stores.direct)
+        self._complete_all(pending)
 
-    def receive(self, token: str) -> Receiving:
-        """Start to receive the content of the file in a token.
+    def receive(self, token: str) -> IncomingUpload:
+        """Begin the upload that a token authorizes.
 
         :raises FileRefused: the token is invalid or expired
         """
@@ -237,10 +237,10 @@ class FileService:
         store = self._stores.get(upload.store)
         with convert_store_errors(store):
             incoming = store.receive()
-        return Receiving(upload, store, incoming, self._actions.database, self._hashers)
+        return IncomingUpload(upload, store, incoming, self._actions.database, self._hashers)
 
     def open(self, token: str) -> tuple[DownloadToken, BinaryIO]:
-        """Open the content in a token.
+        """Open the content that a token authorizes to download.
 
         :raises FileRefused: the token is invalid or expired, or the content is lost
         """
@@ -250,7 +250,7 @@ class FileService:
             try:
                 return download, store.open(download.content_id)
             except FileNotFoundError:
-                log.error("Content %s is missing in file store %s", download.content_id, store.name)
+                log.error("Content %s is missing from file store %s", download.content_id, store.name)
                 raise FileRefused("The file store has lost the content", code="content_lost") from None
 
     def _locked(
@@ -325,10 +325,10 @@ class FileService:
         with self._actions.database.transaction() as connection:
             return files.attached(connection, action_id, property_, index)
 
-    def _complete_all(self, late: list[FileRow]) -> None:
+    def _complete_all(self, pending: list[FileRow]) -> None:
         """Verify and attach direct uploads, if they have arrived. An unavailable store is tried only once."""
         unavailable: set[str] = set()
-        for file in late:
+        for file in pending:
             if file.store in unavailable:
                 continue
             try:
@@ -360,7 +360,7 @@ def _find_readable_owner(connection: Transaction, signed: Signed, wanted: FileTa
     return owner
 
 
-def _check_index(index: int) -> int:
+def _checked_index(index: int) -> int:
     if not 0 <= index <= MAX_INDEX:
         raise no_such_file()
     return index

@@ -28,10 +28,10 @@ from airflow_asyncaction.store.rows import ActionRow, Transaction
 _WORTH_A_THREAD_BYTES = 128 * 1024
 
 
-class Receiving:
+class IncomingUpload:
     """Upload to the API server: written and digested while it arrives, in constant memory.
 
-    Call :meth:`close` in any case: it discards an upload that was not finished.
+    Always call :meth:`close`: it discards an unfinished upload.
 
     :param hashers: threads that share the work of computing digests
     """
@@ -88,7 +88,7 @@ class Receiving:
         return file_rules.attached_response(file)
 
     def close(self) -> None:
-        """Discard the content unless :meth:`finish` was called, which may still be running."""
+        """Discard the content, unless :meth:`finish` has begun to attach it. Waits for a running finish."""
         with self._working:
             if not self._is_finishing:
                 self._incoming.discard()
@@ -98,8 +98,8 @@ class Receiving:
 class ReceivedContent:
     """Content that has arrived but is not attached yet.
 
-    :param announced_md5: announced MD5 when the upload started
-    :param seconds: duration of the upload
+    :param announced_md5: the MD5 that was announced when the upload started
+    :param seconds: duration of the upload; if it was direct, since its announcement
     """
 
     store: FileStore
@@ -117,7 +117,7 @@ def attach(
     *,
     may_have_ended: bool = False,
 ) -> FileRecord:
-    """Attach content to its file. If it differs from the announcement, delete both.
+    """Attach content to its file. If it differs from the announcement, delete it and the announcement.
 
     If the same content has been stored in the meantime, that copy is used instead.
 
@@ -178,7 +178,7 @@ def read_attached(connection: Transaction, file: FileRow) -> tuple[FileRow, Cont
     """Read an attached file and its content in this transaction."""
     found = files.attached(connection, file.action_id, file.property, file.file_index)
     if found is None:
-        raise AssertionError("an attached file can be read in its own transaction")
+        raise AssertionError("the attached file was not found in its own transaction")
     return found
 
 

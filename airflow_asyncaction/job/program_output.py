@@ -16,7 +16,8 @@ from airflow_asyncaction.protocol.reports import cut_mark
 
 CHUNK_BYTES = 64 * 1024
 
-_MAX_QUIET_PERIODS = 6
+_MAX_WAIT_PERIODS = 6
+"""How long to wait for output that goes on, in quiet periods."""
 
 
 class OutputLineSplitter:
@@ -73,8 +74,8 @@ class OutputLineSplitter:
 class Pump(threading.Thread):
     """Copies one output stream of the program until its end.
 
-    It only blocks on the reader of the wrapper's own output. If that reader closes the stream, the program
-    gets SIGPIPE or EPIPE, as it would without the wrapper.
+    Only the reader of the wrapper's own output can slow it down. If that reader closes the stream, the
+    program gets SIGPIPE or EPIPE, as it would without the wrapper.
 
     :param source: file descriptor to read; it is closed at the end
     :param target: file descriptor to write
@@ -109,7 +110,7 @@ class Pump(threading.Thread):
         while self.is_alive():
             reading_since = self._reading_since
             if reading_since is not None:
-                latest = since + quiet_seconds * _MAX_QUIET_PERIODS
+                latest = since + quiet_seconds * _MAX_WAIT_PERIODS
                 if time.monotonic() >= min(max(since, reading_since) + quiet_seconds, latest):
                     return
             self.join(0.1)

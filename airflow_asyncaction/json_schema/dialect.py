@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dialect: makes Airflow validate the Params of operations with this validator.
+"""Dialect: makes Airflow validate the Params of operations with :class:`LinearValidator`.
 
 Airflow validates a run's conf with ``jsonschema.validate``: in the API server, for each route that starts a
 run, and in the worker before each task. That function chooses the validator class by ``$schema``. In Params
@@ -20,7 +20,7 @@ from airflow_asyncaction.json_schema.mistakes import find_mistake
 from airflow_asyncaction.json_schema.weight import BadSchema
 
 DIALECT = "urn:airflow-asyncaction:json-schema"
-"""``$schema`` of Params that are validated in linear time. Otherwise equal to draft 2020-12."""
+"""``$schema`` of Params that are validated in linear time. The dialect is draft 2020-12 with limits."""
 
 
 def with_dialect(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def with_dialect(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class LinearValidator:
-    """Validator with the interface of jsonschema's classes. It only reports the first mistake.
+    """Validator with the members that ``jsonschema.validate`` uses. It reports only the first mistake.
 
     :param schema: schema of one Param
     :param format_checker: ignored, since the engine checks formats

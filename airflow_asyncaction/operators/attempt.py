@@ -70,12 +70,12 @@ class _Orphaned(SystemExit):
 class Attempt:
     """Runs the job of a registered action.
 
-    Purpose: run the job in or under this process, and stop it when the task is killed or times out.
+    Purpose: run the job and wait for it, and stop it when the task is killed or times out.
 
     How it works: the runner occupies the calling thread while an :class:`ActionPoller` polls the action in
     another. :meth:`kill` is for signal handlers: it only starts a thread, and the runner keeps reading the
-    job's output. The server learns why the job must stop before the job does. Otherwise, an ERROR that the
-    job then reports would count as its own failure.
+    job's output. The server learns why the job must stop before the job is stopped. Otherwise, an ERROR
+    that the job then reports would count as its own failure.
 
     What it does not do: decide how the action ends. It reports the job's exit to the server, which decides.
 
@@ -124,15 +124,16 @@ class Attempt:
     def run(self) -> TaskView | None:
         """Run the job until the action is done, and return the action.
 
-        Return ``None`` if the runner stopped watching a job that is still running. An exception that Airflow
-        raises in here, such as for ``execution_timeout``, stops the job before it propagates.
+        Return ``None`` if the runner stopped watching a job that is still running. If Airflow raises an
+        exception here, for example on ``execution_timeout``, the job is stopped before the exception
+        propagates, unless it is left to the next attempt.
 
         :raises SystemExit: the worker is gone, and the next attempt adopts the job
         """
         view: TaskView | None = None
         self._poller.start()
         with self._job_stopped_on_error(), self._report_timeout_first():
-            self._hook.share_secrets(self._credentials)  # such as those of inputs: the job may report at once
+            self._hook.share_secrets(self._credentials)  # the inputs may have revealed some
             exit_ = self._runner.run(self._info, self._poller.report_launch)
             view = self._report_exit(exit_)
         if view is not None:
@@ -160,7 +161,7 @@ class Attempt:
         if self._poller.is_orphaned and exit_ is None:
             raise _Orphaned("The worker of this task is gone")
         if self._is_killed:
-            self._report_or_log(Stop(StopReason.KILLED))  # again: the first attempt had little time
+            self._report_or_log(Stop(StopReason.KILLED))  # again: the first report had little time
         if exit_ is None:
             return None
         view = self._hook.send_message(self._credentials, mark_skip(exit_, self._skip_codes))
@@ -183,15 +184,15 @@ class Attempt:
 
     def _stop_job(self, reason: StopReason) -> None:
         """Stop the job of an interrupted task, unless it has ended, and report its exit."""
-        refusal = None if self._is_timeout_reported else self._report_and_stop(reason)
-        if self._leaves_job(refusal) and isinstance(self._runner, AdoptableRunner):
+        error = None if self._is_timeout_reported else self._report_and_stop(reason)
+        if self._leaves_job(error) and isinstance(self._runner, AdoptableRunner):
             self._runner.detach()
             self._ended.set()
             return
         try:
             exit_ = self._runner.wait()
             if exit_ is not None:
-                if refusal is not None:
+                if error is not None:
                     self._report_or_log(Stop(reason))  # else the job's signal would look unexpected
                 self._report_or_log(exit_)
         finally:
@@ -200,9 +201,9 @@ class Attempt:
 
     @contextmanager
     def _report_timeout_first(self) -> Iterator[None]:
-        """Report ``execution_timeout`` to the server before Airflow's signal handler raises it.
+        """Report ``execution_timeout`` before Airflow's signal handler raises AirflowTaskTimeout.
 
-        It is raised inside a task's callable, which may report while it unwinds.
+        The exception is raised inside the task's callable, which may still report while it unwinds.
         """
         raise_timeout = signal.getsignal(signal.SIGALRM)
         is_raised_here = self._has_timeout and threading.current_thread() is threading.main_thread()
@@ -233,23 +234,23 @@ class Attempt:
         """
         leaves_job = isinstance(self._runner, AdoptableRunner)
         try:
-            refusal = self._report_or_log(Stop(reason))
-            leaves_job = self._leaves_job(refusal)
+            error = self._report_or_log(Stop(reason))
+            leaves_job = self._leaves_job(error)
         finally:
             if not leaves_job:
                 self._runner.stop()
-        return refusal
+        return error
 
-    def _leaves_job(self, refusal: ServerError | None) -> bool:
+    def _leaves_job(self, error: ServerError | None) -> bool:
         """Return whether a job that should stop is left running, because it outlives this process.
 
         Either the server says that the next attempt has adopted the job, or the server is unavailable. In the
         latter case the pod sweep ends the job if nothing watches it. If the server does not know the action,
         nothing adopts its job.
         """
-        if refusal is None or not isinstance(self._runner, AdoptableRunner):
+        if error is None or not isinstance(self._runner, AdoptableRunner):
             return False
-        return isinstance(refusal, Superseded) or is_outage(refusal)
+        return isinstance(error, Superseded) or is_outage(error)
 
     def _report_or_log(self, message: RunnerMessage) -> ServerError | None:
         """Send a message to the server. Log and return its error, if any."""

@@ -223,7 +223,11 @@ class BaseActionOperator(ArgumentsOperator):
         :raises ActionEnded: the action did not end as SUCCESS; the subclass ``ActionSkipped`` skips the task
         """
         if view.state is State.SUCCESS:
-            return None if view.results is None else self.warn_if_changed(*strict_json.xcom_of(view.results))
+            return (
+                None
+                if view.results is None
+                else self.warn_if_changed(*strict_json.xcom_and_changed(view.results))
+            )
         is_stop_requested = view.stop_reason is StopReason.REQUESTED
         raise build_exception(info.job_id, view, is_stop_requested=is_stop_requested)
 

@@ -343,7 +343,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
             if stop is None
             else hook.send_message(credentials, Stop(stop))
         )
-        if view.is_done and view.exit_seen:  # the trigger has read the log, and cleaned up
+        if view.is_done and view.has_exit:  # the trigger has read the log, and cleaned up
             return self.finish(hook, registration, runner, view, context)
         return self.run_attempt(hook, registration, runner, context, after_line=after_line)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Poller of an action while its job runs: copies logs and progress, and notices when the job must stop."""
+"""Poller: polls an action while its job runs, copies logs and progress, and stops the job if it must."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class ActionPoller:
     with the server the secrets that this process learns.
 
     How it works: it polls every ``interval``, and at once if there is more to read. It retries failed polls
-    without a limit, since the server may be unavailable as long as the job runs.
+    without a limit, since the server may be unavailable for as long as the job runs.
 
     What it does not do: end the action. The server decides how it ends, and the task reads that when the job
     has exited.
 
     :param copies_logs: whether to copy the job's reported log lines; the server's own are always copied
     :param on_stop: called when the job must stop; may be called more than once
-    :param on_orphaned: called instead when the worker is gone, if the job may then run on
+    :param on_orphaned: called instead of ``on_stop`` when the worker is gone, for a job that may outlive it
     :param after_line: the number of the last reported line that the task log already has
     """
 
@@ -135,7 +135,7 @@ class ActionPoller:
         return view.has_more_logs
 
     def _report_launched(self, launched: Launched) -> None:
-        """Report that the job was launched. If the server refuses its description, leave that out.
+        """Report that the job was launched. If the server refuses the job's description, report without it.
 
         :raises ServerError: the server refuses, or is unavailable
         """
@@ -162,4 +162,4 @@ class ActionPoller:
                 self._hook.send_message(self._credentials, Stop(StopReason.KILLED), patience=_NO_PATIENCE)
         finally:
             self._on_stop()
-            self._done.set()  # nothing waits for the end
+            self._done.set()  # nobody needs the end any more

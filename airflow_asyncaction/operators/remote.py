@@ -267,7 +267,7 @@ class RemoteActionOperator(BaseOperator):
                     status=403,
                     code="forbidden",
                 )
-            return strict_json.as_xcom(action.results)
+            return strict_json.to_xcom(action.results)
         # An action that this task stopped, because it is being killed, may be retried.
         is_stop_requested = action.stop_reason == StopReason.REQUESTED and not self._is_killed
         raise build_exception(action.uuid, action, is_stop_requested=is_stop_requested)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from airflow_asyncaction.airflow_internals.worker.operators import OperatorPartial
 
 _RUNNER = "runner"
-"""Key in a deferred task's kwargs: the runner that has its job, even if the configuration has changed."""
+"""Key in a deferred task's kwargs: the runner that deferred it, whatever the configuration says now."""
 
 _FOR_SCHEDULER = ("queue", "pool")
 _MANIFEST = "job_resources"
@@ -54,7 +54,7 @@ class AsyncActionOperator(BaseActionOperator):
     ``action.method`` and ``webda.node_options``.
 
     What it does not do: render types or map over types, since the scheduler could not know the pool. An
-    action without a matching runner is registered and ends as the error NoRunner.
+    action without a matching runner is registered and ends with the error NoRunner.
 
     Options that the Dag author passes override the configured ones.
 
@@ -121,7 +121,7 @@ class AsyncActionOperator(BaseActionOperator):
             self._delegate.on_kill()
 
     def _deferred_by(self, name: str | None) -> RunnerConfig | NoMatch:
-        """Return the runner that deferred the task. Airflow loses its name if the trigger failed."""
+        """Return the runner that deferred the task. Airflow loses the runner's name if the trigger fails."""
         kept = next((runner for runner in runner_config.load() if runner.name == name), None)
         if kept is not None or name is None:
             return kept or self._choice
@@ -177,7 +177,7 @@ class AsyncActionOperator(BaseActionOperator):
         return arguments
 
     def _render_options(self, choice: RunnerConfig, context: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the runner's options, rendered as text even if the Dag renders its own as native objects."""
+        """Return the runner's options, rendered as text even if the Dag renders native objects."""
         environment = self.dag.get_template_env(force_sandboxed=True).overlay(undefined=StrictUndefined)
         action = {
             "type": self.action_type,

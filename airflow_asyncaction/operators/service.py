@@ -13,7 +13,7 @@ from airflow_asyncaction.job import Job
 from airflow_asyncaction.operators.base import BaseActionOperator
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobInfo
-from airflow_asyncaction.protocol.strict_json import storable
+from airflow_asyncaction.protocol.strict_json import to_storable
 from airflow_asyncaction.protocol.tasks import TaskView
 from airflow_asyncaction.runners.base import Runner
 from airflow_asyncaction.runners.service import ServiceRunner
@@ -82,7 +82,7 @@ class ServiceActionOperator(BaseActionOperator):
             if runner.exception is not None:
                 raise runner.exception
             if view.state is State.SUCCESS:
-                pushed = storable(runner.returned) if runner.returned_json else runner.returned
+                pushed = to_storable(runner.returned) if runner.returned_json else runner.returned
                 return self.warn_if_changed(pushed, pushed is not runner.returned)
         return super().get_results(view, info, runner)
 

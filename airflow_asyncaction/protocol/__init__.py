@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wire contract as pure code: standard library only, no I/O, no clock, no environment."""
+"""The wire contract as pure code: standard library only, no I/O, no environment."""

@@ -24,8 +24,8 @@ MAX_INDEX = 2**31 - 1
 DEFAULT_MIMETYPE = "application/octet-stream"
 
 _PROPERTY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_MD5 = re.compile(r"[0-9a-f]{32}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MD5_DIGITS = 32
+_SHA256_DIGITS = 64
 _MIMETYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(\s*;\s*[\w!#$&^.+-]+=[\w!#$&^.+-]+)*", re.ASCII)
 _MAX_SIZE = 2**63 - 1
 
@@ -61,9 +61,9 @@ class Announcement:
         """
         name, sha256 = fields.get("name"), fields.get("sha256")
         return cls(
-            md5=_digest(fields, "hash", _MD5),
-            challenge=_digest(fields, "challenge", _MD5),
-            sha256=None if sha256 is None else _digest(fields, "sha256", _SHA256),
+            md5=_digest(fields, "hash", _MD5_DIGITS),
+            challenge=_digest(fields, "challenge", _MD5_DIGITS),
+            sha256=None if sha256 is None else _digest(fields, "sha256", _SHA256_DIGITS),
             size_bytes=_size(fields),
             name=None if name is None else checked_name(name),
             mimetype=_mimetype(fields),
@@ -104,7 +104,7 @@ class FileRecord:
             "sha256": self.sha256,
             "store": self.store,
             "uri": self.uri,
-            "metadata": strict_json.for_xcom(self.metadata),
+            "metadata": strict_json.xcom_from_text(self.metadata),
             "action": self.action,
         }
 
@@ -123,7 +123,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class FileReference:
-    """Reference to an attached file. Only tasks that received the file know its UUID and SHA-256."""
+    """Reference to an attached file. Its SHA-256 is known only to those who may see the file."""
 
     action: str
     property: str
@@ -144,7 +144,7 @@ class FileReference:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index <= MAX_INDEX:
             raise MalformedRequest(f"file.index must be an integer from 0 to {MAX_INDEX}", field="file")
         return cls(
-            action, checked_property(fields.get("property")), index, _digest(fields, "sha256", _SHA256)
+            action, checked_property(fields.get("property")), index, _digest(fields, "sha256", _SHA256_DIGITS)
         )
 
 
@@ -155,21 +155,22 @@ def checked_property(name: Any) -> str:
     """
     if not isinstance(name, str) or not _PROPERTY.fullmatch(name):
         raise MalformedRequest(
-            "A property name must have 1 to 64 of A-Z a-z 0-9 _ and must not start with a digit",
+            "A property name must be 1 to 64 characters of A-Z, a-z, 0-9 and _, and must not start with a"
+            " digit",
             field="property",
         )
     return name
 
 
 def checked_name(name: Any) -> str:
-    """Return the name of a file after validation: a relative POSIX path that is safe to write below a folder.
+    """Return the name of a file after validation: a relative POSIX path that is safe inside a folder.
 
     :raises MalformedRequest: it is invalid
     """
     if not isinstance(name, str) or not is_file_name(name):
         raise MalformedRequest(
-            f"name must be a relative path of at most {MAX_FILE_NAME_CHARS} characters without '.', '..',"
-            " backslashes and control characters",
+            f"name must be a relative path of at most {MAX_FILE_NAME_CHARS} characters, without '.',"
+            " '..' or empty parts, backslashes or control characters",
             field="name",
         )
     return name
@@ -184,10 +185,10 @@ def is_file_name(name: str) -> bool:
     return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
-def _digest(fields: Mapping[str, Any], name: str, pattern: re.Pattern[str]) -> str:
+def _digest(fields: Mapping[str, Any], name: str, digits: int) -> str:
     value = fields.get(name)
-    if not isinstance(value, str) or not pattern.fullmatch(value.lower()):
-        raise MalformedRequest(f"{name} must be a hex digest of the right length", field=name)
+    if not isinstance(value, str) or not re.fullmatch(f"[0-9a-f]{{{digits}}}", value.lower()):
+        raise MalformedRequest(f"{name} must be {digits} hex digits", field=name)
     return value.lower()
 
 

@@ -22,7 +22,7 @@ _LINE_CHARS = 16
 _PART_CHARS = 5
 _TREE_LEVELS = 3
 _LONGEST_IN_TREE = 64
-"""Longer secrets are not in the regular expression, which may compare each character with all of theirs."""
+"""Longer secrets are not in the regular expression: it might compare all of them at each position."""
 _CUT = re.compile(r" \[(?:cut: the line has \d+ bytes|\d+ bytes truncated)\]\Z")
 
 
@@ -32,11 +32,11 @@ class Masker:
     Purpose: mask in the reports of a job what Airflow masks in the log of its task.
 
     How it works: one regular expression contains all short secrets, branched by their first characters, so
-    that a text is scanned once. Long secrets are searched one by one, in linear time. If several secrets
+    that a text is scanned once. Long secrets are searched for one by one, in linear time. If several secrets
     match at the same position, the longest is replaced. Secrets are also found as JSON and URLs escape them.
     A multi-line secret is also found by each of its lines that has 16 characters or more and no spaces.
 
-    What it does not do: find secrets in other encodings (base64, hex), or parts of secrets.
+    What it does not do: find secrets in other encodings (base64, hex), or any other parts of secrets.
 
     :param values: the secrets. The caller must exclude those that are too short or too common
     """

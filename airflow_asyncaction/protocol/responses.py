@@ -53,7 +53,7 @@ class ServerResponse:
 
     @property
     def fields(self) -> dict[str, Any] | None:
-        """The JSON object of the body; ``None`` if it has none, such as the page of a proxy."""
+        """The JSON object of the body; ``None`` if it is anything else, such as a proxy's error page."""
         value = self.value
         return value if isinstance(value, dict) else None
 

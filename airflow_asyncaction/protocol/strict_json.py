@@ -13,7 +13,7 @@ JsonText = NewType("JsonText", str)
 
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
-"""Maximum number of values in a body. Objects and arrays, 3 bytes each, cost much more than a long string."""
+"""Maximum number of values in a body. An empty object takes 3 bytes of text, but much more memory."""
 
 _STRING = re.compile(
     r'"[^"\\]*(?:\\.?[^"\\]*)*(?:"|\Z)', re.DOTALL
@@ -79,34 +79,34 @@ def is_equal(one: JsonText, other: JsonText | None) -> bool:
     return one == other or (other is not None and _sorted(one) == _sorted(other))
 
 
-def for_xcom(text: JsonText) -> Any:
-    """Convert a job's value for an XCom. See :func:`as_xcom`."""
-    return xcom_of(text)[0]
+def xcom_from_text(text: JsonText) -> Any:
+    """Convert a job's value for an XCom. See :func:`to_xcom`."""
+    return xcom_and_changed(text)[0]
 
 
-def xcom_of(text: JsonText) -> tuple[Any, bool]:
-    """Return the result of :func:`as_xcom`, and whether it differs from the value.
+def xcom_and_changed(text: JsonText) -> tuple[Any, bool]:
+    """Return the result of :func:`to_xcom`, and whether it differs from the value.
 
     The value is only walked if its text may contain something that an XCom cannot hold.
     """
     value = json.loads(text)
-    fitting = as_xcom(value) if _MAY_NOT_FIT.search(text) else value
+    fitting = to_xcom(value) if _MAY_NOT_FIT.search(text) else value
     return fitting, fitting is not value
 
 
-def as_xcom(value: Any) -> Any:
-    """Replace the parts of a job's value that an XCom cannot hold with their JSON text.
+def to_xcom(value: Any) -> Any:
+    """Replace by JSON text the parts of a job's value that an XCom cannot hold.
 
-    These are the parts that :func:`storable` replaces, and objects with keys that are reserved by Airflow's
-    serializer (``__classname__`` and the like), which would refuse them or return another type.
+    These are the parts that :func:`to_storable` replaces, and objects with keys that are reserved by
+    Airflow's serializer (``__classname__`` and the like), which would refuse them or return another type.
 
     :returns: the value itself if nothing is replaced
     """
     return _fitting(value, _RESERVED_BY_AIRFLOW, MAX_DEPTH)
 
 
-def storable(value: Any) -> Any:
-    """Replace the parts of a value that Airflow cannot transport or store with their JSON text.
+def to_storable(value: Any) -> Any:
+    """Replace by JSON text the parts of a value that Airflow cannot transport or store.
 
     PostgreSQL's JSONB has no NUL, JSON has no NaN, and UTF-8 has no lone surrogates. Msgpack, in which tasks
     receive values, has integers from -2^63 to 2^64 - 1.
@@ -165,7 +165,7 @@ def _check_text(text: str) -> None:
 
 
 def _fitting(value: Any, reserved_keys: frozenset[str], depth: int) -> Any:
-    """Replace the parts that do not fit with JSON text. Return the value itself if nothing is replaced."""
+    """Replace by JSON text the parts that do not fit. Return the value itself if nothing is replaced."""
     if isinstance(value, (dict, list)):
         if depth == 0 or (isinstance(value, dict) and not _has_fitting_keys(value, reserved_keys)):
             return _text(value)

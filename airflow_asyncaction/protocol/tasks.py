@@ -44,8 +44,8 @@ TASK_NONCE_HEADER = "X-Task-Nonce"
 """The proof of a registration is in headers, so that it is checked before the body is read."""
 
 RESULTS_CHANGED = (
-    "The XCom differs from the results: it contains the JSON text of integers of more than 64 bits, strings"
-    " with NUL, and objects with keys that Airflow reserves. The results of the action are unchanged"
+    "The XCom differs from the results: values that it cannot hold (integers of more than 64 bits, strings"
+    " with NUL, objects with keys that Airflow reserves) are replaced by their JSON text"
 )
 """Log message if an XCom cannot hold the results unchanged."""
 
@@ -126,7 +126,7 @@ class NeedsWorker(StrEnum):
 
     ALWAYS = "always"  # for asset events, callbacks, an XCom backend, ...
     FOR_LOGS = "for_logs"  # unless the trigger saw the exit: it has then read the whole log
-    ON_FAILURE = "on_failure"  # to raise the exception, by which Airflow decides on a retry
+    ON_FAILURE = "on_failure"  # to raise the exception from which Airflow decides whether to retry
 
 
 @keyword_dataclass
@@ -187,7 +187,7 @@ class TaskView:
         return is_skipped(self.state, self.error_name)
 
     @property
-    def exit_seen(self) -> bool:
+    def has_exit(self) -> bool:
         """Whether the runner has reported how the process or pod ended."""
         return self.exit is not None
 

@@ -52,7 +52,7 @@ class OutputSplitter:
         return pieces + self._hold_back(rest)
 
     def flush(self) -> list[str]:
-        """Return what followed the last newline: the stream has ended."""
+        """Return the unfinished last line. Call this when the stream has ended."""
         rest = self._rest + self._decoder.decode(b"", final=True)
         self._decoder.reset()
         self._rest, self._returned = "", False
@@ -68,7 +68,7 @@ class OutputSplitter:
         return lines
 
     def _add(self, segment: str, now: float, lines: list[str]) -> None:
-        """Add text without a newline. It overwrites the line after a carriage return."""
+        """Add text without a newline. After a carriage return, it overwrites the line."""
         for number, piece in enumerate(segment.split("\r")):
             self._returned = self._returned or number > 0
             if not piece:
@@ -153,6 +153,6 @@ class OutputPipe:
             self._is_splitting = False
 
     def flush(self) -> None:
-        """Append what followed the last newline as a line: the output has ended."""
+        """Append the unfinished last line. Call this when the output has ended."""
         if not self._is_splitting:
             self.lines.extend(self._splitter.flush())

@@ -48,7 +48,7 @@ class ReportLog:
             self._log.warning("%d reported lines were dropped (max_log_lines)", dropped)
         for line in view.logs:
             if line.stream == SERVER_STREAM or (self._copies_logs and line.stream is None):
-                write_log_line(self._log, line)  # others are in the log as output of the job
+                write_log_line(self._log, line)  # stdout and stderr are in the log already
         if view.logs:
             self.last_line = view.first_line + len(view.logs) - 1
 
@@ -61,18 +61,18 @@ def write_log_line(log: Logger, line: LogLine) -> None:
 def write_pod_line(log: Logger, line: PodLine) -> None:
     """Write a line of a container's log, with the time at which the container wrote it.
 
-    Airflow keeps that time, and shows lines of the same time and text once. So a line appears once even if
-    two triggerers wrote it because the first one was killed.
+    Airflow keeps that time, and shows lines with the same time and text only once. So a line appears once
+    even if two triggerers wrote it because the first one was killed.
     """
     log.info("%s", line.text, timestamp=f"{line.time:%Y-%m-%dT%H:%M:%S.%fZ}")
 
 
 def describe_progress(status_details: str) -> str:
-    """Return one line for a job's ``statusDetails``, such as ``progress 40 % loading``."""
+    """Return one line for a job's ``statusDetails``, such as ``progress 40%: loading``."""
     progress, message = find_progress(json.loads(status_details))
     if progress is not None and 0 <= progress <= _DONE_PERCENT:  # a remote deployment may send anything
-        text = f"progress {progress:g} %"
-        text = f"{text} {message}" if message else text
+        text = f"progress {progress:g}%"
+        text = f"{text}: {message}" if message else text
     else:
         text = f"status details {message if message is not None else status_details}"
     return cut_line(replace_unstorable(text), Limits().line_bytes)

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Store: actions in Airflow's metadata database. The only package with SQL."""
+"""Store: actions in Airflow's metadata database. Besides ``airflow_internals``, the only package with SQL."""
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def _push_results(session: Session, task: DeferredTask, action: Action, now: dat
     """Store the results as a worker would: ``TaskSuccessEvent(xcoms=...)`` encodes them twice."""
     if action.results is None:
         return
-    results, is_changed = strict_json.xcom_of(action.results)
+    results, is_changed = strict_json.xcom_and_changed(action.results)
     if results is None:
         return
     if is_changed:

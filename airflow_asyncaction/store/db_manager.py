@@ -37,7 +37,7 @@ class AsyncActionDBManager(BaseDBManager):
 
 
 def register_with_db_clean() -> None:
-    """Register the tables with ``airflow db clean``, which then keeps the reports of existing actions."""
+    """Register the tables with ``airflow db clean``, which deletes reports only with their action."""
     db_manager.register_with_db_clean(
         [
             CleanedTable(name="async_action", recency_column="updated_at", dag_id_column="dag_id"),

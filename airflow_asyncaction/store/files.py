@@ -142,8 +142,8 @@ def announce(
 ) -> FileRow:
     """Insert the announcement of a file, and return the file.
 
-    A file with the same name and digests is returned as it is. A file that has not arrived is updated if it
-    is announced again under its name.
+    An attached file with the same name and digests is returned as it is. A file that has not arrived is
+    updated if it is announced again under its name.
 
     :raises FileRefused: the property holds files of the other role, or the action has too many files
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics: names, descriptions, and functions that record them with Airflow's own client.
 
-No function here raises: if the metrics server fails, only metrics are lost.
+No function that records a metric raises: if the metrics server fails, only metrics are lost.
 """
 
 from __future__ import annotations
@@ -67,19 +67,20 @@ REPORT_LATENCY = Metric(
 ACTIONS_ENDED = Metric(
     name="asyncaction.actions.ended",
     kind=MetricKind.COUNTER,
-    description="Actions that ended. Each is counted once, when its end is final: usually at the exit of the"
-    " job, not at its report, or when a timeout expires, or by a stop, a newer attempt or the reaper.",
+    description="Actions that ended. Each is counted once, when its end is final: usually when the job"
+    " exits (not when it reports), otherwise on a timeout, a stop, a newer attempt, or by the reaper.",
     tags=("state", "type"),
     suffix="state",
 )
 ACTION_DURATION = Metric(
     name="asyncaction.action.duration",
     kind=MetricKind.TIMER,
-    description="Time from the start of the job, or else of the action, to the end of the action.",
+    description="Time from the start of the job, or from registration if it never started, to the end of the"
+    " action.",
     tags=("state", "type"),
 )
-ACTIONS_UNENDED = Metric(
-    name="asyncaction.actions.unended",
+ACTIONS_ACTIVE = Metric(
+    name="asyncaction.actions.active",
     kind=MetricKind.GAUGE,
     description="Actions that have not ended, by state. Each API server sends the totals every 10 seconds.",
     tags=("state",),
@@ -92,7 +93,7 @@ METRICS = (
     REPORT_LATENCY,
     ACTIONS_ENDED,
     ACTION_DURATION,
-    ACTIONS_UNENDED,
+    ACTIONS_ACTIVE,
 )
 """All metrics, in the order of the documentation."""
 
@@ -154,13 +155,13 @@ def count_end(action: Action) -> None:
 
 
 @_without_raising
-def record_unended(counts: Mapping[State, int]) -> None:
+def record_active(counts: Mapping[State, int]) -> None:
     """Record the number of actions in each state that is not final."""
     # The total has no tags: servers without tags would overwrite the count of one state with the next.
-    airflow_metrics.set_gauge(ACTIONS_UNENDED.name, sum(counts.values()))
+    airflow_metrics.set_gauge(ACTIONS_ACTIVE.name, sum(counts.values()))
     for state, count in counts.items():
         value = state.value.lower()
-        airflow_metrics.set_gauge(f"{ACTIONS_UNENDED.name}.{value}", count, {"state": value})
+        airflow_metrics.set_gauge(f"{ACTIONS_ACTIVE.name}.{value}", count, {"state": value})
 
 
 def _count(metric: Metric, **tags: str) -> None:

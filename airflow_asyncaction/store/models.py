@@ -105,14 +105,14 @@ action_table = Table(
     Column("last_report_at", UtcDateTime, nullable=True),
     Column("ended_at", UtcDateTime, nullable=True),
     # The recency column of `airflow db clean`, which therefore keeps running actions. Not
-    # indexed, so that PostgreSQL can update a row in place (HOT) with every report.
+    # indexed, so that reports do not have to update an index (PostgreSQL: HOT).
     Column("updated_at", UtcDateTime, nullable=False),
     # TRUE if the job may outlive its worker. NULL, in rows of earlier releases, means FALSE.
     Column("adoptable", Boolean(create_constraint=False), nullable=True),
     # protocol.tasks.Deferral: how the server completes the task. NULL if the task is not deferred.
     Column("deferral", Text, nullable=True),
-    # Only for launched actions: user, time of the request, and scheduled time. created_at is then the time of
-    # registration, from which timeouts count.
+    # Only for actions that a user launched as an operation: user, time of the request, and scheduled time.
+    # created_at is then the time of registration, from which timeouts count.
     Column("requested_by", String(250), nullable=True),
     Column("requested_at", UtcDateTime, nullable=True),
     Column("scheduled_at", UtcDateTime, nullable=True),
@@ -125,7 +125,8 @@ action_table = Table(
     # Only for webda jobs: service and method to call with the arguments. Either both are set or neither.
     Column("service_name", String(250), nullable=True),
     Column("method", String(250), nullable=True),
-    # Signing key of the task, Fernet-encrypted. NULL for workers of older releases: the job's secret.
+    # Signing key of the task, Fernet-encrypted. NULL if an older release registered it: the task
+    # signs with the job's secret.
     Column("task_key", Text, nullable=True),
     # TRUE from registration until Action.is_done, then NULL, so that its partial index is small.
     Column("awaited", Boolean(create_constraint=False), nullable=True),

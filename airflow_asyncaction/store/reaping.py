@@ -141,10 +141,10 @@ class Reaper:
     Purpose: ends the orphaned actions of a crashed host automatically.
 
     How it works: each call of :meth:`scan` reads the next batch of actions that are not done, ordered by id,
-    and starts over after the last one. An action is ended if every scan within the grace period found it
-    unwatched, and it still is. This last check holds the lock that adoption also takes. During a rolling
-    upgrade, older API servers neither mark the actions that they register as ``awaited`` nor unmark those
-    that they end: each round first marks the former, and unmarks the latter when it reads them.
+    and starts over after the last one. An action is ended if every round of scans within the grace period
+    found it unwatched, and it still is. This last check holds the lock that adoption also takes. During a
+    rolling upgrade, older API servers neither mark the actions that they register as ``awaited`` nor unmark
+    those that they end: each round first marks the former, and unmarks the latter when it reads them.
 
     What it does not do: consider reports. A job that keeps reporting without a task is ended as well.
 

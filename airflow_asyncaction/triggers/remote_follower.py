@@ -31,8 +31,8 @@ class RemoteFollower:
     It performs no I/O except logging, so that workers and triggers share it. The caller polls ``watch``,
     passes the outcome to :meth:`on_result` or :meth:`on_error`, and sleeps for as long as these return.
 
-    Log lines keep their original time. Airflow shows lines of the same time and text once, so a line that
-    two triggerers wrote, because the first one was killed, appears once.
+    Log lines keep their original time. Airflow shows lines with the same time and text only once, so a line
+    that two triggerers wrote, because the first one was killed, appears once.
 
     :param copies_logs: whether to write the action's log lines to the task log; progress always is
     :ivar watch: what to poll next

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Web app: the Flask app that serves jobs, tasks, users and the page."""
+"""Web app: the Flask app that serves jobs, tasks and users, and the web page of async actions."""
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.service import FileService
-from airflow_asyncaction.files.uploads import Receiving
+from airflow_asyncaction.files.uploads import IncomingUpload
 from airflow_asyncaction.protocol.content_responses import ContentResponse
 from airflow_asyncaction.protocol.refusals import Refusal
 from airflow_asyncaction.web.asgi import TransferDeadline, json_response, refusal_response
@@ -88,7 +88,7 @@ class ContentApp:
             await asyncio.shield(self._run(receiving.close))
         await json_response(200, response, {})(scope, receive, send)
 
-    async def _receive(self, receiving: Receiving, receive: Receive) -> None:
+    async def _receive(self, receiving: IncomingUpload, receive: Receive) -> None:
         """Write the body to the file store. While a chunk is written, the next one is received."""
         writing: asyncio.Future[None] | None = None
         deadline = TransferDeadline(self._patience)

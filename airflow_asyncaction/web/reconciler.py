@@ -17,7 +17,7 @@ from airflow_asyncaction.exceptions import StoreUnavailable
 from airflow_asyncaction.store import launching, metrics
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.reaping import Reaper
-from airflow_asyncaction.store.state_counts import count_unended
+from airflow_asyncaction.store.state_counts import count_active
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Reconciler:
 
     def _run(self) -> None:
         while not self._stopping.wait(self._interval_seconds):
-            for step in (self._complete_due, self._reconcile_queued, self._reap, self._count_unended):
+            for step in (self._complete_due, self._reconcile_queued, self._reap, self._count_active):
                 try:
                     step()
                 except StoreUnavailable:
@@ -82,8 +82,8 @@ class Reconciler:
             self._reaped_at = now
             self._reaper.scan(datetime.now(UTC), clock_seconds=now)
 
-    def _count_unended(self) -> None:
+    def _count_active(self) -> None:
         now = time.monotonic()
         if metrics.is_enabled() and now - self._counted_at >= _COUNT_INTERVAL_SECONDS:
             self._counted_at = now
-            metrics.record_unended(count_unended(self._actions.database))
+            metrics.record_active(count_active(self._actions.database))

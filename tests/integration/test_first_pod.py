@@ -88,7 +88,7 @@ def test_the_page_leads_to_a_pod_that_reports(kube: Cluster, shared: SharedServi
     finally:
         removed = run(steps[""] + steps["Clean up"])
     said = done.stdout + done.stderr
-    for line in ("hello from", "progress 50 % halfway", "loading orders"):
+    for line in ("hello from", "progress 50%: halfway", "loading orders"):
         assert line in said, said
     assert said.count("ended as SUCCESS") == 2, said
     assert removed.returncode == 0, removed.stderr

@@ -26,7 +26,7 @@ from airflow_asyncaction.store import metrics
 from airflow_asyncaction.store.actions import Actions, supersede
 from airflow_asyncaction.store.launching import reconcile_queued
 from airflow_asyncaction.store.metrics import METRICS, MetricKind
-from airflow_asyncaction.store.state_counts import count_unended
+from airflow_asyncaction.store.state_counts import count_active
 from airflow_asyncaction.web.app import create_app
 from airflow_asyncaction.web.reconciler import Reconciler
 from tests.integration.databases import Database
@@ -236,30 +236,30 @@ def test_a_server_records_how_many_have_not_ended(
 ) -> None:
     actions.complete_due(datetime.now(UTC))
     reconcile_queued(actions, datetime.now(UTC))
-    before = count_unended(actions.database)
+    before = count_active(actions.database)
     assert set(before) == {State.SCHEDULED, State.QUEUED, State.STARTING, State.RUNNING}
     job.report()
     reconciler = Reconciler(actions, interval_seconds=0.05)
     reconciler.start()
     deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not statsd.of(metrics.ACTIONS_UNENDED) and time.monotonic() < deadline:
+    while not statsd.of(metrics.ACTIONS_ACTIVE) and time.monotonic() < deadline:
         pass
     time.sleep(0.3)
     reconciler.stop()
     gauges = {one.name: one.value for one in statsd.received() if one.kind is MetricKind.GAUGE}
-    name = metrics.ACTIONS_UNENDED.name
+    name = metrics.ACTIONS_ACTIVE.name
     assert gauges[name] == sum(before.values())
     assert gauges[f"{name}.starting"] == before[State.STARTING] - 1
     assert gauges[f"{name}.running"] == before[State.RUNNING] + 1
     assert gauges[f"{name}.scheduled"] == before[State.SCHEDULED]
-    assert len(statsd.of(metrics.ACTIONS_UNENDED)) == 1  # it looks for what is due much more often
+    assert len(statsd.of(metrics.ACTIONS_ACTIVE)) == 1  # it looks for what is due much more often
 
 
 def test_all_metrics_are_described(statsd: StatsdServer, job: SignedJob) -> None:
     job.report()
     job.send("POST", "/status", b"no json")
     job.send_message(Exit(code=0))
-    metrics.record_unended({State.QUEUED: 1})
+    metrics.record_active({State.QUEUED: 1})
     described = {metric.name: metric for metric in METRICS}
     sent = statsd.received()
     assert {one.name for one in sent} >= set(described)

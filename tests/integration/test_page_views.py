@@ -147,16 +147,16 @@ def test_everybody_can_read_the_list_on_any_screen(
         expect_nothing_clipped(page)
         page.set_viewport_size({"width": WIDTHS["phone"], "height": 900})
         failed = row_of(page, "etl.fails")
-        for shown in ("etl.fails", "load", "ERROR", "60 %", "ExitCode: The job exited with code 1"):
+        for shown in ("etl.fails", "load", "ERROR", "60%", "ExitCode: The job exited with code 1"):
             text = failed.get_by_text(shown, exact=True)
             text.scroll_into_view_if_needed()
             expect(text).to_be_in_viewport(ratio=0.9)
         expect(page.get_by_role("row")).to_have_count(1 + len(uuids))  # it is a table for screen readers, too
         assert find_violations(page) == []
         succeeded = row_of(page, "etl.succeeds")
-        expect(succeeded.locator(".percent")).to_have_text("100 %")
+        expect(succeeded.locator(".percent")).to_have_text("100%")
         expect(succeeded.get_by_role("progressbar")).to_have_js_property("value", 100)
-        expect(row_of(page, LONG).locator(".percent")).to_have_text("99 %")
+        expect(row_of(page, LONG).locator(".percent")).to_have_text("99%")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -351,7 +351,7 @@ def test_an_end_is_sent_once_the_server_is_reachable_again(
             async with relay.away():
                 await asyncio.sleep(20)
                 assert not deferred.pod.is_going()  # the end is not known yet
-            await until(lambda: deferred.job.view().exit_seen)
+            await until(lambda: deferred.job.view().has_exit)
             await until(deferred.pod.is_going)
             await started.cancel()
 
@@ -538,7 +538,7 @@ def test_a_pod_that_another_try_has_adopted_is_left_alone(defer: NewDeferred) ->
         started = Triggerer().start(deferred.trigger(ti_id="019aa000-0000-7000-8000-000000000000"))
         await asyncio.to_thread(deferred.pod.wait_until_ended)
         await asyncio.sleep(3)
-        assert not deferred.job.view().exit_seen
+        assert not deferred.job.view().has_exit
         assert not deferred.pod.is_going()
         assert started.events == []
         await started.cancel()
@@ -610,7 +610,7 @@ def test_a_job_that_obeys_a_kill_is_waited_for(defer: NewDeferred) -> None:
         run(check())
     assert lines(logs).count("obeyed") == 1
     view = deferred.job.view()
-    assert (view.state, view.exit_seen) == (State.STOPPED, True)
+    assert (view.state, view.has_exit) == (State.STOPPED, True)
 
 
 def test_a_pod_that_is_kept_on_kill_stays(defer: NewDeferred) -> None:

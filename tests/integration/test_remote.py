@@ -180,7 +180,7 @@ def test_the_results_of_the_operation_are_the_tasks(serve: Serve) -> None:
     events = [entry["event"] for entry in logged]
     lines = ["first line", "second line", *(f"line {number}" for number in range(3, 12))]
     assert [event for event in events if event in lines] == lines
-    assert "progress 40 % loading" in events
+    assert "progress 40%: loading" in events
     (second,) = (entry for entry in logged if entry["event"] == "second line")
     assert (second["log_level"], second["timestamp"]) == ("warning", "2023-11-14T22:13:20.000000Z")
 
@@ -248,7 +248,7 @@ def test_logs_need_not_be_copied(serve: Serve) -> None:
         operator(copies_logs=False).execute(Task().context)
     events = [entry["event"] for entry in logged]
     assert "first line" not in events
-    assert "progress 40 % loading" in events
+    assert "progress 40%: loading" in events
 
 
 def test_a_task_need_not_wait(serve: Serve) -> None:

@@ -75,7 +75,7 @@ def test_the_others_secret_opens_no_route(job: SignedJob, blueprints: set[str]) 
 
 def test_a_job_cannot_say_how_it_exited(job: SignedJob) -> None:
     assert job.swapped().send("POST", "/task/message", message_to_json(Exit(code=0))).error == UNSIGNED
-    assert not job.view().exit_seen
+    assert not job.view().has_exit
 
 
 def test_a_job_cannot_link_the_files_of_others(new_job: NewJob) -> None:

@@ -135,7 +135,7 @@ def test_what_a_job_said_last_explains_its_exit(local: DagRun) -> None:
 def test_output_comes_line_by_line(local: DagRun) -> None:
     for line in ("café", "bar 3", "no newline at the end"):
         assert local.said(line) == 1
-    assert "progress 50 % half way" in local.log
+    assert "progress 50%: half way" in local.log
     tellers = [task for task, lines in local.reported.items() if lines == ["reported by tell.py"]]
     assert len(tellers) == 6
     assert local.said("printed by tell.py") == local.said("reported by tell.py") == len(tellers)

@@ -105,7 +105,7 @@ def test_progress_is_logged_without_repeats(scene: Scene, dag_id: str, task_id: 
     scene.end_of(dag_id)
     shown = [event for event in scene.events(dag_id, task_id) if event.startswith("progress ")]
     assert shown
-    assert shown[-1].startswith("progress 100 %")
+    assert shown[-1].startswith("progress 100%")
     assert all(one != other for one, other in itertools.pairwise(shown))
 
 

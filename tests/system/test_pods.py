@@ -55,7 +55,7 @@ def test_a_job_that_succeeds_gives_its_results_and_its_log(kube: KubeScene, dag_
     assert kube.state_of(dag_id, "reports") == "success"
     assert kube.api.xcoms(kube.key(dag_id, "reports"))["return_value"] == RESULTS
     events = kube.events(dag_id, "reports")
-    assert [events.count(line) for line in ("printed", "reported", "progress 40 % loading")] == [1, 1, 1]
+    assert [events.count(line) for line in ("printed", "reported", "progress 40%: loading")] == [1, 1, 1]
     kube.assert_cleared_up(kube.action(dag_id, "reports"))
 
 

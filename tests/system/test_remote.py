@@ -101,7 +101,7 @@ def test_results_progress_and_log_lines_come_from_there(
     events = scene.events("remote_ends", task_id)
     for line in (f"a line of {task_id}", f"the last line of {task_id}"):
         assert events.count(line) == 1, events
-    assert f"progress 40 % half of {task_id}" in events
+    assert f"progress 40%: half of {task_id}" in events
     lines = hook.logs(action.uuid).lines
     assert [line.message for line in lines] == [f"a line of {task_id}", f"the last line of {task_id}"]
 

@@ -89,7 +89,7 @@ def test_lines_that_are_in_the_task_log_already_are_not_copied(caplog: pytest.Lo
         poller, _ = follow(server, copies_logs=False)
         poller.finish()
     said = [record.getMessage() for record in caplog.records if record.name == "task"]
-    assert said == ["progress 40 %"]
+    assert said == ["progress 40%"]
 
 
 def test_progress_is_logged_once_per_step(caplog: pytest.LogCaptureFixture) -> None:
@@ -100,7 +100,7 @@ def test_progress_is_logged_once_per_step(caplog: pytest.LogCaptureFixture) -> N
             threading.Event().wait(0.01)
         poller.finish()
     said = [record.getMessage() for record in caplog.records if record.name == "task"]
-    assert said == ["progress 1 %", "progress 2 %"]
+    assert said == ["progress 1%", "progress 2%"]
 
 
 def test_dropped_lines_are_reported(caplog: pytest.LogCaptureFixture) -> None:
@@ -160,11 +160,11 @@ def test_a_job_whose_description_is_refused_is_up_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("details", "line"),
     [
-        ("40", "progress 40 %"),
-        ('{"progress":40.5,"message":"loading"}', "progress 40.5 % loading"),
-        ('{"progress":0}', "progress 0 %"),
+        ("40", "progress 40%"),
+        ('{"progress":40.5,"message":"loading"}', "progress 40.5%: loading"),
+        ('{"progress":0}', "progress 0%"),
         ('{"message":"loading"}', "status details loading"),
-        ('{"progress":1,"rows":2}', "progress 1 %"),
+        ('{"progress":1,"rows":2}', "progress 1%"),
         ('{"rows":2}', 'status details {"rows":2}'),
         ('"loading"', 'status details "loading"'),
         ("true", "status details true"),
@@ -172,7 +172,7 @@ def test_a_job_whose_description_is_refused_is_up_all_the_same() -> None:
         ("[1]", "status details [1]"),
         (str(10**400), f"status details {10**400}"),
         ("NaN", "status details NaN"),
-        ('{"progress":1,"message":"a\\u0000\\ud800"}', "progress 1 % a\ufffd?"),
+        ('{"progress":1,"message":"a\\u0000\\ud800"}', "progress 1%: a\ufffd?"),
         (json.dumps("x" * 20_000), f'status details "{"x" * 16_336} [cut: the line has 20017 bytes]'),
     ],
 )

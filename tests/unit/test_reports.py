@@ -194,9 +194,9 @@ def test_any_text_as_results_is_parsed_or_rejected(body: str) -> None:
 
 def test_values_that_airflow_would_revive_stay_text() -> None:
     hostile = {"__classname__": "os.system"}
-    pushed = strict_json.for_xcom(strict_json.dumps({"a": [hostile]}))
+    pushed = strict_json.xcom_from_text(strict_json.dumps({"a": [hostile]}))
     assert pushed == {"a": [strict_json.dumps(hostile)]}
-    assert strict_json.for_xcom(strict_json.dumps({"a": [0]})) == {"a": [0]}
+    assert strict_json.xcom_from_text(strict_json.dumps({"a": [0]})) == {"a": [0]}
 
 
 def test_values_are_counted_before_they_are_parsed() -> None:

@@ -191,19 +191,22 @@ def revived(pushed: Any, value: Any) -> Any:
 @example(10**400)
 @example([True, {"a\0": 1}, {"a": ["\0", "\\u0000", {"__type": {"b": 2**70}}]}])
 def test_results_become_the_xcom_except_for_unsupported_parts(value: Any) -> None:
-    pushed = strict_json.for_xcom(strict_json.dumps(value))
+    pushed = strict_json.xcom_from_text(strict_json.dumps(value))
     assert fits(pushed)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(serialize(pushed))) == pushed
     assert deserialize(serialize(pushed)) == pushed
     assert revived(pushed, value) == value
-    assert strict_json.xcom_of(strict_json.dumps(value)) == (strict_json.as_xcom(value), not fits(value))
-    assert (strict_json.as_xcom(value) is value) is fits(value)
-    assert strict_json.storable(value) is value or not fits(value)
+    assert strict_json.xcom_and_changed(strict_json.dumps(value)) == (
+        strict_json.to_xcom(value),
+        not fits(value),
+    )
+    assert (strict_json.to_xcom(value) is value) is fits(value)
+    assert strict_json.to_storable(value) is value or not fits(value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800", ["\udfff"], {"\ud800": 1}])
 def test_values_of_other_deployments_are_made_to_fit(value: Any) -> None:
-    pushed = json.dumps(strict_json.as_xcom(value), ensure_ascii=False, allow_nan=False)
+    pushed = json.dumps(strict_json.to_xcom(value), ensure_ascii=False, allow_nan=False)
     assert pushed.encode().decode() == pushed
 
 
@@ -211,7 +214,7 @@ def test_values_nested_too_deep_become_text() -> None:
     value: Any = "core"
     for _ in range(500):
         value = [value]
-    pushed = strict_json.as_xcom(value)
+    pushed = strict_json.to_xcom(value)
     for _ in range(strict_json.MAX_DEPTH):
         (pushed,) = pushed
     assert json.loads(pushed) == json.loads("[" * 436 + '"core"' + "]" * 436)
@@ -219,7 +222,7 @@ def test_values_nested_too_deep_become_text() -> None:
 
 @pytest.mark.parametrize("value", [0, False, "", None, [], {}, 0.0])
 def test_a_falsy_result_is_the_xcom_too(value: object) -> None:
-    result = strict_json.for_xcom(strict_json.dumps(value))
+    result = strict_json.xcom_from_text(strict_json.dumps(value))
     assert (result, type(result)) == (value, type(value))
 
 
@@ -234,8 +237,8 @@ def test_a_result_that_airflow_would_build_objects_from_stays_text(
         ([hostile], [text]),
         ({"a": [0, {"b": hostile}]}, {"a": [0, {"b": text}]}),
     ):
-        assert strict_json.for_xcom(strict_json.dumps(nested)) == pushed
+        assert strict_json.xcom_from_text(strict_json.dumps(nested)) == pushed
 
 
 def test_reserved_words_outside_keys_change_nothing() -> None:
-    assert strict_json.for_xcom(JsonText('["__classname__"]')) == ["__classname__"]
+    assert strict_json.xcom_from_text(JsonText('["__classname__"]')) == ["__classname__"]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Airflow internals that need the metadata database: tables, models, sessions, auth manager, commands."""
+"""Airflow internals for servers and commands: tables, models, sessions, auth manager, metrics."""

@@ -186,7 +186,7 @@ class DeferredPod:
             self._log.warning(
                 "The API server does not respond. A later sweep of the namespace will clean up the pod"
             )
-        elif view.exit_seen:
+        elif view.has_exit:
             self._exit = self._exit or parse_exit(view)
             await self._logs.finish(self._exit)
             await self._clean_up(succeeded=parse_exit(view).is_clean)

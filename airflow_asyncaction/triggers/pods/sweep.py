@@ -113,6 +113,6 @@ def _may_keep_running(view: TaskView, pod: JobPod) -> bool:
     """
     if pod.phase in ENDED_PHASES:
         return False
-    if view.exit_seen:
+    if view.has_exit:
         return should_keep_pod(pod.on_finish, succeeded=parse_exit(view).is_clean)
     return view.state is State.SUCCESS

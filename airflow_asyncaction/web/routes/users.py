@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes of users, people and services: launch operations, and list, follow and stop actions.
+"""Routes of users (people and services): launch operations, and list, follow and stop actions.
 
 Each request is authenticated before anything else in it is checked. Airflow's auth manager decides what a
 user may do (``web.permissions``).

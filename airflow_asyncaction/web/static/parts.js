@@ -37,7 +37,7 @@ export class Progress {
       this.#bar.value = action.progress;
       this.#bar.setAttribute("aria-label", `Progress of ${action.type}`);
     }
-    setText(this.#percent, isKnown ? `${Math.floor(action.progress)} %` : ""); // 99.6 % is not 100 %
+    setText(this.#percent, isKnown ? `${Math.floor(action.progress)}%` : ""); // 99.6% is not 100%
     const isScheduled = action.status === "SCHEDULED" && action.scheduledAt;
     const message = isScheduled ? `to run at ${moment(action.scheduledAt)}` : plain(action.message ?? "");
     setText(this.#message, message);
