@@ -129,7 +129,7 @@ def _times(
         answer.read()
         all_ms.append(1000 * (time.perf_counter() - began_at))
         if answer.status != requests.codes.ok:
-            raise RuntimeError(f"{method} {path} answered {answer.status}")
+            raise RuntimeError(f"{method} {path} returned {answer.status}")
     cuts = statistics.quantiles(all_ms, n=100)
     return Times(cuts[49], cuts[98])
 
@@ -142,7 +142,7 @@ def _send_once(host: str, request: bytes) -> None:
     connection.request(method, path, body, dict(line.split(": ", 1) for line in lines))
     answer = connection.getresponse()
     if answer.status != requests.codes.ok:
-        raise RuntimeError(f"{method} {path} answered {answer.status}: {answer.read(300).decode()}")
+        raise RuntimeError(f"{method} {path} returned {answer.status}: {answer.read(300).decode()}")
     connection.close()
 
 

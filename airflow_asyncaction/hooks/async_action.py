@@ -129,10 +129,10 @@ class AsyncActionHook(BaseHook):
     ) -> RemoteAction:
         """Launch an operation, and return its action at once: QUEUED, or SCHEDULED.
 
-        :param arguments: JSON-able
+        :param arguments: JSON-serializable
         :param schedule: when to run it: an aware time, ISO 8601 text, or ms since 1970
         :param idempotency_key: launches with the same key return the same action; a new one by default
-        :raises ServerError: the server refuses, for example since the arguments do not match the schema
+        :raises ServerError: the server refuses, for example because the arguments do not match the schema
         :raises ValueError: ``schedule`` is not a time, or has no time zone
         """
         exchange = self._api.launch(
@@ -227,7 +227,7 @@ class AsyncActionHook(BaseHook):
     def list(
         self,
         *,
-        type: str | None = None,  # noqa: A002 - the word of the protocol
+        type: str | None = None,  # noqa: A002 - the protocol's name
         status: str | Sequence[str] | None = None,
         dag: str | None = None,
         run: str | None = None,

@@ -36,7 +36,7 @@ def never_share(*secrets: str) -> None:
 def shared_secrets() -> frozenset[str]:
     """Return the secrets that the server must mask. Those of Airflow's configuration are not among them."""
     known = current_masker().values - _own
-    # Elsewhere, Airflow has forgotten those of its configuration before it runs a task.
+    # In other task processes, Airflow clears those of its configuration before the task runs.
     return known - secrets_masker.configured_secrets() if known and is_in_process() else known
 
 

@@ -62,7 +62,7 @@ class RemoteRequest:
 
 
 Exchange = Generator[RemoteRequest, ServerResponse, T]
-"""Yields requests, is sent their responses, and returns what these say."""
+"""Yields requests, receives their responses, and returns the parsed result."""
 
 
 class RemoteApi:
@@ -122,7 +122,7 @@ class RemoteApi:
         return _parse(request, (yield request), _page)
 
     def poll(self, watch: Watch) -> Exchange[PollResult]:
-        """Return what is new about an action: a small request, which many may send."""
+        """Return what is new about an action. The request is small, since it is sent often."""
         position = watch.position
         if self.connection.is_webda:
             request = self._request("GET", _path("actions", watch.action_id))
@@ -151,7 +151,7 @@ class RemoteApi:
         return _parse(request, (yield request), _files)
 
     def content_url(self, uuid: str, file: RemoteFile) -> Exchange[str]:
-        """Return where the content of a file is. The URL is a credential."""
+        """Return the URL of a file's content. The URL is a credential."""
         request = self._request("GET", _path("actions", uuid, "files", file.property, file.index))
         response = yield request
         location = response.headers.get("location")
@@ -160,7 +160,7 @@ class RemoteApi:
         return urljoin(request.url, location)
 
     def stop(self, uuid: str) -> Exchange[RemoteAction]:
-        """Ask an action to stop; if it has ended, its last retry. Return the action that was asked."""
+        """Ask an action to stop; if it has ended, its last retry. Return that action."""
         while True:
             request = self._request("PUT", _path("actions", uuid, "stop"))
             response = yield request
@@ -201,8 +201,8 @@ class RemoteApi:
 
 
 def refusal(request: RemoteRequest, response: ServerResponse) -> ServerError:
-    """Return the error that a response is."""
-    message = f"{request.method} {request.shown_url} answered {response.status}"
+    """Convert an error response into an exception."""
+    message = f"{request.method} {request.shown_url} returned {response.status}"
     retry_after_seconds = response.retry_after_seconds
     fields = response.fields
     if fields is None or "error" not in fields:
@@ -239,7 +239,7 @@ def unreachable(url: str, error: Exception, *, body_bytes: int = 0) -> ServerErr
 
 
 def _certificate_problem(error: BaseException | None) -> str | None:
-    """Return why a certificate was not accepted, if an error wraps that."""
+    """Return why a certificate could not be verified, if that caused the error."""
     while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
         wrapped = (*error.args, error.__cause__, error.__context__)
         error = next((each for each in wrapped if isinstance(each, BaseException)), None)
@@ -257,7 +257,7 @@ def _value(request: RemoteRequest, response: ServerResponse) -> Any:
     value = response.value
     if value is None and response.body:
         raise ServerError(
-            f"{request.shown_url} answered {response.status} without JSON", status=response.status
+            f"{request.shown_url} returned {response.status} without JSON", status=response.status
         )
     return value
 
@@ -268,7 +268,7 @@ def _parse(request: RemoteRequest, response: ServerResponse, parse: Callable[[An
         return parse(value)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ServerError(
-            f"The answer of {request.shown_url} cannot be parsed ({_describe(error)})",
+            f"The response of {request.shown_url} cannot be parsed ({_describe(error)})",
             status=response.status,
             code="not_understood",
         ) from None

@@ -57,7 +57,7 @@ class RemoteAuth:
             yield self._authorize()
 
     def is_needed(self, step: FetchToken) -> bool:
-        """Return whether nobody has fetched another token meanwhile. Check it under a lock."""
+        """Return whether the token was not replaced in the meantime. Call this under a lock."""
         return self.token == step.refused
 
     def token_request_body(self) -> bytes:
@@ -78,7 +78,7 @@ class RemoteAuth:
         code = "not_signed_in" if response.status in _REFUSALS else ""
         problem = "it refused login and password of the connection" if code else "it returned no token"
         raise ServerError(
-            f"{self.token_url} answered {response.status}: {problem}",
+            f"{self.token_url} returned {response.status}: {problem}",
             status=response.status,
             code=code,
             retry_after_seconds=response.retry_after_seconds,

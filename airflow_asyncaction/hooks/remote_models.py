@@ -20,7 +20,7 @@ _LARGEST_LINE = 2**31 - 1
 
 
 def _id(value: Any) -> str:
-    """Return an action's id such that XComs and trigger events can hold it, whatever it is there."""
+    """Return an action's id in a form that XComs and trigger events can hold."""
     return replace_unstorable(str(value))[:MAX_NAME_CHARS]
 
 
@@ -32,7 +32,7 @@ def _number(value: Any) -> float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-# Other versions, and webda, may have other JSON types than this version.
+# Other versions, and webda, may use other JSON types.
 Id = Annotated[str, BeforeValidator(_id)]
 OptionalId = Annotated[str | None, BeforeValidator(lambda value: None if value is None else _id(value))]
 Text = Annotated[str, BeforeValidator(_text)]
@@ -71,11 +71,11 @@ class RemoteOperation(RemoteModel):
 
 
 class RemoteAction(RemoteModel):
-    """One action, as of the response.
+    """One action at the time of the response.
 
     :param uuid: its id; ``""`` if a webda server did not return it
     :param state: as the page of the other deployment shows it
-    :param is_done: whether nothing more is to come: its logs are complete as well
+    :param is_done: whether it has ended, and its logs are complete
     :param results: any JSON value; ``None`` also if there are none (yet), or in a list of actions
     :param progress: in percent
     :param next_attempt: the action of its retry, if it failed and the retry exists
@@ -193,7 +193,7 @@ class Position:
 
 @dataclass(frozen=True, kw_only=True)
 class PollResult:
-    """What one poll of an action returned that was not seen before.
+    """News about an action that one poll returned.
 
     :param action: ``None`` if nothing is new
     """
@@ -203,25 +203,25 @@ class PollResult:
     logs: RemoteLogs = RemoteLogs()
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all of this action was seen. It may be retried."""
+    def is_complete(self) -> bool:
+        """Whether this action is done, and all of it was seen. It may be retried."""
         return self.action is not None and self.action.is_done and not self.logs.has_more
 
     @property
     def is_last(self) -> bool:
         """Whether nothing more is to come."""
-        return self.is_whole and self.action is not None and self.action.is_final
+        return self.is_complete and self.action is not None and self.action.is_final
 
     @property
     def next_attempt(self) -> str | None:
         """The retry to follow, once all of this action was seen."""
-        return self.action.next_attempt if self.is_whole and self.action is not None else None
+        return self.action.next_attempt if self.is_complete and self.action is not None else None
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is expected for a while: it is scheduled, or may be retried later."""
         is_scheduled = self.action is not None and self.action.state is State.SCHEDULED
-        return is_scheduled or (self.is_whole and self.next_attempt is None)
+        return is_scheduled or (self.is_complete and self.next_attempt is None)
 
     @property
     def has_more(self) -> bool:

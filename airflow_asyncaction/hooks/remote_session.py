@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_CHUNK_BYTES = 64 * 1024  # requests loses a chunk that breaks off
+_CHUNK_BYTES = 64 * 1024  # requests discards a chunk whose transfer breaks off
 
 AuthSteps = Generator[Authorize | FetchToken, int | None, None]
 
@@ -183,7 +183,7 @@ class RemoteSession:
             if not response.ok:
                 head = ServerResponse(response.status_code, headers=_lower(response))
                 raise ServerError(
-                    f"The content of {file.name} is not available: its file store answered {head.status}",
+                    f"The content of {file.name} is not available: its file store returned {head.status}",
                     status=head.status,
                     retry_after_seconds=head.retry_after_seconds,
                 )

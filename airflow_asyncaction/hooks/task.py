@@ -277,7 +277,7 @@ class TaskHook(BaseHook):
 
     def _error(self, path: str, response: ServerResponse) -> ServerError:
         code, text = response.error
-        message = f"{self.base_url}{path.partition('?')[0]} answered {response.status}"
+        message = f"{self.base_url}{path.partition('?')[0]} returned {response.status}"
         if code:
             message += f" {code}: {text}"
         elif not response.is_success:
@@ -286,7 +286,7 @@ class TaskHook(BaseHook):
         if response.status == HTTPStatus.GONE:
             kind = Superseded
         elif response.is_success:
-            kind = ServerUnreachable  # not our API server: the page of a proxy, for example
+            kind = ServerUnreachable  # not the API server, for example a proxy
         return kind(
             message, status=response.status, code=code, retry_after_seconds=response.retry_after_seconds
         )

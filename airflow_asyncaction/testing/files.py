@@ -249,11 +249,11 @@ class InMemoryFiles:
     def _attach(self, slot: _Slot, content: bytes, *, announced_md5: str) -> StoredFile:
         announcement = slot.announcement
         assert announcement is not None  # noqa: S101 - inputs have no upload URL
-        said = file_rules.describe_difference(announcement, digests([content]))
-        if said is not None:
+        difference = file_rules.describe_difference(announcement, digests([content]))
+        if difference is not None:
             if slot.file is None and announcement.md5 == announced_md5:  # otherwise it was announced again
                 self._slots.remove(slot)
-            raise file_rules.hash_mismatch(said)
+            raise file_rules.hash_mismatch(difference)
         if slot.file is None:
             slot.file = _file(announcement, slot.name, content)
         return slot.file

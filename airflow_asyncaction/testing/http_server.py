@@ -70,7 +70,7 @@ def failure(status: int, code: str, page: str | None = None) -> HttpResponse | N
 class Fault:
     """Response to the next requests, even if they are valid."""
 
-    answer: HttpResponse | None
+    response: HttpResponse | None
     count: int
     containing: bytes
 
@@ -99,7 +99,7 @@ class TransferFaults:
 class Application:
     """Callbacks of the HTTP layer.
 
-    :param answer: serves a request to a signed route; returns ``None`` to close the connection
+    :param respond: serves a request to a signed route; returns ``None`` to close the connection
     :param max_body_bytes: returns the maximum size of such a request's body
     :param content_token: returns the token in the path of a content URL; ``None`` for other paths
     :param max_content_bytes: returns the maximum size of the content for a token
@@ -108,7 +108,7 @@ class Application:
     """
 
     now: Callable[[], datetime]
-    answer: Callable[[HttpRequest], HttpResponse | None]
+    respond: Callable[[HttpRequest], HttpResponse | None]
     max_body_bytes: Callable[[], int]
     content_token: Callable[[str], str | None]
     max_content_bytes: Callable[[str], int]
@@ -190,11 +190,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         headers = {name.lower(): ",".join(self.headers.get_all(name, [])) for name in self.headers}
-        answer = application.answer(HttpRequest(self.command, self.path, headers, body))
-        if answer is None:
+        response = application.respond(HttpRequest(self.command, self.path, headers, body))
+        if response is None:
             self.close_connection = True
         else:
-            self.send(answer)
+            self.send(response)
 
     # Names that http.server expects.
     do_GET = do_HEAD = do_POST = do_PUT = handle_request  # noqa: N815
@@ -207,15 +207,15 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Do not log requests."""
 
-    def send(self, answer: HttpResponse) -> None:
+    def send(self, response: HttpResponse) -> None:
         """Send a response."""
-        is_page = answer.page is not None
-        body = (answer.page or "" if is_page else json.dumps(answer.fields)).encode()
+        is_page = response.page is not None
+        body = (response.page or "" if is_page else json.dumps(response.fields)).encode()
         kind = "text/html" if is_page else "application/json"
-        headers = {"Content-Type": kind, "Cache-Control": "no-store", **answer.headers}
+        headers = {"Content-Type": kind, "Cache-Control": "no-store", **response.headers}
         if self.close_connection:
             headers["Connection"] = "close"
-        self.send_head(answer.status, {**headers, "Content-Length": str(len(body))})
+        self.send_head(response.status, {**headers, "Content-Length": str(len(body))})
         if self.command != "HEAD":
             self.wfile.write(body)
 
@@ -268,17 +268,17 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             raise _BadRequest("A chunk has an invalid size") from None
 
-    def _read_body(self, most: int) -> bytes | None:
+    def _read_body(self, max_bytes: int) -> bytes | None:
         """Return the body; ``None`` if it is too large. Unread data would reset the connection."""
         body, size = bytearray(), 0
         deadline = time.monotonic() + _DISCARD_SECONDS
         for piece in self.pieces(lambda left: min(left, _CHUNK_BYTES)):
             size += len(piece)
-            if size <= most:
+            if size <= max_bytes:
                 body += piece
             elif time.monotonic() > deadline:
                 break
-        if size <= most:
+        if size <= max_bytes:
             return bytes(body)
         self.close_connection = True
         return None
@@ -324,22 +324,22 @@ class _ContentExchange:
         self._handler.close_connection = True
         self._handler.send(HttpResponse.of(refusal))
 
-    def _receive(self, most: int) -> bytes:
-        check_content_size(self._handler.declared_bytes() or 0, most)
+    def _receive(self, max_bytes: int) -> bytes:
+        check_content_size(self._handler.declared_bytes() or 0, max_bytes)
         content = bytearray()
         for piece in self._handler.pieces(self._next):
             content += piece
             self._moved += len(piece)
-            check_content_size(len(content), most)
+            check_content_size(len(content), max_bytes)
         return bytes(content)
 
     def _send(self, file: StoredFile) -> None:
         headers = {name.lower(): value for name, value in self._handler.headers.items()}
-        answer = ContentResponse.of(file, headers)
-        self._handler.send_head(answer.status, answer.headers)
+        response = ContentResponse.of(file, headers)
+        self._handler.send_head(response.status, response.headers)
         if self._handler.command == "HEAD":
             return
-        view = memoryview(file.content)[answer.start : answer.start + answer.length]
+        view = memoryview(file.content)[response.start : response.start + response.length]
         while self._moved < len(view):
             step = self._next(len(view) - self._moved)
             if not step:

@@ -65,8 +65,8 @@ class JobServer:
     """Server on a free port of 127.0.0.1 that runs inside a ``with`` statement.
 
     Faults: :meth:`pause` (503), :meth:`fail` (500 or another response), :meth:`go_away` (connection refused),
-    :meth:`lose_answers` (the report arrives, but its response is lost), ``clock_offset`` (difference between
-    the server's clock and the local one). For the contents of files: :meth:`break_transfers`,
+    :meth:`lose_responses` (the report arrives, but its response is lost), ``clock_offset`` (difference
+    between the server's clock and the local one). For the contents of files: :meth:`break_transfers`,
     :meth:`refuse_transfers`, :meth:`slow_transfers`, :meth:`expire_urls`.
 
     It does not enforce the timeouts of actions. Files are kept in memory, every job may download the files of
@@ -96,14 +96,14 @@ class JobServer:
         self._port = 0
         self._listener: Listener | None = None
         self._retry_after_seconds: int | None = None
-        self._answers_to_lose = 0
+        self._responses_to_lose = 0
         self._faults: list[Fault] = []
         self._files = InMemoryFiles(
             direct_uploads=direct_uploads, max_files=max_files, max_file_bytes=max_file_bytes
         )
         self._application = Application(
             now=self.now,
-            answer=self._answer,
+            respond=self._respond,
             max_body_bytes=lambda: self.limits.body_bytes,
             content_token=self._content_token,
             max_content_bytes=self._max_content_bytes,
@@ -144,7 +144,7 @@ class JobServer:
         :param action_fields: further fields of :class:`Action`
         """
         if (service_name is None) != (method is None):
-            raise ValueError("service_name and method must be given together")
+            raise ValueError("service_name and method must be set together")
         job_id, is_call = JobId(str(uuid.uuid4())), service_name is not None
         text = strict_json.dumps(([] if is_call else {}) if arguments is None else arguments)
         call = {"service_name": service_name, "method": method, "orchestrator": orchestrator}
@@ -191,9 +191,9 @@ class JobServer:
         """
         self._faults.append(Fault(failure(status, code, page), count, containing))
 
-    def lose_answers(self, count: int) -> None:
+    def lose_responses(self, count: int) -> None:
         """Process the next ``count`` requests, but close the connection instead of sending a response."""
-        self._answers_to_lose = count
+        self._responses_to_lose = count
 
     def break_transfers(self, count: int, after_bytes: int) -> None:
         """Close the next ``count`` connections to content URLs after a number of bytes."""
@@ -223,22 +223,22 @@ class JobServer:
             self._listener = Listener(self._application, self._port, self._tls)
             self._port = self._listener.server_address[1]
 
-    def _answer(self, request: HttpRequest) -> HttpResponse | None:
+    def _respond(self, request: HttpRequest) -> HttpResponse | None:
         """Return the response; ``None`` closes the connection."""
         if self._retry_after_seconds is not None:
             headers = {"Retry-After": str(self._retry_after_seconds)}
             return HttpResponse.of(Refusal(503, "unavailable", "Retry later", headers=headers))
         fault = next((fault for fault in self._faults if fault.hits(request)), None)
         if fault is not None:
-            return fault.answer
+            return fault.response
         try:
-            answer = self._route(request)
+            response = self._route(request)
         except ProtocolError as error:
-            answer = self._refused(error)
-        if self._answers_to_lose > 0:
-            self._answers_to_lose -= 1
+            response = self._refused(error)
+        if self._responses_to_lose > 0:
+            self._responses_to_lose -= 1
             return None
-        return answer
+        return response
 
     def _route(self, request: HttpRequest) -> HttpResponse:
         sent, _, query = request.target.partition("?")
@@ -262,10 +262,10 @@ class JobServer:
         )
         with job.changed:
             self._lock_out_v1(job, claim)
-            answer = self._serve_job(job, claim, found, request)
-            job.requests.append(Received(claim, request.method, path, request.body, answer.status))
+            response = self._serve_job(job, claim, found, request)
+            job.requests.append(Received(claim, request.method, path, request.body, response.status))
             job.changed.notify_all()
-        return answer
+        return response
 
     def _authenticate(self, claim: Claim, content: Content) -> TestedJob:
         job = self._jobs.get(claim.job_id.lower())

@@ -33,7 +33,7 @@ EOF
     esac
     if ! _aa_backoff "$_aa_status" "$_aa_answer"; then
       case $_aa_answer in '{'*) ;; *) _aa_answer= ;; esac # an object store's response may contain the URL
-      [ "$_aa_failure" != 0 ] || printf '%s\n' "the file store answered $_aa_status: $_aa_answer" >&2
+      [ "$_aa_failure" != 0 ] || printf '%s\n' "the file store returned $_aa_status: $_aa_answer" >&2
       return 1
     fi
   done

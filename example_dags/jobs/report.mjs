@@ -57,7 +57,7 @@ async function report(fields) {
     }
     const isServerError = status >= 500 && answer?.error !== "no_space";
     const shouldResend = status === 0 || isOk || status === 408 || status === 429 || isServerError; // isOk: a captive portal
-    if (!shouldResend || Date.now() > deadline) throw new Error(`${JOB_HOOK} answered ${status}: ${text}`);
+    if (!shouldResend || Date.now() > deadline) throw new Error(`${JOB_HOOK} returned ${status}: ${text}`);
     await sleep(Math.max(waitMs, pauseMs * (0.5 + Math.random() / 2)));
   }
 }

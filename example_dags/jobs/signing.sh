@@ -58,7 +58,7 @@ _aa_request() { # sends body $3 with method $1 to path $2 below JOB_HOOK; prints
     if [ -n "$_aa_server" ]; then
       _aa_offset=$((_aa_server - $(date +%s))) _aa_corrected=once
     elif ! _aa_backoff "$_aa_status" "$_aa_answer"; then
-      printf '%s\n' "$JOB_HOOK$2 answered $_aa_status: $_aa_answer" >&2
+      printf '%s\n' "$JOB_HOOK$2 returned $_aa_status: $_aa_answer" >&2
       return 1
     fi
   done

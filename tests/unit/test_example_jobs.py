@@ -46,7 +46,7 @@ def test_the_node_job_reports(server: JobServer, fault: str) -> None:
     need("node")
     job = server.new_job({"words": ["one", "three"]})
     if fault == "lost answer":
-        server.lose_answers(1)
+        server.lose_responses(1)
     elif fault == "clock":
         server.clock_offset = timedelta(minutes=10)
     elif fault != "none":
@@ -79,5 +79,5 @@ def test_the_node_job_says_why_it_was_refused(server: JobServer) -> None:
     server.fail(1, 413, "too_large")
     with pytest.raises(subprocess.CalledProcessError) as caught:
         run(job, "node", str(JOBS / "report.mjs"))
-    assert 'answered 413: {"error": "too_large"' in caught.value.stderr
+    assert 'returned 413: {"error": "too_large"' in caught.value.stderr
     assert job.info.secret_key not in caught.value.stderr

@@ -178,21 +178,21 @@ def test_an_exit_too_large_for_the_server_is_sent_without_its_output() -> None:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413])
 def test_a_refusal_is_not_sent_again(status: int) -> None:
     with TaskServer([Answer(status, {"error": "code", "message": "do this"}), SEEN]) as server:
-        with pytest.raises(ServerError, match=f"answered {status} code: do this"):
+        with pytest.raises(ServerError, match=f"returned {status} code: do this"):
             TaskHook(server.url).send_message(new_task(), Exit(code=0))
         assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("answer", [Answer(text="[]"), Answer(text="<html>"), Answer(text="")])
 def test_an_answer_that_is_no_object_is_an_error(answer: Answer) -> None:
-    with TaskServer([answer]) as server, pytest.raises(ServerError, match="answered 200"):
+    with TaskServer([answer]) as server, pytest.raises(ServerError, match="returned 200"):
         TaskHook(server.url).read(new_task())
 
 
 def test_a_redirect_is_not_followed() -> None:
     with TaskServer([SEEN]) as elsewhere, TaskServer([]) as server:
         server.answers.append(Answer(302, headers={"Location": elsewhere.url}))
-        with pytest.raises(ServerError, match="answered 302"):
+        with pytest.raises(ServerError, match="returned 302"):
             TaskHook(server.url).read(new_task())
         assert elsewhere.requests == []
 

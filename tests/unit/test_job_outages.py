@@ -43,7 +43,7 @@ def test_a_paused_server_is_waited_for(server: JobServer, tested: TestedJob, job
 
 def test_lost_answers_repeat_nothing(server: JobServer, tested: TestedJob, job: Job) -> None:
     job.flush()
-    server.lose_answers(3)
+    server.lose_responses(3)
     job.log("once")
     job.result(1)
     assert sent_logs(tested) == ["once"]

@@ -101,7 +101,7 @@ def test_the_client_reports_and_moves_files(
 ) -> None:
     tested = server.new_job({"rows": 3})
     tested.add_file("orders", "a/orders.csv", b"1,2,3")
-    server.lose_answers(1)
+    server.lose_responses(1)
     with WebProxy() as proxy:
         environ = {"PYTHONPATH": str(zipapp), "http_proxy": proxy.place}
         done = execute(tested, python, "-c", PROGRAM, tmp_path, **environ)

@@ -76,6 +76,6 @@ def test_nothing_is_fetched_where_there_is_nothing_to_exchange(
     ],
 )
 def test_a_response_without_a_token_is_an_error(response: ServerResponse, code: str) -> None:
-    with pytest.raises(ServerError, match=f"auth/token answered {response.status}") as raised:
+    with pytest.raises(ServerError, match=f"auth/token returned {response.status}") as raised:
         auth().accept_token(response)
     assert (raised.value.status, raised.value.code) == (response.status, code)

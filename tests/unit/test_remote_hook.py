@@ -289,7 +289,7 @@ def test_a_content_is_fetched_without_the_token_and_verified(
     ("answer", "said"),
     [
         (Answer(text="something else"), "does not match its size and digests"),
-        (Answer(403, text="no"), "answered 403"),
+        (Answer(403, text="no"), "returned 403"),
     ],
 )
 def test_a_content_that_is_not_the_files_leaves_nothing(
@@ -406,7 +406,7 @@ def test_a_refused_new_token_is_not_fetched_again_and_again(
 def test_a_wrong_password_is_reported_immediately(new_hook: NewHook, remote: RemoteDeployment) -> None:
     hook = new_hook(password="wrong")
     with pytest.raises(
-        ServerError, match="/af/auth/token answered 401: it refused login and password"
+        ServerError, match="/af/auth/token returned 401: it refused login and password"
     ) as raised:
         hook.operations()
     assert (raised.value.code, len(remote.requests)) == ("not_signed_in", 1)
@@ -508,7 +508,7 @@ def test_a_redirect_is_not_followed(hook: AsyncActionHook, remote: RemoteDeploym
     hook.operations()
     with TaskServer([Answer(text="[]")]) as elsewhere:
         remote.faults = [Answer(307, headers={"Location": elsewhere.url})]
-        with pytest.raises(ServerError, match="answered 307"):
+        with pytest.raises(ServerError, match="returned 307"):
             hook.operations()
         assert elsewhere.requests == []
 
@@ -667,7 +667,7 @@ def test_a_refusal_without_a_reason_is_asked_about(
     webda: AsyncActionHook, remote: RemoteDeployment, status: int, said: str
 ) -> None:
     remote.faults = [Answer(status)]
-    with pytest.raises(ServerError, match=f"answered {status}. .*{said}"):
+    with pytest.raises(ServerError, match=f"returned {status}. .*{said}"):
         webda.launch("Etl.Load", DAYS)
 
 

@@ -189,7 +189,7 @@ def test_the_server_for_tests_does_the_same() -> None:
     with JobServer() as server:
         tested = server.new_job([1, 2], orchestrator="AsyncService", **CALL)
         tested.exit(Exit(code=0))
-        with pytest.raises(ValueError, match="service_name and method must be given together"):
+        with pytest.raises(ValueError, match="service_name and method must be set together"):
             server.new_job(service_name="ShopService")
         assert server.new_job(**CALL).action.arguments == "[]"
     assert tested.environ["JOB_ORCHESTRATOR"] == "AsyncService"

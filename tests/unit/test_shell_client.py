@@ -126,7 +126,7 @@ def reported(
 @in_each_shell
 def test_it_reports_over_faults(server: JobServer, tmp_path: Path, shell: str) -> None:
     server.fail(2, 599)
-    server.lose_answers(1)
+    server.lose_responses(1)
     server.refuse_transfers(1, 501, "busy")
     _, done = reported(shell, server, tmp_path, IMPATIENT)
     said = [line for line in done.stderr.splitlines() if line != "slept"]
@@ -161,7 +161,7 @@ def test_a_full_file_store_is_not_waited_for(server: JobServer, tested: TestedJo
     for _ in range(2):
         done = run("sh", script, {**tested.environ, "FOLDER": str(tmp_path)})
         assert done.stdout == "refused\n"
-        assert "answered 507" in done.stderr
+        assert "returned 507" in done.stderr
         assert '"no_space"' in done.stderr
     assert tested.files["counts"] == []
 
@@ -216,7 +216,7 @@ def test_it_gives_up_after_some_minutes(server: JobServer, tested: TestedJob) ->
     server.fail(10**6)
     done = run("sh", "sleep() { echo $1; }; report '{}'; echo $?", tested.environ)
     assert done.stdout.split() == ["1", "2", "4", "8", "16", "32", "64", "128", "1"]
-    assert '/status answered 500: {"error": "internal"' in done.stderr
+    assert '/status returned 500: {"error": "internal"' in done.stderr
 
 
 def test_it_tells_when_a_direct_upload_is_complete(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_refusals_are_reported_with_the_servers_message(
     done = run(shell, script, tested.environ)
     assert done.stdout == "refused\n" * 4
     told = [line.removeprefix(server.hook_url) for line in done.stderr.splitlines()]
-    assert [line.partition(" answered ")[2][:3] for line in told] == ["400", "400", "404", "404"]
+    assert [line.partition(" returned ")[2][:3] for line in told] == ["400", "400", "404", "404"]
     codes = ("malformed", "malformed", "no_such_file", "no_such_route")
     assert all(f'"error": "{code}"' in line for code, line in zip(codes, told, strict=True))
 
@@ -269,7 +269,7 @@ def test_an_invalid_time_is_not_evaluated(
     script = f"curl() {{ cat >/dev/null; printf %s '{answer}'; }}; report '{{}}'; echo $?"
     done = run(shell, script, {**tested.environ, "FOLDER": str(tmp_path)})
     assert done.stdout == "1\n"
-    assert done.stderr == f"{server.hook_url}/status answered 401: {answer[:-3]}\n"
+    assert done.stderr == f"{server.hook_url}/status returned 401: {answer[:-3]}\n"
     assert list(tmp_path.iterdir()) == []
 
 
