@@ -31,10 +31,6 @@ from airflow_asyncaction.web.routes.files import (
     task_files_blueprint,
 )
 from airflow_asyncaction.web.routes.jobs import jobs_blueprint
-from airflow_asyncaction.web.routes.openapi import openapi_blueprint
-from airflow_asyncaction.web.routes.page import page_blueprint
-from airflow_asyncaction.web.routes.tasks import tasks_blueprint
-from airflow_asyncaction.web.routes.users import users_blueprint
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 _WARM_REQUESTS = 50
@@ -82,10 +78,13 @@ class Serving:
     patience: timedelta = timedelta(seconds=30)
 
 
-def create_app(services: Services | None = None, *, hook_url: HookUrl | None = None) -> Flask:
+def create_app(
+    services: Services | None = None, *, hook_url: HookUrl | None = None, only_jobs: bool = False
+) -> Flask:
     """Return the app with all its routes.
 
     :param hook_url: returns the URL of these routes; by default the configured one, or that of the request
+    :param only_jobs: whether to leave out all routes that jobs do not call, as the gateway does
     :raises TablesMissing: ``airflow db migrate`` has not been run since this package was installed
     """
     services = services or open_services()
@@ -105,26 +104,41 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     app.register_blueprint(jobs_blueprint(actions, files, settings))
     app.register_blueprint(files_blueprint(files, settings, hook_url))
     app.register_blueprint(contents_blueprint(files))
-    app.register_blueprint(tasks_blueprint(actions, settings))
-    app.register_blueprint(task_files_blueprint(files, settings, hook_url))
-    app.register_blueprint(users_blueprint(actions, files, settings))
-    app.register_blueprint(openapi_blueprint())
-    app.register_blueprint(page_blueprint())
+    if not only_jobs:
+        _register_other_routes(app, services, hook_url)
     register_error_handlers(app)
     limit_requests(app, actions, settings)
     app.after_request(_forbid_caching)
     return app
 
 
-def create_asgi_app(services: Services | None = None, serving: Serving | None = None) -> ASGIApp:
+def _register_other_routes(app: Flask, services: Services, hook_url: HookUrl) -> None:
+    """Register the routes of tasks and users. The gateway does without these imports."""
+    from airflow_asyncaction.web.routes.openapi import openapi_blueprint
+    from airflow_asyncaction.web.routes.page import page_blueprint
+    from airflow_asyncaction.web.routes.tasks import tasks_blueprint
+    from airflow_asyncaction.web.routes.users import users_blueprint
+
+    actions, files, settings = services.actions, services.files, services.settings
+    app.register_blueprint(tasks_blueprint(actions, settings))
+    app.register_blueprint(task_files_blueprint(files, settings, hook_url))
+    app.register_blueprint(users_blueprint(actions, files, settings))
+    app.register_blueprint(openapi_blueprint())
+    app.register_blueprint(page_blueprint())
+
+
+def create_asgi_app(
+    services: Services | None = None, serving: Serving | None = None, *, only_jobs: bool = False
+) -> ASGIApp:
     """Return the ASGI app that the API server mounts.
 
     :param serving: threads and timeouts; tests use others
+    :param only_jobs: see :func:`create_app`
     :raises TablesMissing: ``airflow db migrate`` has not been run since this package was installed
     """
     services, serving = services or open_services(), serving or Serving()
     settings = services.settings
-    app = create_app(services)
+    app = create_app(services, only_jobs=only_jobs)
 
     def buffered(lane: Lane, threads: int) -> ASGIApp:
         return BufferedWsgi(
