@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from airflow_asyncaction import settings
+from airflow_asyncaction import route_urls, settings
 from airflow_asyncaction.exceptions import FileStoreUnavailable, StoreUnavailable, TablesMissing
 from airflow_asyncaction.files.stores.base import FileStore, convert_store_errors
 from airflow_asyncaction.protocol.refusals import Refusal
@@ -45,7 +45,7 @@ class Gateway:
     def __init__(self) -> None:
         self._startup = Startup()
         self._readiness = Readiness(self._startup)
-        base_path = urlsplit(settings.configured_hook_url()).path.rstrip("/")
+        base_path = urlsplit(route_urls.configured_hook_url()).path.rstrip("/")
         self._mounts = sorted({settings.load().url, base_path}, key=len, reverse=True)
         _log_requests()
 

@@ -22,11 +22,13 @@ from airflow_asyncaction import protocol
 from airflow_asyncaction.protocol.actions import Completion
 from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
 from airflow_asyncaction.store.models import report_table
+from airflow_asyncaction.web.app import create_app
 from dev.postgres import Postgres
 from tests.integration.databases import Database
-from tests.integration.file_transfers import announce, content_request, download, upload
+from tests.integration.file_transfers import announce, announce_input, content_request, download, upload
 from tests.integration.gateways import Gateway, gateway
 from tests.integration.running_tasks import RunningTask
+from tests.integration.servers import served_alone
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
 from tests.integration.stored_dags import lineage_dag, run_of, store_dag
 from tests.shared import WORKER
@@ -164,6 +166,20 @@ def test_a_report_resumes_a_deferred_task(deferred: NewDeferred) -> None:
     task, job = deferred(Deferral(needs_worker=NeedsWorker.ALWAYS))
     assert job.report(status="ERROR", error={"name": "Broken"}).status == 200
     assert (str(task.row().state), task.row().next_method) == ("scheduled", "resume")
+
+
+def test_jobs_and_tasks_reach_contents_at_their_own_urls(
+    monkeypatch: pytest.MonkeyPatch, new_job: NewJob, client: HookClient, running: Gateway
+) -> None:
+    job, content = new_job(), secrets.token_bytes(100)
+    monkeypatch.setenv("AIRFLOW__ASYNCACTION__BASE_URL", running.hook)
+    monkeypatch.setenv("AIRFLOW__ASYNCACTION__TASK_URL", client.hook)
+    with served_alone(create_app()) as hook, HookClient(hook) as configured:
+        answers = announce(job.on(configured), "a", content), announce_input(job.on(configured), "b", content)
+    assert [answer.fields["url"].partition("/content/")[0] for answer in answers] == [
+        running.hook,
+        client.hook,
+    ]
 
 
 def test_files_of_upstream_tasks_are_served(
