@@ -24,6 +24,7 @@ from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
 from airflow_asyncaction.store.models import report_table
 from airflow_asyncaction.web.app import create_app
 from dev.postgres import Postgres
+from tests.airflow_release import HAS_REGIONS
 from tests.integration.databases import Database
 from tests.integration.file_transfers import announce, announce_input, content_request, download, upload
 from tests.integration.gateways import Gateway, gateway
@@ -39,7 +40,7 @@ pytestmark = [
 ]
 
 ROLE = "gateway"
-GRANTS = Path(__file__).parents[2] / "docs" / "gateway" / "grants.sql"
+GRANTS = ("grants.sql", "grants-3.4.sql" if HAS_REGIONS else "grants-3.3.sql")
 ENDS = json.loads((files(protocol) / "vectors" / "ends.json").read_text(encoding="utf-8"))
 NO_ROUTE = (404, "no_such_route")
 FOREIGN = (
@@ -76,10 +77,11 @@ def server() -> str:
 def role_url(database: Database) -> Iterator[str]:
     """Return the URL of the database for a role with the documented permissions."""
     name, password = f"{ROLE}_{WORKER}", secrets.token_hex(8)
-    grants = GRANTS.read_text(encoding="utf-8").replace(f"TO {ROLE};", f"TO {name};")
+    folder = Path(__file__).parents[2] / "docs" / "gateway"
+    grants = "".join((folder / each).read_text(encoding="utf-8") for each in GRANTS)
     with database.engine.begin() as connection:
         connection.execute(text(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'"))
-        connection.exec_driver_sql(grants)
+        connection.exec_driver_sql(grants.replace(f"TO {ROLE};", f"TO {name};"))
     address = database.url.rpartition("@")[2]
     yield f"postgresql+psycopg2://{name}:{password}@{address}"
     with database.engine.begin() as connection:

@@ -3,7 +3,7 @@
 
 Uses: ``airflow.sdk.log.mask_secret``, ``airflow._shared.logging.structlog``, ``_AIRFLOW_PROCESS_CONTEXT``.
 
-Checked with Airflow 3.3.2.
+Checked with Airflow 3.3.2 and 3.4.0b2.
 
 When Airflow starts, it tries to import several modules, and goes on without them if that fails:
 
