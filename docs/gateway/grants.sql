@@ -11,7 +11,7 @@ GRANT USAGE ON SEQUENCE async_action_report_id_seq TO gateway;
 
 -- Files
 GRANT SELECT, INSERT, UPDATE, DELETE ON async_action_file TO gateway;
-GRANT SELECT, INSERT, DELETE ON async_action_content TO gateway;
+GRANT SELECT, INSERT ON async_action_content TO gateway;
 -- ... of upstream tasks
 GRANT SELECT ON dag_run, dag_version, serialized_dag TO gateway;
 -- ... in a file store that needs an Airflow connection: the role then sees the encrypted secrets of all connections

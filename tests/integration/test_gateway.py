@@ -138,6 +138,16 @@ def test_all_routes_of_a_job_are_served(new_gateway_job: NewJob, running: Gatewa
     assert [token for token in tokens if token in log] == []
 
 
+def test_what_a_job_replaces_or_spoils_is_removed(new_gateway_job: NewJob, client: HookClient) -> None:
+    job = new_gateway_job(max_log_lines=2)
+    for lines in (["1", "2"], ["3", "4"]):
+        assert job.report(logs=lines).status == 200
+    assert [line.message for line in job.on(client).view().logs] == ["3", "4"]
+    url = announce(job, "model", b"announced").fields["url"]
+    assert content_request(job.client, "PUT", url, b"delivered").error == (412, "hash_mismatch")
+    assert announce(job, "model", b"delivered").fields["index"] == 0
+
+
 @pytest.fixture
 def deferred(database: Database, client: HookClient, jobs_client: HookClient) -> NewDeferred:
     """Return what registers the action of a task, and defers the task."""
@@ -267,6 +277,7 @@ def test_readiness_needs_the_tables(running: Gateway, database: Database) -> Non
         assert ready(client, until=200)["status"] == "ready"
 
 
+@pytest.mark.race
 def test_what_arrived_before_sigterm_is_answered_and_stored(
     database: Database, new_job: NewJob, role_url: str, tmp_path: Path
 ) -> None:
