@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -90,11 +91,23 @@ def role_url(database: Database) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def running(role_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def metrics_server() -> Iterator[socket.socket]:
+    with socket.socket(type=socket.SOCK_DGRAM) as server:
+        server.bind(("127.0.0.1", 0))
+        server.settimeout(30)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def running(
+    role_url: str, metrics_server: socket.socket, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("gateway")
     environ = {
         "PYTHONPROFILEIMPORTTIME": "1",  # its log names all modules that it imports
         "AIRFLOW__API__SECRET_KEY": "of all servers",
+        "AIRFLOW__METRICS__STATSD_ON": "True",
+        "AIRFLOW__METRICS__STATSD_PORT": str(metrics_server.getsockname()[1]),
         "AIRFLOW__ASYNCACTION__FILE_STORES": json.dumps({"default": (folder / "files").as_uri()}),
     }
     with gateway(role_url, folder / "log", environ=environ) as running:
@@ -136,6 +149,12 @@ def test_all_routes_of_a_job_are_served(new_gateway_job: NewJob, running: Gatewa
     assert '"PUT /async/content/... HTTP/1.1" 200' in log
     tokens = [each.rpartition("/")[2] for each in (url, downloaded.location)]
     assert [token for token in tokens if token in log] == []
+
+
+def test_reports_are_counted(new_gateway_job: NewJob, metrics_server: socket.socket) -> None:
+    assert new_gateway_job().report().status == 200
+    while b"asyncaction.reports.accepted:1|c" not in metrics_server.recv(65_536):
+        pass
 
 
 def test_what_a_job_replaces_or_spoils_is_removed(new_gateway_job: NewJob, client: HookClient) -> None:

@@ -17,6 +17,7 @@ from airflow.cli.cli_config import ActionCommand, GroupCommand
 from kubernetes.client import ApiClient
 
 from airflow_asyncaction.cli import get_cli_commands
+from airflow_asyncaction.cli.gateway import gateway
 from airflow_asyncaction.settings import OPTIONS
 from airflow_asyncaction.web.gateway_server import GRACE_SECONDS
 
@@ -97,3 +98,16 @@ def test_the_unit_runs_the_command() -> None:
     assert int(unit["Service"]["TimeoutStopSec"]) > GRACE_SECONDS
     pod = named("Deployment", "airflow-gateway")["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > GRACE_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--workers 0", "--workers must be at least 1"),
+        ("--ssl-certfile cert.pem", "must be used together"),
+        ("--ssl-keyfile key.pem", "must be used together"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: str, message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
+        gateway(parse(f"airflow asyncaction gateway {options}"))
