@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from starlette.responses import Response
@@ -51,7 +52,12 @@ class Gateway:
 
     def start(self) -> None:
         """Connect to the database in the background. Until then, requests wait."""
-        threading.Thread(target=self._readiness.check, name="asyncaction-start", daemon=True).start()
+        threading.Thread(target=self._start, name="asyncaction-start", daemon=True).start()
+
+    def _start(self) -> None:
+        problems = find_problems(self._readiness.check())
+        if problems:
+            log.warning("The gateway is not ready. %s", " ".join(problems))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP request."""
@@ -121,7 +127,7 @@ class Readiness:
                 self._checks = await asyncio.to_thread(self.check)
                 self._checked_at = time.monotonic()
             checks = self._checks
-        problems = [result for result in checks.values() if result != _OK]
+        problems = find_problems(checks)
         if not problems:
             return json_response(200, {"status": "ready", "checks": checks})
         return refusal_response(
@@ -138,13 +144,20 @@ class Readiness:
             services, _ = self._startup.complete()
             checks["database"] = checks["tables"] = _OK
             services.database.check_tables()
+        except StoreUnavailable as error:
+            return {"database": str(error)}
         except TablesMissing as error:
             return {"database": _OK, "tables": str(error)}
-        except Exception as error:  # noqa: BLE001 - logged by _describe
-            return {"database": _describe(error)}
+        except Exception as error:  # noqa: BLE001 - an invalid configuration, or missing permissions
+            return {"start": _describe(error)}
         for store in services.stores:
             checks[f"file store {store.name}"] = _check_store(store)
         return checks
+
+
+def find_problems(checks: Mapping[str, str]) -> list[str]:
+    """Return the results of the checks that failed."""
+    return [result for result in checks.values() if result != _OK]
 
 
 def _check_store(store: FileStore) -> str:
