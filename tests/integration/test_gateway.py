@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,8 +23,9 @@ from airflow.sdk import DAG, BaseOperator
 from sqlalchemy import func, select, text
 
 from airflow_asyncaction import protocol
-from airflow_asyncaction.protocol.actions import Completion
-from airflow_asyncaction.protocol.tasks import Deferral, NeedsWorker
+from airflow_asyncaction.hooks.task import TaskHook
+from airflow_asyncaction.protocol.actions import Completion, State
+from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker
 from airflow_asyncaction.store.models import report_table
 from airflow_asyncaction.web.app import create_app
 from dev.postgres import Postgres
@@ -29,7 +33,7 @@ from tests.airflow_release import HAS_REGIONS
 from tests.integration.databases import Database
 from tests.integration.file_transfers import announce, announce_input, content_request, download, upload
 from tests.integration.gateways import Gateway, gateway
-from tests.integration.running_tasks import RunningTask
+from tests.integration.running_tasks import RunningTask, running_task
 from tests.integration.servers import served_alone
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
 from tests.integration.stored_dags import lineage_dag, run_of, store_dag
@@ -211,6 +215,19 @@ def test_jobs_and_tasks_reach_contents_at_their_own_urls(
         running.hook,
         client.hook,
     ]
+
+
+def test_a_job_reports_to_the_gateway_and_its_task_asks_the_api_server(
+    database: Database, client: HookClient, running: Gateway
+) -> None:
+    task = running_task(database.engine)
+    hook = TaskHook(client.hook, hook_url=running.hook)
+    registered = hook.register(task.ti_id, task.commit(), ActionSpec(type="test", runner="local"))
+    command = [sys.executable, "-m", "airflow_asyncaction.job", "run", "--", "echo", "hello"]
+    environ = {**os.environ, **registered.info.to_environ()}
+    subprocess.run(command, env=environ, check=True, timeout=60, capture_output=True)
+    view = hook.read(registered.credentials)
+    assert (view.state, [line.message for line in view.logs]) == (State.SUCCESS, ["hello"])
 
 
 def test_files_of_upstream_tasks_are_served(
