@@ -11,11 +11,13 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+import structlog
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from airflow_asyncaction import route_urls, settings
 from airflow_asyncaction.exceptions import FileStoreUnavailable, StoreUnavailable, TablesMissing
@@ -27,9 +29,9 @@ from airflow_asyncaction.web.app import create_asgi_app
 from airflow_asyncaction.web.asgi import json_response, refusal_response
 
 log = logging.getLogger(__name__)
+access_log = structlog.get_logger(logger_name="http.access")  # the name in Airflow's API server
 
 _OK = "ok"
-_PROBES = ("/healthz", "/readyz")
 _READINESS_SECONDS = 1.0
 _RETRY_AFTER = {"Retry-After": "2"}
 
@@ -48,7 +50,6 @@ class Gateway:
         self._readiness = Readiness(self._startup)
         base_path = urlsplit(route_urls.configured_hook_url()).path.rstrip("/")
         self._mounts = sorted({settings.load().url, base_path}, key=len, reverse=True)
-        _log_requests()
 
     def start(self) -> None:
         """Connect to the database in the background. Until then, requests wait."""
@@ -65,13 +66,12 @@ class Gateway:
             await json_response(200, {"status": "alive"})(scope, receive, send)
         elif scope["path"] == "/readyz":
             await (await self._readiness.respond())(scope, receive, send)
-        elif self._mount(scope):
-            await self._serve(scope, receive, send)
         else:
-            await refusal_response(Refusal.no_such_route())(scope, receive, send)
+            async with _log_request(scope, send) as logged_send:
+                await self._serve(scope, receive, logged_send)
 
     def _mount(self, scope: Scope) -> bool:
-        """Set the mount of a request, in the scope itself: the access log shows the path that an app sets."""
+        """Set the mount of a request in its own scope, whose final path the access log shows."""
         path = scope["path"]
         for mount in self._mounts:
             if path == mount or path.startswith(f"{mount}/"):
@@ -81,6 +81,9 @@ class Gateway:
         return False
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._mount(scope):
+            await refusal_response(Refusal.no_such_route())(scope, receive, send)
+            return
         try:
             app = self._startup.app or (await asyncio.to_thread(self._startup.complete))[1]
         except Exception as error:  # noqa: BLE001 - a job retries, whatever it is
@@ -169,11 +172,27 @@ def _check_store(store: FileStore) -> str:
     return _OK
 
 
-def _log_requests() -> None:
-    """Write uvicorn's access log to Airflow's log. Airflow mutes it, since its API server has another one."""
-    access_log = logging.getLogger("uvicorn.access")
-    access_log.propagate = True
-    access_log.addFilter(lambda record: isinstance(record.args, tuple) and record.args[2] not in _PROBES)
+@asynccontextmanager
+async def _log_request(scope: Scope, send: Send) -> AsyncIterator[Send]:
+    """Log a request at its end, with the fields of the API server's access log, but without the query."""
+    started_ns, status = time.monotonic_ns(), 0
+
+    async def logged_send(message: Message) -> None:
+        nonlocal status
+        status = message.get("status", status)
+        await send(message)
+
+    try:
+        yield logged_send
+    finally:
+        access_log.info(
+            "request finished",
+            method=scope["method"],
+            path=scope["path"],
+            status_code=status,
+            duration_us=(time.monotonic_ns() - started_ns) // 1000,
+            client_addr="{}:{}".format(*scope["client"]) if scope.get("client") else None,
+        )
 
 
 def _describe(error: Exception) -> str:

@@ -52,6 +52,7 @@ def main(arguments: Sequence[str]) -> None:
         ssl_certfile=options.ssl_certfile,
         ssl_keyfile=options.ssl_keyfile,
         log_config=None,  # Airflow configures logging
+        access_log=False,  # the app has one
         lifespan="off",
         ws="none",
         server_header=False,
