@@ -46,8 +46,16 @@ OPTIONS = (
         "base_url",
         "string",
         "",
-        "Absolute URL at which jobs and workers reach the job routes. If empty, it is derived from"
-        " [core] execution_api_server_url, or else from [api] base_url.",
+        "Absolute URL at which jobs reach the job routes, of a gateway or of the API server. If empty, it is"
+        " derived from [core] execution_api_server_url, or else from [api] base_url.",
+        "http://airflow-api.airflow.svc:8080/async",
+    ),
+    Option(
+        "task_url",
+        "string",
+        "",
+        "Absolute URL at which workers and triggerers reach the API server. If empty, they use that of jobs."
+        " Set it if base_url is the URL of a gateway.",
         "http://airflow-api.airflow.svc:8080/async",
     ),
     Option(
@@ -268,41 +276,6 @@ def _is_ipv6(value: str) -> bool:
         return ipaddress.ip_address(value).version == 6
     except ValueError:
         return False
-
-
-def configured_hook_url() -> str:
-    """Return the absolute URL of the job routes as workers and jobs reach them, without a trailing slash.
-
-    This is ``[asyncaction] base_url`` or, by default, a URL next to the Execution API, which workers reach by
-    definition.
-
-    :raises ValueError: ``base_url`` is not absolute
-    """
-    from airflow.configuration import conf
-
-    if given := conf.get(SECTION, "base_url", fallback=""):
-        if not given.startswith(("http://", "https://")):
-            raise ValueError(f"[{SECTION}] base_url is {given!r}: it must begin with http:// or https://")
-        return given.rstrip("/")
-    url = load().url
-    if execution_api := conf.get("core", "execution_api_server_url", fallback=""):
-        return execution_api.rstrip("/").removesuffix("/execution") + url
-    base = conf.get("api", "base_url", fallback="") or "/"
-    if base.startswith("/"):
-        base = f"http://localhost:8080{base}"
-    return base.rstrip("/") + url
-
-
-def has_hook_url() -> bool:
-    """Return whether the configuration names an absolute URL. If not, :func:`configured_hook_url` guesses."""
-    from airflow.configuration import conf
-
-    urls = (
-        conf.get(SECTION, "base_url", fallback=""),
-        conf.get("core", "execution_api_server_url", fallback=""),
-        conf.get("api", "base_url", fallback=""),
-    )
-    return any(url and url.startswith(("http://", "https://")) for url in urls)
 
 
 def resume_delay() -> timedelta:

@@ -88,7 +88,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
     from kubernetes import client as k8s
     from kubernetes import config as kube_config
 
-    from airflow_asyncaction import settings
+    from airflow_asyncaction import route_urls
     from airflow_asyncaction.hooks.task import TaskHook
     from airflow_asyncaction.protocol.job_info import JobInfo
     from airflow_asyncaction.protocol.tasks import ActionSpec, Deferral, NeedsWorker, TaskCredentials
@@ -98,7 +98,7 @@ def _pods(namespace: str, kubeconfig: str) -> MakeTrigger:
 
     database = Database(airflow_settings.get_engine())
     core = k8s.CoreV1Api(kube_config.new_client_from_config(config_file=kubeconfig))
-    base_url = settings.configured_hook_url()
+    base_url = route_urls.configured_hook_url()
 
     def make_trigger(ti_id: str) -> PodActionTrigger:
         nonce = _commit(ti_id)

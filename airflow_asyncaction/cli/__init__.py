@@ -68,6 +68,11 @@ _SCHEDULE = Arg(("--schedule",), default=None, help="When to run it: ISO 8601, o
 _IDEMPOTENCY_KEY = Arg(
     ("--idempotency-key",), default=None, help="A repeated key returns the same action and launches nothing"
 )
+_HOST = Arg(("-H", "--host"), default="0.0.0.0", help="Address to listen at (default: 0.0.0.0)")  # noqa: S104
+_PORT = Arg(("-p", "--port"), type=int, default=8081, help="Port to listen at (default: 8081)")
+_WORKERS = Arg(("-w", "--workers"), type=int, default=1, help="Number of worker processes (default: 1)")
+_SSL_CERTFILE = Arg(("--ssl-certfile",), default=None, help="Certificate file, to serve HTTPS")
+_SSL_KEYFILE = Arg(("--ssl-keyfile",), default=None, help="Key file of the certificate")
 
 _ACTION_COMMANDS = [
     ActionCommand(
@@ -102,6 +107,15 @@ _ACTION_COMMANDS = [
         " input, creates the Dag run, and prints the action without waiting for it.",
         func=lazy_load_command("airflow_asyncaction.cli.actions.launch"),
         args=(_OPERATION, _INPUT, _SCHEDULE, _IDEMPOTENCY_KEY, ARG_OUTPUT, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="gateway",
+        help="Serve the routes that jobs call, and nothing else",
+        description="Serve the routes that jobs call, in a process without any other part of Airflow. Point"
+        " [asyncaction] base_url at it, and [asyncaction] task_url at the API server. It needs the database,"
+        " [core] fernet_key and, for files, [api] secret_key and the file stores.",
+        func=lazy_load_command("airflow_asyncaction.cli.gateway.gateway"),
+        args=(_HOST, _PORT, _WORKERS, _SSL_CERTFILE, _SSL_KEYFILE),
     ),
     ActionCommand(
         name="reap",

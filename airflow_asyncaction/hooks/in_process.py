@@ -13,7 +13,7 @@ from functools import cache
 from importlib import import_module
 from urllib.parse import urlsplit
 
-from airflow_asyncaction import settings
+from airflow_asyncaction import route_urls, settings
 from airflow_asyncaction.airflow_internals.worker.task_process import is_in_process
 from airflow_asyncaction.protocol.job_info import JobId
 
@@ -27,8 +27,13 @@ _registered: list[JobId] = []
 
 
 def hook_url() -> str:
-    """Return the URL of the job routes for this task and for jobs on its machine."""
-    return _serve() if is_in_process() else settings.configured_hook_url()
+    """Return the URL of the job routes for jobs on this machine."""
+    return _serve() if is_in_process() else route_urls.configured_hook_url()
+
+
+def task_url() -> str:
+    """Return the URL of the task routes for this task."""
+    return _serve() if is_in_process() else route_urls.configured_task_url()
 
 
 def remote_hook_url() -> str:

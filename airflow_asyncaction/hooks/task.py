@@ -40,6 +40,8 @@ from airflow_asyncaction.retrying import as_sentence, retrying
 
 _TIMEOUT_SECONDS = (5, 30)
 _SHORT_MESSAGE_CHARS = 200
+_NO_SUCH_ROUTE = "no_such_route"
+_IF_GATEWAY = "If this is the URL of a gateway, set [asyncaction] task_url to that of the API server"
 
 PATIENCE = timedelta(minutes=10)
 """How long to retry a message that must not be lost while the server is unavailable."""
@@ -62,14 +64,16 @@ class Registration:
 class TaskHook(BaseHook):
     """HTTP client to the routes that tasks call. It belongs to one thread: see :meth:`clone`.
 
-    :param base_url: of the job routes, such as ``http://airflow:8080/async``
+    :param base_url: of the task routes, such as ``http://airflow:8080/async``
+    :param hook_url: URL of the job routes for jobs that it registers; by default the same
     :param ti_id: the task instance on whose behalf it sends: its messages are refused once another process
         adopts the action
     """
 
-    def __init__(self, base_url: str, *, ti_id: str | None = None) -> None:
+    def __init__(self, base_url: str, *, hook_url: str | None = None, ti_id: str | None = None) -> None:
         super().__init__()
         self.base_url = base_url.rstrip("/")
+        self.hook_url = hook_url or self.base_url
         self.ti_id = ti_id
         self._session = requests.Session()
         self._session.trust_env = False  # the API server is not behind the worker's web proxy
@@ -78,7 +82,7 @@ class TaskHook(BaseHook):
 
     def clone(self) -> TaskHook:
         """Return a hook for another thread."""
-        clone = TaskHook(self.base_url, ti_id=self.ti_id)
+        clone = TaskHook(self.base_url, hook_url=self.hook_url, ti_id=self.ti_id)
         clone._shared_secrets = self._shared_secrets
         return clone
 
@@ -107,7 +111,7 @@ class TaskHook(BaseHook):
         info = JobInfo(
             job_id=JobId(answer["actionId"]),
             secret_key=answer["secretKey"],
-            hook_url=self.base_url,
+            hook_url=self.hook_url,
             orchestrator=answer["orchestrator"],
             arguments=spec.arguments,
             traceparent=spec.traceparent,
@@ -280,6 +284,8 @@ class TaskHook(BaseHook):
         message = f"{self.base_url}{path.partition('?')[0]} returned {response.status}"
         if code:
             message += f" {code}: {text}"
+            if code == _NO_SUCH_ROUTE:
+                message = f"{as_sentence(message)} {_IF_GATEWAY}"
         elif not response.is_success:
             message += ". Check that the API server loads the plugin of airflow-asyncaction"
         kind: type[ServerError] = ServerError

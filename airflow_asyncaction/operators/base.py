@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.exceptions import ServerError
-from airflow_asyncaction.hooks.in_process import hook_url
+from airflow_asyncaction.hooks.in_process import hook_url, task_url
 from airflow_asyncaction.hooks.task import Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.arguments import (
@@ -158,7 +158,7 @@ class BaseActionOperator(ArgumentsOperator):
         """Register the action and run its job. Other operators delegate to this, not to :meth:`execute`."""
         check_outlets(self.airflow_task, self.output_assets)
         runner = self.make_runner(context)
-        hook = TaskHook(hook_url())
+        hook = TaskHook(task_url(), hook_url=hook_url())
         registration = register(hook, context, self.build_spec(runner))
         info = registration.info
         context["ti"].xcom_push(key="action_id", value=info.job_id)

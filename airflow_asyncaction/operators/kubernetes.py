@@ -19,7 +19,7 @@ from airflow_asyncaction.airflow_internals.worker.operators import (
     needs_worker_after_success,
 )
 from airflow_asyncaction.airflow_internals.worker.task_process import is_in_process
-from airflow_asyncaction.hooks.in_process import hook_url, remote_hook_url
+from airflow_asyncaction.hooks.in_process import hook_url, remote_hook_url, task_url
 from airflow_asyncaction.hooks.task import PATIENCE, Registration, TaskHook
 from airflow_asyncaction.links import ActionLink
 from airflow_asyncaction.operators.arguments import Arguments
@@ -281,7 +281,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
 
         return_file = ReturnFile(
             self.base_container_name,
-            lambda info, results: TaskHook(hook_url()).report_results(info, results),
+            lambda info, results: TaskHook(task_url()).report_results(info, results),
         )
         return KubeRunner(
             connect_to_cluster(lambda: self.client, self.cluster_arguments()),
@@ -335,7 +335,7 @@ class KubeActionOperator(BaseActionOperator, KubernetesPodOperator):
     ) -> Any:
         runner = self._runner(context, position=position)
         runner.expect_job()
-        hook = TaskHook(hook_url())
+        hook = TaskHook(task_url(), hook_url=hook_url())
         registration = register(hook, context, self.build_spec(runner), resumes=action_id)
         credentials = registration.credentials
         view = (

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, Row, bindparam, select
 
-from airflow_asyncaction.airflow_internals.server import dags
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.store.models import action_table
 
@@ -24,6 +23,8 @@ def is_upstream(connection: Connection, action_id: JobId, of: JobId) -> bool:
         return False
     if (task.dag_id, task.run_id) != (downstream.dag_id, downstream.run_id):
         return False
+    from airflow_asyncaction.airflow_internals.server import dags  # 17 MiB, which few gateways need
+
     upstream = dags.upstream_tasks(connection, downstream.dag_id, downstream.run_id, downstream.task_id)
     return task.task_id in upstream
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
-from airflow_asyncaction.hooks.in_process import hook_url
+from airflow_asyncaction.hooks.in_process import task_url
 from airflow_asyncaction.hooks.task import TaskHook
 from airflow_asyncaction.retrying import LONGEST_PAUSE_SECONDS, async_retrying
 
@@ -28,7 +28,7 @@ class TaskHookPool:
     Purpose: thousands of triggers share a few connections. A request that waits to be retried occupies no
     thread.
 
-    :param base_url: base URL of the job routes
+    :param base_url: base URL of the task routes
     """
 
     def __init__(self, base_url: str) -> None:
@@ -63,4 +63,4 @@ class TaskHookPool:
 @cache
 def get_hook_pool() -> TaskHookPool:
     """Return the pool of this process."""
-    return TaskHookPool(hook_url())
+    return TaskHookPool(task_url())

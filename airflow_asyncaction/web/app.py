@@ -16,7 +16,7 @@ from starlette.websockets import WebSocketClose
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter, Map
 
-from airflow_asyncaction import settings as our_settings
+from airflow_asyncaction import route_urls
 from airflow_asyncaction.protocol.files import MAX_INDEX
 from airflow_asyncaction.services import Services, open_services
 from airflow_asyncaction.web.asgi import mounted_path
@@ -31,10 +31,6 @@ from airflow_asyncaction.web.routes.files import (
     task_files_blueprint,
 )
 from airflow_asyncaction.web.routes.jobs import jobs_blueprint
-from airflow_asyncaction.web.routes.openapi import openapi_blueprint
-from airflow_asyncaction.web.routes.page import page_blueprint
-from airflow_asyncaction.web.routes.tasks import tasks_blueprint
-from airflow_asyncaction.web.routes.users import users_blueprint
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
 
 _WARM_REQUESTS = 50
@@ -82,20 +78,18 @@ class Serving:
     patience: timedelta = timedelta(seconds=30)
 
 
-def create_app(services: Services | None = None, *, hook_url: HookUrl | None = None) -> Flask:
+def create_app(
+    services: Services | None = None, *, hook_url: HookUrl | None = None, only_jobs: bool = False
+) -> Flask:
     """Return the app with all its routes.
 
-    :param hook_url: returns the URL of these routes; by default the configured one, or that of the request
+    :param hook_url: returns the URL of these routes; by default the configured ones, or that of the request
+    :param only_jobs: whether to leave out all routes that jobs do not call, as the gateway does
     :raises TablesMissing: ``airflow db migrate`` has not been run since this package was installed
     """
     services = services or open_services()
     actions, files, settings = services.actions, services.files, services.settings
-    if hook_url is None:
-        hook_url = (
-            (lambda _: our_settings.configured_hook_url())
-            if our_settings.has_hook_url()
-            else requested_hook_url
-        )
+    urls = (hook_url, hook_url) if hook_url is not None else _configured_urls()
     app = Flask("airflow_asyncaction", static_folder=None)
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
@@ -103,28 +97,50 @@ def create_app(services: Services | None = None, *, hook_url: HookUrl | None = N
     app.url_map.converters |= {"operation": _OperationIdConverter, "index": _IndexConverter}
     app.url_map.merge_slashes = False  # "//" is not redirected: a signature covers the path
     app.register_blueprint(jobs_blueprint(actions, files, settings))
-    app.register_blueprint(files_blueprint(files, settings, hook_url))
+    app.register_blueprint(files_blueprint(files, settings, urls[0]))
     app.register_blueprint(contents_blueprint(files))
-    app.register_blueprint(tasks_blueprint(actions, settings))
-    app.register_blueprint(task_files_blueprint(files, settings, hook_url))
-    app.register_blueprint(users_blueprint(actions, files, settings))
-    app.register_blueprint(openapi_blueprint())
-    app.register_blueprint(page_blueprint())
+    if not only_jobs:
+        _register_other_routes(app, services, urls[1])
     register_error_handlers(app)
     limit_requests(app, actions, settings)
     app.after_request(_forbid_caching)
     return app
 
 
-def create_asgi_app(services: Services | None = None, serving: Serving | None = None) -> ASGIApp:
+def _configured_urls() -> tuple[HookUrl, HookUrl]:
+    """Return the URL of these routes for jobs, and that for tasks."""
+    if not route_urls.has_hook_url():
+        return requested_hook_url, requested_hook_url
+    return lambda _: route_urls.configured_hook_url(), lambda _: route_urls.configured_task_url()
+
+
+def _register_other_routes(app: Flask, services: Services, task_url: HookUrl) -> None:
+    """Register the routes of tasks and users. The gateway does without these imports."""
+    from airflow_asyncaction.web.routes.openapi import openapi_blueprint
+    from airflow_asyncaction.web.routes.page import page_blueprint
+    from airflow_asyncaction.web.routes.tasks import tasks_blueprint
+    from airflow_asyncaction.web.routes.users import users_blueprint
+
+    actions, files, settings = services.actions, services.files, services.settings
+    app.register_blueprint(tasks_blueprint(actions, settings))
+    app.register_blueprint(task_files_blueprint(files, settings, task_url))
+    app.register_blueprint(users_blueprint(actions, files, settings))
+    app.register_blueprint(openapi_blueprint())
+    app.register_blueprint(page_blueprint())
+
+
+def create_asgi_app(
+    services: Services | None = None, serving: Serving | None = None, *, only_jobs: bool = False
+) -> ASGIApp:
     """Return the ASGI app that the API server mounts.
 
     :param serving: threads and timeouts; tests use others
+    :param only_jobs: see :func:`create_app`
     :raises TablesMissing: ``airflow db migrate`` has not been run since this package was installed
     """
     services, serving = services or open_services(), serving or Serving()
     settings = services.settings
-    app = create_app(services)
+    app = create_app(services, only_jobs=only_jobs)
 
     def buffered(lane: Lane, threads: int) -> ASGIApp:
         return BufferedWsgi(

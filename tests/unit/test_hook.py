@@ -122,6 +122,13 @@ def test_a_server_without_the_plugin_is_named_as_such() -> None:
         TaskHook(server.url).read(new_task())
 
 
+def test_a_gateway_is_no_api_server() -> None:
+    unknown = Answer(404, {"error": "no_such_route", "message": "Unknown route."})
+    message = r"no_such_route: Unknown route\. .* set \[asyncaction\] task_url"
+    with TaskServer([unknown]) as server, pytest.raises(ServerError, match=message):
+        TaskHook(server.url).read(new_task())
+
+
 def test_no_error_shows_the_secret() -> None:
     with TaskServer([Answer(401, {"error": "bad_signature", "message": "no"})]) as server:
         task = new_task()
@@ -218,7 +225,7 @@ def test_registration_returns_the_jobs_credentials() -> None:
     given = {"actionId": str(uuid.uuid4()), "secretKey": SECRET, "taskKey": TASK_KEY, "orchestrator": "here"}
     with TaskServer([Answer(fields={**given, "wasLaunched": False})]) as server:
         spec = ActionSpec(type="t", runner="local", traceparent="00-a-b-01")
-        hook = TaskHook(server.url + "/")
+        hook = TaskHook(server.url + "/", hook_url="http://gateway/async").clone()
         registration = hook.register("ti", "nonce", spec)
         sent = json.loads(server.requests[0].body)
     assert not registration.was_launched
@@ -226,7 +233,7 @@ def test_registration_returns_the_jobs_credentials() -> None:
     assert TASK_KEY not in repr(registration)
     environ = registration.info.to_environ()
     assert TASK_KEY not in environ.values()
-    assert environ["JOB_HOOK"] == server.url
+    assert environ["JOB_HOOK"] == "http://gateway/async"
     assert (environ["JOB_ID"], environ["JOB_SECRET_KEY"]) == (given["actionId"], SECRET)
     assert (environ["JOB_ORCHESTRATOR"], environ["TRACEPARENT"]) == ("here", "00-a-b-01")
     assert replace(ActionSpec.from_json(sent["spec"]), secrets=()) == spec

@@ -12,7 +12,7 @@ from datetime import timedelta
 import jsonschema
 import pytest
 
-from airflow_asyncaction import settings
+from airflow_asyncaction import route_urls, settings
 from airflow_asyncaction.get_provider_info import get_provider_info
 from airflow_asyncaction.protocol.reports import LARGEST_BODY_BYTES, Limits
 
@@ -120,13 +120,36 @@ def test_jobs_reach_the_routes_beside_the_execution_api(
     configure(base_url=base_url)
     configure("core", execution_api_server_url=execution_api)
     configure("api", base_url=api_base_url)
-    assert settings.configured_hook_url() == expected
+    assert route_urls.configured_hook_url() == expected
+
+
+@pytest.mark.parametrize(
+    ("task_url", "base_url", "expected"),
+    [
+        ("http://api:8080/async/", "http://gateway/async", "http://api:8080/async"),
+        ("", "http://gateway/async", "http://gateway/async"),
+        ("", "", "http://e/async"),
+    ],
+)
+def test_tasks_reach_the_api_server_even_if_jobs_reach_a_gateway(
+    configure: Configure, task_url: str, base_url: str, expected: str
+) -> None:
+    configure(task_url=task_url, base_url=base_url)
+    configure("core", execution_api_server_url="http://e/execution")
+    assert route_urls.configured_task_url() == expected
+    assert route_urls.configured_hook_url() == (base_url or "http://e/async")
+
+
+def test_a_task_url_that_no_task_could_use_is_refused(configure: Configure) -> None:
+    configure(task_url="airflow:8080/async")
+    with pytest.raises(ValueError, match=r"\[asyncaction\] task_url"):
+        route_urls.configured_task_url()
 
 
 def test_a_base_url_that_no_job_could_use_is_refused(configure: Configure) -> None:
     configure(base_url="airflow:8080/async")
     with pytest.raises(ValueError, match=r"\[asyncaction\] base_url"):
-        settings.configured_hook_url()
+        route_urls.configured_hook_url()
 
 
 def test_every_option_is_described_to_airflow(configure: Configure) -> None:

@@ -68,6 +68,12 @@ class FileStore(Protocol):
     is_direct: bool
     """Whether the store can sign URLs for PUT. The server does not see such uploads arrive."""
 
+    def check(self) -> None:
+        """Check that the store can be used, as far as this is cheap and says something about this machine.
+
+        :raises OSError: it cannot
+        """
+
     def uri(self, content_id: str) -> str:
         """Return the URI of content, for people and Airflow's ObjectStoragePath."""
 

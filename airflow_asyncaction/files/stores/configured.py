@@ -10,11 +10,7 @@ from urllib.parse import unquote, urlsplit
 from airflow_asyncaction.exceptions import FileRefused
 from airflow_asyncaction.files.stores.base import FileStore
 from airflow_asyncaction.files.stores.local import LocalFileStore
-from airflow_asyncaction.files.stores.object_storage import GoogleFileStore, ObjectFileStore
-from airflow_asyncaction.files.stores.s3 import S3FileStore
 from airflow_asyncaction.protocol.files import DEFAULT_STORE
-
-_KINDS = {"s3": S3FileStore, "s3a": S3FileStore, "gs": GoogleFileStore, "gcs": GoogleFileStore}
 
 
 class FileStores:
@@ -50,4 +46,9 @@ def open_store(name: str, url: str) -> FileStore:
     parts = urlsplit(url)
     if parts.scheme == "file":
         return LocalFileStore(name, Path(unquote(parts.path)))
-    return _KINDS.get(parts.scheme, ObjectFileStore)(name, url)
+    # fsspec, and Airflow's modules for it
+    from airflow_asyncaction.files.stores.object_storage import GoogleFileStore, ObjectFileStore
+    from airflow_asyncaction.files.stores.s3 import S3FileStore
+
+    kinds = {"s3": S3FileStore, "s3a": S3FileStore, "gs": GoogleFileStore, "gcs": GoogleFileStore}
+    return kinds.get(parts.scheme, ObjectFileStore)(name, url)

@@ -7,6 +7,7 @@ below the folder are not followed.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -41,6 +42,12 @@ class LocalFileStore:
     def __init__(self, name: str, root: Path) -> None:
         self.name = name
         self._root = root
+
+    def check(self) -> None:
+        """Check that the folder exists, or can be created, and is writable."""
+        with self.open_folder(_INCOMING, create=True) as folder:
+            if not os.access(".", os.W_OK | os.X_OK, dir_fd=folder):
+                raise PermissionError(errno.EACCES, "The folder is not writable", str(self._root))
 
     def uri(self, content_id: str) -> str:
         """Return a ``file://`` URL."""

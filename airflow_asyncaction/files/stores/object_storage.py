@@ -72,6 +72,9 @@ class ObjectFileStore:
         """File system that signs URLs."""
         return self._fs
 
+    def check(self) -> None:
+        """Do nothing: an outage of an object store is one for all API servers and gateways."""
+
     def uri(self, content_id: str) -> str:
         """Return the URL of the object, including the connection."""
         return f"{self._url}/{_CONTENTS}/{get_shard(content_id)}/{content_id}"

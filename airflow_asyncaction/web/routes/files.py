@@ -24,7 +24,7 @@ from airflow_asyncaction.web.content import CHUNK_BYTES, CONTENT_PATH, read_chun
 from airflow_asyncaction.web.security import Caller, SignedRequest, parse_signed_request
 
 HookUrl = Callable[[Request], str]
-"""Returns the absolute hook URL as the sender of a request reaches it."""
+"""Returns the absolute URL of the routes as the sender of a request reaches them."""
 
 
 def files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -> Blueprint:
@@ -55,7 +55,7 @@ def files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -
     return blueprint
 
 
-def task_files_blueprint(files: FileService, settings: Settings, hook_url: HookUrl) -> Blueprint:
+def task_files_blueprint(files: FileService, settings: Settings, task_url: HookUrl) -> Blueprint:
     """Return the routes of tasks, ``/task/inputs`` and ``/task/outputs``."""
     blueprint = Blueprint("task_files", __name__, url_prefix="/task")
 
@@ -63,7 +63,7 @@ def task_files_blueprint(files: FileService, settings: Settings, hook_url: HookU
     def announce_input(store: str, property_: str) -> Response:
         signed = parse_signed_request(request, settings, Caller.TASK)
         target = FileTarget(store, property_, Role.INPUT)
-        return _announce(files, signed, target, hook_url(request) + CONTENT_PATH)
+        return _announce(files, signed, target, task_url(request) + CONTENT_PATH)
 
     @blueprint.post("/inputs/<store>/<property_>/<index:index>/complete")
     def complete_input(store: str, property_: str, index: int) -> Response:
