@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 from dev.processes import free_ports
 
 USER = "airflow"
@@ -151,6 +153,18 @@ class Postgres:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
+    def crash(self) -> None:
+        """Kill all processes of the server with SIGKILL, and start it again."""
+        assert self._folder is not None
+        pid = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        postmaster = psutil.Process(pid)
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes)
+        self._run_server(self._folder)
+
     @contextmanager
     def outage(self, database: str) -> Iterator[None]:
         """Make a database unreachable in the block, and close its connections, as if the server were down."""
@@ -187,9 +201,12 @@ class Postgres:
                     f"unix_socket_directories='{folder}'",
                 )
             )
+        self._run_server(folder)
+
+    def _run_server(self, folder: Path) -> None:
         log = folder / "log"
         try:
-            self._as_owner("pg_ctl", "start", "-D", str(data), "-w", "-t", "60", "-l", str(log))
+            self._as_owner("pg_ctl", "start", "-D", str(folder / "data"), "-w", "-t", "60", "-l", str(log))
         except PostgresError as error:
             said = log.read_text(errors="replace") if log.exists() else ""
             raise PostgresError(error.reason, f"{error.output}{said}") from None

@@ -141,19 +141,43 @@ class ReportBatches:
 
     async def _write_batches(self) -> None:
         """Write batches over one connection until it is idle, old or broken."""
+        writer = await self._open_writer()
+        if writer is None:
+            return
+        try:
+            await self._serve(writer)
+        except Exception as error:  # noqa: BLE001 - of asyncpg, or of the network
+            self._retry_at = asyncio.get_running_loop().time() + _RETRY_SECONDS
+            log.warning(
+                "Reports of jobs are written one by one for a moment: a connection to the metadata database"
+                " was lost (%s)",
+                type(error).__name__,
+            )
+        finally:
+            await writer.close()
+
+    async def _open_writer(self) -> _Writer | None:
+        """Connect to the database. Log failures once, until it has succeeded."""
         writer: _Writer | None = None
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
                 writer = _Writer(await self._connect())
                 await writer.prepare()
-            self._has_failed = False
-            await self._serve(writer)
-        except Exception as error:  # noqa: BLE001 - of SQLAlchemy, the driver, or the deployment's settings
+        except Exception as error:  # noqa: BLE001 - of SQLAlchemy, asyncpg, or the deployment's settings
             self._retry_at = asyncio.get_running_loop().time() + _RETRY_SECONDS
-            self._log_failure(error)
-        finally:
+            if not self._has_failed:
+                self._has_failed = True
+                log.warning(
+                    "Reports of jobs are written one by one: asyncpg cannot connect to the metadata database"
+                    " (%s: %s). Check [database] sql_alchemy_conn_async",
+                    type(error).__name__,
+                    error,
+                )
             if writer is not None:
                 await writer.close()
+            return None
+        self._has_failed = False
+        return writer
 
     async def _serve(self, writer: _Writer) -> None:
         loop = asyncio.get_running_loop()
@@ -270,17 +294,6 @@ class ReportBatches:
                 queued.attempts, queued.is_taken = queued.attempts + 1, False
                 self._known.forget(action_id)
                 self._queue.appendleft(queued)
-
-    def _log_failure(self, error: Exception) -> None:
-        """Log once that reports are written with locks, until a connection could be opened."""
-        if not self._has_failed:
-            self._has_failed = True
-            log.warning(
-                "Reports of jobs are written one by one: asyncpg cannot use the metadata database (%s: %s)."
-                " Check [database] sql_alchemy_conn_async",
-                type(error).__name__,
-                error,
-            )
 
 
 class _Writer:
