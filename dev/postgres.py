@@ -182,7 +182,7 @@ class Postgres:
         data, password = folder / "data", folder / "password"
         password.write_text(self.password)
         password.chmod(0o600)
-        owner = _owner()
+        owner = server_owner()
         if owner is not None:
             self.bin = _reachable(self.bin, folder)
             for path in (folder, password):
@@ -213,11 +213,11 @@ class Postgres:
 
     def _as_owner(self, tool: str, *arguments: str) -> None:
         assert self._folder is not None
-        _checked([str(self.bin / tool), *arguments], user=_owner(), folder=self._folder)
+        _checked([str(self.bin / tool), *arguments], user=server_owner(), folder=self._folder)
 
 
-def _owner() -> pwd.struct_passwd | None:
-    """Return the user that the server must run as; ``None`` for the current user."""
+def server_owner() -> pwd.struct_passwd | None:
+    """Return the user that a server must run as; ``None`` for the current user."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name: entry for entry in pwd.getpwall()}
