@@ -25,21 +25,26 @@ listen_port = {port}
 unix_socket_dir =
 auth_type = any
 pool_mode = transaction
-default_pool_size = 3
+default_pool_size = {pool_size}
 ignore_startup_parameters = extra_float_digits
 logfile = {folder}/log
 """
 
 
 @contextmanager
-def pgbouncer(postgres: Postgres, database: str) -> Iterator[str]:
-    """Run pgbouncer, and yield the URL of a database behind it, without a driver."""
+def pgbouncer(postgres: Postgres, database: str, *, pool_size: int) -> Iterator[str]:
+    """Run pgbouncer, and yield the URL of a database behind it, without a driver.
+
+    :param pool_size: number of connections to PostgreSQL
+    """
     folder = Path(tempfile.mkdtemp(prefix="asyncaction-pgbouncer-"))
     (port,) = free_ports(1)
     config = folder / "pgbouncer.ini"
     config.touch(mode=0o600)
     config.write_text(
-        _CONFIG.format(database=database, postgres=postgres, port=port, folder=folder, user=USER)
+        _CONFIG.format(
+            database=database, postgres=postgres, port=port, folder=folder, user=USER, pool_size=pool_size
+        )
     )
     owner = server_owner()  # like PostgreSQL, it does not run as root
     if owner is not None:

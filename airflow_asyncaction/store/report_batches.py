@@ -308,7 +308,8 @@ class _Writer:
     async def prepare(self) -> None:
         """Prepare the statements on the server, unless a pooler may change it."""
         if self._is_direct:
-            self._prepared = {query: await self._driver.prepare(query) for query in (READ, WRITE)}
+            for name, query in (("asyncaction_read", READ), ("asyncaction_write", WRITE)):
+                self._prepared[query] = await self._driver.prepare(query, name=name)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -42,8 +42,11 @@ class DriverConnection(Protocol):
     async def fetchval(self, query: str) -> Any:
         """Execute a query, and return the first value."""
 
-    async def prepare(self, query: str) -> PreparedStatement:
-        """Prepare a statement on the server."""
+    async def prepare(self, query: str, *, name: str) -> PreparedStatement:
+        """Prepare a statement on the server.
+
+        :param name: without it, the statement would not be kept by the server
+        """
 
     def transaction(self) -> AbstractAsyncContextManager[None]:
         """Return a transaction."""
