@@ -39,11 +39,12 @@ log = logging.getLogger(__name__)
 _WRITERS = 2
 """Connections per process: one batch is prepared while another waits for its commit."""
 _MAX_BATCH = 128
+_MAX_BATCH_BYTES = 128 * 1024  # is parsed on the event loop without a pause
 _ATTEMPTS = 2  # the second one with a row that was read again
 _STATEMENT_SECONDS = 15.0
 _CONNECT_SECONDS = 10.0
 _RETRY_SECONDS = 10.0
-_IDLE_SECONDS = 60.0
+_IDLE_SECONDS = 300.0
 _USABLE_AFTER = ("22", "23", "40", "55")
 """Classes of SQLSTATEs after which a connection remains usable: data, constraints, conflicts and locks."""
 
@@ -78,8 +79,8 @@ class _Batch:
 class ReportBatches:
     """Writes ordinary reports in batches. All methods run in one event loop.
 
-    Connections are opened in the background, and closed after a minute without reports. As long as there is
-    none, no report waits for one.
+    Connections are opened in the background, and closed after five minutes without reports. As long as there
+    is none, no report waits for one.
 
     :param connect: opens a connection
     :param max_log_bytes: maximum size of the log lines of one action
@@ -214,13 +215,16 @@ class ReportBatches:
         """Take the first report of each action that no other batch contains."""
         taken: list[_Queued] = []
         left: deque[_Queued] = deque()
+        size_bytes = 0
         for queued in self._queue:
             action_id = queued.submission.action_id
             if queued.done.done():  # the client has left
                 continue
-            if action_id in self._busy or len(taken) == _MAX_BATCH:
+            is_full = len(taken) == _MAX_BATCH or size_bytes > _MAX_BATCH_BYTES
+            if action_id in self._busy or is_full:
                 left.append(queued)
             else:
+                size_bytes += len(queued.submission.envelope.body)
                 self._busy.add(action_id)
                 queued.is_taken = True
                 taken.append(queued)

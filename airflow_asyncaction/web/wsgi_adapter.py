@@ -29,6 +29,9 @@ from airflow_asyncaction.web.rate_limits import Exchange, Sender, Throttle
 LOOP = "asyncaction.loop"
 """Key of the server's event loop in the WSGI environment."""
 
+MAX_SHORTCUT_BYTES = 16 * 1024
+"""Larger bodies take a thread: parsing and masking them would delay all other requests by milliseconds."""
+
 _IN_MEMORY_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 _DISCARD_SECONDS = 20.0
@@ -45,7 +48,7 @@ _SENDERS = {
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 Shortcut = Callable[[Scope, bytes], Awaitable["BufferedResponse | None"]]
-"""Responds to a request with a whole, small body on the event loop; returns ``None`` if the app has to."""
+"""Responds to a request with a small body on the event loop; returns ``None`` if the app has to."""
 
 
 class BufferedResponse(NamedTuple):
@@ -152,7 +155,7 @@ class BufferedWsgi:
         body.seek(0)
         async with self._throttle.admit(sender):
             response = None
-            if self._shortcut is not None and is_whole and received_bytes <= _IN_MEMORY_BYTES:
+            if self._shortcut is not None and is_whole and received_bytes <= MAX_SHORTCUT_BYTES:
                 response = await self._shortcut(scope, body.read())
                 body.seek(0)
             if response is None:

@@ -27,6 +27,7 @@ from airflow_asyncaction.store.known_actions import MAX_ROW_CHARS
 from airflow_asyncaction.store.models import report_table
 from airflow_asyncaction.store.report_batches import ReportBatches
 from airflow_asyncaction.web.app import AsgiApp, Serving, create_asgi_app
+from airflow_asyncaction.web.wsgi_adapter import MAX_SHORTCUT_BYTES
 from tests.integration.asgi_client import MOUNT
 from tests.integration.databases import Database, on_postgresql
 from tests.integration.file_servers import Folder, Ready
@@ -145,7 +146,7 @@ def test_each_path_of_reports_is_fast(job: SignedJob, batches: ReportBatches, pa
         ({"status": "ERROR", "errorName": "Boom"}, 200),
         ({"status": "DONE"}, 400),
         ({"logs": ["x"] * 1001}, 413),
-        ({"results": "x" * 70_000}, 200),
+        ({"results": "x" * MAX_SHORTCUT_BYTES}, 200),
     ],
 )
 def test_no_other_report_is_fast(
