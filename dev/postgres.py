@@ -153,6 +153,21 @@ class Postgres:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
+    def enable_tls(self) -> None:
+        """Accept encrypted connections as well, with a certificate that nobody has signed."""
+        assert self._folder is not None
+        data, owner = self._folder / "data", server_owner()
+        pair = ("-keyout", str(data / "server.key"), "-out", str(data / "server.crt"))
+        _checked(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", *pair]
+        )
+        for name in ("server.key", "server.crt"):
+            (data / name).chmod(0o600)
+            if owner is not None:
+                os.chown(data / name, owner.pw_uid, owner.pw_gid)
+        self._sql("ALTER SYSTEM SET ssl = on")
+        self._sql("SELECT pg_reload_conf()")
+
     def crash(self) -> None:
         """Kill all processes of the server with SIGKILL, and start it again."""
         assert self._folder is not None

@@ -74,7 +74,7 @@ RACES = {
     "test_orphans",
     "test_parallel_reports",
     "test_registration",
-    "test_report_crashes",
+    "test_report_databases",
     "test_report_servers",
     "test_remote",
     "test_service_runner",

@@ -159,11 +159,9 @@ class ReportBatches:
 
     async def _open_writer(self) -> _Writer | None:
         """Connect to the database. Log failures once, until it has succeeded."""
-        writer: _Writer | None = None
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                writer = _Writer(await self._connect())
-                await writer.prepare()
+                writer = await _Writer.on(await self._connect())
         except Exception as error:  # noqa: BLE001 - of SQLAlchemy, asyncpg, or the deployment's settings
             self._retry_at = asyncio.get_running_loop().time() + _RETRY_SECONDS
             if not self._has_failed:
@@ -174,8 +172,6 @@ class ReportBatches:
                     type(error).__name__,
                     error,
                 )
-            if writer is not None:
-                await writer.close()
             return None
         self._has_failed = False
         return writer
@@ -309,11 +305,18 @@ class _Writer:
         self._is_direct = connection.is_direct
         self._prepared: dict[str, Any] = {}
 
-    async def prepare(self) -> None:
-        """Prepare the statements on the server, unless a pooler may change it."""
-        if self._is_direct:
-            for name, query in (("asyncaction_read", READ), ("asyncaction_write", WRITE)):
-                self._prepared[query] = await self._driver.prepare(query, name=name)
+    @classmethod
+    async def on(cls, connection: OpenConnection) -> _Writer:
+        """Return a writer. Its statements are prepared on the server, unless a pooler may change it."""
+        writer = cls(connection)
+        try:
+            if connection.is_direct:
+                for name, query in (("asyncaction_read", READ), ("asyncaction_write", WRITE)):
+                    writer._prepared[query] = await connection.driver.prepare(query, name=name)
+        except BaseException:
+            await writer.close()
+            raise
+        return writer
 
     async def close(self) -> None:
         """Close the connection."""

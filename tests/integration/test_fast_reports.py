@@ -7,6 +7,7 @@ The tests of reports run with both: ``mounted`` on PostgreSQL writes batches, ``
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+from airflow import settings as airflow_settings
 from sqlalchemy import func, select, text
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.airflow_internals.server import async_database
 from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Stop
-from airflow_asyncaction.protocol.reports import Limits
 from airflow_asyncaction.protocol.strict_json import JsonText
 from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store.known_actions import MAX_ROW_CHARS
@@ -391,20 +391,38 @@ def test_an_app_survives_its_event_loop(job: SignedJob) -> None:
         assert app.fast_reports.batches.written == written + 1, number
 
 
+@pytest.mark.parametrize("wait_ms", range(0, 60, 4))
+def test_an_event_loop_that_ends_while_a_connection_is_opened_leaves_none(
+    job: SignedJob, wait_ms: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_asgi_app()
+
+    async def report_and_leave() -> None:
+        assert await asked(app, job, b"", new_nonce()) == 200
+        await asyncio.sleep(wait_ms / 1000)
+
+    asyncio.run(report_and_leave())
+    gc.collect()
+    assert "non-checked-in connection" not in caplog.text
+
+
 # --- deployments
 
 
 def test_a_connection_that_fails_is_logged_once_and_costs_no_report(
-    job: SignedJob, caplog: pytest.LogCaptureFixture
+    database: Database,
+    job: SignedJob,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def connect() -> async_database.OpenConnection:
-        raise TypeError("connect() got an unexpected keyword argument 'sslmode'")
-
+    url = database.url.replace("psycopg2", "asyncpg")
+    monkeypatch.setattr(airflow_settings, "SQL_ALCHEMY_CONN_ASYNC", f"{url}?sslmode=require")
     app = create_asgi_app()
     assert app.fast_reports is not None
-    app.fast_reports.batches = ReportBatches(max_log_bytes=Limits.max_log_bytes, connect=connect)
 
     async def report() -> None:
+        while not caplog.records:
+            assert await asked(app, job, b"", new_nonce()) == 200
         for _ in range(3):
             assert await asked(app, job, b"", new_nonce()) == 200
 

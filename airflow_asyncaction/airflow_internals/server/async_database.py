@@ -96,12 +96,12 @@ async def connect() -> OpenConnection:
     :raises Exception: whatever SQLAlchemy, asyncpg or an override of Airflow's settings raise
     """
     held = await _create_engine().connect()
-    driver = cast("DriverConnection", (await held.get_raw_connection()).driver_connection)
     try:
+        driver = cast("DriverConnection", (await held.get_raw_connection()).driver_connection)
         async with driver.transaction():
             served_by = await driver.fetchval("SELECT pg_backend_pid()")
     except BaseException:
-        driver.terminate()
+        await held.close()
         raise
     return OpenConnection(held, driver, is_direct=served_by == driver.get_server_pid())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Crashes: a report that was answered with 200 survives kill -9 of its API server and of PostgreSQL."""
+"""Reports in batches on a PostgreSQL server of their own: crashes of both servers, and encryption."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import create_engine, func, select, text
 
 from airflow_asyncaction.store.models import report_table
 from dev.postgres import Postgres
@@ -17,6 +17,7 @@ from tests.integration.parallel_jobs import lines_of, until_taken
 from tests.integration.report_servers import report_servers
 from tests.integration.running_tasks import running_task
 from tests.integration.signed_jobs import HookClient, new_nonce, registered
+from tests.requirements import need
 from tests.shared import run_airflow
 
 pytestmark = pytest.mark.integration
@@ -25,7 +26,9 @@ pytestmark = pytest.mark.integration
 @pytest.fixture(scope="module")
 def durable() -> Iterator[tuple[Postgres, str]]:
     """Return a server whose commits reach the disk, and the URL of a database with all tables."""
+    need("openssl")
     with Postgres(durable=True) as server:
+        server.enable_tls()
         url = server.create("airflow")
         run_airflow(url, "db", "migrate")
         yield server, url
@@ -79,4 +82,25 @@ def test_an_answered_report_survives_crashes_of_server_and_database(durable: tup
                 nonce, line = reports[-1]
                 assert until_taken(lambda: its.report(nonce=nonce, logs=[line])).status == 200  # noqa: B023
                 assert lines_of(its) == lines
+    engine.dispose()
+
+
+def test_reports_are_written_over_encrypted_connections(durable: tuple[Postgres, str]) -> None:
+    _, url = durable
+    asynchronous = url.replace("psycopg2", "asyncpg") + "?ssl=require"
+    encrypted = text(
+        "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"
+        " WHERE ssl AND pid <> pg_backend_pid() AND query LIKE '%unnest%'"
+    )
+    engine = create_engine(url)
+    with report_servers(
+        1, f"{url}?sslmode=require", AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC=asynchronous
+    ) as (server,):
+        with HookClient(server.hook) as client:
+            job = registered(running_task(engine), client)
+            for _ in range(5):
+                assert job.report(status="RUNNING").status == 200
+        assert server.count_written() == 5
+        with engine.connect() as connection:
+            assert connection.scalar(encrypted) == 1
     engine.dispose()
