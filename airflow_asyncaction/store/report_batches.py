@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,18 +82,11 @@ class ReportBatches:
     Connections are opened in the background, and closed after five minutes without reports. As long as there
     is none, no report waits for one.
 
-    :param connect: opens a connection
     :param max_log_bytes: maximum size of the log lines of one action
+    :param max_age_seconds: age after which connections are replaced; negative if they are not
     """
 
-    def __init__(
-        self,
-        *,
-        max_log_bytes: int,
-        connect: Callable[[], Awaitable[OpenConnection]] = async_database.connect,
-        max_age_seconds: float = -1,
-    ) -> None:
-        self._connect = connect
+    def __init__(self, *, max_log_bytes: int, max_age_seconds: float) -> None:
         self._max_log_bytes = max_log_bytes
         self._max_age_seconds = max_age_seconds
         self._known = KnownActions()
@@ -161,7 +154,7 @@ class ReportBatches:
         """Connect to the database. Log failures once, until it has succeeded."""
         try:
             async with asyncio.timeout(_CONNECT_SECONDS):
-                writer = await _Writer.on(await self._connect())
+                writer = await _Writer.on(await async_database.connect())
         except Exception as error:  # noqa: BLE001 - of SQLAlchemy, asyncpg, or the deployment's settings
             self._retry_at = asyncio.get_running_loop().time() + _RETRY_SECONDS
             if not self._has_failed:
