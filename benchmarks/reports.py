@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import json
 import secrets
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_asyncaction.protocol.job_info import JobId, JobInfo
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from benchmarks.load import Load, Measured, measure
+from benchmarks.pgbench import Pgbench
 from benchmarks.targets import HOSTNAME, PID, Target
+from benchmarks.usage import Usage
 from dev.deployment import Deployment
 from dev.postgres import Postgres
 
@@ -49,15 +52,58 @@ def run(postgres: Postgres, airflow: Deployment) -> None:
 
     for load in (heartbeats, reports):
         measure(_shortened(load(16)))
+    pgbench = Pgbench(postgres, airflow.database_url)
+    usage = Usage(airflow.api_server.pid or 0)
     print("\nInto one api-server worker on PostgreSQL; each connection waits for its answer;")
     print(f"the median of {_ROUNDS} rounds, in turns\n")
     for connections in CONNECTIONS:
-        rounds = [(measure(heartbeats(connections)), measure(reports(connections))) for _ in range(_ROUNDS)]
-        theirs, ours = (_median(measured) for measured in zip(*rounds, strict=True))
-        print(f"{connections:3} connections   Airflow's task heartbeat   {theirs}")
-        print(f"{connections:3} connections   our signed report          {ours}")
-        print(f"{connections:3} connections   ratio                      {_ratio(ours, theirs)}\n")
-    _pgbench(postgres, airflow.database_url)
+        rounds = [
+            Round(
+                measure(heartbeats(connections)),
+                *_with_cpu(usage, reports(connections)),
+                pgbench.measure(connections) if pgbench.is_installed else None,
+            )
+            for _ in range(_ROUNDS)
+        ]
+        _print(connections, rounds)
+    if not pgbench.is_installed:
+        print("pgbench is not there (Debian: apt install postgresql): left out")
+
+
+@dataclass(frozen=True)
+class Round:
+    """Results of one round.
+
+    :param cpu_ms: the API server's CPU time per report
+    :param pgbench: transactions per second; ``None`` without pgbench
+    """
+
+    heartbeats: Measured
+    reports: Measured
+    cpu_ms: float
+    pgbench: float | None
+
+
+def _with_cpu(usage: Usage, load: Load) -> tuple[Measured, float]:
+    """Measure a load, and the CPU time in ms that each request costs a server."""
+    before = usage.cpu_seconds()
+    measured = measure(load)
+    return measured, 1000 * (usage.cpu_seconds() - before) / (load.connections * load.requests)
+
+
+def _print(connections: int, rounds: Sequence[Round]) -> None:
+    theirs, ours = _median([one.heartbeats for one in rounds]), _median([one.reports for one in rounds])
+    cpu_ms = statistics.median(one.cpu_ms for one in rounds)
+    label = f"{connections:3} connections  "
+    print(f"{label} Airflow's task heartbeat    {theirs}")
+    print(f"{label} our signed report           {ours}   CPU {cpu_ms:.2f} ms")
+    print(f"{label} ratio                       {_ratio(ours, theirs)}")
+    bare = [one.pgbench for one in rounds if one.pgbench is not None]
+    if bare:
+        median = statistics.median(bare)
+        print(f"{label} pgbench, same transaction   {median:8.0f}/s")
+        print(f"{label} ratio                       {ours.requests_per_second / median:8.2f} x")
+    print()
 
 
 def jobs_of(airflow: Deployment, targets: Sequence[Target]) -> list[JobInfo]:
@@ -107,19 +153,6 @@ def make_targets(airflow: Deployment, count: int) -> list[Target]:
     if made.returncode != 0:
         raise RuntimeError(f"no targets could be made:\n{made.stderr[-3000:]}")
     return [Target(**json.loads(line)) for line in made.stdout.splitlines() if line.startswith("{")]
-
-
-def _pgbench(postgres: Postgres, database_url: str) -> None:
-    """Run a report's transaction in pgbench."""
-    if not (postgres.bin / "pgbench").exists():
-        print("pgbench is not there (Debian: apt install postgresql): left out")
-        return
-    script = Path(__file__).with_name("report.sql")
-    for clients in (1, 16):
-        options = ["-n", "-c", str(clients), "-j", "1", "-T", "5", "-M", "prepared", "-f", str(script)]
-        printed = postgres.run("pgbench", *options, database_url.rpartition("/")[2]).stdout
-        rate = next(line for line in printed.splitlines() if line.startswith("tps"))
-        print(f"{clients:3} connections   pgbench, same transaction  {rate}")
 
 
 def _median(rounds: Sequence[Measured]) -> Measured:

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 from dev.processes import free_ports
 
 USER = "airflow"
@@ -151,6 +153,33 @@ class Postgres:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
+    def enable_tls(self) -> None:
+        """Accept encrypted connections as well, with a certificate that nobody has signed."""
+        assert self._folder is not None
+        data, owner = self._folder / "data", server_owner()
+        pair = ("-keyout", str(data / "server.key"), "-out", str(data / "server.crt"))
+        _checked(
+            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", *pair]
+        )
+        for name in ("server.key", "server.crt"):
+            (data / name).chmod(0o600)
+            if owner is not None:
+                os.chown(data / name, owner.pw_uid, owner.pw_gid)
+        self._sql("ALTER SYSTEM SET ssl = on")
+        self._sql("SELECT pg_reload_conf()")
+
+    def crash(self) -> None:
+        """Kill all processes of the server with SIGKILL, and start it again."""
+        assert self._folder is not None
+        pid = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        postmaster = psutil.Process(pid)
+        processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes)
+        self._run_server(self._folder)
+
     @contextmanager
     def outage(self, database: str) -> Iterator[None]:
         """Make a database unreachable in the block, and close its connections, as if the server were down."""
@@ -168,7 +197,7 @@ class Postgres:
         data, password = folder / "data", folder / "password"
         password.write_text(self.password)
         password.chmod(0o600)
-        owner = _owner()
+        owner = server_owner()
         if owner is not None:
             self.bin = _reachable(self.bin, folder)
             for path in (folder, password):
@@ -187,20 +216,23 @@ class Postgres:
                     f"unix_socket_directories='{folder}'",
                 )
             )
+        self._run_server(folder)
+
+    def _run_server(self, folder: Path) -> None:
         log = folder / "log"
         try:
-            self._as_owner("pg_ctl", "start", "-D", str(data), "-w", "-t", "60", "-l", str(log))
+            self._as_owner("pg_ctl", "start", "-D", str(folder / "data"), "-w", "-t", "60", "-l", str(log))
         except PostgresError as error:
             said = log.read_text(errors="replace") if log.exists() else ""
             raise PostgresError(error.reason, f"{error.output}{said}") from None
 
     def _as_owner(self, tool: str, *arguments: str) -> None:
         assert self._folder is not None
-        _checked([str(self.bin / tool), *arguments], user=_owner(), folder=self._folder)
+        _checked([str(self.bin / tool), *arguments], user=server_owner(), folder=self._folder)
 
 
-def _owner() -> pwd.struct_passwd | None:
-    """Return the user that the server must run as; ``None`` for the current user."""
+def server_owner() -> pwd.struct_passwd | None:
+    """Return the user that a server must run as; ``None`` for the current user."""
     if os.geteuid() != 0:
         return None
     known = {entry.pw_name: entry for entry in pwd.getpwall()}

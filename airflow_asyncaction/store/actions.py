@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -22,14 +22,14 @@ from airflow_asyncaction.exceptions import (
     RequestTooLarge,
 )
 from airflow_asyncaction.protocol import strict_json
-from airflow_asyncaction.protocol.actions import Action, State, find_expired_timeout
+from airflow_asyncaction.protocol.actions import Action, find_expired_timeout
 from airflow_asyncaction.protocol.decisions import Accepted, Decision, Duplicate, EarlierReport, Refused
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.lifecycle import Message, Supersede, decide
 from airflow_asyncaction.protocol.reports import SERVER_STREAM, Limits, LogLine, Report
 from airflow_asyncaction.protocol.signing import Scheme
 from airflow_asyncaction.protocol.tasks import Deferral
-from airflow_asyncaction.store import audit, end_events, log_lines, masks, reports, rows
+from airflow_asyncaction.store import accepted_reports, audit, end_events, log_lines, masks, reports, rows
 from airflow_asyncaction.store.adoption import is_left_to_next_try
 from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.completion import TaskCompleter
@@ -37,10 +37,8 @@ from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.error_isolation import isolate_errors
 from airflow_asyncaction.store.models import report_table
 from airflow_asyncaction.store.proof import Unseal, proven, unsealed
-from airflow_asyncaction.store.refused_reports import add_refusal, lock_out_v1, without_v1
+from airflow_asyncaction.store.refused_reports import add_refusal, lock_out_v1
 from airflow_asyncaction.store.reports import Envelope
-
-_PRUNE_EVERY = 64
 
 _EARLIER = select(report_table.c.body_sha256, report_table.c.refused_with).where(
     report_table.c.action_id == bindparam("action_id"), report_table.c.report_key == bindparam("report_key")
@@ -288,9 +286,7 @@ class Actions:
         is_resend: bool,
     ) -> ReportOutcome:
         row, report = unsealed(rows.lock(connection, action_id), action_id, unseal)
-        before = rows.to_action(row)
-        if without_v1(row, envelope.scheme):
-            before = replace(before, accept_v1=False)
+        before = accepted_reports.action_before(row, rows.to_action(row), envelope)
         earlier = _find_earlier(connection, action_id, envelope.key) if is_resend else None
         decision = decide(before, report, now, earlier=earlier, body_sha256=envelope.body_sha256)
         match decision:
@@ -300,8 +296,8 @@ class Actions:
                 add_refusal(connection, row, decision, envelope, now)
                 return ReportOutcome(before, decision)
             case Accepted(after):
-                changes = rows.changes(before, after, now)
-                self._store_report(connection, row, changes, report, envelope, now)
+                columns = accepted_reports.columns_of(row, before, after, report, envelope, now)
+                self._store_report(connection, row, columns, report, now)
                 end_events.collect(connection, before, after)
                 if report.is_terminal:
                     self._completer.complete(connection, row, after, now)
@@ -311,17 +307,14 @@ class Actions:
         self,
         connection: Connection,
         row: Row[Any],
-        changes: dict[str, Any],
+        columns: accepted_reports.ReportColumns,
         report: Report,
-        envelope: Envelope,
         now: datetime,
     ) -> None:
-        columns = reports.columns(row.id, envelope, now, kind=_report_kind(report, row))
-        changes.update(without_v1(row, envelope.scheme), report_count=row.report_count + 1)
-        if report.status_details is not None and changes.get("status_details") is report.status_details:
-            changes |= {"progress": report.progress, "message": report.message}
-        reports.add(connection, row, columns, report.logs, changes, max_log_bytes=self._max_log_bytes)
-        if changes["report_count"] % _PRUNE_EVERY == 0:
+        reports.add(
+            connection, row, columns.report, report.logs, columns.action, max_log_bytes=self._max_log_bytes
+        )
+        if columns.is_pruning_due:
             reports.prune(connection, row.id, older_than=now - self._replay_window)
 
     def _check_timeouts(self, connection: Connection, action: Action, now: datetime) -> Action:
@@ -363,11 +356,3 @@ def _accepted(decision: Decision) -> Action:
 def _find_earlier(connection: Connection, action_id: JobId, key: str) -> EarlierReport | None:
     row = connection.execute(_EARLIER, {"action_id": action_id, "report_key": key}).one_or_none()
     return None if row is None else EarlierReport(row.body_sha256, row.refused_with)
-
-
-def _report_kind(report: Report, row: Row[Any]) -> str:
-    if report.is_heartbeat:
-        return "heartbeat"
-    if report.status is None or State(row.state).is_end:  # the job may report its end again
-        return "report"
-    return report.status.value

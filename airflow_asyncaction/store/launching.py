@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, insert, or_, select
 from sqlalchemy.exc import IntegrityError
 from uuid6 import uuid7
 
@@ -285,9 +285,7 @@ def reconcile_queued(actions: Actions, now: datetime) -> None:
 def _free_key(database: Database, action_id: JobId) -> None:
     """Clear the idempotency key of an action that was never launched, so that it can be used again."""
     with database.transaction() as connection:
-        connection.execute(
-            update(action_table).where(_columns.id == action_id).values(idempotency_digest=None)
-        )
+        connection.execute(rows.changed().where(_columns.id == action_id).values(idempotency_digest=None))
 
 
 def _reconcile_message(row: Any) -> Due | Unlaunched:

@@ -59,6 +59,55 @@ class LogPage:
         return self.first_line + len(self.lines) - 1
 
 
+@dataclass(frozen=True)
+class Appended:
+    """Log lines appended to those of an action.
+
+    :param logs: the new lines as they are stored in a report row
+    :param count: number of new lines
+    :param last_line: number of the last one
+    :param kept_bytes: size of all stored lines of the action, unless older ones are dropped
+    """
+
+    logs: str
+    count: int
+    last_line: int
+    kept_bytes: int
+
+    @classmethod
+    def to(cls, row: Any, lines: Sequence[LogLine]) -> Appended:
+        """Append lines to those of an action.
+
+        :param row: row of ``async_action`` before
+        """
+        logs = encode(lines)
+        return cls(logs, len(lines), row.log_lines + len(lines), (row.log_bytes or 0) + len(logs))
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the new lines."""
+        return len(self.logs)
+
+    def exceeds_limits(self, row: Any, *, max_log_bytes: int) -> bool:
+        """Return whether lines have to be dropped."""
+        return self.last_line - row.log_lines_dropped > row.max_log_lines or self.kept_bytes > max_log_bytes
+
+    @property
+    def report_columns(self) -> dict[str, Any]:
+        """Columns of the report row."""
+        return {
+            "logs": self.logs,
+            "log_bytes": self.size_bytes,
+            "log_count": self.count,
+            "last_line": self.last_line,
+        }
+
+    @property
+    def action_columns(self) -> dict[str, Any]:
+        """Changed columns of the action, unless lines are dropped."""
+        return {"log_lines": self.last_line, "log_bytes": self.kept_bytes}
+
+
 def encode(lines: Sequence[LogLine]) -> str:
     """Return the lines as they are stored in a report row: JSON in ASCII."""
     return strict_json.dumps([line.to_json() for line in lines])

@@ -139,6 +139,9 @@ action_table = Table(
     # From status_details, which may be too large for lists.
     Column("progress", Float, nullable=True),
     Column("message", String(MAX_LISTED_CHARS), nullable=True),
+    # Incremented by each update (rows.changed), so that a report can be written without a lock if the row is
+    # still as it was read (report_batches).
+    Column("revision", Integer, nullable=False, server_default="0"),
     UniqueConstraint("ti_id"),
     Index(None, "idempotency_digest", unique=True),
     Index(None, "dag_id", "run_id", "task_id", "map_index"),

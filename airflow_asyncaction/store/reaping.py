@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, select, true, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, select, true
 
 from airflow_asyncaction.airflow_internals.server import task_instances
 from airflow_asyncaction.airflow_internals.server.task_instances import TaskInstanceState
@@ -69,7 +69,7 @@ _IS_UNMARKED = and_(
 )
 # A range of the index on (state, id): its cost does not grow with ended actions.
 _UNMARKED = select(_columns.id).where(_IS_UNMARKED).order_by(_columns.id)
-_MARK = update(action_table).where(_columns.id == bindparam("action_id"), _IS_UNMARKED).values(awaited=true())
+_MARK = rows.changed().where(_columns.id == bindparam("action_id"), _IS_UNMARKED).values(awaited=true())
 
 
 @dataclass(frozen=True)

@@ -99,23 +99,20 @@ def add(
 
     :param max_log_bytes: maximum size of the stored lines of an action
     """
-    if not lines:
-        rows.write_with_report(connection, row.id, changes, report)
-        return
-    last_line = row.log_lines + len(lines)
-    logs = log_lines.encode(lines)
-    kept_bytes = (row.log_bytes or 0) + len(logs)
-    dropped = max(row.log_lines_dropped, last_line - row.max_log_lines)
-    if kept_bytes > max_log_bytes:
-        excess_bytes = kept_bytes - max_log_bytes
-        dropped = max(dropped, log_lines.drop_for_bytes(connection, row.id, excess_bytes=excess_bytes))
-    if dropped > row.log_lines_dropped:
-        kept_bytes = max(0, kept_bytes - log_lines.free(connection, row.id, dropped=dropped))
-    if dropped < last_line:
-        report |= {"logs": logs, "log_bytes": len(logs), "log_count": len(lines), "last_line": last_line}
-    else:
-        kept_bytes -= len(logs)
-    changes |= {"log_lines": last_line, "log_lines_dropped": dropped, "log_bytes": kept_bytes}
+    if lines:
+        appended = log_lines.Appended.to(row, lines)
+        dropped = max(row.log_lines_dropped, appended.last_line - row.max_log_lines)
+        kept_bytes = appended.kept_bytes
+        if kept_bytes > max_log_bytes:
+            excess_bytes = kept_bytes - max_log_bytes
+            dropped = max(dropped, log_lines.drop_for_bytes(connection, row.id, excess_bytes=excess_bytes))
+        if dropped > row.log_lines_dropped:
+            kept_bytes = max(0, kept_bytes - log_lines.free(connection, row.id, dropped=dropped))
+        if dropped < appended.last_line:
+            report |= appended.report_columns
+        else:
+            kept_bytes -= appended.size_bytes
+        changes |= {**appended.action_columns, "log_lines_dropped": dropped, "log_bytes": kept_bytes}
     rows.write_with_report(connection, row.id, changes, report)
 
 

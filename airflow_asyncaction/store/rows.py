@@ -7,7 +7,7 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Update, bindparam, insert, select, update
 
 from airflow_asyncaction.protocol.actions import Action, State, StopReason, Verb
 from airflow_asyncaction.protocol.job_info import JobId
@@ -44,9 +44,15 @@ _NOT_IN_ACTION = {
 SELECT = select(*(column for column in action_table.c if column.name not in _NOT_IN_ACTION))
 """Query for the columns that :func:`to_action` needs, and those that authenticate requests."""
 
+
+def changed() -> Update:
+    """Return an update of actions that increments their revision. Every update must start with it."""
+    return update(action_table).values(revision=action_table.c.revision + 1)
+
+
 _SELECT = SELECT.where(action_table.c.id == bindparam("action_id"))
 _SELECT_LOCKED = _SELECT.with_for_update()
-_UPDATE = update(action_table).where(action_table.c.id == bindparam("action_id"))
+_UPDATE = changed().where(action_table.c.id == bindparam("action_id"))
 _INSERT_REPORT = insert(report_table).inline()
 _UPDATE_WITH_REPORT = _UPDATE.add_cte(
     insert(report_table)
@@ -60,7 +66,11 @@ _UPDATE_WITH_REPORT = _UPDATE.add_cte(
     .cte("kept_report")
 )
 # SQLite has no row locks: a write locks the database before the row is read.
-_LOCK_SQLITE = _UPDATE.values(updated_at=action_table.c.updated_at)
+_LOCK_SQLITE = (
+    update(action_table)
+    .where(action_table.c.id == bindparam("action_id"))
+    .values(updated_at=action_table.c.updated_at)
+)
 
 
 INITIAL_COLUMNS = {

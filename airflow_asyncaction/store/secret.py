@@ -10,10 +10,11 @@ from functools import lru_cache
 from typing import Any
 
 from cryptography.fernet import InvalidToken
-from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, select, update
+from sqlalchemy import Connection, Engine, Row, Select, and_, bindparam, select
 
 from airflow_asyncaction.airflow_internals.server import secrets as airflow_secrets
 from airflow_asyncaction.exceptions import SecretUnreadable
+from airflow_asyncaction.store import rows
 from airflow_asyncaction.store.models import action_table
 
 _SECRET_BYTES = 32
@@ -141,5 +142,5 @@ def _write_batch(connection: Connection, rotated: Sequence[_Rotated]) -> None:
         ]
         if changes:
             is_as_read = and_(_columns.id == bindparam("action_id"), _columns[name] == bindparam("read"))
-            query = update(action_table).where(is_as_read).values({name: bindparam("rotated")})
+            query = rows.changed().where(is_as_read).values({name: bindparam("rotated")})
             connection.execute(query, changes)

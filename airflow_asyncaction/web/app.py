@@ -19,9 +19,11 @@ from werkzeug.routing import BaseConverter, Map
 from airflow_asyncaction import route_urls
 from airflow_asyncaction.protocol.files import MAX_INDEX
 from airflow_asyncaction.services import Services, open_services
+from airflow_asyncaction.store.report_batches import open_batches
 from airflow_asyncaction.web.asgi import mounted_path
 from airflow_asyncaction.web.content import ContentApp
-from airflow_asyncaction.web.rate_limits import Throttle, limit_requests
+from airflow_asyncaction.web.fast_reports import FastReports
+from airflow_asyncaction.web.rate_limits import Budgets, Throttle, limit_requests
 from airflow_asyncaction.web.raw_request import WireRequest, requested_hook_url
 from airflow_asyncaction.web.refusals import register_error_handlers
 from airflow_asyncaction.web.routes.files import (
@@ -31,7 +33,7 @@ from airflow_asyncaction.web.routes.files import (
     task_files_blueprint,
 )
 from airflow_asyncaction.web.routes.jobs import jobs_blueprint
-from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
+from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi, Shortcut
 
 _WARM_REQUESTS = 50
 
@@ -79,12 +81,17 @@ class Serving:
 
 
 def create_app(
-    services: Services | None = None, *, hook_url: HookUrl | None = None, only_jobs: bool = False
+    services: Services | None = None,
+    *,
+    hook_url: HookUrl | None = None,
+    only_jobs: bool = False,
+    budgets: Budgets | None = None,
 ) -> Flask:
     """Return the app with all its routes.
 
     :param hook_url: returns the URL of these routes; by default the configured ones, or that of the request
     :param only_jobs: whether to leave out all routes that jobs do not call, as the gateway does
+    :param budgets: budgets of jobs and tasks, if requests outside the app count against them as well
     :raises TablesMissing: ``airflow db migrate`` has not been run since this package was installed
     """
     services = services or open_services()
@@ -102,7 +109,7 @@ def create_app(
     if not only_jobs:
         _register_other_routes(app, services, urls[1])
     register_error_handlers(app)
-    limit_requests(app, actions, settings)
+    limit_requests(app, actions, budgets or Budgets(settings))
     app.after_request(_forbid_caching)
     return app
 
@@ -129,49 +136,64 @@ def _register_other_routes(app: Flask, services: Services, task_url: HookUrl) ->
     app.register_blueprint(page_blueprint())
 
 
+class AsgiApp:
+    """ASGI app with all routes, as the API server mounts it.
+
+    :param only_jobs: see :func:`create_app`
+    :ivar fast_reports: responds to ordinary reports on the event loop; ``None`` if the database is not
+        PostgreSQL
+    """
+
+    def __init__(self, services: Services, serving: Serving, *, only_jobs: bool = False) -> None:
+        settings, budgets = services.settings, Budgets(services.settings)
+        app = create_app(services, only_jobs=only_jobs, budgets=budgets)
+        batches = open_batches(max_log_bytes=settings.limits.max_log_bytes)
+        self.fast_reports = None if batches is None else FastReports(batches, settings, budgets)
+
+        def buffered(lane: Lane, threads: int, shortcut: Shortcut | None = None) -> ASGIApp:
+            return BufferedWsgi(
+                app,
+                max_body_bytes=settings.limits.body_bytes,
+                threads=threads,
+                patience=serving.patience,
+                throttle=Throttle(settings.max_requests_per_second),
+                name=f"asyncaction-{lane.value}",
+                shortcut=shortcut,
+            )
+
+        shortcut = None if self.fast_reports is None else self.fast_reports.respond
+        threads = ThreadPoolExecutor(serving.file_threads, thread_name_prefix="asyncaction-files")
+        self._apps: dict[Lane, ASGIApp] = {
+            Lane.JOBS: buffered(Lane.JOBS, serving.job_threads, shortcut),
+            Lane.USERS: buffered(Lane.USERS, serving.user_threads),
+            Lane.CONTENTS: ContentApp(services.files, threads=threads, patience=serving.patience),
+        }
+        self._lanes, self._requests = Lanes(app.url_map), count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        match scope["type"]:
+            case "http":
+                if next(self._requests) == _WARM_REQUESTS:
+                    _freeze_objects()
+                lane = self._lanes.find(scope["method"], mounted_path(scope))
+                await self._apps[lane](scope, receive, send)
+            case "websocket":
+                await WebSocketClose()(scope, receive, send)  # the server responds with 403
+            case other:
+                raise ValueError(f"ASGI scope {other!r} is not supported: send http requests only")
+
+
 def create_asgi_app(
     services: Services | None = None, serving: Serving | None = None, *, only_jobs: bool = False
-) -> ASGIApp:
+) -> AsgiApp:
     """Return the ASGI app that the API server mounts.
 
     :param serving: threads and timeouts; tests use others
     :param only_jobs: see :func:`create_app`
     :raises TablesMissing: ``airflow db migrate`` has not been run since this package was installed
     """
-    services, serving = services or open_services(), serving or Serving()
-    settings = services.settings
-    app = create_app(services, only_jobs=only_jobs)
-
-    def buffered(lane: Lane, threads: int) -> ASGIApp:
-        return BufferedWsgi(
-            app,
-            max_body_bytes=settings.limits.body_bytes,
-            threads=threads,
-            patience=serving.patience,
-            throttle=Throttle(settings.max_requests_per_second),
-            name=f"asyncaction-{lane.value}",
-        )
-
-    threads = ThreadPoolExecutor(serving.file_threads, thread_name_prefix="asyncaction-files")
-    apps: dict[Lane, ASGIApp] = {
-        Lane.JOBS: buffered(Lane.JOBS, serving.job_threads),
-        Lane.USERS: buffered(Lane.USERS, serving.user_threads),
-        Lane.CONTENTS: ContentApp(services.files, threads=threads, patience=serving.patience),
-    }
-    lanes, requests = Lanes(app.url_map), count(1)
-
-    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        match scope["type"]:
-            case "http":
-                if next(requests) == _WARM_REQUESTS:
-                    _freeze_objects()
-                await apps[lanes.find(scope["method"], mounted_path(scope))](scope, receive, send)
-            case "websocket":
-                await WebSocketClose()(scope, receive, send)  # the server responds with 403
-            case other:
-                raise ValueError(f"ASGI scope {other!r} is not supported: send http requests only")
-
-    return serve
+    return AsgiApp(services or open_services(), serving or Serving(), only_jobs=only_jobs)
 
 
 def _forbid_caching(response: Response) -> Response:

@@ -70,6 +70,13 @@ class TokenBuckets:
             missing = 1 - self._tokens(key, time.monotonic())
         return max(0.0, missing / self._per_second)
 
+    def has_after(self, key: str, count: float) -> bool:
+        """Return whether a bucket still has a token after ``count`` tokens are taken."""
+        if self._per_second <= 0:
+            return True
+        with self._lock:
+            return self._tokens(key, time.monotonic()) - count >= 1
+
     def use(self, key: str, count: float = 1) -> None:
         """Take tokens. A bucket may go into debt, which must be refilled first."""
         if self._per_second <= 0:
@@ -88,36 +95,68 @@ class TokenBuckets:
         return min(full, tokens + (now - since) * self._per_second)
 
 
-def limit_requests(app: Flask, actions: Actions, settings: Settings) -> None:
+class Budgets:
+    """Budgets of jobs and tasks: requests and bytes per second. A job must not use up that of its task."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._requests = TokenBuckets(settings.max_requests_per_second)
+        self._bytes = TokenBuckets(settings.max_bytes_per_second)
+
+    def check(self, key: str) -> None:
+        """Check the budget before a request is read.
+
+        :param key: sender (:func:`budget_key`)
+        :raises TooManyRequests: the budget is used up
+        """
+        if self._requests.is_used_up(key):
+            raise _too_many("max_requests_per_second", self._settings.max_requests_per_second)
+        if self._bytes.is_used_up(key):
+            raise _too_many("max_bytes_per_second", self._settings.max_bytes_per_second)
+
+    def has_room(self, key: str, size_bytes: int) -> bool:
+        """Return whether the budget is not used up after one more request."""
+        return self._requests.has_after(key, 1) and self._bytes.has_after(key, size_bytes)
+
+    def spend(self, key: str, size_bytes: int) -> None:
+        """Take an authenticated request from a budget."""
+        self._requests.use(key)
+        self._bytes.use(key, size_bytes)
+
+    def is_used_up(self, key: str) -> bool:
+        """Return whether a budget is used up."""
+        return self._requests.is_used_up(key) or self._bytes.is_used_up(key)
+
+
+def budget_key(action_id: JobId, sender: str = "job") -> str:
+    """Return the key of a budget.
+
+    :param action_id: in lower case
+    """
+    return f"{sender} {action_id}"
+
+
+def limit_requests(app: Flask, actions: Actions, budgets: Budgets) -> None:
     """Refuse requests of a job or task that has used up its budget with 429, before the body is read.
 
     A request counts once its signature is verified: ``SignedRequest.prove`` then sets
     ``g.authenticated_bytes``. For a job, the action's log gets a warning, at most once a minute.
     """
-    requests = TokenBuckets(settings.max_requests_per_second)
-    bytes_ = TokenBuckets(settings.max_bytes_per_second)
     warnings = TokenBuckets(1 / _WARN_EVERY_SECONDS)
 
     @app.before_request
     def check() -> None:
         sender = _SENDERS.get(request.blueprint or "")
-        if sender is None:
-            return
-        key = f"{sender} {_action_id()}"
-        if requests.is_used_up(key):
-            raise _too_many("max_requests_per_second", settings.max_requests_per_second)
-        if bytes_.is_used_up(key):
-            raise _too_many("max_bytes_per_second", settings.max_bytes_per_second)
+        if sender is not None:
+            budgets.check(budget_key(_action_id(), sender))
 
     @app.after_request
     def spend(response: Response) -> Response:
         sender, size_bytes = _SENDERS.get(request.blueprint or ""), g.get("authenticated_bytes")
         if sender is not None and size_bytes is not None:
-            key = f"{sender} {_action_id()}"
-            requests.use(key)
-            bytes_.use(key, size_bytes)
-            is_used_up = requests.is_used_up(key) or bytes_.is_used_up(key)
-            if is_used_up and sender == "job" and not warnings.is_used_up(key):
+            key = budget_key(_action_id(), sender)
+            budgets.spend(key, size_bytes)
+            if budgets.is_used_up(key) and sender == "job" and not warnings.is_used_up(key):
                 warnings.use(key)
                 with suppress(StoreUnavailable):  # the request itself succeeded
                     actions.log_warning(_action_id(), _WARNING, datetime.now(UTC))

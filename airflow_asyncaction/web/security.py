@@ -18,7 +18,7 @@ from flask import Request, g
 from airflow_asyncaction.exceptions import SignatureError
 from airflow_asyncaction.protocol.actions import unix_ms
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.reports import parse_object
+from airflow_asyncaction.protocol.reports import Report, parse_object, parse_report
 from airflow_asyncaction.protocol.signing import Claim, Content, Scheme, read_claim, report_key, verify
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.proof import Credentials, Unseal
@@ -74,6 +74,15 @@ class SignedRequest:
         return Envelope(report_key(self.claim, body), self.claim.scheme, body)
 
     def prove(self, credentials: Credentials | None) -> Credentials:
+        """Verify the signature as :meth:`verify` does, and count the request against its sender's budget.
+
+        :raises SignatureError: see :meth:`verify`
+        """
+        proven = self.verify(credentials)
+        g.authenticated_bytes = len(self.content.body)  # see web.rate_limits
+        return proven
+
+    def verify(self, credentials: Credentials | None) -> Credentials:
         """Verify the signature with the action's credentials, and return them.
 
         :param credentials: ``None`` if the action does not exist
@@ -88,8 +97,15 @@ class SignedRequest:
         )
         if credentials is None or not self._accepts_scheme(credentials):
             raise SignatureError
-        g.authenticated_bytes = len(self.content.body)  # counts against the budget (web.rate_limits)
         return credentials
+
+    def read_report(self, proven: Credentials) -> Report:
+        """Parse the report of a job, with secrets masked.
+
+        :raises MalformedRequest: the body is not a report
+        :raises RequestTooLarge: it exceeds a limit
+        """
+        return parse_report(proven.masked(self.content.body), self.settings.limits, proven.masker)
 
     def unseal_with(self, parse: Callable[[dict[str, Any]], T]) -> Unseal[T]:
         """Return a function that verifies the request, then parses its JSON object."""

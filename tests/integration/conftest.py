@@ -21,7 +21,7 @@ from tests.integration.file_servers import SERVERS, Folder, Kept, Serve, serving
 from tests.integration.job_pods import JobPods, job_pods
 from tests.integration.peers import SIZE, Peers, new_peers
 from tests.integration.running_tasks import RunningTask, running_task
-from tests.integration.servers import served_alone, served_mounted
+from tests.integration.servers import Uncompleted, served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
 from tests.requirements import kube_or_skip
 from tests.shared import WORKER, SharedServices
@@ -55,9 +55,18 @@ def alone(database: Database) -> Iterator[str]:  # noqa: ARG001 - Airflow uses i
 
 
 @pytest.fixture(scope="session")
-def mounted(database: Database) -> Iterator[str]:  # noqa: ARG001
-    with served_mounted() as url:
-        yield url + settings.load().url
+def mounted_app(database: Database) -> Uncompleted:  # noqa: ARG001
+    return Uncompleted()
+
+
+@pytest.fixture(scope="session")
+def mounted(database: Database, mounted_app: Uncompleted) -> Iterator[str]:
+    """Serve the app as the API server does. On PostgreSQL, ordinary reports are written in batches."""
+    with served_mounted(mounted_app) as url:
+        hook = url + settings.load().url
+        if database.name == "postgresql":
+            mounted_app.wait_for_batches(hook)
+        yield hook
 
 
 @pytest.fixture(params=SERVERS)

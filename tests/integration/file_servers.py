@@ -15,12 +15,11 @@ import pytest
 from sqlalchemy import Engine, Row, select
 
 from airflow_asyncaction import settings
-from airflow_asyncaction.plugins.asyncaction import LazyApp
 from airflow_asyncaction.services import Services, open_services
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.models import content_table, file_table
 from airflow_asyncaction.web.app import Serving, create_app, create_asgi_app
-from tests.integration.servers import served_alone, served_mounted
+from tests.integration.servers import Uncompleted, served_alone, served_mounted
 from tests.integration.signed_jobs import HookClient
 
 SERVERS = ["alone", "mounted"]
@@ -94,7 +93,7 @@ class Kept:
         return self._folder.becomes({f"contents/{content.id[-2:]}/{content.id}"})
 
 
-class _Ready(LazyApp):
+class Ready(Uncompleted):
     """The mounted app with other services."""
 
     def __init__(self, services: Services, serving: Serving) -> None:
@@ -109,7 +108,7 @@ def served_files(server: str, services: Services, serving: Serving | None = None
         with served_alone(create_app(services)) as hook:
             yield hook
     else:
-        with served_mounted(_Ready(services, serving or Serving())) as url:
+        with served_mounted(Ready(services, serving or Serving())) as url:
             yield url + settings.load().url
 
 

@@ -16,13 +16,17 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 from flask import Flask
 from starlette.types import ASGIApp
+from uuid6 import uuid7
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.plugins.asyncaction import AsyncActionPlugin, LazyApp
-from airflow_asyncaction.web.app import Serving
+from airflow_asyncaction.protocol.job_info import JobId, JobInfo
+from airflow_asyncaction.store.report_batches import ReportBatches
+from airflow_asyncaction.web.app import AsgiApp, Serving
 from airflow_asyncaction.web.rate_limits import Throttle
 from airflow_asyncaction.web.wsgi_adapter import BufferedWsgi
+from tests.integration.signed_jobs import HookClient, SignedJob
 
 PREFIX = "/af"
 """Path of ``[api] base_url`` if Airflow is behind a proxy."""
@@ -63,6 +67,23 @@ class Uncompleted(LazyApp):
         app = super()._build()
         self.close()
         return app
+
+    @property
+    def batches(self) -> ReportBatches | None:
+        """Writes ordinary reports, on PostgreSQL."""
+        app = self.build()
+        assert isinstance(app, AsgiApp)
+        return None if app.fast_reports is None else app.fast_reports.batches
+
+    def wait_for_batches(self, hook: str) -> ReportBatches:
+        """Wait until ordinary reports are written in batches, which needs a connection to the database."""
+        assert self.batches is not None
+        stranger = JobInfo(job_id=JobId(str(uuid7())), secret_key="unknown", hook_url=hook)
+        with HookClient(hook) as client:
+            while not self.batches.is_connected:
+                answer = SignedJob.without_task(stranger, client).report()
+                assert answer.error == (401, "bad_signature")
+        return self.batches
 
 
 @contextmanager

@@ -140,6 +140,14 @@ def test_a_request_takes_a_thread_of_its_lane(asgi_app: ASGIApp, path: str, lane
     assert served_by.name.startswith(f"asyncaction-{lane.value}")
 
 
+def test_reports_take_a_thread_on_sqlite_which_is_logged(
+    services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="airflow_asyncaction")
+    assert create_asgi_app(services).fast_reports is None
+    assert "Reports of jobs are written one by one: the driver of the metadata database is" in caplog.text
+
+
 # --- scopes
 
 

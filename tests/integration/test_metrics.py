@@ -29,9 +29,9 @@ from airflow_asyncaction.store.metrics import METRICS, MetricKind
 from airflow_asyncaction.store.state_counts import count_active
 from airflow_asyncaction.web.app import create_app
 from airflow_asyncaction.web.reconciler import Reconciler
-from tests.integration.databases import Database
-from tests.integration.running_tasks import RunningTask
-from tests.integration.servers import Prepared, served_mounted
+from tests.integration.databases import Database, on_postgresql
+from tests.integration.running_tasks import RunningTask, running_task
+from tests.integration.servers import Prepared, Uncompleted, served_mounted
 from tests.integration.signed_jobs import HookClient, NewJob, SignedJob, registered
 
 pytestmark = pytest.mark.integration
@@ -156,6 +156,19 @@ def test_reports_are_counted_and_timed(statsd: StatsdServer, job: SignedJob) -> 
     latencies = statsd.of(metrics.REPORT_LATENCY)
     assert len(latencies) == 4
     assert all(0 < one.value < 10_000 and one.kind is MetricKind.TIMER for one in latencies)
+
+
+@on_postgresql
+def test_fast_reports_are_counted_and_timed_in_the_same_way(database: Database, statsd: StatsdServer) -> None:
+    app = Uncompleted()
+    with served_mounted(app) as url, HookClient(url + settings.load().url) as client:
+        batches = app.wait_for_batches(client.hook)
+        job = registered(running_task(database.engine), client)
+        before, timed = Counter(statsd.counts()), len(statsd.of(metrics.REPORT_LATENCY))
+        assert [job.report().status, job.report(logs=["line"]).status] == [200, 200]
+        assert batches.written == 2
+        assert Counter(statsd.counts()) - before == {"asyncaction.reports.accepted": 2}
+        assert len(statsd.of(metrics.REPORT_LATENCY)) == timed + 2
 
 
 def ended(statsd: StatsdServer) -> dict[str, int]:

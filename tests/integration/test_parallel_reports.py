@@ -3,69 +3,20 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
-
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
-from airflow_asyncaction.store.models import action_table, report_table
+from airflow_asyncaction.store.models import action_table
 from tests.integration.databases import Database
-from tests.integration.signed_jobs import Answer, HookClient, NewJob, SignedJob, new_nonce
+from tests.integration.parallel_jobs import at_once, lines_of, report_counts, until_taken
+from tests.integration.signed_jobs import NewJob, SignedJob, new_nonce
 
 pytestmark = pytest.mark.integration
-
-T = TypeVar("T")
 
 
 @pytest.fixture
 def hook(mounted: str) -> str:
     return mounted
-
-
-def at_once(job: SignedJob, count: int, do: Callable[[SignedJob, int], T]) -> list[T]:
-    """Call a function in ``count`` threads at the same moment, each with its own connection."""
-    barrier = threading.Barrier(count)
-
-    def work(number: int) -> T:
-        with HookClient(job.client.hook) as client:
-            barrier.wait()
-            return do(job.on(client), number)
-
-    with ThreadPoolExecutor(count) as threads:
-        return list(threads.map(work, range(count)))
-
-
-def until_taken(send: Callable[[], Answer]) -> Answer:
-    """Resend while the server is unavailable, as every client must."""
-    while (answer := send()).status == 503:
-        assert answer.headers["retry-after"]
-    return answer
-
-
-def report_counts(database: Database, job: SignedJob) -> tuple[int, int, int]:
-    """Return the rows of reports, the number that the action counts, and that of its log lines."""
-    ours = report_table.c.action_id == job.info.job_id
-    counts = select(action_table.c.report_count, action_table.c.log_lines).where(
-        action_table.c.id == job.info.job_id
-    )
-    with database.engine.connect() as connection:
-        stored = connection.scalar(select(func.count()).select_from(report_table).where(ours))
-        counted, lines = connection.execute(counts).one()
-    return stored or 0, counted, lines
-
-
-def lines_of(job: SignedJob) -> list[str]:
-    """Return all log lines, page by page; their numbers must have no gap."""
-    lines: list[str] = []
-    while True:
-        view = job.view(after=len(lines))
-        assert view.first_line == len(lines) + 1
-        lines += [line.message for line in view.logs]
-        if not view.has_more_logs:
-            return lines
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from flask import Blueprint, Response, g, jsonify, request
 
 from airflow_asyncaction.files.service import FileService
 from airflow_asyncaction.protocol.actions import Action, action_to_json
-from airflow_asyncaction.protocol.reports import Report, parse_report
+from airflow_asyncaction.protocol.reports import Report
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store import metrics
 from airflow_asyncaction.store.actions import Actions
@@ -32,8 +32,7 @@ def jobs_blueprint(actions: Actions, files: FileService, settings: Settings) -> 
         signed = parse_signed_request(request, settings, Caller.JOB)
 
         def unseal(credentials: Credentials | None) -> Report:
-            proven = signed.prove(credentials)
-            return parse_report(proven.masked(signed.content.body), settings.limits, proven.masker)
+            return signed.read_report(signed.prove(credentials))
 
         outcome = actions.apply_report(signed.action_id, unseal, signed.envelope, signed.now)
         if outcome.refused is not None:
