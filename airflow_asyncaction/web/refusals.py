@@ -76,7 +76,7 @@ def to_refusal(error: BaseException) -> Refusal:
         if isinstance(error, error_type):
             return convert(error)
     log.error("Request failed", exc_info=error)
-    return Refusal(500, "internal", "Internal server error. See the log of the API server")
+    return Refusal(500, "internal", "Internal server error. See the log of the server")
 
 
 def _respond(error: Exception) -> Response:
