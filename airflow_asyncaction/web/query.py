@@ -12,7 +12,7 @@ from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.operations import IDEMPOTENCY_KEY
-from airflow_asyncaction.store.listing import Filter
+from airflow_asyncaction.store.filtering import Filter
 
 LARGEST_NUMBER = 2**31 - 1
 
