@@ -11,7 +11,7 @@ from airflow_asyncaction.store.models import metadata
 
 _HERE = Path(__file__).parent
 
-REVISION_HEADS = {"0.1.0": "0011"}
+REVISION_HEADS = {"0.1.0": "0012"}
 """Latest migration of each release."""
 
 

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, insert, text
 
 from airflow_asyncaction.protocol.actions import State
+from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.dag_ids import dag_ids_with_actions
 from airflow_asyncaction.store.database import Database as Store
 from airflow_asyncaction.store.filtering import Filter
 from airflow_asyncaction.store.listing import list_actions
 from airflow_asyncaction.store.models import action_table
+from airflow_asyncaction.store.reaping import Reaper
 from tests.integration.databases import Database
 from tests.integration.query_costs import blocks_read, statements
 from tests.shared import SharedServices
@@ -203,6 +205,18 @@ def test_a_page_of_several_dags_reads_each_range_once(
     with running.engine.connect() as connection:
         blocks = sum(blocks_read(connection, *query) for query in sent)
     assert blocks <= most_blocks(len(dag_ids) * len(wanted.states or State))
+
+
+def test_a_scan_for_unwatched_actions_reads_its_batch_alone(running: Database) -> None:
+    batch = 100
+    reaper = Reaper(
+        Actions(running.store, replay_window=timedelta(minutes=10)), grace=timedelta(hours=1), batch=batch
+    )
+    with statements(running) as sent:
+        reaper.scan(NOW, clock_seconds=0)
+    with running.engine.connect() as connection:
+        blocks = sum(blocks_read(connection, *query) for query in sent)
+    assert blocks <= 2 * batch
 
 
 def test_the_next_page_starts_after_the_last_action(running: Database) -> None:
