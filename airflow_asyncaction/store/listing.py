@@ -223,8 +223,8 @@ class Change:
     state: State
 
     @property
-    def has_failed(self) -> bool:
-        """True if a retry may follow. The row of the action does not show whether it does."""
+    def may_be_retried(self) -> bool:
+        """True if it failed or was stopped. Its row does not show whether another attempt follows."""
         return self.state.is_end and self.state is not State.SUCCESS
 
 
