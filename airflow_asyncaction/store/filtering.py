@@ -35,6 +35,9 @@ _MAX_RANGES = 200
 """Maximum number of index ranges read for a page, except by :func:`_newest_of_dags`. If a page needs more,
 all actions are scanned once."""
 
+_RECENT = 1000
+"""Number of actions among which those of several Dags are searched first."""
+
 _FIRST_ID = JobId(str(UUID(int=0)))
 _AFTER_LAST_ID = JobId(str(UUID(int=2**128 - 1)))  # no UUIDv7 is as large
 
@@ -105,6 +108,10 @@ def find_newest(
     """
     search = _to_search(wanted, dag_ids, before, count)
     if search.dag_ids is not None and _can_skip_ranges(connection, search):
+        if len(search.states) == len(State):
+            ids = connection.scalars(_recent_of_dags(search, search.dag_ids)).all()
+            if len(ids) == count:
+                return [_columns.id.in_(ids)]
         query = _newest_of_dags(search, search.dag_ids)
     else:
         ranges = _ranges(search, is_indexed=wanted.type is not None or bool(wanted.states))
@@ -147,6 +154,23 @@ def _can_skip_ranges(connection: Connection, search: _Search) -> bool:
     """
     is_several = search.dag_ids is not None and len(search.dag_ids) > 1
     return connection.dialect.name == "postgresql" and is_several and not search.columns
+
+
+def _recent_of_dags(search: _Search, dag_ids: Sequence[str]) -> Select[tuple[str]]:
+    """Return the query for the ids of Dags among the most recent actions.
+
+    They fill the page if many actions belong to these Dags, at a fraction of the cost of
+    :func:`_newest_of_dags`.
+    """
+    recent = (
+        select(_columns.id, _columns.dag_id)
+        .where(*search.conditions)
+        .order_by(_columns.id.desc())
+        .limit(_RECENT)
+        .subquery("recent")
+    )
+    ids = select(recent.c.id).where(recent.c.dag_id.in_(dag_ids))
+    return ids.order_by(recent.c.id.desc()).limit(search.count)
 
 
 def _newest_of_dags(search: _Search, dag_ids: Sequence[str]) -> Select[tuple[str]]:
