@@ -82,7 +82,7 @@ USED: Mapping[str, Sequence[str]] = {
     "airflow.state": ["TaskScope", "get_state_backend"],
     "airflow.triggers.base": ["TaskSuccessEvent"],
     "airflow.utils.cli": ["action_cli", "suppress_logs_and_warning"],
-    "airflow.utils.db_cleanup": ["_TableConfig", "config_dict"],
+    "airflow.utils.db_cleanup": ["_BASE_TABLE_ALIAS", "_TableConfig", "config_dict"],
     "airflow.utils.db_manager": ["BaseDBManager"],
     "airflow.utils.platform": ["getuser"],
     "airflow.utils.session": ["create_session"],

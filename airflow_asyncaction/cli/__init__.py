@@ -169,9 +169,10 @@ _FILES_COMMANDS = [
 def get_cli_commands() -> list[CLICommand]:
     """Return the commands. For ``airflow db clean``, also register our tables and garbage collection."""
     if sys.argv[1:2] == ["db"] and _CLEAN_COMMANDS.intersection(sys.argv[2:3]):
+        from airflow_asyncaction.cli.cleanup_preview import parse_preview
         from airflow_asyncaction.store.db_manager import register_with_db_clean
 
-        register_with_db_clean()
+        register_with_db_clean(parse_preview(sys.argv[3:]) if sys.argv[2] == "clean" else None)
         if sys.argv[2] == "clean" and not _READ_ONLY_OPTIONS.intersection(sys.argv):
             # Airflow has no hook after this command. Modules that use threads cannot be imported at exit.
             from airflow_asyncaction.cli.files import collect_garbage

@@ -30,8 +30,9 @@ from airflow_asyncaction.services import open_services
 from airflow_asyncaction.store import audit, launching, listing, metrics, timeline
 from airflow_asyncaction.store.audit import AuditEvent
 from airflow_asyncaction.store.database import Database
+from airflow_asyncaction.store.filtering import Filter
 from airflow_asyncaction.store.launching import Launch, WantedRun
-from airflow_asyncaction.store.listing import ActionRecord, Filter
+from airflow_asyncaction.store.listing import ActionRecord
 from airflow_asyncaction.store.operations import Operation, find_operations
 
 _PAGE = 200

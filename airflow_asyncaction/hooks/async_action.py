@@ -243,6 +243,7 @@ class AsyncActionHook(BaseHook):
         The actions have no arguments and results: see :meth:`get`.
 
         :param status: one, or any of these
+        :param run: requires ``dag``, as ``task``, ``map_index`` and ``iteration`` do
         :param iteration: of the task's loop, from 0 (Airflow 3.4)
         :raises ServerError: the server refuses
         """

@@ -6,7 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from airflow_asyncaction.airflow_internals.server import db_manager
-from airflow_asyncaction.airflow_internals.server.db_manager import BaseDBManager, CleanedTable
+from airflow_asyncaction.airflow_internals.server.db_manager import (
+    BaseDBManager,
+    CleanedTable,
+    CleanupPreview,
+)
 from airflow_asyncaction.store.models import metadata
 
 _HERE = Path(__file__).parent
@@ -36,15 +40,13 @@ class AsyncActionDBManager(BaseDBManager):
         command.downgrade(self.get_alembic_config(), revision=to_revision, sql=show_sql_only)
 
 
-def register_with_db_clean() -> None:
-    """Register the tables with ``airflow db clean``, which deletes reports only with their action."""
-    db_manager.register_with_db_clean(
-        [
-            CleanedTable(name="async_action", recency_column="updated_at", dag_id_column="dag_id"),
-            CleanedTable(
-                name="async_action_report",
-                recency_column="received_at",
-                owner=("action_id", "async_action", "id"),
-            ),
-        ]
+def register_with_db_clean(preview: CleanupPreview | None = None) -> None:
+    """Register the tables with ``airflow db clean``, which deletes reports only with their action.
+
+    :param preview: the options of a dry run
+    """
+    actions = CleanedTable(name="async_action", recency_column="updated_at", dag_id_column="dag_id")
+    reports = CleanedTable(
+        name="async_action_report", recency_column="received_at", owner=("action_id", actions, "id")
     )
+    db_manager.register_with_db_clean([actions, reports], preview)

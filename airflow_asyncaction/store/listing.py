@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, literal_column, null, select, union_all
+from sqlalchemy import ColumnElement, Select, bindparam, func, null, select
 
 from airflow_asyncaction.airflow_internals.server import task_instances
 from airflow_asyncaction.exceptions import ActionNotFound, SecretUnreadable
@@ -20,10 +19,8 @@ from airflow_asyncaction.protocol.masking import MASK
 from airflow_asyncaction.protocol.reports import MAX_LISTED_CHARS
 from airflow_asyncaction.store import masks, rows
 from airflow_asyncaction.store.database import Database
+from airflow_asyncaction.store.filtering import Filter, find_newest
 from airflow_asyncaction.store.models import action_table
-
-_MAX_RANGES = 200
-"""Maximum number of index ranges read for a page. If a page needs more, all actions are scanned once."""
 
 _columns = action_table.c
 _NEVER_SHOWN = {
@@ -84,25 +81,6 @@ _TASK_STATE = select(task_instances.state).where(
     task_instances.matches({name: bindparam(name) for name in _TASK_KEY})
 )
 _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Filters for lists of actions. An action must match all filters that are set.
-
-    :param since: created at this time or later
-    :param until: created before this time
-    """
-
-    type: str | None = None
-    states: Collection[State] = ()
-    dag_id: str | None = None
-    run_id: str | None = None
-    task_id: str | None = None
-    map_index: int | None = None
-    iteration: int | None = None
-    since: datetime | None = None
-    until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -247,8 +225,8 @@ class Change:
     state: State
 
     @property
-    def has_failed(self) -> bool:
-        """True if a retry may follow. The row of the action does not show whether it does."""
+    def may_be_retried(self) -> bool:
+        """True if it failed or was stopped. Its row does not show whether another attempt follows."""
         return self.state.is_end and self.state is not State.SUCCESS
 
 
@@ -305,70 +283,12 @@ def list_actions(
     :param dag_ids: restrict to these Dags; ``None`` for all
     :param before: cursor: only actions created before this one
     """
-    conditions, ranges = _conditions(wanted, before), _ranges(wanted, dag_ids)
     with database.transaction() as connection:
-        if len(ranges) == 1:
-            found = _newest(_LISTED.where(*conditions, *ranges[0]), limit + 1)
-        else:
-            ids = connection.scalars(_newest_ids(conditions, ranges, limit + 1)).all() if ranges else []
-            found = _newest(_LISTED.where(_columns.id.in_(ids)), limit + 1)
-        newest = connection.execute(found).all()
-    records = tuple(ActionRecord(row) for row in newest[:limit])
-    return Page(records, records[-1].id if len(newest) > limit else None)
-
-
-def _newest(query: Select[Any], count: int) -> Select[Any]:
-    return query.order_by(_columns.id.desc()).limit(count)
-
-
-def _newest_ids(conditions: Sequence[Any], ranges: Sequence[Sequence[Any]], count: int) -> Select[tuple[str]]:
-    """Return the query for the newest ids: the newest of each range, merged."""
-    parts = [_newest(select(_columns.id).where(*conditions, *range_), count) for range_ in ranges]
-    id_ = literal_column("id", _columns.id.type)
-    merged = union_all(*(select(id_).select_from(part.subquery()) for part in parts)).subquery()
-    return select(id_).select_from(merged).order_by(id_.desc()).limit(count)
-
-
-def _ranges(wanted: Filter, dag_ids: Collection[str] | None) -> list[list[Any]]:
-    """Return alternative conditions, each an index range that can be read backwards."""
-    states = [state.value for state in sorted(set(wanted.states or State))]
-    dags = dag_ids
-    if wanted.dag_id is not None:
-        dags = [wanted.dag_id] if dag_ids is None or wanted.dag_id in dag_ids else []
-    in_dags: list[Any] = []
-    if dags is not None:
-        if len(dags) * len(states) <= _MAX_RANGES:
-            return [
-                [_columns.dag_id == dag, _columns.state == state] for dag in sorted(dags) for state in states
-            ]
-        in_dags = [_columns.dag_id.in_(dags)]
-    if wanted.type is not None or wanted.states:
-        return [[_columns.state == state, *in_dags] for state in states]
-    return [in_dags]
-
-
-def _conditions(wanted: Filter, before: JobId | None) -> list[Any]:
-    filters: Sequence[tuple[Any, Any]] = (
-        (_columns.type, wanted.type),
-        (_columns.run_id, wanted.run_id),
-        (_columns.task_id, wanted.task_id),
-        (_columns.map_index, wanted.map_index),
-        (_columns.iteration, wanted.iteration),
-    )
-    conditions = [column == value for column, value in filters if value is not None]
-    if before is not None:
-        conditions.append(_columns.id < before)
-    if wanted.since is not None:
-        conditions.append(_columns.id >= _smallest_id(wanted.since))
-    if wanted.until is not None:
-        conditions.append(_columns.id < _smallest_id(wanted.until))
-    return conditions
-
-
-def _smallest_id(time: datetime) -> JobId:
-    """Return the smallest UUIDv7 of a time."""
-    ms = min(max(0, int(time.timestamp() * 1000)), 2**48 - 1)
-    return JobId(str(UUID(int=ms << 80)))
+        newest = find_newest(connection, wanted, dag_ids=dag_ids, before=before, count=limit + 1)
+        query = _LISTED.where(*newest).order_by(_columns.id.desc()).limit(limit + 1)
+        found = connection.execute(query).all()
+    records = tuple(ActionRecord(row) for row in found[:limit])
+    return Page(records, records[-1].id if len(found) > limit else None)
 
 
 def _parse_id(uuid: str) -> JobId:

@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -43,6 +44,12 @@ _row_id = BigInteger().with_variant(Integer, "sqlite")
 _json_text = Text().with_variant(LONGTEXT, "mysql")
 _action_id = Uuid(as_uuid=False)
 
+IS_UNMARKED = text("awaited IS NULL AND state IN ('STARTING', 'RUNNING')")
+"""Condition of actions that API servers of older releases registered, without marking them as awaited.
+
+It is text, so that queries always have the same condition as the partial index.
+"""
+
 
 def _option_columns() -> list[Column[Any]]:
     """Return a column for each option of :class:`ActionOptions`."""
@@ -57,6 +64,10 @@ def _option_columns() -> list[Column[Any]]:
         Column(option.column, types[option.kind], nullable=option.is_optional)
         for option in options_of(ActionOptions)
     ]
+
+
+def _has_partial_indexes(*_: object, dialect: Dialect, **__: object) -> bool:
+    return dialect.name in ("postgresql", "sqlite")
 
 
 action_table = Table(
@@ -155,6 +166,10 @@ action_table = Table(
         "id",
         postgresql_where=text("awaited IS NOT NULL"),
         sqlite_where=text("awaited IS NOT NULL"),
+    ),
+    # Usually empty. MySQL has no partial indexes: there, the index on (state, id) finds unmarked actions.
+    Index("ix_async_action_unmarked", "id", postgresql_where=IS_UNMARKED, sqlite_where=IS_UNMARKED).ddl_if(
+        callable_=_has_partial_indexes
     ),
 )
 

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, select, true
+from sqlalchemy import Connection, Row, Select, bindparam, select, true
 
 from airflow_asyncaction.airflow_internals.server import task_instances
 from airflow_asyncaction.airflow_internals.server.task_instances import TaskInstanceState
@@ -25,7 +25,7 @@ from airflow_asyncaction.store.actions import Actions, Transition
 from airflow_asyncaction.store.adoption import to_be_adopted
 from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.error_isolation import isolate_errors
-from airflow_asyncaction.store.models import action_table
+from airflow_asyncaction.store.models import IS_UNMARKED, action_table
 from airflow_asyncaction.store.proof import Unseal
 
 log = logging.getLogger(__name__)
@@ -64,12 +64,9 @@ _AWAITED = (
     .limit(bindparam("limit"))
 )
 _AWAITED_AFTER = _AWAITED.where(_columns.id > bindparam("after"))
-_IS_UNMARKED = and_(
-    _columns.state.in_([State.STARTING.value, State.RUNNING.value]), _columns.awaited.is_(None)
-)
-# A range of the index on (state, id): its cost does not grow with ended actions.
-_UNMARKED = select(_columns.id).where(_IS_UNMARKED).order_by(_columns.id)
-_MARK = rows.changed().where(_columns.id == bindparam("action_id"), _IS_UNMARKED).values(awaited=true())
+# All of a partial index, which is usually empty.
+_UNMARKED = select(_columns.id).where(IS_UNMARKED).order_by(_columns.id)
+_MARK = rows.changed().where(_columns.id == bindparam("action_id"), IS_UNMARKED).values(awaited=true())
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,12 @@ from airflow_asyncaction.exceptions import UserRefused
 from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId, is_job_id
 from airflow_asyncaction.protocol.operations import IDEMPOTENCY_KEY
-from airflow_asyncaction.store.listing import Filter
+from airflow_asyncaction.store.filtering import Filter
 
 LARGEST_NUMBER = 2**31 - 1
+
+_WITHIN_DAG = ("run", "task", "mapIndex", "iteration")
+"""Parameters that identify actions of a Dag. Without the Dag, no index finds them."""
 
 _INVALID_TEXT = re.compile(r"[\0\ud800-\udfff]")  # databases reject these; surrogates: see WireRequest.args
 _UNIX_MS = re.compile(r"\d{1,15}")
@@ -23,9 +26,9 @@ _UNIX_MS = re.compile(r"\d{1,15}")
 def parse_filter(request: Request) -> Filter:
     """Parse the filters of a list of actions.
 
-    :raises UserRefused: a parameter is invalid
+    :raises UserRefused: a parameter is invalid, or only makes sense within a Dag and ``dag`` is missing
     """
-    return Filter(
+    wanted = Filter(
         type=parse_text(request, "type"),
         states={_parse_state(value) for value in request.args.getlist("status")},
         dag_id=parse_text(request, "dag"),
@@ -36,6 +39,10 @@ def parse_filter(request: Request) -> Filter:
         since=parse_time(request, "since"),
         until=parse_time(request, "until"),
     )
+    for name in _WITHIN_DAG:
+        if name in request.args and wanted.dag_id is None:
+            raise _malformed(name, "only filters the actions of one Dag: also give dag, the id of the Dag")
+    return wanted
 
 
 def parse_text(request: Request, name: str) -> str | None:

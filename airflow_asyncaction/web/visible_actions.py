@@ -12,7 +12,8 @@ from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.store import listing
 from airflow_asyncaction.store.dag_ids import dag_ids_with_actions
 from airflow_asyncaction.store.database import Database
-from airflow_asyncaction.store.listing import ActionRecord, Filter, Page
+from airflow_asyncaction.store.filtering import Filter
+from airflow_asyncaction.store.listing import ActionRecord, Page
 from airflow_asyncaction.web.permissions import User
 
 T = TypeVar("T")

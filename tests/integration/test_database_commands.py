@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -66,16 +67,35 @@ def test_db_clean_deletes_old_actions_with_their_reports(database: Database, new
     set_times(database, long_lived, action=now, reports=LONG_AGO)
     before = (LONG_AGO + timedelta(days=365)).isoformat()
     tables = ("--tables", "async_action,async_action_report")
-    done = database.airflow(
-        "db", "clean", *tables, "--clean-before-timestamp", before, "--skip-archive", "-y"
-    )
-    assert "async_action" in done.stdout + done.stderr
+    command = ("db", "clean", *tables, "--clean-before-timestamp", before)
+    previewed = found_rows(database.airflow(*command, "--dry-run").stdout)
+    assert counts(database, old) == (1, 2)
+    done = database.airflow(*command, "--skip-archive", "-y")
+    assert found_rows(done.stdout) == previewed == {"async_action": 2, "async_action_report": 2}
     assert counts(database, old) == (0, 0)
     assert counts(database, old_with_late_report)[0] == 0
     assert counts(database, long_lived) == (1, 2)
     assert counts(database, new) == (1, 2)
     assert long_lived.report(logs=["x"]).status == 200
     assert old.report().error == (401, "bad_signature")
+
+
+def test_a_dry_run_of_db_clean_keeps_to_the_dags(database: Database, new_job: NewJob) -> None:
+    job = new_job()
+    job.report(status="SUCCESS")
+    set_times(database, job, action=LONG_AGO, reports=LONG_AGO)
+    before = (LONG_AGO + timedelta(days=365)).isoformat()
+    command = ("db", "clean", "--tables", "async_action_report", "--clean-before-timestamp", before)
+    for options, count in ((("--dag-ids", "x"), 0), (("--exclude-dag-ids", "x"), 1)):
+        found = found_rows(database.airflow(*command, "--dry-run", *options).stdout)
+        assert found == {"async_action": count, "async_action_report": count}, options
+        assert counts(database, job) == (1, 1)
+
+
+def found_rows(output: str) -> dict[str, int]:
+    """Return how many rows of each table ``airflow db clean`` has found."""
+    found = re.findall(r"Checking table (\S+)\s+Found (\d+) rows", output)
+    return {name: int(count) for name, count in found}
 
 
 @contextmanager

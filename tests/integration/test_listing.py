@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, insert, text
+from sqlalchemy import insert, text
 from uuid6 import uuid7
 
 from airflow_asyncaction.exceptions import ActionNotFound
@@ -19,10 +17,12 @@ from airflow_asyncaction.protocol.actions import State
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.store.actions import Actions
 from airflow_asyncaction.store.dag_ids import dag_ids_with_actions
-from airflow_asyncaction.store.listing import Filter, Page, find, list_actions
+from airflow_asyncaction.store.filtering import Filter
+from airflow_asyncaction.store.listing import Page, find, list_actions
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.reaping import Reaper
 from tests.integration.databases import Database
+from tests.integration.query_costs import blocks_read, statements
 from tests.scale import NIGHTLY
 from tests.shared import SharedServices
 
@@ -151,21 +151,6 @@ def test_an_unknown_action_is_not_found(actions: Actions, uuid: str) -> None:
         find(actions.database, uuid)
 
 
-@contextmanager
-def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """Yield what is sent to the database meanwhile."""
-    sent: list[tuple[str, Any]] = []
-
-    def note(*args: Any) -> None:
-        sent.append((args[2], args[3]))
-
-    event.listen(database.engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(database.engine, "before_cursor_execute", note)
-
-
 @pytest.fixture(scope="module")
 def many(shared: SharedServices) -> Iterator[Database]:
     """Return a database of many actions of 40 Dags: a hundred failed, two are of a rare type."""
@@ -268,11 +253,3 @@ def test_the_dags_that_have_actions_are_found(database: Database, actions: Actio
     found = dag_ids_with_actions(actions.database)
     assert set(found) == {*before, *ids}
     assert len(found) == len(set(found))
-
-
-def blocks_read(connection: Connection, statement: str, parameters: Any) -> int:
-    """Return how many blocks of 8 KiB PostgreSQL looks at for a statement."""
-    explained = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}", parameters)
-    found = explained.scalar_one()
-    (plan,) = found if isinstance(found, list) else json.loads(found)
-    return int(plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"])

@@ -21,7 +21,7 @@ from airflow_asyncaction.airflow_internals.server import dag_runs, task_instance
 from airflow_asyncaction.protocol.lifecycle import Exit
 from airflow_asyncaction.store import listing
 from airflow_asyncaction.store.actions import Actions
-from airflow_asyncaction.store.listing import Filter
+from airflow_asyncaction.store.filtering import Filter
 from tests.integration.databases import Database
 from tests.integration.running_tasks import RunningTask, running_task
 from tests.integration.signed_jobs import HookClient, SignedJob, registered

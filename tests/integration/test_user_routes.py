@@ -175,6 +175,17 @@ def test_what_is_no_text_is_named(client: AsgiClient, token: bytes, name: str, v
     assert answer.fields["field"] == name
 
 
+@pytest.mark.parametrize("name", ["run", "task", "mapIndex", "iteration"])
+def test_a_filter_within_a_dag_requires_the_dag(client: AsgiClient, token: bytes, name: str) -> None:
+    query = name.encode() + b"=1"
+    refused = client.request("GET", "/actions", query=query, headers=[bearer(token)])
+    assert refused.error == (400, "malformed")
+    assert refused.fields["field"] == name
+    assert "also give dag" in refused.fields["message"]
+    answer = client.request("GET", "/actions", query=query + b"&dag=none", headers=[bearer(token)])
+    assert answer.fields == {"actions": [], "nextCursor": None}
+
+
 def test_text_is_the_same_escaped_or_not(client: AsgiClient, token: bytes) -> None:
     for value in (b"%c3%a9", b"\xc3\xa9"):  # é
         answer = client.request("GET", "/actions", query=b"type=" + value, headers=[bearer(token)])

@@ -190,9 +190,9 @@ def _list_changes(database: Database, user: User, uuid: str) -> AnyResponse:
     if not user.may("GET", change.dag_id, "TASK_INSTANCE"):
         raise no_such_action(uuid)
     versions = [uuid, change.updated_at.timestamp(), after_line, after_report, may_see_logs]
-    if change.has_failed:
-        failed = refuse_if_missing(uuid, lambda: listing.find(database, uuid, short=True))
-        versions += outlook_to_json(database, failed).values()
+    if change.may_be_retried:
+        ended = refuse_if_missing(uuid, lambda: listing.find(database, uuid, short=True))
+        versions += outlook_to_json(database, ended).values()
     etag = "-".join(map(str, versions))
     if request.if_none_match.contains_weak(etag):  # proxies that compress make it weak
         unchanged = Response(status=304)
