@@ -3,9 +3,9 @@
 
 Checked with Airflow 3.3.2 and 3.4.0b2, the newest release that the tests run with.
 
-Minor releases of Airflow move or remove internals without notice. If one is missing, the API server's app
-refuses all requests with the message that :func:`describe` returns. Airflow itself, and Dags without our
-operators, keep running.
+Minor releases of Airflow move or remove internals without notice. If one is missing, this package's app in
+the API server refuses all requests with the message that :func:`describe` returns. Airflow itself, and Dags
+without our operators, keep running.
 """
 
 from __future__ import annotations

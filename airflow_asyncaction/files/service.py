@@ -86,8 +86,8 @@ class FileTarget:
 class FileService:
     """Files of all actions.
 
-    Purpose: a file is attached only after its content has been stored and verified. Jobs download the files
-    of their own and of upstream actions only.
+    Purpose: a file is attached only after its content has been stored and verified. A job may
+    download only files of its own action and of upstream actions.
 
     How it works: content is written before its row, so that a crash in between leaves at most content without
     a row, which garbage collection deletes. No transaction is open while content is transferred.
@@ -192,7 +192,7 @@ class FileService:
         return location_response(self._sign_url(*found, content_url, signed.now), self._record(*found))
 
     def outputs(self, signed: Signed, prove: Unseal[object]) -> list[FileRecord]:
-        """Return the outputs of a job, including direct uploads that were not completed by the job."""
+        """Return the outputs of a job, including direct uploads that the job did not confirm."""
         with self._locked(signed, prove) as (connection, _, _):
             pending = files.pending(connection, signed.action_id, stores=self._stores.direct)
         self._complete_all(pending)
@@ -221,7 +221,7 @@ class FileService:
         return self._sign_url(*found, content_url, now)
 
     def attach_pending(self, action_id: JobId) -> None:
-        """Attach direct uploads that an action's job did not complete. Refused files are only logged."""
+        """Attach direct uploads that have arrived without being confirmed. Refused files are only logged."""
         if not self._stores.direct:
             return
         with self._actions.database.transaction() as connection:

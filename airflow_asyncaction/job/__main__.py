@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,9 +28,9 @@ Signals: SIGTERM, SIGINT and SIGHUP are forwarded to the program's process group
 program.
 
 Files: inputs are downloaded before the program starts. If PATH is a folder or ends in /, all files of the
-property NAME are downloaded into it, otherwise its only file to PATH. Outputs are uploaded to the property
-NAME after the program exits with code 0, unless it was asked to stop. PATH is a file, a folder (uploaded with
-all files below it) or a glob pattern.
+property NAME are downloaded into it; otherwise, its only file is downloaded to PATH. Outputs are uploaded to
+the property NAME after the program exits with code 0, unless it was asked to stop. PATH is a file, a folder
+(uploaded with all files below it) or a glob pattern.
 
 Proxies: the same environment variables apply as for curl: http_proxy, https_proxy, all_proxy, no_proxy.
 
@@ -134,10 +135,10 @@ def _binding(text: str) -> Binding:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < 10**7:
-        raise ValueError
-    return seconds
+    with suppress(ValueError):
+        if 0 <= float(text) < 10**7:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number of seconds from 0 to 9,999,999, got {text!r}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Options:
 
     :param heartbeat_seconds: maximum interval between two reports
     :param stop_grace_seconds: between SIGTERM and SIGKILL if the server asks the job to stop
-    :param report_timeout_seconds: how long to resend the end if the server is unreachable
+    :param report_timeout_seconds: how long to resend the terminal report while the server is unreachable
     :param inputs: files to download before the program starts
     :param outputs: files to upload after the program succeeds
     :param output_on_failure: whether to also upload existing outputs if the program fails or is stopped
@@ -276,9 +276,9 @@ def _report(job: Job, send: Callable[[], None]) -> None:
         send()
         job.flush()
     except Superseded:
-        job.discard()  # the program was stopped for this reason, or ended before it
+        job.discard()  # the program was stopped because it was superseded, or had already ended
     except ServerError as error:
-        if error.status != HTTPStatus.CONFLICT:  # the program has reported its own end
+        if error.status != HTTPStatus.CONFLICT:  # otherwise, the program has reported its own end
             print_stderr(f"The end could not be reported: {error}")
             job.discard()
     job.close()

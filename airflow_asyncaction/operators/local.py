@@ -18,7 +18,7 @@ class LocalActionOperator(BaseActionOperator):
     The job inherits the worker's environment, except Airflow's configuration, connections and variables
     (``AIRFLOW__*``, ``AIRFLOW_CONN_*``, ``AIRFLOW_VAR_*``). ``env`` and the JOB_ variables are added. Its
     output goes into the task log line by line. When the task ends, so do the job and everything it
-    started.
+    started, except work that it submitted with ``completion="report"``.
 
     :param command: a list of strings, a string for the shell, or the name of a template file that ends in
         ``.sh`` or ``.bash``. (templated)

@@ -169,8 +169,8 @@ def checked_name(name: Any) -> str:
     """
     if not isinstance(name, str) or not is_file_name(name):
         raise MalformedRequest(
-            f"name must be a relative path of at most {MAX_FILE_NAME_CHARS} characters, without '.',"
-            " '..' or empty parts, backslashes or control characters",
+            f"name must be a relative path of at most {MAX_FILE_NAME_CHARS} characters. No part may be empty,"
+            " '.' or '..', and backslashes and control characters are not allowed",
             field="name",
         )
     return name

@@ -1,4 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runners: start, watch and stop jobs on the worker."""
+"""Runners: start, watch and stop jobs from the worker."""
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ class KubeRunner:
         return self._lifecycle.start_by
 
     def expect_job(self) -> None:
-        """Note that the pod was created before: do not create another one."""
+        """Record that the pod was already created, so that :meth:`run` creates no other."""
         self._expects_job = True
 
     def run(self, info: JobInfo, on_launched: OnLaunched) -> Exit | None:
@@ -299,7 +299,7 @@ class KubeRunner:
             log.warning("Pod %s could not be deleted: %s", self._name, error)
 
     def _delete(self, patience: timedelta) -> None:
-        # Otherwise a kubelet may take a minute to delete a pod whose container never started.
+        # With a grace period, a kubelet may take a minute to delete a pod whose container never started.
         grace_seconds = 0 if self._lifecycle.is_stuck else int(self._options.stop_grace.total_seconds())
         request = self._requests.delete_pod(self._name, self._uid, grace_seconds=grace_seconds)
         self._api.send(request, patience=patience)

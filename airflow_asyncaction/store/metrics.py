@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics: names, descriptions, and functions that record them with Airflow's own client.
 
-No function that records a metric raises: if the metrics server fails, only metrics are lost.
+Functions that record metrics never raise: if the metrics server fails, only metrics are lost.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def count_end(action: Action) -> None:
 @_without_raising
 def record_active(counts: Mapping[State, int]) -> None:
     """Record the number of actions in each state that is not final."""
-    # The total has no tags: servers without tags would overwrite the count of one state with the next.
+    # Servers without tags would overwrite the count of one state with the next if all had this name.
     airflow_metrics.set_gauge(ACTIONS_ACTIVE.name, sum(counts.values()))
     for state, count in counts.items():
         value = state.value.lower()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pod of a deferred task: waits for its end, reports it to the server and cleans up, or kills the pod."""
+"""Deferred pod: waits for the end of a deferred task's pod, reports it and cleans up, or kills the pod."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class DeferredPodOptions:
 class DeferredPod:
     """Follows one pod from the task's deferral to the pod's end.
 
-    Purpose: an idle pod costs nothing. The watch calls :meth:`pod_changed`.
+    Purpose: a pod that does not change costs the triggerer almost nothing. The watch calls
+    :meth:`pod_changed`.
 
     How it works: :meth:`follow` waits until the container has started, follows its log if a slot is free, and
     reports the exit once the log has been read to its end.
