@@ -74,6 +74,12 @@ class SignedRequest:
         return Envelope(report_key(self.claim, body), self.claim.scheme, body)
 
     def prove(self, credentials: Credentials | None) -> Credentials:
+        """Verify the signature in the context of a Flask request: see :meth:`verify`."""
+        proven = self.verify(credentials)
+        g.authenticated_bytes = len(self.content.body)  # counts against the budget (web.rate_limits)
+        return proven
+
+    def verify(self, credentials: Credentials | None) -> Credentials:
         """Verify the signature with the action's credentials, and return these.
 
         :param credentials: ``None`` if the action does not exist
@@ -88,7 +94,6 @@ class SignedRequest:
         )
         if credentials is None or not self._accepts_scheme(credentials):
             raise SignatureError
-        g.authenticated_bytes = len(self.content.body)  # counts against the budget (web.rate_limits)
         return credentials
 
     def unseal_with(self, parse: Callable[[dict[str, Any]], T]) -> Unseal[T]:
