@@ -22,7 +22,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from airflow_asyncaction.exceptions import SecretUnreadable, SignatureError, StoreUnavailable
+from airflow_asyncaction.exceptions import SignatureError, StoreUnavailable
 from airflow_asyncaction.protocol.actions import unix_ms
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.signing import Content, read_claim
@@ -85,12 +85,12 @@ class _Poll:
         """Return whether the app must answer now: there is news for the task, or it will be refused."""
         if current is None:
             return True
-        if not self.is_unchanged:
-            try:
+        try:
+            if not self.is_unchanged:
                 self.signed.verify(current.credentials)
-            except (SignatureError, SecretUnreadable):
-                return True
-        self.is_unchanged = current.value == self.version and not current.has_expired_timeout(now)
+            self.is_unchanged = current.value == self.version and not current.has_expired_timeout(now)
+        except Exception:  # noqa: BLE001 - a signature or a row is invalid, and the app says so
+            self.is_unchanged = False
         return not self.is_unchanged
 
 
@@ -129,7 +129,7 @@ class LongPolls:
             await self._app(scope, receive, send)
             return
         messages = [await receive()]
-        if messages[0] == {"type": "http.request", "body": b"", "more_body": False}:
+        if _is_whole_request(messages[0]):
             with self._watched(poll):
                 left = await _wait_or_leave(poll, receive)
             if left is None and poll.is_unchanged and not poll.released.done():
@@ -147,7 +147,8 @@ class LongPolls:
         if scope["method"] != "GET" or b"wait=" not in scope["query_string"] or mounted_path(scope) != _PATH:
             return None
         headers = Headers(scope=scope)
-        if "content-length" in headers or "transfer-encoding" in headers or is_shutting_down():
+        has_body = "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
+        if has_body or is_shutting_down():
             return None
         query = parse_qs(scope["query_string"].decode("latin-1"))
         try:
@@ -200,17 +201,26 @@ class LongPolls:
             await asyncio.sleep(self._limits.interval_seconds)
 
     def _find_released(self, polls: Sequence[_Poll]) -> Collection[_Poll]:
+        """Return the requests that the app must answer now.
+
+        If the versions cannot be read, the app answers all requests once they have waited, and so not all at
+        the same moment.
+        """
         try:
             versions = read_versions(self._database, {poll.action_id for poll in polls})
-            now = datetime.now(UTC)
-            return [poll for poll in polls if poll.has_news(versions.get(poll.action_id), now)]
-        except StoreUnavailable:
-            pass  # the app says so when the requests have waited: not to all at the same moment
-        except Exception:  # the next query may succeed
-            log.exception("The versions of %d actions could not be read; retrying", len(polls))
-        for poll in polls:
-            poll.is_unchanged = False
-        return ()
+        except Exception as error:
+            if not isinstance(error, StoreUnavailable):  # of which the app tells the tasks
+                log.exception("The versions of %d actions could not be read; retrying", len(polls))
+            for poll in polls:
+                poll.is_unchanged = False
+            return ()
+        now = datetime.now(UTC)
+        return [poll for poll in polls if poll.has_news(versions.get(poll.action_id), now)]
+
+
+def _is_whole_request(message: Message) -> bool:
+    """Return whether a message is a request without a body, so that the client can only leave after it."""
+    return message["type"] == "http.request" and not message.get("body") and not message.get("more_body")
 
 
 async def _wait_or_leave(poll: _Poll, receive: Receive) -> Message | None:

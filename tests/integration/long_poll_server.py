@@ -39,12 +39,14 @@ class LongPollServer:
     :param begun: number of requests for actions
     :param ended: how many of them were answered or abandoned
     :param looks: times of its queries for versions
+    :param failure: raised by these queries
     """
 
     hook: str = ""
     begun: int = 0
     ended: int = 0
     looks: list[float] = field(default_factory=list)
+    failure: Exception | None = None
 
     def wait_for_looks(self, count: int) -> None:
         """Wait for a number of further queries: what was held before the first one has been looked at."""
@@ -95,6 +97,8 @@ def _looks_counted(engine: Engine, server: LongPollServer) -> Iterator[None]:
     def count(_connection: Any, _cursor: Any, _statement: str, *_: Any) -> None:
         if threading.current_thread().name.startswith("asyncaction-long-polls"):
             server.looks.append(time.monotonic())
+            if server.failure is not None:
+                raise server.failure
 
     event.listen(engine, "before_cursor_execute", count)
     try:

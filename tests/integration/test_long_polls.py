@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from airflow_asyncaction import settings
 from airflow_asyncaction.hooks.task import TaskHook
@@ -186,6 +187,19 @@ def test_a_request_with_another_signature_is_refused(job: SignedJob, new_job: Ne
 def test_a_request_for_an_unknown_action_is_refused(job: SignedJob) -> None:
     forged = job.forged(job_id="00000000-0000-4000-8000-000000000000")
     assert poll(forged, job.view().version).error == (401, "bad_signature")
+
+
+@pytest.mark.parametrize("failure", [OperationalError("", {}, OSError()), ZeroDivisionError()], ids=type)
+def test_changes_are_answered_after_queries_that_failed(
+    server: LongPollServer, threads: ThreadPoolExecutor, job: SignedJob, failure: Exception
+) -> None:
+    answer = held(server, threads, job)
+    server.failure = failure
+    server.wait_for_looks(2)
+    assert poll(job, job.view().version, 3 * INTERVAL_SECONDS).status == 200
+    job.report(logs=["one"])
+    server.failure = None
+    assert view_of(answer).logs
 
 
 def test_a_change_at_any_moment_is_answered(
