@@ -228,22 +228,29 @@ class TestWithLittleSkew:
 # --- what it costs
 
 
-def test_requests_that_wait_take_no_threads(
-    server: LongPollServer, job: SignedJob, new_job: NewJob, actions: Actions
-) -> None:
-    jobs = [new_job() for _ in range(100)]
-    before = threading.active_count()
-    with ExitStack() as connections:
-        answers = []
-        for each in jobs * LIMITS.per_action:
-            connection = connections.enter_context(open_request(each))
-            answers.append(connections.enter_context(connection.makefile("rb")))
-        server.wait_for_held(200)
-        assert threading.active_count() <= before + 1
-        assert job.report(status="RUNNING").status == 200
-        for each in jobs:
-            stop(actions, each)
-        assert {answer.readline() for answer in answers} == {b"HTTP/1.1 200 OK\r\n"}
+class TestWithManyPerAction:
+    """A limit that lets few actions have many requests."""
+
+    @pytest.fixture
+    def limits(self) -> LongPollLimits:
+        return replace(LIMITS, per_action=20)
+
+    def test_requests_that_wait_take_no_threads(
+        self, server: LongPollServer, job: SignedJob, new_job: NewJob, actions: Actions
+    ) -> None:
+        jobs = [new_job() for _ in range(10)]
+        before = threading.active_count()
+        with ExitStack() as connections:
+            answers = []
+            for each in jobs * 20:
+                connection = connections.enter_context(open_request(each))
+                answers.append(connections.enter_context(connection.makefile("rb")))
+            server.wait_for_held(200)
+            assert threading.active_count() <= before + 1
+            assert job.report(status="RUNNING").status == 200
+            for each in jobs:
+                stop(actions, each)
+            assert {answer.readline() for answer in answers} == {b"HTTP/1.1 200 OK\r\n"}
 
 
 def open_request(job: SignedJob) -> socket.socket:
