@@ -106,8 +106,8 @@ class LongPolls:
     reads the versions of all actions that are waited for, and what authenticates the requests: one with an
     invalid signature is passed on.
 
-    What it does not do: answer with an action or a refusal. If the client disconnects, it passes that on. It
-    knows that the server is shutting down only if that is uvicorn, and then passes all requests on.
+    What it does not do: answer with an action or a refusal. It knows that the server is shutting down only if
+    that is uvicorn, and then passes all requests on.
 
     :param app: the app that answers
     """
@@ -131,11 +131,11 @@ class LongPolls:
         messages = [await receive()]
         if _is_whole_request(messages[0]):
             with self._watched(poll):
-                left = await _wait_or_leave(poll, receive)
-            if left is None and poll.is_unchanged and not poll.released.done():
+                has_left = await _wait_or_leave(poll, receive)
+            if has_left or (poll.is_unchanged and not poll.released.done()):
+                # Airflow's middleware needs a response even if the client has left.
                 await Response(status_code=HTTPStatus.NOT_MODIFIED)(scope, receive, send)
                 return
-            messages = [left] if left is not None else messages
 
         async def replay() -> Message:
             return messages.pop() if messages else await receive()
@@ -223,14 +223,14 @@ def _is_whole_request(message: Message) -> bool:
     return message["type"] == "http.request" and not message.get("body") and not message.get("more_body")
 
 
-async def _wait_or_leave(poll: _Poll, receive: Receive) -> Message | None:
-    """Wait until a request is released or its time is over. Return the client's message if it leaves."""
+async def _wait_or_leave(poll: _Poll, receive: Receive) -> bool:
+    """Wait until a request is released or its time is over. Return whether the client left before that."""
     left = asyncio.ensure_future(receive())
     try:
         await asyncio.wait(
             (left, poll.released), timeout=poll.wait_seconds, return_when=asyncio.FIRST_COMPLETED
         )
-        return left.result() if left.done() else None
+        return left.done()
     finally:
         if left.cancel():
             await asyncio.wait((left,))
