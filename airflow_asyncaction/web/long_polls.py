@@ -97,7 +97,7 @@ class _Poll:
 class LongPolls:
     """ASGI app in front of another one, which answers all requests with news.
 
-    Purpose: a waiting task needs four requests per minute instead of thirty, and sees a change within a
+    Purpose: a waiting task sends five requests per minute instead of thirty, and sees a change within a
     second.
 
     How it works: a request to ``GET /task/action`` with ``version`` and ``wait`` is held until the action has
