@@ -60,7 +60,7 @@ soak-demo: $(READY) ## Run the demo 20 times, and print the duration of each run
 	@$(DEV) dev.soak --demo $(ARGS)
 
 .PHONY: bench
-bench: $(READY) ## Measure reports per second, and a task's overhead compared with Airflow's own
+bench: $(READY) ## Measure reports per second, waiting tasks, and a task's overhead compared with Airflow's own
 	@$(DEV) benchmarks $(ARGS)
 
 .PHONY: bench-files

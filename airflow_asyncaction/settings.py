@@ -140,8 +140,9 @@ OPTIONS = (
         "poll_interval",
         "float",
         "2",
-        "How often a waiting task polls its action, in seconds, for log lines, STOP and expired timeouts. It"
-        " notices the end of a local job without polling.",
+        "Shortest time between two requests of a waiting task for its action, in seconds, for log lines, STOP"
+        " and expired timeouts. While nothing changes, a request waits at the API server for up to 14 seconds"
+        " (not if this is less than 1). A task notices the end of a local job without a request.",
     ),
     Option(
         "defer_after",

@@ -21,12 +21,13 @@ PID = 4711
 
 @dataclass(frozen=True)
 class Target:
-    """A running task instance: its token for Airflow's execution API, and its action."""
+    """A running task instance: its token for Airflow's execution API, its action, and the signing keys."""
 
     ti_id: str
     token: str
     job_id: str
     secret_key: str
+    task_key: str
 
 
 def main() -> None:
@@ -71,7 +72,8 @@ def _make(count: int, generator: Any) -> list[Target]:
             get_state_backend().set(scope, COMMITMENT_KEY, digest, session=session)
         done = register(database, Claimant.of(str(ti_id), nonce), lambda: wanted, now)
         token = generator.generate(extras={"sub": str(ti_id), "scope": "execution"}, valid_for=3600)
-        targets.append(Target(str(ti_id), token, done.action.id, done.secrets.job))
+        keys = (done.secrets.job, done.secrets.task)
+        targets.append(Target(str(ti_id), token, done.action.id, *keys))
     return targets
 
 

@@ -131,6 +131,21 @@ class TaskHook(BaseHook):
         content = Content("GET", "/task/action", f"after={after_line}")
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
+    def wait_for_change(
+        self, credentials: TaskCredentials, *, after_line: int, version: str, wait_seconds: float
+    ) -> TaskView | None:
+        """Wait for another version of the action, and return it with its log lines after the given one.
+
+        Return ``None`` if nothing changed. A server that does not wait returns the action at once.
+
+        :param version: the last known ``TaskView.version``
+        :param wait_seconds: at most ``LONGEST_WAIT_SECONDS``
+        :raises ServerError: the server refuses
+        """
+        query = f"after={after_line}&version={version}&wait={wait_seconds:.1f}"
+        fields = self._send_signed(credentials, Content("GET", "/task/action", query), timedelta(0))
+        return TaskView.from_json(fields) if fields else None
+
     def send_message(
         self, credentials: TaskCredentials, message: RunnerMessage, *, patience: timedelta = PATIENCE
     ) -> TaskView:
@@ -277,6 +292,8 @@ class TaskHook(BaseHook):
         fields = response.fields
         if response.is_success and fields is not None:
             return fields
+        if response.status == HTTPStatus.NOT_MODIFIED:  # only wait_for_change asks for it
+            return {}
         raise self._error(path, response)
 
     def _error(self, path: str, response: ServerResponse) -> ServerError:

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_asyncaction.exceptions import ServerError, Superseded
 from airflow_asyncaction.hooks.task import TaskHook
-from airflow_asyncaction.protocol.actions import StopReason, Verb
+from airflow_asyncaction.operators.reader import ActionReader, OutageWarning, must_stop
+from airflow_asyncaction.protocol.actions import StopReason
 from airflow_asyncaction.protocol.lifecycle import Launched, Stop
-from airflow_asyncaction.protocol.tasks import TaskCredentials
+from airflow_asyncaction.protocol.tasks import TaskCredentials, TaskView
 from airflow_asyncaction.retrying import as_sentence, is_transient
 from airflow_asyncaction.runners.task_log import ReportLog
 
@@ -22,17 +23,19 @@ if TYPE_CHECKING:
     from airflow.sdk.types import Logger
 
 _NO_PATIENCE = timedelta(0)
-_LAST_POLL_PATIENCE = timedelta(minutes=1)
+_LAST_READ_PATIENCE = timedelta(minutes=1)
 
 
 class ActionPoller:
-    """Thread that polls one action until :meth:`finish`.
+    """Follows one action in two threads until :meth:`finish`.
 
     Purpose: copy the job's reported logs and progress into the task log, stop a job that must stop, and share
     with the server the secrets that this process learns.
 
-    How it works: it polls every ``interval``, and at once if there is more to read. It retries failed polls
-    without a limit, since the server may be unavailable for as long as the job runs.
+    How it works: an :class:`ActionReader` reads the action, and its requests may wait at the server. The
+    other thread does every ``interval``, and at once after the launch, what must not wait for that: it checks
+    that the worker exists, and reports. Failed requests are retried without a limit, since the server may be
+    unavailable for as long as the job runs.
 
     What it does not do: end the action. The server decides how it ends, and the task reads that when the job
     has exited.
@@ -67,8 +70,11 @@ class ActionPoller:
         self._wake = threading.Event()
         self._finishing = threading.Event()
         self._done = threading.Event()
+        self._outage = OutageWarning(log)
         self._report_log = ReportLog(log, copies_logs=copies_logs, after_line=after_line)
-        self._is_server_unavailable = False
+        self._reader = ActionReader(
+            hook, credentials, log, self._report_log, interval=interval, on_view=self._follow
+        )
         self._thread = threading.Thread(target=self._run, name="asyncaction-poller", daemon=True)
 
     @property
@@ -77,11 +83,12 @@ class ActionPoller:
         return self._report_log.last_line
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
+        self._reader.start()
         self._thread.start()
 
     def report_launch(self, job: Mapping[str, Any]) -> None:
-        """Report with the next poll that the job was launched."""
+        """Report that the job was launched, from the thread."""
         self._launched = Launched(dict(job))
         self._wake.set()
 
@@ -91,48 +98,42 @@ class ActionPoller:
             pass
 
     def finish(self) -> None:
-        """Poll once more for the last logs, and end the thread."""
+        """Read the last logs, and end the threads. A request that still waits at the server is abandoned."""
         self._finishing.set()
         self._wake.set()
         self._thread.join()
 
     def _run(self) -> None:
         while not self._finishing.is_set():
-            if not self._poll():
-                self._wake.wait(self._interval_seconds)
-                self._wake.clear()
-        while self._poll(_LAST_POLL_PATIENCE):
-            pass
+            self._tend()
+            self._wake.wait(self._interval_seconds)
+            self._wake.clear()
+        self._reader.stop()
+        if self._tend():
+            self._reader.read_rest(self._hook, _LAST_READ_PATIENCE)
 
-    def _poll(self, patience: timedelta = _NO_PATIENCE) -> bool:
-        """Poll once. Return whether there is more to read at once."""
-        if os.getppid() == self._worker_pid:
-            with suppress(ConnectionError):  # from logging, which writes to the worker
-                return self._read(patience)
-        self._handle_lost_worker()
-        return False
-
-    def _read(self, patience: timedelta) -> bool:
-        try:
-            if self._launched is not None:
-                self._report_launched(self._launched)
-                self._launched = None
-            self._hook.share_secrets(self._credentials, patience=_NO_PATIENCE)
-            view = self._hook.read(self._credentials, after_line=self.last_line, patience=patience)
-        except ServerError as error:
-            if not self._is_server_unavailable:
-                self._log.warning(
-                    "%s The job continues, and this task keeps polling", as_sentence(str(error))
-                )
-            self._is_server_unavailable = True
+    def _tend(self) -> bool:
+        """Report what the server must know. Return whether the worker still exists."""
+        if os.getppid() != self._worker_pid:
+            self._handle_lost_worker()
             return False
-        self._is_server_unavailable = False
-        self._report_log.write(view)
+        with suppress(ConnectionError):  # from logging, which writes to the worker
+            try:
+                if self._launched is not None:
+                    self._report_launched(self._launched)
+                    self._launched = None
+                self._hook.share_secrets(self._credentials, patience=_NO_PATIENCE)
+                self._outage.end()
+            except ServerError as error:
+                self._outage.add(error)
+        return True
+
+    def _follow(self, view: TaskView) -> None:
+        """Do what a state of the action requires."""
         if view.is_done:
             self._done.set()
-        if view.is_done or view.verb is Verb.STOP:
+        if must_stop(view):
             self._on_stop()
-        return view.has_more_logs
 
     def _report_launched(self, launched: Launched) -> None:
         """Report that the job was launched. If the server refuses the job's description, report without it.

@@ -43,6 +43,9 @@ TASK_ID_HEADER = "X-Task-Id"
 TASK_NONCE_HEADER = "X-Task-Nonce"
 """The proof of a registration is in headers, so that it is checked before the body is read."""
 
+LONGEST_WAIT_SECONDS = 15.0
+"""How long the server holds a task's request for its action while nothing changes."""
+
 RESULTS_CHANGED = (
     "The XCom differs from the results: values that it cannot hold (integers of more than 64 bits, strings"
     " with NUL, objects with keys that Airflow reserves) are replaced by their JSON text"
@@ -164,6 +167,8 @@ class TaskView:
     :param is_deferred: whether the task is deferred, so that the server completes it
     :param first_line: number of the first line of ``logs``
     :param has_more_logs: whether more lines are available now
+    :param version: opaque text that differs after each change of the action. A task sends it back to wait
+        for the next change. ``None`` in responses to other requests, and from servers that do not wait
     """
 
     state: State
@@ -180,6 +185,7 @@ class TaskView:
     logs: tuple[LogLine, ...] = ()
     first_line: int = 1
     has_more_logs: bool = False
+    version: str | None = field(default=None, compare=False)
 
     @property
     def is_skipped(self) -> bool:
@@ -200,6 +206,7 @@ class TaskView:
         logs: tuple[LogLine, ...] = (),
         first_line: int = 1,
         has_more: bool = False,
+        version: str | None = None,
     ) -> TaskView:
         """Return the view of an action."""
         return cls(
@@ -217,6 +224,7 @@ class TaskView:
             logs=logs,
             first_line=first_line,
             has_more_logs=has_more,
+            version=version,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -236,6 +244,7 @@ class TaskView:
             "logs": [line.to_json() for line in self.logs],
             "firstLine": self.first_line,
             "hasMoreLogs": self.has_more_logs,
+            "version": self.version,
         }
 
     @classmethod
@@ -256,6 +265,7 @@ class TaskView:
             logs=tuple(LogLine.from_json(line) for line in fields["logs"]),
             first_line=fields["firstLine"],
             has_more_logs=fields["hasMoreLogs"],
+            version=fields.get("version"),
         )
 
 

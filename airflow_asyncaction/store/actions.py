@@ -39,6 +39,7 @@ from airflow_asyncaction.store.models import report_table
 from airflow_asyncaction.store.proof import Unseal, proven, unsealed
 from airflow_asyncaction.store.refused_reports import add_refusal, lock_out_v1
 from airflow_asyncaction.store.reports import Envelope
+from airflow_asyncaction.store.versions import version_of
 
 _EARLIER = select(report_table.c.body_sha256, report_table.c.refused_with).where(
     report_table.c.action_id == bindparam("action_id"), report_table.c.report_key == bindparam("report_key")
@@ -72,11 +73,13 @@ class ActionView:
     """An action and a page of its log lines, for its task.
 
     :param is_deferred: whether the task is deferred, in which case the server completes it
+    :param version: the version of the action when it was read
     """
 
     action: Action
     is_deferred: bool
     log_page: log_lines.LogPage
+    version: str
 
 
 class Actions:
@@ -250,13 +253,13 @@ class Actions:
         """
         with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
-            action = rows.to_action(row)
+            action, version = rows.to_action(row), version_of(row)
             log_page = log_lines.page(connection, action_id, after_line, dropped=row.log_lines_dropped)
         if find_expired_timeout(action, now) is not None:
             with self.database.transaction() as connection:
                 row, _ = unsealed(rows.lock(connection, action_id), action_id, prove)
                 action = self._follow_up(connection, row, rows.to_action(row), now)
-        return ActionView(action, row.deferral is not None, log_page)
+        return ActionView(action, row.deferral is not None, log_page, version)
 
     def _follow_up(self, connection: Connection, row: Row[Any], action: Action, now: datetime) -> Action:
         """Check the timeouts of an action and complete its deferred task, after a change of the action."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from itertools import count
@@ -23,6 +23,7 @@ from airflow_asyncaction.store.report_batches import open_batches
 from airflow_asyncaction.web.asgi import mounted_path
 from airflow_asyncaction.web.content import ContentApp
 from airflow_asyncaction.web.fast_reports import FastReports
+from airflow_asyncaction.web.long_polls import LongPollLimits, LongPolls
 from airflow_asyncaction.web.rate_limits import Budgets, Throttle, limit_requests
 from airflow_asyncaction.web.raw_request import WireRequest, requested_hook_url
 from airflow_asyncaction.web.refusals import register_error_handlers
@@ -72,12 +73,14 @@ class Serving:
     :param file_threads: threads that read, write and hash the contents of files; at least 2
     :param patience: how long a client may pause while it sends a body or reads a response. Overall, it has
         this time plus one second per KiB
+    :param long_polls: limits of the requests that wait for a change of their action
     """
 
     job_threads: int = 4
     user_threads: int = 4
     file_threads: int = 8
     patience: timedelta = timedelta(seconds=30)
+    long_polls: LongPollLimits = field(default_factory=LongPollLimits)
 
 
 def create_app(
@@ -163,8 +166,11 @@ class AsgiApp:
 
         shortcut = None if self.fast_reports is None else self.fast_reports.respond
         threads = ThreadPoolExecutor(serving.file_threads, thread_name_prefix="asyncaction-files")
+        jobs = buffered(Lane.JOBS, serving.job_threads, shortcut)
         self._apps: dict[Lane, ASGIApp] = {
-            Lane.JOBS: buffered(Lane.JOBS, serving.job_threads, shortcut),
+            Lane.JOBS: jobs
+            if only_jobs
+            else LongPolls(jobs, services.database, settings, serving.long_polls),
             Lane.USERS: buffered(Lane.USERS, serving.user_threads),
             Lane.CONTENTS: ContentApp(services.files, threads=threads, patience=serving.patience),
         }

@@ -31,6 +31,7 @@ VIEW_KEYS = {
     "logs",
     "firstLine",
     "hasMoreLogs",
+    "version",
 }
 
 

@@ -33,9 +33,13 @@ class Request:
 
 @dataclass
 class TaskServer:
-    """Returns its responses in order, and repeats the last one."""
+    """Returns its responses in order, and repeats the last one.
+
+    :param post_answers: responses to POST requests; by default, these are among the others
+    """
 
     answers: list[Answer]
+    post_answers: list[Answer] | None = None
     requests: list[Request] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -55,7 +59,8 @@ class TaskServer:
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 mine.requests.append(Request(self.command, self.path, dict(self.headers), body))
-                answer = mine.answers.pop(0) if len(mine.answers) > 1 else mine.answers[0]
+                answers = (mine.post_answers if self.command == "POST" else None) or mine.answers
+                answer = answers.pop(0) if len(answers) > 1 else answers[0]
                 sent = answer.text.encode() if answer.fields is None else json.dumps(answer.fields).encode()
                 self.send_response(answer.status)
                 for name, value in {"Content-Length": str(len(sent)), **answer.headers}.items():

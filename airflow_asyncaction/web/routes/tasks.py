@@ -3,6 +3,10 @@
 
 The task state store authenticates registration (``store.registration``). All other requests are signed with
 the action's task key.
+
+``GET /task/action?after=0`` returns the action with its log lines after the given one. With the ``version``
+of an earlier response and ``wait`` in seconds, it waits for the next change, or answers 304
+(``web.long_polls``).
 """
 
 from __future__ import annotations
@@ -51,6 +55,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
 
     @blueprint.get("/action")
     def show_action() -> Response:
+        """Show an action to its task. ``web.long_polls`` handles the parameters ``version`` and ``wait``."""
         signed = parse_signed_request(request, settings, Caller.TASK)
         after_line = min(max(0, request.args.get("after", 0, type=int)), _MAX_LINE)
         view = actions.read_for_task(signed.action_id, signed.prove, after_line=after_line, now=signed.now)
@@ -61,6 +66,7 @@ def tasks_blueprint(actions: Actions, settings: Settings) -> Blueprint:
             logs=page.lines,
             first_line=page.first_line,
             has_more=page.has_more,
+            version=view.version,
         )
         return jsonify(task_view.to_json())
 
