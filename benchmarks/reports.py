@@ -59,8 +59,8 @@ def run(postgres: Postgres, airflow: Deployment) -> None:
     for connections in CONNECTIONS:
         rounds = [
             Round(
-                measure(heartbeats(connections)),
-                *_with_cpu(usage, reports(connections)),
+                _with_cpu(usage, heartbeats(connections)),
+                _with_cpu(usage, reports(connections)),
                 pgbench.measure(connections) if pgbench.is_installed else None,
             )
             for _ in range(_ROUNDS)
@@ -71,38 +71,49 @@ def run(postgres: Postgres, airflow: Deployment) -> None:
 
 
 @dataclass(frozen=True)
+class Served:
+    """Result of a load.
+
+    :param cpu_ms: the server's CPU time per request
+    """
+
+    measured: Measured
+    cpu_ms: float
+
+    def __str__(self) -> str:
+        return f"{self.measured}   CPU {self.cpu_ms:6.2f} ms"
+
+
+@dataclass(frozen=True)
 class Round:
     """Results of one round.
 
-    :param cpu_ms: the API server's CPU time per report
     :param pgbench: transactions per second; ``None`` without pgbench
     """
 
-    heartbeats: Measured
-    reports: Measured
-    cpu_ms: float
+    heartbeats: Served
+    reports: Served
     pgbench: float | None
 
 
-def _with_cpu(usage: Usage, load: Load) -> tuple[Measured, float]:
-    """Measure a load, and the CPU time in ms that each request costs a server."""
+def _with_cpu(usage: Usage, load: Load) -> Served:
+    """Measure a load, and the CPU time that each request costs a server."""
     before = usage.cpu_seconds()
     measured = measure(load)
-    return measured, 1000 * (usage.cpu_seconds() - before) / (load.connections * load.requests)
+    return Served(measured, 1000 * (usage.cpu_seconds() - before) / (load.connections * load.requests))
 
 
 def _print(connections: int, rounds: Sequence[Round]) -> None:
     theirs, ours = _median([one.heartbeats for one in rounds]), _median([one.reports for one in rounds])
-    cpu_ms = statistics.median(one.cpu_ms for one in rounds)
     label = f"{connections:3} connections  "
     print(f"{label} Airflow's task heartbeat    {theirs}")
-    print(f"{label} our signed report           {ours}   CPU {cpu_ms:.2f} ms")
+    print(f"{label} our signed report           {ours}")
     print(f"{label} ratio                       {_ratio(ours, theirs)}")
     bare = [one.pgbench for one in rounds if one.pgbench is not None]
     if bare:
         median = statistics.median(bare)
         print(f"{label} pgbench, same transaction   {median:8.0f}/s")
-        print(f"{label} ratio                       {ours.requests_per_second / median:8.2f} x")
+        print(f"{label} ratio                       {ours.measured.requests_per_second / median:8.2f} x")
     print()
 
 
@@ -155,14 +166,18 @@ def make_targets(airflow: Deployment, count: int) -> list[Target]:
     return [Target(**json.loads(line)) for line in made.stdout.splitlines() if line.startswith("{")]
 
 
-def _median(rounds: Sequence[Measured]) -> Measured:
-    return sorted(rounds, key=lambda one: one.requests_per_second)[len(rounds) // 2]
+def _median(rounds: Sequence[Served]) -> Served:
+    """Return the round with the median rate, with the median of the CPU times."""
+    ordered = sorted(rounds, key=lambda one: one.measured.requests_per_second)
+    return Served(ordered[len(rounds) // 2].measured, statistics.median(one.cpu_ms for one in rounds))
 
 
-def _ratio(ours: Measured, theirs: Measured) -> str:
-    rate = ours.requests_per_second / theirs.requests_per_second
-    p50, p99 = ours.p50_ms / theirs.p50_ms, ours.p99_ms / theirs.p99_ms
-    return f"{rate:8.1f} x   p50 {p50:7.2f} x    p99 {p99:7.2f} x"
+def _ratio(ours: Served, theirs: Served) -> str:
+    one, other = ours.measured, theirs.measured
+    rate = one.requests_per_second / other.requests_per_second
+    p50, p99 = one.p50_ms / other.p50_ms, one.p99_ms / other.p99_ms
+    cpu = ours.cpu_ms / theirs.cpu_ms
+    return f"{rate:8.1f} x   p50 {p50:7.2f} x    p99 {p99:7.2f} x    CPU {cpu:6.2f} x"
 
 
 def _requests(connections: int) -> int:
