@@ -34,6 +34,13 @@ def hook(mounted: str) -> str:
     return mounted
 
 
+@pytest.fixture
+def only_own_actions(database: Database) -> None:
+    """Delete the actions of other tests, some of which have secrets that nobody can read."""
+    with database.engine.begin() as connection:
+        connection.execute(delete(action_table))
+
+
 def set_times(database: Database, job: SignedJob, *, action: datetime, reports: datetime) -> None:
     with database.engine.begin() as connection:
         connection.execute(
@@ -116,6 +123,7 @@ def forget_keys() -> None:
     decrypt.cache_clear()
 
 
+@pytest.mark.usefixtures("only_own_actions")
 def test_keys_are_rotated(database: Database, new_job: NewJob) -> None:
     given = {"secrets": ("a password",), "arguments": JsonText('{"x": "a password"}')}
     jobs = [new_job(**given) for _ in range(3)]
@@ -140,6 +148,7 @@ def test_keys_are_rotated(database: Database, new_job: NewJob) -> None:
     assert jobs[0].report().status == 200
 
 
+@pytest.mark.usefixtures("only_own_actions")
 def test_a_key_that_is_written_during_the_rotation_is_kept(database: Database, job: SignedJob) -> None:
     """A task registers a queued action after the rotation has read its row, and before it writes it."""
     with database.engine.begin() as connection:
@@ -167,6 +176,7 @@ def test_a_key_that_is_written_during_the_rotation_is_kept(database: Database, j
     assert (is_written, decrypt(stored)) == (True, "k" * 40)
 
 
+@pytest.mark.usefixtures("only_own_actions")
 def test_an_unreadable_secret_does_not_stop_the_rotation(database: Database, new_job: NewJob) -> None:
     lost, job = new_job(), new_job()
     unreadable = Fernet(Fernet.generate_key()).encrypt(b"x").decode()
