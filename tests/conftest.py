@@ -63,6 +63,7 @@ FIRST = (
 
 RACES = {
     "test_adoption",
+    "test_cancelled_reports",
     "test_completion",
     "test_ends_by_time",
     "test_fast_reports",
