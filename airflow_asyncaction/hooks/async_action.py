@@ -46,7 +46,7 @@ class AsyncActionHook(BaseHook):
     password are exchanged for a token, which is renewed when the server refuses it. A request is resent if
     its response was lost. A launch is resent with the same ``Idempotency-Key``, so it launches one action.
 
-    What it does not do: follow redirects with the token, or serve several threads (see :meth:`clone`).
+    What it does not do: follow redirects with the token, or work in several threads (see :meth:`clone`).
     A webda server (extra field ``kind``) lists and launches operations, but does not return the launched
     action and ignores idempotency keys: a lost response is an error. :meth:`get`, :meth:`logs` and
     :meth:`wait` work if the application exposes its store of actions as ``actions`` below the base URL.
@@ -94,7 +94,7 @@ class AsyncActionHook(BaseHook):
 
     @property
     def kind(self) -> DeploymentKind:
-        """What serves the routes of the other deployment."""
+        """Whether the other deployment is an Airflow or a webda server."""
         return self.session.connection.kind
 
     def test_connection(self) -> tuple[bool, str]:
@@ -158,7 +158,7 @@ class AsyncActionHook(BaseHook):
         return self._run(self._api.poll(watch), _NO_PATIENCE)
 
     def logs(self, uuid: str, after: int = 0) -> RemoteLogs:
-        """Return log lines after the given one. If there are many, only the first (``has_more``).
+        """Return one page of the log lines after line ``after``.
 
         :raises ServerError: the server refuses
         """
@@ -188,7 +188,7 @@ class AsyncActionHook(BaseHook):
         return found[0]
 
     def stop(self, uuid: str) -> RemoteAction:
-        """Ask an action to stop, and return it. An action that has ended stays as it is.
+        """Ask an action to stop, and return it. This has no effect on an action that has ended.
 
         If it failed and would be retried, the retry is prevented, or stopped and returned if it exists.
 
@@ -281,7 +281,7 @@ class AsyncActionHook(BaseHook):
 def as_unix_ms(schedule: datetime | int | str | None) -> int | None:
     """Return a time as ms since 1970.
 
-    :raises ValueError: it is not a time, or has no time zone
+    :raises ValueError: ``schedule`` is not a time, or has no time zone
     """
     if schedule is None or isinstance(schedule, int):
         return schedule

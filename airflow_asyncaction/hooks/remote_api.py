@@ -77,7 +77,7 @@ class RemoteApi:
 
     def operation_ids(self) -> Exchange[Sequence[str]]:
         """Return the ids of the operations that the connection's user may launch."""
-        # webda finds a route only with its whole query, even if it is empty.
+        # webda matches a route only if each of its query parameters is present, even if empty.
         request = self._operations(full="" if self.connection.is_webda else None)
         return _parse(request, (yield request), lambda ids: [str(id_) for id_ in ids])
 
@@ -186,18 +186,18 @@ class RemoteApi:
         """Return a request to a route.
 
         :param path: below the base URL, quoted
-        :param query: ``None`` is left out, a sequence is repeated
+        :param query: ``None`` is omitted, a sequence is repeated
         :param fields: the body, to be sent as JSON
         """
-        given = {name: value for name, value in (query or {}).items() if value is not None}
-        text = f"?{urlencode(given, doseq=True)}" if given else ""
-        sent = {"Accept": "application/json", **(headers or {})}
+        parameters = {name: value for name, value in (query or {}).items() if value is not None}
+        text = f"?{urlencode(parameters, doseq=True)}" if parameters else ""
+        all_headers = {"Accept": "application/json", **(headers or {})}
         body = b""
         if fields is not None:
             body = json.dumps(fields, allow_nan=False).encode()
-            sent["Content-Type"] = "application/json"
+            all_headers["Content-Type"] = "application/json"
         url = f"{self.connection.base_url}{path}{text}"
-        return RemoteRequest(method=method, url=url, body=body, headers=sent)
+        return RemoteRequest(method=method, url=url, body=body, headers=all_headers)
 
 
 def refusal(request: RemoteRequest, response: ServerResponse) -> ServerError:

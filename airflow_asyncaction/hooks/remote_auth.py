@@ -68,7 +68,7 @@ class RemoteAuth:
     def accept_token(self, response: ServerResponse) -> str:
         """Keep the token of a response, and return it.
 
-        :raises ServerError: it has none
+        :raises ServerError: the response has no token
         """
         token = (response.fields or {}).get("access_token")
         if response.is_success and isinstance(token, str):

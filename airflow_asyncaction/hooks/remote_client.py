@@ -28,7 +28,7 @@ from airflow_asyncaction.protocol.responses import ServerResponse
 
 T = TypeVar("T")
 
-_MOST_CONNECTIONS = 20
+_MAX_CONNECTIONS = 20
 
 
 class HttpxAuth(httpx.Auth):
@@ -119,7 +119,7 @@ _clients: dict[tuple[int, RemoteConnection], RemoteClient] = {}
 
 @asynccontextmanager
 async def remote_client(conn_id: str) -> AsyncIterator[RemoteClient]:
-    """Return the client for a connection of type ``asyncaction``, shared by all who use it at a time.
+    """Return the client for a connection of type ``asyncaction``, shared by its concurrent users.
 
     :raises ServerError: the connection is invalid
     """
@@ -158,7 +158,7 @@ def _new_http(connection: RemoteConnection) -> httpx.AsyncClient:
 def _transport(url: str, verify: bool | str) -> httpx.AsyncHTTPTransport:
     authorities, proxy = environment_of(url, verify)
     return httpx.AsyncHTTPTransport(
-        verify=_ssl(authorities), proxy=proxy, limits=httpx.Limits(max_connections=_MOST_CONNECTIONS)
+        verify=_ssl(authorities), proxy=proxy, limits=httpx.Limits(max_connections=_MAX_CONNECTIONS)
     )
 
 

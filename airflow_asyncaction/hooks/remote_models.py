@@ -209,7 +209,7 @@ class PollResult:
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing more is to come."""
+        """Whether no more changes will follow."""
         return self.is_complete and self.action is not None and self.action.is_final
 
     @property
@@ -225,7 +225,7 @@ class PollResult:
 
     @property
     def has_more(self) -> bool:
-        """Whether there is more to see at once."""
+        """Whether there is more to fetch immediately."""
         return self.logs.has_more or self.next_attempt is not None
 
 

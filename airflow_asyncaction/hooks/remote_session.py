@@ -103,7 +103,7 @@ class RemoteSession:
 
     @property
     def connection(self) -> RemoteConnection:
-        """Where it connects to, and as whom."""
+        """The connection that it uses."""
         return self.api.connection
 
     def clone(self) -> RemoteSession:
@@ -115,7 +115,7 @@ class RemoteSession:
     def run(self, exchange: Exchange[T], patience: timedelta) -> T:
         """Send the requests of an exchange, and return its result. Wait for outages to end.
 
-        :param patience: how long, for each request
+        :param patience: how long to retry each request
         :raises ServerUnreachable: no response arrived for that long
         :raises ServerError: the server refused, or was unavailable for that long
         """
@@ -195,9 +195,9 @@ class RemoteSession:
                 download.add(chunk)
 
     def _send(self, request: RemoteRequest) -> ServerResponse:
-        """Return the response, unless it is worth resending the request.
+        """Send a request once, and return the response.
 
-        :raises ServerError: it is, or no token was fetched
+        :raises ServerError: the response is transient, or no token was fetched
         """
         connection = self.connection
         try:
@@ -224,7 +224,7 @@ def environment_of(url: str, verify: bool | str) -> tuple[bool | str, str | None
 
     httpx reads the environment in another way. With this, triggers connect as workers do.
 
-    :param verify: as the connection says
+    :param verify: the setting of the connection
     """
     with requests.Session() as session:
         settings = session.merge_environment_settings(url, {}, None, verify, None)

@@ -31,7 +31,7 @@ class Received:
 
 @dataclass
 class TestedJob:
-    """One action of the server, as a test sees it.
+    """An action of the server.
 
     :param reports: accepted reports, without duplicates
     :param requests: all requests with a valid signature
