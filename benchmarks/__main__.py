@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import overhead, reports, waiting
+from benchmarks import gateway, overhead, reports, waiting
 from dev.deployment import Deployment
 from dev.postgres import Postgres
 
@@ -24,6 +24,7 @@ def main() -> int:
             for process in (airflow.scheduler, airflow.dag_processor, airflow.triggerer):
                 process.kill()  # they would compete with the load
             reports.run(postgres, airflow)
+            gateway.run(postgres, airflow)
             waiting.run(airflow)
     return 0
 

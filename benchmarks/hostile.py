@@ -11,13 +11,10 @@ import argparse
 import http.client
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,6 +24,7 @@ from airflow_asyncaction.protocol.digests import digests
 from airflow_asyncaction.protocol.job_info import JobInfo
 from airflow_asyncaction.protocol.signing import Content, signed_headers
 from benchmarks.attacks import MIB, attacks, going_on
+from benchmarks.latency import TIMEOUT_SECONDS, Latency, measure_latency
 from benchmarks.reports import jobs_of, make_targets
 from benchmarks.usage import Usage
 from dev.deployment import USER, Deployment
@@ -34,22 +32,6 @@ from dev.postgres import Postgres
 
 _OPERATIONS = {"takes_any", "takes_unique_items", "takes_a_pattern", "takes_a_tree"}
 _JOBS = 56
-_LOOKS = 200
-_PAUSE_SECONDS = 0.03
-_TIMEOUT_SECONDS = 120
-
-
-@dataclass(frozen=True)
-class Times:
-    """Latency of sequential requests."""
-
-    p50_ms: float
-    p99_ms: float
-
-    def beside(self, idle: Times) -> str:
-        """Format the times, with the ratio of the p99 to the idle p99."""
-        ratio = self.p99_ms / idle.p99_ms
-        return f"p50 {self.p50_ms:7.1f}  p99 {self.p99_ms:7.1f} ms ({ratio:5.1f} x)"
 
 
 def main() -> int:
@@ -74,8 +56,8 @@ def _run(airflow: Deployment, words: str) -> None:
     first, *jobs = jobs_of(airflow, make_targets(airflow, _JOBS))
     assert airflow.api_server.pid is not None
     usage = Usage(airflow.api_server.pid)
-    _look(airflow, first)  # warm-up
-    version, report = _look(airflow, first)
+    _measure(airflow, first)  # warm-up
+    version, report = _measure(airflow, first)
     print(f"\n{'':46} GET /api/v2/version{'':21} another job's report")
     print(f"{'idle':46} {version.beside(version)}  {report.beside(report)}")
     address = urlsplit(airflow.base_url)
@@ -90,7 +72,7 @@ def _run(airflow: Deployment, words: str) -> None:
             going_on(attack, str(address.hostname), address.port or 80) as statuses,
         ):
             time.sleep(2)
-            versions, reports = _look(airflow, first)
+            versions, reports = _measure(airflow, first)
         grown = f"memory +{growth.rss_bytes // MIB} MiB"
         answers = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
         print(
@@ -100,7 +82,7 @@ def _run(airflow: Deployment, words: str) -> None:
         time.sleep(2)
 
 
-def _look(airflow: Deployment, job: JobInfo) -> tuple[Times, Times]:
+def _measure(airflow: Deployment, job: JobInfo) -> tuple[Latency, Latency]:
     """Time Airflow's own route and a job's report concurrently."""
     body = json.dumps({"statusDetails": {"progress": 5}}).encode()
 
@@ -111,34 +93,18 @@ def _look(airflow: Deployment, job: JobInfo) -> tuple[Times, Times]:
         )
 
     with ThreadPoolExecutor(2) as threads:
-        version = threads.submit(_times, airflow, "GET", "/api/v2/version", b"", dict)
-        report = threads.submit(_times, airflow, "POST", "/async/status", body, report_headers)
+        version = threads.submit(measure_latency, airflow.base_url, "GET", "/api/v2/version")
+        report = threads.submit(
+            measure_latency, airflow.base_url, "POST", "/async/status", body, report_headers
+        )
         return version.result(), report.result()
-
-
-def _times(
-    airflow: Deployment, method: str, path: str, body: bytes, headers: Callable[[], dict[str, str]]
-) -> Times:
-    address, all_ms = urlsplit(airflow.base_url), []
-    connection = http.client.HTTPConnection(address.netloc, timeout=_TIMEOUT_SECONDS)
-    for _ in range(_LOOKS):
-        time.sleep(_PAUSE_SECONDS)
-        began_at = time.perf_counter()
-        connection.request(method, path, body or None, headers())
-        answer = connection.getresponse()
-        answer.read()
-        all_ms.append(1000 * (time.perf_counter() - began_at))
-        if answer.status != requests.codes.ok:
-            raise RuntimeError(f"{method} {path} returned {answer.status}")
-    cuts = statistics.quantiles(all_ms, n=100)
-    return Times(cuts[49], cuts[98])
 
 
 def _send_once(host: str, request: bytes) -> None:
     head, _, body = request.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     method, path, _ = first.split(" ")
-    connection = http.client.HTTPConnection(host, timeout=_TIMEOUT_SECONDS)
+    connection = http.client.HTTPConnection(host, timeout=TIMEOUT_SECONDS)
     connection.request(method, path, body, dict(line.split(": ", 1) for line in lines))
     answer = connection.getresponse()
     if answer.status != requests.codes.ok:
@@ -148,7 +114,7 @@ def _send_once(host: str, request: bytes) -> None:
 
 def _token(airflow: Deployment) -> str:
     body = {"username": USER, "password": airflow.password}
-    answer = requests.post(f"{airflow.base_url}/auth/token", json=body, timeout=_TIMEOUT_SECONDS)
+    answer = requests.post(f"{airflow.base_url}/auth/token", json=body, timeout=TIMEOUT_SECONDS)
     answer.raise_for_status()
     return str(answer.json()["access_token"])
 
@@ -160,7 +126,7 @@ def _content_path(job: JobInfo) -> str:
     fields = {"hash": found.md5, "challenge": found.challenge, "size": found.size_bytes}
     path = f"/upload/default/{job.job_id}/big"
     url = _signed(job, "PUT", path, json.dumps(fields).encode())["url"]
-    requests.put(url, data=content, timeout=_TIMEOUT_SECONDS).raise_for_status()
+    requests.put(url, data=content, timeout=TIMEOUT_SECONDS).raise_for_status()
     location = _signed(job, "GET", f"/download/default/{job.job_id}/big/0")["Location"]
     return urlsplit(location).path.removeprefix(urlsplit(job.hook_url).path)
 
@@ -171,7 +137,7 @@ def _signed(job: JobInfo, method: str, path: str, body: bytes = b"") -> dict[str
         job, Content(method, path, body=body), time_ms=now_ms, nonce=os.urandom(12).hex()
     )
     answer = requests.request(
-        method, job.hook_url + path, data=body, headers=headers, timeout=_TIMEOUT_SECONDS
+        method, job.hook_url + path, data=body, headers=headers, timeout=TIMEOUT_SECONDS
     )
     answer.raise_for_status()
     fields: dict[str, str] = answer.json()

@@ -26,7 +26,7 @@ from dev.postgres import Postgres
 CONNECTIONS = (1, 16, 64)
 _WARM_UP_REQUESTS = 40
 _ROUNDS = 3
-_HEARTBEAT_BODY = json.dumps({"hostname": HOSTNAME, "pid": PID}).encode()
+HEARTBEAT_BODY = json.dumps({"hostname": HOSTNAME, "pid": PID}).encode()
 
 
 def run(postgres: Postgres, airflow: Deployment) -> None:
@@ -34,24 +34,8 @@ def run(postgres: Postgres, airflow: Deployment) -> None:
     targets = make_targets(airflow, max(CONNECTIONS))
     jobs = jobs_of(airflow, targets)
 
-    def heartbeats(connections: int) -> Load:
-        address = urlsplit(airflow.base_url)
-
-        def request(connection: int, _: int) -> bytes:
-            target = targets[connection]
-            path = f"/execution/task-instances/{target.ti_id}/heartbeat"
-            headers = {"Authorization": f"Bearer {target.token}", "Content-Type": "application/json"}
-            return http_request("PUT", path, address.netloc, headers, _HEARTBEAT_BODY)
-
-        return Load(
-            str(address.hostname), address.port or 80, request, connections, _requests(connections) // 3
-        )
-
-    def reports(connections: int) -> Load:
-        return report_load(jobs, connections)
-
-    for load in (heartbeats, reports):
-        measure(_shortened(load(16)))
+    for load in (heartbeat_load(airflow, targets, 16), report_load(jobs, 16)):
+        measure(shortened(load))
     pgbench = Pgbench(postgres, airflow.database_url)
     usage = Usage(airflow.api_server.pid or 0)
     print("\nInto one api-server worker on PostgreSQL; each connection waits for its answer;")
@@ -59,8 +43,8 @@ def run(postgres: Postgres, airflow: Deployment) -> None:
     for connections in CONNECTIONS:
         rounds = [
             Round(
-                _with_cpu(usage, heartbeats(connections)),
-                _with_cpu(usage, reports(connections)),
+                served(usage, heartbeat_load(airflow, targets, connections)),
+                served(usage, report_load(jobs, connections)),
                 pgbench.measure(connections) if pgbench.is_installed else None,
             )
             for _ in range(_ROUNDS)
@@ -96,7 +80,7 @@ class Round:
     pgbench: float | None
 
 
-def _with_cpu(usage: Usage, load: Load) -> Served:
+def served(usage: Usage, load: Load) -> Served:
     """Measure a load, and the CPU time that each request costs a server."""
     before = usage.cpu_seconds()
     measured = measure(load)
@@ -104,16 +88,26 @@ def _with_cpu(usage: Usage, load: Load) -> Served:
 
 
 def _print(connections: int, rounds: Sequence[Round]) -> None:
-    theirs, ours = _median([one.heartbeats for one in rounds]), _median([one.reports for one in rounds])
+    ours = median([one.reports for one in rounds])
+    compare(connections, median([one.heartbeats for one in rounds]), ours)
+    compare_with_pgbench(connections, [one.pgbench for one in rounds if one.pgbench is not None], ours)
+
+
+def compare(connections: int, theirs: Served, ours: Served) -> None:
+    """Print the results of heartbeats and reports, and their ratios."""
     label = f"{connections:3} connections  "
     print(f"{label} Airflow's task heartbeat    {theirs}")
     print(f"{label} our signed report           {ours}")
     print(f"{label} ratio                       {_ratio(ours, theirs)}")
-    bare = [one.pgbench for one in rounds if one.pgbench is not None]
-    if bare:
-        median = statistics.median(bare)
-        print(f"{label} pgbench, same transaction   {median:8.0f}/s")
-        print(f"{label} ratio                       {ours.measured.requests_per_second / median:8.2f} x")
+
+
+def compare_with_pgbench(connections: int, rates: Sequence[float], ours: Served) -> None:
+    """Print the median rate of pgbench, if it was measured, and the ratio of the reports' rate."""
+    label = f"{connections:3} connections  "
+    if rates:
+        bare = statistics.median(rates)
+        print(f"{label} pgbench, same transaction   {bare:8.0f}/s")
+        print(f"{label} ratio                       {ours.measured.requests_per_second / bare:8.2f} x")
     print()
 
 
@@ -121,6 +115,29 @@ def jobs_of(airflow: Deployment, targets: Sequence[Target]) -> list[JobInfo]:
     """Return the jobs of targets."""
     hook = airflow.base_url + "/async"
     return [JobInfo(job_id=JobId(one.job_id), secret_key=one.secret_key, hook_url=hook) for one in targets]
+
+
+def heartbeat_path(target: Target) -> str:
+    """Return the path of a task's heartbeat in Airflow's execution API."""
+    return f"/execution/task-instances/{target.ti_id}/heartbeat"
+
+
+def heartbeat_headers(target: Target) -> dict[str, str]:
+    """Return the headers of a task's heartbeat."""
+    return {"Authorization": f"Bearer {target.token}", "Content-Type": "application/json"}
+
+
+def heartbeat_load(airflow: Deployment, targets: Sequence[Target], connections: int) -> Load:
+    """Return a load of task heartbeats, with a task for each connection."""
+    address = urlsplit(airflow.base_url)
+
+    def request(connection: int, _: int) -> bytes:
+        target = targets[connection]
+        path, headers = heartbeat_path(target), heartbeat_headers(target)
+        return http_request("PUT", path, address.netloc, headers, HEARTBEAT_BODY)
+
+    requests = _requests(connections) // 3
+    return Load(str(address.hostname), address.port or 80, request, connections, requests)
 
 
 def report_load(jobs: Sequence[JobInfo], connections: int) -> Load:
@@ -166,7 +183,7 @@ def make_targets(airflow: Deployment, count: int) -> list[Target]:
     return [Target(**json.loads(line)) for line in made.stdout.splitlines() if line.startswith("{")]
 
 
-def _median(rounds: Sequence[Served]) -> Served:
+def median(rounds: Sequence[Served]) -> Served:
     """Return the round with the median rate, with the median of the CPU times."""
     ordered = sorted(rounds, key=lambda one: one.measured.requests_per_second)
     return Served(ordered[len(rounds) // 2].measured, statistics.median(one.cpu_ms for one in rounds))
@@ -185,7 +202,8 @@ def _requests(connections: int) -> int:
     return max(60, 2400 // connections) if connections > 1 else 1200
 
 
-def _shortened(load: Load) -> Load:
+def shortened(load: Load) -> Load:
+    """Return a load with few requests, to warm up."""
     return Load(load.host, load.port, load.make_request, load.connections, _WARM_UP_REQUESTS)
 
 
