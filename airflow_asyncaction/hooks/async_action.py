@@ -103,7 +103,8 @@ class AsyncActionHook(BaseHook):
             ids = self.clone(patience=_NO_PATIENCE).operations()
         except (ServerError, ValueError) as error:
             return False, str(error)
-        return True, f"{len(ids)} operations may be launched: {', '.join(sorted(ids)[:10]) or 'none'}"
+        shown = ", ".join(sorted(ids)[:10]) + (", ..." if len(ids) > 10 else "")
+        return True, f"Operations that the user may launch: {len(ids)} ({shown or 'none'})"
 
     @overload
     def operations(self, full: Literal[False] = False) -> Sequence[str]: ...
@@ -240,7 +241,7 @@ class AsyncActionHook(BaseHook):
     ) -> Iterator[RemoteAction]:
         """Iterate over actions, newest first. Pages are fetched as needed.
 
-        The actions have no arguments and results: see :meth:`get`.
+        The actions have neither arguments nor results: see :meth:`get`.
 
         :param status: one, or any of these
         :param run: requires ``dag``, as ``task``, ``map_index`` and ``iteration`` do

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Known secrets: masks, in everything that leaves the worker, what Airflow masks in its task's log.
+"""Known secrets: the values that Airflow masks in the task log, masked in everything the worker sends.
 
 Airflow's masker knows the passwords and extras of connections and the sensitive variables that the task
-read, and the values passed to ``mask_secret``. Its rules apply: short values and common words stay.
+read, and the values passed to ``mask_secret``. Its rules apply: short values and common words are not masked.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def never_share(*secrets: str) -> None:
 def shared_secrets() -> frozenset[str]:
     """Return the secrets that the server must mask. Those of Airflow's configuration are not among them."""
     known = current_masker().values - _own
-    # In other task processes, Airflow clears those of its configuration before the task runs.
+    # Supervised task processes no longer know those of the configuration; dag.test() does.
     return known - secrets_masker.configured_secrets() if known and is_in_process() else known
 
 

@@ -160,7 +160,7 @@ class RemoteApi:
         return urljoin(request.url, location)
 
     def stop(self, uuid: str) -> Exchange[RemoteAction]:
-        """Ask an action to stop; if it has ended, its last retry. Return that action."""
+        """Ask an action to stop, or its last retry if it has ended. Return that action."""
         while True:
             request = self._request("PUT", _path("actions", uuid, "stop"))
             response = yield request

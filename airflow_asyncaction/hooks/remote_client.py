@@ -85,7 +85,7 @@ class RemoteClient:
         return await self._run(self._api.poll(watch))
 
     async def stop(self, uuid: str) -> None:
-        """Ask an action to stop; if it has ended, its last retry.
+        """Ask an action to stop, or its last retry if it has ended.
 
         :raises ServerError: the server refuses, or cannot be reached
         """

@@ -74,7 +74,7 @@ class RemoteAction(RemoteModel):
     """One action at the time of the response.
 
     :param uuid: its id; ``""`` if a webda server did not return it
-    :param state: as the page of the other deployment shows it
+    :param state: the state that the UI of the other deployment shows
     :param is_done: whether it has ended, and its logs are complete
     :param results: any JSON value; ``None`` also if there are none (yet), or in a list of actions
     :param progress: in percent

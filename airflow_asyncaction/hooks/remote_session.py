@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RemoteSession: sends requests to another deployment from a thread, with requests."""
+"""RemoteSession: sends requests to another deployment from a thread, with the library ``requests``."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class RemoteSession:
     def download(self, url: str, file: RemoteFile, path: Path, patience: timedelta) -> None:
         """Download the content of a file from wherever it is stored, without any credentials.
 
-        :param patience: how long to resume the download without receiving a byte
+        :param patience: how long to keep resuming the download while no bytes arrive
         :raises ServerUnreachable: no response arrived for that long
         :raises ServerError: the content is refused, or does not match its digests
         """

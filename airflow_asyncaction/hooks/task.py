@@ -181,7 +181,7 @@ class TaskHook(BaseHook):
         :raises ServerError: the server refuses
         """
         known = shared_secrets()
-        if self._shared_secrets is None or known <= self._shared_secrets:  # it registered nothing
+        if self._shared_secrets is None or known <= self._shared_secrets:  # no action, or no new secrets
             return
         new = self._bounded(known - self._shared_secrets)
         self.send(credentials, "POST", "/task/secrets", _encode({"secrets": new}), patience=patience)
@@ -191,8 +191,8 @@ class TaskHook(BaseHook):
         kept = bounded(known)
         if len(kept) < len(known):
             self.log.warning(
-                "%d of the %d secrets that Airflow masks in this task are too many or too long. The server"
-                " does not mask them in the job's reports.",
+                "The server does not mask %d of %d secrets of this task in the job's reports: there are too"
+                " many, or they are too long.",
                 len(known) - len(kept),
                 len(known),
             )
@@ -236,7 +236,7 @@ class TaskHook(BaseHook):
         return cast("list[dict[str, Any]]", files)
 
     def link_input(self, credentials: TaskCredentials, property_: str, reference: FileReference) -> None:
-        """Make a file of any action an input of this one.
+        """Link a file of any action to this action as an input.
 
         :raises ServerError: the server refuses
         """

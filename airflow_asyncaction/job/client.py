@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Job: the API of the job client. Outside Airflow, all calls work and send nothing."""
+"""Job: the API of the job client. Outside Airflow, nothing is sent, and only downloads and ``send`` fail."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Job:
     def __repr__(self) -> str:
         return f"<Job {self._info.job_id if self._info else 'outside Airflow'}>"
 
-    def __enter__(self) -> Job:  # noqa: PYI034 - Self is of Python 3.11
+    def __enter__(self) -> Job:  # noqa: PYI034 - Self requires Python 3.11
         self.start()
         return self
 
@@ -117,7 +117,7 @@ class Job:
         return self._arguments
 
     def start(self) -> None:
-        """Report that the job is running, and send heartbeats from now on. Logs and progress do so too."""
+        """Report that the job is running, and send heartbeats from now on. So do ``log`` and ``progress``."""
         if self._reporter is not None:
             self._reporter.start()
 
@@ -234,7 +234,7 @@ class Job:
         of: str | None = None,
         store: str = DEFAULT_STORE,
     ) -> list[Path]:
-        """Download all files of a property, at least one, into a folder. See :meth:`download`.
+        """Download all files of a property into a folder, as :meth:`download` does. There must be a file.
 
         :param to: folder; it is created, with the subfolders in the files' names
         :raises AsyncActionError: two files have the same name. The files before the second are kept

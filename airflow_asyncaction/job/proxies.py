@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proxies from environment variables, chosen by curl's rules, so that all jobs of an image use the same one.
+"""Proxies from environment variables, chosen by curl's rules: a job's client and curl use the same.
 
 Variables and the matching of ``no_proxy`` follow curl's manual, sections ENVIRONMENT and ``--noproxy``.
 """

@@ -50,7 +50,7 @@ class Digester:
             step()
 
     def update_steps(self, chunk: bytes) -> tuple[Callable[[], None], Callable[[], None]]:
-        """Return two functions that together add a chunk. They may run in parallel, before the next chunk."""
+        """Return two functions that together add a chunk. They may run in parallel."""
         self._size_bytes += len(chunk)
 
         def first() -> None:

@@ -125,7 +125,7 @@ class Actions:
     def apply_runner_message(
         self, action_id: JobId, unseal: Unseal[Message], now: datetime, *, ti_id: str | None = None
     ) -> Action:
-        """Apply a runner's message, and return the resulting action. Unlike a report, it has no key.
+        """Apply a runner's message, and return the resulting action. Unlike reports, it is not deduplicated.
 
         :param ti_id: the task instance of the runner, if the request names it
         :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing

@@ -41,7 +41,7 @@ class AsyncActionDBManager(BaseDBManager):
 
 
 def register_with_db_clean(preview: CleanupPreview | None = None) -> None:
-    """Register the tables with ``airflow db clean``, which deletes reports only with their action.
+    """Register actions and reports with ``airflow db clean``: reports go only with their action.
 
     :param preview: the options of a dry run
     """

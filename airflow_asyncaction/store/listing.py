@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Listing: reads one action or a page of actions for users, mostly independent of the table size."""
+"""Listing: reads one action or a page of actions for users. Its cost hardly depends on the table size."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _LISTED = _replace_columns(
         "error_message": func.substr(_columns.error_message, 1, MAX_LISTED_CHARS),
     }
 )
-"""Query for lists. It omits all columns whose size a job controls."""
+"""Query for lists. It omits or truncates all columns whose size a job controls."""
 _NEXT_ATTEMPT = (
     select(_columns.id)
     .where(*(_columns[name] == bindparam(name) for name in _TASK_KEY), _columns.id > bindparam("after"))
@@ -87,7 +87,7 @@ _CHANGED = select(_columns.updated_at, _columns.dag_id, _columns.state)
 class ActionRecord:
     """An action as users see it.
 
-    :param row: row of ``_SHOWN`` or ``_SHORT``; its ``masks`` are for :meth:`masked` only
+    :param row: row of ``_SHOWN``, ``_SHORT`` or ``_LISTED``; its ``masks`` are for :meth:`masked` only
     """
 
     row: Any

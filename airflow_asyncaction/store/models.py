@@ -45,7 +45,7 @@ _json_text = Text().with_variant(LONGTEXT, "mysql")
 _action_id = Uuid(as_uuid=False)
 
 IS_UNMARKED = text("awaited IS NULL AND state IN ('STARTING', 'RUNNING')")
-"""Condition of actions that API servers of older releases registered, without marking them as awaited.
+"""Matches actions that API servers of older releases registered without marking them as awaited.
 
 It is text, so that queries always have the same condition as the partial index.
 """
@@ -115,7 +115,7 @@ action_table = Table(
     Column("started_at", UtcDateTime, nullable=True),
     Column("last_report_at", UtcDateTime, nullable=True),
     Column("ended_at", UtcDateTime, nullable=True),
-    # The recency column of `airflow db clean`, which therefore keeps running actions. Not
+    # The recency column of `airflow db clean`. Reports update it, so running actions are not deleted. Not
     # indexed, so that reports do not have to update an index (PostgreSQL: HOT).
     Column("updated_at", UtcDateTime, nullable=False),
     # TRUE if the job may outlive its worker. NULL, in rows of earlier releases, means FALSE.
@@ -179,7 +179,8 @@ report_table = Table(
     Column("id", _row_id, primary_key=True, autoincrement=True),
     # No foreign key: `airflow db clean` archives and deletes tables separately.
     Column("action_id", _action_id, nullable=False),
-    # Identifies a report within its action: the nonce. NULL if the nonce was used before.
+    # Identifies a report within its action (signing.report_key). NULL for refusals that a resend does not
+    # repeat.
     Column("report_key", String(64), nullable=True),
     Column("scheme", String(10), nullable=False),
     Column("body_sha256", String(64), nullable=False),

@@ -118,7 +118,7 @@ def find_done(
     """Return the actions that are done and have had no report for at least ``older_than``.
 
     Actions that succeeded by a report alone (``completion="report"``) are not returned: their job may still
-    run.
+    be running.
     """
     over = set()
     for start in range(0, len(action_ids), _BATCH):
@@ -140,8 +140,9 @@ class Reaper:
     How it works: each call of :meth:`scan` reads the next batch of actions that are not done, ordered by id,
     and starts over after the last one. An action is ended if every round of scans within the grace period
     found it unwatched, and it still is. This last check holds the lock that adoption also takes. During a
-    rolling upgrade, older API servers neither mark the actions that they register as ``awaited`` nor unmark
-    those that they end: each round first marks the former, and unmarks the latter when it reads them.
+    rolling upgrade, older API servers do not set ``awaited`` when they register an action, nor clear it when
+    they end one. Each round first sets it where it is missing. It is cleared when such an ended action is
+    due.
 
     What it does not do: consider reports. A job that keeps reporting without a task is ended as well.
 

@@ -415,7 +415,7 @@ def test_a_wrong_password_is_reported_immediately(new_hook: NewHook, remote: Rem
 
 
 def test_a_connection_can_be_tested(hook: AsyncActionHook, remote: RemoteDeployment) -> None:
-    assert hook.test_connection() == (True, "1 operations may be launched: etl.load")
+    assert hook.test_connection() == (True, "Operations that the user may launch: 1 (etl.load)")
     remote.is_away = True
     remote.requests.clear()
     assert hook.test_connection()[0] is False

@@ -6,7 +6,8 @@ Uses: ``airflow.observability.stats`` (``incr``, ``gauge``, ``timing``, ``normal
 
 Checked with Airflow 3.3.2.
 
-Servers initialize the client at startup; commands do not. A custom client may raise any exception.
+Airflow initializes the client in its servers, but not in commands: these call :func:`initialize`. A custom
+client may raise any exception.
 """
 
 from __future__ import annotations

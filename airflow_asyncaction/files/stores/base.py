@@ -69,7 +69,7 @@ class FileStore(Protocol):
     """Whether the store can sign URLs for PUT. The server does not see such uploads arrive."""
 
     def check(self) -> None:
-        """Check that the store can be used, as far as this is cheap and says something about this machine.
+        """Check that this machine can use the store. Checks nothing that would fail on all machines alike.
 
         :raises OSError: it cannot
         """

@@ -264,7 +264,7 @@ def follow_steps(
     only seconds later. The runtime may still be copying the last output, so the log is read until nothing new
     has come for a while.
 
-    :param has_ended: whether the container has
+    :param has_ended: returns whether the container has ended
     """
     backoff = ExponentialBackoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     reads_all = False
@@ -310,7 +310,7 @@ def _second(moment: str, zone: str) -> int:
 
 
 def _parse_stamp(stamp: str) -> int:
-    """Return a time stamp as nanoseconds since 1970. Texts may omit trailing zeros, so they do not sort.
+    """Return a time stamp as nanoseconds since 1970. Its text may omit zeros, so it does not sort by time.
 
     :raises ValueError: the time stamp is invalid
     """
