@@ -329,15 +329,14 @@ def test_a_server_that_is_killed_leaves_no_file_that_is_not_whole(
         senders = [Sender(job.on(hook)) for job in jobs]
         server.start()
         with sending(senders):
-            for kills in range(50):  # on a busy machine, some come before the first upload
+            for kills in range(50):
                 if kills >= 10 and failed_by(senders) >= 5:
                     break
-                time.sleep(random.uniform(0.1, 0.4))  # noqa: S311
+                wait_for_uploads(senders, 1)  # on a busy machine, the server takes long to start
+                time.sleep(random.uniform(0.0, 0.3))  # noqa: S311
                 server.kill()
                 server.start()
-            give_up_at = time.monotonic() + 30
-            while stored_by(senders) < 5 and time.monotonic() < give_up_at:
-                time.sleep(0.1)
+            wait_for_uploads(senders, 5)
         for sender in senders:
             assert_whole(sender)
     assert failed_by(senders) >= 5
@@ -348,6 +347,13 @@ def test_a_server_that_is_killed_leaves_no_file_that_is_not_whole(
     rows = folder.content_rows(database.engine)
     assert folder.names() == {f"contents/{row.id[-2:]}/{row.id}" for row in rows}
     assert {row.id for row in rows} == {row.content_id for row in folder.attached_rows(database.engine)}
+
+
+def wait_for_uploads(senders: Sequence[Sender], count: int) -> None:
+    """Wait until more files are stored."""
+    wanted, give_up_at = stored_by(senders) + count, time.monotonic() + 60
+    while stored_by(senders) < wanted and time.monotonic() < give_up_at:
+        time.sleep(0.02)
 
 
 def failed_by(senders: Sequence[Sender]) -> int:
