@@ -160,7 +160,7 @@ class RemoteApi:
         return urljoin(request.url, location)
 
     def stop(self, uuid: str) -> Exchange[RemoteAction]:
-        """Ask an action to stop, or its last retry if it has ended. Return that action."""
+        """Ask an action to stop; if it has ended, ask its last retry instead. Return it."""
         while True:
             request = self._request("PUT", _path("actions", uuid, "stop"))
             response = yield request

@@ -32,7 +32,7 @@ _MAX_CONNECTIONS = 20
 
 
 class HttpxAuth(httpx.Auth):
-    """Authenticates the requests of a client. Only one task at a time fetches a token."""
+    """Authenticates the requests of a client. Only one asyncio task at a time fetches a token."""
 
     def __init__(self, auth: RemoteAuth) -> None:
         self._auth = auth
@@ -85,7 +85,7 @@ class RemoteClient:
         return await self._run(self._api.poll(watch))
 
     async def stop(self, uuid: str) -> None:
-        """Ask an action to stop, or its last retry if it has ended.
+        """Ask an action to stop; if it has ended, ask its last retry instead.
 
         :raises ServerError: the server refuses, or cannot be reached
         """

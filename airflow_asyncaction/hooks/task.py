@@ -155,7 +155,7 @@ class TaskHook(BaseHook):
 
         :raises ServerError: the server refuses
         """
-        with suppress(ServerError):  # they are masked in this message, and shared with the next one
+        with suppress(ServerError):  # this message is masked here, and the next one shares them
             self.share_secrets(credentials, patience=timedelta(0))
         message = mask_message(message, current_masker())
         try:
@@ -338,5 +338,5 @@ def _now_ms() -> int:
 
 
 def _encode(fields: dict[str, Any]) -> bytes:
-    """Return a JSON body. Other values become text, and lone surrogates (in file names) become "?"."""
+    """Return a JSON body. Values that JSON lacks become text, and lone surrogates (in file names) "?"."""
     return json.dumps(fields, ensure_ascii=False, default=str).encode("utf-8", "replace")

@@ -117,7 +117,10 @@ class Job:
         return self._arguments
 
     def start(self) -> None:
-        """Report that the job is running, and send heartbeats from now on. So do ``log`` and ``progress``."""
+        """Report that the job is running, and send heartbeats from now on.
+
+        :meth:`log` and :meth:`progress` call this.
+        """
         if self._reporter is not None:
             self._reporter.start()
 
@@ -234,7 +237,9 @@ class Job:
         of: str | None = None,
         store: str = DEFAULT_STORE,
     ) -> list[Path]:
-        """Download all files of a property into a folder, as :meth:`download` does. There must be a file.
+        """Download all files of a property into a folder, as :meth:`download` does.
+
+        A property without files is an error.
 
         :param to: folder; it is created, with the subfolders in the files' names
         :raises AsyncActionError: two files have the same name. The files before the second are kept

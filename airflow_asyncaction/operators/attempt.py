@@ -133,7 +133,7 @@ class Attempt:
         view: TaskView | None = None
         self._poller.start()
         with self._job_stopped_on_error(), self._report_timeout_first():
-            self._hook.share_secrets(self._credentials)  # attaching inputs may have read connections
+            self._hook.share_secrets(self._credentials)  # connections read for the inputs may have added some
             exit_ = self._runner.run(self._info, self._poller.report_launch)
             view = self._report_exit(exit_)
         if view is not None:

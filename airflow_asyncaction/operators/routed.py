@@ -127,7 +127,7 @@ class AsyncActionOperator(BaseActionOperator):
             return kept or self._choice
         if isinstance(self._choice, NoMatch) or self._choice.kind != KUBERNETES:
             raise ValueError(
-                f"[asyncaction] runners no longer has {name!r}, whose job is still running: restore it"
+                f"[asyncaction] runners no longer has {name!r}, with which this task was deferred: restore it"
             )
         return self._choice
 

@@ -36,7 +36,8 @@ class Masker:
     match at the same position, the longest is replaced. Secrets are also found as JSON and URLs escape them.
     A multi-line secret is also found by each of its lines that has 16 characters or more and no spaces.
 
-    What it does not do: find secrets in other encodings (base64, hex), or any other parts of secrets.
+    What it does not do: find secrets in other encodings (base64, hex), or parts of secrets other than such
+    lines and the beginning of a secret where a log line was cut.
 
     :param values: the secrets. The caller must exclude those that are too short or too common
     """

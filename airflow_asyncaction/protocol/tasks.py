@@ -168,7 +168,7 @@ class TaskView:
     :param first_line: number of the first line of ``logs``
     :param has_more_logs: whether more lines are available now
     :param version: opaque text that differs after each change of the action. A task sends it back to wait
-        for the next change. ``None`` in responses to other requests, and from servers that do not wait
+        for the next change. ``None`` except in responses to ``GET /task/action``
     """
 
     state: State

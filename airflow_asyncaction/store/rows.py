@@ -46,7 +46,7 @@ SELECT = select(*(column for column in action_table.c if column.name not in _NOT
 
 
 def changed() -> Update:
-    """Return an update of actions that increments their revision. Every update must start with it."""
+    """Return an update that increments the revision. Every update that changes an action starts with it."""
     return update(action_table).values(revision=action_table.c.revision + 1)
 
 

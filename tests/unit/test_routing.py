@@ -495,7 +495,7 @@ def test_a_deferred_task_needs_the_runner_that_has_its_job(configure: Configure)
     with DAG("resumed", schedule=None):
         made = operator()
     with pytest.raises(
-        ValueError, match=r"runners no longer has .pods., whose job is still running: restore it"
+        ValueError, match=r"runners no longer has .pods., with which this task was deferred: restore it"
     ):
         made.resume_execution("resume", {"runner": "pods", "action_id": "x"}, {})
 
