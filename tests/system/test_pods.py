@@ -7,6 +7,7 @@ import pytest
 
 from airflow_asyncaction import exceptions
 from tests.system.kube_scene import KubeScene
+from tests.system.scene import eventually
 
 pytestmark = pytest.mark.system
 
@@ -43,7 +44,11 @@ def assert_failed(kube: KubeScene, dag_id: str, task_id: str, name: str, words: 
     assert (action.state, action.error_name) == ("ERROR", name)
     assert words in (action.error_message or "")
     assert issubclass(getattr(exceptions, name), exceptions.ActionFailed)
-    errors = [entry.error for entry in kube.api.log(kube.key(dag_id, task_id)) if entry.error]
+
+    def logged() -> list[str]:
+        return [entry.error for entry in kube.api.log(kube.key(dag_id, task_id)) if entry.error]
+
+    errors = eventually(logged, f"{task_id} has logged its error")  # a busy API server may fail to read it
     assert len(errors) == 1
     assert errors[0].startswith(f"{name}: ")
     assert words in errors[0]

@@ -286,5 +286,5 @@ def test_too_many_secrets_are_reported(
         sent = json.loads(server.requests[0].body)
     assert len(sent["spec"]["secrets"]) == MAX_VALUES
     said = caplog.text + "".join(capsys.readouterr())
-    assert "too many or too long" in said
+    assert "there are too many, or they are too long" in said
     assert "password" not in said
