@@ -229,7 +229,7 @@ class FileService:
         self._complete_all(pending)
 
     def receive(self, token: str) -> IncomingUpload:
-        """Begin the upload that a token authorizes.
+        """Begin the upload that a token allows.
 
         :raises FileRefused: the token is invalid or expired
         """
@@ -240,7 +240,7 @@ class FileService:
         return IncomingUpload(upload, store, incoming, self._actions.database, self._hashers)
 
     def open(self, token: str) -> tuple[DownloadToken, BinaryIO]:
-        """Open the content that a token authorizes to download.
+        """Open the content that a token gives access to.
 
         :raises FileRefused: the token is invalid or expired, or the content is lost
         """

@@ -100,7 +100,7 @@ class TaskHook(BaseHook):
         request includes the secrets that Airflow masks in this process. The server masks them in the job's
         reports.
 
-        :param resumes: the action of the deferral that the task resumes
+        :param resumes: id of the action with which the task was deferred, if this process resumes it
         :raises ServerError: the server refuses
         """
         proof = {TASK_ID_HEADER: ti_id, TASK_NONCE_HEADER: nonce}
@@ -155,7 +155,7 @@ class TaskHook(BaseHook):
 
         :raises ServerError: the server refuses
         """
-        with suppress(ServerError):  # this message is masked here, and the next one shares them
+        with suppress(ServerError):  # the message is masked here anyway, and the next one tries again
             self.share_secrets(credentials, patience=timedelta(0))
         message = mask_message(message, current_masker())
         try:
@@ -211,7 +211,7 @@ class TaskHook(BaseHook):
         return TaskView.from_json(self._send_signed(credentials, content, patience))
 
     def reap(self, credentials: TaskCredentials, *, patience: timedelta = timedelta(0)) -> TaskView:
-        """End the action unless its task follows it, and return its new state.
+        """End the action unless a task instance watches it or will adopt it, and return its new state.
 
         :raises ServerError: the server refuses
         """

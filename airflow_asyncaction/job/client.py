@@ -242,7 +242,7 @@ class Job:
         A property without files is an error.
 
         :param to: folder; it is created, with the subfolders in the files' names
-        :raises AsyncActionError: two files have the same name. The files before the second are kept
+        :raises AsyncActionError: two files have the same name. Those that were already downloaded are kept
         """
         return self._files.download_all(self._files.file_property(property, of, store), to)
 
@@ -263,7 +263,7 @@ class Job:
         :param metadata: a JSON object
         :param mimetype: default: guessed from the name
         :raises ServerError: the upload was refused or failed, or the file changed during it
-        :raises OSError: the file cannot be read
+        :raises OSError: the file cannot be read before the upload
         """
         named = NamedFile(name or Path(path).name, Path(path))
         return self._files.upload(self._files.file_property(property, None, store), named, metadata, mimetype)

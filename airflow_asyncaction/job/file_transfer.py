@@ -90,7 +90,7 @@ def send_file(
     :raises Superseded: a newer attempt took over: stop
     :raises ServerUnreachable: the outage lasted longer
     :raises ServerError: the upload was refused, or the source changed during it
-    :raises OSError: the source cannot be read
+    :raises OSError: the source cannot be read before the transfer
     """
     announced = digests(source.chunks())
     file = describe_source(target.rpartition("/")[2], source, announced, mimetype, metadata)

@@ -74,7 +74,7 @@ class Attempt:
 
     How it works: the runner occupies the calling thread while an :class:`ActionPoller` polls the action in
     another. :meth:`kill` is for signal handlers: it only starts a thread, and the runner keeps reading the
-    job's output. The server learns why the job must stop before the job is stopped. Otherwise, an ERROR
+    job's output. Before the job is stopped, the server is told why. Otherwise, an ERROR
     that the job then reports would count as its own failure.
 
     What it does not do: decide how the action ends. It reports the job's exit to the server, which decides.

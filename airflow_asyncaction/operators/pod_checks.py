@@ -23,7 +23,7 @@ T = TypeVar("T")
 _GUIDE = "See docs/kubernetes/first-pod.md for step-by-step instructions"
 
 UNSUPPORTED: Mapping[str, str] = {
-    "callbacks": "it does not call them: use on_success_callback, on_failure_callback etc.",
+    "callbacks": "this operator does not call them: use on_success_callback, on_failure_callback etc.",
     "progress_callback": "report progress from the job",
     "container_logs": "the log of the base container goes into the task log",
     "trigger_kwargs": "this operator's own trigger takes none",

@@ -232,7 +232,9 @@ def _choose(type_: Any) -> RunnerConfig | NoMatch:
 
         if refused := find_unsupported(choice.options):
             problems = "; ".join(refused)
-            raise ValueError(f"[asyncaction] runners: {choice.name}: pods do not support {problems}")
+            raise ValueError(
+                f"[asyncaction] runners: {choice.name}: these options are not supported: {problems}"
+            )
         known = {*list_pod_options(), *runner_config.COMMON_OPTIONS}
         runner_config.check_names(choice.name, choice.options, known)
     return choice

@@ -179,7 +179,7 @@ class KubeRunner:
     def _begin(self, info: JobInfo) -> None:
         """Create or adopt the pod and its Secret, and watch the pod.
 
-        :raises PodNotCreated: there is no pod
+        :raises PodNotCreated: the pod or its Secret could not be created
         :raises RequestAbandoned: the pod is no longer needed
         """
         options = self._options

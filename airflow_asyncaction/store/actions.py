@@ -109,7 +109,7 @@ class Actions:
     ) -> ReportOutcome:
         """Apply one report of a job. A resent report is not applied again.
 
-        :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing
+        :raises ActionNotFound: the action does not exist, unless ``unseal(None)`` raised another error
         :raises MalformedRequest: raised by ``unseal``; the report is stored as refused
         :raises RequestTooLarge: likewise
         """
@@ -128,7 +128,7 @@ class Actions:
         """Apply a runner's message, and return the resulting action. Unlike reports, it is not deduplicated.
 
         :param ti_id: the task instance of the runner, if the request names it
-        :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing
+        :raises ActionNotFound: the action does not exist, unless ``unseal(None)`` raised another error
         :raises ActionAdopted: another try has adopted the action, or is about to
         """
         with self.database.transaction() as connection:
@@ -144,7 +144,7 @@ class Actions:
     def add_secrets(self, action_id: JobId, unseal: Unseal[Sequence[str]]) -> None:
         """Add secrets to mask from now on.
 
-        :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing
+        :raises ActionNotFound: the action does not exist, unless ``unseal(None)`` raised another error
         """
         with self.locked(action_id, unseal) as (connection, row, secrets):
             rows.write(connection, action_id, {"masks": masks.added(row, secrets)})
@@ -160,7 +160,7 @@ class Actions:
     def defer(self, action_id: JobId, unseal: Unseal[Deferral], now: datetime) -> Action:
         """Record that the task is about to be deferred, and return the action.
 
-        :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing
+        :raises ActionNotFound: the action does not exist, unless ``unseal(None)`` raised another error
         """
         with self.locked(action_id, unseal) as (connection, row, deferral):
             rows.write(connection, action_id, {"deferral": strict_json.dumps(deferral.to_json())})
@@ -214,7 +214,7 @@ class Actions:
         """Return an action for its job, with unmasked arguments.
 
         :param scheme: signature scheme of the job's request
-        :raises ActionNotFound: the action does not exist, and ``prove(None)`` raised nothing
+        :raises ActionNotFound: the action does not exist, unless ``prove(None)`` raised another error
         """
         with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)
@@ -231,7 +231,7 @@ class Actions:
         transaction is rolled back, but v1 stays locked out if the job used v2.
 
         :param job_scheme: signature scheme of the job's request; ``None`` if the job did not send it
-        :raises ActionNotFound: the action does not exist, and ``unseal(None)`` raised nothing
+        :raises ActionNotFound: the action does not exist, unless ``unseal(None)`` raised another error
         """
         try:
             with self.database.transaction() as connection:
@@ -249,7 +249,7 @@ class Actions:
     ) -> ActionView:
         """Return an action and its log lines after ``after_line``; end it if its timeout expired.
 
-        :raises ActionNotFound: the action does not exist, and ``prove(None)`` raised nothing
+        :raises ActionNotFound: the action does not exist, unless ``prove(None)`` raised another error
         """
         with self.database.transaction() as connection:
             row, _ = unsealed(rows.read(connection, action_id), action_id, prove)

@@ -157,7 +157,8 @@ def count_end(action: Action) -> None:
 @_without_raising
 def record_active(counts: Mapping[State, int]) -> None:
     """Record the number of actions in each state that is not final."""
-    # Servers without tags would overwrite the count of one state with the next if all had this name.
+    # The plain name has the total. Each state has its own name: a server without tags keeps one value for a
+    # name.
     airflow_metrics.set_gauge(ACTIONS_ACTIVE.name, sum(counts.values()))
     for state, count in counts.items():
         value = state.value.lower()

@@ -179,8 +179,8 @@ report_table = Table(
     Column("id", _row_id, primary_key=True, autoincrement=True),
     # No foreign key: `airflow db clean` archives and deletes tables separately.
     Column("action_id", _action_id, nullable=False),
-    # Identifies a report within its action (signing.report_key). NULL for refusals that a resend does not
-    # repeat.
+    # Identifies a report within its action (signing.report_key). NULL for refusals after which a
+    # resent report is checked anew.
     Column("report_key", String(64), nullable=True),
     Column("scheme", String(10), nullable=False),
     Column("body_sha256", String(64), nullable=False),
@@ -207,8 +207,8 @@ content_table = Table(
     Column("id", _action_id, primary_key=True),
     # Name of the file store. It stores content by id, so that URLs do not reveal digests.
     Column("store", String(50), nullable=False),
-    # Lower-case hex. A challenge is proven if the server or a trusted party has digested the content. Content
-    # uploaded directly to an object store has the announced challenge.
+    # Lower-case hex. A challenge is proven if the server or a trusted party computed it from the content.
+    # That of content uploaded directly to an object store is only announced.
     Column("md5", String(32), nullable=False),
     Column("challenge", String(32), nullable=False),
     Column("challenge_proven", Boolean(create_constraint=False), nullable=False),

@@ -141,8 +141,8 @@ class Reaper:
     and starts over after the last one. An action is ended if every round of scans within the grace period
     found it unwatched, and it still is. This last check holds the lock that adoption also takes. During a
     rolling upgrade, older API servers do not set ``awaited`` when they register an action, nor clear it when
-    they end one. Each round first sets it where it is missing. On an action that has ended, it is cleared
-    when the grace period is over.
+    they end one. Each round first sets it where it is missing. If it is still set on an action that
+    has ended, the reaper clears it after the grace period.
 
     What it does not do: consider reports. A job that keeps reporting without a task is ended as well.
 

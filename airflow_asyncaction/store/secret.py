@@ -69,7 +69,7 @@ class Secrets:
 def secrets_of(row: Row[Any]) -> Secrets:
     """Return the secrets of an action.
 
-    An action registered by a worker of an older release has no task key. The secret of its job is used
+    An action registered by an API server of an older release has no task key. The secret of its job is used
     instead, so that an upgrade does not interrupt tasks.
 
     :param row: row of ``async_action``

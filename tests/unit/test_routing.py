@@ -461,7 +461,7 @@ def test_templates_insert_data_into_a_manifest_not_variables(
 def test_all_refused_pod_options_are_reported_together(configure: Configure) -> None:
     pod = {"name": "pods", "kind": "kubernetes", "image": "shop:7", "log_events_on_startup": False}
     configure({**pod, "logging_interval": 3, "schedule_timeout_seconds": 5})
-    with pytest.raises(ValueError, match="runners: pods: pods do not support") as caught:
+    with pytest.raises(ValueError, match="runners: pods: these options are not supported") as caught:
         operator()
     assert "logging_interval: the log is followed" in str(caught.value)
     assert "schedule_timeout_seconds: start_timeout" in str(caught.value)
