@@ -41,6 +41,7 @@ from airflow_asyncaction.retrying import as_sentence, retrying
 _TIMEOUT_SECONDS = (5, 30)
 _SHORT_MESSAGE_CHARS = 200
 _NO_SUCH_ROUTE = "no_such_route"
+_IF_FOREIGN = "A proxy may have responded, or the API server does not load the airflow-asyncaction plugin"
 _IF_GATEWAY = "If this is the URL of a gateway, set [asyncaction] task_url to that of the API server"
 
 PATIENCE = timedelta(minutes=10)
@@ -304,7 +305,7 @@ class TaskHook(BaseHook):
             if code == _NO_SUCH_ROUTE:
                 message = f"{as_sentence(message)} {_IF_GATEWAY}"
         elif not response.is_success:
-            message += ". Check that the API server loads the plugin of airflow-asyncaction"
+            message += f". {_IF_FOREIGN}"
         kind: type[ServerError] = ServerError
         if response.status == HTTPStatus.GONE:
             kind = Superseded

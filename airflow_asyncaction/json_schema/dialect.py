@@ -2,9 +2,9 @@
 """Dialect: makes Airflow validate the Params of operations with :class:`LinearValidator`.
 
 Airflow validates a run's conf with ``jsonschema.validate``: in the API server, for each route that starts a
-run, and in the worker before each task. That function chooses the validator class by ``$schema``. In Params
-of operations that is :data:`DIALECT`, and ``jsonschema.validators.validates`` registers the class for
-it. A process that has not imported this module uses jsonschema's own validator.
+run, and in the worker before each task. That function chooses the validator class by ``$schema``. In the
+Params of operations, ``$schema`` is :data:`DIALECT`, for which this module registers its class. A process
+that has not imported this module uses jsonschema's own validator.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ class MetricKind(StrEnum):
 class Metric:
     """A metric. Airflow adds ``[metrics] statsd_prefix`` or ``otel_prefix`` to its name.
 
-    :param tags: names of its tags, for servers that support tags
+    :param tags: names of its tags, for servers that support tags. The plain name of a gauge is an untagged
+        total
     :param suffix: tag whose values also get a metric each, ``<name>.<value>``, for servers without tags
     """
 
@@ -68,7 +69,7 @@ ACTIONS_ENDED = Metric(
     name="asyncaction.actions.ended",
     kind=MetricKind.COUNTER,
     description="Actions that ended. Each is counted once, when its end is final: usually when the job"
-    " exits (not when it reports), otherwise on a timeout, a stop, a newer attempt, or by the reaper.",
+    " exits (not when it reports), otherwise when it times out, is stopped, is superseded, or is reaped.",
     tags=("state", "type"),
     suffix="state",
 )
@@ -157,8 +158,7 @@ def count_end(action: Action) -> None:
 @_without_raising
 def record_active(counts: Mapping[State, int]) -> None:
     """Record the number of actions in each state that is not final."""
-    # The plain name has the total. Each state has its own name: a server without tags keeps one value for a
-    # name.
+    # Each state has a name of its own: a server without tags keeps only the last value of a name.
     airflow_metrics.set_gauge(ACTIONS_ACTIVE.name, sum(counts.values()))
     for state, count in counts.items():
         value = state.value.lower()

@@ -117,7 +117,7 @@ def test_a_refused_registration_says_why() -> None:
 def test_a_server_without_the_plugin_is_named_as_such() -> None:
     with (
         TaskServer([Answer(404, text="<html>Not Found</html>")]) as server,
-        pytest.raises(ServerError, match="loads the plugin of airflow-asyncaction"),
+        pytest.raises(ServerError, match="does not load the airflow-asyncaction plugin"),
     ):
         TaskHook(server.url).read(new_task())
 
