@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, null, or_, select
+from sqlalchemy import Connection, Row, exists, or_, select
 from sqlalchemy.orm import Session
 
 from airflow_asyncaction.airflow_internals.server import deferred_tasks, task_instances
@@ -50,12 +50,7 @@ _NOT_READ = {
     "sealed_arguments",
 }
 _MAY_BE_DUE = (
-    select(
-        *(
-            null().label(column.name) if column.name in _NOT_READ else column
-            for column in rows.SELECT.selected_columns
-        )
-    )
+    rows.select_without(_NOT_READ)
     .join(task_instances.table, task_instances.row_id == _columns.ti_id)
     .where(
         task_instances.is_live(),

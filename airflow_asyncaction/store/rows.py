@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Update, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Select, Update, bindparam, insert, null, select, update
 
 from airflow_asyncaction.protocol.actions import Action, State, StopReason, Verb
 from airflow_asyncaction.protocol.job_info import JobId
@@ -48,6 +49,13 @@ SELECT = select(*(column for column in action_table.c if column.name not in _NOT
 def changed() -> Update:
     """Return an update that increments the revision. Every update that changes an action starts with it."""
     return update(action_table).values(revision=action_table.c.revision + 1)
+
+
+def select_without(names: Collection[str]) -> Select[Any]:
+    """Return :data:`SELECT` with NULL for these columns, so that large values are not read."""
+    return select(
+        *(null().label(column.name) if column.name in names else column for column in SELECT.selected_columns)
+    )
 
 
 _SELECT = SELECT.where(action_table.c.id == bindparam("action_id"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, null, select
+from sqlalchemy import Row, bindparam
 
 from airflow_asyncaction.protocol.actions import find_expired_timeout
 from airflow_asyncaction.protocol.job_info import JobId
@@ -30,12 +30,7 @@ _NOT_READ = {
     "masks",
     "sealed_arguments",
 }
-_SELECT = select(
-    *(
-        null().label(column.name) if column.name in _NOT_READ else column
-        for column in rows.SELECT.selected_columns
-    )
-).where(action_table.c.id.in_(bindparam("action_ids", expanding=True)))
+_SELECT = rows.select_without(_NOT_READ).where(action_table.c.id.in_(bindparam("action_ids", expanding=True)))
 
 
 @dataclass(frozen=True)
