@@ -9,23 +9,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from starlette.types import Scope
 
-from airflow_asyncaction.exceptions import ProtocolError
+from airflow_asyncaction.exceptions import SignatureError
 from airflow_asyncaction.protocol.actions import Action, action_to_json
 from airflow_asyncaction.protocol.reports import Report
-from airflow_asyncaction.protocol.signing import (
-    JOB_ID_HEADER,
-    NONCE_HEADER,
-    TIME_HEADER,
-    V1_HEADER,
-    V2_HEADER,
-    Content,
-    read_claim,
-)
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store import metrics
 from airflow_asyncaction.store.known_actions import Submission
@@ -33,14 +23,10 @@ from airflow_asyncaction.store.proof import Credentials
 from airflow_asyncaction.store.report_batches import ReportBatches
 from airflow_asyncaction.web.asgi import mounted_path
 from airflow_asyncaction.web.rate_limits import Budgets, budget_key
-from airflow_asyncaction.web.raw_request import raw_path
-from airflow_asyncaction.web.security import Caller, SignedRequest
+from airflow_asyncaction.web.security import Caller, parse_signed_scope
 from airflow_asyncaction.web.wsgi_adapter import BufferedResponse
 
 _PATHS = ("/status", "/", "")
-_HEADERS = {
-    name.lower().encode(): name for name in (JOB_ID_HEADER, TIME_HEADER, NONCE_HEADER, V1_HEADER, V2_HEADER)
-}
 
 
 class FastReports:
@@ -62,8 +48,9 @@ class FastReports:
         if scope["method"] != "POST" or mounted_path(scope) not in _PATHS:
             return None
         started_at = time.monotonic()
-        signed = self._parse(scope, body)
-        if signed is None:
+        try:
+            signed = parse_signed_scope(scope, body, self._settings, Caller.JOB)
+        except SignatureError:
             return None
         key = budget_key(signed.action_id)
         if not self._budgets.has_room(key, len(body)):  # the app refuses it, or warns in the action's log
@@ -79,29 +66,6 @@ class FastReports:
         self._budgets.spend(key, len(body))
         metrics.count_report(None, timedelta(seconds=time.monotonic() - started_at))
         return _response(action, signed.now)
-
-    def _parse(self, scope: Scope, body: bytes) -> SignedRequest | None:
-        headers = _signature_headers(scope)
-        if headers is None:
-            return None
-        environ = {"asgi.scope": scope, "PATH_INFO": mounted_path(scope)}
-        try:
-            content = Content(scope["method"], raw_path(environ), scope["query_string"], body)
-            return SignedRequest(read_claim(headers), content, Caller.JOB, self._settings, datetime.now(UTC))
-        except ProtocolError:
-            return None
-
-
-def _signature_headers(scope: Scope) -> Mapping[str, str] | None:
-    """Return the signature headers of a request; ``None`` if one is repeated."""
-    found: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        known = _HEADERS.get(name)
-        if known in found:
-            return None
-        if known is not None:
-            found[known] = value.decode("latin-1")
-    return found
 
 
 def _response(action: Action, now: datetime) -> BufferedResponse:

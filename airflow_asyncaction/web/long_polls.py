@@ -25,14 +25,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from airflow_asyncaction.exceptions import SignatureError, StoreUnavailable
 from airflow_asyncaction.protocol.actions import unix_ms
 from airflow_asyncaction.protocol.job_info import JobId
-from airflow_asyncaction.protocol.signing import Content, read_claim
 from airflow_asyncaction.protocol.tasks import LONGEST_WAIT_SECONDS
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.database import Database
 from airflow_asyncaction.store.versions import ActionVersion, read_versions
 from airflow_asyncaction.web.asgi import mounted_path
-from airflow_asyncaction.web.raw_request import raw_path
-from airflow_asyncaction.web.security import Caller, SignedRequest
+from airflow_asyncaction.web.security import Caller, SignedRequest, parse_signed_scope
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +151,7 @@ class LongPolls:
         query = parse_qs(scope["query_string"].decode("latin-1"))
         try:
             wait_seconds, version = float(query["wait"][0]), query["version"][0]
-            signed = self._parse_signed(scope, headers)
+            signed = parse_signed_scope(scope, b"", self._settings, Caller.TASK)
         except (KeyError, ValueError, SignatureError):
             return None
         wait_seconds = min(wait_seconds, self._limits.longest_wait_seconds, self._seconds_valid(signed))
@@ -161,11 +159,6 @@ class LongPolls:
             len(self._polls) >= self._limits.in_all or self._held[signed.action_id] >= self._limits.per_action
         )
         return None if is_full or not wait_seconds > 0 else _Poll(signed, version, wait_seconds)
-
-    def _parse_signed(self, scope: Scope, headers: Headers) -> SignedRequest:
-        path = raw_path({"PATH_INFO": _PATH, "asgi.scope": scope})
-        content = Content("GET", path, scope["query_string"])
-        return SignedRequest(read_claim(headers), content, Caller.TASK, self._settings, datetime.now(UTC))
 
     def _seconds_valid(self, signed: SignedRequest) -> float:
         """Return for how long the request may be held: its time must still be valid for the app."""

@@ -14,21 +14,38 @@ from enum import Enum
 from typing import Any, TypeVar, cast
 
 from flask import Request, g
+from starlette.types import Scope
 
 from airflow_asyncaction.exceptions import SignatureError
 from airflow_asyncaction.protocol.actions import unix_ms
 from airflow_asyncaction.protocol.job_info import JobId
 from airflow_asyncaction.protocol.reports import Report, parse_object, parse_report
-from airflow_asyncaction.protocol.signing import Claim, Content, Scheme, read_claim, report_key, verify
+from airflow_asyncaction.protocol.signing import (
+    JOB_ID_HEADER,
+    NONCE_HEADER,
+    TIME_HEADER,
+    V1_HEADER,
+    V2_HEADER,
+    Claim,
+    Content,
+    Scheme,
+    read_claim,
+    report_key,
+    verify,
+)
 from airflow_asyncaction.settings import Settings
 from airflow_asyncaction.store.proof import Credentials, Unseal
 from airflow_asyncaction.store.reports import Envelope
 from airflow_asyncaction.store.secret import Secrets
+from airflow_asyncaction.web.asgi import mounted_path
 from airflow_asyncaction.web.raw_request import raw_path, raw_query, read_body
 
 T = TypeVar("T")
 
 # Used for unknown actions, so that their requests take the same time.
+_SIGNATURE_HEADERS = {
+    name.lower().encode(): name for name in (JOB_ID_HEADER, TIME_HEADER, NONCE_HEADER, V1_HEADER, V2_HEADER)
+}
 _NOBODY = Credentials(Secrets(job="nobody's", task="nobody's"), accept_v1=True)
 
 
@@ -120,6 +137,24 @@ class SignedRequest:
         if self.claim.scheme is Scheme.V1 and not (credentials.accept_v1 and self.settings.accept_v1):
             return False
         return self.claim.scheme in self.caller.value
+
+
+def parse_signed_scope(scope: Scope, body: bytes, settings: Settings, caller: Caller) -> SignedRequest:
+    """Parse an ASGI request to a signed route, before the Flask app may have to serve it.
+
+    :param body: the whole body
+    :raises SignatureError: the headers are malformed, or one is repeated
+    """
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        known = _SIGNATURE_HEADERS.get(name)
+        if known in headers:
+            raise SignatureError(f"{known} is repeated")
+        if known is not None:
+            headers[known] = value.decode("latin-1")
+    path = raw_path({"asgi.scope": scope, "PATH_INFO": mounted_path(scope)})
+    content = Content(scope["method"], path, scope["query_string"], body)
+    return SignedRequest(read_claim(headers), content, caller, settings, datetime.now(UTC))
 
 
 def parse_signed_request(request: Request, settings: Settings, caller: Caller) -> SignedRequest:
