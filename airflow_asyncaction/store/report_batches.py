@@ -79,8 +79,8 @@ class _Batch:
 class ReportBatches:
     """Writes ordinary reports in batches. All methods run in one event loop.
 
-    Connections are opened in the background, and closed after five minutes without reports. As long as there
-    is none, no report waits for one.
+    Connections are opened in the background, and closed after five minutes without reports. Until one is
+    open, no report is queued.
 
     :param max_log_bytes: maximum size of the log lines of one action
     :param max_age_seconds: age after which connections are replaced; negative if they are not
