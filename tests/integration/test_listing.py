@@ -22,7 +22,7 @@ from airflow_asyncaction.store.listing import Page, find, list_actions
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.reaping import Reaper
 from tests.integration.databases import Database
-from tests.integration.query_costs import blocks_read, statements
+from tests.integration.query_costs import blocks_read, fill_statement, statements
 from tests.scale import NIGHTLY
 from tests.shared import SharedServices
 
@@ -168,19 +168,13 @@ def many(shared: SharedServices) -> Iterator[Database]:
         yield database
 
 
-_FILL = text(f"""
-    INSERT INTO async_action (
-        id, type, runner, attempt, dag_id, run_id, task_id, map_index, registration_digest, secret, accept_v1,
-        arguments, completion, require_report, max_log_lines, state, fenced, log_lines, log_lines_dropped,
-        report_count, refused_count, created_at, updated_at, awaited)
-    SELECT
-        (lpad(to_hex(1790000000000 + n), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,
-        CASE WHEN n IN (1, {COUNT // 2}) THEN 'rare' ELSE 'etl.' || n % 7 END,
-        'local', 1, 'dag_' || n % 40, 'run_' || n, 'task', -1, 'x', repeat('x', 200), true,
-        '{{}}', 'exit', false, 10000, CASE WHEN n % {COUNT // 100} = 0 THEN 'ERROR' ELSE 'SUCCESS' END, false,
-        0, 0, 3, 0, now(), now(), CASE WHEN n % {COUNT // AWAITED} = 0 THEN true END
-    FROM generate_series(1, {COUNT}) AS n
-""")  # noqa: S608 - a number
+_FILL = fill_statement(
+    COUNT,
+    type_=f"CASE WHEN n IN (1, {COUNT // 2}) THEN 'rare' ELSE 'etl.' || n % 7 END",
+    dag_id="'dag_' || n % 40",
+    state=f"CASE WHEN n % {COUNT // 100} = 0 THEN 'ERROR' ELSE 'SUCCESS' END",
+    awaited=f"CASE WHEN n % {COUNT // AWAITED} = 0 THEN true END",
+)
 
 
 def _id_of(n: int) -> JobId:

@@ -25,7 +25,7 @@ from airflow_asyncaction.store.listing import list_actions
 from airflow_asyncaction.store.models import action_table
 from airflow_asyncaction.store.reaping import Reaper
 from tests.integration.databases import Database
-from tests.integration.query_costs import blocks_read, statements
+from tests.integration.query_costs import blocks_read, fill_statement, statements
 from tests.shared import SharedServices
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -157,18 +157,13 @@ def running(shared: SharedServices, request: pytest.FixtureRequest) -> Iterator[
         yield database
 
 
-_FILL = text(f"""
-    INSERT INTO async_action (
-        id, type, runner, attempt, dag_id, run_id, task_id, map_index, registration_digest, secret, accept_v1,
-        arguments, completion, require_report, max_log_lines, state, fenced, log_lines, log_lines_dropped,
-        report_count, refused_count, created_at, updated_at, awaited)
-    SELECT
-        (lpad(to_hex(1790000000000 + n), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,
-        'etl', 'local', 1, 'dag_' || n % :dags, 'run_' || n, 'task', -1, 'x', repeat('x', 200), true, '{{}}',
-        'exit', false, 9, CASE WHEN n % 3 > 0 THEN 'RUNNING' ELSE 'SUCCESS' END, false, 0, 0, 0, 0,
-        now(), now(), CASE WHEN n % 3 > 0 THEN true END
-    FROM generate_series(1, {COUNT}) AS n
-""")  # noqa: S608 - a number
+_FILL = fill_statement(
+    COUNT,
+    type_="'etl'",
+    dag_id="'dag_' || n % :dags",
+    state="CASE WHEN n % 3 > 0 THEN 'RUNNING' ELSE 'SUCCESS' END",
+    awaited="CASE WHEN n % 3 > 0 THEN true END",
+)
 
 
 def most_blocks(ranges: int) -> int:
